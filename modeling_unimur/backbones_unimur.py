@@ -1,0 +1,291 @@
+"""The frozen backbones: built inside, attached from where they live, saved or left out."""
+
+import os
+
+import torch
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from .configuration_open_clip import OpenCLIPConfig
+from .configuration_unimur import UniMuRConfig
+from .loading_unimur import require_complete
+from .modeling_open_clip import OpenCLIPModel
+
+# Arguments that say where files come from, as opposed to what is built from them.
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
+# Arguments that place or pack the frozen weights; the trained heads stay whole on one device.
+_PLACEMENT_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "quantization_config")
+_PARTS = {"text": "language_model", "clip": "clip"}
+_WORDS = {"text": "language model", "clip": "dual encoder"}
+
+
+def _is_commit(revision) -> bool:
+    return isinstance(revision, str) and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
+
+
+def _pooler_output(features) -> torch.Tensor:
+    return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+
+def _load_part(part: str, source, revision: "str | None", **kwargs) -> nn.Module:
+    """One backbone from a Hub id or a folder, whole, with an error that names it."""
+    if not isinstance(source, (str, os.PathLike)):
+        return source
+    where = f"{source!r}" + (f" at revision {revision}" if revision else "")
+    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+    if revision:
+        kwargs["revision"] = hub["revision"] = revision
+    try:
+        if part == "text":
+            cls = AutoModelForCausalLM
+        else:
+            raw, _ = OpenCLIPConfig.get_config_dict(source, **hub)
+            cls = OpenCLIPModel if raw.get("model_type") == OpenCLIPConfig.model_type else AutoModel
+        model, info = cls.from_pretrained(source, output_loading_info=True, **kwargs)
+    except OSError as error:
+        raise OSError(
+            f"The frozen {_WORDS[part]} {where} could not be loaded: it is missing, was moved, or cannot be reached. "
+            f"Check the id and the revision, or pass {_PARTS[part]}=<folder or Hub id>. ({str(error).splitlines()[0]})"
+        ) from error
+    require_complete(info, f"The frozen {_WORDS[part]} {where}")
+    return model
+
+
+class BackbonesMixin:
+    """Gives a model its attributes `language_model` and `clip`, which are frozen, and ways to load and save without
+    them."""
+
+    # -- construction -----------------------------------------------------------------------------------------------
+    def _build_backbones(self, config: UniMuRConfig, build: bool) -> None:
+        self.language_model = self.clip = None
+        if not build:
+            return
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        if config.clip_config is not None:
+            is_open_clip = config.clip_config.model_type == OpenCLIPConfig.model_type
+            self.clip = OpenCLIPModel(config.clip_config) if is_open_clip else AutoModel.from_config(config.clip_config)
+
+    def _freeze(self) -> None:
+        for name in _PARTS.values():
+            if getattr(self, name) is not None:
+                getattr(self, name).requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        """Switches the heads to training; the frozen backbones stay in evaluation mode."""
+        super().train(mode)
+        for name in _PARTS.values():
+            if getattr(self, name, None) is not None:
+                getattr(self, name).eval()
+        return self
+
+    @classmethod
+    def from_backbones(
+        cls,
+        language_model,
+        clip=None,
+        *,
+        processor,
+        language_model_revision: "str | None" = None,
+        clip_revision: "str | None" = None,
+        dtype="auto",
+        hub_arguments: "dict | None" = None,
+        **config_arguments,
+    ):
+        """Joins two pretrained models by untrained heads.
+
+        Args:
+            language_model (`str` or `PreTrainedModel`): Hub id, folder, or a causal language model.
+            clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one pass
+                `projection_dim`, the width of the ready embeddings that are the candidates.
+            processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of pictures.
+            language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
+                that it resolves to is recorded.
+            dtype: of the backbones; the heads are float32.
+            hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
+            config_arguments: further arguments of [`UniMuRConfig`].
+
+        Returns:
+            `UniMuRModel`: it is saved without backbones that came from the Hub, and with those that did not.
+        """
+        hub = hub_arguments or {}
+        text = _load_part("text", language_model, language_model_revision, dtype=dtype, **hub)
+        dual = None if clip is None else _load_part("clip", clip, clip_revision, dtype=dtype, **hub)
+        config = UniMuRConfig(
+            text_config=text.config,
+            clip_config=None if dual is None else dual.config,
+            num_ret_tokens=processor.num_ret_tokens,
+            num_visual_tokens=processor.num_visual_tokens,
+            ret_token_ids=processor.ret_token_ids,
+            image_token_id=processor.image_token_id,
+            **config_arguments,
+        )
+        for part, model in (("text", text), ("clip", dual)):
+            commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+            if commit and model.config._name_or_path and not os.path.isdir(model.config._name_or_path):
+                setattr(config, f"{part}_base_model", model.config._name_or_path)
+                setattr(config, f"{part}_base_revision", str(commit))
+        config.heads_only = bool(config.text_base_model and (dual is None or config.clip_base_model))
+        model = cls(config, build_backbones=False)
+        model.language_model, model.clip = text, dual
+        model._adopt_declarations()
+        with torch.no_grad():  # [RET] starts among the words, which is where the language model knows its way
+            words = text.get_input_embeddings().weight
+            noise = torch.randn_like(model.heads.ret_embedding) * words.float().std()
+            model.heads.ret_embedding.copy_(words.float().mean(dim=0) + noise)
+        return model.eval()
+
+    def _adopt_declarations(self) -> None:
+        """Takes over what the backbones ask of loading and placement, and freezes them."""
+        for name in _PARTS.values():
+            backbone = getattr(self, name)
+            for declared in ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules"):
+                own = set(getattr(self, declared, None) or ())
+                setattr(self, declared, own | set(getattr(backbone, declared, None) or ()))
+        self._freeze()
+        self._ignore_backbones(self.config.heads_only)
+
+    # -- loading ----------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        config=None,
+        language_model=None,
+        clip=None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Loads a full release, or a heads-only one together with the backbones that it names.
+
+        Args:
+            pretrained_model_name_or_path (`str`): Hub id or folder.
+            config (`UniMuRConfig`, *optional*): instead of the one beside the weights.
+            language_model, clip (`str` or `PreTrainedModel`, *optional*): backbones in place of those that a
+                heads-only release names.
+            kwargs: those of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: when a file lacks weights, or a heads-only release comes without backbones.
+            OSError: when a backbone cannot be had; it names the id and the revision.
+        """
+        source = {k: kwargs[k] for k in (*_HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
+        if config is None:
+            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
+        if not config.heads_only:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
+            )
+            require_complete(info, str(pretrained_model_name_or_path))
+            model._freeze()
+            return (model, info) if output_loading_info else model
+
+        placement = {k: kwargs.pop(k) for k in _PLACEMENT_ARGUMENTS if k in kwargs}
+        attention = kwargs.pop("attn_implementation", None)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            config=config,
+            build_backbones=False,
+            output_loading_info=True,
+            **kwargs,
+        )
+        require_complete(info, str(pretrained_model_name_or_path))
+        hub = {k: v for k, v in source.items() if k in _HUB_ARGUMENTS}
+        for part, given in (("text", language_model), ("clip", clip)):
+            if getattr(config, f"{part}_config") is not None:
+                model._attach(part, given, attention, str(pretrained_model_name_or_path), **hub, **placement)
+        model._adopt_declarations()
+        if placement.get("device_map") is not None and model.language_model is not None:
+            model.heads.to(model.language_model.get_input_embeddings().weight.device)
+        return (model, info) if output_loading_info else model
+
+    def _attach(self, part: str, given, attention, origin: str, **kwargs) -> None:
+        expected = getattr(self.config, f"{part}_config")
+        base, revision = (getattr(self.config, f"{part}_base_{key}") for key in ("model", "revision"))
+        if given is None and base is None:
+            raise ValueError(
+                f"{origin} holds trained heads only and names no {_WORDS[part]}: pass "
+                f"{_PARTS[part]}=<folder or Hub id>."
+            )
+        if isinstance(attention, dict):
+            attention = attention.get(f"{part}_config")
+        attention = attention or getattr(expected, "_attn_implementation", None)
+        if attention is not None and expected.model_type != OpenCLIPConfig.model_type:
+            kwargs["attn_implementation"] = attention
+        if part == "clip":
+            kwargs.pop("quantization_config", None)
+        source, revision = (base, revision) if given is None else (given, None)
+        backbone = _load_part(part, source, revision, dtype=self.dtype, **kwargs)
+        found = backbone.config
+        for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
+            if getattr(found, key, None) != getattr(expected, key, None):
+                raise ValueError(
+                    f"The heads of {origin} were trained on a {_WORDS[part]} with {key}={getattr(expected, key, None)}, "
+                    f"and {source!r} has {getattr(found, key, None)}."
+                )
+        setattr(self, _PARTS[part], backbone)
+        setattr(self.config, f"{part}_config", found)
+
+    # -- saving -----------------------------------------------------------------------------------------------------
+    def _ignore_backbones(self, heads_only: bool) -> None:
+        prefixes = tuple(f"{name}." for name in _PARTS.values())
+        # LoRA adapters on a backbone are trained, so they are kept.
+        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and "lora_" not in key}
+        self._keys_to_ignore_on_save = ignored if heads_only else None
+
+    def save_pretrained(self, save_directory, *args, heads_only: "bool | None" = None, **kwargs):
+        """Saves the trained heads, with or without the frozen backbones, and the code that runs them.
+
+        Args:
+            save_directory (`str`): the folder.
+            heads_only (`bool`, *optional*): by default True where both backbones came from the Hub. A folder that
+                holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
+        """
+        if heads_only is not None:
+            self.config.heads_only = heads_only
+        self._ignore_backbones(self.config.heads_only)
+        for part in _PARTS:
+            sub = getattr(self.config, f"{part}_config")
+            if sub is None:
+                continue
+            sub._name_or_path = ""  # a nested path is written out, unlike the top one
+            if self.config.heads_only:
+                sub.__dict__.pop("quantization_config", None)
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    # -- the dual encoder -------------------------------------------------------------------------------------------
+    def _require_clip(self) -> nn.Module:
+        if self.clip is None:
+            raise ValueError(
+                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only."
+            )
+        return self.clip
+
+    @torch.no_grad()
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: "torch.Tensor | None" = None,
+        spatial_shapes: "torch.Tensor | None" = None,
+    ) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Pictures through the frozen image tower: `(pictures, pooled_width)` before the joint space and
+        `(pictures, joint_width)` in it, not normalised."""
+        clip = self._require_clip()
+        pixel_values = pixel_values.to(clip.dtype)
+        if clip.config.model_type == OpenCLIPConfig.model_type:
+            features = clip.get_image_features(pixel_values)
+            return features.pooled_features, features.pooler_output
+        extra = {}
+        if spatial_shapes is not None:  # SigLIP 2 with pictures of any shape
+            extra = {"attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        pooled = clip.vision_model(pixel_values, **extra).pooler_output
+        return pooled, clip.visual_projection(pooled) if hasattr(clip, "visual_projection") else pooled
+
+    @torch.no_grad()
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None) -> torch.Tensor:
+        """Texts through the frozen text tower: `(texts, joint_width)`, not normalised."""
+        return _pooler_output(self._require_clip().get_text_features(input_ids, attention_mask=attention_mask))
+
+
+__all__ = ["BackbonesMixin"]

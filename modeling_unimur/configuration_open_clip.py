@@ -1,0 +1,67 @@
+"""Configuration of a dual encoder that open_clip defines."""
+
+from transformers import PreTrainedConfig
+
+# Where an open_clip model configuration would reach out for pretrained parts; ours come from our own file.
+_PRETRAINED_SWITCHES = {"vision_cfg": ("timm_model_pretrained",), "text_cfg": ("hf_model_pretrained",)}
+
+
+class OpenCLIPConfig(PreTrainedConfig):
+    """Everything needed to rebuild an open_clip model without a network.
+
+    Args:
+        model_cfg (`dict`): the model configuration in open_clip's own JSON form (`embed_dim`, `vision_cfg`,
+            `text_cfg`, optionally `quick_gelu`, `init_logit_bias`, ...).
+        text_tower_config (`dict`, *optional*): the `transformers` configuration of a Hugging Face text tower
+            (`text_cfg.hf_model_name`), kept here so that the tower is built without asking the Hub for it.
+        vision_width (`int`, *optional*): width of the pooled picture feature before the projection. Only known for
+            timm towers with a projection head; `None` means the projected feature is the only one.
+        pad_token_id (`int`): id that pads token sequences.
+    """
+
+    model_type = "open_clip"
+
+    def __init__(
+        self,
+        model_cfg: dict | None = None,
+        text_tower_config: dict | None = None,
+        vision_width: int | None = None,
+        pad_token_id: int = 0,
+        **kwargs,
+    ):
+        model_cfg = dict(model_cfg or _SMALLEST)
+        for part, switches in _PRETRAINED_SWITCHES.items():
+            model_cfg[part] = {**model_cfg[part], **{key: False for key in switches if key in model_cfg[part]}}
+        if model_cfg["text_cfg"].get("hf_model_name"):
+            if text_tower_config is None:
+                raise ValueError(
+                    f"The text tower {model_cfg['text_cfg']['hf_model_name']!r} is a Hugging Face model: pass its "
+                    "configuration as `text_tower_config`."
+                )
+            model_cfg["text_cfg"]["hf_model_pretrained"] = False
+        self.model_cfg = model_cfg
+        self.text_tower_config = text_tower_config
+        self.vision_width = vision_width
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def projection_dim(self) -> int:
+        """Width of the joint space."""
+        return self.model_cfg["embed_dim"]
+
+    @property
+    def context_length(self) -> int:
+        """Longest text in tokens."""
+        if self.text_tower_config is not None:
+            return self.text_tower_config["max_position_embeddings"]
+        return self.model_cfg["text_cfg"].get("context_length", 77)
+
+
+# transformers builds a configuration without arguments when it writes only what differs from the default.
+_SMALLEST = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": {"context_length": 16, "vocab_size": 99, "width": 32, "heads": 2, "layers": 1},
+}
+
+__all__ = ["OpenCLIPConfig"]

@@ -1,0 +1,186 @@
+"""Configuration of UniMuR."""
+
+import math
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_open_clip import OpenCLIPConfig
+
+# Makes `pipeline(model=folder)` find the task; `pt` names classes of transformers itself.
+_PIPELINES = {
+    "multimodal-retrieval": {
+        "impl": "pipeline_multimodal_retrieval.MultimodalRetrievalPipeline",
+        "pt": ["AutoModel"],
+        "tf": [],
+        "type": "multimodal",
+    }
+}
+
+
+def _sub_config(value):
+    """A backbone's configuration out of the dictionary a file holds."""
+    if value is None or isinstance(value, PreTrainedConfig):
+        return value
+    value = dict(value)
+    model_type = value.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(f"A backbone's configuration needs its `model_type`; got only {sorted(value)}.")
+    if model_type == OpenCLIPConfig.model_type:
+        return OpenCLIPConfig(**value)
+    return AutoConfig.for_model(model_type, **value)
+
+
+class UniMuRConfig(PreTrainedConfig):
+    """A frozen causal language model, a frozen dual encoder, and the maps between them.
+
+    Args:
+        text_config (`dict` or `PreTrainedConfig`): the language model, any causal one that transformers has.
+        clip_config (`dict` or `PreTrainedConfig`, *optional*): the dual encoder that spans the space of candidates:
+            `clip`, `siglip`, `siglip2` or `open_clip`. `None` when candidates are ready embeddings of another
+            encoder; then `projection_dim` says how wide they are, and contexts hold text only.
+        text_base_model, clip_base_model (`str`, *optional*): Hub ids of the frozen backbones. A model that names
+            them is saved without them.
+        text_base_revision, clip_base_revision (`str`, *optional*): their commits, 40 hexadecimal digits.
+        heads_only (`bool`): whether the file beside this configuration holds the trained tensors alone.
+        projection_dim (`int`, *optional*): width of the unified embedding. `None` is the width of the dual encoder's
+            joint space, whose vectors are then the targets as they are (the paper's figure draws no map on them).
+        map_image_targets, map_text_targets (`bool`): learned maps on the targets, which allows another
+            `projection_dim`. FROMAGe has 256 with a map on the pictures.
+        num_visual_tokens (`int`): input vectors of the language model that one picture becomes (FROMAGe: 1 or 4).
+        visual_feature (`str`): what the picture's input vectors are made of: `"pooled"` is the image tower's output
+            before the joint space (FROMAGe), `"projected"` is the vector in the joint space.
+        num_ret_tokens (`int`): [RET] vectors after the context; their embeddings are averaged.
+        ret_layers (`list[int]`): hidden states that are read at [RET], each through a map of its own, summed
+            (FROMAGe's `text_emb_layers`). -1 is the last one, after the final norm.
+        ret_token_ids (`list[int]`): ids of the [RET] tokens; beyond the language model's vocabulary.
+        image_token_id (`int`): id of the placeholder of a picture.
+        caption_loss_weight, visual_matching_weight, textual_matching_weight (`float`): weights of the three losses;
+            0 switches one off. Visual matching alone is FROMAGe's alignment.
+        ret_token_loss_weight (`float`): weight of the next-token loss over context and [RET] (FROMAGe: 1).
+        separate_logit_scales (`bool`): whether textual matching has a temperature of its own.
+        logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
+        image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
+            development set.
+    """
+
+    model_type = "unimur"
+    sub_configs = {"text_config": AutoConfig, "clip_config": AutoConfig}
+    keys_to_ignore_at_inference = ["logit_scale", "text_logit_scale"]
+    has_no_defaults_at_init = False
+
+    def __init__(
+        self,
+        text_config=None,
+        clip_config=None,
+        text_base_model: str | None = None,
+        text_base_revision: str | None = None,
+        clip_base_model: str | None = None,
+        clip_base_revision: str | None = None,
+        heads_only: bool = False,
+        projection_dim: int | None = None,
+        map_image_targets: bool = False,
+        map_text_targets: bool = False,
+        num_visual_tokens: int = 1,
+        visual_feature: str = "pooled",
+        num_ret_tokens: int = 1,
+        ret_layers: list | None = None,
+        ret_token_ids: list | None = None,
+        image_token_id: int | None = None,
+        caption_loss_weight: float = 1.0,
+        visual_matching_weight: float = 1.0,
+        textual_matching_weight: float = 1.0,
+        ret_token_loss_weight: float = 0.0,
+        separate_logit_scales: bool = False,
+        logit_scale_init_value: float = math.log(1 / 0.07),
+        image_threshold: float | None = None,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        self.text_config = _sub_config(text_config if text_config is not None else {"model_type": "opt"})
+        self.clip_config = _sub_config(clip_config)
+        self.text_base_model, self.text_base_revision = text_base_model, text_base_revision
+        self.clip_base_model, self.clip_base_revision = clip_base_model, clip_base_revision
+        self.heads_only = heads_only
+        self.projection_dim = projection_dim
+        self.map_image_targets, self.map_text_targets = map_image_targets, map_text_targets
+        self.num_visual_tokens = num_visual_tokens
+        self.visual_feature = visual_feature
+        self.num_ret_tokens = num_ret_tokens
+        self.ret_layers = list(ret_layers) if ret_layers is not None else [-1]
+        self.ret_token_ids = list(ret_token_ids) if ret_token_ids is not None else None
+        self.image_token_id = image_token_id
+        self.caption_loss_weight = caption_loss_weight
+        self.visual_matching_weight = visual_matching_weight
+        self.textual_matching_weight = textual_matching_weight
+        self.ret_token_loss_weight = ret_token_loss_weight
+        self.separate_logit_scales = separate_logit_scales
+        self.logit_scale_init_value = logit_scale_init_value
+        self.image_threshold = image_threshold
+        self.initializer_range = initializer_range
+        kwargs.setdefault("custom_pipelines", dict(_PIPELINES))
+        subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
+        attention = [getattr(sub, "_attn_implementation", None) for sub in subs]
+        super().__init__(**kwargs)
+        if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over loaded backbones
+            for sub, choice in zip(subs, attention):
+                sub._attn_implementation = choice
+        self._check()
+
+    def _check(self) -> None:
+        if self.visual_feature not in ("pooled", "projected"):
+            raise ValueError(f"visual_feature is 'pooled' or 'projected', not {self.visual_feature!r}.")
+        for name in ("num_visual_tokens", "num_ret_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        if not self.ret_layers:
+            raise ValueError("ret_layers names at least one hidden state; [-1] is the last.")
+        if self.ret_token_ids is not None and len(self.ret_token_ids) != self.num_ret_tokens:
+            raise ValueError(f"{self.num_ret_tokens} [RET] tokens need as many ids, not {self.ret_token_ids}.")
+        if self.projection_dim is not None and self.clip_config is not None:
+            mapped = self.map_image_targets and (self.map_text_targets or self.textual_matching_weight == 0)
+            if self.projection_dim != self.joint_width and not mapped:
+                raise ValueError(
+                    f"projection_dim={self.projection_dim} differs from the dual encoder's {self.joint_width}: set "
+                    "map_image_targets and map_text_targets, or leave projection_dim out."
+                )
+
+    # -- widths ---------------------------------------------------------------------------------------------------
+    @property
+    def language_width(self) -> int:
+        """Width of the language model's input vectors and last hidden states."""
+        text = self.text_config.get_text_config()
+        return getattr(text, "word_embed_proj_dim", None) or text.hidden_size  # OPT-350m projects both ways
+
+    @property
+    def joint_width(self) -> int | None:
+        """Width of the dual encoder's joint space."""
+        if self.clip_config is None:
+            return self.projection_dim
+        if hasattr(self.clip_config, "projection_dim"):
+            return self.clip_config.projection_dim
+        return self.clip_config.vision_config.hidden_size  # SigLIP has no projection
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Width of the image tower's output before the joint space."""
+        if self.clip_config is None:
+            return None
+        if self.clip_config.model_type == OpenCLIPConfig.model_type:
+            return self.clip_config.vision_width or self.clip_config.projection_dim
+        return self.clip_config.vision_config.hidden_size
+
+    @property
+    def visual_width(self) -> int | None:
+        """Width of the picture feature that becomes the language model's input."""
+        return self.pooled_width if self.visual_feature == "pooled" else self.joint_width
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the unified embedding."""
+        width = self.projection_dim or self.joint_width
+        if width is None:
+            raise ValueError("Without a dual encoder (clip_config), projection_dim says how wide the candidates are.")
+        return width
+
+
+__all__ = ["UniMuRConfig"]

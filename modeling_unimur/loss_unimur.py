@@ -1,0 +1,136 @@
+"""The losses of dual alignment training, over the candidates of all ranks."""
+
+import torch
+import torch.distributed as dist
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+# Rows of vocabulary logits that exist at one time; 256 x 50k floats are 50 MB.
+_LOGIT_ROWS = 256
+
+
+class _AllGather(torch.autograd.Function):
+    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.rows = tensor.shape[0]
+        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.rows
+        return gradient[start : start + ctx.rows]
+
+
+def world_size() -> int:
+    """Number of ranks that train together, 1 outside distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """`(rows, ...)` on each rank to `(ranks * rows, ...)` on all; the ranks must hold equally many rows."""
+    return _AllGather.apply(tensor) if world_size() > 1 else tensor
+
+
+def _gather(tensor: torch.Tensor) -> torch.Tensor:
+    if world_size() == 1:
+        return tensor
+    gathered = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(gathered, tensor.contiguous())
+    return torch.cat(gathered)
+
+
+def contrastive_loss(
+    queries: torch.Tensor,
+    candidates: torch.Tensor,
+    scale: torch.Tensor,
+    target_ids: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Symmetric InfoNCE between row i of the queries and row i of the candidates (UniMuR's visual and textual
+    matching; the form is FROMAGe's: the mean of both directions).
+
+    With several ranks the candidates of all of them compete, and the mean over ranks of loss and gradient is what one
+    process with the whole batch computes.
+
+    Args:
+        queries, candidates (`torch.Tensor` of shape `(batch, width)`): normalised.
+        scale (`torch.Tensor`): factor on the cosines, the inverse temperature.
+        target_ids (`torch.Tensor` of shape `(batch,)`, *optional*): rows with equal ids are right answers for each
+            other and share the target evenly; without them only row i is right for row i.
+        mask (`torch.Tensor` of shape `(batch,)`, *optional*): False for rows that have no candidate; they take no part.
+
+    Returns:
+        `torch.Tensor`: a scalar; zero (with a gradient of zero) when the mask leaves no row on any rank.
+    """
+    rows = queries.shape[0]
+    if target_ids is None:
+        rank = dist.get_rank() if world_size() > 1 else 0
+        target_ids = torch.arange(rank * rows, (rank + 1) * rows, device=queries.device)
+    if mask is None:
+        mask = torch.ones(rows, dtype=torch.bool, device=queries.device)
+    all_ids, all_mask = _gather(target_ids), _gather(mask)
+    right = (target_ids[:, None] == all_ids[None, :]) & all_mask[None, :]
+    # Rows of the mask keep themselves as the only target, so that no row is without one; they weigh nothing.
+    target = right.to(queries.dtype) / right.sum(dim=1, keepdim=True).clamp(min=1)
+    weight = mask.to(queries.dtype) / all_mask.sum().clamp(min=1)
+
+    def one_way(own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        logits = scale * own @ gather_with_gradient(others).T
+        logits = logits.masked_fill(~all_mask[None, :], torch.finfo(logits.dtype).min)
+        return (-(target * F.log_softmax(logits, dim=-1)).sum(dim=-1) * weight).sum()
+
+    # Times the ranks, since distributed training takes the mean over them.
+    return (one_way(queries, candidates) + one_way(candidates, queries)) / 2 * world_size()
+
+
+def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):
+    logits = F.linear(hidden, weight, bias)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    if extra_row is not None:
+        logits = torch.cat([logits, hidden @ extra_row.to(hidden)[:, None]], dim=-1)
+    return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+def next_token_loss(
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    output_embeddings: torch.nn.Linear,
+    extra_row: torch.Tensor | None = None,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Mean cross entropy of the next token, with vocabulary logits only where a label is, a chunk at a time.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(batch, tokens, width)`): last hidden states.
+        labels (`torch.Tensor` of shape `(batch, tokens)`): the token at each position, -100 where none is learned.
+        output_embeddings (`torch.nn.Linear`): the language model's head.
+        extra_row (`torch.Tensor` of shape `(width,)`, *optional*): a class after the vocabulary ([RET]'s vector).
+        softcap (`float`, *optional*): the language model's logit soft cap (Gemma 2).
+    """
+    learned = labels[:, 1:] != -100
+    states, wanted = hidden[:, :-1][learned], labels[:, 1:][learned]
+    total = states.new_zeros((), dtype=torch.float32)
+    bias = getattr(output_embeddings, "bias", None)
+    for start in range(0, states.shape[0], _LOGIT_ROWS):
+        part = slice(start, start + _LOGIT_ROWS)
+        total = total + checkpoint(
+            _summed_cross_entropy,
+            states[part],
+            output_embeddings.weight,
+            bias,
+            wanted[part],
+            extra_row,
+            softcap,
+            use_reentrant=False,
+        )
+    return total / max(len(wanted), 1)
+
+
+__all__ = ["contrastive_loss", "gather_with_gradient", "next_token_loss", "world_size"]

@@ -1,0 +1,199 @@
+"""Any open_clip model as a `PreTrainedModel`."""
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .configuration_open_clip import OpenCLIPConfig
+from .loading_unimur import CompleteLoadingMixin
+from .loss_unimur import contrastive_loss
+
+try:
+    import open_clip
+except ImportError:
+    open_clip = None
+
+
+@dataclass
+class OpenCLIPImageFeatures(ModelOutput):
+    """Pictures through the image tower.
+
+    Args:
+        pooler_output (`torch.FloatTensor` of shape `(batch, projection_dim)`): in the joint space, not normalised.
+        pooled_features (`torch.FloatTensor` of shape `(batch, vision_width)`): before the projection; the same
+            tensor as `pooler_output` where the tower has none that stands apart.
+    """
+
+    pooler_output: torch.FloatTensor | None = None
+    pooled_features: torch.FloatTensor | None = None
+
+
+@dataclass
+class OpenCLIPOutput(ModelOutput):
+    """Args:
+    loss (`torch.FloatTensor`, *optional*): symmetric contrastive loss over the batch.
+    image_embeds, text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): normalised.
+    logit_scale (`torch.FloatTensor`): the factor on the cosines, as used.
+    """
+
+    loss: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    logit_scale: torch.FloatTensor | None = None
+
+
+def _build(config: OpenCLIPConfig) -> nn.Module:
+    if open_clip is None:
+        raise ImportError(
+            "This model's dual encoder is an open_clip model, and open_clip is not installed. Install it with "
+            "`pip install open_clip_torch`."
+        )
+    model_cfg = json.loads(json.dumps(config.model_cfg))
+    custom = model_cfg.pop("custom_text", False) or "hf_model_name" in model_cfg["text_cfg"]
+    cls = open_clip.CustomTextCLIP if custom else open_clip.CLIP
+    # transformers constructs models on the meta device, but open_clip computes with values while it builds.
+    with torch.device("cpu"), tempfile.TemporaryDirectory() as folder:
+        if config.text_tower_config is not None:
+            # open_clip asks AutoConfig for the tower's configuration: it finds ours in this folder.
+            Path(folder, "config.json").write_text(json.dumps(config.text_tower_config), encoding="utf-8")
+            model_cfg["text_cfg"]["hf_model_name"] = folder
+        return cls(**model_cfg)
+
+
+class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
+    """A dual encoder of open_clip behind the interface of `CLIPModel`.
+
+    `get_image_features` and `get_text_features` give vectors of one joint space; `forward` gives both, normalised,
+    and the contrastive loss. Needs the package `open_clip_torch`.
+    """
+
+    config: OpenCLIPConfig
+    config_class = OpenCLIPConfig
+    base_model_prefix = "open_clip"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: OpenCLIPConfig):
+        super().__init__(config)
+        self.model = _build(config)
+        # from_pretrained wipes buffers that are not in the file (a text tower's causal mask): keep their values.
+        for module in self.model.modules():
+            kept = {name: getattr(module, name) for name in module._non_persistent_buffers_set}
+            if kept and not isinstance(module, PreTrainedModel):
+                module._fixed_buffers = {name: b.clone() for name, b in kept.items() if isinstance(b, torch.Tensor)}
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # Weights keep open_clip's own initialisation.
+        for name, value in getattr(module, "_fixed_buffers", {}).items():
+            init.copy_(getattr(module, name), value)
+
+    @classmethod
+    def from_open_clip(cls, model: "nn.Module | str", model_cfg: dict | None = None, **create_kwargs):
+        """Wraps a model made by open_clip.
+
+        Args:
+            model (`str` or `nn.Module`): a name for `open_clip.create_model` (`"ViT-B-32"`), or a ready model.
+            model_cfg (`dict`, *optional*): open_clip's configuration of it; looked up by name when `model` is one.
+            create_kwargs: passed to `open_clip.create_model` (`pretrained=`, `cache_dir=`, ...).
+
+        Raises:
+            ValueError: when a ready model comes without its configuration.
+        """
+        if isinstance(model, str):
+            model_cfg = model_cfg or open_clip.get_model_config(model)
+            model = open_clip.create_model(model, **create_kwargs)
+        if model_cfg is None:
+            raise ValueError("Pass `model_cfg`, open_clip's configuration of the model, beside a ready model.")
+        text_config = getattr(getattr(model, "text", None), "config", None)
+        trunk = getattr(model.visual, "trunk", None)
+        wrapped = cls(
+            OpenCLIPConfig(
+                model_cfg=model_cfg,
+                text_tower_config=None if text_config is None else text_config.to_dict(),
+                vision_width=trunk.num_features if trunk is not None and len(model.visual.head) else None,
+                pad_token_id=model_cfg["text_cfg"].get("pad_id", 0) if text_config is None else text_config.pad_token_id,
+            )
+        )
+        wrapped.model.load_state_dict(model.state_dict())
+        return wrapped.eval()
+
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """Logarithm of the factor on the cosines."""
+        return self.model.logit_scale
+
+    def project_image(self, pooled_features: torch.Tensor) -> torch.Tensor:
+        """Pooled picture features `(batch, vision_width)` into the joint space `(batch, projection_dim)`."""
+        if self.config.vision_width is None:
+            return pooled_features
+        return self.model.visual.head(pooled_features)
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> OpenCLIPImageFeatures:
+        """Pictures `(batch, 3, height, width)`, preprocessed, into the joint space."""
+        if self.config.vision_width is None:
+            pooled = self.model.encode_image(pixel_values)
+        else:
+            pooled = self.model.visual.trunk(pixel_values)
+        return OpenCLIPImageFeatures(pooler_output=self.project_image(pooled), pooled_features=pooled)
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
+    ) -> BaseModelOutputWithPooling:
+        """Texts `(batch, tokens)` into the joint space `(batch, projection_dim)`, not normalised."""
+        if attention_mask is not None:  # open_clip finds the padding by its id
+            input_ids = input_ids.masked_fill(attention_mask == 0, self.config.pad_token_id)
+        if self.config.text_tower_config is None:  # towers of open_clip's own read a fixed length
+            missing = self.config.context_length - input_ids.shape[1]
+            if missing < 0:
+                raise ValueError(f"Texts of {input_ids.shape[1]} tokens; this tower reads {self.config.context_length}.")
+            input_ids = F.pad(input_ids, (0, missing), value=self.config.pad_token_id)
+        return BaseModelOutputWithPooling(pooler_output=self.model.encode_text(input_ids))
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pooled_features: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        target_ids: torch.Tensor | None = None,
+        return_loss: bool = True,
+    ) -> OpenCLIPOutput:
+        """Embeds pictures and texts, row i beside row i, and compares all with all.
+
+        Args:
+            pixel_values (`(batch, 3, height, width)`): pictures; or `pooled_features (batch, vision_width)`, the
+                frozen tower's output computed before.
+            input_ids, attention_mask (`(batch, tokens)`): texts; or `text_features (batch, projection_dim)`,
+                the frozen text tower's output computed before.
+            target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
+            return_loss: whether to compute the loss when both sides are there.
+        """
+        image_embeds = text_embeds = loss = None
+        if pooled_features is not None:
+            image_embeds = F.normalize(self.project_image(pooled_features), dim=-1)
+        elif pixel_values is not None:
+            image_embeds = F.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
+        if text_features is not None:
+            text_embeds = F.normalize(text_features, dim=-1)
+        elif input_ids is not None:
+            text_embeds = F.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
+        scale = self.logit_scale.exp()
+        if return_loss and image_embeds is not None and text_embeds is not None:
+            loss = contrastive_loss(text_embeds, image_embeds, scale, target_ids)
+        return OpenCLIPOutput(loss=loss, image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=scale)
+
+
+__all__ = ["OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput"]

@@ -1,0 +1,36 @@
+"""What `UniMuRModel` returns."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class UniMuROutput(ModelOutput):
+    """Args:
+    loss (`torch.FloatTensor`, *optional*): the weighted sum of the terms below that were computed.
+    caption_loss (`torch.FloatTensor`, *optional*): next-token loss of captions after their picture.
+    visual_matching_loss (`torch.FloatTensor`, *optional*): unified embedding against CLIP's picture embeddings.
+    textual_matching_loss (`torch.FloatTensor`, *optional*): unified embedding against CLIP's text embeddings.
+    ret_token_loss (`torch.FloatTensor`, *optional*): next-token loss of the context and its [RET].
+    multimodal_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): the unified embedding, normalised.
+    image_embeds, text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): the candidates,
+        normalised.
+    logit_scale (`torch.FloatTensor`): factor on the cosines in visual matching, as used.
+    text_logit_scale (`torch.FloatTensor`): the same in textual matching.
+    """
+
+    loss: torch.FloatTensor | None = None
+    caption_loss: torch.FloatTensor | None = None
+    visual_matching_loss: torch.FloatTensor | None = None
+    textual_matching_loss: torch.FloatTensor | None = None
+    ret_token_loss: torch.FloatTensor | None = None
+    multimodal_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    logit_scale: torch.FloatTensor | None = None
+    text_logit_scale: torch.FloatTensor | None = None
+
+
+__all__ = ["UniMuROutput"]

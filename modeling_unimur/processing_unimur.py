@@ -1,0 +1,318 @@
+"""Dialogues, pictures and texts as the tensors that `UniMuRModel` reads."""
+
+import torch
+from tokenizers import AddedToken, processors
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+
+from .image_loading import load_image
+from .messages_unimur import is_conversation, read_conversation
+
+# Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
+_CHAT_TEMPLATE = """{%- for message in messages -%}
+{%- if not loop.first %}{{ '\\n' }}{% endif -%}
+{%- if message['content'] is string -%}{{ message['content'] }}
+{%- else -%}
+{%- for part in message['content'] -%}
+{%- if part['type'] == 'image' -%}IMAGE_TOKEN{%- else -%}{{ part['text'] }}{%- endif -%}
+{%- endfor -%}
+{%- endif -%}
+{%- endfor -%}"""
+
+
+class UniMuRProcessor(ProcessorMixin):
+    """Prepares dialogues for the language model and candidates for the dual encoder.
+
+    The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
+    survive any truncation, whoever calls it.
+
+    Args:
+        image_processor: the dual encoder's, for pictures in a context and for candidates.
+        tokenizer: the language model's, a fast one.
+        target_tokenizer: the dual encoder's, for candidate texts.
+        chat_template (`str`, *optional*): Jinja template from messages to text; a picture is written as `image_token`.
+        image_token (`str`): placeholder of a picture.
+        ret_token (`str`): the token that is read out; with several, they are `[RET]`, `[RET1]`, `[RET2]`, ...
+        num_ret_tokens (`int`): how many of them.
+        num_visual_tokens (`int`): placeholders that one picture takes.
+        readout_prompt (`str`): fixed text between the context and [RET]; empty as in the paper.
+        max_context_tokens (`int`): longest context; of a longer one the latest tokens are kept.
+        max_target_tokens (`int`): longest candidate text.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        target_tokenizer=None,
+        chat_template: str | None = None,
+        image_token: str = "<image>",
+        ret_token: str = "[RET]",
+        num_ret_tokens: int = 1,
+        num_visual_tokens: int = 1,
+        readout_prompt: str = "",
+        max_context_tokens: int = 1024,
+        max_target_tokens: int = 77,
+        **kwargs,
+    ):
+        self.image_token, self.ret_token = image_token, ret_token
+        self.num_ret_tokens, self.num_visual_tokens = num_ret_tokens, num_visual_tokens
+        self.readout_prompt = readout_prompt
+        self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
+        if tokenizer is not None:
+            self._append_readout(tokenizer)
+        template = chat_template or _CHAT_TEMPLATE.replace("IMAGE_TOKEN", image_token)
+        super().__init__(image_processor, tokenizer, target_tokenizer, chat_template=template)
+
+    @classmethod
+    def from_backbones(cls, language_model: str, clip: str | None = None, **kwargs) -> "UniMuRProcessor":
+        """A processor for a pair of backbones.
+
+        Args:
+            language_model (`str`): Hub id or folder of the language model.
+            clip (`str`, *optional*): Hub id or folder of the dual encoder. Without one, candidates are ready
+                embeddings, and the processor prepares text contexts only.
+            kwargs: arguments of the constructor; `language_model_revision`, `clip_revision`, `token`, `cache_dir` and
+                `local_files_only` go to the loaders.
+        """
+        hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
+        revisions = {
+            name: {"revision": kwargs.pop(f"{name}_revision")} if kwargs.get(f"{name}_revision") else {}
+            for name in ("language_model", "clip")
+        }
+        kwargs = {key: value for key, value in kwargs.items() if not key.endswith("_revision")}
+        tokenizer = AutoTokenizer.from_pretrained(language_model, **revisions["language_model"], **hub)
+        if clip is None:
+            from transformers import CLIPImageProcessor
+
+            # transformers saves every part a processor has; these two are never asked.
+            target = AutoTokenizer.from_pretrained(language_model, **revisions["language_model"], **hub)
+            return cls(CLIPImageProcessor(), tokenizer, target, **kwargs)
+        target = AutoTokenizer.from_pretrained(clip, **revisions["clip"], **hub)
+        if "max_target_tokens" not in kwargs and target.model_max_length < 100_000:
+            kwargs["max_target_tokens"] = target.model_max_length
+        return cls(AutoImageProcessor.from_pretrained(clip, **revisions["clip"], **hub), tokenizer, target, **kwargs)
+
+    # -- [RET] ----------------------------------------------------------------------------------------------------
+    @property
+    def ret_tokens(self) -> list[str]:
+        """The tokens that are read out, in order."""
+        numbered = [self.ret_token.replace("]", f"{i}]") for i in range(1, self.num_ret_tokens)]
+        return [self.ret_token, *numbered]
+
+    @property
+    def ret_token_ids(self) -> list[int]:
+        """Their ids, beyond the language model's vocabulary."""
+        return self.tokenizer.convert_tokens_to_ids(self.ret_tokens)
+
+    @property
+    def image_token_id(self) -> int:
+        """Id of the placeholder of a picture."""
+        return self.tokenizer.convert_tokens_to_ids(self.image_token)
+
+    def _append_readout(self, tokenizer) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; [RET] is appended by one.")
+        ret_tokens = [self.ret_token] + [self.ret_token.replace("]", f"{i}]") for i in range(1, self.num_ret_tokens)]
+        tokenizer.add_tokens([AddedToken(t, special=True) for t in (self.image_token, *ret_tokens)], special_tokens=True)
+        tokenizer.padding_side = tokenizer.truncation_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        backend = tokenizer.backend_tokenizer
+        prompt = backend.encode(self.readout_prompt, add_special_tokens=False)
+        suffix = prompt.ids + tokenizer.convert_tokens_to_ids(ret_tokens)
+        self._suffix_length = len(suffix)
+        if tokenizer("")["input_ids"][-len(suffix) :] != suffix:  # else it came back from a file with it
+            readout = processors.TemplateProcessing(
+                single="$A [readout]",
+                special_tokens=[{"id": "[readout]", "ids": suffix, "tokens": prompt.tokens + ret_tokens}],
+            )
+            before = [backend.post_processor] if backend.post_processor is not None else []
+            backend.post_processor = processors.Sequence([*before, readout])
+        self._prefix_length = len(tokenizer("")["input_ids"]) - len(suffix)  # BOS, where the model has one
+
+    # -- contexts -------------------------------------------------------------------------------------------------
+    def process_context(
+        self, conversations, max_length: int | None = None, allow_urls: bool = False, first: int | None = 0
+    ) -> BatchFeature:
+        """Dialogues, ready for `get_multimodal_features`.
+
+        Args:
+            conversations: one dialogue or a list of them; a dialogue is a list of chat messages, a string or a picture.
+            max_length (`int`, *optional*): in tokens, `max_context_tokens` by default; the latest tokens are kept, and
+                a picture that does not fit whole is left out.
+            allow_urls (`bool`): whether pictures may be fetched from URLs.
+            first (`int`, *optional*): number of the first dialogue, for errors.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` of shape `(batch, tokens)`, padded on the left, and, if
+            there are pictures, `pixel_values` of shape `(pictures, 3, height, width)` in reading order.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the dialogue, the turn and the part that is wrong.
+        """
+        if is_conversation(conversations):
+            conversations, first = [conversations], None
+        if not conversations:
+            raise ValueError("No dialogue: pass at least one.")
+        texts, images = [], []
+        for number, conversation in enumerate(conversations):
+            where = "The dialogue" if first is None else f"Dialogue {first + number}"
+            messages, pictures = read_conversation(conversation, where, allow_urls)
+            texts.append(self._render(messages))
+            images.append(pictures)
+        return self._encode(texts, images, max_length)
+
+    def _render(self, messages: list) -> str:
+        """One dialogue as text; what users typed never counts as a picture or as [RET]."""
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "text":
+                    part["text"] = self._defuse(part["text"], (self.image_token, *self.ret_tokens))
+        return self.apply_chat_template(messages, tokenize=False)
+
+    @staticmethod
+    def _defuse(text: str, tokens) -> str:
+        for token in tokens:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    def _encode(self, texts: list[str], images: list[list], max_length: int | None) -> BatchFeature:
+        limit = max_length or self.max_context_tokens
+        room = limit - self._prefix_length - self._suffix_length
+        if room < 1:
+            raise ValueError(
+                f"max_length={limit} leaves no room: start, readout prompt and [RET] take "
+                f"{self._prefix_length + self._suffix_length} tokens."
+            )
+        texts = [text.replace(self.image_token, self.image_token * self.num_visual_tokens) for text in texts]
+        rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ends = self.tokenizer("", add_special_tokens=True)["input_ids"]
+        start, suffix = ends[: self._prefix_length], ends[self._prefix_length :]
+        kept = []
+        for number, (row, pictures) in enumerate(zip(rows, images)):
+            body, dropped = self._latest(row, room)
+            kept.extend(pictures[dropped:])
+            rows[number] = [*start, *body, *suffix]
+        width = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        data = {
+            "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows]),
+            "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+        }
+        if kept:
+            data["pixel_values"] = self.process_images(kept)["pixel_values"]
+        return BatchFeature(data)
+
+    def _latest(self, row: list[int], room: int) -> tuple[list[int], int]:
+        """The last `room` tokens, without a part of a picture, and how many pictures fell away."""
+        is_picture = [token == self.image_token_id for token in row]
+        total = sum(is_picture) // self.num_visual_tokens
+        cut = max(len(row) - room, 0)
+        while cut and cut < len(row) and is_picture[cut] and sum(is_picture[cut:]) % self.num_visual_tokens:
+            cut += 1
+        return row[cut:], total - sum(is_picture[cut:]) // self.num_visual_tokens
+
+    def __call__(self, images=None, text=None, max_length: int | None = None, **kwargs) -> BatchFeature:
+        """The call of every transformers processor.
+
+        Args:
+            images: one picture or a list; with several texts, a list of lists. Alone they are candidates.
+            text (`str` or `list[str]`): contexts; `image_token` stands where a picture belongs, and a text without
+                any gets its pictures in front.
+            max_length (`int`, *optional*): in tokens.
+        """
+        if text is None and images is None:
+            raise ValueError("Pass text, images, or both.")
+        if text is None:
+            return self.process_images(images)
+        texts = [text] if isinstance(text, str) else list(text)
+        nested = self._per_text(images, len(texts))
+        for number, (line, pictures) in enumerate(zip(texts, nested)):
+            line = self._defuse(line, self.ret_tokens)
+            places = line.count(self.image_token)
+            if pictures and not places:
+                line = self.image_token * len(pictures) + line
+            elif places != len(pictures):
+                raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} pictures.")
+            texts[number] = line
+        return self._encode(texts, [[load_image(p) for p in pictures] for pictures in nested], max_length)
+
+    @staticmethod
+    def _per_text(images, count: int) -> list[list]:
+        if images is None:
+            return [[] for _ in range(count)]
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        if not any(isinstance(entry, (list, tuple)) for entry in images):
+            if count == 1:
+                return [images]
+            images = [[image] for image in images]
+        if len(images) != count:
+            raise ValueError(f"{count} texts and pictures for {len(images)}: pass one list of pictures a text.")
+        return [list(entry) for entry in images]
+
+    # -- candidates -----------------------------------------------------------------------------------------------
+    def process_images(self, images, allow_urls: bool = False) -> BatchFeature:
+        """Candidate pictures, ready for `get_image_features`: `pixel_values` `(pictures, 3, height, width)`."""
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        loaded = [load_image(image, allow_urls=allow_urls) for image in images]
+        return BatchFeature({"pixel_values": self.image_processor(loaded, return_tensors="pt")["pixel_values"]})
+
+    def process_texts(self, texts: "str | list[str]") -> BatchFeature:
+        """Candidate texts, ready for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`; cut at
+        `max_target_tokens`."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
+        encoded = self.target_tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_target_tokens, return_tensors="pt"
+        )
+        return BatchFeature({key: encoded[key] for key in ("input_ids", "attention_mask")})
+
+    def process_captions(self, captions: list[str], max_length: int = 24) -> BatchFeature:
+        """Captions after their pictures, for the caption loss.
+
+        Args:
+            captions (`list[str]`): one a picture.
+            max_length (`int`): of a caption, in tokens (FROMAGe: 24).
+
+        Returns:
+            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
+            `(batch, tokens)`; labels are -100 on the picture and the padding and end with the end-of-text token.
+        """
+        start = self.tokenizer("")["input_ids"][: self._prefix_length] + [self.image_token_id] * self.num_visual_tokens
+        bodies = self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
+        width = max(map(len, bodies))
+        pad, rows = self.tokenizer.pad_token_id, []
+        for body in bodies:
+            gap = width - len(body)
+            rows.append(([pad] * gap + start + body, [0] * gap + [1] * len(start + body), [-100] * (gap + len(start)) + body))
+        ids, mask, labels = (torch.tensor(column) for column in zip(*rows))
+        return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
+
+    def process_prompt(self, conversations, allow_urls: bool = False) -> BatchFeature:
+        """Dialogues without readout prompt and [RET], ready for `generate`."""
+        batch = self.process_context(conversations, allow_urls=allow_urls)
+        for key in ("input_ids", "attention_mask"):
+            batch[key] = batch[key][:, : -self._suffix_length]
+        return batch
+
+    @staticmethod
+    def score_retrieval(query_embeds: torch.Tensor, candidate_embeds: torch.Tensor) -> torch.Tensor:
+        """Cosines `(queries, candidates)` of `(queries, width)` and `(candidates, width)`."""
+        query = torch.nn.functional.normalize(query_embeds.float(), dim=-1)
+        return query @ torch.nn.functional.normalize(candidate_embeds.float(), dim=-1).T
+
+    # -- files ----------------------------------------------------------------------------------------------------
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
+        for tokenizer in (self.tokenizer, self.target_tokenizer):
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            if backend is not None:
+                backend.no_truncation()
+                backend.no_padding()
+        return super().save_pretrained(save_directory, **kwargs)
+
+
+__all__ = ["UniMuRProcessor"]

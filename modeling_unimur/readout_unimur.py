@@ -1,0 +1,84 @@
+"""Running a frozen language model up to [RET]."""
+
+import inspect
+
+import torch
+from torch import nn
+
+
+def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> "list[torch.Tensor]":
+    """Moves the padding of each row to its left, whichever side it was on.
+
+    A cache needs it: padding between a prefix and what follows is wrong for models with a sliding window.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 0 at padding.
+        tensors: more of that shape.
+
+    Returns:
+        `list[torch.Tensor]`: the mask, then the others, all with their padding on the left.
+    """
+    order = torch.argsort(attention_mask.ne(0).to(torch.uint8), dim=1, stable=True)
+    return [tensor.gather(1, order) for tensor in (attention_mask, *tensors)]
+
+
+class FrozenReader:
+    """Runs a causal language model's decoder on input vectors.
+
+    Args:
+        language_model (`PreTrainedModel`): a causal language model of transformers.
+        layers (`list[int]`): hidden states to read.
+    """
+
+    def __init__(self, language_model: nn.Module, layers: "list[int]"):
+        self.decoder = language_model.base_model
+        self.layers = layers
+        parameters = inspect.signature(self.decoder.forward).parameters
+        self._positions = "position_ids" in parameters or any(
+            p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
+        )
+
+    def _run(self, embeds, mask, positions, **kwargs):
+        if self._positions:  # models with ALiBi have none
+            kwargs["position_ids"] = positions
+        return self.decoder(inputs_embeds=embeds, attention_mask=mask, return_dict=True, **kwargs)
+
+    def read(
+        self, prefix: "torch.Tensor | None", rest: torch.Tensor, mask: torch.Tensor, last: int
+    ) -> "tuple[list[torch.Tensor], torch.Tensor]":
+        """Hidden states of the last positions.
+
+        Args:
+            prefix (`torch.Tensor` of shape `(batch, before, width)`, *optional*): input vectors that no trained value
+                touches. They run without gradient into a key-value cache, which for a frozen causal model changes
+                neither the result nor any gradient.
+            rest (`torch.Tensor` of shape `(batch, after, width)`): the input vectors that follow.
+            mask (`torch.Tensor` of shape `(batch, before + after)`): 1 for tokens; padding stands on the left.
+            last (`int`): how many positions are read.
+
+        Returns:
+            `tuple[list[torch.Tensor], torch.Tensor]`: for each layer `(batch, last, width)`, and the last hidden
+            states of all positions `(batch, before + after, width)`.
+        """
+        positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+        every_layer = self.layers != [-1]
+        before, cache = [], None
+        if prefix is not None:
+            cut = prefix.shape[1]
+            with torch.no_grad():
+                out = self._run(prefix, mask[:, :cut], positions[:, :cut], use_cache=True)
+            before, cache = [out.last_hidden_state], out.past_key_values
+            positions = positions[:, cut:]
+        out = self._run(
+            rest,
+            mask,
+            positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            output_hidden_states=every_layer,
+        )
+        states = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
+        return [state[:, -last:] for state in states], torch.cat([*before, out.last_hidden_state], dim=1)
+
+
+__all__ = ["FrozenReader", "align_right"]

@@ -1,0 +1,39 @@
+"""UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "torch>=2.4",
+    "transformers>=5.5",
+    "huggingface_hub>=1.0",
+    "safetensors>=0.5",
+    "numpy>=1.26",
+    "pillow>=10.0",
+    "tqdm>=4.60",
+]
+EXTRAS = {
+    # Target towers that come from open_clip, as the mini's does.
+    "open_clip": ["open_clip_torch>=3.0", "torchvision>=0.19"],
+    "train": ["accelerate>=1.1", "datasets>=4.0", "pyyaml>=6.0"],
+    # Pictures and weights that install from a package index.
+    "demo": ["datasets>=4.0", "emoji>=2.12", "resvg-py>=0.1", "gguf>=0.17"],
+    "dev": ["pytest>=8.0", "ruff>=0.6"],
+}
+EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "dev" for package in packages})
+
+setup(
+    name="unimur",
+    version="0.1.0",
+    description=__doc__,
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["modeling_unimur", "modeling_unimur.*"]),
+    package_data={"modeling_unimur": ["*.jinja"]},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["unimur = modeling_unimur.cli.main:main"]},
+)

@@ -1,0 +1,56 @@
+"""Fixtures: small random models of real architectures; the real mini where it is built."""
+
+import os
+
+# No test may ask a hub for anything.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_unimur import UniMuRModel, UniMuRProcessor
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def language_folder(tmp_path_factory):
+    return tiny.language_model(tmp_path_factory.mktemp("lm"))
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    return tiny.clip(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="session")
+def make_model(language_folder, clip_folder):
+    """Builds an untrained model and its processor on the small backbones, or on others."""
+
+    def make(language=None, clip=clip_folder, processor=None, **config):
+        language = str(language or language_folder)
+        clip = None if clip is None else str(clip)
+        made = UniMuRProcessor.from_backbones(language, clip, max_context_tokens=128, **(processor or {}))
+        return UniMuRModel.from_backbones(language, clip, processor=made, **config), made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair(make_model):
+    """A model and a processor that tests only read."""
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Four pictures that differ, as files."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    paths = []
+    for number in range(4):
+        path = folder / f"picture{number}.png"
+        Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(path)
+        paths.append(str(path))
+    return paths

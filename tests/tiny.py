@@ -1,0 +1,84 @@
+"""Small random backbones of real architectures, in folders as the Hub has them."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+_TEXT = [
+    "a cat slept on my keyboard", "the red balloon over the town", "what a beautiful morning it is", "she plays guitar",
+    "do you have a picture of the lighthouse", "no, but the birthday cake was good", "0123456789 !?.,:;'\"",
+]  # fmt: skip
+
+
+def tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, with or without a start token."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<s>", "</s>", "<pad>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    backend.train_from_iterator(_TEXT, trainer)
+    if bos:
+        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=2048
+    )
+
+
+_SIZES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "opt": {"hidden_size": 32, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "mistral": {"sliding_window": 8},
+}
+
+
+def language_model(folder: Path, family: str = "llama", bos: bool = False, seed: int = 0, **overrides) -> Path:
+    """A causal language model of a family with two layers, and its tokenizer."""
+    torch.manual_seed(seed)
+    tok = tokenizer(bos)
+    common = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256,
+    }  # fmt: skip
+    if family in ("gpt2", "bloom", "opt"):
+        common = {"num_hidden_layers": 2, "num_attention_heads": 4} if family == "opt" else {}
+    config = CONFIG_MAPPING[family](
+        **{**common, **_SIZES.get(family, {}), **overrides},
+        vocab_size=len(tok), bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).eval().save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+
+def clip(folder: Path, seed: int = 1) -> Path:
+    """A CLIP of 32 dimensions, its tokenizer and image processor."""
+    torch.manual_seed(seed)
+    tok = tokenizer()
+    text = {
+        "vocab_size": len(tok), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "max_position_embeddings": 32, "bos_token_id": 0, "eos_token_id": 1,
+        "pad_token_id": 2,
+    }  # fmt: skip
+    vision = {
+        "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32,
+        "patch_size": 8,
+    }  # fmt: skip
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
+    model.save_pretrained(folder)
+    tok.model_max_length = 32
+    tok.save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
