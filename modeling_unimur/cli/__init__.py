@@ -1,0 +1,1 @@
+"""The `unimur` command: one small file for each sub-command, imported only when it is called."""

@@ -1,0 +1,64 @@
+"""`unimur chat`: a conversation in the terminal, answered with retrieved texts and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+from pathlib import Path
+
+from .errors import CommandError
+
+TOP_K = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this sub-command's arguments."""
+    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    parser.add_argument(
+        "--index", metavar="DIR", type=Path, help="saved index (default: the one that `unimur demo` used last)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the model and an index, talk until the person leaves, and return the exit status."""
+    from .demo_index import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
+    from .retriever import model_folder, open_retriever
+
+    model = model_folder(args.model)
+    if args.index is not None:
+        folder = args.index.expanduser()
+        if not folder.is_dir():
+            raise CommandError(f"no index folder at {folder}")
+    else:
+        folder = newest_index(model_key(model))
+        if folder is None:
+            raise CommandError(
+                f"no saved index for {model.name}; run `unimur demo` once, or name one with --index DIR"
+            )
+    print(f"Loading the model {model.name} ...", flush=True)
+    retriever = open_retriever(model, quiet=not args.debug)
+    pictures = {}
+    if (folder / GALLERY_FILE).is_file():
+        pictures = load_index(retriever, folder).pictures
+    else:
+        # An index that was saved by the pipeline itself: its pictures are named by their ids.
+        retriever.load_index(str(folder))
+        if folder.name == INDEX_FOLDER and (folder.parent / GALLERY_FILE).is_file():
+            pictures = read_gallery(folder.parent).pictures
+
+    from .chat_session import ChatSession, converse
+
+    is_typed = sys.stdin.isatty()
+    if is_typed:
+        # Importing it gives input() line editing and history; Windows has none.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("readline")
+    converse(ChatSession(retriever, pictures, top_k=TOP_K), sys.stdout, input if is_typed else _piped_line)
+    return 0
+
+
+def _piped_line(prompt: str) -> str:
+    # Nobody sees a prompt where lines come from a file or a pipe.
+    return input()

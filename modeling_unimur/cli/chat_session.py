@@ -1,0 +1,184 @@
+"""A conversation by hand: what the person types, what it does, and what is printed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..image_loading import load_image
+from .demo_results import Picture, RankedPicture, RankedReply
+from .terminal import Terminal
+
+PROMPT = "you> "
+HELP = """\
+  Type a message; the conversation so far decides the answer.
+  /image PATH   add a picture to your next message (an empty line sends it without words)
+  /show         print the paths of the last answer's pictures
+  /show N       open the N-th of them
+  /reset        begin a new conversation
+  /help         this text
+  /quit         leave (Ctrl-D and Ctrl-C leave as well)"""
+
+
+@dataclass
+class ChatSession:
+    """The state of a conversation.
+
+    Args:
+        retriever: a `multimodal-retrieval` pipeline with a filled index.
+        pictures: what is known of the index's pictures, by id; others are named by their id.
+        top_k: answers of each kind.
+    """
+
+    retriever: Any
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    top_k: int = 3
+    messages: list[dict] = field(default_factory=list)
+    pending: list[Path] = field(default_factory=list)
+    last: list[RankedPicture] = field(default_factory=list)
+
+    def ask(self, text: str) -> tuple[list[RankedReply], list[RankedPicture]]:
+        """Send a message with the pending pictures; the best reply becomes the assistant's turn.
+
+        What the retriever raises is passed on, and the conversation is then as it was before.
+        """
+        parts: list[dict] = [{"type": "text", "text": text}] if text else []
+        parts += [{"type": "image", "image": str(path)} for path in self.pending]
+        messages = [*self.messages, {"role": "user", "content": parts}]
+        found = self.retriever(messages, top_k=self.top_k)
+        replies = [RankedReply(item["text"], float(item["score"])) for item in found["text"]]
+        self.last = [RankedPicture(self._picture(item), float(item["score"])) for item in found["image"]]
+        self.messages = messages
+        self.pending = []
+        if replies:
+            self.messages.append({"role": "assistant", "content": replies[0].text})
+        return replies, self.last
+
+    def _picture(self, item: Mapping[str, Any]) -> Picture:
+        known = self.pictures.get(item["id"])
+        if known is not None:
+            return known
+        path = item.get("image") if isinstance(item.get("image"), (str, os.PathLike)) else item["id"]
+        return Picture(Path(path), Path(item["id"]).stem)
+
+    def reset(self) -> None:
+        """Forget the conversation and the pictures that wait."""
+        self.messages, self.pending, self.last = [], [], []
+
+
+def converse(session: ChatSession, stream: TextIO, read_line: Callable[[str], str]) -> None:
+    """Read lines and answer them until the person leaves.
+
+    Args:
+        session: the conversation.
+        stream: where answers are printed.
+        read_line: like `input`: takes the prompt, returns a line, raises EOFError or KeyboardInterrupt at the end.
+    """
+    terminal = Terminal(stream)
+    terminal.write("Say something, or /help.")
+    while True:
+        try:
+            line = read_line(PROMPT).strip()
+            if line.startswith("/"):
+                if not _command(session, terminal, line):
+                    break
+            elif line or session.pending:
+                _answer(session, terminal, line)
+        except (EOFError, KeyboardInterrupt):
+            terminal.write()
+            break
+    terminal.write("Bye.")
+
+
+def _answer(session: ChatSession, terminal: Terminal, text: str) -> None:
+    try:
+        replies, pictures = session.ask(text)
+    except (OSError, ValueError) as error:
+        terminal.write(f"unimur: {' '.join(str(error).split())}")
+        if session.pending:
+            # A picture that went bad while it waited would spoil every later message too.
+            session.pending = []
+            terminal.write("  The pictures that waited were dropped.")
+        return
+    terminal.replies(replies)
+    terminal.pictures(pictures, with_paths=True)
+    if not replies and not pictures:
+        terminal.write("  the index is empty")
+
+
+def _command(session: ChatSession, terminal: Terminal, line: str) -> bool:
+    """Carry out a line that begins with a slash; False means to leave."""
+    name, _, argument = line.partition(" ")
+    argument = argument.strip()
+    if name in ("/quit", "/exit"):
+        return False
+    if name == "/help":
+        terminal.stream.write(HELP + "\n")
+    elif name == "/reset":
+        session.reset()
+        terminal.write("  A new conversation.")
+    elif name == "/image":
+        _add_image(session, terminal, argument)
+    elif name == "/show":
+        _show(session, terminal, argument)
+    else:
+        terminal.write(f"unimur: unknown command {name}; /help lists them")
+    return True
+
+
+def _typed_path(text: str) -> Path:
+    # People paste paths with quotes, with backslashes before spaces, or as file://.
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1]
+    text = text.removeprefix("file://")
+    path = Path(text).expanduser()
+    if os.name != "nt" and not path.exists() and "\\" in text:
+        path = Path(text.replace("\\", "")).expanduser()
+    return path
+
+
+def _add_image(session: ChatSession, terminal: Terminal, argument: str) -> None:
+    if not argument:
+        terminal.write("unimur: /image needs a path, such as /image cat.jpg")
+        return
+    try:
+        path = _typed_path(argument)
+        image = load_image(path)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: `~name` of nobody
+        terminal.write(f"unimur: {' '.join(str(error).split())}")
+        return
+    session.pending.append(path)
+    terminal.write(f"  {path.name} ({image.width} x {image.height}) goes with your next message.")
+
+
+def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
+    if not session.last:
+        terminal.write("unimur: there is no answer with pictures yet")
+    elif not argument:
+        for place, ranked in enumerate(session.last, start=1):
+            terminal.write(f"  {place}. {ranked.picture.title}: {ranked.picture.path}")
+    elif not argument.isdecimal() or not 1 <= int(argument) <= len(session.last):
+        terminal.write(f"unimur: /show takes a number from 1 to {len(session.last)}, not {argument}")
+    else:
+        path = session.last[int(argument) - 1].picture.path
+        opened = path.exists() and open_picture(path)
+        terminal.write(f"  {path}" + ("" if opened else " (no viewer here)" if path.exists() else " (is gone)"))
+
+
+def open_picture(path: Path) -> bool:
+    """Open a picture in the system's viewer without waiting for it; False where there is none."""
+    if sys.platform == "win32":
+        os.startfile(path)
+        return True
+    opener = "open" if sys.platform == "darwin" else "xdg-open"
+    no_screen = opener == "xdg-open" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if no_screen or shutil.which(opener) is None:
+        return False
+    subprocess.Popen([opener, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return True

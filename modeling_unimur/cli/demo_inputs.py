@@ -1,0 +1,154 @@
+"""The files that a demo reads: dialogues (JSON lines of chat messages) and replies (one a line)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .demo_results import Picture, Turn
+from .errors import CommandError
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """A conversation whose pictures are still references."""
+
+    title: str
+    messages: tuple[dict, ...]
+
+    def image_ids(self) -> list[str]:
+        """Ids of the pictures that come from the picture collections."""
+        parts = [
+            part for message in self.messages if isinstance(message["content"], list) for part in message["content"]
+        ]
+        return [part["image_id"] for part in parts if "image_id" in part]
+
+    def resolved(self, pictures: Mapping[str, Picture]) -> tuple[tuple[Turn, ...], list[dict]]:
+        """The turns to show, and the chat messages (pictures as paths) to ask the model with.
+
+        Args:
+            pictures: the picture for each of `image_ids()`.
+        """
+        turns, messages = [], []
+        for message in self.messages:
+            content = message["content"]
+            if isinstance(content, str):
+                turns.append(Turn(message["role"], (content,)))
+                messages.append({"role": message["role"], "content": content})
+                continue
+            shown, asked = [], []
+            for part in content:
+                if part["type"] == "text":
+                    shown.append(part["text"])
+                    asked.append({"type": "text", "text": part["text"]})
+                    continue
+                if "image_id" in part:
+                    picture = pictures[part["image_id"]]
+                else:
+                    picture = Picture(Path(part["image"]), Path(part["image"]).stem)
+                shown.append(picture)
+                asked.append({"type": "image", "image": str(picture.path)})
+            turns.append(Turn(message["role"], tuple(shown)))
+            messages.append({"role": message["role"], "content": asked})
+        return tuple(turns), messages
+
+
+def example_file(name: str, option: str) -> Path:
+    """A file of `examples/demo`, which stands beside the package in a clone.
+
+    Raises:
+        CommandError: if the package was installed without the clone; the message names the option to use.
+    """
+    path = Path(__file__).resolve().parents[2] / "examples" / "demo" / name
+    if not path.is_file():
+        raise CommandError(f"the example file {name} is not installed; name your own with {option} FILE")
+    return path
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file.
+
+    Raises:
+        CommandError: if it is missing, a folder, unreadable or not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise CommandError(f"no file at {path}") from None
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise CommandError(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_replies(path: Path) -> list[str]:
+    """The replies of a file in their order, blank lines and repeats left out.
+
+    Raises:
+        CommandError: if the file cannot be read or holds no reply.
+    """
+    replies = list(dict.fromkeys(line.strip() for line in read_text(path).split("\n") if line.strip()))
+    if not replies:
+        raise CommandError(f"{path} holds no reply; write one a line")
+    return replies
+
+
+def read_dialogues(path: Path) -> list[Dialogue]:
+    """The dialogues of a JSON lines file; relative picture paths are taken from the file's folder.
+
+    Raises:
+        CommandError: if the file or a line cannot be used; the message names the line.
+    """
+    dialogues = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            dialogues.append(_dialogue(record, path.parent, len(dialogues) + 1))
+        except ValueError as error:
+            raise CommandError(f"{path}, line {number}: {error}") from None
+    if not dialogues:
+        raise CommandError(f"{path} holds no dialogue; write one JSON object a line")
+    return dialogues
+
+
+def _dialogue(record: object, folder: Path, number: int) -> Dialogue:
+    if not isinstance(record, dict) or not isinstance(record.get("messages"), list) or not record["messages"]:
+        raise ValueError('a dialogue is {"title": ..., "messages": [...]} with at least one message')
+    messages = tuple(_message(message, folder) for message in record["messages"])
+    if messages[-1]["role"] != "user":
+        raise ValueError(f"the last message must be the user's, not the {messages[-1]['role']}'s")
+    return Dialogue(str(record.get("title") or f"Dialogue {number}"), messages)
+
+
+def _message(message: object, folder: Path) -> dict:
+    if not isinstance(message, dict) or message.get("role") not in ROLES:
+        raise ValueError(f"a message needs a role out of {', '.join(ROLES)}")
+    content = message.get("content")
+    if isinstance(content, str):
+        return {"role": message["role"], "content": content}
+    if not isinstance(content, list) or not content:
+        raise ValueError("the content of a message is a text or a list of parts")
+    return {"role": message["role"], "content": [_part(part, folder) for part in content]}
+
+
+def _part(part: object, folder: Path) -> dict:
+    if isinstance(part, dict):
+        if part.get("type") == "text" and isinstance(part.get("text"), str):
+            return {"type": "text", "text": part["text"]}
+        if part.get("type") == "image" and isinstance(part.get("image_id"), str):
+            return {"type": "image", "image_id": part["image_id"]}
+        if part.get("type") == "image" and isinstance(part.get("image"), str):
+            path = folder / Path(part["image"]).expanduser()
+            if not path.is_file():
+                raise ValueError(f"no picture at {path}")
+            return {"type": "image", "image": str(path)}
+    raise ValueError(
+        'a part is {"type": "text", "text": ...}, {"type": "image", "image_id": ...} or '
+        '{"type": "image", "image": path}'
+    )

@@ -1,0 +1,47 @@
+"""Opens a model folder as the public pipeline."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ..data.packages import cache_dir
+from .errors import CommandError
+
+DEFAULT_MODEL = "unimur-mini"
+
+
+def model_folder(given: str | None) -> Path:
+    """The folder of the model to use, checked before anything slow is imported.
+
+    Args:
+        given: the value of `--model`; None means the mini model of the cache.
+
+    Raises:
+        CommandError: if the folder is missing or holds no model.
+    """
+    if given is None:
+        folder = cache_dir() / "models" / DEFAULT_MODEL
+        if not (folder / "config.json").is_file():
+            raise CommandError(
+                f"no model at {folder}; run `make demo` once to build it, or name one with --model FOLDER"
+            )
+        return folder
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise CommandError(f"no model folder at {folder}; run `make demo` once to build one")
+    if not (folder / "config.json").is_file():
+        raise CommandError(f"{folder} is not a model folder: it holds no config.json")
+    return folder
+
+
+def open_retriever(folder: Path, *, quiet: bool = True) -> Any:
+    """`pipeline("multimodal-retrieval")` on a model folder, without the libraries' notices when `quiet`."""
+    import transformers
+
+    if quiet:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        logging.getLogger("timm").setLevel(logging.ERROR)
+    return transformers.pipeline("multimodal-retrieval", model=str(folder), trust_remote_code=True)

@@ -1,0 +1,87 @@
+"""Printing conversations and rankings to a terminal."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from typing import TextIO
+
+from .demo_results import SOURCE_NAMES, AnsweredDialogue, Picture, RankedPicture, RankedReply, Turn, bar_fractions
+
+BAR_CELLS = 10
+_BOLD, _DIM, _BLUE, _RESET = "\033[1m", "\033[2m", "\033[34m", "\033[0m"
+
+
+class Terminal:
+    """Writes to a stream, in colour where the stream is a terminal that wants it (https://no-color.org)."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        is_terminal = hasattr(stream, "isatty") and stream.isatty()
+        self.colour = is_terminal and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+        self.width = max(40, min(100, shutil.get_terminal_size((100, 24)).columns))
+        blocks = "█░─"
+        try:
+            blocks.encode(getattr(stream, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            blocks = "#.-"
+        self.full, self.empty, self.rule = blocks
+
+    def write(self, text: str = "", style: str = "") -> None:
+        """One line, without control characters: what a file says must not steer the terminal."""
+        text = "".join(character for character in text if unicodedata.category(character) != "Cc")
+        print(f"{style}{text}{_RESET}" if style and self.colour else text, file=self.stream, flush=True)
+
+    def wrapped(self, text: str, label: str, style: str = "") -> None:
+        """A paragraph whose lines stand to the right of its label."""
+        label = f"  {label:<11}"
+        lines = textwrap.wrap(text, self.width, initial_indent=label, subsequent_indent=" " * len(label))
+        for line in lines or [label.rstrip()]:
+            self.write(line, style)
+
+    def heading(self, text: str) -> None:
+        """A line that separates what follows from what stands above."""
+        self.write()
+        self.write(f"{self.rule * 2} {text} ".ljust(self.width, self.rule), _BOLD)
+
+    def turn(self, turn: Turn) -> None:
+        """One message: its texts, and its pictures by title."""
+        parts = [f"[picture: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
+        self.wrapped(" ".join(parts), turn.role)
+
+    def _bar(self, fraction: float) -> str:
+        cells = round(fraction * BAR_CELLS)
+        return self.full * cells + self.empty * (BAR_CELLS - cells)
+
+    def replies(self, replies: Sequence[RankedReply]) -> None:
+        """Ranked texts with their scores."""
+        fractions = bar_fractions([reply.score for reply in replies])
+        for place, (reply, fraction) in enumerate(zip(replies, fractions, strict=True), start=1):
+            self.write(
+                f"  {place}. {reply.score:6.3f} {self._bar(fraction)}  {reply.text}", "" if place > 1 else _BOLD
+            )
+
+    def pictures(self, pictures: Sequence[RankedPicture], *, with_paths: bool = False) -> None:
+        """Ranked pictures with their scores, titles and sources, or their paths."""
+        fractions = bar_fractions([ranked.score for ranked in pictures])
+        for place, (ranked, fraction) in enumerate(zip(pictures, fractions, strict=True), start=1):
+            picture = ranked.picture
+            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {picture.title}"
+            if picture.source and not with_paths:
+                line += f"  ({SOURCE_NAMES.get(picture.source, picture.source)})"
+            self.write(line, "" if place > 1 else _BLUE)
+            if with_paths:
+                self.write(f"{' ' * (BAR_CELLS + 14)}{picture.path}", _DIM)
+
+    def dialogue(self, number: int, dialogue: AnsweredDialogue) -> None:
+        """A conversation and everything that was retrieved for it."""
+        self.heading(f"{number}. {dialogue.title}")
+        for turn in dialogue.turns:
+            self.turn(turn)
+        self.write("  Replies", _DIM)
+        self.replies(dialogue.replies)
+        self.write("  Pictures", _DIM)
+        self.pictures(dialogue.pictures)
