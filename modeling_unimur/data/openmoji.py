@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import unicodedata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .picture_table import PictureRow, cached_rows, picture_dataset, rasterise_s
 
 logger = logging.getLogger(__name__)
 
+_CODE_POINTS = re.compile(r"[0-9A-F]{4,6}(?:-[0-9A-F]{4,6})*")
 _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 _REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
 _BLACK_FLAG = "\N{WAVING BLACK FLAG}"
@@ -80,7 +82,7 @@ def _read_package() -> list[PictureRow]:
     nameless = 0
     for svg in sorted(svgs.glob("*.svg")):
         code_points = svg.stem.split("-")
-        if not svg.stem or _SKIN_TONES.intersection(code_points):
+        if not _CODE_POINTS.fullmatch(svg.stem) or _SKIN_TONES.intersection(code_points):
             continue
         words = emoji_words("".join(chr(int(code, 16)) for code in code_points))
         if words is None:
