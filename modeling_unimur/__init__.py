@@ -1,45 +1,40 @@
-"""UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply."""
+"""UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply.
 
-from transformers import AutoConfig, AutoModel, AutoProcessor
-from transformers.pipelines import PIPELINE_REGISTRY
+Importing a name from here registers the models with transformers' auto classes. The import is put off until then,
+since the command line must answer before torch is there.
+"""
 
-from .configuration_open_clip import OpenCLIPConfig
-from .configuration_unimur import UniMuRConfig
-from .image_loading import load_image
-from .modeling_open_clip import OpenCLIPModel
-from .modeling_unimur import UniMuRModel, UniMuRPreTrainedModel
-from .outputs_unimur import UniMuROutput
-from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline
-from .processing_unimur import UniMuRProcessor
-from .retrieval_index import RetrievalIndex
+import importlib
+import sys
 
 __version__ = "0.1.0"
 
-AutoConfig.register("unimur", UniMuRConfig, exist_ok=True)
-AutoConfig.register("open_clip", OpenCLIPConfig, exist_ok=True)
-AutoModel.register(UniMuRConfig, UniMuRModel, exist_ok=True)
-AutoModel.register(OpenCLIPConfig, OpenCLIPModel, exist_ok=True)
-AutoProcessor.register(UniMuRConfig, UniMuRProcessor, exist_ok=True)
-PIPELINE_REGISTRY.register_pipeline(
-    "multimodal-retrieval", pipeline_class=MultimodalRetrievalPipeline, pt_model=AutoModel, type="multimodal"
-)
+_WHERE = {
+    "MultimodalRetrievalPipeline": "pipeline_multimodal_retrieval",
+    "OpenCLIPConfig": "configuration_open_clip",
+    "OpenCLIPModel": "modeling_open_clip",
+    "RetrievalIndex": "retrieval_index",
+    "UniMuRConfig": "configuration_unimur",
+    "UniMuRModel": "modeling_unimur",
+    "UniMuROutput": "outputs_unimur",
+    "UniMuRPreTrainedModel": "modeling_unimur",
+    "UniMuRProcessor": "processing_unimur",
+    "load_image": "image_loading",
+}
+__all__ = list(_WHERE)
 
-# Everything that is saved carries its code, so that it loads where this package is not installed.
-UniMuRConfig.register_for_auto_class()
-OpenCLIPConfig.register_for_auto_class()
-UniMuRModel.register_for_auto_class("AutoModel")
-OpenCLIPModel.register_for_auto_class("AutoModel")
-UniMuRProcessor.register_for_auto_class("AutoProcessor")
 
-__all__ = [
-    "MultimodalRetrievalPipeline",
-    "OpenCLIPConfig",
-    "OpenCLIPModel",
-    "RetrievalIndex",
-    "UniMuRConfig",
-    "UniMuRModel",
-    "UniMuROutput",
-    "UniMuRPreTrainedModel",
-    "UniMuRProcessor",
-    "load_image",
-]
+def register() -> None:
+    """Makes transformers' auto classes and `pipeline` know the models of this package."""
+    importlib.import_module(".auto_classes", __name__)
+
+
+def __getattr__(name: str):
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    register()
+    return getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+
+
+if "transformers" in sys.modules:
+    register()

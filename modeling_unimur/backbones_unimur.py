@@ -63,7 +63,9 @@ class BackbonesMixin:
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if config.clip_config is not None:
             is_open_clip = config.clip_config.model_type == OpenCLIPConfig.model_type
-            self.clip = OpenCLIPModel(config.clip_config) if is_open_clip else AutoModel.from_config(config.clip_config)
+            self.clip = (
+                OpenCLIPModel(config.clip_config) if is_open_clip else AutoModel.from_config(config.clip_config)
+            )
 
     def _freeze(self) -> None:
         for name in _PARTS.values():
@@ -221,8 +223,8 @@ class BackbonesMixin:
         for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
             if getattr(found, key, None) != getattr(expected, key, None):
                 raise ValueError(
-                    f"The heads of {origin} were trained on a {_WORDS[part]} with {key}={getattr(expected, key, None)}, "
-                    f"and {source!r} has {getattr(found, key, None)}."
+                    f"The heads of {origin} were trained on a {_WORDS[part]} with "
+                    f"{key}={getattr(expected, key, None)}, and {source!r} has {getattr(found, key, None)}."
                 )
         setattr(self, _PARTS[part], backbone)
         setattr(self.config, f"{part}_config", found)

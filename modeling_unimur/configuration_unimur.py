@@ -122,7 +122,7 @@ class UniMuRConfig(PreTrainedConfig):
         attention = [getattr(sub, "_attn_implementation", None) for sub in subs]
         super().__init__(**kwargs)
         if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over loaded backbones
-            for sub, choice in zip(subs, attention):
+            for sub, choice in zip(subs, attention, strict=True):
                 sub._attn_implementation = choice
         self._check()
 

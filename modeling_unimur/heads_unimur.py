@@ -37,7 +37,7 @@ class UniMuRHeads(nn.Module):
     def unify(self, states: "list[torch.Tensor]") -> torch.Tensor:
         """Hidden states at [RET], one `(batch, ret_tokens, language_width)` a layer, to unit vectors
         `(batch, projection_dim)`."""
-        mapped = [layer(state.to(layer.weight.dtype)) for layer, state in zip(self.readout_maps, states)]
+        mapped = [layer(state.to(layer.weight.dtype)) for layer, state in zip(self.readout_maps, states, strict=True)]
         return F.normalize(torch.stack(mapped).sum(dim=0).mean(dim=1), dim=-1)
 
     def image_target(self, features: torch.Tensor) -> torch.Tensor:

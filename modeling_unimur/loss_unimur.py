@@ -63,7 +63,7 @@ def contrastive_loss(
         scale (`torch.Tensor`): factor on the cosines, the inverse temperature.
         target_ids (`torch.Tensor` of shape `(batch,)`, *optional*): rows with equal ids are right answers for each
             other and share the target evenly; without them only row i is right for row i.
-        mask (`torch.Tensor` of shape `(batch,)`, *optional*): False for rows that have no candidate; they take no part.
+        mask (`torch.Tensor` of shape `(batch,)`, *optional*): False for rows without a candidate; they take no part.
 
     Returns:
         `torch.Tensor`: a scalar; zero (with a gradient of zero) when the mask leaves no row on any rank.

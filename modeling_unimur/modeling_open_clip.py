@@ -89,8 +89,10 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         # from_pretrained wipes buffers that are not in the file (a text tower's causal mask): keep their values.
         for module in self.model.modules():
             kept = {name: getattr(module, name) for name in module._non_persistent_buffers_set}
-            if kept and not isinstance(module, PreTrainedModel):
+            if kept:
                 module._fixed_buffers = {name: b.clone() for name, b in kept.items() if isinstance(b, torch.Tensor)}
+            # A nested transformers model was built with values and says so; its buffers are wiped all the same.
+            module.__dict__.pop("_is_hf_initialized", None)
         self.post_init()
 
     @torch.no_grad()
@@ -123,7 +125,9 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
                 model_cfg=model_cfg,
                 text_tower_config=None if text_config is None else text_config.to_dict(),
                 vision_width=trunk.num_features if trunk is not None and len(model.visual.head) else None,
-                pad_token_id=model_cfg["text_cfg"].get("pad_id", 0) if text_config is None else text_config.pad_token_id,
+                pad_token_id=model_cfg["text_cfg"].get("pad_id", 0)
+                if text_config is None
+                else text_config.pad_token_id,
             )
         )
         wrapped.model.load_state_dict(model.state_dict())
@@ -145,7 +149,8 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         if self.config.vision_width is None:
             pooled = self.model.encode_image(pixel_values)
         else:
-            pooled = self.model.visual.trunk(pixel_values)
+            # The convolutions of timm's towers run about twice as fast on a CPU with the channels last.
+            pooled = self.model.visual.trunk(pixel_values.contiguous(memory_format=torch.channels_last))
         return OpenCLIPImageFeatures(pooler_output=self.project_image(pooled), pooled_features=pooled)
 
     def get_text_features(
@@ -157,7 +162,9 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         if self.config.text_tower_config is None:  # towers of open_clip's own read a fixed length
             missing = self.config.context_length - input_ids.shape[1]
             if missing < 0:
-                raise ValueError(f"Texts of {input_ids.shape[1]} tokens; this tower reads {self.config.context_length}.")
+                raise ValueError(
+                    f"Texts of {input_ids.shape[1]} tokens; this tower reads {self.config.context_length}."
+                )
             input_ids = F.pad(input_ids, (0, missing), value=self.config.pad_token_id)
         return BaseModelOutputWithPooling(pooler_output=self.model.encode_text(input_ids))
 

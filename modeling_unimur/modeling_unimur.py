@@ -126,8 +126,8 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
                 self._prefix_cache, reason = False, str(error).split("\n")[0]
             if not self._prefix_cache:
                 warnings.warn(
-                    f"{type(self.language_model).__name__} cannot run a frozen prefix from a cache ({reason}); training "
-                    "takes the plain path: the same numbers, slower.",
+                    f"{type(self.language_model).__name__} cannot run a frozen prefix from a cache ({reason}); "
+                    "training takes the plain path: the same numbers, slower.",
                     stacklevel=2,
                 )
         return self._prefix_cache
@@ -139,7 +139,9 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         ends = input_ids[:, -len(ret) :] if input_ids.shape[1] >= len(ret) else input_ids
         if ends.shape[1] != len(ret) or not bool((ends == ret).all()):
             wrong = int((ends != ret[: ends.shape[1]]).any(dim=1).nonzero()[0]) if ends.shape[1] else 0
-            raise ValueError(f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor.")
+            raise ValueError(
+                f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor."
+            )
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and self._can_cache_prefix()
         embeds, hidden = self._read(input_ids, attention_mask, visual_features, cached)
         return embeds, hidden, input_ids, attention_mask
@@ -319,7 +321,7 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         """Continues text with pictures in it, by the language model's own `generate` and its cache.
 
         Args:
-            input_ids, attention_mask (`(batch, tokens)`): prompts without [RET]; `processor.process_prompt` makes them.
+            input_ids, attention_mask (`(batch, tokens)`): prompts without [RET], made by `processor.process_prompt`.
             pixel_values, visual_features: as in `get_multimodal_features`.
             kwargs: passed to the language model's `generate` (`max_new_tokens`, `num_beams`, ...).
 

@@ -86,12 +86,14 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     def _add_batch(self, kind: str, items: list, ids: list, allow_urls: bool, skipped: list) -> int:
         loaded, kept = [], []
-        for item, item_id in zip(items, ids):
+        for item, item_id in zip(items, ids, strict=True):
             try:
                 if kind == "image":
                     loaded.append(load_image(item, allow_urls=allow_urls))
                 elif not isinstance(item, str) or not item.strip():
-                    raise ValueError("an empty text" if isinstance(item, str) else f"{type(item).__name__}, not a text")
+                    raise ValueError(
+                        "an empty text" if isinstance(item, str) else f"{type(item).__name__}, not a text"
+                    )
                 else:
                     loaded.append(item)
                 kept.append((item_id, item))
@@ -176,8 +178,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             allow_urls (`bool`): whether pictures may be fetched from URLs.
 
         Returns:
-            `dict` or `list`: `{"text": [{"id", "score", "text"}], "image": [{"id", "score", "image"}]}`, a list of hits
-            with their `"kind"` for `"joint"`; a list of these for a list of dialogues.
+            `dict` or `list`: `{"text": [{"id", "score", "text"}], "image": [{"id", "score", "image"}]}`, a list of
+            hits with their `"kind"` for `"joint"`; a list of these for a list of dialogues.
 
         Raises:
             ValueError: for a malformed dialogue, a picture that cannot be read, or an index without candidates.
@@ -198,7 +200,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         kinds = (modality,) if modality in KINDS else KINDS
         if not any(self.index.count(kind) for kind in kinds):
             raise ValueError(
-                f"There is no {' or '.join(kinds)} to retrieve: call add(images=..., texts=...) or load_index(...) first."
+                f"There is no {' or '.join(kinds)} to retrieve: call add(images=..., texts=...) or load_index(...) "
+                "first."
             )
 
     def embed(self, inputs) -> torch.Tensor:
@@ -221,7 +224,9 @@ class MultimodalRetrievalPipeline(Pipeline):
         embeds = model_outputs["embeds"]
         if modality == "joint":
             return self.index.search(embeds, top_k)
-        found = {kind: self.index.search(embeds, top_k, kind) for kind in (KINDS if modality == "both" else (modality,))}
+        found = {
+            kind: self.index.search(embeds, top_k, kind) for kind in (KINDS if modality == "both" else (modality,))
+        }
         threshold = self.model.config.image_threshold if image_threshold is None else image_threshold
         results = []
         for row in range(len(embeds)):

@@ -113,7 +113,9 @@ class UniMuRProcessor(ProcessorMixin):
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; [RET] is appended by one.")
         ret_tokens = [self.ret_token] + [self.ret_token.replace("]", f"{i}]") for i in range(1, self.num_ret_tokens)]
-        tokenizer.add_tokens([AddedToken(t, special=True) for t in (self.image_token, *ret_tokens)], special_tokens=True)
+        tokenizer.add_tokens(
+            [AddedToken(t, special=True) for t in (self.image_token, *ret_tokens)], special_tokens=True
+        )
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -137,7 +139,7 @@ class UniMuRProcessor(ProcessorMixin):
         """Dialogues, ready for `get_multimodal_features`.
 
         Args:
-            conversations: one dialogue or a list of them; a dialogue is a list of chat messages, a string or a picture.
+            conversations: one dialogue or a list; a dialogue is a list of chat messages, a string or a picture.
             max_length (`int`, *optional*): in tokens, `max_context_tokens` by default; the latest tokens are kept, and
                 a picture that does not fit whole is left out.
             allow_urls (`bool`): whether pictures may be fetched from URLs.
@@ -176,22 +178,39 @@ class UniMuRProcessor(ProcessorMixin):
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
 
+    @property
+    def overhead_tokens(self) -> int:
+        """Tokens that every context has besides its own: the start, the readout prompt and [RET]."""
+        return self._prefix_length + self._suffix_length
+
     def _encode(self, texts: list[str], images: list[list], max_length: int | None) -> BatchFeature:
+        data, dropped = self._tokenize(texts, max_length, keep="latest")
+        kept = [picture for pictures, lost in zip(images, dropped, strict=True) for picture in pictures[lost:]]
+        if kept:
+            data.update(self.process_images(kept))
+        return BatchFeature(data)
+
+    def process_rendered(self, texts: list[str], max_length: int | None = None) -> BatchFeature:
+        """Contexts that are written out already, with `image_token` at the places of pictures whose features the
+        caller has: `input_ids` and `attention_mask` `(batch, tokens)`. Of a longer text the first tokens are kept."""
+        return BatchFeature(self._tokenize(texts, max_length, keep="first")[0])
+
+    def _tokenize(self, texts: list[str], max_length: int | None, keep: str) -> tuple[dict, list[int]]:
         limit = max_length or self.max_context_tokens
-        room = limit - self._prefix_length - self._suffix_length
+        room = limit - self.overhead_tokens
         if room < 1:
             raise ValueError(
-                f"max_length={limit} leaves no room: start, readout prompt and [RET] take "
-                f"{self._prefix_length + self._suffix_length} tokens."
+                f"max_length={limit} leaves no room: start, readout prompt and [RET] take {self.overhead_tokens} "
+                "tokens."
             )
         texts = [text.replace(self.image_token, self.image_token * self.num_visual_tokens) for text in texts]
         rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         ends = self.tokenizer("", add_special_tokens=True)["input_ids"]
         start, suffix = ends[: self._prefix_length], ends[self._prefix_length :]
-        kept = []
-        for number, (row, pictures) in enumerate(zip(rows, images)):
-            body, dropped = self._latest(row, room)
-            kept.extend(pictures[dropped:])
+        dropped = []
+        for number, row in enumerate(rows):
+            body, lost = (row[:room], 0) if keep == "first" else self._latest(row, room)
+            dropped.append(lost)
             rows[number] = [*start, *body, *suffix]
         width = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
@@ -199,9 +218,7 @@ class UniMuRProcessor(ProcessorMixin):
             "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows]),
             "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
         }
-        if kept:
-            data["pixel_values"] = self.process_images(kept)["pixel_values"]
-        return BatchFeature(data)
+        return data, dropped
 
     def _latest(self, row: list[int], room: int) -> tuple[list[int], int]:
         """The last `room` tokens, without a part of a picture, and how many pictures fell away."""
@@ -227,7 +244,7 @@ class UniMuRProcessor(ProcessorMixin):
             return self.process_images(images)
         texts = [text] if isinstance(text, str) else list(text)
         nested = self._per_text(images, len(texts))
-        for number, (line, pictures) in enumerate(zip(texts, nested)):
+        for number, (line, pictures) in enumerate(zip(texts, nested, strict=True)):
             line = self._defuse(line, self.ret_tokens)
             places = line.count(self.image_token)
             if pictures and not places:
@@ -287,8 +304,10 @@ class UniMuRProcessor(ProcessorMixin):
         pad, rows = self.tokenizer.pad_token_id, []
         for body in bodies:
             gap = width - len(body)
-            rows.append(([pad] * gap + start + body, [0] * gap + [1] * len(start + body), [-100] * (gap + len(start)) + body))
-        ids, mask, labels = (torch.tensor(column) for column in zip(*rows))
+            rows.append(
+                ([pad] * gap + start + body, [0] * gap + [1] * len(start + body), [-100] * (gap + len(start)) + body)
+            )
+        ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
         return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
 
     def process_prompt(self, conversations, allow_urls: bool = False) -> BatchFeature:

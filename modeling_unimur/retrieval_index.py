@@ -21,8 +21,8 @@ class RetrievalIndex:
     An id is unique within its kind; adding it again replaces what it stood for.
 
     Args:
-        probe (`torch.Tensor` of shape `(width,)`, *optional*): embedding of a fixed sentence in this space. It is saved
-            with the index, so that another model's vectors are never mixed with these.
+        probe (`torch.Tensor` of shape `(width,)`, *optional*): embedding of a fixed sentence in this space. It is
+            saved with the index, so that another model's vectors are never mixed with these.
     """
 
     def __init__(self, probe: "torch.Tensor | None" = None):
@@ -63,7 +63,9 @@ class RetrievalIndex:
         if kind not in KINDS:
             raise ValueError(f"kind is one of {KINDS}, not {kind!r}.")
         if not len(ids) == len(payloads) == len(embeddings):
-            raise ValueError(f"{len(ids)} ids, {len(payloads)} payloads and {len(embeddings)} embeddings do not agree.")
+            raise ValueError(
+                f"{len(ids)} ids, {len(payloads)} payloads and {len(embeddings)} embeddings do not agree."
+            )
         if not len(ids):
             return
         embeddings = torch.nn.functional.normalize(embeddings.detach().float().cpu(), dim=-1)
@@ -107,7 +109,8 @@ class RetrievalIndex:
             k, row = (kinds[0], place) if place < first else (kinds[1], place - first)
             return {"id": self._ids[k][row], "score": score, "kind": k, k: self._payloads[k][row]}
 
-        return [[hit(s, p) for s, p in zip(*row)] for row in zip(values.tolist(), places.tolist())]
+        rows = zip(values.tolist(), places.tolist(), strict=True)
+        return [[hit(score, place) for score, place in zip(*row, strict=True)] for row in rows]
 
     # -- one folder -------------------------------------------------------------------------------------------------
     def save(self, folder: "str | os.PathLike") -> None:
@@ -128,7 +131,7 @@ class RetrievalIndex:
             pathless = 0
             with open(aside / "items.jsonl", "w", encoding="utf-8") as file:
                 for kind in KINDS:
-                    for item_id, payload in zip(self._ids[kind], self._payloads[kind]):
+                    for item_id, payload in zip(self._ids[kind], self._payloads[kind], strict=True):
                         if isinstance(payload, os.PathLike):
                             payload = str(payload)
                         if not (payload is None or isinstance(payload, (str, int, float, list, dict))):

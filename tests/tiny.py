@@ -14,8 +14,9 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 _TEXT = [
-    "a cat slept on my keyboard", "the red balloon over the town", "what a beautiful morning it is", "she plays guitar",
-    "do you have a picture of the lighthouse", "no, but the birthday cake was good", "0123456789 !?.,:;'\"",
+    "a cat slept on my keyboard", "the red balloon over the town", "what a beautiful morning it is",
+    "she plays guitar", "do you have a picture of the lighthouse",
+    "no, but the birthday cake was good", "0123456789 !?.,:;'\"",
 ]  # fmt: skip
 
 

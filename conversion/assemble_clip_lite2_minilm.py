@@ -1,0 +1,131 @@
+"""A small dual encoder out of packaged towers: EfficientNet-Lite2 and MiniLM as an open_clip CustomTextCLIP.
+
+    python conversion/assemble_clip_lite2_minilm.py                # with the trained projection, for use
+    python conversion/assemble_clip_lite2_minilm.py --untrained    # with a random one, to train it
+
+Both towers are frozen. The text tower spans the joint space as it is; pictures come into it through open_clip's MLP
+projection, which lies in `hub_cards/clip-lite2-minilm/`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from conversion.convert_efficientnet_lite_to_timm import ARCHITECTURE, convert  # noqa: E402
+from conversion.packaged_minilm import minilm_folder  # noqa: E402
+from modeling_unimur import OpenCLIPConfig, OpenCLIPModel  # noqa: E402
+from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
+
+CARD_FOLDER = ROOT / "hub_cards" / "clip-lite2-minilm"
+PROJECTION = CARD_FOLDER / "projection.safetensors"
+_IMAGE_SIZE = 260  # pixels, EfficientNet-Lite2's own
+_EMBED_DIM = 384  # MiniLM's width, so that its space needs no map
+_SEED = 0
+
+
+def untrained_model() -> OpenCLIPModel:
+    """The two pretrained towers with a random projection (seed 0)."""
+    text_tower = AutoModel.from_pretrained(minilm_folder(), add_pooling_layer=False)
+    text_config = text_tower.config.to_dict()
+    text_config.pop("_name_or_path", None)
+    torch.manual_seed(_SEED)
+    model = OpenCLIPModel(
+        OpenCLIPConfig(
+            model_cfg={
+                "embed_dim": _EMBED_DIM,
+                "vision_cfg": {
+                    "timm_model_name": ARCHITECTURE,
+                    "timm_pool": "avg",
+                    "timm_proj": "mlp",
+                    "timm_drop": 0.3,
+                    "image_size": _IMAGE_SIZE,
+                },
+                "text_cfg": {
+                    "hf_model_name": "sentence-transformers/all-MiniLM-L6-v2",
+                    "hf_proj_type": None,
+                    "hf_pooler_type": "mean_pooler",
+                },
+            },
+            text_tower_config=text_config,
+            vision_width=1280,
+            pad_token_id=text_config["pad_token_id"],
+        )
+    )
+    trunk = load_file(convert() / "model.safetensors")
+    trunk = {key: value for key, value in trunk.items() if not key.startswith("classifier.")}
+    model.model.visual.trunk.load_state_dict(trunk)
+    model.model.text.transformer.load_state_dict(text_tower.state_dict())
+    for tower in (model.model.visual.trunk, model.model.text):
+        tower.requires_grad_(False)
+    return model.eval()
+
+
+def processors() -> tuple[CLIPImageProcessor, AutoTokenizer]:
+    """The image processor and the tokenizer that belong to the towers."""
+    side = {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
+    # The whole picture, squeezed: a crop would cut what a clip art shows.
+    image_processor = CLIPImageProcessor(
+        size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
+    tokenizer.model_max_length = 128  # tokens; candidates are short, and MiniLM was trained on 128
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    return image_processor, tokenizer
+
+
+def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path:
+    """Builds the folder, or returns at once when it is there.
+
+    Args:
+        trained: whether the committed projection is put in.
+        output_dir: `<cache>/models/clip-lite2-minilm` by default, with `-untrained` for a random projection.
+    """
+    name = "clip-lite2-minilm" if trained else "clip-lite2-minilm-untrained"
+
+    def build(folder: Path) -> None:
+        model = untrained_model()
+        if trained:
+            projection = load_file(PROJECTION)
+            unknown = model.load_state_dict(projection, strict=False).unexpected_keys
+            wanted = {key for key, p in model.named_parameters() if p.requires_grad}
+            if unknown or wanted != set(projection):
+                raise ValueError(
+                    f"{PROJECTION} does not hold this model's projection: {sorted(wanted ^ set(projection))}"
+                )
+        model.save_pretrained(folder)
+        for part in processors():
+            part.save_pretrained(folder)
+        if trained and (CARD_FOLDER / "README.md").is_file():
+            (folder / "README.md").write_text(
+                (CARD_FOLDER / "README.md").read_text(encoding="utf-8"), encoding="utf-8"
+            )
+
+    if output_dir:
+        return build_once(Path(output_dir), build)
+    version = hashlib.sha256(PROJECTION.read_bytes() if trained else b"").hexdigest()[:12]
+    return build_version(cache_dir() / "models" / name, version, build)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", help="folder to write; by default in the cache")
+    parser.add_argument("--untrained", action="store_true", help="leave the projection random")
+    args = parser.parse_args()
+    folder = assemble(trained=not args.untrained, output_dir=args.output)
+    print(json.dumps({"folder": str(folder)}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""UniMuR-mini as one folder that `pipeline("multimodal-retrieval", model=folder, trust_remote_code=True)` loads.
+
+    python conversion/assemble_unimur_mini.py [--output FOLDER]
+
+Packaged weights (SmolLM2-135M-Instruct; EfficientNet-Lite2 and MiniLM) become ordinary Hugging Face folders, and the
+heads in `hub_cards/unimur-mini/` join them. The second call finds all of it and returns at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from conversion.assemble_clip_lite2_minilm import PROJECTION  # noqa: E402
+from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # noqa: E402
+from conversion.convert_smollm2_gguf_to_hf import convert as convert_smollm2  # noqa: E402
+from modeling_unimur import MultimodalRetrievalPipeline, UniMuRModel, UniMuRProcessor  # noqa: E402
+from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
+
+HEADS = ROOT / "hub_cards" / "unimur-mini"
+_CODE = ROOT / "modeling_unimur"
+
+
+def _version() -> str:
+    """Changes with the heads, the projection and the code that a release carries."""
+    digest = hashlib.sha256()
+    for path in (HEADS / "model.safetensors", HEADS / "config.json", PROJECTION, *sorted(_CODE.glob("*.py"))):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def backbones() -> tuple[Path, Path]:
+    """Folders of the language model and of the dual encoder, built when they are not there."""
+    return convert_smollm2(), assemble_clip()
+
+
+def assemble(output_dir: str | Path | None = None) -> Path:
+    """Builds the full release, or returns at once when it is there.
+
+    Args:
+        output_dir: `<cache>/models/unimur-mini` by default, which is built anew when the heads or the code changed.
+    """
+
+    def build(folder: Path) -> None:
+        language_model, clip = map(str, backbones())
+        model = UniMuRModel.from_pretrained(HEADS, language_model=language_model, clip=clip)
+        scalars = json.loads((HEADS / "processor.json").read_text(encoding="utf-8"))
+        processor = UniMuRProcessor.from_backbones(language_model, clip, **scalars)
+        if processor.ret_token_ids != model.config.ret_token_ids:
+            raise ValueError(f"{HEADS} was trained with other token ids than this tokenizer gives; train it again.")
+        model.config.heads_only = False
+        MultimodalRetrievalPipeline(model=model, processor=processor).save_pretrained(folder)
+        (folder / "README.md").write_text((HEADS / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
+
+    if output_dir:
+        return build_once(Path(output_dir), build)
+    return build_version(cache_dir() / "models" / "unimur-mini", _version(), build)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", help="folder to write; by default in the cache")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(assemble(args.output))
+
+
+if __name__ == "__main__":
+    main()

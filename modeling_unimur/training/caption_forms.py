@@ -1,0 +1,36 @@
+"""The texts that describe a picture, each a pair with it."""
+
+import re
+
+# Words a description may have to be a caption and not an essay.
+_LONGEST = 40
+_ADDRESS = re.compile(r"https?://|www\.|\S+@\S+\.\S+")
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split())
+
+
+def caption_forms(title: str, description: str = "", tags: "list[str] | None" = None, num_tags: int = 4) -> list[str]:
+    """Different texts for one picture: its title, its description, the title with tags.
+
+    Args:
+        title: may be empty.
+        description: left out when it repeats the title, is longer than forty words, or holds an address.
+        tags: keywords; the first `num_tags` that the title does not hold are used.
+
+    Returns:
+        at least one text, unless all three are empty.
+    """
+    title, description = _clean(title), _clean(description)
+    forms = [title] if title else []
+    usable = description and not _ADDRESS.search(description) and len(description.split()) <= _LONGEST
+    if usable and description.casefold().strip(" .!") != title.casefold().strip(" .!"):
+        forms.append(description)
+    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:num_tags]
+    if fresh:
+        forms.append(", ".join([title, *fresh] if title else fresh))
+    return forms
+
+
+__all__ = ["caption_forms"]

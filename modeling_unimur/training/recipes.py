@@ -1,0 +1,110 @@
+"""Typed YAML recipes: one file says everything about one training run."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser, TrainingArguments
+
+from ..data.packages import cache_dir
+
+TASKS = ("clip", "unimur")
+
+
+@dataclass
+class ModelArguments:
+    """The backbones and the heads on them."""
+
+    clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
+    language_model: str | None = field(default=None, metadata={"help": "Hub id or folder; only for task unimur."})
+    clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
+    language_model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
+    config: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRConfig."})
+    processor: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRProcessor."})
+
+
+@dataclass
+class DataArguments:
+    """What is trained on."""
+
+    sources: list[str] = field(
+        default_factory=lambda: ["openclipart", "openmoji", "stamps"],
+        metadata={"help": "Sources of captioned pictures."},
+    )
+    max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
+    picture_context_fraction: float = field(
+        default=0.25, metadata={"help": "Share of contexts that hold a picture and words, not words alone."}
+    )
+    captions_per_batch: int | None = field(
+        default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
+    )
+
+
+@dataclass
+class Recipe:
+    """One training run."""
+
+    task: str
+    model: ModelArguments
+    data: DataArguments
+    training: TrainingArguments
+
+
+def _section(cls, values: dict | None, name: str, path: Path):
+    try:
+        return HfArgumentParser(cls).parse_dict(values or {})[0]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}, section `{name}`: {error}") from error
+
+
+def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None) -> Recipe:
+    """Reads a recipe.
+
+    Args:
+        path: a YAML file with the keys `task`, `model`, `data` and `training`; the last holds any field of
+            `transformers.TrainingArguments`.
+        overrides: `section.field=value` strings that win over the file.
+
+    Raises:
+        FileNotFoundError: when the file is not there.
+        ValueError: for a key that no section knows, or a value of the wrong type.
+    """
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("Recipes are YAML: `pip install unimur[train]`.") from error
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {path}.")
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    unknown = set(raw or {}) - {"task", "model", "data", "training"} if isinstance(raw, dict) else {type(raw).__name__}
+    if unknown or not raw:
+        raise ValueError(f"{path}: a recipe has task, model, data and training, not {sorted(unknown)}.")
+    if raw.get("task") not in TASKS:
+        raise ValueError(f"{path}: task is one of {TASKS}, not {raw.get('task')!r}.")
+    for override in overrides or []:
+        key, equals, value = override.partition("=")
+        section, _, name = key.partition(".")
+        if not equals or section not in ("model", "data", "training") or not name:
+            raise ValueError(f"{override!r}: write section.field=value, such as training.max_steps=100.")
+        raw.setdefault(section, {})[name] = yaml.safe_load(value)
+    training = {"report_to": "none", "remove_unused_columns": False, **(raw.get("training") or {})}
+    recipe = Recipe(
+        task=raw["task"],
+        model=_section(ModelArguments, raw.get("model"), "model", path),
+        data=_section(DataArguments, raw.get("data"), "data", path),
+        training=_section(TrainingArguments, training, "training", path),
+    )
+    for name in ("clip", "language_model"):
+        value = getattr(recipe.model, name)
+        if value:
+            setattr(recipe.model, name, value.replace("$UNIMUR_CACHE", str(cache_dir())))
+    if recipe.task == "unimur" and not recipe.model.language_model:
+        raise ValueError(f"{path}, section `model`: task unimur needs language_model.")
+    return recipe
+
+
+__all__ = ["DataArguments", "ModelArguments", "Recipe", "load_recipe"]
