@@ -2,7 +2,7 @@
 
 import torch
 from tokenizers import AddedToken, processors
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from .image_loading import load_image
 from .messages_unimur import is_conversation, read_conversation
@@ -37,6 +37,8 @@ class UniMuRProcessor(ProcessorMixin):
         readout_prompt (`str`): fixed text between the context and [RET]; empty as in the paper.
         max_context_tokens (`int`): longest context; of a longer one the latest tokens are kept.
         max_target_tokens (`int`): longest candidate text.
+        target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP, whose text tower was trained on padded texts
+            and without a mask.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class UniMuRProcessor(ProcessorMixin):
         readout_prompt: str = "",
         max_context_tokens: int = 1024,
         max_target_tokens: int = 77,
+        target_padding: str = "longest",
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
         self.num_ret_tokens, self.num_visual_tokens = num_ret_tokens, num_visual_tokens
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
+        self.target_padding = target_padding
         if tokenizer is not None:
             self._append_readout(tokenizer)
         template = chat_template or _CHAT_TEMPLATE.replace("IMAGE_TOKEN", image_token)
@@ -88,6 +92,9 @@ class UniMuRProcessor(ProcessorMixin):
             target = AutoTokenizer.from_pretrained(language_model, **revisions["language_model"], **hub)
             return cls(CLIPImageProcessor(), tokenizer, target, **kwargs)
         target = AutoTokenizer.from_pretrained(clip, **revisions["clip"], **hub)
+        about, _ = PreTrainedConfig.get_config_dict(clip, **revisions["clip"], **hub)
+        if about.get("model_type", "").startswith("siglip"):
+            kwargs.setdefault("target_padding", "max_length")
         if "max_target_tokens" not in kwargs and target.model_max_length < 100_000:
             kwargs["max_target_tokens"] = target.model_max_length
         return cls(AutoImageProcessor.from_pretrained(clip, **revisions["clip"], **hub), tokenizer, target, **kwargs)
@@ -120,16 +127,24 @@ class UniMuRProcessor(ProcessorMixin):
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
         prompt = backend.encode(self.readout_prompt, add_special_tokens=False)
         suffix = prompt.ids + tokenizer.convert_tokens_to_ids(ret_tokens)
         self._suffix_length = len(suffix)
         if tokenizer("")["input_ids"][-len(suffix) :] != suffix:  # else it came back from a file with it
-            readout = processors.TemplateProcessing(
-                single="$A [readout]",
-                special_tokens=[{"id": "[readout]", "ids": suffix, "tokens": prompt.tokens + ret_tokens}],
+            # One template does it all: behind another one it would take the start token for the first text of a pair.
+            plain, whole = (backend.encode("a", add_special_tokens=special) for special in (False, True))
+            starts = range(len(whole.ids) - len(plain.ids) + 1)
+            begin = next(at for at in starts if whole.ids[at : at + len(plain.ids)] == plain.ids)
+            pieces = {
+                "[start]": (whole.ids[:begin], whole.tokens[:begin]),
+                "[readout]": (suffix, prompt.tokens + ret_tokens),
+            }
+            backend.post_processor = processors.TemplateProcessing(
+                single="[start] $A [readout]" if begin else "$A [readout]",
+                special_tokens=[{"id": key, "ids": i, "tokens": t} for key, (i, t) in pieces.items() if i],
             )
-            before = [backend.post_processor] if backend.post_processor is not None else []
-            backend.post_processor = processors.Sequence([*before, readout])
         self._prefix_length = len(tokenizer("")["input_ids"]) - len(suffix)  # BOS, where the model has one
 
     # -- contexts -------------------------------------------------------------------------------------------------
@@ -272,7 +287,7 @@ class UniMuRProcessor(ProcessorMixin):
         """Candidate pictures, ready for `get_image_features`: `pixel_values` `(pictures, 3, height, width)`."""
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         loaded = [load_image(image, allow_urls=allow_urls) for image in images]
-        return BatchFeature({"pixel_values": self.image_processor(loaded, return_tensors="pt")["pixel_values"]})
+        return BatchFeature(dict(self.image_processor(loaded, return_tensors="pt")))
 
     def process_texts(self, texts: "str | list[str]") -> BatchFeature:
         """Candidate texts, ready for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`; cut at
@@ -282,9 +297,9 @@ class UniMuRProcessor(ProcessorMixin):
             if not isinstance(text, str):
                 raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
         encoded = self.target_tokenizer(
-            texts, padding=True, truncation=True, max_length=self.max_target_tokens, return_tensors="pt"
+            texts, padding=self.target_padding, truncation=True, max_length=self.max_target_tokens, return_tensors="pt"
         )
-        return BatchFeature({key: encoded[key] for key in ("input_ids", "attention_mask")})
+        return BatchFeature({key: encoded[key] for key in ("input_ids", "attention_mask") if key in encoded})
 
     def process_captions(self, captions: list[str], max_length: int = 24) -> BatchFeature:
         """Captions after their pictures, for the caption loss.
