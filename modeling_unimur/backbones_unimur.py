@@ -1,8 +1,11 @@
 """The frozen backbones: built inside, attached from where they live, saved or left out."""
 
 import os
+from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -27,28 +30,39 @@ def _pooler_output(features) -> torch.Tensor:
     return features if isinstance(features, torch.Tensor) else features.pooler_output
 
 
-def _load_part(part: str, source, revision: "str | None", **kwargs) -> nn.Module:
-    """One backbone from a Hub id or a folder, whole, with an error that names it."""
+def _commit(source: str, revision: "str | None", hub: dict) -> "str | None":
+    """The commit on the Hub that a branch or a tag stands for; None for a folder."""
+    if os.path.isdir(source) or _is_commit(revision):
+        return revision
+    config = hf_hub_download(source, "config.json", revision=revision, **hub)
+    return Path(config).parent.name  # <cache>/models--owner--name/snapshots/<commit>/config.json
+
+
+def _load_part(part: str, source, revision: "str | None", **kwargs) -> "tuple[nn.Module, str | None]":
+    """One backbone from a Hub id or a folder, whole, and its commit; with an error that names it."""
     if not isinstance(source, (str, os.PathLike)):
-        return source
+        return source, None
     where = f"{source!r}" + (f" at revision {revision}" if revision else "")
     hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
-    if revision:
-        kwargs["revision"] = hub["revision"] = revision
     try:
+        commit = _commit(os.fspath(source), revision, hub)
+        if commit:
+            kwargs["revision"] = hub["revision"] = commit
         if part == "text":
             cls = AutoModelForCausalLM
         else:
             raw, _ = OpenCLIPConfig.get_config_dict(source, **hub)
             cls = OpenCLIPModel if raw.get("model_type") == OpenCLIPConfig.model_type else AutoModel
-        model, info = cls.from_pretrained(source, output_loading_info=True, **kwargs)
-    except OSError as error:
+        model, info = cls.from_pretrained(
+            source, output_loading_info=True, **{**kwargs, "ignore_mismatched_sizes": True}
+        )
+    except (OSError, HFValidationError) as error:
         raise OSError(
             f"The frozen {_WORDS[part]} {where} could not be loaded: it is missing, was moved, or cannot be reached. "
             f"Check the id and the revision, or pass {_PARTS[part]}=<folder or Hub id>. ({str(error).splitlines()[0]})"
         ) from error
     require_complete(info, f"The frozen {_WORDS[part]} {where}")
-    return model
+    return model, commit
 
 
 class BackbonesMixin:
@@ -110,8 +124,10 @@ class BackbonesMixin:
             `UniMuRModel`: it is saved without backbones that came from the Hub, and with those that did not.
         """
         hub = hub_arguments or {}
-        text = _load_part("text", language_model, language_model_revision, dtype=dtype, **hub)
-        dual = None if clip is None else _load_part("clip", clip, clip_revision, dtype=dtype, **hub)
+        text, text_commit = _load_part("text", language_model, language_model_revision, dtype=dtype, **hub)
+        dual = clip_commit = None
+        if clip is not None:
+            dual, clip_commit = _load_part("clip", clip, clip_revision, dtype=dtype, **hub)
         config = UniMuRConfig(
             text_config=text.config,
             clip_config=None if dual is None else dual.config,
@@ -121,11 +137,10 @@ class BackbonesMixin:
             image_token_id=processor.image_token_id,
             **config_arguments,
         )
-        for part, model in (("text", text), ("clip", dual)):
-            commit = getattr(getattr(model, "config", None), "_commit_hash", None)
-            if commit and model.config._name_or_path and not os.path.isdir(model.config._name_or_path):
-                setattr(config, f"{part}_base_model", model.config._name_or_path)
-                setattr(config, f"{part}_base_revision", str(commit))
+        for part, source, commit in (("text", language_model, text_commit), ("clip", clip, clip_commit)):
+            if commit:
+                setattr(config, f"{part}_base_model", str(source))
+                setattr(config, f"{part}_base_revision", commit)
         config.heads_only = bool(config.text_base_model and (dual is None or config.clip_base_model))
         model = cls(config, build_backbones=False)
         model.language_model, model.clip = text, dual
@@ -172,6 +187,7 @@ class BackbonesMixin:
             OSError: when a backbone cannot be had; it names the id and the revision.
         """
         source = {k: kwargs[k] for k in (*_HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
+        kwargs["ignore_mismatched_sizes"] = True  # else the error would not say which
         if config is None:
             config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
         if not config.heads_only:
@@ -218,7 +234,7 @@ class BackbonesMixin:
         if part == "clip":
             kwargs.pop("quantization_config", None)
         source, revision = (base, revision) if given is None else (given, None)
-        backbone = _load_part(part, source, revision, dtype=self.dtype, **kwargs)
+        backbone, _ = _load_part(part, source, revision, dtype=self.dtype, **kwargs)
         found = backbone.config
         for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
             if getattr(found, key, None) != getattr(expected, key, None):
@@ -244,8 +260,8 @@ class BackbonesMixin:
             heads_only (`bool`, *optional*): by default True where both backbones came from the Hub. A folder that
                 holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
         """
-        if heads_only is not None:
-            self.config.heads_only = heads_only
+        usual = self.config.heads_only
+        self.config.heads_only = usual if heads_only is None else heads_only
         self._ignore_backbones(self.config.heads_only)
         for part in _PARTS:
             sub = getattr(self.config, f"{part}_config")
@@ -254,7 +270,11 @@ class BackbonesMixin:
             sub._name_or_path = ""  # a nested path is written out, unlike the top one
             if self.config.heads_only:
                 sub.__dict__.pop("quantization_config", None)
-        return super().save_pretrained(save_directory, *args, **kwargs)
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.config.heads_only = usual
+            self._ignore_backbones(usual)
 
     # -- the dual encoder -------------------------------------------------------------------------------------------
     def _require_clip(self) -> nn.Module:

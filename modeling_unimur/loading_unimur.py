@@ -29,9 +29,16 @@ class CompleteLoadingMixin:
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if not kwargs.get("ignore_mismatched_sizes"):
-            require_complete(info, str(pretrained_model_name_or_path))
+        misshapen_allowed = kwargs.pop("ignore_mismatched_sizes", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path,
+            *args,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # else the error would not say which
+            **kwargs,
+        )
+        checked = {**info, "mismatched_keys": ()} if misshapen_allowed else info
+        require_complete(checked, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
 
