@@ -298,10 +298,9 @@ class BackbonesMixin:
         if clip.config.model_type == OpenCLIPConfig.model_type:
             features = clip.get_image_features(pixel_values)
             return features.pooled_features, features.pooler_output
-        extra = {}
-        if spatial_shapes is not None:  # SigLIP 2 with pictures of any shape
-            extra = {"attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
-        pooled = clip.vision_model(pixel_values, **extra).pooler_output
+        # SigLIP 2 takes pictures of any shape; the name of its mask differs between versions of transformers.
+        extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
+        pooled = clip.vision_model(pixel_values, *extra).pooler_output
         return pooled, clip.visual_projection(pooled) if hasattr(clip, "visual_projection") else pooled
 
     @torch.no_grad()

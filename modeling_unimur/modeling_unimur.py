@@ -16,7 +16,7 @@ from .outputs_unimur import UniMuROutput
 # Not used here: a saved model carries the files that its own module imports, and these belong beside it.
 from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
 from .processing_unimur import UniMuRProcessor  # noqa: F401
-from .readout_unimur import FrozenReader, align_right
+from .readout_unimur import FrozenReader, align_right, like_rows
 
 
 class UniMuRPreTrainedModel(PreTrainedModel):
@@ -143,8 +143,24 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
                 f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor."
             )
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and self._can_cache_prefix()
-        embeds, hidden = self._read(input_ids, attention_mask, visual_features, cached)
-        return embeds, hidden, input_ids, attention_mask
+        pictures = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
+        owners = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(pictures)
+        order, parts, embeds = [], [], []
+        for rows in like_rows(attention_mask, pictures > 0):
+            tokens = attention_mask[rows].any(dim=0)
+            ids, mask = input_ids[rows][:, tokens], attention_mask[rows][:, tokens]
+            visual = None
+            if visual_features is not None and len(owners) == len(visual_features):
+                visual = torch.cat([visual_features[owners == row] for row in rows])
+                visual = visual if len(visual) else None
+            else:
+                visual = visual_features  # a wrong number of pictures, which is told where they are put in
+            unified, hidden = self._read(ids, mask, visual, cached)
+            order.append(rows)
+            embeds.append(unified)
+            parts.append((hidden, ids, mask))
+        back = torch.cat(order).argsort()
+        return torch.cat(embeds)[back], parts
 
     # -- embeddings -------------------------------------------------------------------------------------------------
     def get_multimodal_features(
@@ -171,7 +187,7 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
             ValueError: when a context does not end with [RET], or the number of pictures is not that of the places.
         """
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
-        embeds, _, _, _ = self._unify(input_ids, attention_mask, visual_features)
+        embeds, _ = self._unify(input_ids, attention_mask, visual_features)
         return BaseModelOutputWithPooling(pooler_output=embeds)
 
     def get_image_features(
@@ -210,15 +226,21 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         _, hidden = reader.read(None, self._embed_tokens(input_ids, visual_features), mask, last=1)
         return next_token_loss(hidden, labels, self.get_output_embeddings(), softcap=self._softcap)
 
-    def _ret_token_loss(self, hidden, input_ids, attention_mask) -> torch.Tensor:
+    def _ret_token_loss(self, parts) -> torch.Tensor:
         """Cross entropy of every context token and of [RET], whose vector is one more row of the vocabulary."""
         head = self.get_output_embeddings()
-        labels = input_ids.masked_fill(attention_mask == 0, -100)
-        labels = labels.masked_fill(input_ids == self.config.image_token_id, -100)
-        labels = labels.masked_fill(input_ids == self.config.ret_token_ids[0], head.weight.shape[0])
-        for token in self.config.ret_token_ids[1:]:
-            labels = labels.masked_fill(input_ids == token, -100)
-        return next_token_loss(hidden, labels, head, self.heads.ret_embedding[0], self._softcap)
+        total, count = 0.0, 0
+        for hidden, input_ids, attention_mask in parts:
+            # The first token follows nothing but padding.
+            ignored = (attention_mask.cumsum(dim=1) <= 1) | (input_ids == self.config.image_token_id)
+            for token in self.config.ret_token_ids[1:]:
+                ignored |= input_ids == token
+            labels = input_ids.masked_fill(ignored, -100)
+            labels = labels.masked_fill(input_ids == self.config.ret_token_ids[0], head.weight.shape[0])
+            learned = int((labels[:, 1:] != -100).sum())
+            loss = next_token_loss(hidden, labels, head, self.heads.ret_embedding[0], self._softcap)
+            total, count = total + loss * learned, count + learned
+        return total / max(count, 1)
 
     @property
     def _softcap(self) -> "float | None":
@@ -282,7 +304,7 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         terms = []
         if input_ids is not None:
             visual = self._visual(pixel_values, visual_features)
-            output.multimodal_embeds, hidden, ids, mask = self._unify(input_ids, attention_mask, visual)
+            output.multimodal_embeds, parts = self._unify(input_ids, attention_mask, visual)
             if return_loss and output.image_embeds is not None and config.visual_matching_weight:
                 output.visual_matching_loss = contrastive_loss(
                     output.multimodal_embeds, output.image_embeds, output.logit_scale, target_ids, target_image_mask
@@ -294,7 +316,7 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
                 )
                 terms.append(config.textual_matching_weight * output.textual_matching_loss)
             if return_loss and config.ret_token_loss_weight:
-                output.ret_token_loss = self._ret_token_loss(hidden, ids, mask)
+                output.ret_token_loss = self._ret_token_loss(parts)
                 terms.append(config.ret_token_loss_weight * output.ret_token_loss)
         if return_loss and caption_input_ids is not None and config.caption_loss_weight:
             visual = self._visual(caption_pixel_values, caption_visual_features)

@@ -17,6 +17,9 @@ class ModelArguments:
 
     clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
     language_model: str | None = field(default=None, metadata={"help": "Hub id or folder; only for task unimur."})
+    language_model_dtype: str = field(
+        default="float32", metadata={"help": "Of the frozen language model; bfloat16 is 2.6 times faster with AMX."}
+    )
     clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     language_model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     config: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRConfig."})

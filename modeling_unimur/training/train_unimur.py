@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
+from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
 from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
 from ..modeling_unimur import UniMuRModel
@@ -64,7 +64,14 @@ def train(recipe: Recipe) -> "dict[str, float]":
         "clip_revision": recipe.model.clip_revision,
     }
     processor = UniMuRProcessor.from_backbones(language, clip, **revisions, **recipe.model.processor)
-    model = UniMuRModel.from_backbones(language, clip, processor=processor, **revisions, **recipe.model.config)
+    frozen = AutoModelForCausalLM.from_pretrained(
+        language,
+        revision=recipe.model.language_model_revision,
+        dtype=getattr(torch, recipe.model.language_model_dtype),
+    )
+    model = UniMuRModel.from_backbones(
+        frozen, clip, processor=processor, clip_revision=recipe.model.clip_revision, **recipe.model.config
+    )
     model.config.heads_only = True  # checkpoints need not repeat what never changes
     splits = load_pairs(
         model.clip, AutoImageProcessor.from_pretrained(clip), AutoTokenizer.from_pretrained(clip), recipe.data.sources
