@@ -119,11 +119,14 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         if model_cfg is None:
             raise ValueError("Pass `model_cfg`, open_clip's configuration of the model, beside a ready model.")
         text_config = getattr(getattr(model, "text", None), "config", None)
+        tower = (
+            None if text_config is None else {k: v for k, v in text_config.to_dict().items() if k != "_name_or_path"}
+        )
         trunk = getattr(model.visual, "trunk", None)
         wrapped = cls(
             OpenCLIPConfig(
                 model_cfg=model_cfg,
-                text_tower_config=None if text_config is None else text_config.to_dict(),
+                text_tower_config=tower,
                 vision_width=trunk.num_features if trunk is not None and len(model.visual.head) else None,
                 pad_token_id=model_cfg["text_cfg"].get("pad_id", 0)
                 if text_config is None
