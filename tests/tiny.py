@@ -1,17 +1,22 @@
 """Small random backbones of real architectures, in folders as the Hub has them."""
 
+import copy
 from pathlib import Path
 
+import open_clip
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
     PreTrainedTokenizerFast,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from modeling_unimur import OpenCLIPModel
 
 _TEXT = [
     "a cat slept on my keyboard", "the red balloon over the town", "what a beautiful morning it is",
@@ -90,4 +95,56 @@ def clip(folder: Path, seed: int = 1) -> Path:
     tok.save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+_OPEN_CLIP_VISION = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+_OPEN_CLIP_TEXT = {"context_length": 16, "vocab_size": 400, "width": 32, "heads": 2, "layers": 2}
+# open_clip's three ways to build a dual encoder.
+OPEN_CLIP_CONFIGS = {
+    "clip": {"embed_dim": 24, "quick_gelu": True, "vision_cfg": _OPEN_CLIP_VISION, "text_cfg": _OPEN_CLIP_TEXT},
+    "custom": {
+        "embed_dim": 24,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 32},
+        "text_cfg": {**_OPEN_CLIP_TEXT, "pool_type": "last"},
+    },
+    "timm_hf": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj": "mlp", "image_size": 32,
+        },
+        "text_cfg": {"hf_model_name": "acme/bert", "hf_proj_type": None, "hf_pooler_type": "mean_pooler"},
+    },
+}  # fmt: skip
+
+
+def plain_open_clip(kind: str, folder: Path, seed: int = 2) -> torch.nn.Module:
+    """One of open_clip's own models, random; the folder takes the configuration of a Hugging Face text tower."""
+    torch.manual_seed(seed)
+    config = copy.deepcopy(OPEN_CLIP_CONFIGS[kind])
+    if kind == "timm_hf":
+        BertConfig(
+            vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            max_position_embeddings=48, pad_token_id=2,
+        ).save_pretrained(folder)  # fmt: skip
+        config["text_cfg"].update(hf_model_name=str(folder), hf_model_pretrained=False)
+    cls = open_clip.CLIP if kind == "clip" else open_clip.CustomTextCLIP
+    config.pop("custom_text", None)
+    model = cls(**config).eval()
+    for parameter in model.parameters():  # open_clip leaves some at zero, where a lost weight would not show
+        if parameter.ndim == 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def open_clip_folder(folder: Path, kind: str = "timm_hf") -> Path:
+    """An open_clip model behind our wrapper, its tokenizer and image processor."""
+    model = plain_open_clip(kind, folder.with_name(f"{folder.name}-tower"))
+    OpenCLIPModel.from_open_clip(model, OPEN_CLIP_CONFIGS[kind]).save_pretrained(folder)
+    tok = tokenizer(eos=True)
+    tok.model_max_length = 16
+    tok.save_pretrained(folder)
+    side = {"height": 32, "width": 32}
+    CLIPImageProcessor(size=side, do_center_crop=False, crop_size=side).save_pretrained(folder)
     return folder
