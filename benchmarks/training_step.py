@@ -1,0 +1,280 @@
+"""A step of dual alignment training, next to FROMAGe's step written out plainly and to a bare forward.
+
+    python benchmarks/training_step.py [--quick]
+
+One run, float32, one batch of real captions; the same tokens for every variant; a step is zero_grad, forward,
+backward, clipping and AdamW. Peak memory is what a step takes beyond the loaded weights, in a process of its own.
+
+- `retrieval_step_over_forward`: our step over a forward of the language model's decoder without gradient.
+- `retrieval_speedup_over_plain`: FROMAGe's step, its targets cached too, over ours.
+- `retrieval_speedup_with_cached_targets`: FROMAGe's step that runs the dual encoder each time, over ours.
+- `caption_speedup_over_plain`: FROMAGe's caption step over ours.
+- `loss_error`, `gradient_error` (and `caption_...`): ours against the same losses with the whole sequence in the
+  graph, relative; the gradient's is the largest of all trained tensors, each relative to the tensor's norm.
+- `..._batch<B>_tokens<T>`: the same at other sizes; a plain step that would not fit into memory is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import gc
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.fromage_step import FromageStep, right_padded
+from benchmarks.harness import (
+    Timings,
+    alternate,
+    argument_parser,
+    available_mib,
+    in_fresh_process,
+    peak_mib,
+    report,
+    reset_peak,
+)
+from benchmarks.training_inputs import (
+    TrainingBatch,
+    draw_pairs,
+    encode_targets,
+    make_batch,
+    make_long_batch,
+    read_pairs,
+)
+from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.data.packages import cache_dir
+
+VARIANTS = (
+    "forward",
+    "retrieval_step",
+    "plain_step",
+    "plain_step_computing_targets",
+    "caption_step",
+    "plain_caption_step",
+)
+GROWTH_VARIANTS = VARIANTS[:3]
+BATCH = 32
+GROWTH = ((32, 24), (32, 128), (32, 512), (128, 24), (512, 24))
+QUICK_BATCH, QUICK_GROWTH = 8, ((8, 32),)
+# Share of the free memory that a step may be expected to take.
+_ROOM = 0.6
+
+
+def _steps(model: UniMuRModel, batch: TrainingBatch, names: tuple[str, ...]) -> dict[str, Callable[[], object]]:
+    """The named variants as functions without arguments. Learning rates are 0: each round does the same work."""
+    steps: dict[str, Callable[[], object]] = {}
+    if "forward" in names:
+        steps["forward"] = _bare_forward(model, batch)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if "retrieval_step" in names:
+        steps["retrieval_step"] = _step(trained, lambda: _retrieval_loss(model, batch))
+    if "caption_step" in names:
+        steps["caption_step"] = _step(trained, lambda: _caption_loss(model, batch))
+    if any(name.startswith("plain") for name in names):
+        plain = FromageStep(model)
+        mask, ids = right_padded(batch.contexts["attention_mask"], batch.contexts["input_ids"])
+        makers = {
+            "plain_step": lambda: plain.retrieval_loss(ids, mask, batch.image_features, batch.text_features),
+            "plain_step_computing_targets": lambda: plain.retrieval_loss(
+                ids, mask, *encode_targets(model, batch.towers)
+            ),
+            "plain_caption_step": lambda: plain.caption_loss(*_plain_captions(batch)),
+        }
+        for name in names:
+            if name in makers:
+                steps[name] = _step(plain.parameters(), makers[name], plain.keep_ret_gradient)
+    return {name: steps[name] for name in names}
+
+
+def _bare_forward(model: UniMuRModel, batch: TrainingBatch) -> Callable[[], object]:
+    ids, mask = batch.contexts["input_ids"], batch.contexts["attention_mask"]
+    table, decoder = model.get_input_embeddings(), model.language_model.base_model
+    with torch.no_grad():
+        embeds = table(ids.clamp(max=table.num_embeddings - 1))
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+    @torch.no_grad()
+    def run():
+        decoder(inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False)
+
+    return run
+
+
+def _step(parameters, loss: Callable[[], torch.Tensor], after_backward: Callable[[], None] | None = None):
+    optimizer = torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.95), weight_decay=0.0)
+
+    def run():
+        optimizer.zero_grad()
+        loss().backward()
+        if after_backward is not None:
+            after_backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    return run
+
+
+def _retrieval_loss(model: UniMuRModel, batch: TrainingBatch) -> torch.Tensor:
+    targets = {"target_image_features": batch.image_features, "target_text_features": batch.text_features}
+    return model(**batch.contexts, **targets).loss
+
+
+def _caption_loss(model: UniMuRModel, batch: TrainingBatch) -> torch.Tensor:
+    return model(**batch.captions, caption_visual_features=batch.visual_features).loss
+
+
+def _plain_captions(batch: TrainingBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    captions = batch.captions
+    _, ids, labels = right_padded(
+        captions["caption_attention_mask"], captions["caption_input_ids"], captions["caption_labels"]
+    )
+    return ids, labels, batch.visual_features
+
+
+# -- equality ---------------------------------------------------------------------------------------------------------
+def _errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
+    """Ours against the whole sequence in the graph: of the losses, and of the gradients of all trained tensors."""
+    plain = FromageStep(model)
+    mask, ids = right_padded(batch.contexts["attention_mask"], batch.contexts["input_ids"])
+    pairs = {
+        "": (
+            _retrieval_loss(model, batch),
+            plain.retrieval_loss(ids, mask, batch.image_features, batch.text_features, next_token_loss=False),
+        ),
+        "caption_": (
+            _caption_loss(model, batch),
+            plain.caption_loss(*_plain_captions(batch), vocabulary=model.get_output_embeddings().weight.shape[0]),
+        ),
+    }
+    figures = {}
+    for prefix, (ours, theirs) in pairs.items():
+        figures[f"{prefix}loss_error"] = float(((ours - theirs) / theirs).abs().detach())
+        model.zero_grad()
+        for parameter in plain.parameters():
+            parameter.grad = None
+        ours.backward()
+        theirs.backward()
+        expected = plain.gradients()
+        found = {name: p.grad for name, p in model.heads.named_parameters() if p.grad is not None}
+        if prefix and not found.pop("ret_embedding").any():
+            expected.pop("ret_embedding")  # captions hold none: zero in ours, where the plain table has no such mask
+        if set(found) != set(expected):
+            raise RuntimeError(f"Gradients of {sorted(found)} stand against those of {sorted(expected)}.")
+        figures[f"{prefix}gradient_error"] = max(
+            float((found[name] - expected[name]).norm() / expected[name].norm()) for name in expected
+        )
+    model.zero_grad()
+    return figures
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------
+def _measure_memory(model: UniMuRModel, batch: TrainingBatch, variant: str) -> None:
+    """Prints what two steps of one variant take beyond what was loaded (two: the optimizer's state is born late)."""
+    step = _steps(model, batch, (variant,))[variant]
+    if variant == "plain_step" or variant == "plain_caption_step":
+        model.language_model = None  # the plain step has its copy
+    gc.collect()
+    reset_peak()
+    held = _resident_mib()
+    step()
+    step()
+    print(json.dumps({"mib": peak_mib() - held}))
+
+
+def _resident_mib() -> float:
+    reset_peak()  # the peak is then what the process holds
+    return peak_mib()
+
+
+def _memory(args: argparse.Namespace, batch: TrainingBatch, names: tuple[str, ...]) -> dict[str, float]:
+    """MiB that a step of each variant takes, each in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "batch.pt"
+        torch.save(dataclasses.asdict(batch), file)
+        command = [str(Path(__file__).resolve()), "--model", str(args.model), "--batch-file", str(file), "--memory"]
+        return {name: in_fresh_process([*command, name])["mib"] for name in names}
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+def _load(args: argparse.Namespace) -> tuple[UniMuRModel, UniMuRProcessor]:
+    model = UniMuRModel.from_pretrained(args.model, dtype=torch.float32)
+    return model.train(), UniMuRProcessor.from_pretrained(args.model)
+
+
+def _alternate(args: argparse.Namespace, steps: dict[str, Callable[[], object]]) -> Timings:
+    return alternate(steps, reference="forward", retries=1 if args.quick else 3, pause_seconds=1 if args.quick else 20)
+
+
+def _growth(args: argparse.Namespace, model, processor, pairs, mib_a_token: float) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for batch, tokens in QUICK_GROWTH if args.quick else GROWTH:
+        where, names = f"batch{batch}_tokens{tokens}", GROWTH_VARIANTS
+        if mib_a_token * batch * tokens > _ROOM * available_mib():
+            names = names[:2]
+            print(f"{where}: the plain step does not fit into memory", file=sys.stderr)
+        inputs = make_long_batch(model, processor, pairs, batch, tokens, args.seed)
+        memory = _memory(args, inputs, names)
+        seconds = _alternate(args, _steps(model, inputs, names)).seconds
+        figures[f"retrieval_step_over_forward_{where}"] = seconds["retrieval_step"] / seconds["forward"]
+        if "plain_step" in names:
+            figures[f"retrieval_speedup_over_plain_{where}"] = seconds["plain_step"] / seconds["retrieval_step"]
+        figures.update({f"{name}_seconds_{where}": seconds[name] for name in names})
+        figures.update({f"{name}_mib_{where}": memory[name] for name in names})
+        gc.collect()
+    return figures
+
+
+def run(args: argparse.Namespace) -> dict[str, float]:
+    """All figures of one run."""
+    torch.manual_seed(args.seed)
+    size = QUICK_BATCH if args.quick else BATCH
+    model, processor = _load(args)
+    pairs = read_pairs(args.pairs)
+    batch = make_batch(model, processor, draw_pairs(pairs, size, args.seed))
+    errors = _errors(model, batch)
+    timings = _alternate(args, _steps(model, batch, VARIANTS))
+    seconds = timings.seconds
+    memory = _memory(args, batch, VARIANTS)
+    figures = {
+        "retrieval_step_over_forward": seconds["retrieval_step"] / seconds["forward"],
+        "retrieval_speedup_over_plain": seconds["plain_step"] / seconds["retrieval_step"],
+        "retrieval_speedup_with_cached_targets": seconds["plain_step_computing_targets"] / seconds["retrieval_step"],
+        "caption_speedup_over_plain": seconds["plain_caption_step"] / seconds["caption_step"],
+        **errors,
+        **{f"{name}_seconds": seconds[name] for name in VARIANTS},
+        **{f"{name}_mib": memory[name] for name in VARIANTS},
+        "batch": size,
+        "tokens": batch.contexts["input_ids"].shape[1],
+        "share_of_padding": 1 - float(batch.contexts["attention_mask"].float().mean()),
+        "caption_tokens": batch.captions["caption_input_ids"].shape[1],
+        "reference_spread": timings.spread,
+        "busy_retries": timings.retries,
+    }
+    mib_a_token = memory["plain_step"] / batch.contexts["input_ids"].numel()
+    figures.update(_growth(args, model, processor, pairs, mib_a_token))
+    return figures
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser.add_argument("--pairs", type=Path, help="`caption<TAB>picture` lines (default: installable pictures)")
+    parser.add_argument("--memory", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--batch-file", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        batch = TrainingBatch(**torch.load(args.batch_file, weights_only=True))
+        _measure_memory(_load(args)[0], batch, args.memory)
+        return
+    report("training_step", args, run(args), notes=["dtype float32; minimum of 7 rounds, variants in turn"])
+
+
+if __name__ == "__main__":
+    main()
