@@ -11,7 +11,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+try:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+except ImportError as error:
+    raise ImportError(
+        "Pillow, which reads pictures, is not installed. Install it with `pip install pillow`; a model whose dual "
+        "encoder is an open_clip model needs `pip install open_clip_torch`, which brings it along."
+    ) from error
 
 # 300 MB in memory. Pillow's own limit is a setting of the whole process, which a library leaves alone.
 MAX_PIXELS = 100_000_000

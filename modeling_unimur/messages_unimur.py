@@ -2,9 +2,7 @@
 
 import os
 
-from PIL import Image
-
-from .image_loading import load_image
+from .image_loading import Image, load_image
 
 _IMAGE_ENDINGS = tuple(Image.registered_extensions())
 
