@@ -6,8 +6,8 @@ from setuptools import find_packages, setup
 
 CORE = [
     "torch>=2.4",
-    "transformers>=5.5",
-    "huggingface_hub>=1.0",
+    "transformers>=5.10.1",
+    "huggingface_hub>=1.5.0",
     "safetensors>=0.5",
     "numpy>=1.26",
     "pillow>=10.0",

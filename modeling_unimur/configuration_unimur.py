@@ -2,9 +2,18 @@
 
 import math
 
+import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_open_clip import OpenCLIPConfig
+
+# Older ones copy only a part of a local folder's code, and then miss the rest.
+_OLDEST_TRANSFORMERS = "5.10.1"
+if [int(n) for n in transformers.__version__.split(".")[:2]] < [int(n) for n in _OLDEST_TRANSFORMERS.split(".")[:2]]:
+    raise ImportError(
+        f"UniMuR needs transformers {_OLDEST_TRANSFORMERS} or newer, and this is {transformers.__version__}. "
+        "Update it with `pip install --upgrade transformers`."
+    )
 
 # Makes `pipeline(model=folder)` find the task; `pt` names classes of transformers itself.
 _PIPELINES = {
