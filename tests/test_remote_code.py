@@ -1,0 +1,195 @@
+"""The code in a release folder, run where this package is not installed, by the newest and the oldest transformers."""
+
+import ast
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
+
+from modeling_unimur import UniMuRModel, UniMuRProcessor
+from tests import tiny
+from tests.environments import closure
+from tests.environments.floor import floor_folder, pins
+from tests.environments.load_release import embeddings
+from tests.hub_cache import publish
+
+PACKAGE = Path(__file__).parents[1] / "modeling_unimur"
+FLAT = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("__init__.py", "auto_classes.py"))
+# Besides the standard library; a stranger has torch and transformers, which bring the rest but Pillow.
+ALLOWED = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "PIL", "tqdm", "tokenizers"}
+
+
+# -- the files as they are ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("file", FLAT, ids=lambda file: file.stem)
+def test_flat_file_imports_only_what_a_release_has(file):
+    for sibling in get_relative_import_files(file):
+        assert Path(sibling) in FLAT, sibling
+    assert set(get_imports(file)) - set(sys.stdlib_module_names) <= ALLOWED
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level <= 1
+            assert node.level == 0 or node.module, "`from . import x` is not followed"
+            assert node.level == 1 or (node.module or "").split(".")[0] != "modeling_unimur"
+
+
+def test_the_model_file_brings_every_flat_file():
+    reached = {Path(path) for path in get_relative_import_files(PACKAGE / "modeling_unimur.py")}
+    assert reached | {PACKAGE / "modeling_unimur.py"} == set(FLAT)
+
+
+@pytest.mark.parametrize(
+    "name", ["modeling_unimur", "processing_unimur", "configuration_unimur", "modeling_open_clip"]
+)
+def test_entry_files_exist_under_the_names_that_configurations_hold(name):
+    assert (PACKAGE / f"{name}.py").is_file()
+    assert all((PACKAGE / f"{sibling}.py").is_file() for sibling in get_relative_imports(PACKAGE / f"{name}.py"))
+
+
+# -- releases -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory, make_model, language_folder, clip_folder):
+    """A full release on CLIP, a full one on open_clip, a heads-only one, and the hub's cache for the latter."""
+    work = tmp_path_factory.mktemp("releases")
+    torch.manual_seed(3)
+    on_clip = make_model(
+        processor={"readout_prompt": " so:", "num_ret_tokens": 2, "num_visual_tokens": 2}, ret_layers=[1, -1]
+    )
+    on_open_clip = make_model(clip=tiny.open_clip_folder(work / "tower", "timm_hf"))
+    for name, parts in (("on-clip", on_clip), ("on.open_clip", on_open_clip)):
+        for part in parts:
+            part.save_pretrained(work / name)
+    cache = work / "cache"
+    publish(cache, "acme/lm", language_folder, "a1" * 20)
+    publish(cache, "acme/clip", clip_folder, "b2" * 20)
+    hub = {"cache_dir": str(cache)}
+    processor = UniMuRProcessor.from_backbones("acme/lm", "acme/clip", **hub)
+    model = UniMuRModel.from_backbones("acme/lm", "acme/clip", processor=processor, hub_arguments=hub)
+    for part in (model, processor):
+        part.save_pretrained(work / "heads")
+    return work
+
+
+@pytest.fixture(scope="module")
+def expected(releases, pictures):
+    """What the package computes on each release."""
+    found = {}
+    for name in ("on-clip", "on.open_clip", "heads"):
+        folder, hub = str(releases / name), {"cache_dir": str(releases / "cache")}
+        model, processor = UniMuRModel.from_pretrained(folder, **hub), UniMuRProcessor.from_pretrained(folder)
+        retriever = pipeline("multimodal-retrieval", model=model, processor=processor)
+        found[name] = embeddings(model, processor, retriever, pictures[0])
+    return found
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory):
+    """An environment with torch, transformers and open_clip_torch, and without this package."""
+    return closure.link(tmp_path_factory.mktemp("stranger"), "torch", "transformers", "open_clip_torch")
+
+
+def assert_same(output: Path, expected: dict, *names: str) -> None:
+    for name in names:
+        found = load_file(output / f"{name}.safetensors")
+        assert found.keys() == expected[name].keys()
+        for key, value in expected[name].items():
+            torch.testing.assert_close(
+                found[key], value, atol=1e-5, rtol=0, msg=lambda m, at=(name, key): f"{at}: {m}"
+            )
+
+
+def test_a_stranger_gets_the_same_embeddings(stranger, releases, expected, pictures, tmp_path):
+    names = ("on-clip", "on.open_clip", "heads")
+    done = closure.run(
+        "load_release.py",
+        pictures[0],
+        tmp_path,
+        *(releases / name for name in names),
+        path=[stranger],
+        work=tmp_path,
+        HF_HUB_CACHE=str(releases / "cache"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same(tmp_path, expected, *names)
+
+
+def test_the_oldest_transformers_gets_the_same_embeddings(stranger, releases, expected, pictures, tmp_path):
+    names = ("on-clip", "on.open_clip", "heads")
+    done = closure.run(
+        "load_release.py",
+        pictures[0],
+        tmp_path,
+        *(releases / name for name in names),
+        path=[floor_folder(), stranger],
+        work=tmp_path,
+        HF_HUB_CACHE=str(releases / "cache"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_same(tmp_path, expected, *names)
+
+
+def test_without_open_clip_one_error_names_it(releases, pictures, tmp_path):
+    path = closure.link(tmp_path / "packages", "torch", "transformers", "pillow")
+    assert not (path / "open_clip").exists()
+    done = closure.run(
+        "load_release.py",
+        pictures[0],
+        tmp_path,
+        releases / "on-clip",
+        releases / "on.open_clip",
+        path=[path],
+        work=tmp_path,
+    )
+    assert (tmp_path / "on-clip.safetensors").is_file(), done.stderr[-2000:]  # which needs no open_clip
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"ImportError: .*open_clip is not installed.*`pip install open_clip_torch`", last), last
+
+
+def test_without_pillow_one_error_names_all_that_is_missing(releases, pictures, tmp_path):
+    path = closure.link(tmp_path / "packages", "torch", "transformers")
+    assert not (path / "PIL").exists()
+    done = closure.run("load_release.py", pictures[0], tmp_path, releases / "on.open_clip", path=[path], work=tmp_path)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(r"ImportError: .*`pip install pillow`.*open_clip_torch", last), last
+
+
+def test_saving_again_keeps_every_file(stranger, releases, pictures, tmp_path):
+    done = closure.run(
+        "save_again.py", pictures[0], tmp_path, releases / "on.open_clip", path=[stranger], work=tmp_path
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    original = {path.name for path in (releases / "on.open_clip").glob("*.py")}
+    assert original == {path.name for path in FLAT}
+    for name in ("parts1", "parts2", "pipeline1", "pipeline2"):
+        assert {path.name for path in (tmp_path / name).glob("*.py")} == original, name
+        for file in ("config.json", "model.safetensors", "processor_config.json", "chat_template.jinja"):
+            assert (tmp_path / name / file).is_file(), (name, file)
+
+
+# -- the oldest versions --------------------------------------------------------------------------------------------
+def test_setup_asks_for_the_oldest_versions_that_were_tried():
+    setup = (PACKAGE.parent / "setup.py").read_text(encoding="utf-8")
+    for package in ("transformers", "huggingface_hub"):
+        assert re.search(rf'"{package}>=([\d.]+)[",]', setup)[1] == pins()[package]
+
+
+@pytest.mark.parametrize(
+    ("version", "works"), [("5.9.0", False), ("4.57.6", False), ("5.10.0", True), ("6.0.0.dev0", True)]
+)
+def test_older_versions_are_told_so(monkeypatch, version, works):
+    monkeypatch.setattr("transformers.__version__", version)
+    spec = importlib.util.spec_from_file_location("modeling_unimur.again", PACKAGE / "configuration_unimur.py")
+    module = importlib.util.module_from_spec(spec)
+    if works:
+        spec.loader.exec_module(module)
+        assert pins()["transformers"] == module._OLDEST_TRANSFORMERS
+    else:
+        with pytest.raises(ImportError, match=rf"needs transformers {pins()['transformers']} or newer.*{version}"):
+            spec.loader.exec_module(module)
