@@ -23,6 +23,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -199,7 +200,9 @@ def _memory(args: argparse.Namespace, batch: TrainingBatch, names: tuple[str, ..
         file = Path(folder) / "batch.pt"
         torch.save(dataclasses.asdict(batch), file)
         command = [str(Path(__file__).resolve()), "--model", str(args.model), "--batch-file", str(file), "--memory"]
-        return {name: in_fresh_process([*command, name])["mib"] for name in names}
+        with ThreadPoolExecutor(max_workers=2 if args.quick else 1) as pool:  # small ones fit beside each other
+            results = pool.map(lambda name: in_fresh_process([*command, name]), names)
+            return {name: result["mib"] for name, result in zip(names, results, strict=True)}
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------

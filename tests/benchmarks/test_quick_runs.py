@@ -1,0 +1,90 @@
+"""Every benchmark's quick run ends in one line of JSON with the documented figures and writes nothing."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.harness import RESULTS, ROOT
+
+SETTINGS = [f"{kind}_batch{size}" for kind in ("text", "pictures") for size in (1, 8)]
+PARTS = ("bare", "model", "call", "decoding", "tokenising", "search")
+PIPELINE = {
+    "cold_start_seconds",
+    "cold_start_bare_seconds",
+    "overhead_percent",
+    "call_over_bare_percent",
+    "reference_spread",
+    "busy_retries",
+    *(f"{name}_ms_{where}" for name in PARTS for where in SETTINGS),
+    *(f"{name}_{where}" for name in ("queries_per_second", "bare_queries_per_second") for where in SETTINGS),
+    *(f"overhead_percent_{where}" for where in SETTINGS),
+}
+STEPS = (
+    "forward",
+    "retrieval_step",
+    "plain_step",
+    "plain_step_computing_targets",
+    "caption_step",
+    "plain_caption_step",
+)
+TRAINING_STEP = {
+    "retrieval_step_over_forward",
+    "retrieval_speedup_over_plain",
+    "retrieval_speedup_with_cached_targets",
+    "caption_speedup_over_plain",
+    "loss_error",
+    "gradient_error",
+    "caption_loss_error",
+    "caption_gradient_error",
+    "batch",
+    "tokens",
+    "share_of_padding",
+    "caption_tokens",
+    "reference_spread",
+    "busy_retries",
+    *(f"{step}_{unit}" for step in STEPS for unit in ("seconds", "mib")),
+    "retrieval_step_over_forward_batch8_tokens32",
+    "retrieval_speedup_over_plain_batch8_tokens32",
+    *(f"{step}_{unit}_batch8_tokens32" for step in STEPS[:3] for unit in ("seconds", "mib")),
+}
+
+
+def _quick(name: str, *arguments) -> dict:
+    before = sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*"))
+    command = [sys.executable, f"benchmarks/{name}.py", "--quick", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*")) == before
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def training_figures(release, pair_file):
+    return _quick("training_step", "--model", release, "--pairs", pair_file)
+
+
+def test_pipeline(release, dialogue_file):
+    figures = _quick("pipeline", "--model", release, "--dialogues", dialogue_file)
+    assert set(figures) == PIPELINE
+    assert all(math.isfinite(value) for value in figures.values())
+    for where in SETTINGS:
+        assert figures[f"call_ms_{where}"] > figures[f"model_ms_{where}"] > figures[f"search_ms_{where}"] > 0
+    assert figures["cold_start_seconds"] > 0 < figures["cold_start_bare_seconds"]
+    assert figures["decoding_ms_pictures_batch1"] > figures["decoding_ms_text_batch1"]
+
+
+def test_training_step_prints_its_figures(training_figures):
+    assert set(training_figures) == TRAINING_STEP
+    assert all(math.isfinite(value) for value in training_figures.values())
+    assert all(training_figures[f"{step}_seconds"] > 0 for step in STEPS)
+    assert training_figures["batch"] == 8
+
+
+def test_training_step_equals_the_whole_graph(training_figures):
+    assert training_figures["loss_error"] < 1e-6
+    assert training_figures["gradient_error"] < 1e-4
+    assert training_figures["caption_loss_error"] < 1e-6
+    assert training_figures["caption_gradient_error"] < 1e-4
