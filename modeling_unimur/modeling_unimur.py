@@ -338,13 +338,15 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         attention_mask: "torch.Tensor | None" = None,
         pixel_values: "torch.Tensor | None" = None,
         visual_features: "torch.Tensor | None" = None,
+        pixel_attention_mask: "torch.Tensor | None" = None,
+        spatial_shapes: "torch.Tensor | None" = None,
         **kwargs,
     ) -> torch.Tensor:
         """Continues text with pictures in it, by the language model's own `generate` and its cache.
 
         Args:
             input_ids, attention_mask (`(batch, tokens)`): prompts without [RET], made by `processor.process_prompt`.
-            pixel_values, visual_features: as in `get_multimodal_features`.
+            pixel_values, visual_features, pixel_attention_mask, spatial_shapes: as in `get_multimodal_features`.
             kwargs: passed to the language model's `generate` (`max_new_tokens`, `num_beams`, ...).
 
         Returns:
@@ -352,7 +354,8 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         """
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         mask, input_ids = align_right(attention_mask, input_ids)
-        embeds = self._embed_tokens(input_ids, self._visual(pixel_values, visual_features))
+        visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
+        embeds = self._embed_tokens(input_ids, visual_features)
         return self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
     def can_generate(self) -> bool:

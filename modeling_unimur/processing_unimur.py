@@ -211,7 +211,7 @@ class UniMuRProcessor(ProcessorMixin):
         return BatchFeature(self._tokenize(texts, max_length, keep="first")[0])
 
     def _tokenize(self, texts: list[str], max_length: int | None, keep: str) -> tuple[dict, list[int]]:
-        limit = max_length or self.max_context_tokens
+        limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
             raise ValueError(
@@ -299,7 +299,8 @@ class UniMuRProcessor(ProcessorMixin):
         encoded = self.target_tokenizer(
             texts, padding=self.target_padding, truncation=True, max_length=self.max_target_tokens, return_tensors="pt"
         )
-        return BatchFeature({key: encoded[key] for key in ("input_ids", "attention_mask") if key in encoded})
+        keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
+        return BatchFeature({key: encoded[key] for key in keys})
 
     def process_captions(self, captions: list[str], max_length: int = 24) -> BatchFeature:
         """Captions after their pictures, for the caption loss.
@@ -313,7 +314,8 @@ class UniMuRProcessor(ProcessorMixin):
             `(batch, tokens)`; labels are -100 on the picture and the padding and end with the end-of-text token.
         """
         start = self.tokenizer("")["input_ids"][: self._prefix_length] + [self.image_token_id] * self.num_visual_tokens
-        bodies = self.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
+        bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
         width = max(map(len, bodies))
         pad, rows = self.tokenizer.pad_token_id, []
