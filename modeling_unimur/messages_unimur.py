@@ -59,6 +59,14 @@ def _parts(content, where: str) -> list:
     return parts
 
 
+def _load(source, where: str, allow_urls: bool) -> Image.Image:
+    try:
+        return load_image(source, allow_urls=allow_urls)
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        raise kind(f"{where}: {error}") from error
+
+
 def read_conversation(value, where: str = "The input", allow_urls: bool = False) -> tuple[list, list]:
     """One dialogue as chat messages with placeholders, and its pictures.
 
@@ -91,8 +99,10 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False)
         content = []
         for kind, part in _parts(message["content"], f"{where}, turn {number}"):
             if kind == "image":
-                images.append(load_image(part, allow_urls=allow_urls))
+                images.append(_load(part, f"{where}, turn {number}", allow_urls))
                 content.append({"type": "image"})
+            elif content and content[-1]["type"] == "text":
+                content[-1]["text"] += part  # in one piece, so that no special token hides in two
             elif part.strip():
                 content.append({"type": "text", "text": part})
         if content:
