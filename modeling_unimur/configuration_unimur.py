@@ -141,8 +141,14 @@ class UniMuRConfig(PreTrainedConfig):
         for name in ("num_visual_tokens", "num_ret_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
-        if not self.ret_layers:
-            raise ValueError("ret_layers names at least one hidden state; [-1] is the last.")
+        layers = self.text_config.get_text_config().num_hidden_layers
+        if not self.ret_layers or not all(-layers - 1 <= layer <= layers for layer in self.ret_layers):
+            raise ValueError(
+                f"ret_layers names hidden states from 0 (the input) to {layers}, or from the end ([-1] is the last), "
+                f"not {self.ret_layers}."
+            )
+        if self.clip_config is None and self.map_image_targets:
+            raise ValueError("map_image_targets maps what a dual encoder computes, and there is none (clip_config).")
         if self.ret_token_ids is not None and len(self.ret_token_ids) != self.num_ret_tokens:
             raise ValueError(f"{self.num_ret_tokens} [RET] tokens need as many ids, not {self.ret_token_ids}.")
         if self.projection_dim is not None and self.clip_config is not None:
