@@ -124,6 +124,7 @@ class RetrievalIndex:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
+            aside.chmod(0o755)  # temporary folders are private
             tensors = {kind: self._matrix(kind).contiguous() for kind in KINDS if self._ids[kind]}
             if self.probe is not None:
                 tensors["probe"] = self.probe.detach().float().cpu().contiguous()
@@ -161,21 +162,25 @@ class RetrievalIndex:
             raise FileNotFoundError(f"{folder} holds no index (no index.json). Make one with `save_index`.")
         try:
             about = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+            counts = {kind: about["counts"][kind] for kind in KINDS} if about.get("format") == _FORMAT else None
             with open(folder / "items.jsonl", encoding="utf-8") as file:
-                records = [json.loads(line) for line in file]
+                records = [json.loads(line) for line in file] if counts else []
+            mine = {kind: [(r["id"], r["payload"]) for r in records if r["kind"] == kind] for kind in KINDS}
             with safe_open(folder / "embeddings.safetensors", framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except Exception as error:  # whatever a damaged file makes a reader raise
-            raise ValueError(f"The index in {folder} is damaged ({error}); build it again.") from error
-        if about.get("format") != _FORMAT:
+            raise ValueError(f"The index in {folder} is damaged ({error!r}); build it again.") from error
+        if counts is None:
             raise ValueError(f"The index in {folder} has format {about.get('format')}; this version reads {_FORMAT}.")
         index = cls(tensors.get("probe"))
         for kind in KINDS:
-            mine = [record for record in records if record["kind"] == kind]
             rows = tensors.get(kind, torch.empty(0, 0))
-            if not len(mine) == len(rows) == about["counts"][kind]:
-                raise ValueError(f"The index in {folder} is damaged: {len(mine)} items, {len(rows)} vectors.")
-            index.add(kind, [r["id"] for r in mine], rows, [r["payload"] for r in mine])
+            if not len(mine[kind]) == len(rows) == counts[kind]:
+                raise ValueError(
+                    f"The index in {folder} is damaged: {counts[kind]} {kind}s, of which it holds {len(mine[kind])} "
+                    f"items and {len(rows)} vectors; build it again."
+                )
+            index.add(kind, [item_id for item_id, _ in mine[kind]], rows, [payload for _, payload in mine[kind]])
         return index
 
 
