@@ -1,5 +1,6 @@
 """The pipeline task `multimodal-retrieval`: a dialogue in, ranked texts and pictures out."""
 
+import itertools
 import os
 
 import torch
@@ -81,8 +82,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         return report
 
     def _default_ids(self, kind: str, items: list) -> list[str]:
-        taken = self.index.count(kind)
-        return [str(x) if isinstance(x, (str, os.PathLike)) else f"{kind}-{taken + n}" for n, x in enumerate(items)]
+        numbers = (n for n in itertools.count(self.index.count(kind)) if (kind, f"{kind}-{n}") not in self.index)
+        return [str(x) if isinstance(x, (str, os.PathLike)) else f"{kind}-{next(numbers)}" for x in items]
 
     def _add_batch(self, kind: str, items: list, ids: list, allow_urls: bool, skipped: list) -> int:
         loaded, kept = [], []
