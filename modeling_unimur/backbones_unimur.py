@@ -189,6 +189,12 @@ class BackbonesMixin:
         source = {k: kwargs[k] for k in (*_HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
         kwargs["ignore_mismatched_sizes"] = True  # else the error would not say which
         if config is None:
+            found = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0].get("model_type")
+            if found not in (None, cls.config_class.model_type):
+                raise ValueError(
+                    f"{pretrained_model_name_or_path} is a {found} model and no release of UniMuR: join it to another "
+                    "one with UniMuRModel.from_backbones."
+                )
             config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
         if not config.heads_only:
             model, info = super().from_pretrained(
