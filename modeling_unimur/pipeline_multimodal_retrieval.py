@@ -17,6 +17,11 @@ _PROBE = "a photo of a cat on a red chair"
 _SAME_SPACE = 0.999
 
 
+def _require_batch_size(batch_size: int) -> None:
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size!r}.")
+
+
 class MultimodalRetrievalPipeline(Pipeline):
     """Retrieves the text and the picture of a dialogue's reply.
 
@@ -64,6 +69,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         Raises:
             ValueError: when ids and candidates do not agree in number.
         """
+        _require_batch_size(batch_size)
         report: dict = {"images": 0, "texts": 0, "skipped": []}
         plans = []
         for kind, items, ids in (("image", images, image_ids), ("text", texts, text_ids)):
@@ -190,7 +196,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         self._require_candidates({**self._postprocess_params, **post}.get("modality", "both"))
         single = is_conversation(inputs)
         batch = [inputs] if single else list(inputs)
-        size = batch_size or self._batch_size or 8
+        size = self._batch_size or 8 if batch_size is None else batch_size
+        _require_batch_size(size)
         results = []
         for start in range(0, len(batch), size):
             part = {"dialogues": batch[start : start + size], "first": None if single else start}
