@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .demo_results import AnsweredDialogue, DemoResults, Picture
 
 TOP_K = 4
-MAX_IMAGES = 2000
+MAX_IMAGES = 1600
 SEED = 0
 # Items that could not be read and are named one by one; the rest is only counted.
 SHOWN_SKIPPED = 10

@@ -135,4 +135,4 @@ def test_an_unforeseen_error_is_one_line_that_says_so(capsys, monkeypatch):
 
 def test_defaults():
     args = build_parser("demo").parse_args(["demo"])
-    assert (args.model, args.images, args.max_images, str(args.output)) == (None, None, 2000, "demo_output")
+    assert (args.model, args.images, args.max_images, str(args.output)) == (None, None, 1600, "demo_output")
