@@ -79,14 +79,17 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
             ret = self.heads.ret_embedding[number].to(embeds)
             embeds = torch.where((input_ids == token)[..., None], ret, embeds)
         places = input_ids == self.config.image_token_id
-        count = int(places.sum()) // self.config.num_visual_tokens
-        given = 0 if visual_features is None else visual_features.shape[0]
-        if count != given:
-            raise ValueError(f"The contexts have places for {count} pictures, and {given} pictures came with them.")
-        if given:
+        self._check_pictures(int(places.sum()) // self.config.num_visual_tokens, visual_features)
+        if visual_features is not None and len(visual_features):
             visual = self.heads.visual_inputs(visual_features).to(embeds)
             embeds = embeds.masked_scatter(places[..., None].expand_as(embeds), visual)
         return embeds
+
+    @staticmethod
+    def _check_pictures(count: int, visual_features: "torch.Tensor | None") -> None:
+        given = 0 if visual_features is None else visual_features.shape[0]
+        if count != given:
+            raise ValueError(f"The contexts have places for {count} pictures, and {given} pictures came with them.")
 
     def _first_trained(self, input_ids: torch.Tensor) -> int:
         """Column of the first position that a trained value touches."""
@@ -94,9 +97,9 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
         pictures = (input_ids == self.config.image_token_id).any(dim=0).nonzero()
         return min(first, int(pictures[0])) if len(pictures) else first
 
-    def _read(self, input_ids, attention_mask, visual_features, use_prefix_cache: bool):
+    def _read(self, input_ids, attention_mask, visual_features, use_prefix_cache: bool, call_cost=None):
         """Unified embeddings and last hidden states of aligned rows."""
-        reader = FrozenReader(self.language_model, self.config.ret_layers)
+        reader = FrozenReader(self.language_model, self.config.ret_layers, call_cost)
         embeds_of = self._embed_tokens
         cut = self._first_trained(input_ids) if use_prefix_cache else 0
         prefix = None
@@ -116,7 +119,7 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
             mask[1, :3] = 0
             try:
                 with torch.enable_grad():
-                    cached, _ = self._read(ids, mask, None, use_prefix_cache=True)
+                    cached, _ = self._read(ids, mask, None, use_prefix_cache=True, call_cost=0)  # both rows apart
                     torch.autograd.grad(cached.sum(), self.heads.ret_embedding)
                 with torch.no_grad():
                     plain, _ = self._read(ids, mask, None, use_prefix_cache=False)
@@ -132,6 +135,24 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
                 )
         return self._prefix_cache
 
+    def _parts(self, input_ids, attention_mask, visual_features, cached: bool):
+        """Aligned rows in parts that are worth running together: row numbers, ids, mask and picture features."""
+        pictures = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
+        owners = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(pictures)
+        self._check_pictures(len(owners), visual_features)
+        shown = pictures > 0
+        parts = like_rows(attention_mask, shown)
+        if cached and FrozenReader(self.language_model, [-1]).joins_caches:
+            # Where only [RET] is in the graph it is read in one go; the reader splits what stands before it.
+            words = (~shown).nonzero().flatten()
+            parts = [words] * bool(len(words)) + [rows for rows in parts if shown[rows[0]]]
+        for rows in parts:
+            tokens = attention_mask[rows].any(dim=0)
+            visual = None
+            if bool(shown[rows].any()):
+                visual = torch.cat([visual_features[owners == row] for row in rows])
+            yield rows, input_ids[rows][:, tokens], attention_mask[rows][:, tokens], visual
+
     def _unify(self, input_ids, attention_mask, visual_features):
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attention_mask, input_ids = align_right(attention_mask, input_ids)
@@ -143,18 +164,8 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
                 f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor."
             )
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and self._can_cache_prefix()
-        pictures = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
-        owners = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(pictures)
         order, parts, embeds = [], [], []
-        for rows in like_rows(attention_mask, pictures > 0):
-            tokens = attention_mask[rows].any(dim=0)
-            ids, mask = input_ids[rows][:, tokens], attention_mask[rows][:, tokens]
-            visual = None
-            if visual_features is not None and len(owners) == len(visual_features):
-                visual = torch.cat([visual_features[owners == row] for row in rows])
-                visual = visual if len(visual) else None
-            else:
-                visual = visual_features  # a wrong number of pictures, which is told where they are put in
+        for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, cached):
             unified, hidden = self._read(ids, mask, visual, cached)
             order.append(rows)
             embeds.append(unified)
@@ -222,9 +233,15 @@ class UniMuRModel(BackbonesMixin, UniMuRPreTrainedModel):
     # -- training ---------------------------------------------------------------------------------------------------
     def _caption_loss(self, input_ids, attention_mask, labels, visual_features) -> torch.Tensor:
         mask, input_ids, labels = align_right(attention_mask, input_ids, labels)
-        reader = FrozenReader(self.language_model, [-1])
-        _, hidden = reader.read(None, self._embed_tokens(input_ids, visual_features), mask, last=1)
-        return next_token_loss(hidden, labels, self.get_output_embeddings(), softcap=self._softcap)
+        reader, head = FrozenReader(self.language_model, [-1]), self.get_output_embeddings()
+        total, count = 0.0, 0
+        for rows, part_ids, part_mask, visual in self._parts(input_ids, mask, visual_features, cached=False):
+            _, hidden = reader.read(None, self._embed_tokens(part_ids, visual), part_mask, last=1)
+            part_labels = labels[rows, -part_ids.shape[1] :]
+            learned = int((part_labels[:, 1:] != -100).sum())
+            loss = next_token_loss(hidden, part_labels, head, softcap=self._softcap)
+            total, count = total + loss * learned, count + learned
+        return total / max(count, 1)
 
     def _ret_token_loss(self, parts) -> torch.Tensor:
         """Cross entropy of every context token and of [RET], whose vector is one more row of the vocabulary."""

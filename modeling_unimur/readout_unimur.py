@@ -4,6 +4,7 @@ import inspect
 
 import torch
 from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 64
@@ -26,7 +27,9 @@ def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> "list[t
     return [tensor.gather(1, order) for tensor in (attention_mask, *tensors)]
 
 
-def like_rows(attention_mask: torch.Tensor, apart: torch.Tensor) -> "list[torch.Tensor]":
+def like_rows(
+    attention_mask: torch.Tensor, apart: "torch.Tensor | None" = None, call_cost: "int | None" = None
+) -> "list[torch.Tensor]":
     """Splits a batch into parts of rows that are worth running together.
 
     Rows that differ in length pay for the longest; rows in whose graph a picture stands early would pull the others
@@ -34,23 +37,29 @@ def like_rows(attention_mask: torch.Tensor, apart: torch.Tensor) -> "list[torch.
 
     Args:
         attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens.
-        apart (`torch.Tensor` of shape `(batch,)`): False and True are never mixed.
+        apart (`torch.Tensor` of shape `(batch,)`, *optional*): False and True are never mixed.
+        call_cost (`int`, *optional*): what one more part costs, in tokens; by default what the device suggests.
 
     Returns:
         `list[torch.Tensor]`: row numbers, each row in one part.
     """
-    call = _CALL_COST_CPU if attention_mask.device.type == "cpu" else _CALL_COST
+    if call_cost is None:
+        call_cost = _CALL_COST_CPU if attention_mask.device.type == "cpu" else _CALL_COST
     lengths, parts = attention_mask.sum(dim=1), []
-    for kind in (False, True):
+    apart = torch.zeros_like(lengths) if apart is None else apart.to(lengths)
+    for kind in (0, 1):
         rows = (apart == kind).nonzero().flatten()
-        if not len(rows):
-            continue
-        rows = rows[lengths[rows].argsort(stable=True)]
-
-        def cost(count: int, rows: torch.Tensor = rows) -> int:
-            return sum(len(part) * int(lengths[part[-1]]) + call for part in rows.chunk(count))
-
-        parts.extend(rows.chunk(min((1, 2, 3, 4), key=cost)))
+        waiting = [rows[lengths[rows].argsort(stable=True)]] if len(rows) else []
+        while waiting:
+            part = waiting.pop()
+            length = lengths[part]
+            # Tokens that are saved when the first 1, 2, ... rows are cut to the longest of them.
+            saved = torch.arange(1, len(part) + 1, device=part.device) * (length[-1] - length)
+            first = int(saved.argmax()) + 1
+            if saved[first - 1] > call_cost:
+                waiting += [part[first:], part[:first]]
+            else:
+                parts.append(part)
     return parts
 
 
@@ -60,11 +69,12 @@ class FrozenReader:
     Args:
         language_model (`PreTrainedModel`): a causal language model of transformers.
         layers (`list[int]`): hidden states to read.
+        call_cost (`int`, *optional*): as in `like_rows`.
     """
 
-    def __init__(self, language_model: nn.Module, layers: "list[int]"):
+    def __init__(self, language_model: nn.Module, layers: "list[int]", call_cost: "int | None" = None):
         self.decoder = language_model.base_model
-        self.layers = layers
+        self.layers, self.call_cost = layers, call_cost
         parameters = inspect.signature(self.decoder.forward).parameters
         self._positions = "position_ids" in parameters or any(
             p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
@@ -74,6 +84,35 @@ class FrozenReader:
         if self._positions:  # models with ALiBi have none
             kwargs["position_ids"] = positions
         return self.decoder(inputs_embeds=embeds, attention_mask=mask, return_dict=True, **kwargs)
+
+    @property
+    def joins_caches(self) -> bool:
+        """Whether caches of rows that ran apart can be put together: not with sliding windows or recurrent states."""
+        layers = DynamicCache(config=self.decoder.config).layers
+        return all(type(layer) is DynamicLayer for layer in layers)
+
+    @torch.no_grad()
+    def _run_prefix(self, prefix, mask, positions):
+        """Last hidden states and one cache; rows of like length run together, and no padding beyond theirs."""
+        parts = like_rows(mask, call_cost=self.call_cost)
+        if len(parts) == 1 or not self.joins_caches:
+            out = self._run(prefix, mask, positions, use_cache=True)
+            return out.last_hidden_state, out.past_key_values
+        batch, cut = mask.shape
+        joined: list = []
+        for rows in parts:
+            width = max(int(mask[rows].sum(dim=1).max()), 1)
+            out = self._run(prefix[rows, -width:], mask[rows, -width:], positions[rows, -width:], use_cache=True)
+            states = [out.last_hidden_state[:, None]]
+            states += [state for layer in out.past_key_values.layers for state in (layer.keys, layer.values)]
+            if not joined:  # zeros at the padding, which the mask hides
+                joined = [state.new_zeros(batch, state.shape[1], cut, state.shape[3]) for state in states]
+            for whole, state in zip(joined, states, strict=True):
+                whole[rows.to(whole.device), :, -width:] = state
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(zip(joined[1::2], joined[2::2], strict=True)):
+            cache.update(keys, values, number)
+        return joined[0][:, 0], cache
 
     def read(
         self, prefix: "torch.Tensor | None", rest: torch.Tensor, mask: torch.Tensor, last: int
@@ -97,10 +136,8 @@ class FrozenReader:
         before, cache = [], None
         if prefix is not None:
             cut = prefix.shape[1]
-            with torch.no_grad():
-                out = self._run(prefix, mask[:, :cut], positions[:, :cut], use_cache=True)
-            before, cache = [out.last_hidden_state], out.past_key_values
-            positions = positions[:, cut:]
+            hidden, cache = self._run_prefix(prefix, mask[:, :cut], positions[:, :cut])
+            before, positions = [hidden], positions[:, cut:]
         out = self._run(
             rest,
             mask,

@@ -1,0 +1,107 @@
+"""Rows of like length run together: which they are, and that no number changes."""
+
+import pytest
+import torch
+
+from modeling_unimur import readout_unimur
+from modeling_unimur.readout_unimur import FrozenReader, like_rows
+
+
+def _mask(lengths, width=None):
+    width = width or max(lengths)
+    return torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
+
+
+def test_like_rows_are_cut_to_their_own_longest():
+    mask = _mask([3, 40, 4, 41, 3])
+    parts = [part.tolist() for part in like_rows(mask, call_cost=20)]
+    assert sorted(map(sorted, parts)) == [[0, 2, 4], [1, 3]]
+
+
+def test_a_part_must_save_more_than_it_costs():
+    mask = _mask([3, 40, 4, 41, 3])  # 3 * 37 tokens would be saved
+    assert len(like_rows(mask, call_cost=111)) == 1
+    assert len(like_rows(mask, call_cost=110)) == 2
+
+
+def test_every_row_is_in_one_part_and_kinds_stay_apart():
+    lengths = torch.randint(1, 60, (50,), generator=torch.Generator().manual_seed(0)).tolist()
+    apart = torch.arange(50) % 3 == 0
+    parts = like_rows(_mask(lengths), apart, call_cost=10)
+    assert sorted(torch.cat(parts).tolist()) == list(range(50))
+    assert all(len(set(apart[part].tolist())) == 1 for part in parts)
+    assert len(parts) > 4
+
+
+@pytest.mark.parametrize("tokens_of_one", [[0, 3, 9], [5, 5, 5]])
+def test_prefix_in_parts_gives_the_same_states(pair, tokens_of_one):
+    model, _ = pair
+    lengths = [length + 2 for length in tokens_of_one]
+    mask, generator = _mask(lengths, 11), torch.Generator().manual_seed(1)
+    vectors = torch.randn(3, 11, model.config.language_width, generator=generator)
+    found = []
+    for call_cost in (0, 10_000):
+        reader = FrozenReader(model.language_model, [1, -1], call_cost)
+        assert reader.joins_caches
+        found.append(reader.read(vectors[:, :-1], vectors[:, -1:], mask, last=1))
+    for apart, together in zip(found[0][0], found[1][0], strict=True):
+        torch.testing.assert_close(apart, together, atol=1e-6, rtol=1e-5)
+    kept = mask.bool()
+    torch.testing.assert_close(found[0][1][kept], found[1][1][kept], atol=1e-6, rtol=1e-5)
+
+
+def test_sliding_windows_are_not_joined(make_model, tmp_path):
+    from tests import tiny
+
+    model, _ = make_model(language=tiny.language_model(tmp_path, "mistral"))
+    assert not FrozenReader(model.language_model, [-1]).joins_caches
+
+
+def _batch(processor):
+    texts = ["she plays guitar", "what a beautiful morning it is " * 6, "a cat", "the red balloon over the town " * 4]
+    return dict(processor.process_rendered(texts)), dict(processor.process_captions(texts, max_length=40))
+
+
+def test_training_in_parts_gives_the_same_losses_and_gradients(make_model, monkeypatch):
+    model, processor = make_model(ret_token_loss_weight=0.5, ret_layers=[1, -1])
+    contexts, captions = _batch(processor)
+    generator = torch.Generator().manual_seed(2)
+    targets = torch.randn(2, 4, model.config.joint_width, generator=generator)
+    pictures = torch.randn(4, model.config.visual_width, generator=generator)
+    calls, results = [], []
+    run = FrozenReader._run
+    monkeypatch.setattr(FrozenReader, "_run", lambda self, *a, **k: calls.append(len(a[0])) or run(self, *a, **k))
+    for cost in (5, 10_000):
+        monkeypatch.setattr(readout_unimur, "_CALL_COST_CPU", cost)
+        model.zero_grad()
+        model._can_cache_prefix()
+        calls.clear()
+        output = model.train()(
+            **contexts,
+            **captions,
+            caption_visual_features=pictures,
+            target_image_features=targets[0],
+            target_text_features=targets[1],
+        )
+        output.loss.backward()
+        terms = [output.visual_matching_loss, output.textual_matching_loss, output.caption_loss, output.ret_token_loss]
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        results.append((list(calls), torch.stack(terms), gradients))
+    (parts, losses, gradients), (whole, expected_losses, expected) = results
+    assert whole == [4, 4, 4]  # contexts before [RET], [RET], captions
+    assert len(parts) > 5
+    assert parts.count(4) == 1  # [RET] of all rows at once
+    torch.testing.assert_close(losses, expected_losses, atol=1e-6, rtol=1e-6)
+    assert set(gradients) == set(expected)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_a_picture_is_never_used_twice(make_model, monkeypatch):
+    """Two contexts of one picture each, in parts of their own, and one picture."""
+    monkeypatch.setattr(readout_unimur, "_CALL_COST_CPU", 0)
+    model, processor = make_model()
+    token = processor.image_token
+    batch = dict(processor.process_rendered([f"{token}a cat", f"{token}the red balloon over the town"]))
+    with pytest.raises(ValueError, match="places for 2 pictures, and 1 pictures"):
+        model.get_multimodal_features(**batch, visual_features=torch.randn(1, model.config.visual_width))
