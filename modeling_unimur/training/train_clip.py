@@ -13,6 +13,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, s
 
 from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel
+from .guards import TrainingGuard
 from .pairs import PicturePairs, load_pairs, project
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
@@ -72,6 +73,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         train_dataset=_Rows(splits["train"]),
         eval_dataset=_Rows(splits["validation"]),
         recalls=lambda m: title_recalls(m, splits["validation"]),
+        callbacks=[TrainingGuard(model)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     with torch.inference_mode():

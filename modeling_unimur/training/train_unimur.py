@@ -14,6 +14,7 @@ from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
 from ..modeling_unimur import UniMuRModel
 from ..processing_unimur import UniMuRProcessor
 from .collators import ContextRows, DualAlignmentCollator
+from .guards import TrainingGuard
 from .pairs import PicturePairs, load_pairs, project
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
@@ -100,6 +101,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         eval_dataset=splits["validation"].texts,
         recalls=lambda _: measure("validation"),
         processing_class=processor,
+        callbacks=[TrainingGuard(model)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trained = measure("test")

@@ -1,0 +1,49 @@
+"""Recipes: typed, with overrides, with errors that name the section."""
+
+from pathlib import Path
+
+import pytest
+
+from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.training.recipes import load_recipe
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_committed_recipe_is_valid(path):
+    recipe = load_recipe(path)
+    assert recipe.training.seed == 0
+    assert not recipe.model.clip.startswith("$")
+
+
+def test_override_wins_and_the_cache_is_filled_in():
+    recipe = load_recipe(RECIPES[0], ["training.max_steps=7", "training.learning_rate=0.5"])
+    assert (recipe.training.max_steps, recipe.training.learning_rate) == (7, 0.5)
+    assert recipe.model.clip.startswith(str(cache_dir()))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("task: paint\n", "task is one of"),
+        ("task: clip\nmodle: {}\n", "modle"),
+        ("task: clip\nmodel: {clip: x, colour: red}\n", "section `model`"),
+        ("task: clip\nmodel: {clip: x}\ntraining: {learning_rat: 1}\n", "learning_rat"),
+        ("task: unimur\nmodel: {clip: x}\n", "language_model"),
+        ("task: [clip\n", "is not YAML"),
+        ("", "a recipe has task"),
+    ],
+)
+def test_a_wrong_recipe_is_told(tmp_path, text, words):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        load_recipe(path)
+
+
+def test_a_missing_recipe_and_a_bad_override_are_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_recipe(tmp_path / "nowhere.yaml")
+    with pytest.raises(ValueError, match=r"section\.field=value"):
+        load_recipe(RECIPES[0], ["max_steps=7"])
