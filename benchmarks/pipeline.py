@@ -10,16 +10,18 @@ one run, on the same token ids and pixel tensors:
 - `call`: the whole call of the pipeline, which reads and resizes picture files, tokenises, embeds and searches;
 - `decoding`, `tokenising`, `search`: those parts of the call on their own.
 
-`overhead_percent` is what a call costs beyond `bare` and the decoding of pictures, over the time of `bare`, all
-settings together; `call_over_bare_percent` counts the decoding too. `cold_start_seconds` runs from an empty Python to
-a pipeline that has answered once (files in the system's cache, median of 3), `cold_start_bare_seconds` to both
-backbones loaded by transformers and run once.
+`overhead_percent` is what a call costs beyond `bare` and the decoding of pictures, over the time of `bare`, in the
+worst of the four settings, `mean_overhead_percent` in all together; `call_over_bare_percent` counts the decoding too.
+It can be negative: dialogues of like length run together, which saves padding. `cold_start_seconds` runs from an empty
+Python to a pipeline that has answered once (files in the system's cache, median of 3), `cold_start_bare_seconds` to
+both backbones loaded by transformers and run once.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +41,7 @@ from modeling_unimur.data.packages import cache_dir
 
 DIALOGUES = ROOT / "examples" / "demo" / "dialogues.jsonl"
 BATCH = 8
+SIZES = (1, BATCH)
 # The size of the demo's gallery and pool; the vectors are random, which costs a search as much.
 GALLERY_PICTURES, GALLERY_TEXTS = 1500, 265
 TOP_K = 3
@@ -100,6 +103,8 @@ def cold_starts(retriever, folder: Path, count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as parts:
         retriever.model.language_model.save_pretrained(Path(parts) / "language_model")
         retriever.model.clip.save_pretrained(Path(parts) / "clip")
+        for code in folder.glob("*.py"):  # an open_clip model comes with its wrapper
+            shutil.copy(code, Path(parts) / "clip")
         commands = {
             "cold_start_seconds": [_COLD_START, str(folder)],
             "cold_start_bare_seconds": [_COLD_START_BARE, f"{parts}/language_model", f"{parts}/clip"],
@@ -187,7 +192,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     totals = {"bare": 0.0, "call": 0.0, "decoding": 0.0}
     spread, retries = 0.0, 0
     for kind, dialogues in kinds.items():
-        for size in (1, BATCH):
+        for size in SIZES:
             quick = {"retries": 1, "pause_seconds": 1} if args.quick else {}
             timings = alternate(parts_of_a_call(retriever, dialogues, size), reference="bare", **quick)
             seconds, where = timings.seconds, f"{kind}_batch{size}"
@@ -200,7 +205,10 @@ def run(args: argparse.Namespace) -> dict[str, float]:
             figures[f"overhead_percent_{where}"] = 100 * (beyond - seconds["decoding"]) / seconds["bare"]
             totals = {name: total + seconds[name] for name, total in totals.items()}
     beyond = totals["call"] - totals["bare"]
-    figures["overhead_percent"] = 100 * (beyond - totals["decoding"]) / totals["bare"]
+    figures["overhead_percent"] = max(
+        figures[f"overhead_percent_{kind}_batch{size}"] for kind in kinds for size in SIZES
+    )
+    figures["mean_overhead_percent"] = 100 * (beyond - totals["decoding"]) / totals["bare"]
     figures["call_over_bare_percent"] = 100 * beyond / totals["bare"]
     figures["reference_spread"], figures["busy_retries"] = spread, retries
     return figures

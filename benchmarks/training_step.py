@@ -212,7 +212,8 @@ def _load(args: argparse.Namespace) -> tuple[UniMuRModel, UniMuRProcessor]:
 
 
 def _alternate(args: argparse.Namespace, steps: dict[str, Callable[[], object]]) -> Timings:
-    return alternate(steps, reference="forward", retries=1 if args.quick else 3, pause_seconds=1 if args.quick else 20)
+    quick = {"retries": 1, "pause_seconds": 1} if args.quick else {}
+    return alternate(steps, reference="forward", **quick)
 
 
 def _growth(args: argparse.Namespace, model, processor, pairs, mib_a_token: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ PIPELINE = {
     "cold_start_seconds",
     "cold_start_bare_seconds",
     "overhead_percent",
+    "mean_overhead_percent",
     "call_over_bare_percent",
     "reference_spread",
     "busy_retries",
@@ -72,6 +73,8 @@ def test_pipeline(release, dialogue_file):
     assert all(math.isfinite(value) for value in figures.values())
     for where in SETTINGS:
         assert figures[f"call_ms_{where}"] > figures[f"model_ms_{where}"] > figures[f"search_ms_{where}"] > 0
+    worst = max(figures[f"overhead_percent_{where}"] for where in SETTINGS)
+    assert figures["overhead_percent"] == worst >= figures["mean_overhead_percent"]
     assert figures["cold_start_seconds"] > 0 < figures["cold_start_bare_seconds"]
     assert figures["decoding_ms_pictures_batch1"] > figures["decoding_ms_text_batch1"]
 
