@@ -37,7 +37,9 @@ lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
+# The heads are trained on the committed projection, not on the one that was trained just before.
 train: $(VENV)/.installed
+	$(BIN)/python conversion/assemble_unimur_mini.py
 	$(BIN)/python conversion/assemble_clip_lite2_minilm.py --untrained
 	$(BIN)/unimur train recipes/clip_lite2_minilm.yaml
 	$(BIN)/unimur train recipes/unimur_mini.yaml
