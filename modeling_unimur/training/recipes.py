@@ -95,6 +95,9 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
             raise ValueError(f"{override!r}: write section.field=value, such as training.max_steps=100.")
         raw.setdefault(section, {})[name] = yaml.safe_load(value)
     training = {"report_to": "none", "remove_unused_columns": False, **(raw.get("training") or {})}
+    for name, value in training.items():
+        if name.endswith("_strategy") and value is False:  # YAML reads a bare `no` so
+            training[name] = "no"
     recipe = Recipe(
         task=raw["task"],
         model=_section(ModelArguments, raw.get("model"), "model", path),

@@ -9,6 +9,8 @@ from modeling_unimur.training.recipes import load_recipe
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
 
+_NEVER_SAVE = ["training.save_strategy=no", "training.eval_strategy=no", "training.load_best_model_at_end=false"]
+
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_committed_recipe_is_valid(path):
@@ -18,7 +20,8 @@ def test_committed_recipe_is_valid(path):
 
 
 def test_override_wins_and_the_cache_is_filled_in():
-    recipe = load_recipe(RECIPES[0], ["training.max_steps=7", "training.learning_rate=0.5"])
+    recipe = load_recipe(RECIPES[0], ["training.max_steps=7", "training.learning_rate=0.5", *_NEVER_SAVE])
+    assert recipe.training.save_strategy == "no"
     assert (recipe.training.max_steps, recipe.training.learning_rate) == (7, 0.5)
     assert recipe.model.clip.startswith(str(cache_dir()))
 
