@@ -55,7 +55,7 @@ class TrainingGuard(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         """Checks after the first steps, and some frozen weights now and then."""
         if state.global_step == min(_PATIENCE, state.max_steps):
-            self._check_trained()
+            self._check_trained(state.global_step)
         if state.global_step % self.every == 0 and self._frozen:
             names = sorted(self._frozen)
             self._check_frozen([names[(state.global_step // self.every) % len(names)]])
@@ -64,13 +64,15 @@ class TrainingGuard(TrainerCallback):
         """Checks every frozen weight."""
         self._check_frozen(list(self._frozen))
 
-    def _check_trained(self) -> None:
+    def _check_trained(self, steps: int) -> None:
         idle = sorted(set(self._start) - self._seen)
         if idle:
             raise RuntimeError(
                 f"No gradient ever reached {', '.join(idle)}: the batches hold nothing that reads it. Freeze it "
                 "(requires_grad_(False)), or give the loss its inputs."
             )
+        if steps < _PATIENCE:  # a warm-up's first steps move nothing
+            return
         now = dict(self.model.named_parameters())
         still = [name for name, start in self._start.items() if torch.equal(now[name].detach(), start)]
         if still:
