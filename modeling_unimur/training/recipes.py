@@ -4,9 +4,10 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from ..data.packages import cache_dir
+from .arguments import RetrievalTrainingArguments
 
 TASKS = ("clip", "unimur")
 
@@ -20,6 +21,9 @@ class ModelArguments:
     language_model_dtype: str = field(
         default="float32", metadata={"help": "Of the frozen language model; bfloat16 is 2.6 times faster with AMX."}
     )
+    language_model_quantization: str | None = field(
+        default=None, metadata={"help": "Of the frozen language model: int8, int4 (torchao) or nf4 (bitsandbytes)."}
+    )
     clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     language_model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     config: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRConfig."})
@@ -32,7 +36,7 @@ class DataArguments:
 
     sources: list[str] = field(
         default_factory=lambda: ["openclipart", "openmoji", "stamps"],
-        metadata={"help": "Sources of captioned pictures."},
+        metadata={"help": "Sources of captioned pictures: openclipart, openmoji, stamps, or cc3m=PATH."},
     )
     max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
     picture_context_fraction: float = field(
@@ -50,7 +54,7 @@ class Recipe:
     task: str
     model: ModelArguments
     data: DataArguments
-    training: TrainingArguments
+    training: RetrievalTrainingArguments
 
 
 def _section(cls, values: dict | None, name: str, path: Path):
@@ -102,7 +106,7 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         task=raw["task"],
         model=_section(ModelArguments, raw.get("model"), "model", path),
         data=_section(DataArguments, raw.get("data"), "data", path),
-        training=_section(TrainingArguments, training, "training", path),
+        training=_section(RetrievalTrainingArguments, training, "training", path),
     )
     for name in ("clip", "language_model"):
         value = getattr(recipe.model, name)
