@@ -175,16 +175,29 @@ class UniMuRProcessor(ProcessorMixin):
         for number, conversation in enumerate(conversations):
             where = "The dialogue" if first is None else f"Dialogue {first + number}"
             messages, pictures = read_conversation(conversation, where, allow_urls)
-            texts.append(self._render(messages))
+            texts.append(self.render(messages))
             images.append(pictures)
         return self._encode(texts, images, max_length)
 
-    def _render(self, messages: list) -> str:
-        """One dialogue as text; what users typed never counts as a picture or as [RET]."""
-        for message in messages:
-            for part in message["content"]:
-                if part["type"] == "text":
-                    part["text"] = self._defuse(part["text"], (self.image_token, *self.ret_tokens))
+    def render(self, messages: "list[dict]") -> str:
+        """One dialogue as text, `image_token` where a picture is; what users typed never counts as a picture or as
+        [RET].
+
+        Args:
+            messages: chat messages whose content is a list of `{"type": "text", "text": str}` and
+                `{"type": "image"}` parts.
+        """
+        tokens = (self.image_token, *self.ret_tokens)
+        messages = [
+            {
+                **message,
+                "content": [
+                    {**part, "text": self._defuse(part["text"], tokens)} if part["type"] == "text" else part
+                    for part in message["content"]
+                ],
+            }
+            for message in messages
+        ]
         return self.apply_chat_template(messages, tokenize=False)
 
     @staticmethod
@@ -205,10 +218,18 @@ class UniMuRProcessor(ProcessorMixin):
             data.update(self.process_images(kept))
         return BatchFeature(data)
 
-    def process_rendered(self, texts: list[str], max_length: int | None = None) -> BatchFeature:
-        """Contexts that are written out already, with `image_token` at the places of pictures whose features the
-        caller has: `input_ids` and `attention_mask` `(batch, tokens)`. Of a longer text the first tokens are kept."""
-        return BatchFeature(self._tokenize(texts, max_length, keep="first")[0])
+    def process_rendered(self, texts: list[str], max_length: int | None = None, keep: str = "first") -> BatchFeature:
+        """Contexts that are written out already (see `render`), for a caller who has the pictures' features.
+
+        Args:
+            texts (`list[str]`): with `image_token` at the places of pictures.
+            max_length (`int`, *optional*): in tokens, `max_context_tokens` by default.
+            keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
+
+        Returns:
+            `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left.
+        """
+        return BatchFeature(self._tokenize(texts, max_length, keep)[0])
 
     def _tokenize(self, texts: list[str], max_length: int | None, keep: str) -> tuple[dict, list[int]]:
         limit = self.max_context_tokens if max_length is None else max_length
@@ -302,28 +323,36 @@ class UniMuRProcessor(ProcessorMixin):
         keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
         return BatchFeature({key: encoded[key] for key in keys})
 
-    def process_captions(self, captions: list[str], max_length: int = 24) -> BatchFeature:
+    def process_captions(self, captions: list[str], max_length: int = 24, together: int = 1) -> BatchFeature:
         """Captions after their pictures, for the caption loss.
 
         Args:
             captions (`list[str]`): one a picture.
             max_length (`int`): of a caption, in tokens (FROMAGe: 24).
+            together (`int`): how many pictures with their captions follow one another in a row (FROMAGe: 2 in half of
+                its batches).
 
         Returns:
             `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
-            `(batch, tokens)`; labels are -100 on the picture and the padding and end with the end-of-text token.
+            `(rows, tokens)`; labels are -100 on pictures and padding; each caption ends with the end-of-text token.
         """
-        start = self.tokenizer("")["input_ids"][: self._prefix_length] + [self.image_token_id] * self.num_visual_tokens
+        begin = self.tokenizer("")["input_ids"][: self._prefix_length]
+        picture = [self.image_token_id] * self.num_visual_tokens
         captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
         bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
-        width = max(map(len, bodies))
+        lines = []
+        for first in range(0, len(bodies), together):
+            ids, labels = list(begin), [-100] * len(begin)
+            for body in bodies[first : first + together]:
+                ids += [*picture, *body]
+                labels += [-100] * len(picture) + body
+            lines.append((ids, labels))
+        width = max(len(ids) for ids, _ in lines)
         pad, rows = self.tokenizer.pad_token_id, []
-        for body in bodies:
-            gap = width - len(body)
-            rows.append(
-                ([pad] * gap + start + body, [0] * gap + [1] * len(start + body), [-100] * (gap + len(start)) + body)
-            )
+        for ids, labels in lines:
+            gap = width - len(ids)
+            rows.append(([pad] * gap + ids, [0] * gap + [1] * len(ids), [-100] * gap + labels))
         ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
         return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
 

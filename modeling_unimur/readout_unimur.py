@@ -114,8 +114,36 @@ class FrozenReader:
             cache.update(keys, values, number)
         return joined[0][:, 0], cache
 
+    @torch.no_grad()
+    def prefix_states(self, prefix: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Keys and values of a prefix, to be kept: `(batch, 2 * layers, heads, before, head_width)`.
+
+        Args:
+            prefix (`torch.Tensor` of shape `(batch, before, width)`): input vectors that no trained value touches.
+            mask (`torch.Tensor` of shape `(batch, before)`): 1 for tokens; padding stands on the left.
+
+        Raises:
+            ValueError: for a language model with sliding windows or recurrent states, whose caches cannot be cut.
+        """
+        if not self.joins_caches:
+            raise ValueError(f"The cache of {type(self.decoder).__name__} cannot be kept and cut into rows.")
+        _, cache = self._run_prefix(prefix, mask, (mask.long().cumsum(dim=1) - 1).clamp(min=0))
+        return torch.stack([state for layer in cache.layers for state in (layer.keys, layer.values)], dim=1)
+
+    @staticmethod
+    def _cache_of(states: torch.Tensor) -> DynamicCache:
+        cache = DynamicCache()
+        for layer in range(states.shape[1] // 2):
+            cache.update(states[:, 2 * layer], states[:, 2 * layer + 1], layer)
+        return cache
+
     def read(
-        self, prefix: "torch.Tensor | None", rest: torch.Tensor, mask: torch.Tensor, last: int
+        self,
+        prefix: "torch.Tensor | None",
+        rest: torch.Tensor,
+        mask: torch.Tensor,
+        last: int,
+        states: "torch.Tensor | None" = None,
     ) -> "tuple[list[torch.Tensor], torch.Tensor]":
         """Hidden states of the last positions.
 
@@ -126,10 +154,11 @@ class FrozenReader:
             rest (`torch.Tensor` of shape `(batch, after, width)`): the input vectors that follow.
             mask (`torch.Tensor` of shape `(batch, before + after)`): 1 for tokens; padding stands on the left.
             last (`int`): how many positions are read.
+            states (`torch.Tensor`, *optional*): of `prefix_states`, in place of `prefix`.
 
         Returns:
             `tuple[list[torch.Tensor], torch.Tensor]`: for each layer `(batch, last, width)`, and the last hidden
-            states of all positions `(batch, before + after, width)`.
+            states of all positions that were run `(batch, before + after, width)`.
         """
         positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
         every_layer = self.layers != [-1]
@@ -138,6 +167,8 @@ class FrozenReader:
             cut = prefix.shape[1]
             hidden, cache = self._run_prefix(prefix, mask[:, :cut], positions[:, :cut])
             before, positions = [hidden], positions[:, cut:]
+        elif states is not None:
+            cache, positions = self._cache_of(states), positions[:, states.shape[3] :]
         out = self._run(
             rest,
             mask,
@@ -146,8 +177,8 @@ class FrozenReader:
             use_cache=cache is not None,
             output_hidden_states=every_layer,
         )
-        states = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
-        return [state[:, -last:] for state in states], torch.cat([*before, out.last_hidden_state], dim=1)
+        read = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
+        return [state[:, -last:] for state in read], torch.cat([*before, out.last_hidden_state], dim=1)
 
 
 __all__ = ["FrozenReader", "align_right", "like_rows"]

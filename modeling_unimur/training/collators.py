@@ -1,74 +1,94 @@
 """Batches for dual alignment training from cached features of frozen towers."""
 
 import torch
-from torch.utils.data import Dataset
 
 from ..processing_unimur import UniMuRProcessor
-from .pairs import PicturePairs
-
-
-class ContextRows(Dataset):
-    """Every text as a retrieval context of the picture it belongs to; a fixed share of the contexts also shows the
-    picture itself, so that [RET] after a picture is trained.
-
-    Args:
-        pairs: a split.
-        image_targets (`torch.Tensor` of shape `(pictures, joint_width)`): what the frozen dual encoder makes of the
-            pictures.
-        visual_features (`torch.Tensor` of shape `(pictures, visual_width)`): what becomes the language model's input.
-        picture_context_fraction (`float`): share of contexts with a picture; which ones is fixed by their number.
-    """
-
-    def __init__(self, pairs: PicturePairs, image_targets, visual_features, picture_context_fraction: float = 0.25):
-        self.pairs, self.image_targets, self.visual_features = pairs, image_targets, visual_features
-        self.every = round(1 / picture_context_fraction) if picture_context_fraction > 0 else 0
-
-    def __len__(self):
-        return len(self.pairs.texts)
-
-    def __getitem__(self, row):
-        owner = self.pairs.owners[row]
-        return {
-            "text": self.pairs.texts[row],
-            "has_picture": bool(self.every) and row % self.every == 0,
-            "visual_features": self.visual_features[owner],
-            "target_image_features": self.image_targets[owner],
-            "target_text_features": self.pairs.text_features[row],
-            "target_ids": self.pairs.groups[owner],
-        }
+from .prefix_store import PrefixStore
 
 
 class DualAlignmentCollator:
-    """Stacks rows of `ContextRows` into the arguments of `UniMuRModel.forward`.
+    """Stacks rows of `context_rows` into the arguments of `UniMuRModel.forward`.
 
     Args:
         processor: of the model.
-        max_caption_tokens (`int`): longest caption.
+        max_caption_tokens (`int`): longest caption in the caption loss.
+        max_context_tokens (`int`, *optional*): longest context without start, readout prompt and [RET], as long as a
+            caption by default; of a longer one the latest tokens are kept.
         captions_per_batch (`int`, *optional*): rows that take part in the caption loss, all by default; the caption
             path costs a multiple of the retrieval path, since its graph starts at the picture.
+        concatenate_captions (`float`): probability that the captions of a batch run two in a row, image caption image
+            caption, as FROMAGe's do with 0.5. Drawn from torch's generator, so that a resumed run draws the same.
+        prefix_store (`PrefixStore`, *optional*): what the language model makes of text contexts, kept.
     """
 
     def __init__(
-        self, processor: UniMuRProcessor, max_caption_tokens: int = 24, captions_per_batch: "int | None" = None
+        self,
+        processor: UniMuRProcessor,
+        max_caption_tokens: int = 24,
+        max_context_tokens: "int | None" = None,
+        captions_per_batch: "int | None" = None,
+        concatenate_captions: float = 0.0,
+        prefix_store: "PrefixStore | None" = None,
     ):
-        self.processor = processor
+        self.processor, self.prefix_store = processor, prefix_store
         self.max_caption_tokens, self.captions_per_batch = max_caption_tokens, captions_per_batch
+        self.max_context_tokens = max_context_tokens or max_caption_tokens
+        self.concatenate_captions = concatenate_captions
 
-    def __call__(self, rows: list[dict]) -> dict:
-        token = self.processor.image_token
-        texts = [token + row["text"] if row["has_picture"] else row["text"] for row in rows]
-        limit = self.max_caption_tokens + self.processor.overhead_tokens + self.processor.num_visual_tokens
-        batch = dict(self.processor.process_rendered(texts, max_length=limit))
-        shown = [row["visual_features"] for row in rows if row["has_picture"]]
-        if shown:
-            batch["visual_features"] = torch.stack(shown)
-        for key in ("target_image_features", "target_text_features", "target_ids"):
-            batch[key] = torch.stack([row[key] for row in rows])
-        captioned = rows[: self.captions_per_batch]
+    def __call__(self, rows: "list[dict]") -> dict:
+        batch = self._contexts(rows)
+        batch.update(self._targets(rows))
+        captioned = [row for row in rows if row["caption"]][: self.captions_per_batch]
         if captioned:
-            batch.update(self.processor.process_captions([row["text"] for row in captioned], self.max_caption_tokens))
-            batch["caption_visual_features"] = torch.stack([row["visual_features"] for row in captioned])
+            batch.update(self._captions(captioned))
+        return batch
+
+    def _contexts(self, rows: "list[dict]") -> dict:
+        limit = self.max_context_tokens + self.processor.overhead_tokens
+        texts = [render_turns(self.processor, row["turns"], row["visual_features"] is not None) for row in rows]
+        batch = dict(self.processor.process_rendered(texts, max_length=limit, keep="latest"))
+        places = (batch["input_ids"] == self.processor.image_token_id).any(dim=1)  # a cut may have taken it
+        shown = [row["visual_features"] for row, place in zip(rows, places.tolist(), strict=True) if place]
+        if shown:
+            batch["visual_features"] = torch.cat(shown)
+        if self.prefix_store is not None:
+            states = self.prefix_store.states(batch["input_ids"], batch["attention_mask"])
+            batch.update({} if states is None else {"prefix_states": states})
+        return batch
+
+    @staticmethod
+    def _targets(rows: "list[dict]") -> dict:
+        batch = {"target_ids": torch.stack([torch.as_tensor(row["target_ids"]) for row in rows])}
+        for kind in ("image", "text"):
+            features = [row[f"target_{kind}_features"] for row in rows]
+            there = next((feature for feature in features if feature is not None), None)
+            if there is None:
+                continue
+            filled = [torch.zeros_like(there) if feature is None else feature for feature in features]
+            batch[f"target_{kind}_features"] = torch.stack(filled)
+            if any(feature is None for feature in features):
+                batch[f"target_{kind}_mask"] = torch.tensor([feature is not None for feature in features])
+        return batch
+
+    def _captions(self, rows: "list[dict]") -> dict:
+        together = 1
+        if self.concatenate_captions and len(rows) > 1:
+            together = 2 if float(torch.rand(())) < self.concatenate_captions else 1
+        captions = [row["caption"] for row in rows]
+        batch = dict(self.processor.process_captions(captions, self.max_caption_tokens, together=together))
+        batch["caption_visual_features"] = torch.stack([row["caption_visual_features"] for row in rows])
         return batch
 
 
-__all__ = ["ContextRows", "DualAlignmentCollator"]
+def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: bool = False) -> str:
+    """Turns as the processor writes a dialogue, with a picture's placeholder before the last one's words."""
+    messages = []
+    for number, turn in enumerate(turns):
+        content = [{"type": "text", "text": turn}]
+        if picture_first and number == len(turns) - 1:
+            content.insert(0, {"type": "image"})
+        messages.append({"role": "user" if number % 2 == 0 else "assistant", "content": content})
+    return processor.render(messages)
+
+
+__all__ = ["DualAlignmentCollator", "render_turns"]

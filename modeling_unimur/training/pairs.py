@@ -46,8 +46,7 @@ def load_pairs(clip, image_processor, tokenizer, sources: "list[str]") -> "dict[
     Returns:
         `dict`: `train`, `validation` and `test`.
     """
-    text_tower = clip.model.text if hasattr(clip, "project_image") else clip.text_model
-    tower, encode_image, encode_text = _frozen_towers(clip, tokenizer)
+    tower, encode_image, text_tower, encode_text = frozen_towers(clip, tokenizer)
     splits = {}
     group_ids: dict[str, int] = {}
     for name, rows in split_by_title(load_captioned_pictures(sources)).items():
@@ -76,8 +75,10 @@ def load_pairs(clip, image_processor, tokenizer, sources: "list[str]") -> "dict[
     return splits
 
 
-def _frozen_towers(clip, tokenizer):
-    """The part of the image tower before its projection, and functions that run the towers."""
+def frozen_towers(clip, tokenizer):
+    """The part of the image tower before its projection with the function that runs it, and the same of the text
+    tower, whole."""
+    text_tower = clip.model.text if hasattr(clip, "project_image") else clip.text_model
 
     def encode_text(lines):
         batch = tokenizer(lines, padding=True, truncation=True, return_tensors="pt")
@@ -86,8 +87,8 @@ def _frozen_towers(clip, tokenizer):
 
     if hasattr(clip, "project_image"):
         tower = getattr(clip.model.visual, "trunk", clip.model.visual)
-        return tower, lambda pixels: clip.get_image_features(pixels).pooled_features, encode_text
-    return clip.vision_model, lambda pixels: clip.vision_model(pixels).pooler_output, encode_text
+        return tower, lambda pixels: clip.get_image_features(pixels).pooled_features, text_tower, encode_text
+    return clip.vision_model, lambda pixels: clip.vision_model(pixels).pooler_output, text_tower, encode_text
 
 
 def project(clip, pooled: torch.Tensor) -> torch.Tensor:
@@ -97,4 +98,4 @@ def project(clip, pooled: torch.Tensor) -> torch.Tensor:
     return clip.visual_projection(pooled) if hasattr(clip, "visual_projection") else pooled
 
 
-__all__ = ["PicturePairs", "load_pairs", "project"]
+__all__ = ["PicturePairs", "frozen_towers", "load_pairs", "project"]

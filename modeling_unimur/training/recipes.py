@@ -42,6 +42,23 @@ class DataArguments:
     picture_context_fraction: float = field(
         default=0.25, metadata={"help": "Share of contexts that hold a picture and words, not words alone."}
     )
+    two_pairs_fraction: float = field(
+        default=0.0, metadata={"help": "Share of contexts with another pair's caption before them, as in a dialogue."}
+    )
+    max_context_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest context; the latest tokens are kept. As a caption by default."},
+    )
+    concatenate_captions: float = field(
+        default=0.0, metadata={"help": "Probability of two pictures with their captions in one row (FROMAGe: 0.5)."}
+    )
+    texts: list[str] = field(
+        default_factory=list, metadata={"help": "Unpaired texts for textual matching: glosses, dialogues."}
+    )
+    text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})
+    keep_prefixes_gb: float = field(
+        default=0.0, metadata={"help": "Memory for what the frozen language model made of contexts; 0 keeps nothing."}
+    )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
     )

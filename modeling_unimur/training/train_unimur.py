@@ -2,53 +2,128 @@
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch.nn import functional as F
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
-from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
+from ..data.captioned_pictures import load_captioned_pictures
 from ..modeling_unimur import UniMuRModel
 from ..processing_unimur import UniMuRProcessor
-from .collators import ContextRows, DualAlignmentCollator
+from .collators import DualAlignmentCollator
+from .context_rows import MixedRows, PictureRows, TextRows
+from .dev_sets import DevSet, picture_sets, recalls, text_sets
+from .frozen_features import text_features
 from .guards import TrainingGuard
-from .pairs import PicturePairs, load_pairs, project
-from .recipes import Recipe
+from .pairs import PicturePairs, frozen_towers, load_pairs, project
+from .prefix_store import PrefixStore
+from .recipes import DataArguments, Recipe
 from .trainer import RetrievalTrainer, parameter_report
+from .unpaired_texts import TextContext, load_texts, text_rows
 
 logger = logging.getLogger(__name__)
 
-
-@torch.inference_mode()
-def embed_texts_as_contexts(model, processor, texts: "list[str]", batch_size: int = 64) -> torch.Tensor:
-    """Unified embeddings `(texts, width)` of plain texts, in batches of like length."""
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    parts = []
-    for start in tqdm(range(0, len(order), batch_size), desc="Embedding contexts", leave=False):
-        batch = processor.process_rendered([texts[i] for i in order[start : start + batch_size]])
-        parts.append(model.get_multimodal_features(**batch).pooler_output)
-    embeds = torch.cat(parts)
-    return torch.empty_like(embeds).index_copy_(0, torch.tensor(order), embeds)
+# Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
+_DEV_CONTEXTS = 500
+_DEV_NAMES = {"glosses": ("gloss_title", None), "dialogues": ("dialogue_text", "dialogue_image")}
 
 
-def recalls(model, processor, pairs: PicturePairs, image_targets: torch.Tensor) -> "dict[str, float]":
-    """From a title as the context: its picture among all pictures, its text among all titles, and what the dual
-    encoder's own text tower finds; recalls in percent."""
-    queries = embed_texts_as_contexts(model, processor, pairs.titles)
-    images = F.normalize(image_targets, dim=-1)
-    titles = F.normalize(pairs.text_features[pairs.title_rows], dim=-1)
-    groups, figures = np.asarray(pairs.groups), {}
-    for name, left, right in (
-        ("title_image", queries, images),
-        ("title_title", queries, titles),
-        ("clip_title_image", titles, images),
-    ):
-        ranks = first_right_ranks((left @ right.T).float().numpy(), groups, groups)
-        figures.update({f"{name}_{key}": value for key, value in recall_at(ranks).items()})
-    return figures
+def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
+    """The untrained model of a recipe, with frozen backbones, and its processor."""
+    chosen = recipe.model
+    revisions = {
+        "language_model_revision": chosen.language_model_revision,
+        "clip_revision": chosen.clip_revision,
+    }
+    processor = UniMuRProcessor.from_backbones(chosen.language_model, chosen.clip, **revisions, **chosen.processor)
+    frozen = AutoModelForCausalLM.from_pretrained(
+        chosen.language_model,
+        revision=chosen.language_model_revision,
+        dtype=getattr(torch, chosen.language_model_dtype),
+    )
+    model = UniMuRModel.from_backbones(
+        frozen, chosen.clip, processor=processor, clip_revision=chosen.clip_revision, **chosen.config
+    )
+    model.config.heads_only = True  # checkpoints need not repeat what never changes
+    return model, processor
+
+
+@dataclass
+class AlignmentData:
+    """What a run reads.
+
+    Args:
+        train: rows for `DualAlignmentCollator`.
+        dev, test: what the run is judged by.
+        pictures: how many each split has.
+    """
+
+    train: Dataset
+    dev: "list[DevSet]"
+    test: "list[DevSet]"
+    pictures: "dict[str, int]"
+
+
+class _Pictures:
+    """What the frozen image tower makes of a split's pictures, by their numbers."""
+
+    def __init__(self, model: UniMuRModel, pairs: PicturePairs):
+        self.model, self.pairs = model, pairs
+        pooled = model.config.visual_feature == "pooled"
+        self.visual = self.pooled if pooled else self.projected
+        self.target = self.pooled if pooled and model.config.map_image_targets else self.projected
+
+    def pooled(self, numbers: torch.Tensor) -> torch.Tensor:
+        return self.pairs.pooled[numbers]
+
+    @torch.no_grad()
+    def projected(self, numbers: torch.Tensor) -> torch.Tensor:
+        clip = self.model.clip
+        device = next(clip.parameters()).device
+        return project(clip, self.pairs.pooled[numbers].float().to(device)).cpu()
+
+    def everything(self) -> torch.Tensor:
+        """The targets of all pictures `(pictures, width)`."""
+        return self.target(torch.arange(len(self.pairs.paths)))
+
+
+def load_data(model: UniMuRModel, clip: str, data: DataArguments, seed: int = 0) -> AlignmentData:
+    """Reads pictures and texts with the frozen towers' features, cached on disk."""
+    tokenizer = AutoTokenizer.from_pretrained(clip)
+    splits = load_pairs(model.clip, AutoImageProcessor.from_pretrained(clip), tokenizer, data.sources)
+    pictures = {name: _Pictures(model, pairs) for name, pairs in splits.items()}
+    sets = {name: picture_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
+    rows: Dataset = PictureRows(
+        splits["train"],
+        pictures["train"].target,
+        pictures["train"].visual,
+        data.two_pairs_fraction,
+        data.picture_context_fraction,
+        seed,
+    )
+    if data.texts:
+        _, _, tower, encode = frozen_towers(model.clip, tokenizer)
+        image_ids = {row["image"]: row["image_id"] for row in load_captioned_pictures(data.sources)}
+
+        def contexts(split: str, chosen: "list[TextContext]") -> TextRows:
+            return text_rows(
+                chosen,
+                lambda lines: text_features(tower, encode, lines),
+                splits[split],
+                image_ids,
+                pictures[split].target,
+            )
+
+        texts = load_texts(data.texts)
+        everything = [context for source in texts.values() for context in source["train"]]
+        rows = MixedRows([rows, contexts("train", everything)], [1 - data.text_fraction, data.text_fraction], seed)
+        for split, found in sets.items():
+            for source, parts in texts.items():
+                names = _DEV_NAMES[source]
+                found.extend(text_sets(contexts(split, parts[split][:_DEV_CONTEXTS]), *names, found[0]))
+    return AlignmentData(rows, sets["validation"], sets["test"], {name: len(p.paths) for name, p in splits.items()})
 
 
 def train(recipe: Recipe) -> "dict[str, float]":
@@ -59,59 +134,45 @@ def train(recipe: Recipe) -> "dict[str, float]":
     """
     args: TrainingArguments = recipe.training
     set_seed(args.seed)
-    language, clip = recipe.model.language_model, recipe.model.clip
-    revisions = {
-        "language_model_revision": recipe.model.language_model_revision,
-        "clip_revision": recipe.model.clip_revision,
-    }
-    processor = UniMuRProcessor.from_backbones(language, clip, **revisions, **recipe.model.processor)
-    frozen = AutoModelForCausalLM.from_pretrained(
-        language,
-        revision=recipe.model.language_model_revision,
-        dtype=getattr(torch, recipe.model.language_model_dtype),
-    )
-    model = UniMuRModel.from_backbones(
-        frozen, clip, processor=processor, clip_revision=recipe.model.clip_revision, **recipe.model.config
-    )
-    model.config.heads_only = True  # checkpoints need not repeat what never changes
-    splits = load_pairs(
-        model.clip, AutoImageProcessor.from_pretrained(clip), AutoTokenizer.from_pretrained(clip), recipe.data.sources
-    )
-    with torch.inference_mode():
-        projected = {name: project(model.clip, pairs.pooled) for name, pairs in splits.items()}
-    projected = {name: features.clone() for name, features in projected.items()}
+    model, processor = build(recipe)
+    data = load_data(model, recipe.model.clip, recipe.data, args.seed)
     logger.info("%s", parameter_report(model))
+    limit = recipe.data.max_context_tokens or recipe.data.max_caption_tokens
 
-    def measure(split: str) -> "dict[str, float]":
-        return recalls(model, processor, splits[split], projected[split])
+    def measure(sets: "list[DevSet]") -> "dict[str, float]":
+        return recalls(model, processor, sets, limit)
 
-    untrained = measure("test")
-    pooled = model.config.visual_feature == "pooled"
-    train_pairs = splits["train"]
+    untrained = measure(data.test)
     trainer = RetrievalTrainer(
         model=model,
         args=args,
-        data_collator=DualAlignmentCollator(processor, recipe.data.max_caption_tokens, recipe.data.captions_per_batch),
-        train_dataset=ContextRows(
-            train_pairs,
-            train_pairs.pooled if model.config.map_image_targets and pooled else projected["train"],
-            train_pairs.pooled if pooled else projected["train"],
-            recipe.data.picture_context_fraction,
+        data_collator=DualAlignmentCollator(
+            processor,
+            recipe.data.max_caption_tokens,
+            limit,
+            recipe.data.captions_per_batch,
+            recipe.data.concatenate_captions,
+            PrefixStore(model, int(recipe.data.keep_prefixes_gb * 2**30)) if recipe.data.keep_prefixes_gb else None,
         ),
-        eval_dataset=splits["validation"].texts,
-        recalls=lambda _: measure("validation"),
+        train_dataset=data.train,
+        eval_dataset=data.dev[0].contexts,
+        recalls=lambda _: measure(data.dev),
         processing_class=processor,
         callbacks=[TrainingGuard(model)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    trained = measure("test")
+    results = {
+        "task": "unimur",
+        "seed": args.seed,
+        "pictures": data.pictures,
+        "test": measure(data.test),
+        "test_untrained": untrained,
+    }
     output = Path(args.output_dir)
     model.save_pretrained(output)
     processor.save_pretrained(output)
-    counts = {name: len(pairs.paths) for name, pairs in splits.items()}
-    results = {"task": "unimur", "seed": args.seed, "pictures": counts, "test": trained, "test_untrained": untrained}
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
 
 
-__all__ = ["embed_texts_as_contexts", "recalls", "train"]
+__all__ = ["AlignmentData", "build", "load_data", "train"]

@@ -26,9 +26,10 @@ class Rows(Dataset):
 
     def __getitem__(self, row):
         return {
-            "text": _WORDS[row],
-            "has_picture": row % 4 == 0,
-            "visual_features": self.visual[row],
+            "turns": [_WORDS[row]],
+            "visual_features": self.visual[row : row + 1] if row % 4 == 0 else None,
+            "caption": _WORDS[row],
+            "caption_visual_features": self.visual[row],
             "target_image_features": self.image[row],
             "target_text_features": self.text[row],
             "target_ids": torch.tensor(row),

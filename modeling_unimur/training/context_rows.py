@@ -1,0 +1,163 @@
+"""What a training step reads: contexts, their right pictures and texts, as rows of datasets."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.utils.data import Dataset
+
+from .pairs import PicturePairs
+
+
+class PictureRows(Dataset):
+    """Every caption as a retrieval context of its picture, in three forms; which row has which is fixed by the seed.
+
+    - the caption alone;
+    - another pair's caption before it, as a dialogue that has moved on (GILL concatenates pairs so);
+    - a picture before it: its own, or another one, which the caption then overrules. So [RET] after a picture trains.
+
+    Args:
+        pairs: a split.
+        image_targets (`Callable`): picture numbers `(n,)` to the frozen dual encoder's output `(n, width)`.
+        visual_features (`Callable`): picture numbers `(n,)` to what becomes the language model's input `(n, width)`.
+        two_pairs_fraction, picture_context_fraction (`float`): shares of the second and the third form.
+        seed (`int`): of the forms and of the other pairs.
+    """
+
+    def __init__(
+        self,
+        pairs: PicturePairs,
+        image_targets: Callable[[torch.Tensor], torch.Tensor],
+        visual_features: Callable[[torch.Tensor], torch.Tensor],
+        two_pairs_fraction: float = 0.0,
+        picture_context_fraction: float = 0.25,
+        seed: int = 0,
+    ):
+        if min(two_pairs_fraction, picture_context_fraction) < 0 or two_pairs_fraction + picture_context_fraction > 1:
+            raise ValueError(
+                f"two_pairs_fraction={two_pairs_fraction} and picture_context_fraction={picture_context_fraction} are "
+                "shares of one whole."
+            )
+        self.pairs, self.image_targets, self.visual_features = pairs, image_targets, visual_features
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.rand(len(pairs.texts), generator=generator)
+        self.two_pairs = draw < two_pairs_fraction
+        self.pictured = (draw >= two_pairs_fraction) & (draw < two_pairs_fraction + picture_context_fraction)
+        self.others = torch.randint(len(pairs.texts), (len(pairs.texts),), generator=generator)
+        self.own = torch.rand(len(pairs.texts), generator=generator) < 0.5
+
+    def __len__(self) -> int:
+        return len(self.pairs.texts)
+
+    def __getitem__(self, row: int) -> dict:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> "list[dict]":
+        """Rows of one batch: one look-up in the cached features for all of them."""
+        index = torch.as_tensor(rows)
+        owners = self.pairs.owners[index]
+        shown = torch.where(self.own[index], owners, self.pairs.owners[self.others[index]])
+        images, visual, before = self.image_targets(owners), self.visual_features(owners), self.visual_features(shown)
+        texts = self.pairs.text_features[index]
+        found = []
+        for place, row in enumerate(rows):
+            caption = self.pairs.texts[row]
+            turns = [self.pairs.texts[self.others[row]], caption] if self.two_pairs[row] else [caption]
+            found.append(
+                {
+                    "turns": turns,
+                    "visual_features": before[place : place + 1] if self.pictured[row] else None,
+                    "target_image_features": images[place],
+                    "target_text_features": texts[place],
+                    "target_ids": self.pairs.groups[owners[place]],
+                    "caption": caption,
+                    "caption_visual_features": visual[place],
+                }
+            )
+        return found
+
+
+class TextRows(Dataset):
+    """Contexts whose right answer is a text, and a picture where one is known: textual matching needs no picture.
+
+    Args:
+        turns (`list[list[str]]`): of each context.
+        features (`torch.Tensor` of shape `(targets, width)`): the frozen text tower's output for each distinct target.
+        owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
+        ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `PictureRows` that
+            are trained along included.
+        pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right pictures, -1 for none.
+        image_targets (`Callable`, *optional*): as in `PictureRows`.
+    """
+
+    def __init__(
+        self,
+        turns: "list[list[str]]",
+        features: torch.Tensor,
+        owners: torch.Tensor,
+        ids: torch.Tensor,
+        pictures: "torch.Tensor | None" = None,
+        image_targets: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
+    ):
+        self.turns, self.features, self.owners, self.ids = turns, features, owners, ids
+        self.pictures, self.image_targets = pictures, image_targets
+
+    def __len__(self) -> int:
+        return len(self.turns)
+
+    def __getitem__(self, row: int) -> dict:
+        picture = -1 if self.pictures is None else int(self.pictures[row])
+        return {
+            "turns": self.turns[row],
+            "visual_features": None,
+            "target_image_features": None if picture < 0 else self.image_targets(self.pictures[row : row + 1])[0],
+            "target_text_features": self.features[self.owners[row]],
+            "target_ids": self.ids[row],
+            "caption": None,
+        }
+
+
+class MixedRows(Dataset):
+    """Several datasets in given shares; one pass has as many rows as the sum of them.
+
+    A dataset whose share is more than its size is repeated, one whose share is less gives a seeded choice.
+
+    Args:
+        datasets: the parts.
+        shares (`list[float]`): of the rows, one a part; they sum to 1.
+        seed (`int`): of the choice.
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float], seed: int = 0):
+        if len(datasets) != len(shares) or abs(sum(shares) - 1) > 1e-6 or min(shares) < 0:
+            raise ValueError(f"{len(datasets)} datasets need as many shares that sum to 1, not {list(shares)}.")
+        self.datasets = list(datasets)
+        generator = torch.Generator().manual_seed(seed)
+        total, places = sum(map(len, datasets)), []
+        for number, (dataset, share) in enumerate(zip(datasets, shares, strict=True)):
+            rows, count = [], round(total * share)
+            while sum(map(len, rows)) < count:
+                rows.append(torch.randperm(len(dataset), generator=generator))
+            chosen = torch.cat(rows)[:count] if rows else torch.empty(0, dtype=torch.long)
+            places.append(torch.stack([torch.full_like(chosen, number), chosen], dim=1))
+        self.places = torch.cat(places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: int) -> dict:
+        part, place = self.places[row].tolist()
+        return self.datasets[part][place]
+
+    def __getitems__(self, rows: Sequence[int]) -> "list[dict]":
+        """Rows of one batch, by part."""
+        found: dict[int, dict] = {}
+        wanted = self.places[torch.as_tensor(rows)].tolist()
+        for number, dataset in enumerate(self.datasets):
+            order = [position for position, (part, _) in enumerate(wanted) if part == number]
+            places = [wanted[position][1] for position in order]
+            many = getattr(dataset, "__getitems__", lambda chosen, one=dataset: [one[place] for place in chosen])
+            found.update(zip(order, many(places) if places else [], strict=True))
+        return [found[position] for position in range(len(rows))]
+
+
+__all__ = ["MixedRows", "PictureRows", "TextRows"]

@@ -1,0 +1,105 @@
+"""Retrieval over whole development sets: what a run is judged by."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
+from .collators import render_turns
+from .context_rows import TextRows
+from .pairs import PicturePairs
+
+
+@dataclass
+class DevSet:
+    """Contexts and the candidates they are ranked against.
+
+    Args:
+        name: of its figures, `<name>_r1` and so on.
+        contexts (`list[list[str]]`): turns of each.
+        ids (`np.ndarray` of shape `(contexts,)`): of what is right for each.
+        kind: what the candidates are, `image` or `text`.
+        candidates (`torch.Tensor` of shape `(candidates, width)`): the frozen tower's output, before any trained map.
+        candidate_ids (`np.ndarray` of shape `(candidates,)`): equal to a context's where right for it.
+    """
+
+    name: str
+    contexts: list
+    ids: np.ndarray
+    kind: str
+    candidates: torch.Tensor
+    candidate_ids: np.ndarray
+
+
+def picture_sets(pairs: PicturePairs, image_features: torch.Tensor) -> "list[DevSet]":
+    """From a title as the context: its picture among all pictures, its text among all titles.
+
+    Args:
+        pairs: a split.
+        image_features (`torch.Tensor` of shape `(pictures, width)`): the frozen image tower's output.
+    """
+    contexts, groups = [[title] for title in pairs.titles], np.asarray(pairs.groups)
+    titles = pairs.text_features[pairs.title_rows]
+    return [
+        DevSet("title_image", contexts, groups, "image", image_features, groups),
+        DevSet("title_title", contexts, groups, "text", titles, groups),
+    ]
+
+
+def text_sets(rows: TextRows, text_name: str, image_name: "str | None", pictures: "DevSet | None") -> "list[DevSet]":
+    """From contexts of a text source: their text among all targets, their picture among all pictures.
+
+    Args:
+        rows: of one split.
+        text_name, image_name: of the two sets; without the second, or a context with a picture, there is only one.
+        pictures: the set whose candidates are all pictures of the split.
+    """
+    owners = rows.owners.numpy()
+    sets = [DevSet(text_name, rows.turns, owners, "text", rows.features, np.arange(len(rows.features)))]
+    shown = [] if rows.pictures is None else (rows.pictures >= 0).nonzero().flatten().tolist()
+    if image_name and pictures is not None and shown:
+        contexts, ids = [rows.turns[row] for row in shown], rows.ids[shown].numpy()
+        sets.append(DevSet(image_name, contexts, ids, "image", pictures.candidates, pictures.candidate_ids))
+    return sets
+
+
+@torch.inference_mode()
+def embed_contexts(model, processor, contexts: "list[list[str]]", max_tokens: int = 256, batch_size: int = 64):
+    """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length."""
+    texts = [render_turns(processor, turns) for turns in contexts]
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    limit, parts = max_tokens + processor.overhead_tokens, []
+    for start in tqdm(range(0, len(order), batch_size), desc="Embedding contexts", leave=False):
+        batch = processor.process_rendered(
+            [texts[i] for i in order[start : start + batch_size]], max_length=limit, keep="latest"
+        ).to(model.device)
+        parts.append(model.get_multimodal_features(**batch).pooler_output.float().cpu())
+    embeds = torch.cat(parts)
+    return torch.empty_like(embeds).index_copy_(0, torch.tensor(order), embeds)
+
+
+@torch.inference_mode()
+def recalls(model, processor, sets: "list[DevSet]", max_tokens: int = 256) -> "dict[str, float]":
+    """Recalls in percent of every set; contexts that several sets share are embedded once."""
+    embeds: dict[int, torch.Tensor] = {}
+    figures = {}
+    for dev in sets:
+        if id(dev.contexts) not in embeds:
+            embeds[id(dev.contexts)] = embed_contexts(model, processor, dev.contexts, max_tokens)
+        target = model.heads.image_target if dev.kind == "image" else model.heads.text_target
+        candidates = target(dev.candidates.float().to(model.device)).float().cpu()
+        figures.update(recalls_of(dev.name, embeds[id(dev.contexts)], candidates, dev))
+    return figures
+
+
+def recalls_of(name: str, queries: torch.Tensor, candidates: torch.Tensor, dev: DevSet) -> "dict[str, float]":
+    """Recalls in percent of query vectors `(contexts, width)` over a set's candidate vectors `(candidates, width)`."""
+    scores = F.normalize(queries.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).T
+    ranks = first_right_ranks(scores.numpy(), dev.ids, dev.candidate_ids)
+    return {f"{name}_{key}": value for key, value in recall_at(ranks).items()}
+
+
+__all__ = ["DevSet", "embed_contexts", "picture_sets", "recalls", "recalls_of", "text_sets"]

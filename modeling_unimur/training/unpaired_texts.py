@@ -1,0 +1,89 @@
+"""Contexts that are texts alone: glosses and dialogues, whose right answer is a text and now and then a picture."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from .context_rows import TextRows
+from .pairs import PicturePairs
+
+SOURCES = ("glosses", "dialogues")
+
+
+@dataclass
+class TextContext:
+    """One context.
+
+    Args:
+        turns (`list[str]`): of the dialogue.
+        target (`str`): the right text.
+        picture (`str`): `image_id` of the right picture, empty for none.
+    """
+
+    turns: list
+    target: str
+    picture: str = ""
+
+
+def load_texts(sources: "list[str]") -> "dict[str, dict[str, list[TextContext]]]":
+    """The named sources.
+
+    Returns:
+        `dict`: source to `train`, `validation` and `test`; nothing in `train` is about a picture of the other two.
+
+    Raises:
+        ValueError: for an unknown source.
+    """
+    unknown = sorted(set(sources) - set(SOURCES))
+    if unknown:
+        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join(SOURCES)}.")
+    from ..data.dialogues import load_dialogue_texts, load_glosses
+
+    found: dict[str, dict[str, list[TextContext]]] = {}
+    if "glosses" in sources:
+        found["glosses"] = {
+            split: [TextContext([row["gloss"]], row["title"]) for row in rows]
+            for split, rows in load_glosses().items()
+        }
+    if "dialogues" in sources:
+        found["dialogues"] = {
+            split: [
+                TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row["target_picture"])
+                for row in rows
+            ]
+            for split, rows in load_dialogue_texts().items()
+        }
+    return found
+
+
+def text_rows(
+    contexts: "Iterable[TextContext]",
+    encode: Callable[["list[str]"], torch.Tensor],
+    pairs: PicturePairs,
+    image_ids: "dict[str, str]",
+    image_targets: Callable[[torch.Tensor], torch.Tensor],
+) -> TextRows:
+    """Contexts as rows beside those of the pictures.
+
+    Args:
+        contexts: of one split.
+        encode: texts to the frozen text tower's output `(texts, width)`.
+        pairs: the pictures of the same split.
+        image_ids: path of a picture to its `image_id`.
+        image_targets: picture numbers `(n,)` to the frozen image tower's output.
+
+    A context with a known picture shares the id of that picture's group; equal targets share an id beyond the groups.
+    """
+    contexts = list(contexts)
+    numbers = {image_ids[path]: number for number, path in enumerate(pairs.paths)}
+    targets = list(dict.fromkeys(context.target for context in contexts))
+    place = {target: number for number, target in enumerate(targets)}
+    owners = torch.tensor([place[context.target] for context in contexts])
+    pictures = torch.tensor([numbers.get(context.picture, -1) for context in contexts])
+    first = int(pairs.groups.max()) + 1 if len(pairs.groups) else 0
+    ids = torch.where(pictures >= 0, pairs.groups[pictures.clamp(min=0)], owners + first)
+    return TextRows([c.turns for c in contexts], encode(targets), owners, ids, pictures, image_targets)
+
+
+__all__ = ["SOURCES", "TextContext", "load_texts", "text_rows"]
