@@ -32,7 +32,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_unimur", "modeling_unimur.*"]),
-    package_data={"modeling_unimur": ["*.jinja"]},
+    package_data={"modeling_unimur": ["*.jinja", "evaluation/data/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["unimur = modeling_unimur.cli.main:main"]},
