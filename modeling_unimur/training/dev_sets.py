@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
 from .collators import render_turns
 from .context_rows import TextRows
 from .pairs import PicturePairs
+from .prefix_store import PrefixStore
 
 
 @dataclass
@@ -67,39 +67,60 @@ def text_sets(rows: TextRows, text_name: str, image_name: "str | None", pictures
 
 
 @torch.inference_mode()
-def embed_contexts(model, processor, contexts: "list[list[str]]", max_tokens: int = 256, batch_size: int = 64):
-    """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length."""
+def embed_contexts(
+    model,
+    processor,
+    contexts: "list[list[str]]",
+    max_tokens: int = 256,
+    store: "PrefixStore | None" = None,
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length.
+
+    Args:
+        contexts: turns of each.
+        max_tokens: longest context; the latest tokens are kept.
+        store: of frozen prefixes, for contexts that are embedded again and again.
+    """
     texts = [render_turns(processor, turns) for turns in contexts]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     limit, parts = max_tokens + processor.overhead_tokens, []
     for start in tqdm(range(0, len(order), batch_size), desc="Embedding contexts", leave=False):
         batch = processor.process_rendered(
             [texts[i] for i in order[start : start + batch_size]], max_length=limit, keep="latest"
-        ).to(model.device)
-        parts.append(model.get_multimodal_features(**batch).pooler_output.float().cpu())
+        )
+        if store is not None:
+            batch["prefix_states"] = store.states(batch["input_ids"], batch["attention_mask"])
+        parts.append(model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu())
     embeds = torch.cat(parts)
     return torch.empty_like(embeds).index_copy_(0, torch.tensor(order), embeds)
 
 
 @torch.inference_mode()
-def recalls(model, processor, sets: "list[DevSet]", max_tokens: int = 256) -> "dict[str, float]":
-    """Recalls in percent of every set; contexts that several sets share are embedded once."""
+def scores(
+    model, processor, sets: "list[DevSet]", max_tokens: int = 256, store: "PrefixStore | None" = None
+) -> "dict[str, np.ndarray]":
+    """Cosines `(contexts, candidates)` of every set by its name; contexts that sets share are embedded once."""
     embeds: dict[int, torch.Tensor] = {}
-    figures = {}
+    found = {}
     for dev in sets:
         if id(dev.contexts) not in embeds:
-            embeds[id(dev.contexts)] = embed_contexts(model, processor, dev.contexts, max_tokens)
+            embeds[id(dev.contexts)] = embed_contexts(model, processor, dev.contexts, max_tokens, store)
         target = model.heads.image_target if dev.kind == "image" else model.heads.text_target
         candidates = target(dev.candidates.float().to(model.device)).float().cpu()
-        figures.update(recalls_of(dev.name, embeds[id(dev.contexts)], candidates, dev))
+        found[dev.name] = (embeds[id(dev.contexts)] @ candidates.T).numpy()
+    return found
+
+
+def recalls(
+    model, processor, sets: "list[DevSet]", max_tokens: int = 256, store: "PrefixStore | None" = None
+) -> "dict[str, float]":
+    """Recalls in percent of every set, as `<name>_r1`, `_r5`, `_r10`."""
+    found, figures = scores(model, processor, sets, max_tokens, store), {}
+    for dev in sets:
+        ranks = first_right_ranks(found[dev.name], dev.ids, dev.candidate_ids)
+        figures.update({f"{dev.name}_{key}": value for key, value in recall_at(ranks).items()})
     return figures
 
 
-def recalls_of(name: str, queries: torch.Tensor, candidates: torch.Tensor, dev: DevSet) -> "dict[str, float]":
-    """Recalls in percent of query vectors `(contexts, width)` over a set's candidate vectors `(candidates, width)`."""
-    scores = F.normalize(queries.float(), dim=-1) @ F.normalize(candidates.float(), dim=-1).T
-    ranks = first_right_ranks(scores.numpy(), dev.ids, dev.candidate_ids)
-    return {f"{name}_{key}": value for key, value in recall_at(ranks).items()}
-
-
-__all__ = ["DevSet", "embed_contexts", "picture_sets", "recalls", "recalls_of", "text_sets"]
+__all__ = ["DevSet", "embed_contexts", "picture_sets", "recalls", "scores", "text_sets"]
