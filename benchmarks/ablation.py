@@ -1,0 +1,234 @@
+"""Which loss and which readout: two ablations on real pictures, glosses and dialogues, test split.
+
+    python benchmarks/ablation.py losses|readout [--seeds 5] [--steps 300]
+
+`losses`: visual matching alone (FROMAGe's alignment), textual matching alone, both; weights sum to one, so that both
+gets no larger gradient; the learning rate of each arm is chosen on the development split. `readout`: what is read, one
+change at a time. Every run takes equally many steps of the same batches; a seed changes heads, rows and their order.
+
+- `<set>_r1`, `<set>_r10`: recall in percent. Sets: `title_image`, `title_title` (unseen pictures), `gloss_title`,
+  `dialogue_text`, `dialogue_image` (dialogues about unseen things).
+- `consistency`: share of title contexts whose first text and first picture belong together, right or wrong.
+- `image_rate`: share of title contexts for which a picture leads the joint ranking, each kind standardised.
+  The last two definitions are ours.
+- `difference`: of r10, `both` against either arm, paired over queries, with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from transformers import set_seed
+
+from benchmarks.harness import RESULTS, ROOT, machine, versions
+from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.evaluation.retrieval_metrics import (
+    cross_modal_consistency,
+    first_right_ranks,
+    image_retrieval_rate,
+)
+from modeling_unimur.evaluation.significance import paired_bootstrap
+from modeling_unimur.training.collators import DualAlignmentCollator
+from modeling_unimur.training.dev_sets import recalls, scores
+from modeling_unimur.training.prefix_store import PrefixStore
+from modeling_unimur.training.recipes import Recipe, load_recipe
+from modeling_unimur.training.train_unimur import build, load_data
+from modeling_unimur.training.trainer import RetrievalTrainer
+
+RATES = (1e-3, 3e-3)
+LOSSES = {
+    "visual": {"visual_matching_weight": 1.0, "textual_matching_weight": 0.0},
+    "textual": {"visual_matching_weight": 0.0, "textual_matching_weight": 1.0},
+    "both": {"visual_matching_weight": 0.5, "textual_matching_weight": 0.5},
+}
+# One change at a time from the first; `data` changes what is trained on.
+READOUT = {
+    "prompt, layers 15 22 last, 1 [RET]": {},
+    "no prompt": {"processor": {"readout_prompt": ""}},
+    "last layer": {"config": {"ret_layers": [-1]}},
+    "layers 8 15 22 last": {"config": {"ret_layers": [8, 15, 22, -1]}},
+    "4 [RET]": {"config": {"num_ret_tokens": 4}, "processor": {"num_ret_tokens": 4}},
+    "titles alone": {"data": {"texts": []}},
+    "without two pairs": {"data": {"two_pairs_fraction": 0.0}},
+}
+_SETS = ("title_image", "title_title", "gloss_title", "dialogue_text", "dialogue_image")
+
+
+class Laboratory:
+    """The frozen backbones with what they made of the contexts, shared by all runs."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+        self.model, self.processor = build(recipe)
+        self.store = PrefixStore(self.model, int(recipe.data.keep_prefixes_gb * 2**30))
+        data = load_data(self.model, recipe.model.clip, recipe.data, recipe.training.seed)
+        self.sets = {"dev": data.dev, "test": data.test}
+        self._rows: dict = {}
+
+    def untrained(self, seed: int, config: dict, processor: dict) -> tuple[UniMuRModel, UniMuRProcessor]:
+        """New heads on the same backbones."""
+        chosen = self.recipe.model
+        made = UniMuRProcessor.from_backbones(chosen.language_model, chosen.clip, **{**chosen.processor, **processor})
+        torch.manual_seed(seed)
+        model = UniMuRModel.from_backbones(
+            self.model.language_model, self.model.clip, processor=made, **{**chosen.config, **config}
+        )
+        return model, made
+
+    def rows(self, changes: dict, seed: int):
+        """What is trained on; the towers' features come from the disk."""
+        key = json.dumps([changes, seed], sort_keys=True)
+        if key not in self._rows:
+            settings = copy.copy(self.recipe.data)
+            for name, value in changes.items():
+                setattr(settings, name, value)
+            self._rows = {key: load_data(self.model, self.recipe.model.clip, settings, seed).train}
+        return self._rows[key]
+
+    def run(self, seed: int, rate: float, split: str, config=None, processor=None, data=None) -> dict:
+        """Trains once and measures on `dev` or `test`."""
+        model, made = self.untrained(seed, config or {}, processor or {})
+        self.store.model = model
+        sets, rows = self.sets[split], self.rows(data or {}, seed)
+        args = copy.deepcopy(self.recipe.training)
+        args.seed, args.learning_rate = seed, rate
+        limit = self.recipe.data.max_context_tokens
+        collator = DualAlignmentCollator(made, 24, limit, captions_per_batch=0, prefix_store=self.store)
+        set_seed(seed)
+        trainer = RetrievalTrainer(model=model, args=args, train_dataset=rows, data_collator=collator)
+        trainer.train()
+        model.eval()
+        found = scores(model, made, sets, limit, self.store)
+        history = [line for line in trainer.state.log_history if "loss" in line]
+        return {"model": model, "processor": made, "scores": found, "sets": sets, "history": history}
+
+
+def ranks_of(result: dict) -> dict[str, np.ndarray]:
+    """Rank of the first right answer of each context, set by set."""
+    return {
+        dev.name: first_right_ranks(result["scores"][dev.name], dev.ids, dev.candidate_ids) for dev in result["sets"]
+    }
+
+
+def figures_of(result: dict) -> dict[str, float]:
+    """Recalls, consistency and image rate of one run."""
+    figures = {}
+    for name, ranks in ranks_of(result).items():
+        for k in (1, 10):
+            figures[f"{name}_r{k}"] = float(100 * ((ranks > 0) & (ranks <= k)).mean())
+    titles = next(dev for dev in result["sets"] if dev.name == "title_title")
+    texts, images = result["scores"]["title_title"], result["scores"]["title_image"]
+    figures["consistency"] = cross_modal_consistency(texts, images, titles.candidate_ids, titles.candidate_ids)
+    figures["image_rate"] = image_retrieval_rate(texts, images)
+    return figures
+
+
+def choose_rate(laboratory: Laboratory, config: dict) -> tuple[float, dict]:
+    """The learning rate with the best mean recall@10 over the development sets, seed 0."""
+    tried = {}
+    for rate in RATES:
+        figures = figures_of(laboratory.run(0, rate, "dev", config))
+        tried[rate] = float(np.mean([value for name, value in figures.items() if name.endswith("_r10")]))
+        print(f"  rate {rate:g}: mean dev recall@10 {tried[rate]:.2f}", flush=True)
+    return max(tried, key=tried.get), {f"{rate:g}": value for rate, value in tried.items()}
+
+
+def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over seeds."""
+    spread = {name: [run[name] for run in runs] for name in runs[0]}
+    return {
+        name: {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}
+        for name, values in spread.items()
+    }
+
+
+def losses(laboratory: Laboratory, seeds: int) -> dict:
+    """The table of the losses."""
+    arms, hits = {}, {}
+    for arm, config in LOSSES.items():
+        print(f"{arm}:", flush=True)
+        rate, tried = choose_rate(laboratory, config)
+        runs, histories, hits[arm] = [], [], {name: [] for name in _SETS}
+        for seed in range(seeds):
+            result = laboratory.run(seed, rate, "test", config)
+            runs.append(figures_of(result))
+            histories.append(result["history"])
+            for name, ranks in ranks_of(result).items():
+                hits[arm][name].append((ranks > 0) & (ranks <= 10))
+            print(f"  seed {seed}: {json.dumps({k: round(v, 1) for k, v in runs[-1].items()})}", flush=True)
+        arms[arm] = {"learning_rate": rate, "dev": tried, "runs": runs, **summary(runs), "histories": histories}
+    pairs = {}
+    for arm, name in itertools.product(("visual", "textual"), _SETS):
+        interval = paired_bootstrap(100.0 * np.array(hits["both"][name]), 100.0 * np.array(hits[arm][name]))
+        pairs[f"both - {arm}, {name}_r10"] = interval.__dict__
+    return {"arms": arms, "difference": pairs}
+
+
+def readout(laboratory: Laboratory, seeds: int, rate: float) -> dict:
+    """The table of the readouts, on the development split; `both` at its learning rate."""
+    arms = {}
+    for arm, changes in READOUT.items():
+        config = {**LOSSES["both"], **changes.get("config", {})}
+        runs = []
+        for seed in range(seeds):
+            processor, data = changes.get("processor"), changes.get("data")
+            runs.append(figures_of(laboratory.run(seed, rate, "dev", config, processor, data)))
+        arms[arm] = {"learning_rate": rate, "runs": runs, **summary(runs)}
+        print(f"{arm}: {json.dumps({k: round(v['mean'], 1) for k, v in summary(runs).items()})}", flush=True)
+    return {"arms": arms}
+
+
+def markdown(result: dict) -> str:
+    """The table of means and spreads."""
+    columns = [name for name in next(iter(result["arms"].values())) if name.endswith(("_r1", "_r10"))]
+    columns += ["consistency", "image_rate"]
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for arm, found in result["arms"].items():
+        cells = [f"{found[name]['mean']:.1f} ± {found[name]['std']:.1f}" for name in columns]
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", choices=("losses", "readout"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of `readout`")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "ablation.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help="win over the recipe")
+    parser.add_argument("--output", type=Path, help="default: benchmarks/results/ablation_TABLE.json")
+    args = parser.parse_args()
+    laboratory = Laboratory(load_recipe(args.recipe, args.overrides))
+    result = losses(laboratory, args.seeds) if args.table == "losses" else readout(laboratory, args.seeds, args.rate)
+    table = markdown(result)
+    print(table)
+    baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets["test"], 160, laboratory.store)
+    result = {
+        "command": " ".join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": versions(),
+        "seeds": args.seeds,
+        "steps": laboratory.recipe.training.max_steps,
+        "batch": laboratory.recipe.training.per_device_train_batch_size,
+        "split": "test" if args.table == "losses" else "validation",
+        "sizes": {dev.name: [len(dev.contexts), len(dev.candidates)] for dev in laboratory.sets["test"]},
+        "untrained": baseline,
+        "table": table.split("\n"),
+        **result,
+    }
+    output = args.output or RESULTS / f"ablation_{args.table}.json"
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"written to {output}")
+
+
+if __name__ == "__main__":
+    main()
