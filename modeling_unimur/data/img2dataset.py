@@ -1,0 +1,163 @@
+"""What img2dataset writes: webdataset archives, or folders of files, with a caption beside each picture."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .cc3m import CaptionedPicture, Skipped
+from .picture_bytes import member_address
+
+_PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Names that a pattern with braces stands for, as a shell expands it: `{00000..00331}.tar`, `{a,b}/x`."""
+    braces = _BRACES.search(pattern)
+    if braces is None:
+        return [pattern]
+    bounds = _RANGE.fullmatch(braces[1])
+    if bounds:
+        first, last, width = int(bounds[1]), int(bounds[2]), len(bounds[1])
+        choices = [str(number).zfill(width) for number in range(first, last + 1)]
+    else:
+        choices = braces[1].split(",")
+    head, tail = pattern[: braces.start()], pattern[braces.end() :]
+    return [name for choice in choices for name in expand_braces(f"{head}{choice}{tail}")]
+
+
+def find_archives(pattern: str | os.PathLike) -> list[str]:
+    """Archives that a path, a folder, a wildcard or a pattern with braces names; sorted within each wildcard.
+
+    Names from braces are kept when the file is not there, so that the reader can report it.
+
+    Raises:
+        FileNotFoundError: not one of them is there.
+    """
+    pattern = os.fspath(pattern)
+    names: list[str] = []
+    for name in expand_braces(pattern) if not os.path.exists(pattern) else [pattern]:
+        if os.path.isdir(name):
+            names.extend(sorted(glob.glob(os.path.join(glob.escape(name), "*.tar"))))
+        elif any(character in name for character in "*?["):
+            names.extend(sorted(glob.glob(name)))
+        else:
+            names.append(name)
+    if not any(os.path.isfile(name) for name in names):
+        raise FileNotFoundError(f"{pattern}: there is no such tar archive, and no folder that holds one.")
+    return names
+
+
+def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skipped]:
+    """Pairs of webdataset archives, in the order of the archives and of their members.
+
+    Pictures stay where they are: their addresses name archive, offset and size.
+
+    Yields:
+        each usable pair, or `archive is missing`, `archive is damaged` (what stands before the damage is read),
+        `no caption`, `picture is missing`.
+    """
+    for archive in archives:
+        if not os.path.isfile(archive):
+            yield Skipped("archive is missing", archive)
+            continue
+        sample: dict[str, tarfile.TarInfo] = {}
+        key = None
+        try:
+            with tarfile.open(archive, "r:") as tar:
+                for member in tar:
+                    if not member.isfile():
+                        continue
+                    folder, _, base = member.name.rpartition("/")
+                    stem, _, suffix = base.partition(".")
+                    if (folder, stem) != key:
+                        yield from _sample(tar, archive, sample)
+                        key, sample = (folder, stem), {}
+                    sample[suffix.lower()] = member
+                if os.path.getsize(archive) < tar.offset + tarfile.BLOCKSIZE:  # tarfile itself takes that for the end
+                    raise tarfile.ReadError("it is cut off")
+                yield from _sample(tar, archive, sample)
+        except (tarfile.TarError, OSError) as error:
+            yield Skipped("archive is damaged", f"{archive}: {error}")
+
+
+def _sample(tar, archive: str, sample: dict) -> Iterator[CaptionedPicture | Skipped]:
+    if not sample:
+        return
+    picture = next((sample[suffix] for suffix in _PICTURES if suffix in sample), None)
+    name = next(iter(sample.values())).name
+    caption = ""
+    if "txt" in sample:
+        caption = _words(tar.extractfile(sample["txt"]).read())
+    elif "json" in sample:
+        caption = _json_caption(tar.extractfile(sample["json"]).read())
+    yield _checked(
+        caption,
+        None if picture is None else member_address(archive, picture.offset_data, picture.size),
+        f"{archive}: {name}",
+    )
+
+
+def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedPicture | Skipped]:
+    """Pairs of img2dataset's `files` format: `00000/000000012.jpg` with `.txt` or `.json` beside it; sorted by name.
+
+    Raises:
+        FileNotFoundError: no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    for part in [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]:
+        names = sorted(entry.name for entry in os.scandir(part) if entry.is_file())
+        for name in names:
+            stem, _, suffix = name.rpartition(".")
+            if suffix.lower() not in _PICTURES:
+                continue
+            words, about = part / f"{stem}.txt", part / f"{stem}.json"
+            caption = ""
+            if words.is_file():
+                caption = _words(words.read_bytes())
+            elif about.is_file():
+                caption = _json_caption(about.read_bytes())
+            yield _checked(caption, str(part / name), str(part / name))
+
+
+def _checked(caption: str, picture: str | None, name: str) -> CaptionedPicture | Skipped:
+    if picture is None:
+        return Skipped("picture is missing", name)
+    return CaptionedPicture(caption, picture) if caption else Skipped("no caption", name)
+
+
+def _words(data: bytes) -> str:
+    return " ".join(data.decode("utf-8", errors="replace").split())
+
+
+def _json_caption(data: bytes) -> str:
+    try:
+        caption = json.loads(data).get("caption")
+    except (ValueError, AttributeError):
+        return ""
+    return " ".join(caption.split()) if isinstance(caption, str) else ""
+
+
+def download_failures(archives: Sequence[str]) -> int:
+    """Pairs that img2dataset tried and could not bring, from the `_stats.json` files beside archives or folders."""
+    failed = 0
+    for archive in archives:
+        statistics = Path(archive).with_name(f"{Path(archive).stem}_stats.json")
+        try:
+            counts = json.loads(statistics.read_bytes())
+            failed += int(counts["count"]) - int(counts["successes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return failed
+
+
+__all__ = ["download_failures", "expand_braces", "find_archives", "read_archives", "read_folder"]
