@@ -1,0 +1,221 @@
+"""Training curves of several runs as one picture: loss terms and recalls, mean and spread over the seeds of an arm.
+
+python -m modeling_unimur.evaluation.curves curves.png both=runs/both-0,runs/both-1 visual=runs/visual-0,runs/visual-1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+# Okabe and Ito's palette, which people with any colour vision tell apart; black for a single arm.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+# Keys of a log in the order of the panels, and their titles.
+_TITLES = {
+    "loss": "Loss",
+    "caption_loss": "Caption loss",
+    "visual_matching_loss": "Visual matching loss",
+    "textual_matching_loss": "Textual matching loss",
+    "ret_token_loss": "[RET] token loss",
+    "logit_scale": "Logit scale",
+    "text_logit_scale": "Logit scale, text",
+}
+_IGNORED = ("epoch", "step", "grad_norm", "learning_rate", "total_flos", "train_loss")
+_COLUMNS = 3
+
+
+def read_log(path: str | os.PathLike) -> list[dict]:
+    """The log of a run: a list of dictionaries, each with `step`.
+
+    Args:
+        path: `training_log.json`, a checkpoint's `trainer_state.json`, or the folder of a run that holds the former.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds no log.
+    """
+    path = Path(path)
+    path = path / "training_log.json" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no log {path}: name a run's output folder or its training_log.json.")
+    try:
+        log = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    log = log.get("log_history") if isinstance(log, dict) else log
+    if not isinstance(log, list) or not all(isinstance(line, dict) and "step" in line for line in log):
+        raise ValueError(f"{path} holds no training log: a list of dictionaries with `step` is expected.")
+    return log
+
+
+def series(log: Iterable[dict]) -> dict[str, dict[int, float]]:
+    """What a log tells by name: step -> value. Times, and what is logged once at the end, are left out."""
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    for line in log:
+        if "train_runtime" in line:
+            continue
+        for name, value in line.items():
+            timed = name.endswith(("_runtime", "_per_second"))
+            if isinstance(value, (int, float)) and name not in _IGNORED and not timed:
+                found[name][line["step"]] = value
+    return dict(found)
+
+
+def mean_and_spread(runs: Sequence[dict[int, float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps that every run has, the mean over the runs, and their sample standard deviation (0 for one run)."""
+    steps = sorted(set.intersection(*(set(run) for run in runs)))
+    values = np.array([[run[step] for step in steps] for run in runs], dtype=float)
+    spread = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+    return np.array(steps), values.mean(axis=0), spread
+
+
+def draw_curves(
+    arms: Mapping[str, Sequence[str | os.PathLike | list[dict]]],
+    output: str | os.PathLike,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+) -> Path:
+    """Draws one panel a quantity with one line an arm: the mean over the arm's runs, in a band of one standard
+    deviation to each side.
+
+    Args:
+        arms: name of an arm -> its runs (seeds), each a path that `read_log` takes or a log itself. An arm without a
+            quantity has no line in its panel.
+        output: a file that ends in `.png`, `.svg` or `.pdf`.
+        names: quantities to draw, as they are called in the log; by default the loss terms that vary and the recalls.
+        title: above all panels.
+
+    Returns:
+        the path of the picture.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: nothing to draw, or an unknown quantity; the message names what there is.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError as error:
+        raise ImportError("Curves are drawn by matplotlib: pip install unimur[plots]") from error
+    logs = {
+        arm: [series(run if isinstance(run, list) else read_log(run)) for run in runs] for arm, runs in arms.items()
+    }
+    present = sorted({name for runs in logs.values() for run in runs for name in run}, key=_place)
+    unknown = [name for name in names or [] if name not in present]
+    if unknown or not present:
+        raise ValueError(f"No run logged {unknown or 'anything'}: there is {', '.join(present) or 'nothing'}.")
+    names = list(names or _chosen(present))
+    columns = min(_COLUMNS, len(names))
+    rows = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(3.5 * columns, 2.5 * rows + 0.7), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for panel, name in zip(grid, names, strict=False):
+        for number, (arm, runs) in enumerate(logs.items()):
+            having = [run[name] for run in runs if name in run]
+            if not having:
+                continue
+            steps, mean, spread = mean_and_spread(having)
+            look = {"color": _COLOURS[number % len(_COLOURS)], "label": arm}
+            dashes = _DASHES[number % len(_DASHES)]
+            panel.plot(steps, mean, linestyle=dashes, linewidth=1.6, **look)
+            if len(having) > 1:
+                panel.fill_between(steps, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0)
+        panel.set_title(_title(name), fontsize=10, loc="left")
+        panel.tick_params(labelsize=8, length=3, color="#777777")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.spines[["left", "bottom"]].set_color("#777777")
+        panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        panel.set_axisbelow(True)
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
+        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        panel.margins(x=0.01)
+        panel.set_xlim(left=0)
+    for panel in grid[len(names) :]:
+        panel.set_axis_off()
+    for panel in grid[max(len(names) - columns, 0) : len(names)]:
+        panel.set_xlabel("step", fontsize=9)
+    _legend(figure, grid[: len(names)], logs)
+    if title:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(output)
+    return output
+
+
+def _legend(figure, panels, logs: dict) -> None:
+    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
+    counts = {arm: len(runs) for arm, runs in logs.items()}
+    same = len(set(counts.values())) == 1
+    labels = [arm if same or counts[arm] == 1 else f"{arm} ({counts[arm]} runs)" for arm in lines]
+    most = max(counts.values())
+    note = f"mean of {most} runs ± 1 standard deviation" if same and most > 1 else None
+    if not same:
+        note = "mean ± 1 standard deviation over the runs"
+    if len(lines) > 1 or note:
+        figure.legend(
+            lines.values(), labels, loc="outside lower center", ncols=min(len(lines), 4), frameon=False, fontsize=9,
+            title=note, title_fontsize=8, handlelength=3,
+        )  # fmt: skip
+
+
+def _place(name: str) -> tuple:
+    order = list(_TITLES)
+    return (order.index(name), name) if name in order else (len(order) + name.startswith("eval_"), name)
+
+
+def _chosen(present: list[str]) -> list[str]:
+    recalls = [name for name in present if name.startswith("eval_")]
+    # Of many recalls the ones at 10 say enough.
+    at_ten = [name for name in recalls if name.endswith("_r10")]
+    losses = [name for name in present if name.endswith("loss") and name not in recalls]
+    terms = [name for name in losses if name != "loss"] or losses
+    return [*terms, *(at_ten or recalls)] or present
+
+
+def _title(name: str) -> str:
+    if name in _TITLES:
+        return _TITLES[name]
+    words = name.removeprefix("eval_")
+    stem, _, cut = words.rpartition("_r")
+    if stem and cut.isdigit():
+        left, _, right = stem.rpartition("_")
+        what = f"{left.replace('_', ' ')} \N{RIGHTWARDS ARROW} {right}" if left else stem
+        return f"{what[0].upper()}{what[1:]}, R@{cut} (%)"
+    return words.replace("_", " ")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the curves of runs that are named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m modeling_unimur.evaluation.curves", description=__doc__)
+    parser.add_argument("output", help="a .png, .svg or .pdf file")
+    parser.add_argument("arms", nargs="+", metavar="ARM=RUN[,RUN...]", help="an arm and its runs' output folders")
+    parser.add_argument("--names", nargs="+", help="quantities as the log calls them")
+    parser.add_argument("--title")
+    args = parser.parse_args(argv)
+    arms = {}
+    for entry in args.arms:
+        arm, equals, runs = entry.partition("=")
+        if not equals or not runs:
+            parser.error(f"{entry!r}: write ARM=RUN[,RUN...]")
+        arms[arm] = runs.split(",")
+    print(draw_curves(arms, args.output, args.names, args.title))
+    return 0
+
+
+__all__ = ["draw_curves", "main", "mean_and_spread", "read_log", "series"]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
