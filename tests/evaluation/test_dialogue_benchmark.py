@@ -1,0 +1,199 @@
+"""The hand-written dialogues keep their writing rules; the loader resolves their pictures and refuses bad records."""
+
+import json
+from collections import Counter
+
+import pytest
+
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title
+from modeling_unimur.data.dialogues.stems import hidden_stems, says
+from modeling_unimur.data.packages import PackageUnavailable
+from modeling_unimur.data.picture_table import picture_dataset
+from modeling_unimur.evaluation.dialogue_benchmark import (
+    GALLERY_SPLITS,
+    benchmark_gallery,
+    count_by,
+    load_dialogue_benchmark,
+    parse_dialogue,
+    read_dialogues,
+)
+
+SPLITS = tuple(GALLERY_SPLITS)
+BOTH = [(split, record) for split in SPLITS for record in read_dialogues(split)]
+KINDS = {
+    "correction",
+    "description",
+    "picture-in-context",
+    "question-answer",
+    "statement",
+    "topic-switch",
+}
+
+
+def texts(record) -> str:
+    return "\n".join(part["text"] for turn in record["turns"] for part in turn["content"] if part["type"] == "text")
+
+
+def context_pictures(record) -> "list[str]":
+    return [part["image"] for turn in record["turns"] for part in turn["content"] if part["type"] == "image"]
+
+
+def broken(rule) -> "list[str]":
+    """Ids of the dialogues that do not keep a rule."""
+    return [record["dialogue_id"] for _, record in BOTH if not rule(record)]
+
+
+@pytest.fixture(scope="module")
+def titles():
+    """Titles of all pictures by id."""
+    try:
+        pictures = load_captioned_pictures()
+    except PackageUnavailable as error:
+        pytest.skip(f"no source of pictures on this system: {error}")
+    if len(set(pictures["source"])) < 3:
+        pytest.skip("a source of pictures is not available on this system")
+    return dict(zip(pictures["image_id"], pictures["title"], strict=True))
+
+
+@pytest.fixture(scope="module")
+def galleries(titles):
+    return {split: benchmark_gallery(split) for split in SPLITS}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_hundred_dialogues_numbered_in_order(split):
+    ids = [record["dialogue_id"] for record in read_dialogues(split)]
+    assert ids == [f"{split}-{number:03d}" for number in range(1, 101)]
+
+
+def test_speakers_take_turns_and_the_user_spoke_last():
+    def alternate(record):
+        roles = [turn["role"] for turn in record["turns"]]
+        return 2 <= len(roles) <= 6 and roles[::-1] == (["user", "assistant"] * 3)[: len(roles)]
+
+    assert broken(alternate) == []
+
+
+def test_every_turn_says_something():
+    """A picture alone is no turn: the dialogue refers to it."""
+    assert (
+        broken(lambda record: all(any(part["type"] == "text" for part in t["content"]) for t in record["turns"])) == []
+    )
+
+
+def test_replies_are_short_and_distinct():
+    replies = Counter(record["gold_text"].casefold() for _, record in BOTH)
+    assert replies.most_common(1)[0][1] == 1
+    assert broken(lambda record: 3 <= len(record["gold_text"].split()) <= 15) == []
+
+
+def test_no_picture_is_wanted_twice():
+    wanted = Counter(record["gold_image"] for _, record in BOTH)
+    assert wanted.most_common(1)[0][1] == 1
+
+
+def test_pictures_of_the_context_are_not_the_answer():
+    assert broken(lambda r: not {r["gold_image"], *r["right_images"]} & set(context_pictures(r))) == []
+
+
+def test_right_pictures_are_other_than_the_gold_one():
+    assert broken(lambda r: len({r["gold_image"], *r["right_images"]}) == 1 + len(r["right_images"])) == []
+
+
+def test_all_pictures_are_in_the_split(titles):
+    for split, record in BOTH:
+        for name in (record["gold_image"], *record["right_images"], *context_pictures(record)):
+            assert split_of_title(titles[name]) == GALLERY_SPLITS[split], (record["dialogue_id"], name)
+
+
+def test_the_thing_is_not_named_before_the_reply(titles):
+    def hidden(record):
+        shown = (record["gold_image"], *record["right_images"])
+        return hidden_stems([*(titles[name] for name in shown), *record["names"]])
+
+    assert broken(lambda record: not says(texts(record), hidden(record))) == []
+
+
+def test_replies_do_not_repeat_the_title(titles):
+    def content(text):
+        return hidden_stems([text])
+
+    assert broken(lambda record: content(record["gold_text"]) - content(titles[record["gold_image"]])) == []
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_counts_of_kinds(split):
+    records = read_dialogues(split)
+    kinds = Counter(record["kind"] for record in records)
+    assert kinds.keys() <= KINDS
+    assert sum(bool(context_pictures(record)) for record in records) >= 20
+    assert kinds["topic-switch"] >= 10
+    assert kinds["correction"] >= 10
+    topics = Counter(record["topic"] for record in records)
+    assert {"animals", "food", "tools", "people", "places", "symbols", "weather", "sport", "emotions"} <= topics.keys()
+    assert max(topics.values()) <= 25
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_examples_carry_paths(split, galleries):
+    records = read_dialogues(split)
+    examples = load_dialogue_benchmark(split, galleries[split])
+    assert [example.dialogue_id for example in examples] == [record["dialogue_id"] for record in records]
+    paths = dict(zip(galleries[split]["image_id"], galleries[split]["image"], strict=True))
+    for example, record in zip(examples, records, strict=True):
+        assert example.gold_image == paths[record["gold_image"]]
+        assert example.right_image_ids[0] == record["gold_image"]
+        shown = [p["image"] for m in example.messages for p in m["content"] if p["type"] == "image"]
+        assert shown == [paths[name] for name in context_pictures(record)]
+        assert list(example.context_image_ids) == context_pictures(record)
+    turns = count_by(examples, "turns")
+    assert sum(turns.values()) == len(records)
+    assert turns["3"] == sum(len(record["turns"]) == 3 for record in records)
+    assert count_by(examples, "kind") == Counter(record["kind"] for record in records)
+
+
+def test_a_gallery_without_the_pictures_is_refused():
+    first = read_dialogues("dev")[0]["gold_image"]
+    row = {
+        "image_id": first,
+        "image": "a.png",
+        "title": "",
+        "description": "",
+        "tags": [],
+        "source": "",
+        "license": "",
+    }
+    gallery = picture_dataset([{**row, "author": ""}])
+    with pytest.raises(ValueError, match=r"the dev dialogues need \d+ pictures that the gallery lacks, such as"):
+        load_dialogue_benchmark("dev", gallery)
+
+
+@pytest.mark.parametrize("read", [read_dialogues, benchmark_gallery, load_dialogue_benchmark])
+def test_an_unknown_part_is_refused(read):
+    with pytest.raises(ValueError, match="unknown part 'validation' of the dialogues: choose from dev, test"):
+        read("validation")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gold_text": " "}, "`gold_text` must be a text"),
+        ({"topic": None}, "`topic` must be a text"),
+        ({"right_images": "openmoji/1F415"}, "`right_images` must be a list of texts"),
+        ({"names": [1]}, "`names` must be a list of texts"),
+        ({"turns": [{"role": "system", "content": [{"type": "text", "text": "Hi"}]}]}, "`turns` must be a list"),
+        ({"turns": [{"role": "user", "content": []}]}, "`turns` must be a list"),
+        ({"turns": [{"role": "user", "content": [{"type": "image", "text": "Hi"}]}]}, "`turns` must be a list"),
+        ({"comment": "new"}, "needs exactly the fields"),
+    ],
+)
+def test_records_of_another_form_are_refused(change, message):
+    record = {**read_dialogues("dev")[0], **change}
+    with pytest.raises(ValueError, match=f"^mine, line 3: {message}"):
+        parse_dialogue(json.dumps(record), where="mine, line 3")
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]"])
+def test_lines_that_are_no_record_are_refused(line):
+    with pytest.raises(ValueError, match=r"^dialogue: (not JSON|needs exactly the fields)"):
+        parse_dialogue(line)
