@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from .openclipart import load_openclipart
 from .openmoji import load_openmoji
 from .packages import PackageUnavailable
+from .picture_folder_source import load_picture_folder
 from .stamps import load_stamps
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ SOURCES: dict[str, Callable[[], Dataset]] = {
     "openmoji": load_openmoji,
     "stamps": load_stamps,
 }
+# Sources of one's own, written `name=PATH`.
+PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_picture_folder}
 
 SPLIT_SEED = 0
 TEST_FRACTION = 0.12
@@ -77,22 +80,26 @@ def load_captioned_pictures(sources: Sequence[str] = tuple(SOURCES)) -> Dataset:
     """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
 
     Args:
-        sources: names out of `SOURCES`: `openclipart`, `openmoji`, `stamps`.
+        sources: names out of `SOURCES`: `openclipart`, `openmoji`, `stamps`; or `folder=PATH`, a folder of one's own
+            (`picture_folder_source`).
 
     Returns:
         `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
 
     Raises:
-        ValueError: an unknown source, or none.
+        ValueError: an unknown source, or none, or a folder without captioned pictures.
+        FileNotFoundError: a folder that is not there.
         PackageUnavailable: none of the sources can be brought.
     """
-    unknown = [name for name in sources if name not in SOURCES]
+    unknown = [name for name in sources if name not in SOURCES and name.partition("=")[0] not in PATH_SOURCES]
     if unknown or not sources:
-        raise ValueError(f"unknown picture sources {unknown}: choose from {', '.join(SOURCES)}")
+        choices = [*SOURCES, *(f"{name}=PATH" for name in PATH_SOURCES)]
+        raise ValueError(f"unknown picture sources {unknown}: choose from {', '.join(choices)}")
     found, missing = [], []
     for name in sources:
+        kind, _, path = name.partition("=")
         try:
-            found.append(SOURCES[name]())
+            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else SOURCES[name]())
         except PackageUnavailable as error:
             logger.warning("Pictures of %s are left out: %s", name, error)
             missing.append(str(error))
