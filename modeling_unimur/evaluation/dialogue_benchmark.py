@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -77,31 +77,38 @@ def load_dialogue_benchmark(split: str, gallery: Dataset | None = None) -> list[
     records = read_dialogues(split)
     gallery = benchmark_gallery(split) if gallery is None else gallery
     paths = dict(zip(gallery["image_id"], gallery["image"], strict=True))
-    missing = sorted({name for record in records for name in _picture_ids(record)} - paths.keys())
-    if missing:
-        sources = ", ".join(sorted({name.partition("/")[0] for name in missing}))
-        raise ValueError(
-            f"the {split} dialogues need {len(missing)} pictures that the gallery lacks, such as {missing[0]!r}: "
-            f"recall over a smaller gallery would mean something else. Sources to bring: {sources}"
-        )
+    _refuse_missing(split, {name for record in records for name in _picture_ids(record)} - paths.keys())
     return [_example(record, paths) for record in records]
 
 
 def benchmark_gallery(split: str) -> Dataset:
-    """The pictures among which the dialogues of a part retrieve: all of one split by title, of every source.
+    """The pictures among which the dialogues of a part retrieve, always the same: one split by title, of every source.
+
+    The ids are kept in a file, so that recall means the same where a reader of a source learns to bring more pictures.
 
     Returns:
-        `image_id, image (path), title, ...` as `load_captioned_pictures` gives them: 300 for `dev`, 619 for `test`
-        where all sources are at hand.
+        `image_id, image (path), title, ...` as `load_captioned_pictures` gives them: 300 for `dev`, 619 for `test`.
+
+    Raises:
+        ValueError: an unknown split, or pictures that cannot be brought here: the message names them.
+        PackageUnavailable: none of the sources can be brought.
+    """
+    ids = gallery_ids(split)
+    from ..data.captioned_pictures import load_captioned_pictures
+
+    pictures = load_captioned_pictures()
+    rows = {name: number for number, name in enumerate(pictures["image_id"])}
+    _refuse_missing(split, set(ids) - rows.keys())
+    return pictures.select([rows[name] for name in ids])
+
+
+def gallery_ids(split: str) -> list[str]:
+    """Ids of the pictures among which the dialogues of a part retrieve.
 
     Raises:
         ValueError: an unknown split.
-        PackageUnavailable: none of the sources can be brought.
     """
-    _check_split(split)
-    from ..data.captioned_pictures import load_captioned_pictures, split_by_title
-
-    return split_by_title(load_captioned_pictures())[GALLERY_SPLITS[split]]
+    return _lines(split, "gallery_{}.txt")
 
 
 def read_dialogues(split: str) -> list[dict[str, Any]]:
@@ -110,10 +117,11 @@ def read_dialogues(split: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: an unknown split, or a line that is not such a record: the message names file and line.
     """
-    _check_split(split)
-    name = f"dialogues_{split}.jsonl"
-    lines = files(__package__).joinpath("data", name).read_text(encoding="utf-8").splitlines()
-    return [parse_dialogue(line, where=f"{name}, line {number}") for number, line in enumerate(lines, start=1)]
+    lines = _lines(split, "dialogues_{}.jsonl")
+    return [
+        parse_dialogue(line, where=f"dialogues_{split}.jsonl, line {number}")
+        for number, line in enumerate(lines, start=1)
+    ]
 
 
 def parse_dialogue(line: str, *, where: str = "dialogue") -> dict[str, Any]:
@@ -161,9 +169,19 @@ def _is_part(part: object) -> bool:
     return part.keys() == {"type", part["type"]} and isinstance(value, str) and bool(value.strip())
 
 
-def _check_split(split: str) -> None:
+def _lines(split: str, name: str) -> list[str]:
     if split not in GALLERY_SPLITS:
         raise ValueError(f"unknown part {split!r} of the dialogues: choose from {', '.join(GALLERY_SPLITS)}")
+    return files(__package__).joinpath("data", name.format(split)).read_text(encoding="utf-8").splitlines()
+
+
+def _refuse_missing(split: str, missing: Collection[str]) -> None:
+    if missing:
+        sources = ", ".join(sorted({name.partition("/")[0] for name in missing}))
+        raise ValueError(
+            f"{len(missing)} pictures that the {split} dialogues need are not there, such as {min(missing)!r}: recall "
+            f"over a smaller gallery would mean something else. Sources to bring: {sources}"
+        )
 
 
 def _context_ids(record: Mapping[str, Any]) -> list[str]:
@@ -212,6 +230,7 @@ __all__ = [
     "Message",
     "benchmark_gallery",
     "count_by",
+    "gallery_ids",
     "load_dialogue_benchmark",
     "parse_dialogue",
     "read_dialogues",

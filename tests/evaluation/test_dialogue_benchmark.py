@@ -1,7 +1,9 @@
 """The hand-written dialogues keep their writing rules; the loader resolves their pictures and refuses bad records."""
 
 import json
+import re
 from collections import Counter
+from importlib.resources import files
 
 import pytest
 
@@ -13,6 +15,7 @@ from modeling_unimur.evaluation.dialogue_benchmark import (
     GALLERY_SPLITS,
     benchmark_gallery,
     count_by,
+    gallery_ids,
     load_dialogue_benchmark,
     parse_dialogue,
     read_dialogues,
@@ -100,10 +103,19 @@ def test_right_pictures_are_other_than_the_gold_one():
     assert broken(lambda r: len({r["gold_image"], *r["right_images"]}) == 1 + len(r["right_images"])) == []
 
 
-def test_all_pictures_are_in_the_split(titles):
+def test_all_pictures_are_in_the_gallery():
+    ids = {split: set(gallery_ids(split)) for split in SPLITS}
     for split, record in BOTH:
         for name in (record["gold_image"], *record["right_images"], *context_pictures(record)):
-            assert split_of_title(titles[name]) == GALLERY_SPLITS[split], (record["dialogue_id"], name)
+            assert name in ids[split], (record["dialogue_id"], name)
+
+
+@pytest.mark.parametrize(("split", "pictures"), [("dev", 300), ("test", 619)])
+def test_no_picture_of_a_gallery_is_for_training(split, pictures, titles, galleries):
+    ids = gallery_ids(split)
+    assert len(ids) == len(set(ids)) == pictures
+    assert {split_of_title(titles[name]) for name in ids} == {GALLERY_SPLITS[split]}
+    assert galleries[split]["image_id"] == ids
 
 
 def test_the_thing_is_not_named_before_the_reply(titles):
@@ -132,6 +144,19 @@ def test_counts_of_kinds(split):
     topics = Counter(record["topic"] for record in records)
     assert {"animals", "food", "tools", "people", "places", "symbols", "weather", "sport", "emotions"} <= topics.keys()
     assert max(topics.values()) <= 25
+
+
+def test_the_readme_counts_right():
+    text = files("modeling_unimur.evaluation").joinpath("data", "README.md").read_text(encoding="utf-8")
+    records = {split: read_dialogues(split) for split in SPLITS}
+    counts = {split: Counter(record["kind"] for record in records[split]) for split in SPLITS}
+    for kind in KINDS:
+        assert re.search(rf"^\| `{kind}` \|.*\| {counts['dev'][kind]} \| {counts['test'][kind]} \|$", text, re.M), kind
+    for split in SPLITS:
+        turns = Counter(len(record["turns"]) for record in records[split])
+        assert f"| {split} | {' | '.join(str(turns[number]) for number in range(2, 7))} |" in text
+    pictured = [sum(bool(context_pictures(record)) for record in records[split]) for split in SPLITS]
+    assert "{} of dev and {} of test do".format(*pictured) in text
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -164,11 +189,11 @@ def test_a_gallery_without_the_pictures_is_refused():
         "license": "",
     }
     gallery = picture_dataset([{**row, "author": ""}])
-    with pytest.raises(ValueError, match=r"the dev dialogues need \d+ pictures that the gallery lacks, such as"):
+    with pytest.raises(ValueError, match=r"^\d+ pictures that the dev dialogues need are not there, such as"):
         load_dialogue_benchmark("dev", gallery)
 
 
-@pytest.mark.parametrize("read", [read_dialogues, benchmark_gallery, load_dialogue_benchmark])
+@pytest.mark.parametrize("read", [read_dialogues, gallery_ids, benchmark_gallery, load_dialogue_benchmark])
 def test_an_unknown_part_is_refused(read):
     with pytest.raises(ValueError, match="unknown part 'validation' of the dialogues: choose from dev, test"):
         read("validation")
