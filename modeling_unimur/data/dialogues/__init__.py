@@ -1,0 +1,15 @@
+"""Dialogues that lead to a picture or a text without naming it, built from WordNet and pictures' words."""
+
+from .builder import FORMS, Dialogue
+from .texts import build_dialogues, build_glosses, load_dialogue_texts, load_glosses
+from .things import split_of
+
+__all__ = [
+    "FORMS",
+    "Dialogue",
+    "build_dialogues",
+    "build_glosses",
+    "load_dialogue_texts",
+    "load_glosses",
+    "split_of",
+]

@@ -1,0 +1,128 @@
+"""Dialogues out of things: a form is drawn, spoken, typed, and kept only where it names nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TypedDict
+
+from . import forms
+from .stems import says
+from .surface import Typing
+from .talk import NothingLeft, Talk
+from .things import Thing
+
+_TRIES = 16
+_GLOSS_SHARE = 0.1
+# How often each form is drawn, by what is talked about.
+_NOUN_FORMS = {
+    "chat": 20,
+    "statements": 11,
+    "question_answer": 16,
+    "guessing_game": 11,
+    "distractor": 11,
+    "correction": 9,
+    "topic_switch": 14,
+    "reverse_dictionary": 10,
+    "sentence": 4,
+    "definition": 5,
+}
+_CAPTION_FORMS = {"caption": 50, "chat": 14, "statements": 10, "guessing_game": 8, "distractor": 8, "topic_switch": 10}
+_PICTURE_FORMS = {"chat": 25, "statements": 20, "question_answer": 20, "guessing_game": 10, "topic_switch": 25}
+_WORD_FORMS = {"reverse_dictionary": 75, "sentence": 25}
+FORMS = tuple(dict.fromkeys([*_NOUN_FORMS, *_CAPTION_FORMS]))
+
+
+class Turn(TypedDict):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+class Dialogue(TypedDict):
+    """One example; `things.split_of` says what `group` keeps together."""
+
+    dialogue_id: str
+    form: str
+    turns: list[Turn]
+    target_text: str
+    target_kind: str
+    target_synset: str
+    target_picture: str
+    lexname: str
+    group: str
+    license: str
+
+
+def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: int) -> Dialogue | None:
+    """One dialogue about a thing.
+
+    Args:
+        thing: what it is about.
+        others: things of the same split that the early turns may be about instead.
+        seed, number: with the thing's id they decide everything.
+
+    Returns:
+        None where no form could be told without naming the thing.
+    """
+    rng = random.Random(f"{seed}:{thing.thing_id}:{number}")
+    weights = _form_weights(thing)
+    for _ in range(_TRIES):
+        form = rng.choices(list(weights), list(weights.values()))[0]
+        try:
+            texts, target, kind = _speak(form, thing, others, rng)
+        except NothingLeft:
+            continue
+        typing = Typing(rng), Typing(rng)
+        texts = [typing[position % 2](text) for position, text in enumerate(texts)]
+        if 2 <= len(texts) <= forms.MOST_TURNS and not any(says(text, thing.hidden) for text in texts):
+            break
+    else:
+        return None
+    picture = rng.choice(thing.pictures) if thing.pictures else ("", "")
+    if kind == "title" and picture[1] and rng.random() < 0.5:
+        target = " ".join(picture[1].split())
+    roles = ("user", "assistant")
+    return Dialogue(
+        dialogue_id=f"{form}/{thing.thing_id}/{number}",
+        form=form,
+        turns=[Turn(role=roles[position % 2], content=text) for position, text in enumerate(texts)],
+        target_text=target,
+        target_kind=kind,
+        target_synset=thing.synset_id,
+        target_picture=picture[0],
+        lexname=thing.lexname,
+        group=thing.group,
+        license=thing.license,
+    )
+
+
+def _form_weights(thing: Thing) -> dict[str, int]:
+    if thing.part_of_speech != "noun":
+        return _WORD_FORMS
+    if thing.caption:
+        return _CAPTION_FORMS
+    return _NOUN_FORMS if thing.synset_id else _PICTURE_FORMS
+
+
+def _speak(form: str, thing: Thing, others: Sequence[Thing], rng: random.Random) -> tuple[list[str], str, str]:
+    """Messages, the text they lead to and its kind: title, gloss or sentence."""
+    talk = Talk(thing, rng, with_definition=form != "definition")
+    if form == "sentence":
+        turns, full = forms.sentence(talk)
+        return turns, full, "sentence"
+    if form == "topic_switch":
+        other = rng.choice(others)
+        if other.group == thing.group:
+            raise NothingLeft
+        turns = forms.topic_switch(talk, Talk(other, rng))
+    else:
+        turns = getattr(forms, form)(talk)
+    if form not in ("reverse_dictionary", "definition") and not talk.is_told:
+        raise NothingLeft
+    if form == "definition" or (
+        thing.gloss and thing.synset_id and form != "reverse_dictionary" and rng.random() < _GLOSS_SHARE
+    ):
+        return turns, thing.gloss, "gloss"
+    return (turns, thing.caption, "sentence") if thing.caption else (turns, thing.title, "title")

@@ -1,0 +1,257 @@
+"""The forms of a dialogue: who speaks of the thing, who asks, what goes wrong on the way.
+
+Every form returns the messages in turn, the user's first; the reply to be retrieved comes after the last of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from . import phrases, question_phrases
+from .glosses import with_article
+from .talk import NothingLeft, Talk
+
+MOST_TURNS = 8
+Form = Callable[[Talk], "list[str]"]
+
+
+def chat(talk: Talk) -> list[str]:
+    """Two people talk around the thing: one asks and the other tells, or one tells and the other reacts."""
+    rng = talk.rng
+    turns: list[str] = []
+    if rng.random() < 0.5:
+        turns.append(talk.greeted(talk.choose(phrases.ASK_OPENERS)))
+    else:
+        turns.append(talk.greeted(talk.choose(phrases.TELL_OPENERS, fact=talk.facts(rng.randint(1, 2)))))
+        turns.append(_reply(talk))
+    turns.append(talk.tell())
+    for _ in range(rng.randint(0, 2)):
+        if not talk.left:
+            break
+        turns += [_reply(talk), talk.tell()]
+    if not talk.is_told and len(turns) < 4 and talk.left:
+        turns += [_reply(talk), talk.tell(most=3)]
+    return turns
+
+
+def statements(talk: Talk) -> list[str]:
+    """One side states facts over several messages, the other one takes note; the last message may ask for it."""
+    rng = talk.rng
+    rounds = rng.randint(1, 3)
+    turns = [talk.greeted(talk.dressed(talk.facts(rng.randint(1, 3))))]
+    for number in range(rounds):
+        turns.append(talk.choose(phrases.REACTIONS) if rng.random() < 0.75 or not talk.left else _echo(talk))
+        if not talk.left:
+            turns.append(talk.choose(phrases.REQUESTS))
+            break
+        turns.append(talk.tell())
+        if number == rounds - 1 and rng.random() < 0.4:
+            turns[-1] = f"{turns[-1]}. {talk.choose(phrases.REQUESTS)}"
+    return turns
+
+
+def question_answer(talk: Talk) -> list[str]:
+    """Questions of yes and no and open ones, with their answers; either side asks."""
+    rng = talk.rng
+    user_asks = rng.random() < 0.5
+    turns = [] if user_asks else [talk.greeted(talk.choose(question_phrases.QUESTION_OPENERS))]
+    room = 3 if not user_asks else 4
+    pairs = _category_pairs(talk, rng.randint(1, room - 1))
+    told = rng.randint(1, room - len(pairs))
+    for _ in range(told):
+        if talk.left:
+            pairs.append((talk.choose(question_phrases.OPEN_QUESTIONS, it=talk.it), talk.tell()))
+    if rng.random() < 0.3:
+        rng.shuffle(pairs)
+    if user_asks:
+        pairs[0] = (talk.greeted(f"{talk.choose(question_phrases.ASK_FIRST)} {pairs[0][0]}"), pairs[0][1])
+    for question, answer in pairs:
+        turns += [question, answer]
+    return turns
+
+
+def guessing_game(talk: Talk) -> list[str]:
+    """Hints and wrong guesses in turn."""
+    rng = talk.rng
+    turns = [talk.greeted(talk.choose(phrases.GAME_OPENERS, fact=talk.fact()))]
+    for _ in range(rng.randint(1, 3)):
+        if not talk.left:
+            break
+        if rng.random() < 0.7:
+            _, name = talk.wrong()
+            turns.append(talk.dressed(talk.choose(phrases.GUESSES, name=name)))
+            turns.append(f"{talk.choose(phrases.DENIALS, name=name)}. {talk.tell()}")
+        else:
+            turns += [talk.choose(phrases.FOLLOW_UPS), talk.tell()]
+    if len(turns) < 3:
+        raise NothingLeft
+    return turns
+
+
+def distractor(talk: Talk) -> list[str]:
+    """The thing is described, the answers name another of its kind, and each is denied."""
+    rng = talk.rng
+    turns = [talk.greeted(talk.choose(phrases.TELL_OPENERS, fact=talk.facts(rng.randint(1, 2))))]
+    for _ in range(rng.randint(1, 3)):
+        bare, name = talk.wrong()
+        turns.append(talk.choose(phrases.GUESSES if rng.random() < 0.6 else phrases.GIVEN_WRONG, name=name, bare=bare))
+        denial = talk.choose(phrases.DENIALS, name=name)
+        turns.append(f"{denial}, {talk.tell()}" if talk.left else f"{denial}. {talk.choose(phrases.REQUESTS)}")
+    return turns
+
+
+def correction(talk: Talk) -> list[str]:
+    """Another thing is asked for and given; then the speaker says what was meant."""
+    rng = talk.rng
+    bare, name = talk.wrong()
+    turns = [talk.greeted(talk.choose(phrases.ASKED_FOR_WRONG, name=name))]
+    turns.append(talk.choose(phrases.GIVEN_WRONG, name=name, bare=bare))
+    turns.append(talk.choose(phrases.CORRECTIONS, name=name, fact=talk.facts(rng.randint(1, 3))))
+    for _ in range(rng.randint(0, 2)):
+        if talk.left:
+            turns += [_reply(talk), talk.tell()]
+    if not talk.is_told and talk.left:
+        turns[-1] = f"{turns[-1]}. {talk.facts(2)}"
+    return turns
+
+
+def topic_switch(talk: Talk, other: Talk) -> list[str]:
+    """The first turns are small talk, or about another thing; the last ones decide."""
+    rng = talk.rng
+    if rng.random() < 0.4:
+        turns = [talk.greeted(talk.choose(phrases.SMALL_TALK)), talk.choose(phrases.SMALL_ANSWERS)]
+        if rng.random() < 0.4:
+            turns += [talk.choose(phrases.SMALL_TALK), talk.choose(phrases.SMALL_ANSWERS)]
+    else:
+        turns = [other.greeted(other.choose(phrases.TELL_OPENERS, fact=other.facts(2)))]
+        named = rng.random() < 0.6
+        turns.append(with_article(other.thing.title) + "?" if named else other.choose(phrases.REACTIONS))
+        if named and rng.random() < 0.4:
+            turns += ["yes, that's it", other.choose(phrases.REACTIONS)]
+    turns.append(talk.choose(phrases.SWITCHES, fact=talk.facts(rng.randint(1, 3))))
+    if talk.left and rng.random() < 0.7:
+        turns += [_reply(talk), talk.tell()]
+    if talk.left and not talk.is_told:
+        turns[-1] = f"{turns[-1]}. {talk.facts(2)}"
+    return turns
+
+
+def reverse_dictionary(talk: Talk) -> list[str]:
+    """What is the word for ...?, with an exchange about the word."""
+    rng, thing = talk.rng, talk.thing
+    if not thing.definition:
+        raise NothingLeft
+    noun = thing.definition if thing.part_of_speech == "noun" or rng.random() < 0.3 else f'"{thing.definition}"'
+    ask = talk.choose(question_phrases.WORD_OPENERS, noun=noun)
+    usage = talk.choose(question_phrases.USAGES, usage=rng.choice(thing.usages)[0]) if thing.usages else ""
+    about = talk.choose(question_phrases.WORD_CLASSES[thing.part_of_speech])
+    roll = rng.random()
+    if roll < 0.3 and usage:
+        return [talk.greeted(ask), usage + "?"]
+    if roll < 0.6:
+        answer = talk.joined([about, usage]) if usage else about
+        return [talk.greeted(ask), talk.choose(question_phrases.WORD_QUESTIONS), talk.dressed(answer)]
+    if roll < 0.8:
+        where = talk.choose(["that came up {time}", "I saw {place} {time}", "{friend} used {time}", "I heard {place}"])
+        opener = talk.greeted(f"I'm looking for a word, {about} {where}")
+        return [
+            opener,
+            talk.choose(question_phrases.WORD_QUESTIONS[3:]),
+            talk.joined([talk.dressed(f"it means {noun}"), usage]) if usage else talk.dressed(f"it means {noun}"),
+        ]
+    return [
+        talk.greeted(ask),
+        talk.choose(phrases.REACTIONS),
+        usage or f"{about}. {talk.choose(phrases.REQUESTS[-5:])}",
+    ]
+
+
+def sentence(talk: Talk) -> tuple[list[str], str]:
+    """Talk about an example sentence whose word is left out. Returns the messages and the sentence in full."""
+    rng, thing = talk.rng, talk.thing
+    if not thing.usages or not thing.definition:
+        raise NothingLeft
+    masked, full = rng.choice(thing.usages)
+    meaning = thing.definition if thing.part_of_speech == "noun" else f'"{thing.definition}"'
+    ask = talk.choose(
+        [
+            'I read "{masked}" {place}, what goes in the gap?',
+            'a line I heard {time}: "{masked}". how did it go?',
+            '{friend} said "{masked}", but I missed a word',
+            'what was the sentence again? "{masked}"',
+            '"{masked}", fill in the word',
+            'complete this for me: "{masked}"',
+        ],
+        masked=masked,
+    )
+    means = talk.choose(
+        ["the word means {m}", "it's the word for {m}", "{m}, that's the word", "think of {m}", "it stands for {m}"],
+        m=meaning,
+    )
+    turns = [
+        talk.greeted(ask),
+        talk.choose(["what does it mean?", "any idea about the word?", *phrases.FOLLOW_UPS[:6]]),
+        means,
+    ]
+    if rng.random() < 0.3:
+        turns += [
+            talk.choose(phrases.REACTIONS),
+            talk.choose(["say the whole sentence", "so how does it go?", "the full line, please"]),
+        ]
+    return turns, full
+
+
+def caption(talk: Talk) -> list[str]:
+    """Questions about a picture and their answers, as in visual dialogue; the target is the picture's caption."""
+    rng = talk.rng
+    turns = [talk.greeted(talk.choose(question_phrases.PICTURE_QUESTIONS)), talk.tell()]
+    for question, answer in _category_pairs(talk, rng.randint(0, 2)):
+        turns += [question, answer]
+    while talk.left and len(turns) < MOST_TURNS and (not talk.is_told or rng.random() < 0.6):
+        turns += [talk.choose(question_phrases.DETAIL_QUESTIONS), talk.tell()]
+    return turns
+
+
+def definition(talk: Talk) -> list[str]:
+    """A chat whose target is the gloss: everything but the definition is told."""
+    if talk.left < 3:
+        raise NothingLeft
+    turns = [talk.greeted(talk.choose(phrases.TELL_OPENERS, fact=talk.facts(2)))]
+    while talk.left and len(turns) < 5:
+        turns += [_reply(talk), talk.tell()]
+    if len(turns) < 3:
+        turns += [
+            _reply(talk),
+            talk.choose(["how would you explain it?", "what exactly is it?", "tell me what that means"]),
+        ]
+    return turns
+
+
+def _reply(talk: Talk) -> str:
+    """What the other side says in between: a question, a short reaction, or a fact as a question."""
+    roll = talk.rng.random()
+    if roll < 0.12 and talk.left > 1:
+        return _echo(talk)
+    return talk.choose(phrases.FOLLOW_UPS, it=talk.it) if roll < 0.55 else talk.choose(phrases.REACTIONS)
+
+
+def _echo(talk: Talk) -> str:
+    return talk.choose(phrases.ECHOES, fact=talk.fact())
+
+
+def _category_pairs(talk: Talk, count: int) -> list[tuple[str, str]]:
+    """Questions about the kind of thing with true answers, at most one of them yes."""
+    rng, answers = talk.rng, talk.thing.categories
+    right = [asked for asked, yes in answers.items() if yes]
+    wrong = [asked for asked, yes in answers.items() if not yes]
+    rng.shuffle(right)
+    chosen = rng.sample(wrong, min(count, len(wrong)))
+    if right and chosen:
+        chosen[rng.randrange(len(chosen)) if rng.random() < 0.3 else -1] = right[0]
+    pairs = []
+    for asked in chosen:
+        answer = talk.choose(question_phrases.YES if answers[asked] else question_phrases.NO)
+        if talk.left > 1 and rng.random() < 0.4:
+            answer = f"{answer}, {talk.fact()}"
+        pairs.append((talk.choose(question_phrases.CATEGORY_QUESTIONS, category=asked), answer))
+    return pairs

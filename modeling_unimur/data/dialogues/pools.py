@@ -1,0 +1,172 @@
+"""Which things dialogues are about, and how many dialogues each kind of thing gets."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .lexicon import CONCRETE, Lexicon, plain_name
+from .stems import content_stems
+from .things import Thing, picture_thing, picture_words, synset_thing
+
+# Of a pool's dialogues: no field of words may rule the others out.
+LARGEST_LEXNAME_SHARE = 0.3
+# A title that is a file's name, a code or a whole remark.
+_ODD_TITLE = re.compile(r"[_#@\d]|\b(?:the letter|letter|kanji|flag of|sign for)\b", re.I)
+
+
+# Faces of clocks, which share their name with a flower.
+_CLOCK = re.compile(r"o\Wclock", re.I)
+# A stamp's sentence that says what there is to see, and not a fact about it.
+_NOUN_PHRASE = re.compile(
+    r"(?:an?|the|some|two|three) (?!.*\b(?:is|are|was|were|has|have|had|can|stands?|you)\b)", re.I
+)
+# Icons of programs and faces are named after things that they do not show.
+_NAMED_FOR_ELSE = content_stems("applications smilies appicon software")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Things of one kind.
+
+    Args:
+        name: `linked` (a synset that pictures are named after), `picture`, `noun` or `word`.
+        things: in the order in which they are used.
+        share: of all dialogues.
+        rounds: dialogues that one thing has at most.
+    """
+
+    name: str
+    things: Sequence[Thing]
+    share: float
+    rounds: int
+
+
+def link_pictures(lexicon: Lexicon, pictures: Iterable[dict]) -> tuple[dict[str, list[dict]], list[dict]]:
+    """Pictures by the synset whose first noun sense is their title, and those that no synset is named like.
+
+    Pictures that show another sense of their title are in neither.
+    """
+    linked: dict[str, list[dict]] = {}
+    rest: list[dict] = []
+    by_name: dict[str, list[dict]] = {}
+    for picture in pictures:
+        if (
+            plain_name(picture["title"])
+            and not _CLOCK.search(picture["title"])
+            and not _NAMED_FOR_ELSE & content_stems(picture_words(picture))
+        ):
+            by_name.setdefault(plain_name(picture["title"]), []).append(picture)
+    for same in by_name.values():
+        key = lexicon.noun_of_title(same[0]["title"])
+        filed = content_stems(" ".join(map(picture_words, same)))
+        if not key:
+            rest += same
+        elif not lexicon.is_disputed(same[0]["title"], filed):
+            linked.setdefault(key, []).extend(same)
+    return linked, rest
+
+
+def make_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
+    """All things to talk about.
+
+    Args:
+        lexicon: WordNet.
+        pictures: rows of `load_captioned_pictures`.
+        rng: shuffles them.
+        most: things that the pools of nouns and of other words hold at most; building one takes a while.
+    """
+    linked, rest = link_pictures(lexicon, pictures)
+    keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
+    rng.shuffle(keys)
+    rng.shuffle(rest)
+    nouns = [key for key in lexicon.synsets if key not in linked and _is_common_noun(lexicon, key)]
+    words = [key for key in lexicon.synsets if _is_common_word(lexicon, key)]
+    rng.shuffle(nouns)
+    rng.shuffle(words)
+    nouns.sort(key=lambda key: lexicon.familiarity(key) == 0)
+    words.sort(key=lambda key: lexicon.familiarity(key) == 0)
+    return [
+        Pool("linked", _useful(synset_thing(lexicon, key, linked[key]) for key in keys), 0.40, 14),
+        Pool("picture", _useful(_picture_things(lexicon, rest)), 0.10, 5),
+        Pool("word", _first(_useful_one_by_one(lexicon, words), most // 5 + 1), 0.11, 1),
+        Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most), 0.39, 3),
+    ]
+
+
+def take(pool: Pool, split: str, count: int) -> Iterator[tuple[Thing, int]]:
+    """Up to `count` (thing, round) of one split, every thing once before any of them twice."""
+    things = [thing for thing in pool.things if thing.split == split]
+    most = LARGEST_LEXNAME_SHARE * count if pool.name in ("linked", "noun") else count
+    taken: Counter[str] = Counter()
+    for number in range(pool.rounds):
+        for thing in things:
+            if taken.total() >= count:
+                return
+            if taken[thing.lexname] < most:
+                taken[thing.lexname] += 1
+                yield thing, number
+
+
+def _is_common_noun(lexicon: Lexicon, key: str) -> bool:
+    row = lexicon.synsets[key]
+    name = lexicon.common_name(key)
+    return (
+        row["lexname"] in CONCRETE
+        and row["sense_numbers"][0] == 1
+        and name.islower()
+        and len(name.split()) <= 3
+        and not row["instance_hypernyms"]
+        and not lexicon.is_ambiguous(key)
+    )
+
+
+def _is_common_word(lexicon: Lexicon, key: str) -> bool:
+    row = lexicon.synsets[key]
+    usable = row["part_of_speech"] != "noun" and row["lexname"] != "adj.pert" and not lexicon.is_ambiguous(key)
+    return usable and row["sense_numbers"][0] <= 2 and lexicon.common_name(key).islower()
+
+
+def _picture_things(lexicon: Lexicon, pictures: Iterable[dict]) -> Iterator[Thing]:
+    for picture in pictures:
+        if not _ODD_TITLE.search(picture["title"]) and len(picture["title"].split()) <= 8:
+            thing = picture_thing(lexicon, {**picture, "description": _usable_caption(picture)})
+            if thing is not None:
+                yield thing
+
+
+def _usable_caption(picture: dict) -> str:
+    text = " ".join(picture["description"].split())
+    foreign = not text.isascii() or re.search(r"https?:|www\.|[@_#<>]", text)
+    # A stamp's sentence describes its picture; what uploaders of clip art write is mostly about the file.
+    if picture["source"] != "stamps" or foreign or not 3 <= len(text.split()) <= 20:
+        return ""
+    return text if _NOUN_PHRASE.match(text) else ""
+
+
+def _useful(things: Iterable[Thing]) -> list[Thing]:
+    return [thing for thing in things if _can_be_told(thing)]
+
+
+def _useful_one_by_one(lexicon: Lexicon, keys: Iterable[str]) -> Iterator[Thing]:
+    for key in keys:
+        thing = synset_thing(lexicon, key)
+        if _can_be_told(thing):
+            yield thing
+
+
+def _first(things: Iterator[Thing], count: int) -> list[Thing]:
+    return [thing for thing, _ in zip(things, range(count), strict=False)]
+
+
+def _can_be_told(thing: Thing) -> bool:
+    if not all(map(content_stems, thing.names)):
+        # A name such as "one" or "US" cannot be kept out of what is said.
+        return False
+    if thing.part_of_speech != "noun":
+        return bool(thing.definition)
+    told = len(thing.statements) + len(thing.details) + bool(thing.kinds) + bool(thing.tags) + bool(thing.parts)
+    return bool(thing.definition) + told >= 2 or (len(thing.tags) >= 3 and bool(thing.kinds))
