@@ -1,8 +1,7 @@
 """What people say around a description: openers, questions, answers, reactions. None of it names a thing.
 
 Slots: `{fact}` a clause ("it's a large cat"), `{noun}` a noun phrase, `{name}` a wrong thing with its article,
-`{bare}` the
-same without; `{time}`, `{place}`, `{friend}` from `SLOTS`; `{it}` the thing's pronoun.
+`{bare}` the same without; `{time}`, `{place}`, `{friend}` from `SLOTS`; `{it}` the thing's pronoun.
 """
 
 SLOTS: dict[str, tuple[str, ...]] = {

@@ -257,7 +257,8 @@ def _usages(examples: Sequence[str], lemmas: Sequence[str], hidden: frozenset[st
             )
             if pattern.search(example):
                 blank = _BLANKS[len(example) % len(_BLANKS)]
-                masked = pattern.sub(blank, example)
+                # "an" would give the word's first letter away.
+                masked = re.sub(rf"\b([Aa])n {re.escape(blank)}", rf"\1 {blank}", pattern.sub(blank, example))
                 if 3 <= len(example.split()) <= 20 and not says(masked, hidden):
                     found.append((masked, example))
                 break
