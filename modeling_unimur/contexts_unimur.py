@@ -10,6 +10,10 @@ from .readout_unimur import FrozenReader, align_right, like_rows
 class ContextsMixin:
     """Input vectors with the trained ones in place, the frozen prefix apart, rows of like length together."""
 
+    # Whether a batch runs in one piece and without a prefix apart, so that ranks among which the language model is
+    # sharded call it equally often, whatever their batches hold.
+    equal_calls = False
+
     def _embed_tokens(self, input_ids: torch.Tensor, visual_features: "torch.Tensor | None") -> torch.Tensor:
         """Input vectors: the frozen table's, with the trained vectors at [RET] and at the pictures."""
         table = self.get_input_embeddings()
@@ -116,7 +120,10 @@ class ContextsMixin:
         owners = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(pictures)
         self._check_pictures(len(owners), visual_features)
         shown = pictures > 0
-        parts = like_rows(attention_mask, shown)
+        if self.equal_calls:
+            parts = [torch.arange(len(shown), device=shown.device)]
+        else:
+            parts = like_rows(attention_mask, shown)
         if kept or (cached and FrozenReader(self.language_model, [-1]).joins_caches):
             # Where only [RET] is in the graph it is read in one go; the reader splits what stands before it.
             words = (~shown).nonzero().flatten()
@@ -138,7 +145,8 @@ class ContextsMixin:
             raise ValueError(
                 f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor."
             )
-        cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and self._can_cache_prefix()
+        cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and not self.equal_calls
+        cached = cached and self._can_cache_prefix()
         order, parts, embeds = [], [], []
         kept = prefix_states is not None
         for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, cached, kept):

@@ -45,6 +45,20 @@ def _gather(tensor: torch.Tensor) -> torch.Tensor:
     return torch.cat(gathered)
 
 
+def _at_least_float32(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _require_equal_rows(rows: int, device) -> None:
+    """Gathering unequal batches would wait forever, or mix rows up."""
+    every = _gather(torch.tensor([rows], device=device)).tolist()
+    if len(set(every)) > 1:
+        raise ValueError(
+            f"The ranks hold batches of {every} rows; their candidates compete, so each needs as many. Drop what is "
+            "left over at the end (dataloader_drop_last: true)."
+        )
+
+
 def contrastive_loss(
     queries: torch.Tensor,
     candidates: torch.Tensor,
@@ -56,7 +70,8 @@ def contrastive_loss(
     matching; the form is FROMAGe's: the mean of both directions).
 
     With several ranks the candidates of all of them compete, and the mean over ranks of loss and gradient is what one
-    process with the whole batch computes.
+    process with the whole batch computes. Logits are float32 whatever the inputs are, under autocast too: at a scale
+    of 100, bfloat16 would round them to steps of a half.
 
     Args:
         queries, candidates (`torch.Tensor` of shape `(batch, width)`): normalised.
@@ -67,8 +82,15 @@ def contrastive_loss(
 
     Returns:
         `torch.Tensor`: a scalar; zero (with a gradient of zero) when the mask leaves no row on any rank.
+
+    Raises:
+        ValueError: when the ranks hold unequal numbers of rows.
     """
     rows = queries.shape[0]
+    if world_size() > 1:
+        _require_equal_rows(rows, queries.device)
+    queries = queries.to(_at_least_float32(queries))
+    candidates, scale = candidates.to(queries.dtype), scale.to(queries.dtype)
     if target_ids is None:
         rank = dist.get_rank() if world_size() > 1 else 0
         target_ids = torch.arange(rank * rows, (rank + 1) * rows, device=queries.device)
@@ -85,8 +107,9 @@ def contrastive_loss(
         logits = logits.masked_fill(~all_mask[None, :], torch.finfo(logits.dtype).min)
         return (-(target * F.log_softmax(logits, dim=-1)).sum(dim=-1) * weight).sum()
 
-    # Times the ranks, since distributed training takes the mean over them.
-    return (one_way(queries, candidates) + one_way(candidates, queries)) / 2 * world_size()
+    with torch.autocast(queries.device.type, enabled=False):
+        # Times the ranks, since distributed training takes the mean over them.
+        return (one_way(queries, candidates) + one_way(candidates, queries)) / 2 * world_size()
 
 
 def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):
@@ -95,7 +118,7 @@ def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):
         logits = softcap * torch.tanh(logits / softcap)
     if extra_row is not None:
         logits = torch.cat([logits, hidden @ extra_row.to(hidden)[:, None]], dim=-1)
-    return F.cross_entropy(logits.float(), labels, reduction="sum")
+    return F.cross_entropy(logits.to(_at_least_float32(logits)), labels, reduction="sum")
 
 
 def next_token_loss(
@@ -116,7 +139,7 @@ def next_token_loss(
     """
     learned = labels[:, 1:] != -100
     states, wanted = hidden[:, :-1][learned], labels[:, 1:][learned]
-    total = states.new_zeros((), dtype=torch.float32)
+    total = states.new_zeros((), dtype=_at_least_float32(states))
     bias = getattr(output_embeddings, "bias", None)
     for start in range(0, states.shape[0], _LOGIT_ROWS):
         part = slice(start, start + _LOGIT_ROWS)

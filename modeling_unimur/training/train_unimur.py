@@ -19,6 +19,7 @@ from .frozen_features import text_features
 from .guards import TrainingGuard
 from .pairs import PicturePairs, frozen_towers, load_pairs, project
 from .prefix_store import PrefixStore
+from .quantization import prepare_quantised, quantization_config
 from .recipes import DataArguments, Recipe
 from .trainer import RetrievalTrainer, parameter_report
 from .unpaired_texts import TextContext, load_texts, text_rows
@@ -38,11 +39,16 @@ def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
         "clip_revision": chosen.clip_revision,
     }
     processor = UniMuRProcessor.from_backbones(chosen.language_model, chosen.clip, **revisions, **chosen.processor)
+    dtype = getattr(torch, chosen.language_model_dtype)
+    packed = quantization_config(chosen.language_model_quantization, dtype)
     frozen = AutoModelForCausalLM.from_pretrained(
         chosen.language_model,
         revision=chosen.language_model_revision,
-        dtype=getattr(torch, chosen.language_model_dtype),
+        dtype=dtype,
+        quantization_config=packed,
     )
+    if packed is not None:
+        prepare_quantised(frozen)
     model = UniMuRModel.from_backbones(
         frozen, chosen.clip, processor=processor, clip_revision=chosen.clip_revision, **chosen.config
     )
@@ -135,7 +141,8 @@ def train(recipe: Recipe) -> "dict[str, float]":
     args: TrainingArguments = recipe.training
     set_seed(args.seed)
     model, processor = build(recipe)
-    data = load_data(model, recipe.model.clip, recipe.data, args.seed)
+    with args.main_process_first(local=False, desc="frozen features"):  # the others read what the first one wrote
+        data = load_data(model, recipe.model.clip, recipe.data, args.seed)
     logger.info("%s", parameter_report(model))
     limit = recipe.data.max_context_tokens or recipe.data.max_caption_tokens
 
@@ -169,9 +176,10 @@ def train(recipe: Recipe) -> "dict[str, float]":
         "test_untrained": untrained,
     }
     output = Path(args.output_dir)
-    model.save_pretrained(output)
-    processor.save_pretrained(output)
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+        (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
 
 

@@ -1,44 +1,151 @@
 """The Hugging Face Trainer, with what it lacks for contrastive models."""
 
+import contextlib
+import math
 from collections import defaultdict
 from collections.abc import Callable
 
 import torch
-from transformers import Trainer
+from accelerate.utils import broadcast_object_list
+from transformers import Trainer, TrainerCallback
+
+from .early_stopping import EarlyStopping
+from .gradient_cache import gradient_cached_step
+from .ranks import fit_batch, reach_all_weights, reduce_trained_only, require_equal, shard_language_model
+from .training_log import TrainingLogFile
 
 _LOGGED = ("caption_loss", "visual_matching_loss", "textual_matching_loss", "ret_token_loss")
+_SCALES = ("logit_scale", "text_logit_scale")
+
+
+class LogitScaleLimit(TrainerCallback):
+    """Keeps the factor on the cosines below a limit, after each step of the optimizer (CLIP, section 2.5)."""
+
+    def __init__(self, limit: float):
+        self.limit = math.log(limit)
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        """Clamps what the optimizer has just set."""
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and name.rsplit(".", 1)[-1] in _SCALES:
+                weight.clamp_(max=self.limit)
 
 
 class RetrievalTrainer(Trainer):
-    """Logs every loss term and evaluates by recall over a whole set.
+    """Logs every loss term, evaluates by recall over a whole set, and trains over many ranks and in big batches.
+
+    The mean over ranks of loss and gradient is what one process with the whole batch computes. With
+    `RetrievalTrainingArguments` the batch may run in chunks (`gradient_cache_chunk`) and the frozen language model may
+    be sharded (`fsdp`).
 
     Args:
         recalls (`Callable`, *optional*): the model to a dictionary of figures; it is evaluation.
     """
 
     def __init__(self, *args, recalls: "Callable[[torch.nn.Module], dict[str, float]] | None" = None, **kwargs):
+        given = dict(zip(("model", "args"), args, strict=False)) | kwargs
+        if given.get("model") is not None and given.get("args") is not None:
+            self._prepare_ranks(given["model"], given["args"], given.get("data_collator"))
         super().__init__(*args, **kwargs)
         self._recalls = recalls
+        self._chunk = getattr(self.args, "gradient_cache_chunk", None)
+        limit = getattr(self.args, "max_logit_scale", None)
+        if limit is not None:
+            self.add_callback(LogitScaleLimit(limit))
         self._terms: dict[str, list] = defaultdict(list)
+        self.add_callback(TrainingLogFile())
+        patience = getattr(self.args, "early_stopping_patience", None)
+        if patience is not None:
+            self.add_callback(EarlyStopping(patience, self.args.early_stopping_threshold))
+
+    @staticmethod
+    def _prepare_ranks(model, args, collator) -> None:
+        """What has to be settled before Trainer places and wraps the model."""
+        if args.n_gpu > 1:
+            raise ValueError("One process drives one GPU here: start several with torchrun or accelerate launch.")
+        if args.ddp_find_unused_parameters is None:  # each trained weight gets a gradient, if only zeros
+            args.ddp_find_unused_parameters = False
+        sharding = getattr(args, "sharding", None)
+        if sharding:
+            if args.world_size == 1:
+                raise ValueError("fsdp shards over ranks, and this is one process: use torchrun or accelerate launch.")
+            if getattr(collator, "prefix_store", None) is not None:
+                raise ValueError("A sharded language model (fsdp) keeps no prefixes: set data.keep_prefixes_gb to 0.")
+            shard_language_model(model, args.device.type, **sharding)
+        reduce_trained_only(model)
+
+    def _run_epoch(self, *args, **kwargs):
+        # Trainer would do one step more for a run that was killed after its last step.
+        if self.control.should_training_stop or self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return None
+        return super()._run_epoch(*args, **kwargs)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         """The model's own loss; its terms are kept for the next log line."""
-        outputs = model(**inputs)
+        outputs = model(**self._agreed(inputs))
         if outputs.loss is None:
             raise ValueError(f"The batch holds nothing that a loss reads: {sorted(inputs)}.")
-        for name in _LOGGED:
+        self._note(outputs)
+        loss = reach_all_weights(outputs.loss, self._trained()) if torch.is_grad_enabled() else outputs.loss
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One micro-batch, in chunks where `gradient_cache_chunk` says so; returns its share of the step's loss."""
+        if self._chunk is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        share = 1 / self.current_gradient_accumulation_steps
+        outputs = gradient_cached_step(
+            model,
+            self._agreed(self._prepare_inputs(inputs)),
+            self._chunk,
+            bare=self.accelerator.unwrap_model(model),
+            backward=lambda loss: self.accelerator.backward(loss * share),
+            no_sync=lambda: self._no_sync(model),
+            autocast=self.compute_loss_context_manager,
+            finish=lambda loss: reach_all_weights(loss, self._trained()),
+        )
+        self._note(outputs)
+        return outputs.loss * share
+
+    def _no_sync(self, model):
+        # Not the accelerator's own: at its end it would turn reduction on again inside an accumulation step's.
+        return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()
+
+    def _trained(self) -> "list[torch.nn.Parameter]":
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
+    def _agreed(self, inputs: dict) -> dict:
+        """The batch, made to fit the other ranks'."""
+        if self.args.world_size == 1:
+            return inputs
+        model = self.accelerator.unwrap_model(self.model)
+        if not hasattr(model, "context_labels"):
+            rows = next(len(value) for value in inputs.values() if isinstance(value, torch.Tensor))
+            require_equal({"rows": rows}, self.args.device)
+            return inputs
+        return fit_batch(model, inputs)
+
+    def _note(self, outputs) -> None:
+        for name in (*_LOGGED, *_SCALES):
             if getattr(outputs, name, None) is not None:
-                self._terms[name].append(getattr(outputs, name).detach())
-        for name in ("logit_scale", "text_logit_scale"):
-            if getattr(outputs, name, None) is not None:
-                self._terms[name].append(outputs[name].detach())
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+                self._terms[name].append(getattr(outputs, name).detach().float())
+
+    def _means(self) -> "dict[str, float]":
+        """The mean of each term since the last call, over all ranks; those that never came are left out."""
+        names = [*_LOGGED, *_SCALES]
+        sums = [torch.stack(self._terms[n]).sum().item() if self._terms[n] else 0.0 for n in names]
+        table = torch.tensor([sums, [len(self._terms[n]) for n in names]], device=self.args.device)
+        self._terms.clear()
+        table = self.accelerator.reduce(table, "sum").tolist()
+        return {name: total / count for name, total, count in zip(names, *table, strict=True) if count}
 
     def log(self, logs: dict, *args, **kwargs) -> None:
         """Adds the mean of each term since the last line."""
         if "loss" in logs:
-            logs.update({name: torch.stack(values).float().mean().item() for name, values in self._terms.items()})
-            self._terms.clear()
+            logs.update(self._means())
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict:
@@ -48,8 +155,10 @@ class RetrievalTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # inference mode would leave tensors that a sharded model cannot train with
             metrics = {f"{metric_key_prefix}_{key}": value for key, value in self._recalls(model).items()}
+        # Ranks that differ in a last bit would differ in which checkpoint is the best.
+        metrics = broadcast_object_list([metrics])[0]
         model.train(was_training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
