@@ -1,5 +1,7 @@
 """Batches for dual alignment training from cached features of frozen towers."""
 
+import zlib
+
 import torch
 
 from ..processing_unimur import UniMuRProcessor
@@ -17,7 +19,8 @@ class DualAlignmentCollator:
         captions_per_batch (`int`, *optional*): rows that take part in the caption loss, all by default; the caption
             path costs a multiple of the retrieval path, since its graph starts at the picture.
         concatenate_captions (`float`): probability that the captions of a batch run two in a row, image caption image
-            caption, as FROMAGe's do with 0.5. Drawn from torch's generator, so that a resumed run draws the same.
+            caption, as FROMAGe's do with 0.5. Drawn by the captions themselves: a run that goes on from a checkpoint
+            draws the same, although batches are made ahead of the step that the checkpoint holds.
         prefix_store (`PrefixStore`, *optional*): what the language model makes of text contexts, kept.
     """
 
@@ -71,10 +74,10 @@ class DualAlignmentCollator:
         return batch
 
     def _captions(self, rows: "list[dict]") -> dict:
-        together = 1
+        captions, together = [row["caption"] for row in rows], 1
         if self.concatenate_captions and len(rows) > 1:
-            together = 2 if float(torch.rand(())) < self.concatenate_captions else 1
-        captions = [row["caption"] for row in rows]
+            draw = zlib.crc32("\n".join(captions).encode()) / 2**32
+            together = 2 if draw < self.concatenate_captions else 1
         batch = dict(self.processor.process_captions(captions, self.max_caption_tokens, together=together))
         batch["caption_visual_features"] = torch.stack([row["caption_visual_features"] for row in rows])
         return batch
