@@ -18,6 +18,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.FIELD=VALUE",
         help="wins over the file, such as training.max_steps=100",
     )
+    again = parser.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last complete checkpoint in the output folder; start where there is none",
+    )
+    again.add_argument(
+        "--overwrite", action="store_true", help="remove the checkpoints in the output folder and start again"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,15 +35,20 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"there is no recipe {args.recipe}")
     import logging
 
+    from ..training.checkpoints import starting_point
     from ..training.recipes import load_recipe
+    from ..training.training_log import require_reporters
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     recipe = load_recipe(args.recipe, args.overrides)
+    require_reporters(recipe.training)
+    recipe.training.resume_from_checkpoint = starting_point(recipe.training, args.resume, args.overwrite)
     if recipe.task == "clip":
         from ..training.train_clip import train
     else:
         from ..training.train_unimur import train
     results = train(recipe)
-    print(json.dumps(results, indent=1))
-    print(f"Written to {recipe.training.output_dir}")
+    if recipe.training.process_index == 0:  # of several ranks one tells
+        print(json.dumps(results, indent=1))
+        print(f"Written to {recipe.training.output_dir}")
     return 0
