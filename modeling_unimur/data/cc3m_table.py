@@ -85,10 +85,11 @@ def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedPicture | Sk
         FileNotFoundError: nothing lies there, or the pictures do not.
         ValueError: it is none of these layouts.
     """
-    path = os.path.expanduser(os.path.expandvars(path))
-    file, separator, pictures = path.partition("::")
+    file, separator, pictures = os.path.expanduser(os.path.expandvars(path)).partition("::")
+    # A table may be read again from another working folder.
+    path, pictures = os.path.abspath(file), os.path.abspath(os.path.expanduser(pictures)) if pictures else None
     if separator or (os.path.isfile(path) and not path.endswith(".tar")):
-        return "TSV", [file, pictures or os.path.dirname(file) or "."], read_tsv(file, pictures or None)
+        return "TSV", [path, pictures or os.path.dirname(path)], read_tsv(path, pictures)
     if os.path.isdir(path) and not any(name.endswith(".tar") for name in os.listdir(path)):
         parts = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
         if not parts and not any(name.endswith((".txt", ".json")) for name in os.listdir(path)):

@@ -1,23 +1,79 @@
 """Outputs of frozen towers, computed once and kept on disk."""
 
 import hashlib
+import json
 import logging
-import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.packages import cache_dir
-from ..image_loading import load_image
+from .picture_batches import PictureBatches, load_batches
+from .row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 
 logger = logging.getLogger(__name__)
 
-# Items a file; a killed run loses at most as many.
-_SHARD = 512
+# Also written when this time has passed, so that a killed run loses little on a slow machine.
+_SECONDS = 60
+# Raised whenever the rows on disk change for the same tower.
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """How frozen towers run and what is kept of them.
+
+    Args:
+        stored (`torch.dtype`): of the rows on disk. bfloat16 halves them: each value is then within 2^-8 of itself,
+            and the cosine of a row with its float32 self is above 1 - 1e-5.
+        tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast; None leaves it as it was loaded.
+        workers (`int`, *optional*): processes that read and decode pictures; by default one fewer than the CPUs where
+            there are many pictures, and none otherwise.
+        picture_batch, text_batch (`int`): items that pass a tower together.
+        shard_rows (`int`): rows a file; a run that is killed computes at most as many again.
+    """
+
+    stored: torch.dtype = torch.float32
+    tower: "torch.dtype | None" = None
+    workers: "int | None" = None
+    picture_batch: int = 32
+    text_batch: int = 128
+    shard_rows: int = 4096
+
+
+@dataclass
+class CachedFeatures:
+    """Features of a list of items.
+
+    Args:
+        rows (`StoredRows` of shape `(kept, width)`): not read before they are indexed.
+        kept (`np.ndarray` of shape `(kept,)`): positions in the list that they belong to.
+        present, computed (`int`): items whose rows were there, and rows that this call computed.
+        skipped (`list`): `(position, reason)` of the items that have none.
+        folder (`Path`): of the store.
+    """
+
+    rows: StoredRows
+    kept: np.ndarray
+    present: int
+    computed: int
+    folder: Path
+    skipped: list = field(default_factory=list)
+
+    def describe(self, what: str) -> str:
+        """One line for a report."""
+        text = f"{what}: {len(self.kept):,} rows of width {self.rows.shape[1]}; {self.present:,} were there, "
+        text += f"{self.computed:,} computed now, {len(self.skipped):,} skipped; in {self.folder}"
+        if not self.skipped:
+            return text
+        return f"{text} (the first: {self.skipped[0][1]}; unreadable.tsv there names those that cannot be decoded)"
 
 
 def fingerprint(module: nn.Module, *extra: str) -> str:
@@ -25,102 +81,215 @@ def fingerprint(module: nn.Module, *extra: str) -> str:
     digest = hashlib.sha256("\n".join(extra).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        # Memory is hashed where it lies: the weights of a large tower are not copied.
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
 
 
-def _file_hash(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:32]
+def _autocast(tower: nn.Module, dtype: "torch.dtype | None"):
+    device = next((p.device.type for p in tower.parameters()), "cpu")
+    return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
 
 
-def _text_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+class _Writer:
+    """Collects rows and writes them as shards, by number and by time."""
+
+    def __init__(self, store: RowStore, rows: int):
+        self.store, self.rows = store, rows
+        self.count = 0
+        self._start()
+
+    def _start(self) -> None:
+        self.keys, self.parts, self.since = [], [], time.monotonic()
+        self.held: set[bytes] = set()
+
+    def add(self, keys: "list[bytes]", features: torch.Tensor) -> None:
+        """Takes rows over; they are written at the latest by `flush`."""
+        self.keys.extend(keys)
+        self.held.update(keys)
+        self.parts.append(features.detach().cpu())
+
+    def due(self) -> bool:
+        """Whether enough rows are held, or long enough."""
+        return len(self.keys) >= self.rows or (bool(self.keys) and time.monotonic() - self.since > _SECONDS)
+
+    def flush(self) -> None:
+        """Writes what is held."""
+        if self.keys:
+            self.store.append(self.keys, torch.cat(self.parts))
+            self.count += len(self.keys)
+        self._start()
 
 
-class FeatureStore:
-    """Feature rows by content hash, in one folder for one state of one tower.
+def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[str, ...]") -> RowStore:
+    about = {"kind": kind, "stored": str(options.stored), "tower": str(options.tower), "version": _VERSION}
+    folder = cache_dir() / "features" / f"{kind}-{fingerprint(tower, json.dumps(about), *extra)}"
+    if not (folder / "about.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        about["module"] = type(tower).__name__
+        (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return RowStore(folder, options.stored)
 
-    Each shard is written whole, so a run that was killed goes on where it stopped.
+
+class FrozenPictures:
+    """Features of pictures from one frozen image tower, kept by the content of the files.
+
+    What a file holds is remembered by its path, size and time of change, so that a later call reads no file again.
 
     Args:
-        folder: of this store; made when the first shard is written.
+        tower: the frozen module; its weights name the store.
+        encode: `pixel_values (batch, 3, height, width)`, and as keywords whatever else the image processor returns, to
+            features `(batch, width)`.
+        image_processor: the tower's.
+        options (`FeatureOptions`, *optional*): how it runs.
     """
 
-    def __init__(self, folder: "str | os.PathLike"):
-        self.folder = Path(folder)
-        self.rows: dict[str, torch.Tensor] = {}
-        for shard in sorted(self.folder.glob("*.safetensors")):
-            self.rows.update(load_file(shard))
+    def __init__(self, tower, encode: Callable, image_processor, options: "FeatureOptions | None" = None):
+        self.tower, self.encode, self.image_processor = tower, encode, image_processor
+        self.options = options or FeatureOptions()
+        extra = (image_processor.to_json_string(), type(image_processor).__name__)
+        self.store = _open("pictures", tower, self.options, extra)
+        self.contents = RowStore(cache_dir() / "features" / "file-contents", torch.uint8)
+        self._listing = self.store.folder / "unreadable.tsv"
 
-    def compute(
-        self, items: "dict[str, object]", encode: Callable[[list], "tuple[list[int], torch.Tensor]"], **bar
-    ) -> None:
-        """Encodes what is missing.
+    def features(self, pictures: Sequence[str]) -> CachedFeatures:
+        """Features of pictures by address (`data.picture_bytes`), computed where they are not there yet.
 
-        Args:
-            items: content hash -> item.
-            encode: a list of items to the positions it could read and their features `(positions, width)`.
-            bar: arguments of the progress bar.
+        A picture that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
+        `unreadable.tsv` of the store, and not tried again while it stands there.
         """
-        missing = [key for key in items if key not in self.rows]
-        for start in tqdm(range(0, len(missing), _SHARD), disable=not missing, **bar):
-            keys = missing[start : start + _SHARD]
-            positions, features = encode([items[key] for key in keys])
-            shard = {keys[p]: row.clone() for p, row in zip(positions, features.float().cpu(), strict=True)}
-            if shard:
-                self._write(shard)
-                self.rows.update(shard)
+        unreadable = self._unreadable()
+        batches = PictureBatches(pictures, self.image_processor, self.options.picture_batch)
+        skipped = batches.remember(self.contents)
+        keys, known = batches.keys, batches.known
+        bad = np.array(sorted(unreadable), dtype=KEY_TYPE)
+        settled = known & (self.store.find(keys) >= 0)
+        refused = known & np.isin(keys, bad)
+        skipped.extend((int(n), unreadable[keys[n]]) for n in np.flatnonzero(refused))
+        missing = batches.missing
+        todo = np.flatnonzero(~(settled | refused | missing))
+        present, writer = int(settled.sum()), _Writer(self.store, self.options.shard_rows)
+        batches.plan(todo, self.store.keys())
+        stamps: list[tuple[bytes, bytes]] = []
 
-    def _write(self, shard: dict) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256("".join(sorted(shard)).encode()).hexdigest()[:16]
-        aside = self.folder / f".{name}.{os.getpid()}"
-        save_file(shard, aside)
-        os.replace(aside, self.folder / f"{name}.safetensors")
+        def flush() -> None:
+            writer.flush()  # before the contents are noted: a kill in between costs reading, not computing
+            self.contents.append([stamp for stamp, _ in stamps], _as_rows([content for _, content in stamps]))
+            stamps.clear()
+
+        with tqdm(
+            total=len(pictures), initial=len(pictures) - len(todo), desc="Pictures", disable=not len(todo)
+        ) as bar:
+            for batch in load_batches(batches, self.options.workers):
+                for position, reason, key in batch.failures:
+                    logger.warning("Left out: %s", reason)
+                    skipped.append((position, reason))
+                    if key is not None:
+                        self._refuse(key, pictures[position], reason)
+                        stamps.append((batches.stamps[position], key))
+                for position, key in zip(batch.positions, batch.keys, strict=True):
+                    keys[position], known[position] = key, True
+                    stamps.append((batches.stamps[position], key))
+                self._encode(batch, writer)
+                if writer.due() or len(stamps) >= 4 * self.options.shard_rows:
+                    flush()
+                bar.update(batch.size)
+        flush()
+        numbers = np.where(known, self.store.find(keys), -1)
+        kept = np.flatnonzero(numbers >= 0)
+        present += len(kept) - int(settled.sum()) - writer.count
+        return CachedFeatures(self.store.rows(numbers[kept]), kept, present, writer.count, self.store.folder, skipped)
+
+    @torch.inference_mode()
+    def _encode(self, batch, writer: _Writer) -> None:
+        """Runs the tower on those pictures of a batch that are neither stored nor held: files may be copies."""
+        fresh: dict[bytes, int] = {}
+        for row, key in enumerate(batch.decoded_keys):
+            if key not in writer.held and key not in self.store:
+                fresh.setdefault(key, row)
+        if not fresh:
+            return
+        inputs = dict(batch.inputs)
+        if len(fresh) < len(batch.decoded_keys):
+            inputs = {name: value[torch.tensor(list(fresh.values()))] for name, value in inputs.items()}
+        with _autocast(self.tower, self.options.tower):
+            features = self.encode(inputs.pop("pixel_values"), **inputs)
+        writer.add(list(fresh), features)
+
+    def _unreadable(self) -> "dict[bytes, str]":
+        if not self._listing.is_file():
+            return {}
+        lines = self._listing.read_text(encoding="utf-8").splitlines()
+        parts = [line.split("\t", 2) for line in lines]
+        return {bytes.fromhex(part[0]): part[2] for part in parts if len(part) == 3}
+
+    def _refuse(self, key: bytes, picture: str, reason: str) -> None:
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        with self._listing.open("a", encoding="utf-8", errors="replace") as file:
+            file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (picture, reason))]) + "\n")
 
 
-def _store(module: nn.Module, kind: str, *extra: str) -> FeatureStore:
-    return FeatureStore(cache_dir() / "features" / f"{kind}-{fingerprint(module, *extra)}")
+def _as_rows(contents: "list[bytes]") -> torch.Tensor:
+    return torch.from_numpy(np.array(contents, dtype=KEY_TYPE).view(np.uint8).reshape(-1, KEY_BYTES).copy())
+
+
+class FrozenTexts:
+    """Features of texts from one frozen text tower, kept by the texts.
+
+    Args:
+        tower: the frozen module; its weights name the store.
+        encode: a list of strings to features `(texts, width)`; its attribute `key`, if it has one, says what else the
+            features depend on, such as how texts are tokenised (`frozen_towers.TextEncoder`).
+        options (`FeatureOptions`, *optional*): how it runs.
+    """
+
+    def __init__(self, tower, encode: Callable, options: "FeatureOptions | None" = None):
+        self.tower, self.encode, self.options = tower, encode, options or FeatureOptions()
+        self.store = _open("texts", tower, self.options, (getattr(encode, "key", ""),))
+
+    @torch.inference_mode()
+    def features(self, texts: Sequence[str]) -> CachedFeatures:
+        """Features of all texts, computed where they are not there yet; equal texts are computed once."""
+        keys = np.fromiter((key_of(text) for text in texts), dtype=KEY_TYPE, count=len(texts))
+        missing = np.flatnonzero(self.store.find(keys) < 0)
+        _, first = np.unique(keys[missing], return_index=True)
+        todo = missing[np.sort(first)]
+        writer, size = _Writer(self.store, self.options.shard_rows), self.options.text_batch
+        with tqdm(total=len(texts), initial=len(texts) - len(todo), desc="Texts", disable=not len(todo)) as bar:
+            for start in range(0, len(todo), 16 * size):
+                window = [(texts[place], keys[place]) for place in todo[start : start + 16 * size]]
+                window.sort(key=lambda pair: len(pair[0]))  # little padding
+                for at in range(0, len(window), size):
+                    lines, names = zip(*window[at : at + size], strict=True)
+                    with _autocast(self.tower, self.options.tower):
+                        writer.add(list(names), self.encode(list(lines)))
+                    if writer.due():
+                        writer.flush()
+                    bar.update(len(lines))
+        writer.flush()
+        rows = self.store.rows(self.store.find(keys))
+        return CachedFeatures(rows, np.arange(len(texts)), len(texts) - len(missing), len(todo), self.store.folder)
 
 
 def picture_features(
     tower: nn.Module,
-    encode: Callable[[torch.Tensor], torch.Tensor],
+    encode: Callable[..., torch.Tensor],
     image_processor,
     paths: Sequence[str],
     batch_size: int = 32,
 ) -> "tuple[torch.Tensor, list[int]]":
-    """Features of picture files from a frozen image tower.
+    """Features of picture files from a frozen image tower, in memory.
 
     Args:
-        tower: the frozen module, whose weights name the store.
-        encode: `pixel_values (batch, 3, height, width)` to features `(batch, width)`.
-        image_processor: the tower's.
+        tower, encode, image_processor: as in `FrozenPictures`.
         paths: picture files; one that cannot be read is left out and reported in the log.
 
     Returns:
         features `(readable, width)` and the positions in `paths` that they belong to.
     """
-    store = _store(tower, "pictures", image_processor.to_json_string())
-    keys = [_file_hash(path) for path in paths]
-
-    @torch.inference_mode()
-    def run(files: list) -> "tuple[list[int], torch.Tensor]":
-        positions, pictures, parts = [], [], []
-        for position, file in enumerate(files):
-            try:
-                pictures.append(load_image(file))
-                positions.append(position)
-            except (ValueError, OSError) as error:
-                logger.warning("Left out: %s", error)
-        for start in range(0, len(pictures), batch_size):
-            pixels = image_processor(pictures[start : start + batch_size], return_tensors="pt")["pixel_values"]
-            parts.append(encode(pixels))
-        return positions, torch.cat(parts) if parts else torch.empty(0, 0)
-
-    store.compute(dict(zip(keys, paths, strict=True)), run, desc="Picture features", unit=f"x{_SHARD}")
-    kept = [position for position, key in enumerate(keys) if key in store.rows]
-    return torch.stack([store.rows[keys[position]] for position in kept]), kept
+    options = FeatureOptions(picture_batch=batch_size)
+    found = FrozenPictures(tower, encode, image_processor, options).features(paths)
+    return found.rows.tensor(), found.kept.tolist()
 
 
 def text_features(
@@ -129,19 +298,18 @@ def text_features(
     texts: Iterable[str],
     batch_size: int = 128,
 ) -> torch.Tensor:
-    """Features `(texts, width)` of texts from a frozen text tower; `encode` takes a list of strings."""
-    texts = list(texts)
-    store = _store(tower, "texts")
-    keys = [_text_hash(text) for text in texts]
-
-    @torch.inference_mode()
-    def run(lines: list) -> "tuple[list[int], torch.Tensor]":
-        order = sorted(range(len(lines)), key=lambda i: len(lines[i]))  # little padding
-        parts = [encode([lines[i] for i in order[s : s + batch_size]]) for s in range(0, len(order), batch_size)]
-        return order, torch.cat(parts)
-
-    store.compute(dict(zip(keys, texts, strict=True)), run, desc="Text features", unit=f"x{_SHARD}")
-    return torch.stack([store.rows[key] for key in keys])
+    """Features `(texts, width)` of texts from a frozen text tower, in memory; `encode` takes a list of strings."""
+    return (
+        FrozenTexts(tower, encode, options=FeatureOptions(text_batch=batch_size)).features(list(texts)).rows.tensor()
+    )
 
 
-__all__ = ["FeatureStore", "fingerprint", "picture_features", "text_features"]
+__all__ = [
+    "CachedFeatures",
+    "FeatureOptions",
+    "FrozenPictures",
+    "FrozenTexts",
+    "fingerprint",
+    "picture_features",
+    "text_features",
+]

@@ -1,101 +1,123 @@
 """Pictures and the texts that belong to them, with the frozen towers' features at hand."""
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from ..data.captioned_pictures import load_captioned_pictures, split_by_title, title_group
 from .caption_forms import caption_forms
-from .frozen_features import picture_features, text_features
+from .frozen_features import CachedFeatures, FeatureOptions, FrozenPictures, FrozenTexts
+from .frozen_towers import frozen_towers, project
+from .row_store import StoredRows
 
 logger = logging.getLogger(__name__)
+
+# Features of up to this many bytes are held in memory; larger ones are gathered from disk, batch by batch.
+_IN_MEMORY = 512 * 2**20
 
 
 @dataclass
 class PicturePairs:
     """One split.
 
+    Large splits hold `StoredRows` in place of tensors, and sequences that are read from disk in place of lists; both
+    are indexed alike.
+
     Args:
-        paths, titles (`list[str]`): one a picture.
+        paths, titles (`Sequence[str]`): one a picture.
         groups (`torch.Tensor` of shape `(pictures,)`): pictures with one title group are right for each other.
         pooled (`torch.Tensor` of shape `(pictures, pooled_width)`): the frozen image tower's output.
-        texts (`list[str]`), owners (`torch.Tensor` of shape `(texts,)`): every caption form and its picture.
+        texts (`Sequence[str]`), owners (`torch.Tensor` of shape `(texts,)`): every caption form and its picture.
         text_features (`torch.Tensor` of shape `(texts, width)`): the frozen text tower's output.
         title_rows (`torch.Tensor` of shape `(pictures,)`): which text is the picture's title.
     """
 
-    paths: list
-    titles: list
+    paths: Sequence[str]
+    titles: Sequence[str]
     groups: torch.Tensor
-    pooled: torch.Tensor
-    texts: list
+    pooled: "torch.Tensor | StoredRows"
+    texts: Sequence[str]
     owners: torch.Tensor
-    text_features: torch.Tensor
+    text_features: "torch.Tensor | StoredRows"
     title_rows: torch.Tensor
 
 
-def load_pairs(clip, image_processor, tokenizer, sources: "list[str]") -> "dict[str, PicturePairs]":
-    """The installable pictures, split by title, with features of a dual encoder's frozen towers.
+def load_pairs(
+    clip,
+    image_processor,
+    tokenizer,
+    sources: "list[str]",
+    options: "FeatureOptions | None" = None,
+    held_out_fraction: float = 0.005,
+    tell: "Callable[[str], None] | None" = None,
+) -> "dict[str, PicturePairs]":
+    """Captioned pictures in three splits, with features of a dual encoder's frozen towers.
 
     Args:
-        clip: an `OpenCLIPModel` or `CLIPModel`; what it does before its picture projection is cached.
+        clip: a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`; what it does before its picture
+            projection, and all that its text tower does, is cached. Features come back on the CPU.
         image_processor, tokenizer: its own.
-        sources: names out of `data.captioned_pictures.SOURCES`.
+        sources: either what `data.captioned_pictures` takes, split by title; or `cc3m=PATH`, with
+            `cc3m_validation=PATH` and `cc3m_test=PATH` where they are to be had (`training.cc3m_pairs`).
+        options (`FeatureOptions`, *optional*): how the towers run and what is kept.
+        held_out_fraction (`float`): of `cc3m=PATH`, for validation and for test each where they have no path.
+        tell (`Callable`, *optional*): takes each line of the report; the log by default.
 
     Returns:
         `dict`: `train`, `validation` and `test`.
+
+    Raises:
+        FileNotFoundError, ValueError: for sources that are not there or not of their form.
     """
-    tower, encode_image, text_tower, encode_text = frozen_towers(clip, tokenizer)
+    towers, options, tell = frozen_towers(clip, tokenizer), options or FeatureOptions(), tell or logger.info
+    pictures = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor, options)
+    texts = FrozenTexts(towers.text_tower, towers.encode_texts, options)
+    named = [source for source in sources if source.startswith("cc3m")]
+    if named:
+        from .cc3m_pairs import load_cc3m_pairs  # it needs this module's own names
+
+        if len(named) < len(sources):
+            raise ValueError(f"data.sources mixes {named} with other sources: train on one kind at a time.")
+        return load_cc3m_pairs(named, pictures, texts, held_out_fraction, tell)
+    return _installable(sources, pictures, texts, tell)
+
+
+def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, PicturePairs]":
     splits = {}
     group_ids: dict[str, int] = {}
     for name, rows in split_by_title(load_captioned_pictures(sources)).items():
         rows = rows.filter(lambda row: bool(row["title"].strip()))
-        pooled, kept = picture_features(tower, encode_image, image_processor, rows["image"])
-        if len(kept) < len(rows):
-            logger.warning("%d of %d pictures (%s) could not be read.", len(rows) - len(kept), len(rows), name)
+        pictures = frozen_pictures.features(list(rows["image"]))
+        tell(pictures.describe(f"{name}, pictures"))
         texts, owners, title_rows = [], [], []
-        chosen = [rows[position] for position in kept]
+        chosen = [rows[int(position)] for position in pictures.kept]
         for number, row in enumerate(chosen):
             title_rows.append(len(texts))
             forms = caption_forms(row["title"], row["description"], row["tags"])
             texts.extend(forms)
             owners.extend([number] * len(forms))
         groups = [group_ids.setdefault(title_group(row["title"]), len(group_ids)) for row in chosen]
+        features = frozen_texts.features(texts)
+        tell(features.describe(f"{name}, texts"))
         splits[name] = PicturePairs(
             paths=[row["image"] for row in chosen],
             titles=[row["title"] for row in chosen],
             groups=torch.tensor(groups),
-            pooled=pooled,
+            pooled=in_memory_if_small(pictures),
             texts=texts,
             owners=torch.tensor(owners),
-            text_features=text_features(text_tower, encode_text, texts),
+            text_features=in_memory_if_small(features),
             title_rows=torch.tensor(title_rows),
         )
     return splits
 
 
-def frozen_towers(clip, tokenizer):
-    """The part of the image tower before its projection with the function that runs it, and the same of the text
-    tower, whole."""
-    text_tower = clip.model.text if hasattr(clip, "project_image") else clip.text_model
-
-    def encode_text(lines):
-        batch = tokenizer(lines, padding=True, truncation=True, return_tensors="pt")
-        features = clip.get_text_features(batch["input_ids"], attention_mask=batch["attention_mask"])
-        return features if isinstance(features, torch.Tensor) else features.pooler_output
-
-    if hasattr(clip, "project_image"):
-        tower = getattr(clip.model.visual, "trunk", clip.model.visual)
-        return tower, lambda pixels: clip.get_image_features(pixels).pooled_features, text_tower, encode_text
-    return clip.vision_model, lambda pixels: clip.vision_model(pixels).pooler_output, text_tower, encode_text
+def in_memory_if_small(features: CachedFeatures) -> "torch.Tensor | StoredRows":
+    """All rows as a tensor, or left on disk where they are many."""
+    rows = features.rows
+    return rows.tensor() if 4 * rows.shape.numel() <= _IN_MEMORY else rows
 
 
-def project(clip, pooled: torch.Tensor) -> torch.Tensor:
-    """Pooled features into the joint space of the dual encoder `(pictures, width)`."""
-    if hasattr(clip, "project_image"):
-        return clip.project_image(pooled)
-    return clip.visual_projection(pooled) if hasattr(clip, "visual_projection") else pooled
-
-
-__all__ = ["PicturePairs", "frozen_towers", "load_pairs", "project"]
+__all__ = ["PicturePairs", "frozen_towers", "in_memory_if_small", "load_pairs", "project"]

@@ -4,10 +4,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from transformers import HfArgumentParser
 
 from ..data.packages import cache_dir
 from .arguments import RetrievalTrainingArguments
+from .frozen_features import FeatureOptions
 
 TASKS = ("clip", "unimur")
 
@@ -36,8 +38,41 @@ class DataArguments:
 
     sources: list[str] = field(
         default_factory=lambda: ["openclipart", "openmoji", "stamps"],
-        metadata={"help": "Sources of captioned pictures: openclipart, openmoji, stamps, or cc3m=PATH."},
+        metadata={
+            "help": "Captioned pictures: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with "
+            "cc3m_validation=PATH and cc3m_test=PATH."
+        },
     )
+    held_out_fraction: float = field(
+        default=0.005,
+        metadata={"help": "Share of cc3m=PATH kept for validation, and for test, where they have no path."},
+    )
+    feature_dtype: str = field(
+        default="float32",
+        metadata={"help": "Of the frozen towers' outputs on disk; bfloat16 halves them, each value within 2^-8."},
+    )
+    tower_dtype: str | None = field(
+        default=None, metadata={"help": "bfloat16 runs the frozen towers under autocast; as loaded by default."}
+    )
+    feature_batch_size: int = field(default=32, metadata={"help": "Pictures that pass the frozen tower together."})
+    feature_workers: int | None = field(
+        default=None, metadata={"help": "Processes that decode pictures; by the CPUs and the number of pictures."}
+    )
+    feature_shard_rows: int = field(
+        default=4096, metadata={"help": "Rows a file; a killed run computes at most as many again."}
+    )
+    picture_views: int | None = field(
+        default=None,
+        metadata={
+            "help": "Task clip: flips and crops computed of each picture. One row a picture, of all clip arts, with "
+            "another view and text each epoch; by default one row a text, of the training split."
+        },
+    )
+    view_dtype: str | None = field(
+        default=None, metadata={"help": "bfloat16 runs the picture tower under autocast on flips and crops alone."}
+    )
+    view_share: float = field(default=0.7, metadata={"help": "Share of rows that hold a view, not the picture."})
+    title_share: float = field(default=0.4, metadata={"help": "Share of rows with the title, not any text."})
     max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
     picture_context_fraction: float = field(
         default=0.25, metadata={"help": "Share of contexts that hold a picture and words, not words alone."}
@@ -56,12 +91,38 @@ class DataArguments:
         default_factory=list, metadata={"help": "Unpaired texts for textual matching: glosses, dialogues."}
     )
     text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})
+    texts_per_source: int | None = field(
+        default=None, metadata={"help": "Contexts taken of each source of texts, evenly spaced; all by default."}
+    )
     keep_prefixes_gb: float = field(
         default=0.0, metadata={"help": "Memory for what the frozen language model made of contexts; 0 keeps nothing."}
     )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
     )
+
+    def __post_init__(self):
+        for name, allowed in (
+            ("feature_dtype", ("float32", "bfloat16")),
+            ("tower_dtype", (None, "bfloat16")),
+            ("view_dtype", (None, "bfloat16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}.")
+        for name in ("feature_batch_size", "feature_shard_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+
+    def feature_options(self) -> FeatureOptions:
+        """How `load_pairs` runs and keeps the frozen towers for this recipe."""
+        return FeatureOptions(
+            stored=getattr(torch, self.feature_dtype),
+            tower=None if self.tower_dtype is None else getattr(torch, self.tower_dtype),
+            workers=self.feature_workers,
+            picture_batch=self.feature_batch_size,
+            text_batch=4 * self.feature_batch_size,
+            shard_rows=self.feature_shard_rows,
+        )
 
 
 @dataclass
@@ -115,7 +176,10 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         if not equals or section not in ("model", "data", "training") or not name:
             raise ValueError(f"{override!r}: write section.field=value, such as training.max_steps=100.")
         raw.setdefault(section, {})[name] = yaml.safe_load(value)
-    training = {"report_to": "none", "remove_unused_columns": False, **(raw.get("training") or {})}
+    defaults = {"report_to": "none", "remove_unused_columns": False}
+    if not torch.accelerator.is_available():  # else a recipe with bf16 could not even be read here
+        defaults["use_cpu"] = True
+    training = {**defaults, **(raw.get("training") or {})}
     for name, value in training.items():
         if name.endswith("_strategy") and value is False:  # YAML reads a bare `no` so
             training[name] = "no"

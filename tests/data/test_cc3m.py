@@ -228,6 +228,8 @@ def test_table_is_made_once_and_again_when_the_files_change(tmp_path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr("modeling_unimur.data.cc3m_table.write_columns", None)
         assert load_cc3m(str(path), "train").report == table.report
+    monkeypatch.chdir(path.parent)
+    assert load_cc3m(path.name).pictures[0] == table.pictures[0]
     time.sleep(0.02)
     (path.parent / "images" / str(zlib.crc32(URLS[3].encode()))).write_bytes(picture(3))
     assert len(load_cc3m(str(path)).captions) == 6
