@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ("demo", "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet"),
     "chat": ("chat", "talk in the terminal, with pictures in and out"),
     "train": ("train", "run a training recipe"),
+    "cache": ("cache", "compute the frozen features that a recipe needs, before it trains"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 FAILED = 2
