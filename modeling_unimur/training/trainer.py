@@ -96,6 +96,8 @@ class RetrievalTrainer(Trainer):
         if self._chunk is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
+        if callable(getattr(self.optimizer, "train", None)):  # schedule-free optimizers have two modes
+            self.optimizer.train()
         share = 1 / self.current_gradient_accumulation_steps
         outputs = gradient_cached_step(
             model,

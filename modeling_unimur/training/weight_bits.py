@@ -11,7 +11,8 @@ def local_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     and scales of a quantised one. Nothing of one without storage (offloaded, or on the meta device)."""
     if hasattr(tensor, "__tensor_flatten__"):
         names, _ = tensor.__tensor_flatten__()
-        return [part for name in names for part in local_parts(getattr(tensor, name))]
+        inner = [getattr(tensor, name) for name in names]
+        return [part for value in inner if isinstance(value, torch.Tensor) for part in local_parts(value)]
     return [] if tensor.is_meta else [tensor.detach()]
 
 
