@@ -58,7 +58,7 @@ READOUT = {
     "layers 8 15 22 last": {"config": {"ret_layers": [8, 15, 22, -1]}},
     "4 [RET]": {"config": {"num_ret_tokens": 4}, "processor": {"num_ret_tokens": 4}},
     "titles alone": {"data": {"texts": []}},
-    "without two pairs": {"data": {"two_pairs_fraction": 0.0}},
+    "a fifth with another pair before": {"data": {"two_pairs_fraction": 0.2}},
 }
 _SETS = ("title_image", "title_title", "gloss_title", "dialogue_text", "dialogue_image")
 

@@ -191,7 +191,7 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
     for key, value in figures.items():
         print(f"{key:<{width}}  {value:>12,.4g}")
     result = {
-        "command": " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
         "versions": versions(),
         "seed": args.seed,

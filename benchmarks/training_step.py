@@ -1,6 +1,7 @@
 """A step of dual alignment training, next to FROMAGe's step written out plainly and to a bare forward.
 
     python benchmarks/training_step.py [--quick]
+    python benchmarks/training_step.py --growth
 
 One run, float32, one batch of real captions; the same tokens for every variant; a step is zero_grad, forward,
 backward, clipping and AdamW. Peak memory is what a step takes beyond the loaded weights, in a process of its own.
@@ -9,14 +10,19 @@ backward, clipping and AdamW. Peak memory is what a step takes beyond the loaded
 - `retrieval_speedup_over_plain`: FROMAGe's step, its targets cached too, over ours.
 - `retrieval_speedup_with_cached_targets`: FROMAGe's step that runs the dual encoder each time, over ours.
 - `caption_speedup_over_plain`: FROMAGe's caption step over ours.
+- `kept_speedup_over_plain`: FROMAGe's step, its targets cached, over ours with the frozen prefixes kept as well.
+- `bf16_speedup`: our step over the same with the frozen language model in bfloat16; `bf16_loss_error` and
+  `bf16_gradient_error` are what that changes, relative.
 - `loss_error`, `gradient_error` (and `caption_...`): ours against the same losses with the whole sequence in the
   graph, relative; the gradient's is the largest of all trained tensors, each relative to the tensor's norm.
+- `..._float64`: the same errors with everything in float64: what remains of them is rounding.
 - `..._batch<B>_tokens<T>`: the same at other sizes; a plain step that would not fit into memory is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import gc
 import json
@@ -59,6 +65,8 @@ VARIANTS = (
     "plain_step_computing_targets",
     "caption_step",
     "plain_caption_step",
+    "retrieval_step_kept",
+    "retrieval_step_bf16",
 )
 GROWTH_VARIANTS = VARIANTS[:3]
 BATCH = 32
@@ -76,6 +84,13 @@ def _steps(model: UniMuRModel, batch: TrainingBatch, names: tuple[str, ...]) -> 
     trained = [p for p in model.parameters() if p.requires_grad]
     if "retrieval_step" in names:
         steps["retrieval_step"] = _step(trained, lambda: _retrieval_loss(model, batch))
+    if "retrieval_step_kept" in names:
+        states = model.get_prefix_states(batch.contexts["input_ids"], batch.contexts["attention_mask"])
+        steps["retrieval_step_kept"] = _step(trained, lambda: _retrieval_loss(model, batch, states))
+    if "retrieval_step_bf16" in names:
+        half = _in_bf16(model)
+        weights = [p for p in half.parameters() if p.requires_grad]
+        steps["retrieval_step_bf16"] = _step(weights, lambda: _retrieval_loss(half, batch))
     if "caption_step" in names:
         steps["caption_step"] = _step(trained, lambda: _caption_loss(model, batch))
     if any(name.startswith("plain") for name in names):
@@ -122,9 +137,16 @@ def _step(parameters, loss: Callable[[], torch.Tensor], after_backward: Callable
     return run
 
 
-def _retrieval_loss(model: UniMuRModel, batch: TrainingBatch) -> torch.Tensor:
+def _in_bf16(model: UniMuRModel) -> UniMuRModel:
+    """A copy with the frozen language model in bfloat16; what trains stays float32."""
+    half = copy.deepcopy(model)
+    half.language_model.to(torch.bfloat16)
+    return half
+
+
+def _retrieval_loss(model: UniMuRModel, batch: TrainingBatch, states: torch.Tensor | None = None) -> torch.Tensor:
     targets = {"target_image_features": batch.image_features, "target_text_features": batch.text_features}
-    return model(**batch.contexts, **targets).loss
+    return model(**batch.contexts, **targets, prefix_states=states).loss
 
 
 def _caption_loss(model: UniMuRModel, batch: TrainingBatch) -> torch.Tensor:
@@ -173,6 +195,37 @@ def _errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
         )
     model.zero_grad()
     return figures
+
+
+def _float64_errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
+    """The same in float64, on a quarter of the batch."""
+    rows = max(len(batch.image_features) // 4, 2)
+
+    def cut(value):
+        if isinstance(value, dict):
+            return {name: cut(tensor) for name, tensor in value.items()}
+        return value[:rows].double() if value.is_floating_point() else value[:rows]
+
+    fields = {field.name: cut(getattr(batch, field.name)) for field in dataclasses.fields(batch)}
+    errors = _errors(copy.deepcopy(model).double(), TrainingBatch(**fields))
+    return {f"{name}_float64": value for name, value in errors.items()}
+
+
+def _bf16_errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
+    """What the frozen language model in bfloat16 changes of the retrieval loss and its gradient."""
+    found = []
+    for each in (model, _in_bf16(model)):
+        each.zero_grad()
+        loss = _retrieval_loss(each, batch)
+        loss.backward()
+        gradient = [p.grad.flatten() for p in each.heads.parameters() if p.grad is not None]
+        found.append((float(loss.detach()), torch.cat(gradient).clone()))
+        each.zero_grad()
+    (loss, gradient), (half_loss, half_gradient) = found
+    return {
+        "bf16_loss_error": abs(half_loss - loss) / loss,
+        "bf16_gradient_error": float((half_gradient - gradient).norm() / gradient.norm()),
+    }
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -242,7 +295,11 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     model, processor = _load(args)
     pairs = read_pairs(args.pairs)
     batch = make_batch(model, processor, draw_pairs(pairs, size, args.seed))
-    errors = _errors(model, batch)
+    if args.growth:
+        return _growth(
+            args, model, processor, pairs, _memory(args, batch, ("plain_step",))["plain_step"] / _size(batch)
+        )
+    errors = {**_errors(model, batch), **_float64_errors(model, batch), **_bf16_errors(model, batch)}
     timings = _alternate(args, _steps(model, batch, VARIANTS))
     seconds = timings.seconds
     memory = _memory(args, batch, VARIANTS)
@@ -251,6 +308,8 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         "retrieval_speedup_over_plain": seconds["plain_step"] / seconds["retrieval_step"],
         "retrieval_speedup_with_cached_targets": seconds["plain_step_computing_targets"] / seconds["retrieval_step"],
         "caption_speedup_over_plain": seconds["plain_caption_step"] / seconds["caption_step"],
+        "kept_speedup_over_plain": seconds["plain_step"] / seconds["retrieval_step_kept"],
+        "bf16_speedup": seconds["retrieval_step"] / seconds["retrieval_step_bf16"],
         **errors,
         **{f"{name}_seconds": seconds[name] for name in VARIANTS},
         **{f"{name}_mib": memory[name] for name in VARIANTS},
@@ -261,15 +320,20 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         "reference_spread": timings.spread,
         "busy_retries": timings.retries,
     }
-    mib_a_token = memory["plain_step"] / batch.contexts["input_ids"].numel()
-    figures.update(_growth(args, model, processor, pairs, mib_a_token))
+    if args.quick:
+        figures.update(_growth(args, model, processor, pairs, memory["plain_step"] / _size(batch)))
     return figures
+
+
+def _size(batch: TrainingBatch) -> int:
+    return batch.contexts["input_ids"].numel()
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
     parser.add_argument("--pairs", type=Path, help="`caption<TAB>picture` lines (default: installable pictures)")
+    parser.add_argument("--growth", action="store_true", help="at other lengths and batches, in half an hour")
     parser.add_argument("--memory", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--batch-file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -277,7 +341,12 @@ def main() -> None:
         batch = TrainingBatch(**torch.load(args.batch_file, weights_only=True))
         _measure_memory(_load(args)[0], batch, args.memory)
         return
-    report("training_step", args, run(args), notes=["dtype float32; minimum of 7 rounds, variants in turn"])
+    report(
+        "training_step_growth" if args.growth else "training_step",
+        args,
+        run(args),
+        notes=["dtype float32; minimum of 7 rounds, variants in turn"],
+    )
 
 
 if __name__ == "__main__":

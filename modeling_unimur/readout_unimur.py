@@ -7,7 +7,7 @@ from torch import nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
-_CALL_COST_CPU = 64
+_CALL_COST_CPU = 32
 _CALL_COST = 4096
 
 

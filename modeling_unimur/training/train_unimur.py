@@ -95,6 +95,13 @@ class _Pictures:
         return self.target(torch.arange(len(self.pairs.paths)))
 
 
+def _spaced(items: list, count: "int | None") -> list:
+    """At most `count` of them, evenly spaced."""
+    if count is None or count >= len(items):
+        return items
+    return [items[number * len(items) // count] for number in range(count)]
+
+
 def load_data(model: UniMuRModel, clip: str, data: DataArguments, seed: int = 0) -> AlignmentData:
     """Reads pictures and texts with the frozen towers' features, cached on disk."""
     tokenizer = AutoTokenizer.from_pretrained(clip)
@@ -123,12 +130,12 @@ def load_data(model: UniMuRModel, clip: str, data: DataArguments, seed: int = 0)
             )
 
         texts = load_texts(data.texts)
-        everything = [context for source in texts.values() for context in source["train"]]
+        everything = [c for source in texts.values() for c in _spaced(source["train"], data.texts_per_source)]
         rows = MixedRows([rows, contexts("train", everything)], [1 - data.text_fraction, data.text_fraction], seed)
         for split, found in sets.items():
             for source, parts in texts.items():
                 names = _DEV_NAMES[source]
-                found.extend(text_sets(contexts(split, parts[split][:_DEV_CONTEXTS]), *names, found[0]))
+                found.extend(text_sets(contexts(split, _spaced(parts[split], _DEV_CONTEXTS)), *names, found[0]))
     return AlignmentData(rows, sets["validation"], sets["test"], {name: len(p.paths) for name, p in splits.items()})
 
 
