@@ -33,7 +33,9 @@ class FeatureOptions:
     Args:
         stored (`torch.dtype`): of the rows on disk. bfloat16 halves them: each value is then within 2^-8 of itself,
             and the cosine of a row with its float32 self is above 1 - 1e-5.
-        tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast; None leaves it as it was loaded.
+        tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast; None leaves it as it was loaded. How
+            near that comes depends on the tower: of the small dual encoder, cosines with float32 are above 0.9999 for
+            MiniLM's texts, and for EfficientNet's pictures 0.998 in the mean and 0.975 at worst (120 pictures).
         workers (`int`, *optional*): processes that read and decode pictures; by default one fewer than the CPUs where
             there are many pictures, and none otherwise.
         picture_batch, text_batch (`int`): items that pass a tower together.

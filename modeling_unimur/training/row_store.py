@@ -15,6 +15,8 @@ from safetensors.torch import save_file
 KEY_BYTES = 16
 KEY_TYPE = np.dtype(f"S{KEY_BYTES}")
 _TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
+# Fewer rows a file than this are taken one by one.
+_SPREAD = 8
 # Sorted runs of keys that are searched one after the other before they are merged.
 _RUNS = 32
 
@@ -86,21 +88,27 @@ class StoredRows:
     @torch.inference_mode(False)  # else whoever gathers under it gets rows that no gradient may pass
     @torch.no_grad()
     def _gather(self, numbers: np.ndarray) -> torch.Tensor:
-        files = np.searchsorted(self._starts, numbers, side="right") - 1
-        rows = None
-        for file in np.unique(files):
-            if file not in self._maps:
-                self._maps[file] = map_tensors(self._files[file])["features"]
-            held = self._maps[file]
-            if rows is None:
-                rows = torch.empty(len(numbers), held.shape[1])
-            places = np.flatnonzero(files == file)
-            rows[torch.from_numpy(places)] = held[torch.from_numpy(numbers[places] - self._starts[file])].float()
-        if rows is None:
+        if not len(numbers):
             return torch.empty(0, self._width)
+        files = np.searchsorted(self._starts, numbers, side="right") - 1
+        places = numbers - self._starts[files]
+        touched = np.unique(files)
+        if len(numbers) < _SPREAD * len(touched):  # a shuffled batch
+            rows = [self._held(file)[place] for file, place in zip(files.tolist(), places.tolist(), strict=True)]
+            rows = torch.stack(rows).float()
+        else:
+            rows = torch.empty(len(numbers), self._held(int(touched[0])).shape[1])
+            for file in touched.tolist():
+                chosen = np.flatnonzero(files == file)
+                rows[torch.from_numpy(chosen)] = self._held(file)[torch.from_numpy(places[chosen])].float()
         for function in self._functions:
             rows = function(rows)
         return rows
+
+    def _held(self, file: int) -> torch.Tensor:
+        if file not in self._maps:
+            self._maps[file] = map_tensors(self._files[file])["features"]
+        return self._maps[file]
 
     def map(self, function: "Callable[[torch.Tensor], torch.Tensor]", width: int) -> "StoredRows":
         """The same rows, passed through `function`, `(n, own width)` to `(n, width)`, when they are gathered."""
