@@ -1,0 +1,126 @@
+"""The retrieval part of a GILL checkpoint to a heads-only release of UniMuR.
+
+    python conversion/convert_gill_to_hf.py checkpoints/gill_opt/ gill-opt-6.7b-retrieval
+    python conversion/convert_gill_to_hf.py checkpoints/gill_opt/ OUT --verify heads      # without the 6.7B weights
+
+The checkpoint folder holds `pretrained_ckpt.pth.tar` and `model_args.json` (github.com/kohjingyu/gill). GILL appends
+eight tokens, [IMG0] to [IMG7], and its retrieval map keeps the first one's output; the language model reads from left
+to right, so that [IMG0] alone gives the same vector. What makes pictures is left out: the vectors of [IMG1] to [IMG7],
+the mapper to Stable Diffusion, and the classifier that decides between both.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from conversion.heads_plan import HeadsPlan, plan_heads, require_arguments
+from conversion.heads_release import Backbone, heads_parser, release_heads, shared_arguments
+from conversion.state_dicts import KeyLedger
+
+_TABLE = "model.input_embeddings.weight"
+_REQUIRED = {
+    "n_visual_tokens": int,
+    "ret_emb_dim": int,
+    "text_emb_layers": list,
+    "num_tokens": int,
+    "retrieval_token_idx": list,
+}
+_NOTES = (
+    "The retrieval part of a GILL checkpoint (Koh et al., Generating Images with Multimodal Language Models, NeurIPS "
+    "2023). Left out: the vectors of [IMG1] to [IMG7], the mapper to Stable Diffusion, the decision classifier.",
+    "A context begins with the start token. Where a picture comes first, GILL puts it behind that picture.",
+)
+
+
+def convert(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    language_model: Backbone,
+    clip: Backbone,
+    **release_arguments,
+) -> Path:
+    """Converts a checkpoint folder; the release is compared with the source's formulas before it gets its name.
+
+    Args:
+        checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
+        output_dir: folder to make.
+        language_model, clip: the frozen backbones.
+        release_arguments: `licence`, `verify`, `dtype`, `hub_arguments` of `release_heads`.
+
+    Returns:
+        The folder, for `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
+
+    Raises:
+        FileExistsError, FileNotFoundError, ValueError, OSError: as `release_heads` says.
+    """
+    title = f"GILL's retrieval heads on {Path(str(language_model.source)).name}"
+    return release_heads(checkpoint, output_dir, read_heads, language_model, clip, title=title, **release_arguments)
+
+
+def read_heads(
+    ledger: KeyLedger, arguments: dict, text_config: PreTrainedConfig, clip_config: PreTrainedConfig
+) -> HeadsPlan:
+    """What a checkpoint becomes, every tensor of it accounted for in `ledger`.
+
+    Args:
+        ledger: the checkpoint's state dict.
+        arguments: its `model_args.json`.
+        text_config, clip_config: configurations of the language model and of CLIP.
+
+    Raises:
+        ValueError: an argument or a tensor is missing, of another shape, or changes numbers in a way that
+            `UniMuRModel` cannot.
+    """
+    require_arguments(arguments, _REQUIRED)
+    if arguments.get("ret_text_fc_mode", "linear") != "linear":
+        raise ValueError(f"ret_text_fc_mode={arguments['ret_text_fc_mode']!r}: only the linear retrieval map fits.")
+    if arguments.get("norm_image_embed", "none") != "none":
+        raise ValueError(f"norm_image_embed={arguments['norm_image_embed']!r} changes the candidates; only none fits.")
+    tokens, ids = arguments["num_tokens"], arguments["retrieval_token_idx"]
+    if len(ids) != tokens or not ids:
+        raise ValueError(f"{tokens} tokens (num_tokens) and the ids {ids} (retrieval_token_idx) do not agree.")
+    ledger.drop_all("model.gen_text_hidden_fcs.", "maps to Stable Diffusion")
+    return plan_heads(
+        ledger,
+        text_config,
+        clip_config,
+        dim=arguments["ret_emb_dim"],
+        visual_tokens=arguments["n_visual_tokens"],
+        layers=arguments["text_emb_layers"],
+        text_fc="model.ret_text_hidden_fcs.{}.model",
+        ret_row=lambda width: _first_row(ledger, width, ids),
+        ret_token="[IMG0]",
+        ret_token_id=ids[0],
+        ret_token_loss_weight=0.5,  # GILL's weight of the next-token loss in retrieval
+        notes=list(_NOTES),
+    )
+
+
+def _first_row(ledger: KeyLedger, width: int, tokens: list[int]) -> torch.Tensor:
+    """The vector of [IMG0] `(1, width)`, out of the rows of [IMG0] to [IMG7], or of a table of all rows."""
+    rows = len(ledger.peek(_TABLE))
+    place = 0 if rows == len(tokens) else tokens[0]
+    if rows <= place:
+        raise ValueError(f"{ledger.source}: {_TABLE} has {rows} rows, and [IMG0] is token {place}.")
+    rest = f"left out: {rows - 1} other rows"
+    table = ledger.take(_TABLE, f"heads.ret_embedding (row {place}; {rest})", (rows, width))
+    return table[place : place + 1].clone()
+
+
+def main() -> None:
+    """Command line of the conversion."""
+    args = heads_parser(__doc__).parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    print(convert(args.checkpoint, args.output, **shared_arguments(args)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What a checkpoint of FROMAGe's or a descendant's becomes in UniMuR, tensor by tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from transformers import PreTrainedConfig
+
+from conversion.source_heads import SourceHeads
+from conversion.state_dicts import KeyLedger
+
+ARGUMENTS = "model_args.json"
+
+
+@dataclass
+class HeadsPlan:
+    """What a checkpoint becomes; `plan_heads` makes one.
+
+    Args:
+        heads: tensors under the names of `UniMuRHeads`.
+        config: arguments of `UniMuRConfig` besides backbones and token ids.
+        processor: arguments of `UniMuRProcessor`.
+        ret_token_id: id of [RET] in the source.
+        source: the same checkpoint under the source's own names and formulas.
+        notes: lines for the card.
+    """
+
+    heads: dict[str, torch.Tensor]
+    config: dict
+    processor: dict
+    ret_token_id: int
+    source: SourceHeads
+    notes: list[str] = field(default_factory=list)
+
+
+def require_arguments(arguments: dict, kinds: dict[str, type]) -> None:
+    """Checks that `model_args.json` has arguments, each of its type.
+
+    Raises:
+        ValueError: naming the first that is missing or of another type.
+    """
+    for name, kind in kinds.items():
+        value = arguments.get(name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{ARGUMENTS} needs {name}, of type {kind.__name__}; it has {value!r}.")
+
+
+def plan_heads(
+    ledger: KeyLedger,
+    text_config: PreTrainedConfig,
+    clip_config: PreTrainedConfig,
+    *,
+    dim: int,
+    visual_tokens: int,
+    layers: list[int],
+    text_fc: str,
+    ret_row: Callable[[int], torch.Tensor],
+    ret_token: str,
+    ret_token_id: int,
+    mapped: bool = True,
+    text_target_map: str | None = None,
+    ret_token_loss_weight: float,
+    notes: list[str],
+) -> HeadsPlan:
+    """Reads the tensors that FROMAGe and its descendants have in common, and leaves their frozen backbones out.
+
+    Args:
+        ledger: the checkpoint's state dict.
+        text_config, clip_config: configurations of the language model and of CLIP.
+        dim: width of the unified embedding.
+        visual_tokens: input vectors that one picture becomes.
+        layers: indices of the hidden states that are read.
+        text_fc: keys of their maps, with `{}` for the number of the map.
+        ret_row: takes the vector of [RET] `(1, width)` from the ledger, given the language model's width.
+        ret_token, ret_token_id: the token that is read.
+        mapped: whether candidate pictures go through `visual_fc`.
+        text_target_map: prefix of a linear map on text targets.
+        ret_token_loss_weight: weight of the next-token loss that the source was trained with.
+        notes: lines for the card.
+
+    Raises:
+        ValueError: a tensor is missing or of another shape.
+    """
+    width = getattr(text_config, "word_embed_proj_dim", None) or text_config.hidden_size
+    pooled, joint = clip_config.vision_config.hidden_size, clip_config.projection_dim
+    if not mapped and dim != joint:
+        raise ValueError(
+            f"The text map ends in {dim} dimensions and CLIP's space has {joint}, so candidate pictures need a map "
+            "(model.visual_fc) that this checkpoint or this call leaves out."
+        )
+    # Name in the model -> name in the source, rows, columns.
+    maps = {"visual_map": ("model.visual_embeddings", width * visual_tokens, pooled)}
+    maps |= {f"readout_maps.{number}": (text_fc.format(number), dim, width) for number in range(len(layers))}
+    if mapped:
+        maps["image_target_map"] = ("model.visual_fc", dim, pooled)
+    else:
+        ledger.drop_all("model.visual_fc.", "candidate pictures stay as CLIP projects them")
+    if text_target_map is not None:
+        maps["text_target_map"] = (text_target_map.rstrip("."), dim, joint)
+    heads, linear = {}, {}
+    for name, (key, rows, columns) in maps.items():
+        weight = ledger.take(f"{key}.weight", f"heads.{name}.weight", (rows, columns))
+        bias = ledger.take(f"{key}.bias", f"heads.{name}.bias", (rows,))
+        heads[f"{name}.weight"], heads[f"{name}.bias"] = linear[name] = weight, bias
+    heads["ret_embedding"] = row = ret_row(width)
+    heads["logit_scale"] = ledger.take("model.logit_scale", "heads.logit_scale", (), (1,))
+    for prefix in ("model.lm.", "model.visual_model."):
+        ledger.drop_all(prefix, "frozen backbone, which the release names")
+    trains_texts = not mapped or text_target_map is not None
+    return HeadsPlan(
+        heads=heads,
+        config={
+            "projection_dim": dim if mapped else None,
+            "map_image_targets": mapped,
+            "map_text_targets": text_target_map is not None,
+            "num_visual_tokens": visual_tokens,
+            "visual_feature": "pooled",
+            "ret_layers": [-1 if layer == text_config.num_hidden_layers else layer for layer in layers],
+            "textual_matching_weight": 1.0 if trains_texts else 0.0,
+            "ret_token_loss_weight": ret_token_loss_weight,
+        },
+        processor={"image_token": "<|image|>", "ret_token": ret_token, "num_visual_tokens": visual_tokens},
+        ret_token_id=ret_token_id,
+        source=SourceHeads(
+            ret_row=row[0],
+            visual_embeddings=linear["visual_map"],
+            text_fcs=[linear[f"readout_maps.{number}"] for number in range(len(layers))],
+            layers=layers,
+            visual_fc=linear.get("image_target_map"),
+            visual_tokens=visual_tokens,
+        ),
+        notes=[*notes, *([] if trains_texts else ["It ranks pictures only: no text targets were trained."])],
+    )
+
+
+__all__ = ["ARGUMENTS", "HeadsPlan", "plan_heads", "require_arguments"]

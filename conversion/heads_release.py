@@ -1,0 +1,272 @@
+"""Heads that FROMAGe's code or a descendant of it trained, as a heads-only release of UniMuR.
+
+What `convert_fromage_to_hf.py` and `convert_gill_to_hf.py` share: the backbones and how a release names them, the
+folder, and the command line. `source_heads.py` compares the release with the source's own computation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+
+from conversion.heads_plan import ARGUMENTS, HeadsPlan
+from conversion.source_heads import verify_heads, verify_release
+from conversion.state_dicts import KeyLedger, new_target, read_tensors
+from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
+from modeling_unimur.data.packages import build_once
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "pretrained_ckpt.pth.tar"
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen backbone: where it is read from now, and how the release names it.
+
+    Args:
+        source: Hub id or folder.
+        revision: branch, tag or commit of a Hub id; the commit that it stands for is recorded.
+        base_model, base_revision: for a folder, the Hub id that it is a copy of and its commit (40 hexadecimal
+            digits). Without them the release names no backbone and is loaded with `language_model=` and `clip=`.
+    """
+
+    source: str
+    revision: str | None = None
+    base_model: str | None = None
+    base_revision: str | None = None
+
+    def __post_init__(self):
+        is_folder = Path(self.source).is_dir()
+        if (self.base_model is None) != (self.base_revision is None):
+            raise ValueError(f"{self.source}: a base model and its commit are given together.")
+        if self.base_model is not None and not is_folder:
+            raise ValueError(f"{self.source} is a Hub id, which the release names itself: give its revision alone.")
+        if self.revision is not None and is_folder:
+            raise ValueError(f"{self.source} is a folder, which has no revision: say which commit it is a copy of.")
+        if self.base_revision is not None and not re.fullmatch(r"[0-9a-f]{40}", self.base_revision):
+            raise ValueError(f"{self.base_revision!r} is no commit: 40 hexadecimal digits, as the Hub shows them.")
+
+    def config(self, hub: dict) -> PreTrainedConfig:
+        """The backbone's configuration."""
+        return AutoConfig.from_pretrained(self.source, revision=self.revision, **hub)
+
+    def named(self, hub: dict) -> tuple[str | None, str | None]:
+        """Hub id and commit for the release."""
+        if Path(self.source).is_dir():
+            return self.base_model, self.base_revision
+        snapshot = Path(hf_hub_download(self.source, "config.json", revision=self.revision, **hub)).parent
+        return self.source, snapshot.name  # huggingface_hub names the folder after the commit
+
+
+# Reads a checkpoint: ledger, model_args.json, configurations of the language model and of the dual encoder.
+Reader = Callable[[KeyLedger, dict, PreTrainedConfig, PreTrainedConfig], HeadsPlan]
+
+
+def read_arguments(folder: str | os.PathLike) -> dict:
+    """`model_args.json` of a checkpoint folder.
+
+    Raises:
+        FileNotFoundError, ValueError: it is not there, or no JSON object.
+    """
+    path = Path(folder) / ARGUMENTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: a checkpoint folder holds {CHECKPOINT} and {ARGUMENTS}.")
+    try:
+        arguments = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}).") from error
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{path} holds {type(arguments).__name__}, not the arguments of a model.")
+    return arguments
+
+
+def release_heads(
+    checkpoint: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    read: Reader,
+    language_model: Backbone,
+    clip: Backbone,
+    *,
+    title: str,
+    licence: str = "apache-2.0",
+    verify: str = "full",
+    dtype: torch.dtype = torch.float32,
+    hub_arguments: dict | None = None,
+) -> Path:
+    """Writes a heads-only release, after its numbers were compared with the source's.
+
+    Args:
+        checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
+        output_dir: folder to make.
+        read: reads that checkpoint.
+        language_model, clip: the frozen backbones.
+        title: of the card.
+        licence: of the heads, for the card.
+        verify: `"full"` runs the backbones; `"heads"` compares the trained maps alone and needs of the backbones
+            their configurations and tokenizers only.
+        dtype: of the backbones while they are compared.
+        hub_arguments: `cache_dir`, `token`, `local_files_only`.
+
+    Returns:
+        The folder, for `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
+
+    Raises:
+        FileExistsError: the folder exists.
+        FileNotFoundError, ValueError: the checkpoint lacks a part, holds an unknown one or one of another shape, or
+            the release would not compute what its source computes.
+        OSError: a backbone cannot be had.
+    """
+    target, hub = new_target(output_dir), hub_arguments or {}
+    if verify not in ("full", "heads"):
+        raise ValueError(f"verify is 'full' or 'heads', not {verify!r}.")
+    arguments = read_arguments(checkpoint)
+    ledger = KeyLedger(read_tensors(Path(checkpoint) / CHECKPOINT), str(Path(checkpoint) / CHECKPOINT))
+    text_config, clip_config = language_model.config(hub), clip.config(hub)
+    if clip_config.model_type != "clip":
+        raise ValueError(
+            f"{clip.source} has the model type {clip_config.model_type}; the source reads CLIP's pooled output."
+        )
+    plan = read(ledger, arguments, text_config, clip_config)
+    logger.info("%s", ledger.report())
+
+    processor = UniMuRProcessor.from_backbones(
+        language_model.source,
+        clip.source,
+        language_model_revision=language_model.revision,
+        clip_revision=clip.revision,
+        max_context_tokens=getattr(text_config, "max_position_embeddings", 1024),
+        **plan.processor,
+        **hub,
+    )
+    if processor.ret_token_ids != [plan.ret_token_id]:
+        raise ValueError(
+            f"The source reads token {plan.ret_token_id}, and after the tokenizer of {language_model.source} it is "
+            f"{processor.ret_token_ids[0]}: this is not the language model that the heads were trained on."
+        )
+    if processor.tokenizer("")["input_ids"][0] != processor.tokenizer.bos_token_id:
+        raise ValueError(
+            f"{language_model.source}: its tokenizer puts no start token first (add_bos_token), and the source's did."
+        )
+    bases = {}
+    for part, backbone in (("text", language_model), ("clip", clip)):
+        bases[f"{part}_base_model"], bases[f"{part}_base_revision"] = backbone.named(hub)
+    config = UniMuRConfig(
+        text_config=text_config,
+        clip_config=clip_config,
+        ret_token_ids=processor.ret_token_ids,
+        image_token_id=processor.image_token_id,
+        heads_only=True,
+        **bases,
+        **plan.config,
+    )
+
+    def build(folder: Path) -> None:
+        _write(folder, config, plan.heads, processor)
+        (folder / "README.md").write_text(_card(title, licence, bases, plan.notes), encoding="utf-8")
+        verify_heads(folder, config, plan.source)
+        if verify == "full":
+            given = {
+                name: backbone.source
+                for name, backbone in (("language_model", language_model), ("clip", clip))
+                if Path(backbone.source).is_dir()
+            }
+            model = UniMuRModel.from_pretrained(folder, dtype=dtype, **given, **hub).eval()
+            tokenizer = AutoTokenizer.from_pretrained(language_model.source, revision=language_model.revision, **hub)
+            verify_release(model, processor, plan.source, tokenizer)
+
+    return build_once(target, build)
+
+
+def _write(folder: Path, config: UniMuRConfig, heads: dict[str, torch.Tensor], processor: UniMuRProcessor) -> None:
+    dtypes = {tensor.dtype for tensor in heads.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    with torch.device("meta"):  # the backbones are not written, so they need no memory
+        model = UniMuRModel(config)
+    model.to(dtype)
+    wanted = {key: value.shape for key, value in model.heads.state_dict().items()}
+    if {key: value.shape for key, value in heads.items()} != wanted:
+        raise ValueError(f"The checkpoint gives the heads {sorted(heads)}, and the model has {sorted(wanted)}.")
+    model.heads.load_state_dict({k: v.to(dtype).contiguous().clone() for k, v in heads.items()}, assign=True)
+    model.save_pretrained(folder, heads_only=True)
+    processor.save_pretrained(folder)
+
+
+def _card(title: str, licence: str, bases: dict, notes: list[str]) -> str:
+    named = [bases[f"{part}_base_model"] for part in ("text", "clip") if bases[f"{part}_base_model"]]
+    lines = ["---", f"license: {licence}", "library_name: transformers"]
+    lines += ["base_model:", *(f"- {name}" for name in named)] if named else []
+    call = 'AutoModel.from_pretrained("<this folder>", trust_remote_code=True'
+    call += ")" if len(named) == 2 else ', language_model="<folder>", clip="<folder>")'
+    lines += [
+        "---",
+        f"# {title}",
+        "",
+        "The trained maps only; the frozen language model and CLIP are loaded beside them.",
+        "",
+        "```python",
+        "from transformers import AutoModel, AutoProcessor",
+        "",
+        f"model = {call}",
+        'processor = AutoProcessor.from_pretrained("<this folder>", trust_remote_code=True)',
+        'batch = processor.process_context("a cat asleep on a keyboard")',
+        "query = model.get_multimodal_features(**batch).pooler_output",
+        "```",
+        "",
+        *(f"- {note}" for note in notes),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# -- the command line -----------------------------------------------------------------------------------------------
+def heads_parser(description: str) -> argparse.ArgumentParser:
+    """Arguments that the conversions of heads share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", help=f"folder with {CHECKPOINT} and {ARGUMENTS}")
+    parser.add_argument("output", help="folder to make")
+    for part, words, key in (("language-model", "language model", "opt_version"), ("clip", "CLIP", "visual_encoder")):
+        group = parser.add_argument_group(f"the frozen {words}")
+        group.add_argument(f"--{part}", help=f"Hub id or folder (default: {key} of {ARGUMENTS})")
+        group.add_argument(f"--{part}-revision", help="branch, tag or commit of the Hub id")
+        group.add_argument(f"--{part}-base", metavar="ID", help="of a folder: the Hub id that the release names")
+        group.add_argument(f"--{part}-base-revision", metavar="COMMIT", help="of a folder: the commit, 40 digits")
+    parser.add_argument("--licence", default="apache-2.0", help="of the heads, for the card (default: %(default)s)")
+    parser.add_argument(
+        "--verify",
+        choices=("full", "heads"),
+        default="full",
+        help="compare whole embeddings, for which both backbones run, or the trained maps alone (default: full)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the backbones while they are compared (default: %(default)s)",
+    )
+    return parser
+
+
+def shared_arguments(args: argparse.Namespace) -> dict:
+    """Those of `heads_parser` as arguments of a conversion."""
+    arguments = read_arguments(args.checkpoint)
+    backbones = {}
+    for name, key in (("language_model", "opt_version"), ("clip", "visual_encoder")):
+        source = getattr(args, name) or arguments.get(key)
+        if not source:
+            raise ValueError(f"{ARGUMENTS} names no {key}: pass --{name.replace('_', '-')}.")
+        fields = ("revision", "base", "base_revision")
+        backbones[name] = Backbone(source, *(getattr(args, f"{name}_{part}") for part in fields))
+    return {**backbones, "licence": args.licence, "verify": args.verify, "dtype": getattr(torch, args.dtype)}
+
+
+__all__ = ["ARGUMENTS", "CHECKPOINT", "Backbone", "heads_parser", "release_heads", "shared_arguments"]
