@@ -37,11 +37,12 @@ from modeling_unimur.evaluation.retrieval_metrics import (
     image_retrieval_rate,
 )
 from modeling_unimur.evaluation.significance import paired_bootstrap
+from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.dev_sets import recalls, scores
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.recipes import Recipe, load_recipe
-from modeling_unimur.training.train_unimur import build, load_data
+from modeling_unimur.training.train_unimur import build
 from modeling_unimur.training.trainer import RetrievalTrainer
 
 RATES = (1e-3, 3e-3)
@@ -70,7 +71,7 @@ class Laboratory:
         self.recipe = recipe
         self.model, self.processor = build(recipe)
         self.store = PrefixStore(self.model, int(recipe.data.keep_prefixes_gb * 2**30))
-        data = load_data(self.model, recipe.model.clip, recipe.data, recipe.training.seed)
+        data = load_data(self.model, recipe.model, recipe.data, recipe.training.seed)
         self.sets = {"dev": data.dev, "test": data.test}
         self._rows: dict = {}
 
@@ -91,7 +92,7 @@ class Laboratory:
             settings = copy.copy(self.recipe.data)
             for name, value in changes.items():
                 setattr(settings, name, value)
-            self._rows = {key: load_data(self.model, self.recipe.model.clip, settings, seed).train}
+            self._rows = {key: load_data(self.model, self.recipe.model, settings, seed).train}
         return self._rows[key]
 
     def run(self, seed: int, rate: float, split: str, config=None, processor=None, data=None) -> dict:

@@ -105,3 +105,26 @@ def test_a_picture_is_never_used_twice(make_model, monkeypatch):
     batch = dict(processor.process_rendered([f"{token}a cat", f"{token}the red balloon over the town"]))
     with pytest.raises(ValueError, match="places for 2 pictures, and 1 pictures"):
         model.get_multimodal_features(**batch, visual_features=torch.randn(1, model.config.visual_width))
+
+
+def test_half_precision_attention_with_gradient_runs_in_float32(make_model, monkeypatch):
+    model, processor = make_model()
+    model.language_model.to(torch.bfloat16)
+    used, config = set(), model.language_model.base_model.config
+    plain = readout_unimur._float32_sdpa
+
+    def watch(module, query, *args, **kwargs):
+        used.add(config._attn_implementation)
+        return plain(module, query, *args, **kwargs)
+
+    monkeypatch.setitem(readout_unimur.AttentionInterface._global_mapping, readout_unimur._FLOAT32_SDPA, watch)
+    batch = processor.process_context(["a cat on the table", "no"])
+    with torch.no_grad():
+        expected = model.get_multimodal_features(**batch).pooler_output
+    assert not used
+    found = model.get_multimodal_features(**batch).pooler_output
+    found.sum().backward()
+    assert used == {readout_unimur._FLOAT32_SDPA}
+    assert config._attn_implementation == "sdpa"
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
+    assert model.heads.ret_embedding.grad.abs().sum() > 0

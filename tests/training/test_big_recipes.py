@@ -11,11 +11,7 @@ from transformers import CLIPConfig, OPTConfig, Qwen3Config, SiglipConfig
 
 from modeling_unimur import UniMuRConfig, UniMuRModel
 from modeling_unimur.cli.main import main
-from modeling_unimur.training.collators import DualAlignmentCollator
-from modeling_unimur.training.guards import TrainingGuard
 from modeling_unimur.training.recipes import load_recipe
-from modeling_unimur.training.train_unimur import build, load_data
-from modeling_unimur.training.trainer import RetrievalTrainer
 from tests import tiny
 from tests.test_target_spaces import siglip
 from tests.training.cc3m_files import write_tsv
@@ -132,7 +128,8 @@ def on_stand_ins(name, stand_ins, output):
     return [f"{key}={value}" for key, value in overrides.items()]
 
 
-@pytest.mark.parametrize("name", ["unimur_opt6.7b_clip_l14_cc3m", "unimur_qwen3_siglip2_cc3m"])
+@pytest.mark.filterwarnings("error:.*cannot run a frozen prefix")
+@pytest.mark.parametrize("name", sorted(BIG))
 def test_two_steps_on_small_stand_ins(name, stand_ins, tmp_path, monkeypatch):
     monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
     output = tmp_path / "run"
@@ -145,32 +142,10 @@ def test_two_steps_on_small_stand_ins(name, stand_ins, tmp_path, monkeypatch):
     assert all(math.isfinite(value) for value in results["test"].values())
     history = json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     terms = {key for line in history for key in line}
-    assert {"caption_loss", "visual_matching_loss", "textual_matching_loss", "eval_title_image_r1"} <= terms
-    assert "ret_token_loss" not in terms
+    of_fromage = name.startswith("fromage")
+    assert {"caption_loss", "visual_matching_loss", "eval_title_image_r1"} <= terms
+    assert ("ret_token_loss" in terms) == of_fromage
+    assert ("textual_matching_loss" in terms) != of_fromage
+    assert ("title_title_r1" in results["test"]) != of_fromage  # nothing maps texts into FROMAGe's space
     heads = load_file(output / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in heads.values())
-
-
-def test_two_steps_of_fromage(stand_ins, tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
-    name = "fromage_opt6.7b_cc3m"
-    never = ["training.eval_strategy=no", "training.save_strategy=no", "training.load_best_model_at_end=false"]
-    recipe = load_recipe(BIG[name], [*on_stand_ins(name, stand_ins, tmp_path / "run"), *never])
-    model, processor = build(recipe)
-    data = recipe.data
-    start = model.heads.ret_embedding.detach().clone()
-    trainer = RetrievalTrainer(
-        model=model,
-        args=recipe.training,
-        data_collator=DualAlignmentCollator(
-            processor, data.max_caption_tokens, concatenate_captions=data.concatenate_captions
-        ),
-        train_dataset=load_data(model, recipe.model.clip, data).train,
-        callbacks=[TrainingGuard(model)],
-    )
-    trainer.train()
-    terms = {key for line in trainer.state.log_history for key in line}
-    assert {"caption_loss", "visual_matching_loss", "ret_token_loss"} <= terms
-    assert "textual_matching_loss" not in terms
-    assert model.heads.image_target_map.out_features == model.config.embedding_width == 256
-    assert not torch.equal(model.heads.ret_embedding, start)

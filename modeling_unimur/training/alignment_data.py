@@ -1,0 +1,123 @@
+"""What dual alignment training reads, and what it is judged by."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from ..data.captioned_pictures import load_captioned_pictures
+from ..modeling_unimur import UniMuRModel
+from .context_rows import MixedRows, PictureRows, TextRows
+from .dev_sets import DevSet, picture_sets, text_sets
+from .frozen_features import text_features
+from .frozen_towers import frozen_towers
+from .pairs import PicturePairs, load_pairs, project
+from .recipes import DataArguments, ModelArguments
+from .unpaired_texts import TextContext, load_texts, text_rows
+
+# Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
+_DEV_CONTEXTS = 500
+_DEV_NAMES = {"glosses": ("gloss_title", None), "dialogues": ("dialogue_text", "dialogue_image")}
+
+
+@dataclass
+class AlignmentData:
+    """What a run reads.
+
+    Args:
+        train: rows for `DualAlignmentCollator`.
+        dev, test: what the run is judged by.
+        pictures: how many each split has.
+    """
+
+    train: Dataset
+    dev: "list[DevSet]"
+    test: "list[DevSet]"
+    pictures: "dict[str, int]"
+
+
+class _Pictures:
+    """What the frozen image tower makes of a split's pictures, by their numbers."""
+
+    def __init__(self, model: UniMuRModel, pairs: PicturePairs):
+        self.model, self.pairs = model, pairs
+        pooled = model.config.visual_feature == "pooled"
+        self.visual = self.pooled if pooled else self.projected
+        self.target = self.pooled if pooled and model.config.map_image_targets else self.projected
+
+    def pooled(self, numbers: torch.Tensor) -> torch.Tensor:
+        return self.pairs.pooled[numbers]
+
+    @torch.no_grad()
+    def projected(self, numbers: torch.Tensor) -> torch.Tensor:
+        clip = self.model.clip
+        device = next(clip.parameters()).device
+        return project(clip, self.pairs.pooled[numbers].float().to(device)).cpu()
+
+    def everything(self) -> torch.Tensor:
+        """The targets of all pictures `(pictures, width)`."""
+        return self.target(torch.arange(len(self.pairs.paths)))
+
+
+def _spaced(items: list, count: "int | None") -> list:
+    """At most `count` of them, evenly spaced."""
+    if count is None or count >= len(items):
+        return items
+    return [items[number * len(items) // count] for number in range(count)]
+
+
+def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, seed: int = 0) -> AlignmentData:
+    """Reads pictures and texts with the frozen towers' features, cached on disk.
+
+    Args:
+        model: whose dual encoder spans the targets.
+        chosen: names the dual encoder, for its image processor and tokenizer.
+        data: what is read.
+        seed: of the forms of contexts and of their mixture.
+    """
+    hub = {"revision": chosen.clip_revision} if chosen.clip_revision else {}
+    tokenizer = AutoTokenizer.from_pretrained(chosen.clip, **hub)
+    image_processor = AutoImageProcessor.from_pretrained(chosen.clip, **hub)
+    splits = load_pairs(
+        model.clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction
+    )
+    pictures = {name: _Pictures(model, pairs) for name, pairs in splits.items()}
+    sets = {name: picture_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
+    rows: Dataset = PictureRows(
+        splits["train"],
+        pictures["train"].target,
+        pictures["train"].visual,
+        data.two_pairs_fraction,
+        data.picture_context_fraction,
+        seed,
+    )
+    if data.texts:
+        towers = frozen_towers(model.clip, tokenizer)
+        installable = [source for source in data.sources if not source.startswith("cc3m")]
+        rows_of_pictures = load_captioned_pictures(installable) if installable else []
+        image_ids = {row["image"]: row["image_id"] for row in rows_of_pictures}
+
+        def contexts(split: str, chosen: "list[TextContext]") -> TextRows:
+            return text_rows(
+                chosen,
+                lambda lines: text_features(towers.text_tower, towers.encode_texts, lines),
+                splits[split],
+                image_ids,
+                pictures[split].target,
+            )
+
+        texts = load_texts(data.texts)
+        everything = [c for source in texts.values() for c in _spaced(source["train"], data.texts_per_source)]
+        rows = MixedRows([rows, contexts("train", everything)], [1 - data.text_fraction, data.text_fraction], seed)
+        for split, found in sets.items():
+            for source, parts in texts.items():
+                names = _DEV_NAMES[source]
+                found.extend(text_sets(contexts(split, _spaced(parts[split], _DEV_CONTEXTS)), *names, found[0]))
+    if not (model.config.map_text_targets or model.config.embedding_width == model.config.joint_width):
+        # FROMAGe: nothing maps texts into the space of the pictures, so nothing is to be ranked there.
+        sets = {split: [dev for dev in found if dev.kind != "text"] for split, found in sets.items()}
+    return AlignmentData(rows, sets["validation"], sets["test"], {name: len(p.paths) for name, p in splits.items()})
+
+
+__all__ = ["AlignmentData", "load_data"]
