@@ -1,4 +1,4 @@
-"""Every command and every program in README.md."""
+"""Every command and every program in README.md, and the commands of the pages in docs/."""
 
 import re
 import shlex
@@ -16,13 +16,17 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def commands() -> list[str]:
-    lines = [line.split("  #")[0].split(" # ")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    inline = re.findall(r"`((?:make|unimur) [^`]+)`", README)
+    shown = [block for page in PAGES for block in blocks("bash", page)]
+    lines = [line.split("  #")[0].split(" # ")[0].strip() for block in shown for line in block.splitlines()]
+    inline = [found for page in PAGES for found in re.findall(r"`((?:make|unimur) [^`]+)`", page)]
     return sorted({line for line in [*lines, *inline] if line and not line.startswith("#")})
 
 
@@ -33,6 +37,8 @@ def test_readme_shows_commands():
 @pytest.mark.parametrize("command", commands())
 def test_command_is_one_that_exists(command):
     words = shlex.split(command)
+    if "modeling_unimur.cli.main" in words:  # under a launcher
+        words = ["unimur", *words[words.index("modeling_unimur.cli.main") + 1 :]]
     if words[0] == "make":
         done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -40,6 +46,9 @@ def test_command_is_one_that_exists(command):
         arguments = build_parser(words[1]).parse_args(words[1:])
         recipe = getattr(arguments, "recipe", None)
         assert recipe is None or (ROOT / recipe).is_file()
+    elif words[:2] == ["python", "-m"]:
+        done = subprocess.run([sys.executable, "-m", words[2], "--help"], cwd=ROOT, capture_output=True, timeout=60)
+        assert done.returncode == 0, done.stderr
     else:
         pytest.fail(f"README shows a command that no test knows: {command}")
 
