@@ -25,6 +25,12 @@ EXTRAS = {
     "tensorboard": ["tensorboard>=2.20"],
     "trackio": ["trackio>=0.21"],
     "plots": ["matplotlib>=3.10"],
+    # Indexes that others made, and their encoders.
+    "adapt": ["accelerate>=1.15", "datasets>=5.2", "pyarrow>=16.0"],
+    "faiss": ["faiss-cpu>=1.10"],
+    "sentence_transformers": ["sentence-transformers>=5.0"],
+    # What `unimur compare` sets beside UniMuR.
+    "compare": ["bm25s>=0.3", "datasets>=5.2"],
     "dev": ["pytest>=8.0", "ruff>=0.6"],
 }
 # trackio holds Pillow back.

@@ -21,6 +21,8 @@ COMMANDS = {
     "demo": ("demo", "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet"),
     "chat": ("chat", "talk in the terminal, with pictures in and out"),
     "train": ("train", "run a training recipe"),
+    "adapt": ("adapt", "fit heads so that a conversation can query an index that you have, without re-encoding it"),
+    "compare": ("compare", "compare retrieval systems on the same dialogues: recall, time and weight"),
     "cache": ("cache", "compute the frozen features that a recipe needs, before it trains"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -1,0 +1,105 @@
+"""`unimur adapt`: heads for an index that somebody has."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .errors import CommandError
+
+_ROWS = (
+    ("chance", "a random order"),
+    ("untrained", "heads before anything"),
+    ("closed_form", "heads, closed form"),
+    ("trained", "heads, trained"),
+    ("trained_own_metric", "heads, lengths kept"),
+    ("closed_form_own_metric", "heads, lengths kept"),
+    ("encoder", "the encoder itself"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `unimur adapt`."""
+    parser.add_argument("embeddings", metavar="EMBEDDINGS", help="vectors: .npy, .parquet, or a FAISS index")
+    parser.add_argument(
+        "--texts", metavar="FILE", help="one text a vector: .jsonl or .parquet with text, id, kind, image; or .txt"
+    )
+    parser.add_argument("--language-model", required=True, metavar="ID", help="a causal one: folder or Hub id")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="where heads and index go")
+    parser.add_argument("--encoder", metavar="ID", help="what made the vectors, to teach dialogues too")
+    parser.add_argument("--kind", choices=("text", "image"), default="text", help="of items that do not say theirs")
+    parser.add_argument("--vector-column", metavar="NAME", help="of a parquet file with several columns of vectors")
+    parser.add_argument("--contexts", type=_positive, metavar="N", help="to train on, at most (default: 12000)")
+    parser.add_argument("--epochs", type=_number, metavar="N", help="passes over them; 0: closed form alone")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="contexts a step (default: 256)")
+    parser.add_argument("--learning-rate", type=_number, metavar="RATE", help="highest (default: 1e-3)")
+    parser.add_argument("--keep-prefixes-gb", type=_number, metavar="GB", help="memory for prefixes (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
+    parser.add_argument("--no-index", action="store_true", help="write no index beside the heads")
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fits heads, prints what they and their rivals find, and how to query."""
+    for name in filter(None, (args.embeddings, args.texts)):
+        if not Path(name).expanduser().is_file():
+            raise CommandError(f"there is no file {name}")
+    from ..training.adapt import INDEX_FOLDER, AdaptOptions, adapt
+
+    names = ("contexts", "epochs", "batch_size", "learning_rate", "keep_prefixes_gb", "seed")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    results = adapt(
+        args.embeddings,
+        args.texts,
+        args.language_model,
+        args.output,
+        encoder=args.encoder,
+        kind=args.kind,
+        vector_column=args.vector_column,
+        save_index=not args.no_index,
+        options=AdaptOptions(**given),
+    )
+    for line in report(results):
+        print(line)
+    print(f"Written to {args.output}. To query it:")
+    print(f'  retriever = pipeline("multimodal-retrieval", model="{args.output}", trust_remote_code=True)')
+    if not args.no_index:
+        print(f'  retriever.load_index("{Path(args.output) / INDEX_FOLDER}"); retriever("...", top_k=5)')
+    print("  your_index.search(retriever.embed(dialogue).numpy(), 10)  # your own, in place")
+    return 0
+
+
+def report(results: dict) -> list[str]:
+    """The results of `adapt`, a line each."""
+    items = ", ".join(f"{count:,} {kind}s" for kind, count in results["items"].items() if count)
+    lines = [
+        f"{items} of {results['width']} numbers; {results['trained_parameters']:,} parameters trained on "
+        f"{results['contexts']:,} contexts in {sum(results['seconds'].values()):.0f} s"
+    ]
+    lines += [f"Note: {note}" for note in results["notes"]]
+    for name, row in results["held_out"].items():
+        words = name.replace("_", " ").capitalize()
+        lines.append(f"{words}: {row['queries']} held out, among {row['candidates']:,} (percent)")
+        lines.append(f"  {'':<22}{'R@1':>7}{'R@10':>7}")
+        for key, label in _ROWS:
+            if key in row:
+                lines.append(f"  {label:<22}{row[key]['r1']:>7.1f}{row[key]['r10']:>7.1f}")
+    if any(name == "text_to_text" for name in results["held_out"]) and results["encoder"]:
+        lines.append("From a whole text to its own vector the encoder is right by definition: its row is the ceiling.")
+    return lines

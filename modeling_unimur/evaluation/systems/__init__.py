@@ -1,0 +1,24 @@
+"""Retrieval systems behind one interface, so that they can be compared on the same dialogues."""
+
+from .base import Gallery, RetrievalSystem, Weights, megabytes, words_of_dialogue, words_of_last_turn
+from .bm25 import BM25
+from .clip_space import ClipSpace
+from .clip_text import ClipText, ClipTextLinear
+from .sentence_transformer import SentenceTransformerSystem, load_sentence_transformer
+from .unimur import UniMuR
+
+__all__ = [
+    "BM25",
+    "ClipSpace",
+    "ClipText",
+    "ClipTextLinear",
+    "Gallery",
+    "RetrievalSystem",
+    "SentenceTransformerSystem",
+    "UniMuR",
+    "Weights",
+    "load_sentence_transformer",
+    "megabytes",
+    "words_of_dialogue",
+    "words_of_last_turn",
+]

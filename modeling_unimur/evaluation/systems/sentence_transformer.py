@@ -1,0 +1,70 @@
+"""Any model of sentence-transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue
+
+
+def load_sentence_transformer(source: str | os.PathLike):
+    """A `SentenceTransformer` from a Hub id or a folder.
+
+    Raises:
+        ImportError: without sentence-transformers.
+        ValueError: when there is no such model.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(
+            "A sentence-transformers model needs its library: `pip install unimur[sentence_transformers]`."
+        ) from error
+    try:
+        return SentenceTransformer(os.fspath(source))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{os.fspath(source)!r} could not be loaded as a sentence-transformers model: check the id or the folder. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+class SentenceTransformerSystem(RetrievalSystem):
+    """A sentence encoder of the whole dialogue's words, against texts, and against the titles and tags of pictures.
+
+    Args:
+        source: Hub id or folder.
+    """
+
+    def __init__(self, source: str | os.PathLike):
+        self.encoder = load_sentence_transformer(source)
+        self.name = f"sentence-transformers {os.path.basename(os.fspath(source).rstrip('/'))}"
+        self.sees = "the words of the whole dialogue; of pictures their titles and tags alone"
+        self._candidates: dict[str, torch.Tensor] = {}
+
+    def index(self, gallery: Gallery) -> None:
+        for kind, texts in (("text", gallery.texts), ("image", gallery.image_words)):
+            if len(texts):
+                self._candidates[kind] = self.encoder.encode_document(
+                    list(texts), normalize_embeddings=True, convert_to_tensor=True
+                ).cpu()
+
+    def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
+        texts = [words_of_dialogue(messages) for messages in dialogues]
+        return self.encoder.encode_query(
+            texts, normalize_embeddings=True, convert_to_tensor=True, show_progress_bar=False
+        ).cpu()
+
+    def scores(self, queries: torch.Tensor, kind: str) -> np.ndarray:
+        return (queries @ self._candidates[kind].T).numpy()
+
+    def weights(self) -> Weights:
+        own = num_bytes([self.encoder])
+        return Weights(beyond=own, total=own)
+
+
+__all__ = ["SentenceTransformerSystem", "load_sentence_transformer"]

@@ -1,0 +1,335 @@
+"""Heads for an index that somebody has: a conversation queries its vectors, and none of them is made again.
+
+```python
+from transformers import pipeline
+from modeling_unimur.training.adapt import adapt
+
+adapt("products.npy", "products.jsonl", "HuggingFaceTB/SmolLM2-135M-Instruct", "my-heads",
+      encoder="sentence-transformers/all-MiniLM-L6-v2")  # the encoder, if at hand, teaches dialogues too
+
+retriever = pipeline("multimodal-retrieval", model="my-heads", trust_remote_code=True)
+retriever.load_index("my-heads/index")
+retriever("do you have something for rainy days? not an umbrella", top_k=3)
+# or your own index, in place: faiss_index.search(retriever.embed(dialogue).numpy(), 10)
+```
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoConfig, set_seed
+
+from ..modeling_unimur import UniMuRModel
+from ..processing_unimur import UniMuRProcessor
+from ..readout_unimur import FrozenReader
+from .adapt_contexts import AdaptRows, Groups, training_contexts
+from .adapt_encoder import encoder_contexts, require_same_space
+from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
+from .adapt_start import start_in_closed_form
+from .arguments import RetrievalTrainingArguments
+from .collators import DualAlignmentCollator
+from .dev_sets import DevSet, embed_contexts
+from .guards import TrainingGuard
+from .prefix_store import PrefixStore
+from .ready_items import ReadyIndex, join, load_items
+from .ready_vectors import load_vectors
+from .text_encoders import load_text_space
+from .trainer import RetrievalTrainer
+
+logger = logging.getLogger(__name__)
+
+INDEX_FOLDER = "index"
+# Distinct texts below which there is nothing to learn from and to judge by.
+_FEWEST = 8
+
+
+@dataclass
+class AdaptOptions:
+    """How heads are fitted.
+
+    Args:
+        contexts: that are trained on, at most; with an encoder half of them are its dialogues and glosses.
+        epochs: passes over them after the start in closed form; 0 keeps that start.
+        batch_size: contexts a step, which compete for one another's answers.
+        learning_rate: highest, of AdamW with a cosine schedule.
+        held_out_fraction, most_held_out: distinct texts that are not trained on and judge the heads.
+        max_context_tokens: longest context in training; the latest tokens are kept.
+        readout_prompt: text between a context and [RET].
+        keep_prefixes_gb: memory for what the frozen language model made of contexts.
+        dtype: of the language model during training: `float32`, `bfloat16`, or None for what is faster here.
+        seed: of all that is drawn.
+    """
+
+    contexts: int = 12_000
+    epochs: float = 6.0
+    batch_size: int = 256
+    learning_rate: float = 1e-3
+    held_out_fraction: float = 0.1
+    most_held_out: int = 500
+    max_context_tokens: int = 64
+    readout_prompt: str = ' means in one word: "'
+    keep_prefixes_gb: float = 4.0
+    dtype: str | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.contexts < _FEWEST or self.batch_size < 2 or self.max_context_tokens < 1 or self.epochs < 0:
+            raise ValueError(
+                f"contexts={self.contexts} (from {_FEWEST} on), batch_size={self.batch_size} (from 2 on), "
+                f"max_context_tokens={self.max_context_tokens} (from 1 on), epochs={self.epochs} (from 0 on)."
+            )
+        if not 0 < self.held_out_fraction < 1 or self.most_held_out < 1:
+            raise ValueError(
+                f"held_out_fraction={self.held_out_fraction} lies between 0 and 1, and most_held_out="
+                f"{self.most_held_out} is at least 1: some texts must judge the heads."
+            )
+        if self.dtype not in (None, "float32", "bfloat16"):
+            raise ValueError(f"dtype is float32, bfloat16 or None, not {self.dtype!r}.")
+
+
+def adapt(
+    embeddings: str | os.PathLike | np.ndarray,
+    texts: str | os.PathLike | Sequence | None,
+    language_model: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    encoder: str | os.PathLike | None = None,
+    kind: str = "text",
+    vector_column: str | None = None,
+    language_model_revision: str | None = None,
+    save_index: bool = True,
+    options: AdaptOptions | None = None,
+) -> dict:
+    """Fits heads, judges them on held-out items and writes a folder that the pipeline loads.
+
+    The targets are the ready vectors themselves. Contexts are the items' texts in the shapes of a dialogue: after
+    another text that does not count, over several turns, half forgotten (`adapt_contexts`). With the encoder at hand,
+    dialogues and glosses built from WordNet, whose answers it embeds, are half of them. The readout starts from a
+    ridge regression and is trained by InfoNCE (the paper's textual and visual matching) together with [RET]; a
+    context's tokens before [RET] pass the frozen language model once.
+
+    Args:
+        embeddings: `.npy`, `.parquet`, a FAISS index whose vectors can be had back, or an array `(items, width)`.
+        texts: one a vector: `.jsonl` or `.parquet` with `text` and, if wanted, `id`, `kind` (`text` or `image`),
+            `image`; `.txt`; or a list of texts or records. None reads them from the parquet file of the vectors.
+        language_model: Hub id or folder of a causal language model.
+        output_dir: gets the heads, the processor, `results.json` and the index. A language model from a folder is
+            named by its path there: pass `language_model=` to load the heads on another machine.
+        encoder: Hub id or folder of what made the vectors, a sentence-transformers model or a CLIP-like one.
+        kind: of items that do not say theirs.
+        vector_column: of a parquet file with several.
+        language_model_revision: branch, tag or commit on the Hub.
+        save_index: whether to write the index; without it query your own with `retriever.embed(dialogue)`.
+        options: how heads are fitted.
+
+    Returns:
+        `dict`: what `results.json` holds. `held_out` has for each set (`text_to_text`, `dialogue_to_image`, ...) the
+        numbers of `queries` and `candidates`, and recalls in percent: `chance`, `untrained`, `closed_form`, `trained`,
+        `encoder` (its own vector of the same words), and `trained_own_metric` where the vectors are not normalised.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: an unknown format, no vectors, NaN, numbers or widths that do not agree, too few texts, an encoder
+            that did not make these vectors, or an output folder with something else in it.
+        ImportError: naming the extra that brings what reads a file or runs the encoder.
+    """
+    options, begin = options or AdaptOptions(), time.perf_counter()
+    output = _free_folder(output_dir)
+    index = _ready_index(embeddings, texts, kind, vector_column)
+    groups = Groups.of(index)
+    if len(groups) < _FEWEST:
+        raise ValueError(
+            f"{len(groups)} distinct texts for {len(index.items)} vectors: at least {_FEWEST} are needed to learn "
+            "from and to judge by. Give the texts of the items, or captions of the pictures."
+        )
+    set_seed(options.seed)
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(options.seed)).tolist()
+    count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 4)
+    held_out, chosen = order[:count], order[count:]
+    space = None
+    if encoder is not None:
+        space = load_text_space(encoder)
+        index.notes.append(require_same_space(space, index))
+
+    own_share = options.contexts if space is None else math.ceil(options.contexts / 2)
+    contexts = training_contexts(groups, chosen, own_share, options.seed)
+    table, sets = index.vectors, held_out_sets(index, groups, held_out, options.seed)
+    if space is not None:
+        extra = encoder_contexts(space, groups, chosen, held_out, contexts, options.contexts - own_share, table)
+        table, sets = extra.table, [*sets, *extra.sets]
+        index.notes.extend(extra.notes)
+    rows = AdaptRows(contexts, table, index.vectors)
+
+    model, processor = _untrained(language_model, language_model_revision, index, contexts, options)
+    store = None
+    if FrozenReader(model.language_model, [-1]).joins_caches:
+        store = PrefixStore(model, int(options.keep_prefixes_gb * 2**30))
+    else:
+        index.notes.append(
+            "This language model's cache cannot be kept: every step runs whole contexts, which is slow."
+        )
+    limit = options.max_context_tokens
+    collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store)
+
+    def judge() -> list[torch.Tensor]:
+        return [embed_contexts(model, processor, dev.contexts, limit, store) for dev in sets]
+
+    args = _arguments(output, options)
+    model.to(args.device)
+    figures, prepared = {"untrained": judge()}, time.perf_counter()
+    penalty = start_in_closed_form(model, rows, collator, options.seed)
+    figures["closed_form"], started = judge(), time.perf_counter()
+    steps = math.ceil(options.epochs * len(rows) / min(options.batch_size, len(rows)))
+    if steps:
+        _train(model, rows, collator, args, steps, processor)
+        figures["trained"] = judge()
+    trained = time.perf_counter()
+    if space is not None:
+        figures["encoder"] = [
+            space(["\n".join(turns) for turns in dev.contexts], query=True, desc="The encoder's own queries")
+            for dev in sets
+        ]
+    results = {
+        "task": "adapt",
+        "language_model": os.fspath(language_model),
+        "encoder": None if encoder is None else os.fspath(encoder),
+        "items": {kind: len(index.rows(kind)) for kind in ("text", "image")},
+        "width": index.width,
+        "distinct_texts": {"trained": len(chosen), "held_out": len(held_out), "items_without_text": groups.untold},
+        "contexts": len(rows),
+        "steps": steps,
+        "ridge_penalty": penalty,
+        "trained_parameters": sum(p.numel() for p in model.heads.parameters()),
+        "seconds": {
+            "prepare": round(prepared - begin, 1),
+            "closed_form": round(started - prepared, 1),
+            "train": round(trained - started, 1),
+        },
+        "threads": torch.get_num_threads(),
+        "held_out": _table(sets, figures, index),
+        "notes": index.notes,
+        "options": asdict(options),
+    }
+    _save(model, processor, index if save_index else None, results, output)
+    return results
+
+
+def _free_folder(output_dir: str | os.PathLike) -> Path:
+    output = Path(output_dir).expanduser()
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file: name a folder for the heads.")
+    if output.is_dir() and any(output.iterdir()):
+        results = output / "results.json"
+        if not results.is_file() or json.loads(results.read_text(encoding="utf-8")).get("task") != "adapt":
+            raise ValueError(f"{output} holds something else: name an empty folder, or one that `adapt` wrote.")
+    return output
+
+
+def _ready_index(embeddings, texts, kind: str, column: str | None) -> ReadyIndex:
+    if texts is None:
+        if not isinstance(embeddings, (str, os.PathLike)) or Path(embeddings).suffix.lower() != ".parquet":
+            raise ValueError("Only a parquet file can hold vectors and texts: give the texts, one a vector.")
+        texts = embeddings
+    vectors = load_vectors(embeddings, column)
+    return join(vectors, load_items(texts, kind))
+
+
+def _untrained(language_model, revision, index: ReadyIndex, contexts, options: AdaptOptions):
+    """The model before training, on a language model that is named by where it came from."""
+    source = os.fspath(language_model)
+    is_folder = Path(source).expanduser().is_dir()
+    source = str(Path(source).expanduser().absolute()) if is_folder else source
+    processor = UniMuRProcessor.from_backbones(
+        source, language_model_revision=revision, readout_prompt=options.readout_prompt
+    )
+    depth = AutoConfig.from_pretrained(source, revision=revision).get_text_config().num_hidden_layers
+    both = max(contexts.text_rows) >= 0 and max(contexts.image_rows) >= 0
+    model = UniMuRModel.from_backbones(
+        source,
+        processor=processor,
+        language_model_revision=revision,
+        dtype=getattr(torch, options.dtype) if options.dtype else _faster_dtype(),
+        projection_dim=index.width,
+        ret_layers=[*sorted({depth // 2, 3 * depth // 4}), -1],
+        separate_logit_scales=both,
+        caption_loss_weight=0.0,
+    )
+    if is_folder:
+        model.config.text_base_model = source
+    model.config.heads_only = True
+    return model, processor
+
+
+def _faster_dtype() -> torch.dtype:
+    """bfloat16 where the processor or an accelerator multiplies it, else float32."""
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    accelerated = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if accelerated or amx() else torch.float32
+
+
+def _arguments(output: Path, options: AdaptOptions) -> RetrievalTrainingArguments:
+    return RetrievalTrainingArguments(
+        output_dir=str(output),
+        per_device_train_batch_size=options.batch_size,
+        learning_rate=options.learning_rate,
+        adam_beta2=0.95,
+        lr_scheduler_type="cosine",
+        warmup_steps=10,
+        logging_steps=20,
+        save_strategy="no",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        report_to="none",
+        remove_unused_columns=False,
+        seed=options.seed,
+    )
+
+
+def _train(model, rows: AdaptRows, collator, args, steps: int, processor) -> None:
+    args.max_steps = steps
+    args.per_device_train_batch_size = min(args.per_device_train_batch_size, len(rows))
+    args.dataloader_drop_last = True
+    trainer = RetrievalTrainer(
+        model=model,
+        args=args,
+        data_collator=collator,
+        train_dataset=rows,
+        processing_class=processor,
+        callbacks=[TrainingGuard(model)],
+    )
+    trainer.train()
+    model.eval()
+
+
+def _table(sets: list[DevSet], figures: dict[str, list[torch.Tensor]], index: ReadyIndex) -> dict:
+    found = {}
+    for number, dev in enumerate(sets):
+        row = {"queries": len(dev.contexts), "candidates": len(dev.candidates), "chance": chance(dev)}
+        row.update({name: recall_of(queries[number], dev) for name, queries in figures.items()})
+        if index.raw is not None and dev.name in ("text_to_text", "text_to_image"):
+            raw = index.raw[torch.from_numpy(index.rows(dev.kind))]
+            latest = "trained" if "trained" in figures else "closed_form"
+            row[f"{latest}_own_metric"] = recall_of(figures[latest][number], dev, own_metric_score(raw, index.metric))
+        found[dev.name] = row
+    return found
+
+
+def _save(model, processor, index: ReadyIndex | None, results: dict, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(output, heads_only=True)
+    processor.save_pretrained(output)
+    if index is not None:
+        index.to_retrieval_index().save(output / INDEX_FOLDER)
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+__all__ = ["INDEX_FOLDER", "AdaptOptions", "adapt"]

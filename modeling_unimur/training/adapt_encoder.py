@@ -1,0 +1,136 @@
+"""What the encoder of an index adds: texts that the index does not hold, in its space."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..data.packages import PackageUnavailable
+from .adapt_contexts import Contexts, Groups
+from .dev_sets import DevSet
+from .ready_items import ReadyIndex
+from .text_encoders import TextSpace
+from .unpaired_texts import SOURCES, load_texts
+
+# Texts that tell whether an encoder made an index, the median cosine below which it did not, and that below which a
+# prompt, a cut or another precision makes a difference.
+_PROBES, _OTHER, _SAME = 64, 0.8, 0.98
+_DEV_CONTEXTS = 500
+_DEV_NAMES = {"glosses": "gloss_to_title", "dialogues": "built_dialogue_to_text"}
+
+
+def require_same_space(space: TextSpace, index: ReadyIndex) -> str:
+    """Compares what the encoder makes of some texts with their vectors in the index.
+
+    Returns:
+        `str`: what was found, in words.
+
+    Raises:
+        ValueError: the encoder has another width, or did not make these vectors.
+    """
+    rows = [row for row in index.rows("text").tolist() if index.items.texts[row]]
+    texts = [index.items.texts[row] for row in rows]
+    if not texts:
+        texts = [text for text in index.items.texts if text][:1]
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number]))[: len(texts) // 2 + 1]  # cuts differ
+    picked = random.Random(0).sample(order, min(_PROBES, len(order)))
+    found = space([texts[number] for number in picked])
+    if found.shape[1] != index.width:
+        raise ValueError(
+            f"{space.name} gives vectors of {found.shape[1]} numbers, and the index has {index.width}: name the "
+            "encoder that made the index, or none."
+        )
+    if not rows:
+        return (
+            "The index holds pictures alone: whether the encoder made it shows in its own recall from captions, below."
+        )
+    cosines = (found * index.vectors[torch.tensor([rows[number] for number in picked])]).sum(dim=1)
+    median = float(cosines.median())
+    if median < _OTHER:
+        raise ValueError(
+            f"{space.name} did not make these vectors: on {len(picked)} texts its own have a median cosine of "
+            f"{median:.2f} with them. Name the encoder that made the index, or none."
+        )
+    note = f"The encoder's own vectors of {len(picked)} indexed texts have a median cosine of {median:.3f} with them"
+    return f"{note}." if median >= _SAME else f"{note}: perhaps a prompt, or a cut, that it does not know of."
+
+
+@dataclass
+class EncoderContexts:
+    """What came of the encoder.
+
+    Args:
+        table (`(rows, width)`): the right texts so far, then the new ones.
+        sets: from glosses and built dialogues to their texts.
+        notes: what a person should know.
+    """
+
+    table: torch.Tensor
+    sets: list[DevSet] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def encoder_contexts(
+    space: TextSpace,
+    groups: Groups,
+    chosen: Sequence[int],
+    held_out: Sequence[int],
+    contexts: Contexts,
+    count: int,
+    table: torch.Tensor,
+) -> EncoderContexts:
+    """Adds to the contexts: a right text for pictures that have only a caption, and dialogues and glosses.
+
+    Args:
+        space: of the index.
+        groups: of the index; `chosen` are trained on, `held_out` judge: a text of the latter is never a right answer.
+        contexts: are added to.
+        count: dialogues and glosses to add, at most.
+        table (`(rows, width)`): the right texts so far.
+    """
+    targets: dict[str, int] = {}
+
+    def row_of(text: str) -> int:
+        return targets.setdefault(text, len(table) + len(targets))
+
+    for number, group in enumerate(contexts.groups):
+        if contexts.text_rows[number] < 0:
+            contexts.text_rows[number] = row_of(groups.texts[group])
+    notes: list[str] = []
+    try:
+        sources = load_texts(list(SOURCES))
+    except PackageUnavailable as error:
+        sources = {}
+        notes.append(f"Dialogues and glosses are left out, so contexts are the index's own texts: {error}")
+    places = {groups.texts[group].casefold(): group for group in chosen}
+    kept = {groups.texts[group].casefold() for group in held_out}
+    share = count // max(len(sources), 1)
+    rng = random.Random(0)
+    fresh: dict[str, int] = {}
+    for parts in sources.values():
+        everything = [context for context in parts["train"] if context.target.casefold() not in kept]
+        for context in rng.sample(everything, min(share, len(everything))):
+            key = context.target.casefold()
+            group = places.get(key)
+            if group is None:
+                group = fresh.setdefault(key, len(groups) + len(fresh))
+            contexts.add(context.turns, group, row_of(context.target), -1)
+    if targets:
+        table = torch.cat([table, space(list(targets), desc="Encoding right answers")])
+    return EncoderContexts(table, [_dev_set(space, name, parts) for name, parts in sources.items()], notes)
+
+
+def _dev_set(space: TextSpace, source: str, parts: dict) -> DevSet:
+    contexts = parts["validation"][:_DEV_CONTEXTS]
+    distinct = list(dict.fromkeys(context.target for context in contexts))
+    numbers = {target: number for number, target in enumerate(distinct)}
+    ids = np.array([numbers[context.target] for context in contexts])
+    vectors = space(distinct, desc="Encoding right answers")
+    return DevSet(_DEV_NAMES[source], [c.turns for c in contexts], ids, "text", vectors, np.arange(len(distinct)))
+
+
+__all__ = ["EncoderContexts", "encoder_contexts", "require_same_space"]

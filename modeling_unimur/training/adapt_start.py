@@ -1,0 +1,63 @@
+"""A start in closed form: what [RET] shows before any training, mapped to the right vectors by ridge regression."""
+
+from __future__ import annotations
+
+import torch
+from tqdm.auto import tqdm
+
+from ..evaluation.systems.ridge import fit_ridge
+from ..modeling_unimur import UniMuRModel
+from .adapt_contexts import AdaptRows
+from .collators import DualAlignmentCollator, render_turns
+
+_BATCH = 64
+
+
+@torch.no_grad()
+def start_in_closed_form(model: UniMuRModel, rows: AdaptRows, collator: DualAlignmentCollator, seed: int) -> float:
+    """Sets the readout maps to the ridge solution over all contexts, and fills the collator's store of prefixes.
+
+    A context with a right text and a right picture counts once for each.
+
+    Returns:
+        `float`: the penalty that was chosen.
+    """
+    states, targets, owners = [], [], []
+    heads, caught = model.heads, {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, number=number: caught.update({number: inputs[0]}))
+        for number, layer in enumerate(heads.readout_maps)
+    ]
+    # Rows of like length together, and one part a batch, so that states come in the order of the rows.
+    lengths = [len(render_turns(collator.processor, turns)) for turns in rows.contexts.turns]
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    equal_calls, model.equal_calls = model.equal_calls, True
+    try:
+        for start in tqdm(range(0, len(order), _BATCH), desc="Reading contexts"):
+            numbers = order[start : start + _BATCH]
+            batch = collator([rows[number] for number in numbers])
+            inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "prefix_states") if key in batch}
+            model.get_multimodal_features(**{key: value.to(model.device) for key, value in inputs.items()})
+            read = [caught[number].mean(dim=1).float().cpu() for number in range(len(hooks))]
+            read = torch.cat(read, dim=1)
+            for kind in ("text", "image"):
+                features = batch.get(f"target_{kind}_features")
+                if features is not None:
+                    kept = batch.get(f"target_{kind}_mask", torch.ones(len(numbers), dtype=torch.bool))
+                    states.append(read[kept])
+                    targets.append(features[kept])
+                    owners.append(batch["target_ids"][kept])
+    finally:
+        model.equal_calls = equal_calls
+        for hook in hooks:
+            hook.remove()
+    found = fit_ridge(torch.cat(states), torch.cat(targets), torch.cat(owners), seed=seed)
+    first = 0
+    for number, layer in enumerate(heads.readout_maps):
+        layer.weight.copy_(found.weight[:, first : first + layer.in_features])
+        layer.bias.copy_(found.bias if number == 0 else torch.zeros_like(layer.bias))
+        first += layer.in_features
+    return found.penalty
+
+
+__all__ = ["start_in_closed_form"]

@@ -1,0 +1,203 @@
+"""The texts that stand behind somebody's vectors: their own, or the captions of pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..retrieval_index import KINDS, RetrievalIndex
+from .ready_vectors import ReadyVectors, read_table
+
+_FORMATS = (
+    "JSON lines (.jsonl), a text a line (.txt) or a table (.parquet), with text and, if you like, id, kind, image"
+)
+
+
+@dataclass
+class ReadyItems:
+    """Items in the order of their vectors.
+
+    Args:
+        ids: unique within a kind.
+        texts: their own text, or the caption of a picture; empty where there is none: such an item can be found, and
+            teaches nothing.
+        kinds: `text` or `image` each.
+        payloads: what a hit brings back: the text, or what names the picture.
+        own_ids: whether the file names the ids; else they are numbers.
+    """
+
+    ids: list[str]
+    texts: list[str]
+    kinds: list[str]
+    payloads: list
+    own_ids: bool = True
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def select(self, rows: Sequence[int]) -> ReadyItems:
+        """Some of the items, in the given order."""
+        columns = (self.ids, self.texts, self.kinds, self.payloads)
+        return ReadyItems(*([column[row] for row in rows] for column in columns), own_ids=self.own_ids)
+
+
+def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> ReadyItems:
+    """Reads the texts.
+
+    Args:
+        source: JSON lines, a text file with a text a line, or a table; or a list of texts or of records. A record has
+            `text`, and may have `id`, `kind` and, for a picture, `image`, its path or address.
+        kind: of items that do not say theirs.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: another format, or an item that is none; the message names it.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind is one of {KINDS}, not {kind!r}.")
+    if isinstance(source, (str, os.PathLike)):
+        records, name = _records(Path(source).expanduser()), str(source)
+    else:
+        records, name = list(source), "the texts"
+    if not records:
+        raise ValueError(f"{name} holds no item: give {_FORMATS}, one item a vector.")
+    items = ReadyItems([], [], [], [], own_ids=all(isinstance(r, dict) and r.get("id") is not None for r in records))
+    for number, record in enumerate(records):
+        record = {"text": record} if isinstance(record, str) or record is None else record
+        if not isinstance(record, dict) or not isinstance(record.get("text") or "", str):
+            raise ValueError(f"{name}, item {number}: an item is a text, or a record with text, not {record!r:.80}.")
+        own_kind = record.get("kind") or kind
+        if own_kind not in KINDS:
+            raise ValueError(f"{name}, item {number}: kind is one of {KINDS}, not {own_kind!r}.")
+        text = " ".join((record.get("text") or "").split())
+        item_id = str(record["id"]) if items.own_ids else str(number)
+        items.ids.append(item_id)
+        items.texts.append(text)
+        items.kinds.append(own_kind)
+        items.payloads.append((record.get("text") or "") if own_kind == "text" else record.get("image") or item_id)
+    seen: set[tuple[str, str]] = set()
+    for key in zip(items.kinds, items.ids, strict=True):
+        if key in seen:
+            raise ValueError(
+                f"{name}: two {key[0]} items have the id {key[1]!r}: give each an id of its own, such as {key[1]}#2."
+            )
+        seen.add(key)
+    return items
+
+
+def _records(path: Path) -> list:
+    ending = path.suffix.lower()
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no texts {path}: give {_FORMATS}.")
+    if ending == ".txt":
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
+    if ending in (".jsonl", ".ndjson"):
+        records = []
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                records.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
+        return records
+    if ending == ".parquet":
+        table = read_table(path)
+        wanted = [name for name in ("id", "text", "kind", "image") if name in table.column_names]
+        if "text" not in wanted:
+            raise ValueError(f"{path} has no column `text`, only {table.column_names}: rename the one with the texts.")
+        return table.select(wanted).to_pylist()
+    raise ValueError(f"{path}: the format {ending or 'without ending'} is unknown: give {_FORMATS}.")
+
+
+@dataclass
+class ReadyIndex:
+    """Vectors and what they stand for.
+
+    Args:
+        vectors (`(items, width)`): unit vectors, float32.
+        items: one a vector.
+        raw: the vectors as they were stored, where those are not normalised.
+        metric: of the file's own index, `inner_product` or `l2`, where it says so.
+        notes: what a person should know.
+    """
+
+    vectors: torch.Tensor
+    items: ReadyItems
+    raw: torch.Tensor | None = None
+    metric: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def width(self) -> int:
+        """Numbers a vector."""
+        return self.vectors.shape[1]
+
+    def rows(self, kind: str) -> np.ndarray:
+        """Numbers of the items of a kind."""
+        return np.flatnonzero(np.array(self.items.kinds) == kind)
+
+    def to_retrieval_index(self) -> RetrievalIndex:
+        """The same items in the form that the pipeline searches."""
+        index = RetrievalIndex()
+        for kind in KINDS:
+            rows = self.rows(kind)
+            if len(rows):
+                some = self.items.select(rows.tolist())
+                index.add(kind, some.ids, self.vectors[torch.from_numpy(rows)], some.payloads)
+        return index
+
+
+def join(vectors: ReadyVectors, items: ReadyItems) -> ReadyIndex:
+    """Puts texts to their vectors: by id where both files name ids, by order otherwise.
+
+    Vectors of zeros have no direction: they are left out, and a note says how many.
+
+    Raises:
+        ValueError: for texts and vectors that do not agree in number, or in ids.
+    """
+    count = len(vectors.values)
+    if len(items) != count:
+        few = len(items) < count
+        raise ValueError(
+            f"{len(items)} texts for {count} vectors: {'fewer' if few else 'more'} texts than vectors. Give one a "
+            "vector, in their order; where a vector has no text, an empty one."
+        )
+    if vectors.ids is not None and items.own_ids:
+        places = {item_id: row for row, item_id in enumerate(items.ids)}
+        missing = [item_id for item_id in vectors.ids if item_id not in places]
+        if missing and vectors.ids != [str(n) for n in range(count)]:
+            raise ValueError(
+                f"{len(missing)} ids of the vectors are not among those of the texts, such as {missing[0]!r}: name "
+                "them alike, or leave the ids out where both have one order."
+            )
+        if not missing and len(places) == count == len(set(vectors.ids)):
+            items = items.select([places[item_id] for item_id in vectors.ids])
+    elif vectors.ids is not None and len(set(vectors.ids)) == count:
+        items = ReadyItems(vectors.ids, items.texts, items.kinds, items.payloads)
+    notes = [vectors.note] if vectors.note else []
+    lengths, normalised = vectors.lengths, vectors.normalised
+    kept = np.flatnonzero(lengths > 0)
+    if len(kept) < count:
+        notes.append(f"{count - len(kept)} vectors are zeros, and have no direction: left out.")
+        items = items.select(kept.tolist())
+    raw = torch.from_numpy(vectors.values[kept])
+    if not normalised:
+        low, middle, high = np.percentile(lengths[kept], [0, 50, 100])
+        notes.append(
+            f"The vectors are not normalised (lengths {low:.3g} to {high:.3g}, median {middle:.3g}): heads and index "
+            "go by the cosine. An index of yours that ranks by inner product, or by distance, favours some lengths: "
+            "what that costs is measured below; normalise its vectors to have the cosine there too."
+        )
+    unit = torch.nn.functional.normalize(raw, dim=-1)
+    return ReadyIndex(unit, items, None if normalised else raw, vectors.metric, notes)
+
+
+__all__ = ["ReadyIndex", "ReadyItems", "join", "load_items"]
