@@ -3,8 +3,9 @@
     python conversion/assemble_clip_lite2_minilm.py                # with the trained projection, for use
     python conversion/assemble_clip_lite2_minilm.py --untrained    # with a random one, to train it
 
-Both towers are frozen. The text tower spans the joint space as it is; pictures come into it through open_clip's MLP
-projection, which lies in `hub_cards/clip-lite2-minilm/`.
+Both towers are frozen. The text tower spans the joint space as it is; pictures come into it through a `PictureHead`,
+whose trained tensors lie in `hub_cards/clip-lite2-minilm/`. Its classifier is EfficientNet-Lite2's own, and its class
+vectors begin as what MiniLM makes of the classes' names.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
+from timm.data import ImageNetInfo
+from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, CLIPImageProcessor
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +35,8 @@ PROJECTION = CARD_FOLDER / "projection.safetensors"
 _IMAGE_SIZE = 260  # pixels, EfficientNet-Lite2's own
 _EMBED_DIM = 384  # MiniLM's width, so that its space needs no map
 _SEED = 0
+# Width and dropout were chosen on the validation split.
+_HEAD = {"hidden_features": 1024, "dropout": 0.3, "classes": 1000}
 
 
 def untrained_model() -> OpenCLIPModel:
@@ -47,8 +52,7 @@ def untrained_model() -> OpenCLIPModel:
                 "vision_cfg": {
                     "timm_model_name": ARCHITECTURE,
                     "timm_pool": "avg",
-                    "timm_proj": "mlp",
-                    "timm_drop": 0.3,
+                    "timm_proj": "linear",
                     "image_size": _IMAGE_SIZE,
                 },
                 "text_cfg": {
@@ -59,16 +63,30 @@ def untrained_model() -> OpenCLIPModel:
             },
             text_tower_config=text_config,
             vision_width=1280,
+            picture_head=_HEAD,
             pad_token_id=text_config["pad_token_id"],
         )
     )
-    trunk = load_file(convert() / "model.safetensors")
-    trunk = {key: value for key, value in trunk.items() if not key.startswith("classifier.")}
+    packaged = load_file(convert() / "model.safetensors")
+    trunk = {key: value for key, value in packaged.items() if not key.startswith("classifier.")}
+    head = model.model.visual.head
     model.model.visual.trunk.load_state_dict(trunk)
+    head.classifier.load_state_dict({key: packaged[f"classifier.{key}"] for key in ("weight", "bias")})
     model.model.text.transformer.load_state_dict(text_tower.state_dict())
-    for tower in (model.model.visual.trunk, model.model.text):
-        tower.requires_grad_(False)
-    return model.eval()
+    for part in (model.model.visual.trunk, model.model.text, head.classifier):
+        part.requires_grad_(False)
+    head.class_vectors.data.copy_(_class_vectors(model.eval()))
+    return model
+
+
+@torch.inference_mode()
+def _class_vectors(model: OpenCLIPModel) -> torch.Tensor:
+    """MiniLM's vectors of the first names of ImageNet's classes, in the classifier's order; normalised."""
+    classes = ImageNetInfo()
+    names = [classes.index_to_description(index, detailed=False).split(",")[0] for index in range(_HEAD["classes"])]
+    batch = processors()[1](names, padding=True, return_tensors="pt")
+    found = model.get_text_features(batch["input_ids"], attention_mask=batch["attention_mask"])
+    return F.normalize(found.pooler_output, dim=-1)
 
 
 def processors() -> tuple[CLIPImageProcessor, AutoTokenizer]:
@@ -97,7 +115,7 @@ def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path
     def build(folder: Path) -> None:
         model = untrained_model()
         if trained:
-            projection = load_file(PROJECTION)
+            projection = {key: value.float() for key, value in load_file(PROJECTION).items()}
             unknown = model.load_state_dict(projection, strict=False).unexpected_keys
             wanted = {key for key, p in model.named_parameters() if p.requires_grad}
             if unknown or wanted != set(projection):
@@ -114,7 +132,7 @@ def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path
 
     if output_dir:
         return build_once(Path(output_dir), build)
-    version = hashlib.sha256(PROJECTION.read_bytes() if trained else b"").hexdigest()[:12]
+    version = hashlib.sha256(PROJECTION.read_bytes() if trained else json.dumps(_HEAD).encode()).hexdigest()[:12]
     return build_version(cache_dir() / "models" / name, version, build)
 
 

@@ -17,6 +17,8 @@ class OpenCLIPConfig(PreTrainedConfig):
         vision_width (`int`, *optional*): width of the pooled picture feature before the projection. Only known for
             timm towers with a projection head; `None` means the projected feature is the only one.
         pad_token_id (`int`): id that pads token sequences.
+        picture_head (`dict`, *optional*): arguments of `PictureHead`, which then takes the place of open_clip's own
+            projection of pooled picture features; needs `vision_width`.
     """
 
     model_type = "open_clip"
@@ -27,6 +29,7 @@ class OpenCLIPConfig(PreTrainedConfig):
         text_tower_config: dict | None = None,
         vision_width: int | None = None,
         pad_token_id: int = 0,
+        picture_head: dict | None = None,
         **kwargs,
     ):
         model_cfg = dict(model_cfg or _SMALLEST)
@@ -41,7 +44,10 @@ class OpenCLIPConfig(PreTrainedConfig):
             model_cfg["text_cfg"]["hf_model_pretrained"] = False
         self.model_cfg = model_cfg
         self.text_tower_config = text_tower_config
+        if picture_head is not None and vision_width is None:
+            raise ValueError("A picture head reads pooled picture features: pass their width as `vision_width`.")
         self.vision_width = vision_width
+        self.picture_head = picture_head
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     @property

@@ -51,6 +51,44 @@ class OpenCLIPOutput(ModelOutput):
     logit_scale: torch.FloatTensor | None = None
 
 
+class PictureHead(nn.Module):
+    """Pooled picture features into the joint space: a layer norm and two layers, and what a classifier sees.
+
+    The classifier of the picture tower's pretraining names what it sees in a picture; the mean of the names' vectors,
+    weighted by its confidence (ConSE, Norouzi et al. 2014), joins the output of the two layers. So things that the
+    tower knows are found by names that no trained pair held.
+
+    Args:
+        in_features, out_features (`int`): widths of the pooled feature and of the joint space.
+        hidden_features (`int`): between the two layers.
+        dropout (`float`): before the last layer.
+        classes (`int`): of the classifier; 0 leaves it out.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden_features: int, dropout: float = 0.0, classes: int = 0
+    ):
+        super().__init__()
+        self.norm = nn.LayerNorm(in_features)
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.dropout = nn.Dropout(dropout)
+        self.fc2 = nn.Linear(hidden_features, out_features)
+        self.classifier = None
+        if classes:
+            self.classifier = nn.Linear(in_features, classes)
+            self.class_vectors = nn.Parameter(torch.zeros(classes, out_features))
+            self.class_scale = nn.Parameter(torch.ones(1))
+            self.class_weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, pooled_features: torch.Tensor) -> torch.Tensor:
+        """`(..., in_features)` to `(..., out_features)`, not normalised."""
+        out = self.fc2(self.dropout(F.gelu(self.fc1(self.norm(pooled_features)))))
+        if self.classifier is not None:
+            seen = F.softmax(self.class_scale * self.classifier(pooled_features), dim=-1)
+            out = out + self.class_weight * (seen @ self.class_vectors)
+        return out
+
+
 def _build(config: OpenCLIPConfig) -> nn.Module:
     if open_clip is None:
         raise ImportError(
@@ -66,7 +104,11 @@ def _build(config: OpenCLIPConfig) -> nn.Module:
             # open_clip asks AutoConfig for the tower's configuration: it finds ours in this folder.
             Path(folder, "config.json").write_text(json.dumps(config.text_tower_config), encoding="utf-8")
             model_cfg["text_cfg"]["hf_model_name"] = folder
-        return cls(**model_cfg)
+        model = cls(**model_cfg)
+    if config.picture_head is not None:
+        with torch.device("cpu"):
+            model.visual.head = PictureHead(config.vision_width, config.projection_dim, **config.picture_head)
+    return model
 
 
 class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
@@ -206,4 +248,4 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         return OpenCLIPOutput(loss=loss, image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=scale)
 
 
-__all__ = ["OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput"]
+__all__ = ["OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput", "PictureHead"]

@@ -1,0 +1,130 @@
+"""Rows a dual encoder is trained on: in every epoch another view and another text of each picture."""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from .clip_pictures import near_twins, shared_groups, training_pictures
+from .frozen_features import picture_features, text_features
+from .frozen_towers import frozen_towers
+from .picture_views import FrozenPictureViews, ViewOptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Draws:
+    """What an epoch draws.
+
+    Args:
+        seed: of the draws. They depend on it, the epoch and the row alone, so that a resumed run draws the same.
+        title_share: probability of the title; otherwise any text of the picture is as likely as the others.
+        view_share: probability of a view; otherwise the picture itself.
+    """
+
+    seed: int = 0
+    title_share: float = 0.4
+    view_share: float = 0.7
+
+
+class ClipRows(Dataset):
+    """One row a picture.
+
+    Args:
+        pooled (`(pictures, width)`): features of the pictures.
+        views (`(pictures, views, width)`): of their views; there may be none.
+        texts (`(texts, text_width)`): features of all texts, picture by picture, the title first.
+        counts (`(pictures,)`): texts of each picture.
+        groups (`(pictures,)`): pictures with equal numbers are right for each other's texts.
+        draws (`Draws`): what an epoch draws.
+    """
+
+    def __init__(
+        self,
+        pooled: torch.Tensor,
+        views: torch.Tensor,
+        texts: torch.Tensor,
+        counts: torch.Tensor,
+        groups: torch.Tensor,
+        draws: Draws,
+    ):
+        self.pooled, self.views, self.texts, self.counts, self.groups = pooled, views, texts, counts, groups
+        self.draws = draws
+        self.first = counts.cumsum(0) - counts
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws a view and a text for each row; the Trainer's data loader calls it when an epoch begins."""
+        generator = torch.Generator().manual_seed(1_000_003 * self.draws.seed + epoch)
+        rows = len(self.counts)
+
+        def uniform() -> torch.Tensor:
+            return torch.rand(rows, generator=generator)
+
+        any_text = (uniform() * self.counts).long().clamp(max=self.counts - 1)
+        self.chosen_text = self.first + torch.where(uniform() < self.draws.title_share, 0, any_text)
+        any_view = (uniform() * self.views.shape[1]).long()
+        own = (uniform() >= self.draws.view_share) | torch.tensor(self.views.shape[1] == 0)
+        self.chosen_view = torch.where(own, -1, any_view)
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    def __getitem__(self, row: int) -> "dict[str, torch.Tensor]":
+        view = int(self.chosen_view[row])
+        return {
+            "pooled_features": self.pooled[row] if view < 0 else self.views[row, view],
+            "text_features": self.texts[self.chosen_text[row]],
+            "target_ids": self.groups[row],
+        }
+
+
+def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptions, draws: Draws) -> ClipRows:
+    """Everything that may be trained on, with the frozen towers' features.
+
+    Args:
+        clip: the dual encoder.
+        image_processor, tokenizer: its own.
+        rows: the training split, as `split_by_title` gives it.
+        held_out: rows of the other splits; what looks and is called like one of them is left out.
+        views: which views of a picture are computed.
+        draws: what an epoch draws.
+    """
+    towers = frozen_towers(clip, tokenizer)
+    held_out = [row for row in held_out if row["title"].strip()]
+    pictures = training_pictures(rows, held_out)
+
+    def encode(paths):
+        return picture_features(towers.picture_tower, towers.encode_pictures, image_processor, paths)
+
+    def read(texts):
+        return F.normalize(text_features(towers.text_tower, towers.encode_texts, texts), dim=-1)
+
+    pooled, kept = encode([picture.image for picture in pictures])
+    pictures = [pictures[position] for position in kept]
+    titles = read([picture.title for picture in pictures])
+    others, present = encode([row["image"] for row in held_out])
+    other_titles = read([held_out[position]["title"] for position in present])
+    twins = {position for position, _ in near_twins(pooled, titles, others, other_titles)}
+    fresh = [position for position in range(len(pictures)) if position not in twins]
+    logger.info("%d pictures left out: they look and are called like a held-out one", len(twins))
+    pictures, pooled, titles = [pictures[position] for position in fresh], pooled[fresh], titles[fresh]
+    if views.views:
+        store = FrozenPictureViews(towers.picture_tower, towers.encode_pictures, image_processor, views)
+        seen = store.features([picture.image for picture in pictures])
+    else:
+        seen = pooled.new_empty(len(pooled), 0, pooled.shape[1])
+    return ClipRows(
+        pooled,
+        seen,
+        read([text for picture in pictures for text in picture.texts]),
+        torch.tensor([len(picture.texts) for picture in pictures]),
+        shared_groups([picture.title for picture in pictures], titles),
+        draws,
+    )
+
+
+__all__ = ["ClipRows", "Draws", "clip_rows"]
