@@ -120,7 +120,7 @@ def _tensor(stored, offset, size, stride, gradient, hooks) -> np.ndarray:
     if not isinstance(stored, torch.Tensor) or not all(isinstance(n, int) and n >= 0 for n in whole) or hooks:
         raise pickle.UnpicklingError("a tensor of unknown make")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) if all(size) else -1
-    if last >= stored.numel():
+    if last >= stored.numel() or math.prod(size) > stored.numel():
         raise pickle.UnpicklingError("a tensor beyond its storage")
     values = stored.as_strided(size, stride, offset)
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy()
