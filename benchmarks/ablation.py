@@ -40,9 +40,8 @@ from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.dev_sets import recalls, scores
-from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.recipes import Recipe, load_recipe
-from modeling_unimur.training.train_unimur import build
+from modeling_unimur.training.train_unimur import build, prefix_store
 from modeling_unimur.training.trainer import RetrievalTrainer
 
 RATES = (1e-3, 3e-3)
@@ -70,7 +69,7 @@ class Laboratory:
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
         self.model, self.processor = build(recipe)
-        self.store = PrefixStore(self.model, int(recipe.data.keep_prefixes_gb * 2**30))
+        self.store = prefix_store(self.model, recipe)
         data = load_data(self.model, recipe.model, recipe.data, recipe.training.seed)
         self.sets = {"dev": data.dev, "test": data.test}
         self._rows: dict = {}
@@ -210,6 +209,7 @@ def main() -> None:
     args = parser.parse_args()
     laboratory = Laboratory(load_recipe(args.recipe, args.overrides))
     result = losses(laboratory, args.seeds) if args.table == "losses" else readout(laboratory, args.seeds, args.rate)
+    laboratory.store.flush()
     table = markdown(result)
     print(table)
     baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets["test"], 160, laboratory.store)

@@ -35,8 +35,8 @@ from ..readout_unimur import FrozenReader
 from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
 from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
-from .adapt_start import start_in_closed_form
 from .arguments import RetrievalTrainingArguments
+from .closed_form_start import start_in_closed_form
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
 from .guards import TrainingGuard
@@ -179,7 +179,8 @@ def adapt(
             "This language model's cache cannot be kept: every step runs whole contexts, which is slow."
         )
     limit = options.max_context_tokens
-    collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store)
+    # A start alone reads every context once: nothing is worth keeping.
+    collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
 
     def judge() -> list[torch.Tensor]:
         return [embed_contexts(model, processor, dev.contexts, limit, store) for dev in sets]
@@ -249,10 +250,16 @@ def _untrained(language_model, revision, index: ReadyIndex, contexts, options: A
     source = os.fspath(language_model)
     is_folder = Path(source).expanduser().is_dir()
     source = str(Path(source).expanduser().absolute()) if is_folder else source
-    processor = UniMuRProcessor.from_backbones(
-        source, language_model_revision=revision, readout_prompt=options.readout_prompt
-    )
-    depth = AutoConfig.from_pretrained(source, revision=revision).get_text_config().num_hidden_layers
+    try:
+        processor = UniMuRProcessor.from_backbones(
+            source, language_model_revision=revision, readout_prompt=options.readout_prompt
+        )
+        depth = AutoConfig.from_pretrained(source, revision=revision).get_text_config().num_hidden_layers
+    except OSError as error:
+        raise OSError(
+            f"The language model {source!r} could not be loaded: it is missing, or cannot be reached. Check the id or the "
+            f"folder. ({str(error).splitlines()[0]})"
+        ) from error
     both = max(contexts.text_rows) >= 0 and max(contexts.image_rows) >= 0
     model = UniMuRModel.from_backbones(
         source,

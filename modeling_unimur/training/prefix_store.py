@@ -1,14 +1,20 @@
 """Keys and values of contexts before [RET], computed once and kept in memory."""
 
 import hashlib
+import os
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 
 from ..modeling_unimur import UniMuRModel
+from .frozen_features import fingerprint
 
 # Contexts that run through the language model together.
 _BATCH = 32
+# Bytes of one file.
+_SHARD = 2**29
 
 
 class PrefixStore:
@@ -21,12 +27,32 @@ class PrefixStore:
     Args:
         model: its language model must not change while the store is used.
         max_bytes (`int`): when the next context would not fit, no more are kept; those that are not kept are computed.
+        folder (`Path`, *optional*): what is kept lies there for the next run too, in a folder of its own for each
+            state of a language model. A killed run leaves whole files.
     """
 
-    def __init__(self, model: UniMuRModel, max_bytes: int = 8 * 2**30):
+    def __init__(self, model: UniMuRModel, max_bytes: int = 8 * 2**30, folder: "Path | None" = None):
         self.model, self.max_bytes = model, max_bytes
         self._kept: dict[bytes, torch.Tensor] = {}
-        self.bytes = 0
+        self._unwritten: dict[bytes, torch.Tensor] = {}
+        self._unwritten_bytes = 0
+        self.bytes, self.folder = 0, None
+        if folder is not None:
+            self.folder = Path(folder) / fingerprint(model.language_model)
+            for shard in sorted(self.folder.glob("*.safetensors")):
+                for key, row in load_file(shard).items():
+                    self._keep(bytes.fromhex(key), row, written=True)
+
+    def flush(self) -> None:
+        """Writes what the folder lacks."""
+        if self.folder is None or not self._unwritten:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(b"".join(self._unwritten)).hexdigest()[:16]
+        aside = self.folder / f".{name}.{os.getpid()}"
+        save_file({key.hex(): row for key, row in self._unwritten.items()}, aside)
+        os.replace(aside, self.folder / f"{name}.safetensors")
+        self._unwritten, self._unwritten_bytes = {}, 0
 
     @staticmethod
     def _key(tokens: torch.Tensor) -> bytes:
@@ -57,11 +83,16 @@ class PrefixStore:
                 self._keep(keys[number], rows[number])
         return rows
 
-    def _keep(self, key: bytes, row: torch.Tensor) -> None:
+    def _keep(self, key: bytes, row: torch.Tensor, written: bool = False) -> None:
         size = row.numel() * row.element_size()
         if key not in self._kept and self.bytes + size <= self.max_bytes:
             self._kept[key] = row
             self.bytes += size
+            if self.folder is not None and not written:
+                self._unwritten[key] = row
+                self._unwritten_bytes += size
+                if self._unwritten_bytes > _SHARD:
+                    self.flush()
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -97,6 +97,12 @@ class DataArguments:
     keep_prefixes_gb: float = field(
         default=0.0, metadata={"help": "Memory for what the frozen language model made of contexts; 0 keeps nothing."}
     )
+    keep_prefixes_on_disk: bool = field(
+        default=False, metadata={"help": "Whether those lie in the cache folder for the next run too."}
+    )
+    closed_form_start: bool = field(
+        default=False, metadata={"help": "Start the readout from a ridge regression over all text contexts."}
+    )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
     )

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
+from ..data.packages import cache_dir
 from ..modeling_unimur import UniMuRModel
 from ..processing_unimur import UniMuRProcessor
 from .alignment_data import load_data
+from .closed_form_start import start_in_closed_form
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, recalls
 from .guards import TrainingGuard
@@ -46,6 +48,14 @@ def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
     return model, processor
 
 
+def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":
+    """Where a recipe keeps frozen prefixes, if it does."""
+    if not recipe.data.keep_prefixes_gb:
+        return None
+    folder = cache_dir() / "prefixes" if recipe.data.keep_prefixes_on_disk else None
+    return PrefixStore(model, int(recipe.data.keep_prefixes_gb * 2**30), folder)
+
+
 def train(recipe: Recipe) -> "dict[str, float]":
     """Runs a recipe of task `unimur`.
 
@@ -60,21 +70,26 @@ def train(recipe: Recipe) -> "dict[str, float]":
     logger.info("%s", parameter_report(model))
     limit = recipe.data.max_context_tokens or recipe.data.max_caption_tokens
 
+    store = prefix_store(model, recipe)
+
     def measure(sets: "list[DevSet]") -> "dict[str, float]":
-        return recalls(model, processor, sets, limit)
+        return recalls(model, processor, sets, limit, store)
 
     untrained = measure(data.test)
+    collator = DualAlignmentCollator(
+        processor,
+        recipe.data.max_caption_tokens,
+        limit,
+        recipe.data.captions_per_batch,
+        recipe.data.concatenate_captions,
+        store,
+    )
+    if recipe.data.closed_form_start and not args.resume_from_checkpoint:
+        start_in_closed_form(model, data.train, collator, args.seed)
     trainer = RetrievalTrainer(
         model=model,
         args=args,
-        data_collator=DualAlignmentCollator(
-            processor,
-            recipe.data.max_caption_tokens,
-            limit,
-            recipe.data.captions_per_batch,
-            recipe.data.concatenate_captions,
-            PrefixStore(model, int(recipe.data.keep_prefixes_gb * 2**30)) if recipe.data.keep_prefixes_gb else None,
-        ),
+        data_collator=collator,
         train_dataset=data.train,
         eval_dataset=data.dev[0].contexts,
         recalls=lambda _: measure(data.dev),
@@ -82,6 +97,8 @@ def train(recipe: Recipe) -> "dict[str, float]":
         callbacks=[TrainingGuard(model)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if store is not None:
+        store.flush()
     results = {
         "task": "unimur",
         "seed": args.seed,
@@ -97,4 +114,4 @@ def train(recipe: Recipe) -> "dict[str, float]":
     return results
 
 
-__all__ = ["build", "train"]
+__all__ = ["build", "prefix_store", "train"]

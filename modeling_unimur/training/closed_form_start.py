@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from ..evaluation.systems.ridge import fit_ridge
 from ..modeling_unimur import UniMuRModel
-from .adapt_contexts import AdaptRows
 from .collators import DualAlignmentCollator, render_turns
 
 _BATCH = 64
 
 
 @torch.no_grad()
-def start_in_closed_form(model: UniMuRModel, rows: AdaptRows, collator: DualAlignmentCollator, seed: int) -> float:
-    """Sets the readout maps to the ridge solution over all contexts, and fills the collator's store of prefixes.
+def start_in_closed_form(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
+    """Sets the readout maps to the ridge solution over all text contexts, and fills the collator's store of prefixes.
 
-    A context with a right text and a right picture counts once for each.
+    A context with a right text and a right picture counts once for each; one that shows a picture is left out, since
+    the map before it is not trained yet.
+
+    Args:
+        model: before training, its target maps identical.
+        rows: of `context_rows`, or alike.
+        collator: the run's.
+        seed: of the folds that choose the penalty.
 
     Returns:
         `float`: the penalty that was chosen.
@@ -29,13 +37,13 @@ def start_in_closed_form(model: UniMuRModel, rows: AdaptRows, collator: DualAlig
         for number, layer in enumerate(heads.readout_maps)
     ]
     # Rows of like length together, and one part a batch, so that states come in the order of the rows.
-    lengths = [len(render_turns(collator.processor, turns)) for turns in rows.contexts.turns]
-    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    known = [row for row in _all_rows(rows) if row["visual_features"] is None]
+    known.sort(key=lambda row: len(render_turns(collator.processor, row["turns"])))
     equal_calls, model.equal_calls = model.equal_calls, True
     try:
-        for start in tqdm(range(0, len(order), _BATCH), desc="Reading contexts"):
-            numbers = order[start : start + _BATCH]
-            batch = collator([rows[number] for number in numbers])
+        for start in tqdm(range(0, len(known), _BATCH), desc="Reading contexts"):
+            some = known[start : start + _BATCH]
+            batch = collator(some)
             inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "prefix_states") if key in batch}
             model.get_multimodal_features(**{key: value.to(model.device) for key, value in inputs.items()})
             read = [caught[number].mean(dim=1).float().cpu() for number in range(len(hooks))]
@@ -43,9 +51,9 @@ def start_in_closed_form(model: UniMuRModel, rows: AdaptRows, collator: DualAlig
             for kind in ("text", "image"):
                 features = batch.get(f"target_{kind}_features")
                 if features is not None:
-                    kept = batch.get(f"target_{kind}_mask", torch.ones(len(numbers), dtype=torch.bool))
+                    kept = batch.get(f"target_{kind}_mask", torch.ones(len(some), dtype=torch.bool))
                     states.append(read[kept])
-                    targets.append(features[kept])
+                    targets.append(F.normalize(features[kept].float(), dim=-1))
                     owners.append(batch["target_ids"][kept])
     finally:
         model.equal_calls = equal_calls
@@ -58,6 +66,11 @@ def start_in_closed_form(model: UniMuRModel, rows: AdaptRows, collator: DualAlig
         layer.bias.copy_(found.bias if number == 0 else torch.zeros_like(layer.bias))
         first += layer.in_features
     return found.penalty
+
+
+def _all_rows(rows: Dataset) -> list[dict]:
+    many = getattr(rows, "__getitems__", None) or (lambda numbers: [rows[number] for number in numbers])
+    return [row for start in range(0, len(rows), 512) for row in many(range(start, min(start + 512, len(rows))))]
 
 
 __all__ = ["start_in_closed_form"]
