@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
 from .clip_pictures import near_twins, shared_groups, training_pictures
 from .frozen_features import picture_features, text_features
@@ -54,10 +55,11 @@ class ClipRows(Dataset):
         self.pooled, self.views, self.texts, self.counts, self.groups = pooled, views, texts, counts, groups
         self.draws = draws
         self.first = counts.cumsum(0) - counts
-        self.set_epoch(0)
+        self.draw(epoch=0)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Draws a view and a text for each row; the Trainer's data loader calls it when an epoch begins."""
+    # Not named `set_epoch`: accelerate calls that with epoch 0 where a run is resumed.
+    def draw(self, epoch: int) -> None:
+        """Draws a view and a text for each row."""
         generator = torch.Generator().manual_seed(1_000_003 * self.draws.seed + epoch)
         rows = len(self.counts)
 
@@ -80,6 +82,17 @@ class ClipRows(Dataset):
             "text_features": self.texts[self.chosen_text[row]],
             "target_ids": self.groups[row],
         }
+
+
+class EpochDraws(TrainerCallback):
+    """Lets the rows draw anew when an epoch begins, in a resumed run as in one without a break."""
+
+    def __init__(self, rows: ClipRows):
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Draws."""
+        self.rows.draw(int(state.epoch or 0))
 
 
 def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptions, draws: Draws) -> ClipRows:
@@ -127,4 +140,4 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     )
 
 
-__all__ = ["ClipRows", "Draws", "clip_rows"]
+__all__ = ["ClipRows", "Draws", "EpochDraws", "clip_rows"]

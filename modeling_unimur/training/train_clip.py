@@ -15,7 +15,7 @@ from ..data.captioned_pictures import load_captioned_pictures, split_by_title
 from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel
 from .clip_pictures import joined, near_twins
-from .clip_rows import Draws, clip_rows
+from .clip_rows import ClipRows, Draws, EpochDraws, clip_rows
 from .guards import TrainingGuard
 from .pairs import PicturePairs, load_pairs, project
 from .picture_views import ViewOptions
@@ -109,7 +109,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         train_dataset=rows,
         eval_dataset=_Rows(splits["validation"]),
         recalls=lambda m: title_recalls(m, splits["validation"]),
-        callbacks=[TrainingGuard(model)],
+        callbacks=[TrainingGuard(model), *([EpochDraws(rows)] if isinstance(rows, ClipRows) else [])],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     output = Path(args.output_dir)

@@ -101,7 +101,7 @@ def test_each_epoch_draws_anew_and_the_same_again():
     )
 
     def drawn(epoch):
-        rows.set_epoch(epoch)
+        rows.draw(epoch)
         items = [rows[number] for number in range(50)]
         return [(float(item["pooled_features"]), float(item["text_features"])) for item in items]
 
