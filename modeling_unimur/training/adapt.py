@@ -257,8 +257,8 @@ def _untrained(language_model, revision, index: ReadyIndex, contexts, options: A
         depth = AutoConfig.from_pretrained(source, revision=revision).get_text_config().num_hidden_layers
     except OSError as error:
         raise OSError(
-            f"The language model {source!r} could not be loaded: it is missing, or cannot be reached. Check the id or the "
-            f"folder. ({str(error).splitlines()[0]})"
+            f"The language model {source!r} could not be loaded: it is missing, or cannot be reached. Check the id "
+            f"or the folder. ({str(error).splitlines()[0]})"
         ) from error
     both = max(contexts.text_rows) >= 0 and max(contexts.image_rows) >= 0
     model = UniMuRModel.from_backbones(

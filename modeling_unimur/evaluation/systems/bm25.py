@@ -8,6 +8,9 @@ import numpy as np
 
 from .base import Gallery, Messages, RetrievalSystem, Weights, words_of_dialogue
 
+# Words of one character too, unlike the default of bm25s: "size 8".
+_WORD = r"(?u)\b\w+\b"
+
 
 class BM25(RetrievalSystem):
     """BM25 (Lucene's form, k1 1.5, b 0.75, the defaults of bm25s) of the whole dialogue's words against the candidate
@@ -29,7 +32,9 @@ class BM25(RetrievalSystem):
         self._indexes: dict = {}
 
     def _words(self, texts: Sequence[str]) -> list[list[str]]:
-        return self._bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
+        return self._bm25s.tokenize(
+            list(texts), token_pattern=_WORD, stopwords="en", return_ids=False, show_progress=False
+        )
 
     def index(self, gallery: Gallery) -> None:
         self._indexes = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class SentenceTransformerSystem(RetrievalSystem):
 
     def __init__(self, source: str | os.PathLike):
         self.encoder = load_sentence_transformer(source)
-        self.name = f"sentence-transformers {os.path.basename(os.fspath(source).rstrip('/'))}"
+        self.name = "/".join(Path(source).parts[-2:])  # a Hub id has no more
         self.sees = "the words of the whole dialogue; of pictures their titles and tags alone"
         self._candidates: dict[str, torch.Tensor] = {}
 
