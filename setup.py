@@ -28,6 +28,8 @@ EXTRAS = {
     # Indexes that others made, and their encoders.
     "adapt": ["accelerate>=1.15", "datasets>=5.2", "pyarrow>=16.0"],
     "faiss": ["faiss-cpu>=1.10"],
+    # An index in a database file, or in a server or cluster by its address.
+    "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2; sys_platform != 'win32'"],
     "sentence_transformers": ["sentence-transformers>=5.0"],
     # What `unimur compare` sets beside UniMuR.
     "compare": ["bm25s>=0.3", "datasets>=5.2"],
