@@ -41,7 +41,6 @@ _NOTES = (
     "Inputs and Outputs, ICML 2023).",
     "[RET] is always the position that is read. FROMAGe's `generate_for_images_and_texts(num_words=0)` reads one that "
     "is too early by the number of input vectors of the pictures before it; its evaluation scripts read [RET].",
-    "A context begins with the start token. Where a picture comes first, FROMAGe puts it behind that picture.",
 )
 
 

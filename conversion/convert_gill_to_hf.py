@@ -36,7 +36,6 @@ _REQUIRED = {
 _NOTES = (
     "The retrieval part of a GILL checkpoint (Koh et al., Generating Images with Multimodal Language Models, NeurIPS "
     "2023). Left out: the vectors of [IMG1] to [IMG7], the mapper to Stable Diffusion, the decision classifier.",
-    "A context begins with the start token. Where a picture comes first, GILL puts it behind that picture.",
 )
 
 

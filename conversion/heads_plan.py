@@ -121,7 +121,12 @@ def plan_heads(
             "textual_matching_weight": 1.0 if trains_texts else 0.0,
             "ret_token_loss_weight": ret_token_loss_weight,
         },
-        processor={"image_token": "<|image|>", "ret_token": ret_token, "num_visual_tokens": visual_tokens},
+        processor={
+            "image_token": "<|image|>",
+            "ret_token": ret_token,
+            "num_visual_tokens": visual_tokens,
+            "start_after_pictures": True,
+        },
         ret_token_id=ret_token_id,
         source=SourceHeads(
             ret_row=row[0],

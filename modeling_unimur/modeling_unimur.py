@@ -116,7 +116,16 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None
     ) -> BaseModelOutputWithPooling:
         """Candidate texts `(texts, tokens)`, of the dual encoder's tokenizer, as unit vectors
-        `(texts, projection_dim)`."""
+        `(texts, projection_dim)`.
+
+        Raises:
+            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space.
+        """
+        if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
+            raise ValueError(
+                f"These heads rank pictures alone: texts of {self.config.joint_width} dimensions have no map into the "
+                f"{self.config.embedding_width} of the pictures (map_text_targets)."
+            )
         return BaseModelOutputWithPooling(
             pooler_output=self.heads.text_target(self.encode_texts(input_ids, attention_mask))
         )

@@ -39,6 +39,8 @@ class UniMuRProcessor(ProcessorMixin):
         max_target_tokens (`int`): longest candidate text.
         target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP, whose text tower was trained on padded texts
             and without a mask.
+        start_after_pictures (`bool`): whether the start token stands before the first words, and so behind pictures
+            that come first, as in FROMAGe; otherwise it is always the first.
     """
 
     def __init__(
@@ -55,13 +57,14 @@ class UniMuRProcessor(ProcessorMixin):
         max_context_tokens: int = 1024,
         max_target_tokens: int = 77,
         target_padding: str = "longest",
+        start_after_pictures: bool = False,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
         self.num_ret_tokens, self.num_visual_tokens = num_ret_tokens, num_visual_tokens
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
-        self.target_padding = target_padding
+        self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
         if tokenizer is not None:
             self._append_readout(tokenizer)
         template = chat_template or _CHAT_TEMPLATE.replace("IMAGE_TOKEN", image_token)
@@ -247,7 +250,7 @@ class UniMuRProcessor(ProcessorMixin):
         for number, row in enumerate(rows):
             body, lost = (row[:room], 0) if keep == "first" else self._latest(row, room)
             dropped.append(lost)
-            rows[number] = [*start, *body, *suffix]
+            rows[number] = [*self._started(start, body), *suffix]
         width = max(map(len, rows))
         pad = self.tokenizer.pad_token_id
         data = {
@@ -255,6 +258,13 @@ class UniMuRProcessor(ProcessorMixin):
             "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
         }
         return data, dropped
+
+    def _started(self, start: list[int], body: list[int]) -> list[int]:
+        """A text behind the start token, which pictures in front may precede."""
+        lead = 0
+        while self.start_after_pictures and lead < len(body) and body[lead] == self.image_token_id:
+            lead += 1
+        return [*body[:lead], *start, *body[lead:]]
 
     def _latest(self, row: list[int], room: int) -> tuple[list[int], int]:
         """The last `room` tokens, without a part of a picture, and how many pictures fell away."""
@@ -343,11 +353,12 @@ class UniMuRProcessor(ProcessorMixin):
         bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
         lines = []
         for first in range(0, len(bodies), together):
-            ids, labels = list(begin), [-100] * len(begin)
+            ids, labels = [], []
             for body in bodies[first : first + together]:
                 ids += [*picture, *body]
                 labels += [-100] * len(picture) + body
-            lines.append((ids, labels))
+            lead = len(picture) if self.start_after_pictures else 0
+            lines.append((self._started(begin, ids), [*labels[:lead], *[-100] * len(begin), *labels[lead:]]))
         width = max(len(ids) for ids, _ in lines)
         pad, rows = self.tokenizer.pad_token_id, []
         for ids, labels in lines:

@@ -428,3 +428,11 @@ def test_open_weights_are_not_touched_by_wrapping(pair, language_folder):
     mine = model.language_model.state_dict()
     assert mine.keys() == original.keys()
     assert all(torch.equal(mine[key], original[key]) for key in original)
+
+
+def test_heads_that_rank_pictures_alone_refuse_texts(make_model):
+    model, processor = make_model(
+        projection_dim=8, map_image_targets=True, visual_feature="pooled", textual_matching_weight=0.0
+    )
+    with pytest.raises(ValueError, match="rank pictures alone"):
+        model.get_text_features(**processor.process_texts(["a cat"]))

@@ -272,3 +272,28 @@ def test_contexts_of_text_alone_need_no_dual_encoder(language_folder):
     model = UniMuRModel.from_backbones(str(language_folder), processor=processor, projection_dim=6)
     with torch.no_grad():
         assert model.get_multimodal_features(**processor.process_context("hi")).pooler_output.shape == (1, 6)
+
+
+def test_the_start_token_may_follow_pictures_in_front(tmp_path, clip_folder):
+    language = tiny.language_model(tmp_path / "lm", bos=True)
+    makers = {late: {"num_visual_tokens": 2, "start_after_pictures": late} for late in (False, True)}
+    made = {late: UniMuRProcessor.from_backbones(str(language), str(clip_folder), **kw) for late, kw in makers.items()}
+    image, start = made[True].image_token_id, made[True].tokenizer.bos_token_id
+    texts = ["<image>a cat", "a cat<image>"]
+    early, late = ([row.tolist() for row in made[key].process_rendered(texts)["input_ids"]] for key in (False, True))
+    assert early[0][:3] == [start, image, image]
+    assert late[0][:3] == [image, image, start]
+    assert sorted(early[0]) == sorted(late[0])
+    assert early[1] == late[1]  # words come first
+    captions = made[True].process_captions(["a cat", "no"], together=2)
+    ids, labels = captions["caption_input_ids"][0].tolist(), captions["caption_labels"][0].tolist()
+    assert ids[:3] == [image, image, start]
+    assert ids.count(start) == 1
+    assert all(label in (-100, token) for token, label in zip(ids, labels, strict=True))
+    assert labels[:3] == [-100] * 3 != labels[3:6]
+    made[True].save_pretrained(tmp_path / "processor")
+    again = UniMuRProcessor.from_pretrained(tmp_path / "processor")
+    assert again.start_after_pictures
+    assert (
+        again.process_rendered(texts)["input_ids"].tolist() == made[True].process_rendered(texts)["input_ids"].tolist()
+    )
