@@ -1,0 +1,184 @@
+"""From sections to documents: passages of text, and pictures with their figure's title."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from .pages import Page, Paragraph
+
+# Paragraphs of one section are put together up to this many words: most are one sentence long, and a text tower
+# reads about 64 tokens.
+PASSAGE_WORDS = 60
+# Lists of sources, the licence, names of authors, and pages that only repeat titles.
+_LEFT_OUT = re.compile(r"^(index|gimp-help-index|help-missing|bibliography|preface|legal|gfdl-.*)\.html$")
+# The reference part has four chapters with hundreds of pages: each of their groups counts as a chapter.
+_DIVIDED = {"menus.html", "filters.html", "gimp-tools.html", "dialogs.html"}
+_PARTS = {"getting-started.html", "become-a-gimp-wizard.html", "gimp-function-reference.html"}
+
+Key = tuple[str, int]
+"""A section: its page's name and its number there."""
+
+
+@dataclass
+class Document:
+    """One passage (`image` is "") or one picture (`text` is its figure's title)."""
+
+    doc_id: str
+    kind: str
+    text: str
+    image: str
+    section: str
+    chapter: str
+    shared: bool = False
+
+
+@dataclass
+class FigurePicture:
+    """A picture as it stands in a figure: its document, the figure's other documents, its inner caption."""
+
+    doc_id: str
+    siblings: list[str]
+    caption: str
+    chapter: str
+
+
+@dataclass
+class Manual:
+    """Documents and where they stand. What stands in several sections (`shared`) tells of none of them."""
+
+    pages: dict[str, Page]
+    kept: frozenset[str]
+    documents: dict[str, Document] = field(default_factory=dict)
+    passages: dict[Key, list[str]] = field(default_factory=lambda: defaultdict(list))
+    paragraph_documents: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    pictures: list[FigurePicture] = field(default_factory=list)
+    report: Counter = field(default_factory=Counter)
+
+    def passages_of(self, key: Key) -> tuple[list[str], list[str]]:
+        """Passages of a section before its subsections, and those of its subsections.
+
+        Where nothing stands before them, its first subsection ("Overview") takes that place.
+        """
+        sections = self.pages[key[0]].sections
+        inner = [number for number, section in enumerate(sections) if section.parent == key[1]]
+        own, further = list(self.passages.get(key, [])), []
+        for number in inner:
+            first, rest = self.passages_of((key[0], number))
+            if own:
+                further += first + rest
+            else:
+                own, further = first, further + rest
+        return own, further
+
+
+def page_chain(pages: dict[str, Page], name: str) -> list[str]:
+    """The page and those above it, the book's first page left out, outermost first.
+
+    Raises:
+        ValueError: the pages' "up" links run in a circle.
+    """
+    chain = [name]
+    while (up := pages[chain[-1]].up) in pages and up != "index.html":
+        if up in chain:
+            raise ValueError(f"{name}: its way up comes back to {up}")
+        chain.append(up)
+    return chain[::-1]
+
+
+def chapter_of(pages: dict[str, Page], name: str) -> str:
+    """Title of the page's chapter (or appendix); of the chapter and its group in the four large chapters."""
+    chain = page_chain(pages, name)
+    title = {part: pages[part].sections[0].path[0] for part in chain}
+    # Below a part stand chapters, below the book also appendices.
+    level = 1 if len(chain) > 1 and chain[0] in _PARTS else 0
+    chapter = title[chain[level]]
+    if chain[level] in _DIVIDED and len(chain) > level + 1:
+        chapter += f": {title[chain[level + 1]]}"
+    return chapter
+
+
+def build_documents(pages: dict[str, Page]) -> Manual:
+    """Passages and pictures of all pages; what was merged or left out is counted in `report`."""
+    kept = [name for name in pages if not _LEFT_OUT.match(name)]
+    manual = Manual(pages, frozenset(kept))
+    manual.report["pages left out"] = len(pages) - len(kept)
+    stands: dict[str, set[Key]] = defaultdict(set)
+    for name in kept:
+        for number, section in enumerate(pages[name].sections):
+            for paragraph in section.paragraphs:
+                stands[paragraph.text].add((name, number))
+    repeated = {text for text, keys in stands.items() if len(keys) > 1}
+    shared: dict[str, str] = {}
+    for name in kept:
+        chapter = chapter_of(pages, name)
+        chain = [pages[part].sections[0].path[0] for part in page_chain(pages, name)[:-1]]
+        manual.report["pictures whose file is absent"] += pages[name].missing_pictures
+        manual.report["pictures without a title"] += pages[name].untitled_pictures
+        for number, section in enumerate(pages[name].sections):
+            path = " > ".join([*chain, *section.path])
+            stem = f"{name.removesuffix('.html')}-{number}"
+            groups = _pack([p for p in section.paragraphs if p.text not in repeated])
+            for count, group in enumerate(groups):
+                document = Document(f"text-{stem}-{count}", "text", " ".join(group), "", path, chapter)
+                manual.documents[document.doc_id] = document
+                manual.passages[name, number].append(document.doc_id)
+                for text in group:
+                    manual.paragraph_documents[text].append(document.doc_id)
+            for paragraph in section.paragraphs:
+                if paragraph.text in repeated:
+                    manual.report["repeated paragraphs"] += 1
+                    if paragraph.text not in shared:
+                        doc_id = f"text-shared-{len(shared)}"
+                        shared[paragraph.text] = doc_id
+                        manual.documents[doc_id] = Document(
+                            doc_id, "text", paragraph.text, "", path, chapter, shared=True
+                        )
+                        manual.paragraph_documents[paragraph.text].append(doc_id)
+    manual.report["documents they became"] = len(shared)
+    _add_pictures(manual, kept)
+    return manual
+
+
+def _pack(paragraphs: list[Paragraph]) -> list[list[str]]:
+    groups: list[list[str]] = []
+    words = 0
+    for paragraph in paragraphs:
+        length = len(paragraph.text.split())
+        if groups and words + length <= PASSAGE_WORDS:
+            groups[-1].append(paragraph.text)
+            words += length
+        else:
+            groups.append([paragraph.text])
+            words = length
+    return groups
+
+
+def _add_pictures(manual: Manual, kept: list[str]) -> None:
+    found: dict[tuple[str, str], Document] = {}
+    places: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
+    for name in kept:
+        chapter = chapter_of(manual.pages, name)
+        chain = [manual.pages[part].sections[0].path[0] for part in page_chain(manual.pages, name)[:-1]]
+        for number, section in enumerate(manual.pages[name].sections):
+            for count, figure in enumerate(section.figures):
+                path = " > ".join([*chain, *section.path])
+                ids = []
+                for picture in figure.pictures:
+                    content = figure.title, picture.image
+                    if content not in found:
+                        doc_id = f"image-{name.removesuffix('.html')}-{number}-{count}-{len(ids)}"
+                        found[content] = Document(doc_id, "image", figure.title, picture.image, path, chapter)
+                        manual.documents[doc_id] = found[content]
+                    else:
+                        manual.report["repeated pictures of one title"] += 1
+                    ids.append(found[content].doc_id)
+                    # A picture that stands in two figures cannot tell which of them a caption means.
+                    places[picture.image].add((name, number, count))
+                for doc_id, picture in zip(ids, figure.pictures, strict=True):
+                    siblings = [other for other in dict.fromkeys(ids) if other != doc_id]
+                    manual.pictures.append(FigurePicture(doc_id, siblings, picture.caption, chapter))
+    for document in found.values():
+        document.shared = len(places[document.image]) > 1
+    manual.report["pictures in several figures"] = sum(len(where) > 1 for where in places.values())

@@ -1,0 +1,234 @@
+"""Queries of the manual: sentences without their links' words, inner captions, terms of index and glossary."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from .documents import Key, Manual
+from .pages import Link, Paragraph, clean, parse_tree
+
+# Grades of qrels: the section or picture itself; its subsections, or the other pictures of its figure.
+RELEVANT, RELATED = 2, 1
+MIN_CAPTION_WORDS = 5
+# What is left of "See the ... section for more information" asks for nothing.
+MIN_CONTENT_WORDS = 4
+# "The ... dialog is a dockable dialog; see the section ... for help on manipulating it": one question, asked often.
+TEMPLATE_COUNT = 4
+_POINTING = frozenset(
+    re.findall(
+        r"\w+",
+        "a about above after all also an and any are as at be been below but by can chapter command described "
+        "description details dialog do does example explained explanation explanations find for from further "
+        "give given gives has have here how if in information into is it its learn like look made may more "
+        "most much not of on one or other our page please refer reference same section see should so some "
+        "such than that the their them then there these they this those to tool tools topic tutorial use used "
+        "using via was we well what when where which who will with work works would you your",
+    )
+)
+_SENTENCE = re.compile(r"(?<=[.!?])[”)\"]?\s+(?=[“(\"]?[A-Z])")
+_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|resp|cf|vs|Fig|Sec|No)\.|\b[A-Z]\.)[”)\"]?$")
+
+
+@dataclass
+class Query:
+    """One query; `relevant` maps documents to grades, `excluded` are documents that it was taken from."""
+
+    kind: str
+    text: str
+    relevant: dict[str, int]
+    excluded: list[str] = field(default_factory=list)
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence; "e.g. This" is none's end."""
+    spans, start = [], 0
+    for gap in _SENTENCE.finditer(text):
+        end = gap.start() + len(gap.group().rstrip())
+        if not _ABBREVIATION.search(text[start:end]):
+            spans.append((start, end))
+            start = gap.end()
+    if start < len(text):
+        spans.append((start, len(text)))
+    return spans
+
+
+def content_words(text: str) -> list[str]:
+    """The words that could find something: no function words, none that only point to a section."""
+    return [word for word in re.findall(r"\w+", text.lower()) if word not in _POINTING and len(word) > 1]
+
+
+def link_queries(manual: Manual) -> list[Query]:
+    """Sentences that link to sections of other pages, without the words of any of their links.
+
+    Relevant are the passages of all sections linked to (grade 1 in their subsections), excluded are the passages that
+    hold the sentence.
+    """
+    report = manual.report
+    found: dict[str, Query] = {}
+    for name, page in manual.pages.items():
+        if name not in manual.kept:
+            continue
+        for paragraph in (paragraph for section in page.sections for paragraph in section.paragraphs):
+            for start, end in sentence_spans(paragraph.text):
+                links = [link for link in paragraph.links if start <= link.start < end]
+                if not links:
+                    continue
+                report["link sentences"] += 1
+                targets = [_target(manual, link) for link in links]
+                relevant = _graded(manual, (key for key in targets if key))
+                text = _without_links(paragraph, links, start, end)
+                if not relevant:
+                    report["link sentences that lead to a figure, a source, or a section without passages"] += 1
+                elif len(set(content_words(text))) < MIN_CONTENT_WORDS:
+                    report["link sentences with too few words left"] += 1
+                elif text in found:
+                    report["link sentences that repeat another"] += 1
+                    found[text].relevant.update(relevant)
+                    found[text].excluded += manual.paragraph_documents[paragraph.text]
+                else:
+                    found[text] = Query("text", text, relevant, list(manual.paragraph_documents[paragraph.text]))
+    openings = Counter(_opening(text) for text in found)
+    templates = [text for text in found if openings[_opening(text)] >= TEMPLATE_COUNT]
+    report["link sentences of one form with three or more others"] = len(templates)
+    for text in templates:
+        del found[text]
+    for query in found.values():
+        query.excluded = sorted(set(query.excluded))
+        query.relevant = {doc: grade for doc, grade in query.relevant.items() if doc not in query.excluded}
+    return [query for query in found.values() if query.relevant]
+
+
+def figure_queries(manual: Manual) -> list[Query]:
+    """Inner captions; their picture is relevant with grade 2, the others of its figure with grade 1."""
+    report = manual.report
+    captions: dict[str, list] = defaultdict(list)
+    for picture in manual.pictures:
+        if picture.caption:
+            captions[picture.caption].append(picture)
+    queries = []
+    for caption, pictures in captions.items():
+        if len(re.findall(r"\w+", caption)) < MIN_CAPTION_WORDS:
+            report["captions under five words"] += len(pictures)
+            continue
+        report["captions of five words or more"] += len(pictures)
+        usable = [picture for picture in pictures if not manual.documents[picture.doc_id].shared]
+        if not usable:
+            report["captions of pictures in several figures"] += len(pictures)
+            continue
+        figures = {frozenset([picture.doc_id, *picture.siblings]) for picture in pictures}
+        if len(figures) > 1 or len(usable) < len(pictures):
+            report["captions of several figures"] += len(pictures)
+            continue
+        siblings = [doc for picture in usable for doc in picture.siblings if not manual.documents[doc].shared]
+        relevant = dict.fromkeys(siblings, RELATED) | {picture.doc_id: RELEVANT for picture in usable}
+        report["captions that repeat another of their figure"] += len(pictures) - 1
+        queries.append(Query("figure", caption, relevant))
+    return queries
+
+
+def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
+    """Terms of the index (its sub-entries behind their entry) and of the glossary, with the sections they lead to."""
+    report = manual.report
+    targets: dict[str, set[Key]] = defaultdict(set)
+    for term, links in index_entries(index_html):
+        report["index entries"] += 1
+        for link in links:
+            key = _target(manual, link)
+            # The index names the page alone where it means an entry of the glossary, which the glossary's terms bring.
+            if key and key != ("glossary.html", 0):
+                targets[term].add(key)
+        if term not in targets:
+            report["index entries that lead to the glossary alone"] += 1
+    if "glossary.html" in manual.pages:
+        for number, section in enumerate(manual.pages["glossary.html"].sections[1:], start=1):
+            report["glossary entries"] += 1
+            targets[section.path[-1]].add(("glossary.html", number))
+    queries = []
+    for term, keys in targets.items():
+        relevant = _graded(manual, sorted(keys))
+        if relevant:
+            queries.append(Query("navigational", term, relevant))
+        else:
+            report["terms whose sections have no passages"] += 1
+    return queries
+
+
+def index_entries(html: str) -> Iterator[tuple[str, list[Link]]]:
+    """(term, links) of the index; a sub-entry's term is "entry, sub-entry"."""
+    for division in (element for element in parse_tree(html).iter("div") if element.get("class") == "indexdiv"):
+        for entries in division.findall("dl"):
+            yield from _entries(entries, "")
+
+
+def _entries(element, above: str) -> Iterator[tuple[str, list[Link]]]:
+    term = above
+    for child in element:
+        if child.tag == "dt":
+            links = [_link(a.get("href", "")) for a in child.findall("a") if a.get("class") == "indexterm"]
+            own = clean(child.text or "").rstrip(", ")
+            term = f"{above}, {own}" if above else own
+            # "See" and "see also" lead inside the index.
+            if own and links and not own.lower().startswith("see "):
+                yield term, links
+        elif child.tag == "dd":
+            for inner in child.findall("dl"):
+                yield from _entries(inner, term)
+
+
+def lead_pairs(manual: Manual, chapters: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """(first sentence, rest, passage) of the passages of some chapters, both of five content words or more."""
+    wanted = set(chapters)
+    for document in manual.documents.values():
+        if document.kind != "text" or document.shared or document.chapter not in wanted:
+            continue
+        first_end = sentence_spans(document.text)[0][1]
+        first, rest = document.text[:first_end].strip(), document.text[first_end:].strip()
+        if min(len(content_words(first)), len(content_words(rest))) >= 5:
+            yield first, rest, document.doc_id
+
+
+def _graded(manual: Manual, keys: Iterable[Key]) -> dict[str, int]:
+    relevant: dict[str, int] = {}
+    for key in keys:
+        own, further = manual.passages_of(key)
+        for grade, documents in ((RELEVANT, own), (RELATED, further)):
+            for doc in documents:
+                relevant[doc] = max(grade, relevant.get(doc, 0))
+    return relevant
+
+
+def _opening(text: str) -> str:
+    # Names are what differs between sentences of one form.
+    unnamed = re.sub(r"“[^”]*”|(?<!^)\b[A-Z]\w*", "", text)
+    return " ".join(re.findall(r"\w+", unnamed.lower())[:6])
+
+
+def _link(href: str) -> Link:
+    page, _, anchor = href.partition("#")
+    return Link(0, 0, page, anchor)
+
+
+def _target(manual: Manual, link: Link) -> Key | None:
+    if link.page not in manual.kept:
+        return None
+    page = manual.pages[link.page]
+    if not link.anchor:
+        return link.page, 0
+    if link.anchor in page.figure_anchors or link.anchor not in page.anchors:
+        return None
+    return link.page, page.anchors[link.anchor]
+
+
+def _without_links(paragraph: Paragraph, links: list[Link], start: int, end: int) -> str:
+    text, position = "", start
+    for link in sorted(links, key=lambda link: link.start):
+        text += paragraph.text[position : link.start] + " "
+        position = max(position, min(link.end, end))
+    text += paragraph.text[position:end]
+    # Brackets and quotation marks that held nothing but the link.
+    text = re.sub(r"[(\[“\"]\s*[)\]”\"]", " ", text)
+    text = re.sub(r",(?:\s*,)+", ",", clean(text)).strip(" ,;:")
+    return re.sub(r"[,;:]+(?=[.!?]$)", "", text)

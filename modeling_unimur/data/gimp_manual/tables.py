@@ -1,0 +1,163 @@
+"""The manual's tables in the MTEB layout, and their form in the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets import List as ListFeature
+
+from ..packages import build_once, cache_dir, debian_package
+from .documents import Manual, build_documents
+from .pages import read_folder
+from .queries import Query, figure_queries, lead_pairs, link_queries, navigational_queries
+from .splits import SHARES, query_split, split_chapters
+
+logger = logging.getLogger(__name__)
+
+GIMP_MANUAL_LICENSE = "GFDL-1.2-or-later"
+# Raised whenever the rows change, so that tables cached by an older version are not read.
+TABLE_VERSION = 1
+
+_STRING = Value("string")
+QUERY_FEATURES = Features(
+    {"query_id": _STRING, "kind": _STRING, "text": _STRING, "split": _STRING, "excluded": ListFeature(_STRING)}
+)
+CORPUS_FEATURES = Features(dict.fromkeys(("doc_id", "kind", "text", "image", "section", "chapter"), _STRING))
+QREL_FEATURES = Features({"query_id": _STRING, "doc_id": _STRING, "score": Value("int32")})
+PAIR_FEATURES = Features({"query_id": _STRING, "text": _STRING, "positive": _STRING, "doc_id": _STRING})
+_FEATURES = {
+    "queries": QUERY_FEATURES,
+    "corpus": CORPUS_FEATURES,
+    "qrels": QREL_FEATURES,
+    "navigational_queries": QUERY_FEATURES,
+    "navigational_qrels": QREL_FEATURES,
+    "pairs": PAIR_FEATURES,
+}
+_SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",), "pairs": ("train",)}
+
+Rows = dict[str, dict[str, list[dict[str, Any]]]]
+"""Table -> split -> rows."""
+
+
+def load_gimp_manual() -> dict[str, DatasetDict]:
+    """Reads the GIMP manual as a retrieval set over passages and pictures.
+
+    Returns:
+        `queries` and `qrels`, with the splits train, validation and test: `query_id, kind` ("text" or "figure"),
+        `text, split, excluded` (ids of the passages that the query was taken from, which do not count for it) and
+        `query_id, doc_id, score` (2: the section or the picture meant; 1: a subsection of it, or another picture of
+        the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or "image"),
+        `text` (of a picture: its figure's title), `image` (a path, "" for passages), `section` (titles from the
+        outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of index
+        and glossary. `pairs`, train only: `query_id, text` (a passage's first sentence), `positive` (its rest),
+        `doc_id`; from chapters of the training split. Licence: GFDL 1.2 or later.
+
+    Raises:
+        PackageUnavailable: apt cannot bring the package `gimp-help-en`.
+        FileNotFoundError: the package holds no pages.
+        ValueError: a page cannot be read.
+    """
+    manual = manual_folder()
+
+    def build(folder: Path) -> None:
+        write_tables(read_manual(manual), folder)
+
+    stored = build_once(cache_dir() / "data" / f"gimp-manual-{TABLE_VERSION}", build)
+    return read_tables(stored, manual)
+
+
+def manual_folder() -> Path:
+    """The folder with the manual's pages, fetched where it is not there.
+
+    Raises:
+        PackageUnavailable: apt cannot bring the package.
+        FileNotFoundError: the package holds no English manual.
+    """
+    package = debian_package("gimp-help-en")
+    # The version between stands for the help's format, not for the program.
+    found = sorted(package.glob("usr/share/gimp/*/help/en"))
+    if not found:
+        raise FileNotFoundError(f"{package} holds no usr/share/gimp/*/help/en: remove it, and it is fetched again")
+    return found[-1]
+
+
+def read_manual(folder: Path) -> Rows:
+    """All tables of a folder of the manual's pages; pictures as paths below it. What is dropped is logged.
+
+    Raises:
+        FileNotFoundError: no page is there.
+        ValueError: a page cannot be read.
+    """
+    manual = build_documents(read_folder(folder))
+    index = folder / "gimp-help-index.html"
+    queries = [*link_queries(manual), *figure_queries(manual)]
+    terms = navigational_queries(manual, index.read_text(encoding="utf-8")) if index.is_file() else []
+    split_of = split_chapters(manual, queries)
+    rows: Rows = {name: {split: [] for split in splits} for name, splits in _SPLITS.items()}
+    _add_queries(rows, "", manual, queries, split_of)
+    _add_queries(rows, "navigational_", manual, terms, split_of)
+    rows["corpus"]["corpus"] = [
+        {name: getattr(document, name) for name in CORPUS_FEATURES} for document in manual.documents.values()
+    ]
+    training = [chapter for chapter, split in split_of.items() if split == "train"]
+    rows["pairs"]["train"] = [
+        {"query_id": f"lead-{doc_id}", "text": first, "positive": rest, "doc_id": doc_id}
+        for first, rest, doc_id in lead_pairs(manual, training)
+    ]
+    counts = {name: {split: len(table) for split, table in tables.items()} for name, tables in rows.items()}
+    logger.info("GIMP manual: %s; %s", counts, dict(manual.report))
+    return rows
+
+
+def _add_queries(rows: Rows, prefix: str, manual: Manual, queries: Iterable[Query], split_of: dict[str, str]) -> None:
+    numbers = dict.fromkeys(("text", "figure", "navigational"), 0)
+    for query in queries:
+        split = query_split(manual, query, split_of)
+        if split is None:
+            manual.report[f"{query.kind} queries that lead into several splits"] += 1
+            continue
+        query_id = f"{query.kind}-{numbers[query.kind]}"
+        numbers[query.kind] += 1
+        rows[f"{prefix}queries"][split].append(
+            {
+                "query_id": query_id,
+                "kind": query.kind,
+                "text": query.text,
+                "split": split,
+                "excluded": query.excluded,
+            }
+        )
+        rows[f"{prefix}qrels"][split] += [
+            {"query_id": query_id, "doc_id": doc, "score": grade} for doc, grade in query.relevant.items()
+        ]
+
+
+def write_tables(rows: Rows, folder: Path) -> None:
+    """One parquet file for each table and split."""
+    for name, tables in rows.items():
+        schema = _FEATURES[name].arrow_schema.remove_metadata()
+        for split, table in tables.items():
+            pq.write_table(pa.Table.from_pylist(table, schema=schema), folder / f"{name}-{split}.parquet")
+
+
+def read_tables(folder: Path, manual: Path) -> dict[str, DatasetDict]:
+    """What `write_tables` wrote, with the pictures' paths below the folder `manual`.
+
+    Raises:
+        FileNotFoundError: a table is absent.
+    """
+    found: dict[str, DatasetDict] = {}
+    for name, splits in _SPLITS.items():
+        found[name] = DatasetDict()
+        for split in splits:
+            columns = pq.read_table(folder / f"{name}-{split}.parquet").to_pydict()
+            if name == "corpus":
+                columns["image"] = [path and str(manual / path) for path in columns["image"]]
+            found[name][split] = Dataset.from_dict(columns, features=_FEATURES[name])
+    return found
