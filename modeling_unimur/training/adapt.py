@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, set_seed
 
+from ..evaluation.systems.ridge import fit_ridge
 from ..modeling_unimur import UniMuRModel
 from ..processing_unimur import UniMuRProcessor
 from ..readout_unimur import FrozenReader
@@ -36,13 +37,14 @@ from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
 from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
-from .closed_form_start import start_in_closed_form
+from .closed_form_start import read_contexts, set_readout
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
 from .guards import TrainingGuard
 from .prefix_store import PrefixStore
 from .ready_items import ReadyIndex, join, load_items
 from .ready_vectors import load_vectors
+from .sharpen_readout import sharpen_readout
 from .text_encoders import load_text_space
 from .trainer import RetrievalTrainer
 
@@ -59,7 +61,7 @@ class AdaptOptions:
 
     Args:
         contexts: that are trained on, at most; with an encoder half of them are its dialogues and glosses.
-        epochs: passes over them after the start in closed form; 0 keeps that start.
+        epochs: passes over them that train [RET] too; 0 leaves it as it is, and needs no memory for prefixes.
         batch_size: contexts a step, which compete for one another's answers.
         learning_rate: highest, of AdamW with a cosine schedule.
         held_out_fraction, most_held_out: distinct texts that are not trained on and judge the heads.
@@ -71,9 +73,9 @@ class AdaptOptions:
     """
 
     contexts: int = 12_000
-    epochs: float = 6.0
+    epochs: float = 1.0
     batch_size: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 1e-4
     held_out_fraction: float = 0.1
     most_held_out: int = 500
     max_context_tokens: int = 64
@@ -115,8 +117,9 @@ def adapt(
     The targets are the ready vectors themselves. Contexts are the items' texts in the shapes of a dialogue: after
     another text that does not count, over several turns, half forgotten (`adapt_contexts`). With the encoder at hand,
     dialogues and glosses built from WordNet, whose answers it embeds, are half of them. The readout starts from a
-    ridge regression and is trained by InfoNCE (the paper's textual and visual matching) together with [RET]; a
-    context's tokens before [RET] pass the frozen language model once.
+    ridge regression, is sharpened by InfoNCE (the paper's textual and visual matching) on the states that were read
+    for it, and then trained together with [RET], while the tokens before [RET] have passed the frozen language model
+    for good. Which of the three is written, texts decide that none of them saw.
 
     Args:
         embeddings: `.npy`, `.parquet`, a FAISS index whose vectors can be had back, or an array `(items, width)`.
@@ -134,8 +137,9 @@ def adapt(
 
     Returns:
         `dict`: what `results.json` holds. `held_out` has for each set (`text_to_text`, `dialogue_to_image`, ...) the
-        numbers of `queries` and `candidates`, and recalls in percent: `chance`, `untrained`, `closed_form`, `trained`,
-        `encoder` (its own vector of the same words), and `trained_own_metric` where the vectors are not normalised.
+        numbers of `queries` and `candidates`, and recalls in percent: `chance`, `untrained`, `closed_form`,
+        `sharpened`, `trained`, `encoder` (its own vector of the same words), and `<kept>_own_metric` where the vectors
+        are not normalised; `kept` says which heads were written.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -154,8 +158,9 @@ def adapt(
         )
     set_seed(options.seed)
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(options.seed)).tolist()
-    count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 4)
-    held_out, chosen = order[:count], order[count:]
+    count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 6)
+    last = count + max(count // 2, 2)
+    held_out, choosing, chosen = order[:count], order[count:last], order[last:]
     space = None
     if encoder is not None:
         space = load_text_space(encoder)
@@ -165,7 +170,8 @@ def adapt(
     contexts = training_contexts(groups, chosen, own_share, options.seed)
     table, sets = index.vectors, held_out_sets(index, groups, held_out, options.seed)
     if space is not None:
-        extra = encoder_contexts(space, groups, chosen, held_out, contexts, options.contexts - own_share, table)
+        unseen, count = [*held_out, *choosing], options.contexts - own_share
+        extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table)
         table, sets = extra.table, [*sets, *extra.sets]
         index.notes.extend(extra.notes)
     rows = AdaptRows(contexts, table, index.vectors)
@@ -182,18 +188,34 @@ def adapt(
     # A start alone reads every context once: nothing is worth keeping.
     collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
 
-    def judge() -> list[torch.Tensor]:
+    def judge(sets: list[DevSet] = sets) -> list[torch.Tensor]:
         return [embed_contexts(model, processor, dev.contexts, limit, store) for dev in sets]
+
+    def merit() -> float:
+        dev = held_out_sets(index, groups, choosing, options.seed + 1)
+        return float(np.mean([sum(recall_of(q, d).values()) / 2 for q, d in zip(judge(dev), dev, strict=True)]))
 
     args = _arguments(output, options)
     model.to(args.device)
     figures, prepared = {"untrained": judge()}, time.perf_counter()
-    penalty = start_in_closed_form(model, rows, collator, options.seed)
-    figures["closed_form"], started = judge(), time.perf_counter()
+    read, merits, heads = read_contexts(model, rows, collator), {}, {}
+
+    def keep(name: str) -> None:
+        figures[name], merits[name] = judge(), merit()
+        heads[name] = {key: tensor.clone() for key, tensor in model.heads.state_dict().items()}
+
+    start = fit_ridge(read.states, read.targets, read.groups, seed=options.seed)
+    set_readout(model, start)
+    keep("closed_form")
+    set_readout(model, sharpen_readout(read, start, options.seed))
+    keep("sharpened")
+    started = time.perf_counter()
     steps = math.ceil(options.epochs * len(rows) / min(options.batch_size, len(rows)))
     if steps:
         _train(model, rows, collator, args, steps, processor)
-        figures["trained"] = judge()
+        keep("trained")
+    kept = max(merits, key=merits.__getitem__)
+    model.heads.load_state_dict(heads[kept])
     trained = time.perf_counter()
     if space is not None:
         figures["encoder"] = [
@@ -206,10 +228,17 @@ def adapt(
         "encoder": None if encoder is None else os.fspath(encoder),
         "items": {kind: len(index.rows(kind)) for kind in ("text", "image")},
         "width": index.width,
-        "distinct_texts": {"trained": len(chosen), "held_out": len(held_out), "items_without_text": groups.untold},
+        "distinct_texts": {
+            "trained": len(chosen),
+            "choosing": len(choosing),
+            "held_out": len(held_out),
+            "items_without_text": groups.untold,
+        },
         "contexts": len(rows),
         "steps": steps,
-        "ridge_penalty": penalty,
+        "kept": kept,
+        "chosen_by": merits,
+        "ridge_penalty": start.penalty,
         "trained_parameters": sum(p.numel() for p in model.heads.parameters()),
         "seconds": {
             "prepare": round(prepared - begin, 1),
@@ -217,7 +246,7 @@ def adapt(
             "train": round(trained - started, 1),
         },
         "threads": torch.get_num_threads(),
-        "held_out": _table(sets, figures, index),
+        "held_out": _table(sets, figures, index, kept),
         "notes": index.notes,
         "options": asdict(options),
     }
@@ -317,15 +346,14 @@ def _train(model, rows: AdaptRows, collator, args, steps: int, processor) -> Non
     model.eval()
 
 
-def _table(sets: list[DevSet], figures: dict[str, list[torch.Tensor]], index: ReadyIndex) -> dict:
+def _table(sets: list[DevSet], figures: dict[str, list[torch.Tensor]], index: ReadyIndex, kept: str) -> dict:
     found = {}
     for number, dev in enumerate(sets):
         row = {"queries": len(dev.contexts), "candidates": len(dev.candidates), "chance": chance(dev)}
         row.update({name: recall_of(queries[number], dev) for name, queries in figures.items()})
         if index.raw is not None and dev.name in ("text_to_text", "text_to_image"):
             raw = index.raw[torch.from_numpy(index.rows(dev.kind))]
-            latest = "trained" if "trained" in figures else "closed_form"
-            row[f"{latest}_own_metric"] = recall_of(figures[latest][number], dev, own_metric_score(raw, index.metric))
+            row[f"{kept}_own_metric"] = recall_of(figures[kept][number], dev, own_metric_score(raw, index.metric))
         found[dev.name] = row
     return found
 

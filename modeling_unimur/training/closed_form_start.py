@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from ..evaluation.systems.ridge import fit_ridge
+from ..evaluation.systems.ridge import RidgeMap, fit_ridge
 from ..modeling_unimur import UniMuRModel
 from .collators import DualAlignmentCollator, render_turns
 
 _BATCH = 64
 
 
-@torch.no_grad()
+@dataclass
+class ReadContexts:
+    """What [RET] shows of text contexts before any training, and what is right for each.
+
+    Args:
+        states (`(pairs, layers * width)`): hidden states at [RET], the read layers side by side.
+        targets (`(pairs, embedding width)`): right vectors, normalised.
+        groups (`(pairs,)`): equal ones are right for each other.
+        is_image (`(pairs,)`): whether the right vector is a picture's.
+    """
+
+    states: torch.Tensor
+    targets: torch.Tensor
+    groups: torch.Tensor
+    is_image: torch.Tensor
+
+
 def start_in_closed_form(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
     """Sets the readout maps to the ridge solution over all text contexts, and fills the collator's store of prefixes.
 
@@ -30,7 +48,16 @@ def start_in_closed_form(model: UniMuRModel, rows: Dataset, collator: DualAlignm
     Returns:
         `float`: the penalty that was chosen.
     """
-    states, targets, owners = [], [], []
+    read = read_contexts(model, rows, collator)
+    found = fit_ridge(read.states, read.targets, read.groups, seed=seed)
+    set_readout(model, found)
+    return found.penalty
+
+
+@torch.no_grad()
+def read_contexts(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator) -> ReadContexts:
+    """Runs all text contexts once; the collator's store of prefixes is filled on the way."""
+    states, targets, owners, kinds = [], [], [], []
     heads, caught = model.heads, {}
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs, number=number: caught.update({number: inputs[0]}))
@@ -55,17 +82,22 @@ def start_in_closed_form(model: UniMuRModel, rows: Dataset, collator: DualAlignm
                     states.append(read[kept])
                     targets.append(F.normalize(features[kept].float(), dim=-1))
                     owners.append(batch["target_ids"][kept])
+                    kinds.append(torch.full((int(kept.sum()),), kind == "image"))
     finally:
         model.equal_calls = equal_calls
         for hook in hooks:
             hook.remove()
-    found = fit_ridge(torch.cat(states), torch.cat(targets), torch.cat(owners), seed=seed)
+    return ReadContexts(*map(torch.cat, (states, targets, owners, kinds)))
+
+
+@torch.no_grad()
+def set_readout(model: UniMuRModel, found: RidgeMap) -> None:
+    """Sets the readout maps to one linear map of the read layers side by side."""
     first = 0
-    for number, layer in enumerate(heads.readout_maps):
+    for number, layer in enumerate(model.heads.readout_maps):
         layer.weight.copy_(found.weight[:, first : first + layer.in_features])
         layer.bias.copy_(found.bias if number == 0 else torch.zeros_like(layer.bias))
         first += layer.in_features
-    return found.penalty
 
 
 def _all_rows(rows: Dataset) -> list[dict]:
@@ -73,4 +105,4 @@ def _all_rows(rows: Dataset) -> list[dict]:
     return [row for start in range(0, len(rows), 512) for row in many(range(start, min(start + 512, len(rows))))]
 
 
-__all__ = ["start_in_closed_form"]
+__all__ = ["ReadContexts", "read_contexts", "set_readout", "start_in_closed_form"]
