@@ -91,15 +91,16 @@ def train(recipe: Recipe) -> "dict[str, float]":
         if part is not None:
             part.requires_grad_(False)
     image_processor, tokenizer = AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    splits = load_pairs(
-        model,
-        image_processor,
-        tokenizer,
-        recipe.data.sources,
-        options=recipe.data.feature_options(),
-        held_out_fraction=recipe.data.held_out_fraction,
-    )
-    rows = _training_rows(recipe, model, image_processor, tokenizer, splits)
+    with args.main_process_first(local=False, desc="frozen features"):  # the others read what the first one wrote
+        splits = load_pairs(
+            model,
+            image_processor,
+            tokenizer,
+            recipe.data.sources,
+            options=recipe.data.feature_options(),
+            held_out_fraction=recipe.data.held_out_fraction,
+        )
+        rows = _training_rows(recipe, model, image_processor, tokenizer, splits)
     logger.info("%s", parameter_report(model))
     with torch.inference_mode():
         untrained = title_recalls(model.eval(), splits["test"])
@@ -117,6 +118,8 @@ def train(recipe: Recipe) -> "dict[str, float]":
         for parameter in model.parameters():  # the model and the figures are those of the file of half the size
             if parameter.requires_grad:
                 parameter.copy_(parameter.half())
+    if not trainer.is_world_process_zero():
+        return {}
     model.save_pretrained(output)
     for part in (image_processor, tokenizer):
         part.save_pretrained(output)
