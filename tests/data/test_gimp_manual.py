@@ -82,7 +82,7 @@ CROP = """    <div class="sect2">
 """
 GUIDES = """    <div class="sect2">
       <div class="titlepage"><div><div><h3 class="title"><a id="gimp-guides"></a>2.2. Guides</h3></div></div></div>
-      <p>Lines that help.</p>
+      <p>Lines that help to align.</p>
       <p>If you open the settings, everything is shown.</p>
       <div class="sect3">
         <div class="titlepage"><div><div><h4 class="title"><a id="grid"></a>2.2.1. Grid</h4></div></div></div>
@@ -95,6 +95,8 @@ GLOSSARY = """    <div class="glossary">
       <dl>
         <dt><a id="glossary-alpha"></a><span class="glossterm"><span class="phrase">Alpha</span></span></dt>
         <dd class="glossdef"><p>How transparent a pixel is.</p></dd>
+        <dt><span class="glossterm"><span class="phrase">Beta</span></span></dt>
+        <dd class="glossdef"><p>TODO</p></dd>
       </dl>
     </div>
 """
@@ -193,11 +195,15 @@ def test_tables_of_a_small_manual(folder):
     text, figure = queries if queries[0]["kind"] == "text" else queries[::-1]
     assert text["excluded"] == [source]
     # "Guides" means its own passage; the grid is its subsection, and is linked to as well.
-    assert scores[text["query_id"]] == {by_text["Lines that help."]: 2, by_text["A raster over the picture."]: 2}
+    assert scores[text["query_id"]] == {
+        by_text["Lines that help to align."]: 2,
+        by_text["A raster over the picture."]: 2,
+    }
     graded = {corpus[doc_id]["image"]: score for doc_id, score in scores[figure["query_id"]].items()}
     assert graded == {"images/grow-1.png": 2, "images/grow-2.png": 1}
     assert all(row["text"] == "Example for “Allow Growing”" for row in corpus.values() if row["kind"] == "image")
 
+    # "Beta" has nothing to find.
     terms = [row for split in rows["navigational_queries"].values() for row in split]
     assert {row["text"] for row in terms} == {"Crop", "Tools, Guide lines", "Alpha"}
     alpha = next(row["query_id"] for row in terms if row["text"] == "Alpha")
@@ -205,7 +211,7 @@ def test_tables_of_a_small_manual(folder):
     assert [row["doc_id"] for row in relevant if row["query_id"] == alpha] == [by_text["How transparent a pixel is."]]
     guides = next(row["query_id"] for row in terms if row["text"] == "Tools, Guide lines")
     assert {row["doc_id"]: row["score"] for row in relevant if row["query_id"] == guides} == {
-        by_text["Lines that help."]: 2,
+        by_text["Lines that help to align."]: 2,
         by_text["A raster over the picture."]: 1,
     }
 
@@ -252,6 +258,7 @@ def test_counts_of_the_manual(tables):
     assert 4000 < kinds["text"] < 7000
     assert 1300 < kinds["image"] < 2200
     assert len(set(corpus["doc_id"])) == len(corpus)
+    assert min(len(row["text"].split()) for row in corpus if row["kind"] == "text") >= 4
     contents = Counter(zip(corpus["kind"], corpus["text"], corpus["image"], strict=True))
     assert max(contents.values()) == 1
     for kind in ("text", "figure"):

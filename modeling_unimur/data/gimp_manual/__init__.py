@@ -1,7 +1,7 @@
 """The GIMP manual (Debian package `gimp-help-en`, GFDL) as a multimodal retrieval set: passages, captioned pictures.
 
 Documents
-    Paragraphs of one section, put together up to 60 words, are a passage; a picture with its figure's title is an
+    Paragraphs of one section, put together up to about 60 words, are a passage; a picture with its figure's title is an
     image document. A paragraph that stands word for word in several sections becomes one document. Such a document,
     and a picture that stands in several figures, is relevant to no query: it belongs to none of its places more than
     to the others, and would join chapters of different splits.
@@ -9,7 +9,8 @@ Documents
 Queries
     *text*: a sentence that links to a section of another page, without the words of its links. Relevant with grade 2
     are the passages of that section up to its first subsection (those of its first subsection where none stand
-    before), with grade 1 those of its further subsections. The passages with the sentence are in `excluded`.
+    before), with grade 1 those of its further subsections, which can be dozens: measures without grades are stricter,
+    and mean the same on every page, where they count grade 2 alone. The passages with the sentence are in `excluded`.
     *figure*: the inner caption of one picture of a figure. Grade 2: the picture, grade 1: the figure's others.
     *navigational*, in tables of their own: terms of the index and the glossary, most of which stand word for word in
     their target. `pairs`, for training only: a passage's first sentence and its rest.
@@ -21,6 +22,7 @@ Splits
 What is dropped (numbers of the manual for GIMP 2.10 in Debian 12)
     * pages without text of the manual: title, index, bibliography, preface, licence (17 of 685 pages)
     * tables of contents, navigation, headings, footnotes, formulas; titles of tables' columns
+    * passages and repeated paragraphs under four words ("TODO", "Options")
     * pictures without a title (276, most of them icons): nothing in words tells what they show
     * link sentences with fewer than four content words left ("See ... for more information"; 491 of 1,193); those
       that lead to a figure or to the bibliography (58); forms that recur four times or more ("The ... dialog is a

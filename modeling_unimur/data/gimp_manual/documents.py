@@ -11,6 +11,9 @@ from .pages import Page, Paragraph
 # Paragraphs of one section are put together up to this many words: most are one sentence long, and a text tower
 # reads about 64 tokens.
 PASSAGE_WORDS = 60
+LONE_WORDS = 8
+# "TODO", "Options", "General" are no passages.
+MIN_PASSAGE_WORDS = 4
 # Lists of sources, the licence, names of authors, and pages that only repeat titles.
 _LEFT_OUT = re.compile(r"^(index|gimp-help-index|help-missing|bibliography|preface|legal|gfdl-.*)\.html$")
 # The reference part has four chapters with hundreds of pages: each of their groups counts as a chapter.
@@ -120,22 +123,21 @@ def build_documents(pages: dict[str, Page]) -> Manual:
             path = " > ".join([*chain, *section.path])
             stem = f"{name.removesuffix('.html')}-{number}"
             groups = _pack([p for p in section.paragraphs if p.text not in repeated])
-            for count, group in enumerate(groups):
+            long_enough = [group for group in groups if len(" ".join(group).split()) >= MIN_PASSAGE_WORDS]
+            manual.report["passages under four words"] += len(groups) - len(long_enough)
+            for count, group in enumerate(long_enough):
                 document = Document(f"text-{stem}-{count}", "text", " ".join(group), "", path, chapter)
                 manual.documents[document.doc_id] = document
                 manual.passages[name, number].append(document.doc_id)
                 for text in group:
                     manual.paragraph_documents[text].append(document.doc_id)
-            for paragraph in section.paragraphs:
-                if paragraph.text in repeated:
-                    manual.report["repeated paragraphs"] += 1
-                    if paragraph.text not in shared:
-                        doc_id = f"text-shared-{len(shared)}"
-                        shared[paragraph.text] = doc_id
-                        manual.documents[doc_id] = Document(
-                            doc_id, "text", paragraph.text, "", path, chapter, shared=True
-                        )
-                        manual.paragraph_documents[paragraph.text].append(doc_id)
+            for text in (p.text for p in section.paragraphs if p.text in repeated):
+                manual.report["repeated paragraphs"] += 1
+                if text not in shared and len(text.split()) >= MIN_PASSAGE_WORDS:
+                    shared[text] = f"text-shared-{len(shared)}"
+                    document = Document(shared[text], "text", text, "", path, chapter, shared=True)
+                    manual.documents[document.doc_id] = document
+                    manual.paragraph_documents[text].append(document.doc_id)
     manual.report["documents they became"] = len(shared)
     _add_pictures(manual, kept)
     return manual
@@ -146,7 +148,8 @@ def _pack(paragraphs: list[Paragraph]) -> list[list[str]]:
     words = 0
     for paragraph in paragraphs:
         length = len(paragraph.text.split())
-        if groups and words + length <= PASSAGE_WORDS:
+        # A line that only leads to the next, or ends the one before, stays with it.
+        if groups and (words + length <= PASSAGE_WORDS or min(words, length) < LONE_WORDS):
             groups[-1].append(paragraph.text)
             words += length
         else:

@@ -86,7 +86,8 @@ def link_queries(manual: Manual) -> list[Query]:
                     report["link sentences with too few words left"] += 1
                 elif text in found:
                     report["link sentences that repeat another"] += 1
-                    found[text].relevant.update(relevant)
+                    for doc, grade in relevant.items():
+                        found[text].relevant[doc] = max(grade, found[text].relevant.get(doc, 0))
                     found[text].excluded += manual.paragraph_documents[paragraph.text]
                 else:
                     found[text] = Query("text", text, relevant, list(manual.paragraph_documents[paragraph.text]))
