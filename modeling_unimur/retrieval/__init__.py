@@ -1,0 +1,9 @@
+"""Indexes of texts and pictures behind one interface: a folder by FAISS, a database file or a cluster by Milvus.
+
+Nothing here imports torch: a service that only searches needs none.
+"""
+
+from .opening import open_index
+from .vector_index import KINDS, Added, Hit, VectorIndex
+
+__all__ = ["KINDS", "Added", "Hit", "VectorIndex", "open_index"]

@@ -1,0 +1,94 @@
+"""Conditions on payloads, as Python decides them and as Milvus reads them."""
+
+from __future__ import annotations
+
+import json
+import operator
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+_RANGES = {"gt": (">", operator.gt), "gte": (">=", operator.ge), "lt": ("<", operator.lt), "lte": ("<=", operator.le)}
+_TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}"
+
+
+class Condition(NamedTuple):
+    """A field of the payload, `"in"` or the name of a bound, and the values that it is compared with."""
+
+    key: str
+    name: str
+    values: tuple
+
+
+def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
+    """Reads a filter: `{"licence": "cc0", "year": {"gte": 2020}, "lang": ["en", "de"]}`.
+
+    All conditions hold together. A field that is missing matches nothing. Values are strings, numbers or booleans;
+    a boolean equals no number, and a bound compares a number with numbers and a string with strings.
+
+    Raises:
+        ValueError: what cannot be compared.
+    """
+    found: list[Condition] = []
+    if where is None:
+        return ()
+    if not isinstance(where, Mapping):
+        raise ValueError(f"where is a dict of field: {_TAKES}; not {where!r:.60}.")
+    for key, value in where.items():
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"where names fields of the payload by strings, not by {key!r:.60}.")
+        if isinstance(value, Mapping):
+            if not value or not set(value) <= set(_RANGES):
+                raise ValueError(f"where[{key!r}] is {_TAKES}, not {value!r:.60}.")
+            found += [Condition(key, name, (_scalar(key, bound),)) for name, bound in value.items()]
+            if any(isinstance(bound, bool) for bound in value.values()):
+                raise ValueError(f"where[{key!r}]: a boolean is no bound.")
+        else:
+            values = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+            if not values:
+                raise ValueError(f"where[{key!r}] is an empty list, which nothing matches.")
+            found.append(Condition(key, "in", tuple(_scalar(key, one) for one in values)))
+    return tuple(found)
+
+
+def matches(payload: dict, where: tuple[Condition, ...]) -> bool:
+    """Whether all conditions hold for a payload."""
+    return all(_holds(payload.get(condition.key), condition) for condition in where)
+
+
+def milvus_expression(where: tuple[Condition, ...]) -> str:
+    """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions."""
+    parts = []
+    for key, name, values in where:
+        # Membership is spelled out: milvus-lite knows `in` for plain fields only.
+        sign = "==" if name == "in" else _RANGES[name][0]
+        each = [f"payload[{_quoted(key)}] {sign} {_quoted(value)}" for value in values]
+        parts.append(each[0] if len(each) == 1 else f"({' or '.join(each)})")
+    return " and ".join(parts)
+
+
+def _quoted(value: str | float | bool) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _scalar(key: str, value: Any) -> str | float | bool:
+    if not isinstance(value, (str, bool, int, float)) or value != value:
+        raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
+    return value
+
+
+def _family(value: Any) -> type | None:
+    if isinstance(value, bool):
+        return bool
+    if isinstance(value, (int, float)):
+        return float
+    return str if isinstance(value, str) else None
+
+
+def _holds(value: Any, condition: Condition) -> bool:
+    same = [other for other in condition.values if _family(other) is _family(value)]
+    if condition.name == "in":
+        return value in same
+    return bool(same) and _RANGES[condition.name][1](value, same[0])
+
+
+__all__ = ["Condition", "conditions", "matches", "milvus_expression"]

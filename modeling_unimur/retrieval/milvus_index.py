@@ -1,0 +1,262 @@
+"""An index in Milvus: a database file in the process (milvus-lite), a server or a cluster, by the same code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .filters import Condition, milvus_expression
+from .vector_index import ID_BYTES, KINDS, Hit, VectorIndex, require_same
+
+try:
+    from pymilvus import DataType, MilvusClient, MilvusException
+except ImportError as error:
+    raise ImportError("This index is kept by Milvus: `pip install unimur[milvus]`.") from error
+
+# Milvus' own bounds: hits a query, and bytes a message (64 MiB, of which a part is left for ids and payloads).
+MAX_TOP_K = 16_384
+_MESSAGE_BYTES = 16 * 2**20
+_MAX_ROWS = 1000
+_FORMAT = 1
+_FACTORIES = (
+    (re.compile(r"Flat"), "FLAT", ()),
+    (re.compile(r"HNSW(\d+)"), "HNSW", ("M",)),
+    (re.compile(r"IVF(\d+),Flat"), "IVF_FLAT", ("nlist",)),
+    (re.compile(r"IVF(\d+),PQ(\d+)"), "IVF_PQ", ("nlist", "m")),
+)
+# The same as FAISS' in a folder.
+_EF_CONSTRUCTION = 40
+
+
+class MilvusIndex(VectorIndex):
+    """Texts and pictures in one collection; a second one of one row says which model made it. See `open`."""
+
+    def __init__(
+        self,
+        client: MilvusClient,
+        collection: str,
+        width: int,
+        model: str,
+        factory: str,
+        ef_search: int,
+        nprobe: int,
+        read_only: bool,
+    ):
+        super().__init__(width, model)
+        self._client, self.collection, self.factory, self.read_only = client, collection, factory, read_only
+        index_type, _ = _milvus_index(factory)
+        effort = {"HNSW": {"ef": ef_search}, "IVF_FLAT": {"nprobe": nprobe}, "IVF_PQ": {"nprobe": nprobe}}
+        self._effort = {"metric_type": "IP", "params": effort.get(index_type, {})}
+
+    @classmethod
+    def open(
+        cls,
+        uri: str,
+        width: int | None = None,
+        model: str | None = None,
+        index: str | None = None,
+        read_only: bool = False,
+        collection: str = "unimur",
+        token: str | None = None,
+        timeout: float = 10.0,
+        ef_search: int = 64,
+        nprobe: int = 16,
+    ) -> MilvusIndex:
+        """Opens the index of a database, or makes a new one.
+
+        Args:
+            uri: a file `*.db`, or a server's address.
+            width, model: of the vectors. A new index needs them; an existing one must have them.
+            index: `"Flat"` (exact), `"HNSW32"`, `"IVF1024,Flat"` or `"IVF1024,PQ48"`, of a new one.
+            read_only: refuses changes through this object. A file has one process at a time all the same.
+            collection: its name in the database.
+            token: `"user:password"` or a key, where the server wants one.
+            timeout: seconds until a server must have answered.
+            ef_search, nprobe: candidates that HNSW keeps in view; lists that an inverted file visits.
+
+        Raises:
+            FileNotFoundError: no index there, and no width and model to make one (or `read_only`).
+            ValueError: another width, model or kind of index.
+            BlockingIOError: another process has the file.
+            ConnectionError: no server answers.
+        """
+        client = _connect(uri, token, timeout)
+        try:
+            if client.has_collection(_about(collection)):
+                client.load_collection(_about(collection))
+                client.load_collection(collection)
+                row = client.query(_about(collection), filter='key == "about"', output_fields=["payload"])[0]
+                about = row["payload"]
+                if about["format"] != _FORMAT:
+                    raise ValueError(f"The index in {uri} has format {about['format']}; this version reads {_FORMAT}.")
+                require_same(uri, width, model, about["width"], about["model"])
+                if index is not None and index != about["factory"]:
+                    raise ValueError(f"The index in {uri} is {about['factory']!r}, not {index!r}: build another.")
+            else:
+                if read_only or width is None or model is None:
+                    raise FileNotFoundError(
+                        f"{uri} holds no index {collection!r}; to make one, give width and model and open it for "
+                        "writing."
+                    )
+                about = {"format": _FORMAT, "width": width, "model": model, "factory": index or "Flat"}
+                VectorIndex.__init__(cls.__new__(cls), width, model)  # checks them before anything is made
+                _create(client, collection, about)
+            return cls(
+                client, collection, about["width"], about["model"], about["factory"], ef_search, nprobe, read_only
+            )
+        except BaseException:
+            client.close()
+            raise
+
+    # -- change -----------------------------------------------------------------------------------------------------
+    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
+        self._require_writer()
+        known = len(self._known(kind, ids))
+        for part in self._parts(ids):
+            rows = [
+                {"key": _key(kind, item), "item": item, "kind": kind, "vector": vector, "payload": json.loads(payload)}
+                for item, vector, payload in zip(ids[part], vectors[part], payloads[part], strict=True)
+            ]
+            self._client.upsert(self.collection, rows)
+        return known
+
+    def _remove(self, kind: str, ids: list[str]) -> None:
+        self._require_writer()
+        for part in self._parts(ids):
+            self._client.delete(self.collection, ids=[_key(kind, item) for item in ids[part]])
+
+    def _require_writer(self) -> None:
+        if self.read_only:
+            raise PermissionError("The index was opened for reading; open it without read_only to change it.")
+
+    def _parts(self, rows: Sequence) -> Iterator[slice]:
+        size = max(1, min(_MAX_ROWS, _MESSAGE_BYTES // (4 * self.width)))
+        return (slice(start, start + size) for start in range(0, len(rows), size))
+
+    def _known(self, kind: str, ids: list[str]) -> set[str]:
+        keys = {_key(kind, item): item for item in ids}
+        names, known = list(keys), set()
+        for part in self._parts(names):
+            rows = self._client.get(self.collection, ids=names[part], output_fields=["key"])
+            known |= {keys[row["key"]] for row in rows}
+        return known
+
+    # -- search -----------------------------------------------------------------------------------------------------
+    def _search(
+        self, vectors: np.ndarray, top_k: int, kinds: Sequence[str], where: tuple[Condition, ...]
+    ) -> list[list[Hit]]:
+        if top_k > MAX_TOP_K:
+            raise ValueError(f"Milvus returns at most {MAX_TOP_K} hits a query, not {top_k}.")
+        filters = [f'kind == "{kinds[0]}"'] if len(kinds) == 1 else []
+        if where:
+            filters.append(milvus_expression(where))
+        found: list[list[Hit]] = []
+        for part in self._parts(vectors):
+            answers = self._client.search(
+                self.collection,
+                data=list(vectors[part]),
+                limit=top_k,
+                filter=" and ".join(filters),
+                output_fields=["item", "kind", "payload"],
+                search_params=self._effort,
+            )
+            for answer in answers:
+                entities = [(hit["entity"], hit["distance"]) for hit in answer]
+                found.append([Hit(e["item"], score, e["kind"], e["payload"]) for e, score in entities])
+        return found
+
+    def count(self, kind: str | None = None) -> int:
+        condition = "" if kind is None else f'kind == "{kind}"'
+        return self._client.query(self.collection, filter=condition, output_fields=["count(*)"])[0]["count(*)"]
+
+    # -- files ------------------------------------------------------------------------------------------------------
+    def save(self) -> None:
+        """Flushes; Milvus writes its own log ahead, and what `add` returned from is in it."""
+        self._client.flush(self.collection)
+
+    def drop(self) -> None:
+        """Deletes the index with all its candidates."""
+        self._require_writer()
+        for name in (self.collection, _about(self.collection)):
+            self._client.drop_collection(name)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def _key(kind: str, item: str) -> str:
+    # Ids are any text; a digest needs no quoting in an expression and has one length.
+    return kind[0] + hashlib.sha256(item.encode()).hexdigest()
+
+
+def _about(collection: str) -> str:
+    # Descriptions of collections do not survive in a file.
+    return f"{collection}_about"
+
+
+def _milvus_index(factory: str) -> tuple[str, dict[str, int]]:
+    for form, name, keys in _FACTORIES:
+        if match := form.fullmatch(factory):
+            values = dict(zip(keys, map(int, match.groups()), strict=True))
+            return name, values | ({"efConstruction": _EF_CONSTRUCTION} if name == "HNSW" else {})
+    raise ValueError(
+        f"Milvus makes 'Flat', 'HNSW32', 'IVF1024,Flat' or 'IVF1024,PQ48' (any numbers), not {factory!r}."
+    )
+
+
+def _connect(uri: str, token: str | None, timeout: float) -> MilvusClient:
+    address = uri if "://" in uri or uri.endswith(".db") else f"http://{uri}"
+    logger = logging.getLogger("pymilvus")
+    level = logger.level
+    try:
+        logger.setLevel(logging.CRITICAL)  # what it would log is in the error
+        return MilvusClient(uri=address, token=token or "", timeout=timeout)
+    except MilvusException as error:
+        if not uri.endswith(".db"):
+            raise ConnectionError(f"No Milvus answers at {uri}: {error.message}. Is the server up?") from error
+        cause: BaseException | None = error
+        while cause is not None:
+            if type(cause).__name__ == "DataDirLockedError":
+                raise BlockingIOError(
+                    f"Another process has {uri} open; a file has one process at a time. Wait until it closes it, or "
+                    "run a Milvus server."
+                ) from error
+            if isinstance(cause, ImportError):
+                raise ImportError(f"{uri} is opened by milvus-lite: `pip install unimur[milvus]`.") from error
+            cause = cause.__cause__ or cause.__context__
+        raise ValueError(f"Milvus cannot open {uri}: {error.message}.") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _create(client: MilvusClient, collection: str, about: dict) -> None:
+    index_type, parameters = _milvus_index(about["factory"])
+    if client.has_collection(collection):
+        raise ValueError(f"The database has a collection {collection!r} that is no index of this kind; name another.")
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=65)
+    schema.add_field("item", DataType.VARCHAR, max_length=ID_BYTES)
+    schema.add_field("kind", DataType.VARCHAR, max_length=max(map(len, KINDS)))
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=about["width"])
+    schema.add_field("payload", DataType.JSON)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type=index_type, metric_type="IP", params=parameters)
+    # A search sees what was added before it, from whichever client.
+    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=16)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # there is no collection without vectors
+    schema.add_field("payload", DataType.JSON)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type="FLAT", metric_type="IP")
+    client.create_collection(_about(collection), schema=schema, index_params=index, consistency_level="Strong")
+    client.upsert(_about(collection), [{"key": "about", "vector": [1.0, 0.0], "payload": about}])
+    client.flush(_about(collection))
+
+
+__all__ = ["MAX_TOP_K", "MilvusIndex"]
