@@ -1,10 +1,10 @@
 """The GIMP manual (Debian package `gimp-help-en`, GFDL) as a multimodal retrieval set: passages, captioned pictures.
 
 Documents
-    Paragraphs of one section, put together up to about 60 words, are a passage; a picture with its figure's title is an
-    image document. A paragraph that stands word for word in several sections becomes one document. Such a document,
-    and a picture that stands in several figures, is relevant to no query: it belongs to none of its places more than
-    to the others, and would join chapters of different splits.
+    Paragraphs of one section, put together up to about 60 words, are a passage; a picture with its figure's title is
+    an image document. A paragraph that stands word for word in several sections becomes one document. Such a
+    document, and a picture that stands in several figures, is relevant to no query: it belongs to none of its places
+    more than to the others, and would join chapters of different splits.
 
 Queries
     *text*: a sentence that links to a section of another page, without the words of its links. Relevant with grade 2
@@ -23,7 +23,7 @@ What is dropped (numbers of the manual for GIMP 2.10 in Debian 12)
     * pages without text of the manual: title, index, bibliography, preface, licence (17 of 685 pages)
     * tables of contents, navigation, headings, footnotes, formulas; titles of tables' columns
     * passages and repeated paragraphs under four words ("TODO", "Options")
-    * pictures without a title (276, most of them icons): nothing in words tells what they show
+    * pictures outside of titled figures (276): an image document would have no words
     * link sentences with fewer than four content words left ("See ... for more information"; 491 of 1,193); those
       that lead to a figure or to the bibliography (58); forms that recur four times or more ("The ... dialog is a
       dockable dialog; see ...": one question asked often, 31); the same sentence again (138, its targets are joined)
