@@ -72,12 +72,12 @@ class AdaptOptions:
         seed: of all that is drawn.
     """
 
-    contexts: int = 12_000
+    contexts: int = 10_000
     epochs: float = 1.0
     batch_size: int = 256
     learning_rate: float = 1e-4
     held_out_fraction: float = 0.1
-    most_held_out: int = 500
+    most_held_out: int = 300
     max_context_tokens: int = 64
     readout_prompt: str = ' means in one word: "'
     keep_prefixes_gb: float = 4.0

@@ -19,7 +19,7 @@ from .unpaired_texts import SOURCES, load_texts
 # Texts that tell whether an encoder made an index, the median cosine below which it did not, and that below which a
 # prompt, a cut or another precision makes a difference.
 _PROBES, _OTHER, _SAME = 64, 0.8, 0.98
-_DEV_CONTEXTS = 500
+_DEV_CONTEXTS = 200
 _DEV_NAMES = {"glosses": "gloss_to_title", "dialogues": "built_dialogue_to_text"}
 
 
