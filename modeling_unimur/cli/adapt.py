@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", choices=("text", "image"), default="text", help="of items that do not say theirs")
     parser.add_argument("--vector-column", metavar="NAME", help="of a parquet file with several columns of vectors")
     parser.add_argument("--contexts", type=_positive, metavar="N", help="to train on, at most (default: 10000)")
-    parser.add_argument("--epochs", type=_number, metavar="N", help="passes that train [RET] too (default: 1)")
+    parser.add_argument("--epochs", type=_number, metavar="N", help="passes that train [RET] too (default: 0)")
     parser.add_argument("--batch-size", type=_positive, metavar="N", help="contexts a step (default: 256)")
     parser.add_argument("--learning-rate", type=_number, metavar="RATE", help="highest (default: 1e-4)")
     parser.add_argument("--keep-prefixes-gb", type=_number, metavar="GB", help="memory for prefixes (default: 4)")
