@@ -77,10 +77,16 @@ class FaissIndex(VectorIndex):
             part.ef_search, part.nprobe = self.ef_search, self.nprobe
 
     def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
+        self._require_writer()
         return self._parts[kind].add(ids, vectors, payloads)
 
     def _remove(self, kind: str, ids: list[str]) -> None:
+        self._require_writer()
         self._parts[kind].remove(ids)
+
+    def _require_writer(self) -> None:
+        if self.read_only:
+            raise PermissionError("The index was opened for reading; open it without read_only to change it.")
 
     def _known(self, kind: str, ids: list[str]) -> set[str]:
         return {item for item in ids if item in self._parts[kind].rows}
@@ -135,8 +141,8 @@ class FaissIndex(VectorIndex):
         if target is None:
             raise ValueError("Where to? Name a folder: save(folder).")
         same = self._folder is not None and target.path.resolve() == self._folder.path.resolve()
-        if self.read_only and same:
-            raise PermissionError(f"The index in {target.path} was opened for reading; open it without read_only.")
+        if same:
+            self._require_writer()
         lock = self._lock if same and self._lock is not None else target.lock()
         held = False
         try:

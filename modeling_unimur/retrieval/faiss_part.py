@@ -175,7 +175,8 @@ class FaissPart:
         if not min(top_k, count):
             return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         if self._before is not None:
-            vectors = self._before.apply(vectors)
+            for place in range(self._before.chain.size()):
+                vectors = self._before.chain.at(place).apply(vectors)
         few = count < _FEW * len(self.rows)
         if self.exact or (few and self._stored is not None):
             parameters = None if selector is None else faiss.SearchParameters(sel=selector)

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -219,19 +220,30 @@ def _connect(uri: str, token: str | None, timeout: float) -> MilvusClient:
     except MilvusException as error:
         if not uri.endswith(".db"):
             raise ConnectionError(f"No Milvus answers at {uri}: {error.message}. Is the server up?") from error
-        cause: BaseException | None = error
-        while cause is not None:
-            if type(cause).__name__ == "DataDirLockedError":
-                raise BlockingIOError(
-                    f"Another process has {uri} open; a file has one process at a time. Wait until it closes it, or "
-                    "run a Milvus server."
-                ) from error
-            if isinstance(cause, ImportError):
-                raise ImportError(f"{uri} is opened by milvus-lite: `pip install unimur[milvus]`.") from error
-            cause = cause.__cause__ or cause.__context__
+        if isinstance(error.__cause__, ImportError):
+            raise ImportError(f"{uri} is opened by milvus-lite: `pip install unimur[milvus]`.") from error
+        if _locked(Path(uri) / "LOCK"):
+            raise BlockingIOError(
+                f"Another process has {uri} open; a file has one process at a time. Wait until it closes it, or run a "
+                "Milvus server."
+            ) from error
         raise ValueError(f"Milvus cannot open {uri}: {error.message}.") from error
     finally:
         logger.setLevel(level)
+
+
+def _locked(path: Path) -> bool:
+    """Whether somebody holds milvus-lite's lock: its error does not say so."""
+    try:
+        import fcntl
+
+        with open(path, "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (ImportError, OSError):  # Windows; no lock file
+        pass
+    return False
 
 
 def _create(client: MilvusClient, collection: str, about: dict) -> None:

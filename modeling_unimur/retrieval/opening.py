@@ -7,7 +7,7 @@ import re
 
 from .vector_index import VectorIndex
 
-_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{2,5}")
+_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
 
 
 def open_index(
