@@ -14,6 +14,7 @@ from ..modeling_unimur import UniMuRModel
 from .collators import DualAlignmentCollator, render_turns
 
 _BATCH = 64
+_INPUTS = ("input_ids", "attention_mask", "prefix_states", "visual_features")
 
 
 @dataclass
@@ -55,8 +56,10 @@ def start_in_closed_form(model: UniMuRModel, rows: Dataset, collator: DualAlignm
 
 
 @torch.no_grad()
-def read_contexts(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator) -> ReadContexts:
-    """Runs all text contexts once; the collator's store of prefixes is filled on the way."""
+def read_contexts(
+    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, with_pictures: bool = False
+) -> ReadContexts:
+    """Runs all text contexts once, and those with a picture if asked for; fills the collator's store of prefixes."""
     states, targets, owners, kinds = [], [], [], []
     heads, caught = model.heads, {}
     hooks = [
@@ -64,14 +67,16 @@ def read_contexts(model: UniMuRModel, rows: Dataset, collator: DualAlignmentColl
         for number, layer in enumerate(heads.readout_maps)
     ]
     # Rows of like length together, and one part a batch, so that states come in the order of the rows.
-    known = [row for row in _all_rows(rows) if row["visual_features"] is None]
+    known = [row for row in _all_rows(rows) if with_pictures or row["visual_features"] is None]
     known.sort(key=lambda row: len(render_turns(collator.processor, row["turns"])))
+    shown = [row for row in known if row["visual_features"] is not None]
+    known = [row for row in known if row["visual_features"] is None]
+    batches = [some[at : at + _BATCH] for some in (known, shown) for at in range(0, len(some), _BATCH)]
     equal_calls, model.equal_calls = model.equal_calls, True
     try:
-        for start in tqdm(range(0, len(known), _BATCH), desc="Reading contexts"):
-            some = known[start : start + _BATCH]
+        for some in tqdm(batches, desc="Reading contexts"):
             batch = collator(some)
-            inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "prefix_states") if key in batch}
+            inputs = {key: batch[key] for key in _INPUTS if key in batch}
             model.get_multimodal_features(**{key: value.to(model.device) for key, value in inputs.items()})
             read = [caught[number].mean(dim=1).float().cpu() for number in range(len(hooks))]
             read = torch.cat(read, dim=1)

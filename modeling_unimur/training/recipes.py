@@ -103,6 +103,9 @@ class DataArguments:
     closed_form_start: bool = field(
         default=False, metadata={"help": "Start the readout from a ridge regression over all text contexts."}
     )
+    refit_readout: bool = field(
+        default=False, metadata={"help": "Solve the readout once more at the end, where the dev split gains by it."}
+    )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
     )

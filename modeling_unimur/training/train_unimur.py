@@ -18,6 +18,7 @@ from .guards import TrainingGuard
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .recipes import Recipe
+from .refit_readout import refit_readout
 from .trainer import RetrievalTrainer, parameter_report
 
 logger = logging.getLogger(__name__)
@@ -97,6 +98,10 @@ def train(recipe: Recipe) -> "dict[str, float]":
         callbacks=[TrainingGuard(model)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    refit = {}
+    if recipe.data.refit_readout:
+        model.eval()
+        refit = {"refit": refit_readout(model, data.train, collator, lambda: measure(data.dev), args.seed)}
     if store is not None:
         store.flush()
     results = {
@@ -105,6 +110,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         "pictures": data.pictures,
         "test": measure(data.test),
         "test_untrained": untrained,
+        **refit,
     }
     output = Path(args.output_dir)
     if trainer.is_world_process_zero():
