@@ -1,0 +1,143 @@
+"""A multimodal retrieval set: queries, one corpus of texts and pictures, and what is relevant (the MTEB layout)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+KINDS = ("text", "image")
+# Table -> columns that it must have; further ones are kept.
+COLUMNS = {
+    "queries": ("query_id", "text"),
+    "corpus": ("doc_id", "kind", "text", "image"),
+    "qrels": ("query_id", "doc_id", "score"),
+    "hard_negatives": ("query_id", "image", "text"),
+}
+_CORPUS_SPLIT = "corpus"
+
+
+@dataclass
+class RetrievalSet:
+    """Queries of some splits over one corpus. Tables are `datasets.Dataset`s, which need not fit in memory.
+
+    Args:
+        queries (`dict[str, Dataset]`): by split (train, validation, test): `query_id`, `text`; optionally `kind`, and
+            `excluded`, a list of documents that do not count for the query.
+        corpus (`Dataset`): `doc_id`, `kind` ("text" or "image"), `text` (of a picture: its caption), `image` (a file's
+            path or another address that `data.picture_bytes` reads; "" for texts); optionally `group`, equal for
+            documents of one section or figure, of which none is a hard negative where another one is relevant.
+        qrels (`dict[str, Dataset]`): by split: `query_id`, `doc_id`, `score`; relevant is a score above 0.
+        hard_negatives (`dict[str, Dataset]`): by split: `query_id`, and `image` and `text`, lists of ids, the most
+            similar first.
+
+    Raises:
+        ValueError: a table lacks a column, or a split has queries and no qrels.
+    """
+
+    queries: Mapping[str, Dataset]
+    corpus: Dataset
+    qrels: Mapping[str, Dataset]
+    hard_negatives: Mapping[str, Dataset] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, tables in self._tables().items():
+            for split, table in tables.items():
+                missing = [column for column in COLUMNS[name] if column not in table.column_names]
+                if missing:
+                    raise ValueError(f"The table {name} ({split}) lacks {missing}; it has {table.column_names}.")
+        unjudged = sorted(set(self.queries) - set(self.qrels))
+        if unjudged:
+            raise ValueError(f"The queries of {unjudged} have no qrels; there are those of {sorted(self.qrels)}.")
+
+    def _tables(self) -> dict[str, Mapping[str, Dataset]]:
+        return {
+            "queries": self.queries,
+            "corpus": {_CORPUS_SPLIT: self.corpus},
+            "qrels": self.qrels,
+            "hard_negatives": self.hard_negatives,
+        }
+
+    @classmethod
+    def from_rows(
+        cls,
+        queries: Mapping[str, Sequence[dict[str, Any]]],
+        corpus: Sequence[dict[str, Any]],
+        qrels: Mapping[str, Sequence[dict[str, Any]]],
+        hard_negatives: Mapping[str, Sequence[dict[str, Any]]] | None = None,
+    ) -> RetrievalSet:
+        """Makes one from lists of rows."""
+        parts = [
+            {split: Dataset.from_list(list(rows)) for split, rows in (table or {}).items()}
+            for table in (queries, qrels, hard_negatives)
+        ]
+        return cls(parts[0], Dataset.from_list(list(corpus)), parts[1], parts[2])
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Mapping[str, Dataset]], group: str | None = None) -> RetrievalSet:
+        """Makes one from tables by name and split, as `load_gimp_manual` gives them; other tables are left out.
+
+        Args:
+            tables: with `queries`, `corpus`, `qrels` and perhaps `hard_negatives`.
+            group: the corpus column that becomes `group`.
+        """
+        corpus = tables["corpus"][_CORPUS_SPLIT]
+        if group is not None and group != "group":
+            corpus = corpus.add_column("group", corpus[group][:])
+        others = {name: dict(tables.get(name, {})) for name in ("queries", "qrels", "hard_negatives")}
+        return cls(others["queries"], corpus, others["qrels"], others["hard_negatives"])
+
+    # -- what is relevant -------------------------------------------------------------------------------------------
+    def relevant(self, split: str) -> dict[str, dict[str, int]]:
+        """`{query_id: {doc_id: score}}` of a split's queries, scores above 0 alone; queries without any are absent."""
+        found: dict[str, dict[str, int]] = {}
+        table = self.qrels[split]
+        for query, doc, score in zip(table["query_id"], table["doc_id"], table["score"], strict=True):
+            if score > 0:
+                found.setdefault(query, {})[doc] = int(score)
+        return found
+
+    def excluded(self, split: str) -> dict[str, list[str]]:
+        """`{query_id: [doc_id]}`: what does not count for a query, where anything is named."""
+        table = self.queries[split]
+        if "excluded" not in table.column_names:
+            return {}
+        return {query: list(docs) for query, docs in zip(table["query_id"], table["excluded"], strict=True) if docs}
+
+    # -- one folder -------------------------------------------------------------------------------------------------
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes `<table>-<split>.parquet` files, of the corpus `corpus-corpus.parquet`."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, tables in self._tables().items():
+            for split, table in tables.items():
+                table.to_parquet(Path(folder) / f"{name}-{split}.parquet")
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike) -> RetrievalSet:
+        """Reads what `save` wrote; relative paths of pictures are below the folder.
+
+        Raises:
+            FileNotFoundError: the folder holds no corpus, or no queries.
+            ValueError: a table lacks a column.
+        """
+        folder = Path(folder)
+        found: dict[str, dict[str, Dataset]] = {name: {} for name in COLUMNS}
+        for name, tables in found.items():
+            for file in sorted(folder.glob(f"{name}-*.parquet")):
+                tables[file.stem.removeprefix(f"{name}-")] = Dataset.from_parquet(str(file))
+        if _CORPUS_SPLIT not in found["corpus"] or not found["queries"]:
+            raise FileNotFoundError(f"{folder} holds no corpus-corpus.parquet and queries-<split>.parquet.")
+        retrieval = cls(found["queries"], found["corpus"][_CORPUS_SPLIT], found["qrels"], found["hard_negatives"])
+        retrieval.corpus = retrieval.corpus.map(lambda row: {"image": _below(folder, row["image"])})
+        return retrieval
+
+
+def _below(folder: Path, image: str | None) -> str:
+    return str(folder / image) if image else ""
+
+
+__all__ = ["COLUMNS", "KINDS", "RetrievalSet"]
