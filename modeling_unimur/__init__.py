@@ -19,6 +19,10 @@ _WHERE = {
     "UniMuROutput": "outputs_unimur",
     "UniMuRPreTrainedModel": "modeling_unimur",
     "UniMuRProcessor": "processing_unimur",
+    "UniVLDRConfig": "configuration_univl_dr",
+    "UniVLDRModel": "modeling_univl_dr",
+    "UniVLDROutput": "modeling_univl_dr",
+    "UniVLDRProcessor": "processing_univl_dr",
     "load_image": "image_loading",
 }
 __all__ = list(_WHERE)

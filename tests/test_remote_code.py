@@ -21,6 +21,8 @@ from tests.hub_cache import publish
 
 PACKAGE = Path(__file__).parents[1] / "modeling_unimur"
 FLAT = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("__init__.py", "auto_classes.py"))
+# What only a release of UniVL-DR holds.
+UNIVL_DR = {path for path in FLAT if path.stem.endswith("univl_dr")}
 # Besides the standard library; a stranger has torch and transformers, which bring the rest but Pillow.
 ALLOWED = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "PIL", "tqdm", "tokenizers"}
 
@@ -38,13 +40,22 @@ def test_flat_file_imports_only_what_a_release_has(file):
             assert node.level == 1 or (node.module or "").split(".")[0] != "modeling_unimur"
 
 
-def test_the_model_file_brings_every_flat_file():
-    reached = {Path(path) for path in get_relative_import_files(PACKAGE / "modeling_unimur.py")}
-    assert reached | {PACKAGE / "modeling_unimur.py"} == set(FLAT)
+def test_the_model_files_bring_every_flat_file():
+    unimur, univl_dr = (
+        {PACKAGE / f"modeling_{name}.py", *map(Path, get_relative_import_files(PACKAGE / f"modeling_{name}.py"))}
+        for name in ("unimur", "univl_dr")
+    )
+    assert unimur == set(FLAT) - UNIVL_DR
+    assert univl_dr >= UNIVL_DR
+    assert PACKAGE / "modeling_unimur.py" not in univl_dr
 
 
 @pytest.mark.parametrize(
-    "name", ["modeling_unimur", "processing_unimur", "configuration_unimur", "modeling_open_clip"]
+    "name",
+    [
+        *("modeling_unimur", "processing_unimur", "configuration_unimur", "modeling_open_clip"),
+        *("modeling_univl_dr", "processing_univl_dr", "configuration_univl_dr"),
+    ],
 )
 def test_entry_files_exist_under_the_names_that_configurations_hold(name):
     assert (PACKAGE / f"{name}.py").is_file()
@@ -166,7 +177,7 @@ def test_saving_again_keeps_every_file(stranger, releases, pictures, tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     original = {path.name for path in (releases / "on.open_clip").glob("*.py")}
-    assert original == {path.name for path in FLAT}
+    assert original == {path.name for path in set(FLAT) - UNIVL_DR}
     for name in ("parts1", "parts2", "pipeline1", "pipeline2"):
         assert {path.name for path in (tmp_path / name).glob("*.py")} == original, name
         for file in ("config.json", "model.safetensors", "processor_config.json", "chat_template.jinja"):

@@ -17,6 +17,7 @@ COLUMNS = {
     "corpus": ("doc_id", "kind", "text", "image"),
     "qrels": ("query_id", "doc_id", "score"),
     "hard_negatives": ("query_id", "image", "text"),
+    "pairs": ("query_id", "text", "positive", "doc_id"),
 }
 _CORPUS_SPLIT = "corpus"
 
@@ -34,6 +35,8 @@ class RetrievalSet:
         qrels (`dict[str, Dataset]`): by split: `query_id`, `doc_id`, `score`; relevant is a score above 0.
         hard_negatives (`dict[str, Dataset]`): by split: `query_id`, and `image` and `text`, lists of ids, the most
             similar first.
+        pairs (`dict[str, Dataset]`): for training only, by split: `query_id`, `text`, `positive` (a text that is no
+            document of the corpus), `doc_id` (the document that holds both, which is then no negative).
 
     Raises:
         ValueError: a table lacks a column, or a split has queries and no qrels.
@@ -43,6 +46,7 @@ class RetrievalSet:
     corpus: Dataset
     qrels: Mapping[str, Dataset]
     hard_negatives: Mapping[str, Dataset] = field(default_factory=dict)
+    pairs: Mapping[str, Dataset] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, tables in self._tables().items():
@@ -60,6 +64,7 @@ class RetrievalSet:
             "corpus": {_CORPUS_SPLIT: self.corpus},
             "qrels": self.qrels,
             "hard_negatives": self.hard_negatives,
+            "pairs": self.pairs,
         }
 
     @classmethod
@@ -82,14 +87,13 @@ class RetrievalSet:
         """Makes one from tables by name and split, as `load_gimp_manual` gives them; other tables are left out.
 
         Args:
-            tables: with `queries`, `corpus`, `qrels` and perhaps `hard_negatives`.
+            tables: with `queries`, `corpus`, `qrels` and perhaps `hard_negatives` and `pairs`.
             group: the corpus column that becomes `group`.
         """
         corpus = tables["corpus"][_CORPUS_SPLIT]
         if group is not None and group != "group":
             corpus = corpus.add_column("group", corpus[group][:])
-        others = {name: dict(tables.get(name, {})) for name in ("queries", "qrels", "hard_negatives")}
-        return cls(others["queries"], corpus, others["qrels"], others["hard_negatives"])
+        return cls(corpus=corpus, **{name: dict(tables.get(name, {})) for name in COLUMNS if name != "corpus"})
 
     # -- what is relevant -------------------------------------------------------------------------------------------
     def relevant(self, split: str) -> dict[str, dict[str, int]]:
@@ -131,9 +135,8 @@ class RetrievalSet:
                 tables[file.stem.removeprefix(f"{name}-")] = Dataset.from_parquet(str(file))
         if _CORPUS_SPLIT not in found["corpus"] or not found["queries"]:
             raise FileNotFoundError(f"{folder} holds no corpus-corpus.parquet and queries-<split>.parquet.")
-        retrieval = cls(found["queries"], found["corpus"][_CORPUS_SPLIT], found["qrels"], found["hard_negatives"])
-        retrieval.corpus = retrieval.corpus.map(lambda row: {"image": _below(folder, row["image"])})
-        return retrieval
+        corpus = found.pop("corpus")[_CORPUS_SPLIT].map(lambda row: {"image": _below(folder, row["image"])})
+        return cls(corpus=corpus, **found)
 
 
 def _below(folder: Path, image: str | None) -> str:

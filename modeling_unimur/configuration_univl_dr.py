@@ -1,0 +1,64 @@
+"""Configuration of UniVL-DR."""
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .configuration_unimur import _PIPELINES, _sub_config
+
+FUSIONS = ("sum", "image", "caption", "concat")
+
+
+class UniVLDRConfig(PreTrainedConfig):
+    """One dual encoder for queries, texts and captioned pictures (Liu et al., ICLR 2023).
+
+    Args:
+        clip_config (`dict` or `PreTrainedConfig`): the dual encoder: `clip`, `siglip`, `siglip2` or `open_clip`.
+        fusion (`str`): what a captioned picture's vector is made of, before it is normalised. `"sum"` (the paper):
+            `image_weight` times the picture's vector plus the caption's, neither normalised; `"image"` or `"caption"`
+            alone; `"concat"`: a linear map of both side by side, which starts as the sum (the released code holds it
+            as an unused alternative).
+        image_weight (`float`): of the picture in the sum; 1 in the paper. A dual encoder whose picture tower is weak
+            wants less.
+        learn_image_weight (`bool`): whether that weight trains.
+        image_threshold (`float`, *optional*): cosine from which on the pipeline returns pictures.
+    """
+
+    model_type = "univl_dr"
+    sub_configs = {"clip_config": AutoConfig}
+    keys_to_ignore_at_inference = ["logit_scale", "visual_matching_loss", "textual_matching_loss"]
+    has_no_defaults_at_init = False
+
+    def __init__(
+        self,
+        clip_config=None,
+        fusion: str = "sum",
+        image_weight: float = 1.0,
+        learn_image_weight: bool = False,
+        image_threshold: float | None = None,
+        initializer_range: float = 0.02,
+        **kwargs,
+    ):
+        self.clip_config = _sub_config(clip_config if clip_config is not None else {"model_type": "clip"})
+        self.fusion = fusion
+        self.image_weight = float(image_weight)
+        self.learn_image_weight = learn_image_weight
+        self.image_threshold = image_threshold
+        self.initializer_range = initializer_range
+        kwargs.setdefault("custom_pipelines", dict(_PIPELINES))
+        attention = getattr(self.clip_config, "_attn_implementation", None)
+        super().__init__(**kwargs)
+        if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over a loaded backbone
+            self.clip_config._attn_implementation = attention
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion is one of {FUSIONS}, not {fusion!r}.")
+        if learn_image_weight and fusion != "sum":
+            raise ValueError(f"learn_image_weight belongs to the sum; fusion={fusion!r} has no such weight.")
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the joint space."""
+        if hasattr(self.clip_config, "projection_dim"):
+            return self.clip_config.projection_dim
+        return self.clip_config.vision_config.hidden_size  # SigLIP has no projection
+
+
+__all__ = ["FUSIONS", "UniVLDRConfig"]

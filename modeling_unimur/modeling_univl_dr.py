@@ -1,0 +1,325 @@
+"""UniVL-DR: one dual encoder that puts queries, texts and captioned pictures into one space."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .backbones_unimur import _load_part, _pooler_output
+from .configuration_open_clip import OpenCLIPConfig
+from .configuration_univl_dr import UniVLDRConfig
+from .fusion_univl_dr import DocumentFusion
+from .loading_unimur import CompleteLoadingMixin
+from .loss_univl_dr import candidate_losses, gather_documents
+from .modeling_open_clip import OpenCLIPModel
+
+# Not used here: a saved model carries the files that its own module imports, and these belong beside it.
+from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
+from .processing_univl_dr import UniVLDRProcessor  # noqa: F401
+
+
+@dataclass
+class UniVLDROutput(ModelOutput):
+    """Args:
+    loss (`torch.FloatTensor`, *optional*): mean over the queries.
+    visual_matching_loss, textual_matching_loss (`torch.FloatTensor`, *optional*): its mean over the queries whose
+        positive is a picture, and over those whose positive is a text.
+    query_embeds (`torch.FloatTensor` of shape `(queries, width)`, *optional*): normalised.
+    document_embeds (`torch.FloatTensor` of shape `(documents, width)`, *optional*): normalised; texts, then pictures.
+    logit_scale (`torch.FloatTensor`): factor on the cosines, as used.
+    """
+
+    loss: torch.FloatTensor | None = None
+    visual_matching_loss: torch.FloatTensor | None = None
+    textual_matching_loss: torch.FloatTensor | None = None
+    query_embeds: torch.FloatTensor | None = None
+    document_embeds: torch.FloatTensor | None = None
+    logit_scale: torch.FloatTensor | None = None
+
+
+class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
+    """Embeds queries, text documents and image documents with one dual encoder, whose towers both train.
+
+    A query and a text document are the text tower's vector; an image document is picture and caption fused
+    (`config.fusion`). Make one from a dual encoder with [`~UniVLDRModel.from_backbones`], load one with
+    `from_pretrained`.
+    """
+
+    config: UniVLDRConfig
+    config_class = UniVLDRConfig
+    base_model_prefix = "univl_dr"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: UniVLDRConfig, build_encoder: bool = True):
+        super().__init__(config)
+        self.clip = None
+        if build_encoder:
+            self.clip = (
+                OpenCLIPModel(config.clip_config) if self._is_open_clip else AutoModel.from_config(config.clip_config)
+            )
+        self.fusion = DocumentFusion(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # transformers passes over modules without weights of their own, so the map has to be asked for by itself.
+        if module in (self.fusion, self.fusion.map):
+            self.fusion.start()
+        else:
+            super()._init_weights(module)
+
+    @property
+    def _is_open_clip(self) -> bool:
+        return self.config.clip_config.model_type == OpenCLIPConfig.model_type
+
+    @classmethod
+    def from_backbones(
+        cls,
+        clip,
+        *,
+        clip_revision: "str | None" = None,
+        dtype="auto",
+        hub_arguments: "dict | None" = None,
+        **config_arguments,
+    ):
+        """A model whose encoder is a pretrained dual encoder, as it stands before training.
+
+        Args:
+            clip (`str` or `PreTrainedModel`): Hub id, folder, or the dual encoder itself.
+            clip_revision (`str`, *optional*): branch, tag or commit on the Hub.
+            dtype: of the weights.
+            hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
+            config_arguments: further arguments of [`UniVLDRConfig`].
+
+        Raises:
+            OSError: it cannot be loaded; the message names it.
+            ValueError: it lacks weights, or is no dual encoder.
+        """
+        dual, _ = _load_part("clip", clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
+        if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
+            raise ValueError(
+                f"{clip!r:.80} is no dual encoder of texts and pictures: pass a CLIP, SigLIP or open_clip model, or "
+                "load a finished UniVL-DR with from_pretrained."
+            )
+        dual.config._name_or_path = ""  # a nested path would be written out
+        model = cls(UniVLDRConfig(clip_config=dual.config, **config_arguments), build_encoder=False)
+        model.clip = dual
+        model.fusion.to(next(dual.parameters()).dtype)
+        return model.eval()
+
+    def train(self, mode: bool = True):
+        """Switches to training; parts that are wholly frozen stay in evaluation mode, without dropout."""
+        super().train(mode)
+        if mode:
+            _rest_frozen(self)
+        return self
+
+    # -- embeddings -------------------------------------------------------------------------------------------------
+    @property
+    def logit_scale(self) -> torch.Tensor:
+        """Logarithm of the factor on the cosines: the dual encoder's own."""
+        return self.clip.logit_scale
+
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None) -> torch.Tensor:
+        """Texts `(texts, tokens)` as `(texts, width)`, not normalised."""
+        return _pooler_output(self.clip.get_text_features(input_ids, attention_mask=attention_mask))
+
+    def encode_images(
+        self,
+        pixel_values: "torch.Tensor | None" = None,
+        pixel_attention_mask: "torch.Tensor | None" = None,
+        spatial_shapes: "torch.Tensor | None" = None,
+        pooled_features: "torch.Tensor | None" = None,
+    ) -> torch.Tensor:
+        """Pictures as `(pictures, width)`, not normalised; of `pooled_features (pictures, pooled_width)`, the image
+        tower's output before the joint space, only the projection is left to do."""
+        if pooled_features is not None:
+            if self._is_open_clip:
+                return self.clip.project_image(pooled_features)
+            projection = getattr(self.clip, "visual_projection", None)
+            return pooled_features if projection is None else projection(pooled_features)
+        # SigLIP 2 takes pictures of any shape.
+        extra = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        extra = {} if spatial_shapes is None else extra
+        return _pooler_output(self.clip.get_image_features(pixel_values.to(self.clip.dtype), **extra))
+
+    def get_text_features(
+        self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None
+    ) -> BaseModelOutputWithPooling:
+        """Queries and text documents `(texts, tokens)` as unit vectors `(texts, width)`."""
+        return BaseModelOutputWithPooling(
+            pooler_output=F.normalize(self.encode_texts(input_ids, attention_mask), dim=-1)
+        )
+
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: "torch.Tensor | None" = None,
+        spatial_shapes: "torch.Tensor | None" = None,
+    ) -> BaseModelOutputWithPooling:
+        """Pictures without a caption `(pictures, 3, height, width)` as unit vectors `(pictures, width)`."""
+        images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
+        return BaseModelOutputWithPooling(pooler_output=F.normalize(images, dim=-1))
+
+    def get_multimodal_features(
+        self,
+        input_ids: "torch.Tensor | None" = None,
+        attention_mask: "torch.Tensor | None" = None,
+        pixel_values: "torch.Tensor | None" = None,
+        pixel_attention_mask: "torch.Tensor | None" = None,
+        spatial_shapes: "torch.Tensor | None" = None,
+        pooled_features: "torch.Tensor | None" = None,
+        caption_mask: "torch.Tensor | None" = None,
+        image_mask: "torch.Tensor | None" = None,
+    ) -> BaseModelOutputWithPooling:
+        """Documents of one kind, or queries: texts, pictures, or pictures with their captions.
+
+        Args:
+            input_ids, attention_mask (`(rows, tokens)`, *optional*): queries or texts; beside pictures, their
+                captions.
+            pixel_values (`(rows, 3, height, width)`, *optional*): pictures; or `pooled_features (rows, pooled_width)`,
+                the image tower's output computed before.
+            pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for pictures of any shape.
+            caption_mask, image_mask (`(rows,)`, *optional*): False for a picture without a caption, whose text is
+                then not read, and for a caption without a picture.
+
+        Returns:
+            `BaseModelOutputWithPooling`: `pooler_output` of shape `(rows, width)`, unit vectors.
+
+        Raises:
+            ValueError: with neither texts nor pictures, or unequal numbers of them.
+        """
+        shown = pixel_values is not None or pooled_features is not None
+        if not shown and input_ids is not None:
+            return self.get_text_features(input_ids, attention_mask)
+        read = input_ids is not None and not (self.config.fusion == "image" and _all(image_mask))
+        captions = self.encode_texts(input_ids, attention_mask) if read else None
+        images = None
+        if shown and not (self.config.fusion == "caption" and read and _all(caption_mask)):
+            images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes, pooled_features)
+        if images is not None and captions is not None and len(images) != len(captions):
+            raise ValueError(f"{len(images)} pictures and {len(captions)} captions: pass one caption a picture.")
+        return BaseModelOutputWithPooling(pooler_output=self.fusion(images, captions, image_mask, caption_mask))
+
+    # -- training ---------------------------------------------------------------------------------------------------
+    def forward(
+        self,
+        input_ids: "torch.Tensor | None" = None,
+        attention_mask: "torch.Tensor | None" = None,
+        text_input_ids: "torch.Tensor | None" = None,
+        text_attention_mask: "torch.Tensor | None" = None,
+        caption_input_ids: "torch.Tensor | None" = None,
+        caption_attention_mask: "torch.Tensor | None" = None,
+        pixel_values: "torch.Tensor | None" = None,
+        pixel_attention_mask: "torch.Tensor | None" = None,
+        spatial_shapes: "torch.Tensor | None" = None,
+        pooled_features: "torch.Tensor | None" = None,
+        caption_mask: "torch.Tensor | None" = None,
+        image_mask: "torch.Tensor | None" = None,
+        positives: "torch.Tensor | None" = None,
+        candidates: "torch.Tensor | None" = None,
+        document_ids: "torch.Tensor | None" = None,
+        known_ids: "torch.Tensor | None" = None,
+        false_negative_threshold: "float | None" = None,
+        return_loss: bool = True,
+    ) -> UniVLDROutput:
+        """Embeds queries and documents, each document once, and compares each query with its candidates.
+
+        Documents are numbered texts first, then pictures.
+
+        Args:
+            input_ids, attention_mask (`(queries, tokens)`): queries.
+            text_input_ids, text_attention_mask (`(texts, tokens)`, *optional*): text documents.
+            caption_input_ids, caption_attention_mask, pixel_values, pixel_attention_mask, spatial_shapes,
+                pooled_features, caption_mask, image_mask (*optional*): image documents, as in
+                `get_multimodal_features`, one row a picture.
+            positives (`(queries,)`, *optional*): number of each query's right document; row i's by default.
+            candidates (`(queries, documents)`, *optional*): how often each document is a candidate of a query; all
+                documents are by default, which is in-batch training.
+            document_ids (`(documents,)`), known_ids (`(queries, most)`, *optional*): ids, and those that are no
+                negatives of a query (-1 fills up). With them the documents of all ranks are candidates.
+            false_negative_threshold (*optional*): as in `loss_univl_dr.candidate_losses`.
+            return_loss: whether to compute losses.
+
+        Raises:
+            ValueError: when the default positives need as many documents as queries, and there are others.
+        """
+        output = UniVLDROutput(logit_scale=self.logit_scale.exp())
+        if input_ids is not None:
+            output.query_embeds = self.get_text_features(input_ids, attention_mask).pooler_output
+        parts, texts = [], 0
+        if text_input_ids is not None:
+            parts.append(self.get_text_features(text_input_ids, text_attention_mask).pooler_output)
+            texts = len(parts[0])
+        if pixel_values is not None or pooled_features is not None or caption_input_ids is not None:
+            parts.append(
+                self.get_multimodal_features(
+                    caption_input_ids,
+                    caption_attention_mask,
+                    pixel_values,
+                    pixel_attention_mask,
+                    spatial_shapes,
+                    pooled_features,
+                    caption_mask,
+                    image_mask,
+                ).pooler_output
+            )
+        if parts:
+            output.document_embeds = torch.cat(parts)
+        if return_loss and output.query_embeds is not None and parts:
+            self._add_losses(output, texts, positives, candidates, document_ids, known_ids, false_negative_threshold)
+        return output
+
+    def _add_losses(self, output, texts, positives, candidates, document_ids, known_ids, threshold) -> None:
+        queries, documents = output.query_embeds, output.document_embeds
+        if positives is None:
+            if len(documents) != len(queries):
+                raise ValueError(
+                    f"{len(queries)} queries and {len(documents)} documents: say which document is right (positives)."
+                )
+            positives = torch.arange(len(queries), device=queries.device)
+        shown = positives >= texts
+        if document_ids is not None and known_ids is not None:
+            if candidates is None:
+                candidates = queries.new_ones(len(queries), len(documents))
+            documents, positives, candidates = gather_documents(
+                documents, document_ids, positives, candidates, known_ids
+            )
+        losses = candidate_losses(queries, documents, output.logit_scale, positives, candidates, threshold)
+        output.loss = losses.mean()
+        if bool(shown.any()):
+            output.visual_matching_loss = losses[shown].mean()
+        if not bool(shown.all()):
+            output.textual_matching_loss = losses[~shown].mean()
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Saves the whole encoder and the code that runs it."""
+        self.config.clip_config._name_or_path = ""
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def _all(mask: "torch.Tensor | None") -> bool:
+    return mask is None or bool(mask.all())
+
+
+def _rest_frozen(module: nn.Module) -> None:
+    for child in module.children():
+        weights = list(child.parameters())
+        if weights and not any(weight.requires_grad for weight in weights):
+            child.eval()
+        else:
+            _rest_frozen(child)
+
+
+__all__ = ["UniVLDRModel", "UniVLDROutput"]
