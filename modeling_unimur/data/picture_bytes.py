@@ -1,7 +1,9 @@
-"""Pictures by address: a file's path, or a member of a tar archive that is read where it lies."""
+"""Pictures by address: a file's path, a member of a tar archive or a line of a table, read where it lies."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import os
 import re
@@ -11,6 +13,10 @@ from PIL import Image
 from ..image_loading import load_image
 
 _MEMBER = re.compile(r"(?P<archive>.+\.tar)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
+_LINE = re.compile(r"(?P<table>.+\.tsv)#(?P<offset>\d+)", re.DOTALL)
+# In place of a size: up to the end of the line.
+TO_LINE_END = -1
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def member_address(archive: str | os.PathLike, offset: int, size: int) -> str:
@@ -18,27 +24,53 @@ def member_address(archive: str | os.PathLike, offset: int, size: int) -> str:
     return f"{os.fspath(archive)}#{offset}+{size}"
 
 
+def line_address(table: str | os.PathLike, offset: int) -> str:
+    """Address of the picture in the line that begins at byte `offset` of a table `id<TAB>base64`: `imgs.tsv#1536`."""
+    return f"{os.fspath(table)}#{offset}"
+
+
 def split_address(address: str) -> tuple[str, int, int | None]:
-    """File, offset and size that an address names; a plain file has offset 0 and no size."""
+    """File, offset and size that an address names; a plain file has offset 0 and no size, a line `TO_LINE_END`."""
     member = _MEMBER.fullmatch(address)
-    if member is None:
-        return address, 0, None
-    return member["archive"], int(member["offset"]), int(member["size"])
+    if member is not None:
+        return member["archive"], int(member["offset"]), int(member["size"])
+    line = _LINE.fullmatch(address)
+    return (line["table"], int(line["offset"]), TO_LINE_END) if line else (address, 0, None)
 
 
 def read_picture_bytes(address: str) -> bytes:
     """The encoded picture at an address.
 
+    A JPEG in a table that breaks off is given its end, so that what there is of it can be decoded.
+
     Raises:
         OSError: the file is missing or cannot be read.
-        ValueError: the archive ends within the member.
+        ValueError: the archive ends within the member, or the table's line is not `id<TAB>base64`.
     """
     path, offset, size = split_address(address)
+    # Opened for each picture: a file that processes inherit would share its position.
     with open(path, "rb") as file:
         file.seek(offset)
+        if size == TO_LINE_END:
+            return _decode_line(file.readline(), address)
         data = file.read(-1 if size is None else size)
     if size is not None and len(data) < size:
         raise ValueError(f"{address}: the archive ends after {len(data)} of {size} bytes; bring it anew")
+    return data
+
+
+def _decode_line(line: bytes, address: str) -> bytes:
+    _, tab, encoded = line.rstrip(b"\r\n").partition(b"\t")
+    encoded = encoded.strip()
+    try:
+        # A line that was cut holds no whole number of groups.
+        data = base64.b64decode(encoded[: len(encoded) // 4 * 4])
+    except binascii.Error as error:
+        raise ValueError(f"{address}: no base64 in the second column: {error}") from error
+    if not tab or not data:
+        raise ValueError(f"{address}: the line is not id<TAB>base64: the index of lines may be another file's")
+    if data.startswith(_JPEG_START) and not data.rstrip(b"\0").endswith(_JPEG_END):
+        data += _JPEG_END
     return data
 
 
@@ -80,4 +112,12 @@ class FileStamps:
         return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
-__all__ = ["FileStamps", "decode_picture", "member_address", "read_picture_bytes", "split_address"]
+__all__ = [
+    "TO_LINE_END",
+    "FileStamps",
+    "decode_picture",
+    "line_address",
+    "member_address",
+    "read_picture_bytes",
+    "split_address",
+]

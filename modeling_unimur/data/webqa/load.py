@@ -1,0 +1,106 @@
+"""Finds out how WebQA lies on the disk, reads it once and keeps its tables in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..packages import build_once, cache_dir
+from ..retrieval_set import RetrievalSet
+from .line_index import find_line_index
+from .mbeir import is_mbeir, read_mbeir
+from .raw import NUM_VALIDATION, TRAIN_FILE, read_raw
+from .records import Source
+from .released import DOCUMENTS_FILE, read_released
+from .tables import write_tables
+
+LAYOUTS = ("raw", "released", "mbeir")
+# Raised whenever the rows change, so that tables cached by an older version are not read.
+TABLE_VERSION = 1
+
+
+def webqa_layout(path: str | os.PathLike) -> str:
+    """`raw`, `released` or `mbeir`, whichever lies at a path.
+
+    Raises:
+        FileNotFoundError: nothing lies there.
+        ValueError: it is none of them; the message names the files that are looked for.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: give the folder of WebQA, or UniVL-DR's data.zip.")
+    if path.is_dir() and (path / TRAIN_FILE).is_file():
+        return "raw"
+    if path.is_dir() and is_mbeir(path):
+        return "mbeir"
+    if Source(path).has(DOCUMENTS_FILE):
+        return "released"
+    raise ValueError(
+        f"{path} holds neither {TRAIN_FILE} (WebQA), nor {DOCUMENTS_FILE} (UniVL-DR's data.zip), nor "
+        "cand_pool/local/mbeir_webqa_*_cand_pool.jsonl (M-BEIR)."
+    )
+
+
+def load_webqa(
+    path: str | os.PathLike,
+    *,
+    captions: str = "raw",
+    deduplicate: str = "texts",
+    num_validation: int = NUM_VALIDATION,
+) -> RetrievalSet:
+    """Reads WebQA as a retrieval set; its tables are made at the first call and again when the files change.
+
+    Args:
+        path: the folder with `WebQA_train_val.json` (and `WebQA_test.json`, whose candidates count); or the folder of
+            UniVL-DR's `data.zip`, or the archive itself; or M-BEIR's folder. Pictures of the first two are read out of
+            `imgs.tsv` in the folder, by `imgs.lineidx.new` or `imgs.lineidx`; where neither is there, the table is
+            read once and the former is written. Without the table pictures have their captions alone.
+        captions: of `data.zip`: `raw`, `expanded` (a generated caption behind) or `query` (a generated query behind).
+        deduplicate: `texts`: equal texts are one document, which the relevance then names (WebQA repeats a text under
+            another id for every question); `all`: also pictures of equal bytes and caption, which takes reading all;
+            `none`: UniVL-DR's corpus. Figures of one are not comparable with those of another.
+        num_validation: of the raw files: training questions for validation.
+
+    Returns:
+        splits train, validation and test; of the raw files UniVL-DR's splits. `queries` with `kind` (the kind of what
+        answers them), `hard_negatives` are those of the files.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: it is none of the layouts, or a file is not in its form.
+    """
+    path = Path(path).expanduser().absolute()
+    layout = webqa_layout(path)
+
+    def build(folder: Path) -> None:
+        write_tables(_records(path, layout, captions, num_validation), folder, deduplicate)
+
+    name = _state(path, layout, captions, deduplicate, str(num_validation))
+    return RetrievalSet.load(build_once(cache_dir() / "data" / f"webqa-{name}", build))
+
+
+def _records(path: Path, layout: str, captions: str, num_validation: int) -> Iterator:
+    if layout == "mbeir":
+        return read_mbeir(path)
+    source = Source(path)
+    index = find_line_index(source.folder)
+    return read_raw(path, index, num_validation) if layout == "raw" else read_released(source, index, captions)
+
+
+def _state(path: Path, *choices: str) -> str:
+    """Sixteen hexadecimal digits that change with the choices and with the files, without reading them."""
+    state = [str(TABLE_VERSION), str(path), *choices]
+    files = [path] if path.is_file() else [*path.glob("*.*"), *path.glob("*/*/*.jsonl")]
+    # An index is written by the reader itself.
+    for file in sorted(file for file in files if file.is_file() and "lineidx" not in file.name):
+        status = file.stat()
+        state.append(f"{file} {status.st_size} {status.st_mtime_ns}")
+    table = path.parent / "imgs.tsv"
+    if path.is_file() and table.is_file():
+        state.append(f"{table} {table.stat().st_size}")
+    return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+__all__ = ["LAYOUTS", "load_webqa", "webqa_layout"]

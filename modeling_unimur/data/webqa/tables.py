@@ -1,0 +1,165 @@
+"""From documents and questions to the tables of a retrieval set, a batch of rows in memory at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
+from .deduplication import Kept, Mentions
+from .records import Document, Question
+
+logger = logging.getLogger(__name__)
+
+REPORT_FILE = "report.json"
+_BATCH = 8192
+_STRINGS = pa.list_(pa.string())
+
+
+def _schema(strings: str, lists: str = "") -> pa.Schema:
+    return pa.schema([*((name, pa.string()) for name in strings.split()), *((n, _STRINGS) for n in lists.split())])
+
+
+_CORPUS = _schema("doc_id kind text image title")
+_QUESTIONS = _schema("query_id text split kind", "positives image_negatives text_negatives")
+_QUERIES = _schema("query_id text kind")
+_QRELS = pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.int32())])
+_NEGATIVES = _schema("query_id", "image text")
+
+
+class _Writer:
+    """Rows to a parquet file, a batch at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.schema, self.rows = schema, []
+        self.file = pq.ParquetWriter(path, schema)
+
+    def add(self, row: dict) -> None:
+        self.rows.append(row)
+        if len(self.rows) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+        self.rows = []
+
+    def close(self) -> None:
+        if self.rows:
+            self._flush()
+        self.file.close()
+
+
+def _rows(path: Path) -> Iterator[dict]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(_BATCH):
+            yield from batch.to_pylist()
+
+
+def write_tables(records: Iterable[Document | Question], folder: Path, deduplicate: str = "texts") -> Counter:
+    """Writes `corpus`, and `queries`, `qrels` and `hard_negatives` of each split, as `RetrievalSet.load` reads them.
+
+    Relevance and negatives name the documents that stay. A copy of a relevant document is no negative. What was left
+    out is counted, in the log and in `report.json`.
+
+    Args:
+        records: documents and questions, in any order.
+        folder: an empty one.
+        deduplicate: as `Mentions` takes it.
+
+    Raises:
+        ValueError: no document, or no question with a relevant one.
+    """
+    report: Counter[str] = Counter()
+    mentions = Mentions(deduplicate)
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        spilled, asked = Path(aside, "documents"), Path(aside, "questions")
+        documents, questions = _Writer(spilled, _CORPUS), _Writer(asked, _QUESTIONS)
+        try:
+            for record in tqdm(records, desc="Reading WebQA", unit="record", unit_scale=True):
+                if isinstance(record, Question):
+                    questions.add(
+                        {
+                            "query_id": record.query_id,
+                            "text": record.text,
+                            "split": record.split,
+                            "kind": record.kind,
+                            "positives": list(record.positives),
+                            "image_negatives": list(record.image_negatives),
+                            "text_negatives": list(record.text_negatives),
+                        }
+                    )
+                elif record.text or record.image:
+                    mentions.add(record)
+                    documents.add({name: getattr(record, name) for name in _CORPUS.names})
+                else:
+                    report["documents that are empty"] += 1
+        finally:
+            documents.close()
+            questions.close()
+        kept = mentions.resolve()
+        corpus = _Writer(folder / "corpus-corpus.parquet", _CORPUS)
+        for number, row in enumerate(_rows(spilled)):
+            if kept.keep[number]:
+                kept.name(number, row["doc_id"])
+                corpus.add(row)
+                report[f"{row['kind']} documents"] += 1
+                report["pictures without a file"] += row["kind"] == "image" and not row["image"]
+        corpus.close()
+        report["mentions"] = len(mentions)
+        report["ids of equal contents"] = kept.merged
+        report["pictures that cannot be read"] = mentions.unreadable
+        _write_questions(_rows(asked), folder, kept, report)
+    counts = {name: count for name, count in report.items() if count}
+    if not any(name.endswith(" queries") for name in counts) or not mentions:
+        raise ValueError(f"Not one document and question that it answers were found ({counts or 'nothing at all'}).")
+    (folder / REPORT_FILE).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+    logger.info("WebQA: %s", counts)
+    return report
+
+
+def _write_questions(questions: Iterable[dict], folder: Path, kept: Kept, report: Counter) -> None:
+    writers: dict[str, tuple[_Writer, _Writer, _Writer]] = {}
+    try:
+        for row in questions:
+            positives = _known(row["positives"], kept, report)
+            if not positives or not row["text"]:
+                report["questions without a text or a known document"] += 1
+                continue
+            split = row["split"]
+            if split not in writers:
+                writers[split] = tuple(
+                    _Writer(folder / f"{name}-{split}.parquet", schema)
+                    for name, schema in (("queries", _QUERIES), ("qrels", _QRELS), ("hard_negatives", _NEGATIVES))
+                )
+            queries, qrels, negatives = writers[split]
+            queries.add({name: row[name] for name in _QUERIES.names})
+            for doc_id in positives:
+                qrels.add({"query_id": row["query_id"], "doc_id": doc_id, "score": 1})
+            found = {}
+            for name in ("image", "text"):
+                shown = _known(row[f"{name}_negatives"], kept, report)
+                found[name] = [doc_id for doc_id in shown if doc_id not in positives]
+                report["negatives that are copies of a relevant document"] += len(shown) - len(found[name])
+            negatives.add({"query_id": row["query_id"], **found})
+            report[f"{split} queries"] += 1
+            report[f"{split} relevances"] += len(positives)
+    finally:
+        for writer in (writer for three in writers.values() for writer in three):
+            writer.close()
+
+
+def _known(ids: Iterable[str], kept: Kept, report: Counter) -> list[str]:
+    """Documents that stand for these ids, each once."""
+    found = [kept.document(doc_id) for doc_id in ids]
+    report["ids of no document"] += sum(doc_id is None for doc_id in found)
+    return list(dict.fromkeys(doc_id for doc_id in found if doc_id is not None))
+
+
+__all__ = ["REPORT_FILE", "write_tables"]
