@@ -1,9 +1,12 @@
 """Dialogues, pictures and texts as the tensors that `UniMuRModel` reads."""
 
+import json
+
 import torch
 from tokenizers import AddedToken, processors
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
+from .captions_unimur import CaptionsMixin
 from .image_loading import load_image
 from .messages_unimur import is_conversation, read_conversation
 
@@ -13,13 +16,13 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- if message['content'] is string -%}{{ message['content'] }}
 {%- else -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}IMAGE_TOKEN{%- else -%}{{ part['text'] }}{%- endif -%}
+{%- if part['type'] == 'image' -%}{{ PICTURE }}{%- else -%}{{ part['text'] }}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- endfor -%}"""
 
 
-class UniMuRProcessor(ProcessorMixin):
+class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
     """Prepares dialogues for the language model and candidates for the dual encoder.
 
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
@@ -31,6 +34,11 @@ class UniMuRProcessor(ProcessorMixin):
         target_tokenizer: the dual encoder's, for candidate texts.
         chat_template (`str`, *optional*): Jinja template from messages to text; a picture is written as `image_token`.
         image_token (`str`): placeholder of a picture.
+        picture_prompt (`str`, *optional*): how a picture is written into a dialogue, with `image_token` in it, which
+            alone is the paper's form. A language model without a start token needs words before it: it makes its
+            first token a place for idle attention and forgets what stood there.
+        caption_prompt (`str`, *optional*): what a caption follows, with `image_token` in it, which alone is FROMAGe's
+            form; for a chat model its own turns, since its end-of-text token ends a turn.
         ret_token (`str`): the token that is read out; with several, they are `[RET]`, `[RET1]`, `[RET2]`, ...
         num_ret_tokens (`int`): how many of them.
         num_visual_tokens (`int`): placeholders that one picture takes.
@@ -50,6 +58,8 @@ class UniMuRProcessor(ProcessorMixin):
         target_tokenizer=None,
         chat_template: str | None = None,
         image_token: str = "<image>",
+        picture_prompt: str | None = None,
+        caption_prompt: str | None = None,
         ret_token: str = "[RET]",
         num_ret_tokens: int = 1,
         num_visual_tokens: int = 1,
@@ -61,14 +71,22 @@ class UniMuRProcessor(ProcessorMixin):
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
+        self.picture_prompt = self._prompt("picture_prompt", picture_prompt)
+        self.caption_prompt = self._prompt("caption_prompt", caption_prompt)
         self.num_ret_tokens, self.num_visual_tokens = num_ret_tokens, num_visual_tokens
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
         if tokenizer is not None:
             self._append_readout(tokenizer)
-        template = chat_template or _CHAT_TEMPLATE.replace("IMAGE_TOKEN", image_token)
+        template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
         super().__init__(image_processor, tokenizer, target_tokenizer, chat_template=template)
+
+    def _prompt(self, name: str, text: str | None) -> str:
+        text = self.image_token if text is None else text
+        if text.count(self.image_token) != 1:
+            raise ValueError(f"{name} shows one picture: it holds {self.image_token} once, not as {text!r} does.")
+        return text
 
     @classmethod
     def from_backbones(cls, language_model: str, clip: str | None = None, **kwargs) -> "UniMuRProcessor":
@@ -261,10 +279,14 @@ class UniMuRProcessor(ProcessorMixin):
 
     def _started(self, start: list[int], body: list[int]) -> list[int]:
         """A text behind the start token, which pictures in front may precede."""
+        lead = self._pictures_before_start(body)
+        return [*body[:lead], *start, *body[lead:]]
+
+    def _pictures_before_start(self, body: list[int]) -> int:
         lead = 0
         while self.start_after_pictures and lead < len(body) and body[lead] == self.image_token_id:
             lead += 1
-        return [*body[:lead], *start, *body[lead:]]
+        return lead
 
     def _latest(self, row: list[int], room: int) -> tuple[list[int], int]:
         """The last `room` tokens, without a part of a picture, and how many pictures fell away."""
@@ -281,7 +303,7 @@ class UniMuRProcessor(ProcessorMixin):
         Args:
             images: one picture or a list; with several texts, a list of lists. Alone they are candidates.
             text (`str` or `list[str]`): contexts; `image_token` stands where a picture belongs, and a text without
-                any gets its pictures in front.
+                any gets its pictures in front, each as `picture_prompt`.
             max_length (`int`, *optional*): in tokens.
         """
         if text is None and images is None:
@@ -294,7 +316,7 @@ class UniMuRProcessor(ProcessorMixin):
             line = self._defuse(line, self.ret_tokens)
             places = line.count(self.image_token)
             if pictures and not places:
-                line = self.image_token * len(pictures) + line
+                line = self.picture_prompt * len(pictures) + line
             elif places != len(pictures):
                 raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} pictures.")
             texts[number] = line
@@ -332,47 +354,6 @@ class UniMuRProcessor(ProcessorMixin):
         )
         keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
         return BatchFeature({key: encoded[key] for key in keys})
-
-    def process_captions(self, captions: list[str], max_length: int = 24, together: int = 1) -> BatchFeature:
-        """Captions after their pictures, for the caption loss.
-
-        Args:
-            captions (`list[str]`): one a picture.
-            max_length (`int`): of a caption, in tokens (FROMAGe: 24).
-            together (`int`): how many pictures with their captions follow one another in a row (FROMAGe: 2 in half of
-                its batches).
-
-        Returns:
-            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
-            `(rows, tokens)`; labels are -100 on pictures and padding; each caption ends with the end-of-text token.
-        """
-        begin = self.tokenizer("")["input_ids"][: self._prefix_length]
-        picture = [self.image_token_id] * self.num_visual_tokens
-        captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
-        bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
-        lines = []
-        for first in range(0, len(bodies), together):
-            ids, labels = [], []
-            for body in bodies[first : first + together]:
-                ids += [*picture, *body]
-                labels += [-100] * len(picture) + body
-            lead = len(picture) if self.start_after_pictures else 0
-            lines.append((self._started(begin, ids), [*labels[:lead], *[-100] * len(begin), *labels[lead:]]))
-        width = max(len(ids) for ids, _ in lines)
-        pad, rows = self.tokenizer.pad_token_id, []
-        for ids, labels in lines:
-            gap = width - len(ids)
-            rows.append(([pad] * gap + ids, [0] * gap + [1] * len(ids), [-100] * gap + labels))
-        ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
-
-    def process_prompt(self, conversations, allow_urls: bool = False) -> BatchFeature:
-        """Dialogues without readout prompt and [RET], ready for `generate`."""
-        batch = self.process_context(conversations, allow_urls=allow_urls)
-        for key in ("input_ids", "attention_mask"):
-            batch[key] = batch[key][:, : -self._suffix_length]
-        return batch
 
     @staticmethod
     def score_retrieval(query_embeds: torch.Tensor, candidate_embeds: torch.Tensor) -> torch.Tensor:

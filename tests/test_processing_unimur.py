@@ -297,3 +297,35 @@ def test_the_start_token_may_follow_pictures_in_front(tmp_path, clip_folder):
     assert (
         again.process_rendered(texts)["input_ids"].tolist() == made[True].process_rendered(texts)["input_ids"].tolist()
     )
+
+
+def test_a_picture_in_words_of_its_own(language_folder, clip_folder, pictures):
+    made = UniMuRProcessor.from_backbones(
+        str(language_folder), str(clip_folder), picture_prompt='A "picture"\nof<image>. ', num_visual_tokens=2
+    )
+    words = {"role": "user", "content": [{"type": "image", "image": pictures[0]}, {"type": "text", "text": "a cat"}]}
+    written = made.render([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a cat"}]}])
+    assert written == 'A "picture"\nof<image>. a cat'
+    alike = [made([pictures[0]], text="a cat"), made.process_context([words])]
+    for batch in alike:
+        assert int((batch["input_ids"] == made.image_token_id).sum()) == 2
+        assert batch["input_ids"].tolist() == alike[0]["input_ids"].tolist()
+    with pytest.raises(ValueError, match="picture_prompt shows one picture: it holds <image> once"):
+        UniMuRProcessor.from_backbones(str(language_folder), str(clip_folder), picture_prompt="a picture")
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_what_a_caption_follows(language_folder, clip_folder, pictures, together):
+    """The caption loss and `generate` see the same text before a caption, and learn nothing of it."""
+    made = UniMuRProcessor.from_backbones(str(language_folder), str(clip_folder), caption_prompt="name <image>: ")
+    batch = made.process_captions(["a cat", "the red balloon"], together=together)
+    prompt = made.process_caption_prompt(pictures[:2])
+    assert prompt["pixel_values"].shape[0] == 2
+    overhead = made.overhead_tokens - made.num_ret_tokens  # the start token, where there is one
+    body = prompt["input_ids"][0].tolist()[overhead:]
+    row, labels = batch["caption_input_ids"][-1].tolist(), batch["caption_labels"][-1].tolist()
+    found = [at for at in range(len(row)) if row[at : at + len(body)] == body]
+    assert len(found) == together
+    learned = [at for at, label in enumerate(labels) if label != -100]
+    assert not {at + shift for at in found for shift in range(len(body))} & set(learned)
+    assert sum(labels[at] == made.tokenizer.eos_token_id for at in learned) == together

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..evaluation.systems.ridge import RidgeMap, fit_ridge
 from ..modeling_unimur import UniMuRModel
 from .collators import DualAlignmentCollator, render_turns
+from .training_rows import all_rows
 
 _BATCH = 64
 _INPUTS = ("input_ids", "attention_mask", "prefix_states", "visual_features")
@@ -34,22 +35,24 @@ class ReadContexts:
     is_image: torch.Tensor
 
 
-def start_in_closed_form(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
-    """Sets the readout maps to the ridge solution over all text contexts, and fills the collator's store of prefixes.
+def start_in_closed_form(
+    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int, with_pictures: bool = False
+) -> float:
+    """Sets the readout maps to the ridge solution over all contexts, and fills the collator's store of prefixes.
 
-    A context with a right text and a right picture counts once for each; one that shows a picture is left out, since
-    the map before it is not trained yet.
+    A context with a right text and a right picture counts once for each.
 
     Args:
         model: before training, its target maps identical.
         rows: of `context_rows`, or alike.
         collator: the run's.
         seed: of the folds that choose the penalty.
+        with_pictures: whether contexts that show a picture count; not while the map before it is random.
 
     Returns:
         `float`: the penalty that was chosen.
     """
-    read = read_contexts(model, rows, collator)
+    read = read_contexts(model, rows, collator, with_pictures)
     found = fit_ridge(read.states, read.targets, read.groups, seed=seed)
     set_readout(model, found)
     return found.penalty
@@ -67,7 +70,7 @@ def read_contexts(
         for number, layer in enumerate(heads.readout_maps)
     ]
     # Rows of like length together, and one part a batch, so that states come in the order of the rows.
-    known = [row for row in _all_rows(rows) if with_pictures or row["visual_features"] is None]
+    known = [row for row in all_rows(rows) if with_pictures or row["visual_features"] is None]
     known.sort(key=lambda row: len(render_turns(collator.processor, row["turns"])))
     shown = [row for row in known if row["visual_features"] is not None]
     known = [row for row in known if row["visual_features"] is None]
@@ -103,11 +106,6 @@ def set_readout(model: UniMuRModel, found: RidgeMap) -> None:
         layer.weight.copy_(found.weight[:, first : first + layer.in_features])
         layer.bias.copy_(found.bias if number == 0 else torch.zeros_like(layer.bias))
         first += layer.in_features
-
-
-def _all_rows(rows: Dataset) -> list[dict]:
-    many = getattr(rows, "__getitems__", None) or (lambda numbers: [rows[number] for number in numbers])
-    return [row for start in range(0, len(rows), 512) for row in many(range(start, min(start + 512, len(rows))))]
 
 
 __all__ = ["ReadContexts", "read_contexts", "set_readout", "start_in_closed_form"]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from tqdm.auto import tqdm
 
 from ..modeling_unimur import UniMuRModel
 from .frozen_features import fingerprint
@@ -57,14 +56,6 @@ class PrefixStore:
     @staticmethod
     def _key(tokens: torch.Tensor) -> bytes:
         return hashlib.sha256(tokens.numpy().tobytes()).digest()
-
-    def fill(self, batches) -> None:
-        """Computes the contexts of `(input_ids, attention_mask)` batches, with a progress bar; it stops when the
-        store is full."""
-        for input_ids, attention_mask in tqdm(batches, desc="Frozen prefixes"):
-            if self.bytes >= self.max_bytes:
-                break
-            self._rows(input_ids, attention_mask)
 
     def _rows(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "list[torch.Tensor]":
         """One `(2 * layers, heads, tokens, head_width)` a context."""

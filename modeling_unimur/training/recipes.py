@@ -10,8 +10,9 @@ from transformers import HfArgumentParser
 from ..data.packages import cache_dir
 from .arguments import RetrievalTrainingArguments
 from .frozen_features import FeatureOptions
+from .univl_dr_recipe import UniVLDRDataArguments, UniVLDRModelArguments
 
-TASKS = ("clip", "unimur")
+TASKS = ("clip", "unimur", "univl_dr")
 
 
 @dataclass
@@ -101,7 +102,7 @@ class DataArguments:
         default=False, metadata={"help": "Whether those lie in the cache folder for the next run too."}
     )
     closed_form_start: bool = field(
-        default=False, metadata={"help": "Start the readout from a ridge regression over all text contexts."}
+        default=False, metadata={"help": "Start the picture map and the readout from ridge regressions over all rows."}
     )
     refit_readout: bool = field(
         default=False, metadata={"help": "Solve the readout once more at the end, where the dev split gains by it."}
@@ -139,8 +140,8 @@ class Recipe:
     """One training run."""
 
     task: str
-    model: ModelArguments
-    data: DataArguments
+    model: "ModelArguments | UniVLDRModelArguments"
+    data: "DataArguments | UniVLDRDataArguments"
     training: RetrievalTrainingArguments
 
 
@@ -192,14 +193,15 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
     for name, value in training.items():
         if name.endswith("_strategy") and value is False:  # YAML reads a bare `no` so
             training[name] = "no"
+    univl_dr = raw["task"] == "univl_dr"
     recipe = Recipe(
         task=raw["task"],
-        model=_section(ModelArguments, raw.get("model"), "model", path),
-        data=_section(DataArguments, raw.get("data"), "data", path),
+        model=_section(UniVLDRModelArguments if univl_dr else ModelArguments, raw.get("model"), "model", path),
+        data=_section(UniVLDRDataArguments if univl_dr else DataArguments, raw.get("data"), "data", path),
         training=_section(RetrievalTrainingArguments, training, "training", path),
     )
     for name in ("clip", "language_model"):
-        value = getattr(recipe.model, name)
+        value = getattr(recipe.model, name, None)
         if value:
             setattr(recipe.model, name, value.replace("$UNIMUR_CACHE", str(cache_dir())))
     if recipe.task == "unimur" and not recipe.model.language_model:

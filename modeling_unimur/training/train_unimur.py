@@ -15,6 +15,7 @@ from .closed_form_start import start_in_closed_form
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, recalls
 from .guards import TrainingGuard
+from .picture_map_start import start_picture_map
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .recipes import Recipe
@@ -86,7 +87,8 @@ def train(recipe: Recipe) -> "dict[str, float]":
         store,
     )
     if recipe.data.closed_form_start and not args.resume_from_checkpoint:
-        start_in_closed_form(model, data.train, collator, args.seed)
+        start_picture_map(model, data.train, collator, args.seed)
+        start_in_closed_form(model, data.train, collator, args.seed, with_pictures=True)
     trainer = RetrievalTrainer(
         model=model,
         args=args,

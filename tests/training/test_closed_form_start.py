@@ -1,5 +1,6 @@
 """A start in closed form finds targets that are a linear function of what is read."""
 
+import pytest
 import torch
 from torch.nn import functional as F
 
@@ -7,6 +8,7 @@ from modeling_unimur.training.closed_form_start import start_in_closed_form
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.context_rows import TextRows
 from modeling_unimur.training.dev_sets import embed_contexts
+from modeling_unimur.training.picture_map_start import start_picture_map
 from modeling_unimur.training.refit_readout import refit_readout
 
 
@@ -48,3 +50,41 @@ def test_the_best_of_three_readouts_is_kept(make_model):
     found = refit_readout(model, rows, collator, judge, seed=0)
     assert found["trained"] < 50 < 95 < found["closed_form"]
     assert abs(judge()["cosine"] - max(found.values())) < 1e-3
+
+
+def captioned(model, processor, rows: int = 60) -> "list[dict]":
+    """Rows whose picture features are a linear function of their caption's words."""
+    words = ["cat", "red", "town", "cake", "guitar", "morning", "table", "balloon", "keyboard", "picture"]
+    table, generator = model.get_input_embeddings().weight, torch.Generator().manual_seed(0)
+    there = torch.randn(table.shape[1], model.config.visual_width, generator=generator)
+    found = []
+    for row in range(rows):
+        caption = f"{words[row % 10]} {words[row // 10]}"
+        ids = torch.tensor(processor.tokenizer(caption, add_special_tokens=False)["input_ids"])
+        mean = F.normalize(table[ids].mean(dim=0), dim=0)
+        found.append({"caption": caption, "caption_visual_features": mean @ there, "target_ids": row, "words": mean})
+    return found
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_pictures_start_as_their_words(make_model, tokens):
+    model, processor = make_model(processor={"num_visual_tokens": tokens})
+    rows = captioned(model, processor)
+    start_picture_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)
+    features = torch.stack([row["caption_visual_features"] for row in rows])
+    with torch.no_grad():
+        inputs = model.heads.visual_inputs(features).reshape(len(rows), tokens, -1)
+    assert all(torch.equal(inputs[:, 0], inputs[:, part]) for part in range(tokens))
+    table = model.get_input_embeddings().weight.detach()
+    apart = inputs[:, 0] - table.mean(dim=0)
+    assert float(apart.norm(dim=1).mean()) == pytest.approx(float(table.norm(dim=1).mean()), rel=0.02)
+    words = torch.stack([row["words"] for row in rows]).detach()
+    cosines = F.normalize(apart, dim=-1) @ F.normalize(words - words.mean(dim=0), dim=-1).T
+    assert (cosines.argmax(dim=1) == torch.arange(len(rows))).float().mean() > 0.9
+
+
+def test_no_captions_to_start_from(make_model):
+    model, processor = make_model()
+    rows = [{**row, "caption": None} for row in captioned(model, processor)]
+    with pytest.raises(ValueError, match="starts from captions, and no row has one"):
+        start_picture_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)

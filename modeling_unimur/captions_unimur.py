@@ -1,0 +1,69 @@
+"""Pictures that are to be described: what the caption loss reads, and what `generate` continues."""
+
+import torch
+from transformers import BatchFeature
+
+from .image_loading import load_image
+
+
+class CaptionsMixin:
+    """The part of [`UniMuRProcessor`] that prepares the way from a picture to text."""
+
+    def process_captions(self, captions: list[str], max_length: int = 24, together: int = 1) -> BatchFeature:
+        """Captions after their pictures and `caption_prompt`, for the caption loss.
+
+        Args:
+            captions (`list[str]`): one a picture.
+            max_length (`int`): of a caption, in tokens (FROMAGe: 24).
+            together (`int`): how many pictures with their captions follow one another in a row (FROMAGe: 2 in half of
+                its batches).
+
+        Returns:
+            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
+            `(rows, tokens)`; labels are -100 on pictures, prompt and padding; each caption ends with the
+            end-of-text token.
+        """
+        begin = self.tokenizer("")["input_ids"][: self._prefix_length]
+        prompt = self.caption_prompt.replace(self.image_token, self.image_token * self.num_visual_tokens)
+        prompt = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
+        bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
+        bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
+        lines = []
+        for first in range(0, len(bodies), together):
+            ids, labels = [], []
+            for body in bodies[first : first + together]:
+                ids += [*prompt, *body]
+                labels += [-100] * len(prompt) + body
+            lead = self._pictures_before_start(ids)
+            lines.append((self._started(begin, ids), [*labels[:lead], *[-100] * len(begin), *labels[lead:]]))
+        width = max(len(ids) for ids, _ in lines)
+        pad, rows = self.tokenizer.pad_token_id, []
+        for ids, labels in lines:
+            gap = width - len(ids)
+            rows.append(([pad] * gap + ids, [0] * gap + [1] * len(ids), [-100] * gap + labels))
+        ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
+        return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
+
+    def process_prompt(self, conversations, allow_urls: bool = False) -> BatchFeature:
+        """Dialogues without readout prompt and [RET], ready for `generate`."""
+        return self._without_readout(self.process_context(conversations, allow_urls=allow_urls))
+
+    def process_caption_prompt(self, images, allow_urls: bool = False) -> BatchFeature:
+        """Pictures, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
+
+        Args:
+            images: one picture or a list.
+            allow_urls (`bool`): whether pictures may be fetched from URLs.
+        """
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        loaded = [[load_image(image, allow_urls=allow_urls)] for image in images]
+        return self._without_readout(self._encode([self.caption_prompt] * len(loaded), loaded, None))
+
+    def _without_readout(self, batch: BatchFeature) -> BatchFeature:
+        for key in ("input_ids", "attention_mask"):
+            batch[key] = batch[key][:, : -self._suffix_length]
+        return batch
+
+
+__all__ = ["CaptionsMixin"]
