@@ -21,6 +21,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MIN_ROUNDS = 7
+# Enough where one round takes minutes: short disturbances vanish in it.
+LONG_ROUNDS = 3
 # A reference whose median lies this far above its minimum shares the machine with something else.
 BUSY_SPREAD = 0.20
 _LIBRARIES = ("torch", "transformers", "tokenizers", "open_clip_torch", "timm", "numpy", "pillow")
@@ -66,7 +68,7 @@ def alternate(
 
     Args:
         variants: name -> the work; each runs once before the clock starts.
-        rounds: at least 7.
+        rounds: 7 and more; `LONG_ROUNDS` where one round takes minutes.
         reference: the variant whose spread is watched, the first by default.
         retries: how many more attempts a busy machine gets.
         pause_seconds: before each of them.
@@ -74,8 +76,8 @@ def alternate(
     Raises:
         ValueError: too few rounds, or a reference that is no variant.
     """
-    if rounds < MIN_ROUNDS:
-        raise ValueError(f"A minimum is taken of at least {MIN_ROUNDS} rounds, not of {rounds}.")
+    if rounds < LONG_ROUNDS:
+        raise ValueError(f"A minimum is taken of at least {LONG_ROUNDS} rounds, not of {rounds}.")
     reference = reference or next(iter(variants))
     if reference not in variants:
         raise ValueError(f"The reference {reference!r} is none of the variants {sorted(variants)}.")
@@ -206,6 +208,7 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
 
 __all__ = [
     "BUSY_SPREAD",
+    "LONG_ROUNDS",
     "MIN_ROUNDS",
     "RESULTS",
     "ROOT",

@@ -265,8 +265,10 @@ def _load(args: argparse.Namespace) -> tuple[UniMuRModel, UniMuRProcessor]:
 
 
 def _alternate(args: argparse.Namespace, steps: dict[str, Callable[[], object]]) -> Timings:
-    quick = {"retries": 1, "pause_seconds": 1} if args.quick else {}
-    return alternate(steps, reference="forward", **quick)
+    options = {"retries": 1, "pause_seconds": 1} if args.quick else {}
+    if args.growth:
+        options = {"rounds": LONG_ROUNDS, "retries": 0}
+    return alternate(steps, reference="forward", **options)
 
 
 def _growth(args: argparse.Namespace, model, processor, pairs, mib_a_token: float) -> dict[str, float]:
@@ -345,7 +347,7 @@ def main() -> None:
         "training_step_growth" if args.growth else "training_step",
         args,
         run(args),
-        notes=["dtype float32; minimum of 7 rounds, variants in turn"],
+        notes=[f"dtype float32; minimum of {LONG_ROUNDS if args.growth else MIN_ROUNDS} rounds, variants in turn"],
     )
 
 

@@ -1,6 +1,5 @@
 """The dialogues: built from the real WordNet and a few pictures' words; the full set where its packages are."""
 
-import shutil
 from collections import Counter
 
 import pytest
@@ -19,8 +18,8 @@ from modeling_unimur.data.dialogues.lexicon import Lexicon
 from modeling_unimur.data.dialogues.pools import link_pictures
 from modeling_unimur.data.dialogues.stems import hidden_stems, says
 from modeling_unimur.data.dialogues.things import head_noun
-from modeling_unimur.data.packages import PackageUnavailable
 from modeling_unimur.data.wordnet import load_wordnet
+from tests.installable import loaded_or_skipped
 
 SIZE = 600
 
@@ -47,12 +46,7 @@ PICTURES = [
 
 @pytest.fixture(scope="module")
 def lexicon():
-    try:
-        wordnet = load_wordnet()
-    except PackageUnavailable as error:
-        if shutil.which("apt-get"):
-            raise
-        pytest.skip(str(error))
+    wordnet = loaded_or_skipped(load_wordnet)
     return Lexicon(wordnet.with_format("arrow")[:].to_pylist())
 
 
@@ -206,12 +200,7 @@ def test_bad_size():
 
 @pytest.mark.slow
 def test_the_full_set():
-    try:
-        dialogues, pairs = load_dialogue_texts(), load_glosses()
-    except PackageUnavailable as error:
-        if shutil.which("apt-get"):
-            raise
-        pytest.skip(str(error))
+    dialogues, pairs = loaded_or_skipped(load_dialogue_texts), load_glosses()
     lexicon = Lexicon(load_wordnet().with_format("arrow")[:].to_pylist())
     pictures = load_captioned_pictures()
     titles = dict(zip(pictures["image_id"], pictures["title"], strict=True))

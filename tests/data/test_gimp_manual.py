@@ -1,7 +1,6 @@
 """The GIMP manual's reader: on a small manual in exactly its format, and on the real package."""
 
 import re
-import shutil
 from collections import Counter, defaultdict
 
 import pytest
@@ -16,7 +15,7 @@ from modeling_unimur.data.gimp_manual import (
 )
 from modeling_unimur.data.gimp_manual.pages import read_folder, read_page, without_number
 from modeling_unimur.data.gimp_manual.queries import index_entries, sentence_spans
-from modeling_unimur.data.packages import PackageUnavailable
+from tests.installable import loaded_or_skipped
 
 HEAD = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
 <!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">
@@ -135,12 +134,7 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def manual():
-    try:
-        return manual_folder()
-    except PackageUnavailable as error:
-        if shutil.which("apt-get") is None:
-            pytest.skip(str(error))
-        raise
+    return loaded_or_skipped(manual_folder)
 
 
 @pytest.fixture(scope="module")

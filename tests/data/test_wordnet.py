@@ -1,12 +1,11 @@
 """WordNet's reader: on small files in exactly WordNet's format, and on the real package."""
 
-import shutil
 from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.packages import PackageUnavailable
 from modeling_unimur.data.wordnet import load_wordnet, read_folder, split_gloss
+from tests.installable import loaded_or_skipped
 
 LICENSE = "  1 This software and database is being provided to you, the LICENSEE, by  \n  2 Princeton University  \n"
 FILES = {
@@ -117,12 +116,7 @@ def test_a_broken_line_is_named(folder):
 
 
 def test_the_real_wordnet():
-    try:
-        wordnet = load_wordnet()
-    except PackageUnavailable as error:
-        if shutil.which("apt-get"):
-            raise
-        pytest.skip(str(error))
+    wordnet = loaded_or_skipped(load_wordnet)
     assert len(wordnet) == 117_659
     columns = wordnet.with_format("arrow")[:].to_pydict()
     assert Counter(columns["part_of_speech"]) == {"noun": 82_115, "verb": 13_767, "adjective": 18_156, "adverb": 3_621}

@@ -9,7 +9,6 @@ import pytest
 
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title
 from modeling_unimur.data.dialogues.stems import hidden_stems, says
-from modeling_unimur.data.packages import PackageUnavailable
 from modeling_unimur.data.picture_table import picture_dataset
 from modeling_unimur.evaluation.dialogue_benchmark import (
     GALLERY_SPLITS,
@@ -20,6 +19,7 @@ from modeling_unimur.evaluation.dialogue_benchmark import (
     parse_dialogue,
     read_dialogues,
 )
+from tests.installable import loaded_or_skipped
 
 SPLITS = tuple(GALLERY_SPLITS)
 BOTH = [(split, record) for split in SPLITS for record in read_dialogues(split)]
@@ -49,10 +49,7 @@ def broken(rule) -> "list[str]":
 @pytest.fixture(scope="module")
 def titles():
     """Titles of all pictures by id."""
-    try:
-        pictures = load_captioned_pictures()
-    except PackageUnavailable as error:
-        pytest.skip(f"no source of pictures on this system: {error}")
+    pictures = loaded_or_skipped(load_captioned_pictures)
     if len(set(pictures["source"])) < 3:
         pytest.skip("a source of pictures is not available on this system")
     return dict(zip(pictures["image_id"], pictures["title"], strict=True))
