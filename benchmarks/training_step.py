@@ -38,6 +38,8 @@ import torch
 
 from benchmarks.fromage_step import FromageStep, right_padded
 from benchmarks.harness import (
+    LONG_ROUNDS,
+    MIN_ROUNDS,
     Timings,
     alternate,
     argument_parser,

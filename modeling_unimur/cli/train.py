@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
-from .errors import CommandError
+from .recipe_arguments import add_recipe_arguments, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur train`."""
-    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as those in recipes/")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="SECTION.FIELD=VALUE",
-        help="wins over the file, such as training.max_steps=100",
-    )
+    add_recipe_arguments(parser, "training.max_steps=100")
     again = parser.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
@@ -31,23 +24,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints the recalls on the test split."""
-    if not Path(args.recipe).is_file():
-        raise CommandError(f"there is no recipe {args.recipe}")
+    recipe = recipe_of(args)
     import logging
 
     from ..training.checkpoints import starting_point
-    from ..training.recipes import load_recipe
     from ..training.training_log import require_reporters
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    recipe = load_recipe(args.recipe, args.overrides)
     require_reporters(recipe.training)
+    if recipe.task == "univl_dr":
+        from ..training.train_univl_dr import train
+
+        return _tell(recipe, train(recipe, args.resume, args.overwrite))
     recipe.training.resume_from_checkpoint = starting_point(recipe.training, args.resume, args.overwrite)
     if recipe.task == "clip":
         from ..training.train_clip import train
     else:
         from ..training.train_unimur import train
-    results = train(recipe)
+    return _tell(recipe, train(recipe))
+
+
+def _tell(recipe, results: dict) -> int:
     if recipe.training.process_index == 0:  # of several ranks one tells
         print(json.dumps(results, indent=1))
         print(f"Written to {recipe.training.output_dir}")
