@@ -1,0 +1,143 @@
+"""Documents of a retrieval set by id and by number, and their pictures as tensors."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+
+from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.retrieval_set import RetrievalSet
+from .frozen_features import FeatureOptions, FrozenPictures
+from .frozen_towers import frozen_towers
+from .pairs import in_memory_if_small
+
+logger = logging.getLogger(__name__)
+
+
+class Document(NamedTuple):
+    """A row of the corpus; `text` is a picture's caption, `image` its address."""
+
+    doc_id: str
+    kind: str
+    text: str
+    image: str
+    group: str
+
+
+class Documents(Sequence):
+    """The corpus, numbered as its rows are, and behind it the texts that only pairs have.
+
+    Args:
+        retrieval (`RetrievalSet`): the set.
+        pairs (`str`, *optional*): split whose pairs are added, each `positive` under the id `pair:<query_id>`.
+
+    Raises:
+        ValueError: an id stands twice, a kind is neither text nor image, or a document has nothing in it.
+    """
+
+    def __init__(self, retrieval: RetrievalSet, pairs: "str | None" = None):
+        corpus = retrieval.corpus
+        self.ids, self.kinds = list(corpus["doc_id"][:]), list(corpus["kind"][:])
+        self.texts = [text or "" for text in corpus["text"][:]]
+        self.images = [image or "" for image in corpus["image"][:]]
+        grouped = "group" in corpus.column_names
+        self.groups = [group or "" for group in corpus["group"][:]] if grouped else [""] * len(self.ids)
+        self.corpus_size = len(self.ids)
+        if pairs is not None and pairs in retrieval.pairs:
+            table = retrieval.pairs[pairs]
+            group_of = dict(zip(self.ids, self.groups, strict=True))
+            for query, text, doc in zip(table["query_id"], table["positive"], table["doc_id"], strict=True):
+                self.ids.append(f"pair:{query}")
+                self.kinds.append("text")
+                self.texts.append(text)
+                self.images.append("")
+                self.groups.append(group_of.get(doc, ""))
+        self.numbers = {doc_id: number for number, doc_id in enumerate(self.ids)}
+        self._check()
+
+    def _check(self) -> None:
+        if len(self.numbers) < len(self.ids):
+            twice = next(doc for doc, count in Counter(self.ids).items() if count > 1)
+            raise ValueError(f"The corpus holds {twice!r} twice: give each document an id of its own.")
+        for number, kind in enumerate(self.kinds):
+            if kind not in ("text", "image"):
+                raise ValueError(f"Document {self.ids[number]!r}: kind is 'text' or 'image', not {kind!r}.")
+            if not self.texts[number].strip() and (kind == "text" or not self.images[number]):
+                raise ValueError(f"Document {self.ids[number]!r} ({kind}) is empty: leave it out of the corpus.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, number: int) -> Document:
+        columns = (self.ids, self.kinds, self.texts, self.images, self.groups)
+        return Document(*(column[number] for column in columns))
+
+
+class DecodedPictures:
+    """Pictures from their files, for an image tower that trains. One that cannot be read is reported once; its
+    document is then its caption.
+
+    Args:
+        processor (`UniVLDRProcessor`): of the model.
+    """
+
+    def __init__(self, processor):
+        self.processor = processor
+        self.unreadable: set[str] = set()
+
+    def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
+        """`pixel_values` of image documents, and what else the image processor returns; `image_mask`, False where
+        there is no picture, if any is missing."""
+        found, there = [], []
+        for document in documents:
+            picture = self._read(document.image)
+            there.append(picture is not None)
+            found.append(picture or Image.new("RGB", (32, 32)))
+        batch = dict(self.processor.image_processor(found, return_tensors="pt"))
+        return batch if all(there) else {**batch, "image_mask": torch.tensor(there)}
+
+    def _read(self, address: str) -> "Image.Image | None":
+        if not address or address in self.unreadable:
+            return None
+        try:
+            return decode_picture(read_picture_bytes(address), address)
+        except (OSError, ValueError) as error:
+            self.unreadable.add(address)
+            logger.warning("A document is its caption alone: %s", error)
+            return None
+
+
+class PooledPictures:
+    """Outputs of a frozen image tower before the joint space, computed once and kept on disk.
+
+    Args:
+        model (`UniVLDRModel`): whose tower it is.
+        processor (`UniVLDRProcessor`): of the model.
+        addresses: of all pictures that will be asked for.
+        options (`FeatureOptions`, *optional*): how the tower runs.
+    """
+
+    def __init__(self, model, processor, addresses: "Iterable[str]", options: "FeatureOptions | None" = None):
+        towers = frozen_towers(model.clip, processor.tokenizer)
+        addresses = list(dict.fromkeys(address for address in addresses if address))
+        store = FrozenPictures(towers.picture_tower, towers.encode_pictures, processor.image_processor, options)
+        features = store.features(addresses)
+        logger.info("%s", features.describe("pictures"))
+        self.rows = in_memory_if_small(features)
+        self.places = {addresses[position]: row for row, position in enumerate(features.kept.tolist())}
+        self.unreadable = set(addresses) - set(self.places)
+
+    def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
+        """`pooled_features` of image documents; `image_mask`, False where there is no picture, if any is missing."""
+        places = [self.places.get(document.image) for document in documents]
+        rows = torch.zeros(len(places), self.rows.shape[1])
+        there = torch.tensor([place is not None for place in places], dtype=torch.bool)
+        if bool(there.any()):
+            rows[there] = self.rows[torch.tensor([place for place in places if place is not None])]
+        return {"pooled_features": rows} | ({} if bool(there.all()) else {"image_mask": there})
+
+
+__all__ = ["DecodedPictures", "Document", "Documents", "PooledPictures"]

@@ -1,0 +1,239 @@
+"""Hard negatives: what a trained model ranks high and is not right."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from .documents import Documents
+from .encode_set import embed_documents, embed_queries
+from .query_rows import Mined, QueryRows
+
+logger = logging.getLogger(__name__)
+
+# Queries that are searched together.
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class MiningOptions:
+    """What is taken for a hard negative.
+
+    Args:
+        depth: of the search; what is not dropped of it is kept (100 in the released code).
+        joint: one ranking of texts and pictures (the released code's choice); otherwise one of each kind, of that
+            depth.
+        keep (*optional*): most negatives of each kind that are kept; 50 in the released variant by kind.
+        drop_same_text: drops documents whose words are those of a right one.
+        drop_same_group: drops documents of a right one's group (its section, its figure).
+        max_similarity (*optional*): cosine with a right document from which on one is dropped.
+
+    Raises:
+        ValueError: a depth below 1.
+    """
+
+    depth: int = 100
+    joint: bool = True
+    keep: "int | None" = None
+    drop_same_text: bool = True
+    drop_same_group: bool = True
+    max_similarity: "float | None" = None
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or (self.keep is not None and self.keep < 1):
+            raise ValueError(f"Mining needs a depth and a number to keep from 1 on, not {self.depth} and {self.keep}.")
+
+
+@dataclass
+class Judged:
+    """What is known of each query, as numbers of documents.
+
+    Args:
+        known: right documents and all others that are no negatives.
+        right: the right ones, which others are compared with.
+    """
+
+    known: "Sequence[frozenset[int]]"
+    right: "Sequence[Sequence[int]]"
+
+
+def mine_vectors(
+    queries: torch.Tensor,
+    vectors: torch.Tensor,
+    kinds: "Sequence[str]",
+    judged: Judged,
+    options: "MiningOptions | None" = None,
+    texts: "Sequence[str] | None" = None,
+    groups: "Sequence[str] | None" = None,
+    report: "Counter | None" = None,
+) -> "list[dict[str, list[int]]]":
+    """Searches exactly and drops what is right or nearly so.
+
+    Args:
+        queries (`(queries, width)`), vectors (`(documents, width)`): unit vectors.
+        kinds: `"text"` or `"image"` of each document.
+        judged (`Judged`): of the queries; documents beyond `vectors` count for texts and groups alone.
+        options (`MiningOptions`, *optional*): what is dropped.
+        texts, groups (*optional*): of each document; without them nothing is dropped by them.
+        report (`Counter`, *optional*): takes what was dropped, by reason.
+
+    Returns:
+        For each query `{"image": numbers, "text": numbers}`, the most similar first.
+
+    Raises:
+        ImportError: FAISS is not installed.
+    """
+    from ..retrieval.faiss_index import FaissIndex
+
+    options, report = options or MiningOptions(), Counter() if report is None else report
+    index = FaissIndex(vectors.shape[1], "mining")
+    for kind in ("text", "image"):
+        numbers = [number for number, one in enumerate(kinds) if one == kind]
+        if numbers:
+            index.add(kind, list(map(str, numbers)), vectors[numbers])
+    keys = None if texts is None or not options.drop_same_text else [" ".join(t.casefold().split()) for t in texts]
+    groups = groups if options.drop_same_group else None
+    searched = (None,) if options.joint else tuple(kind for kind in ("text", "image") if index.count(kind))
+    found: list[dict[str, list[int]]] = []
+    for start in tqdm(range(0, len(queries), _CHUNK), desc="Mining", leave=False):
+        part = queries[start : start + _CHUNK]
+        hits = [index.search(part, options.depth, kind) for kind in searched]
+        for row in range(len(part)):
+            ranked = [int(hit.id) for every in hits for hit in every[row]]
+            kept = _kept(ranked, start + row, vectors, judged, options, keys, groups, report)
+            found.append({kind: [n for n in kept if kinds[n] == kind][: options.keep] for kind in ("image", "text")})
+    return found
+
+
+def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> "list[int]":
+    known, right = judged.known[query], judged.right[query]
+    right_keys = {keys[number] for number in right} - {""} if keys is not None else set()
+    right_groups = {groups[number] for number in right} - {""} if groups is not None else set()
+    alike: set[int] = set()
+    inside = [number for number in right if number < len(vectors)]
+    if options.max_similarity is not None and inside and ranked:
+        cosines = (vectors[ranked] @ vectors[inside].T).amax(dim=1)
+        alike = {
+            number for number, value in zip(ranked, cosines.tolist(), strict=True) if value >= options.max_similarity
+        }
+    kept = []
+    for number in ranked:
+        if number in known:
+            report["right"] += 1
+        elif right_keys and keys[number] in right_keys:
+            report["of a right one's words"] += 1
+        elif right_groups and groups[number] in right_groups:
+            report["of a right one's group"] += 1
+        elif number in alike:
+            report["too similar to a right one"] += 1
+        else:
+            kept.append(number)
+    return kept
+
+
+def mine_rows(
+    model, processor, rows: QueryRows, documents: Documents, pictures, options: "MiningOptions | None" = None
+) -> Mined:
+    """Hard negatives of all queries of `QueryRows`, by the model as it stands, over the whole corpus.
+
+    Args:
+        model (`UniVLDRModel`), processor (`UniVLDRProcessor`): what embeds.
+        rows (`QueryRows`): whose queries.
+        documents (`Documents`): of the set; those that only pairs have are not searched.
+        pictures: as in `QueryCollator`.
+        options (`MiningOptions`, *optional*): what is dropped.
+    """
+    corpus = [documents[number] for number in range(documents.corpus_size)]
+    vectors = embed_documents(model, processor, corpus, pictures)
+    queries = embed_queries(model, processor, rows.texts)
+    report: Counter = Counter()
+    judged = Judged(rows.known, [sorted(right) for right in rows.right])
+    found = mine_vectors(
+        queries,
+        vectors,
+        documents.kinds[: documents.corpus_size],
+        judged,
+        options,
+        documents.texts,
+        documents.groups,
+        report,
+    )
+    mined = {
+        query: tuple([documents.ids[number] for number in row[kind]] for kind in ("image", "text"))
+        for query, row in zip(rows.queries, found, strict=True)
+    }
+    sizes = [sum(map(len, pair)) for pair in mined.values()]
+    logger.info(
+        "Mined %d negatives for %d queries, %d of which have none; dropped: %s",
+        sum(sizes), len(sizes), sizes.count(0), dict(report) or "none",
+    )  # fmt: skip
+    return mined
+
+
+# -- files ----------------------------------------------------------------------------------------------------------
+def write_mined(mined: Mined, path: "str | os.PathLike") -> None:
+    """Writes a table `query_id, image, text` of hard negatives as `.parquet` or `.jsonl`.
+
+    Raises:
+        ValueError: another ending.
+    """
+    path = Path(path)
+    rows = [{"query_id": query, "image": images, "text": texts} for query, (images, texts) in mined.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        ids = pa.list_(pa.string())
+        pq.write_table(
+            pa.Table.from_pylist(rows, pa.schema({"query_id": pa.string(), "image": ids, "text": ids})), path
+        )
+    else:
+        raise ValueError(f"{path}: hard negatives are written as .parquet or .jsonl.")
+
+
+def read_mined(path: "str | os.PathLike") -> Mined:
+    """Reads what `write_mined` wrote.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: a damaged file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There are no hard negatives in {path}: mine them first (`unimur mine`).")
+    try:
+        if path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        else:
+            import pyarrow.parquet as pq
+
+            rows = pq.read_table(path).to_pylist()
+        return {row["query_id"]: (list(row["image"]), list(row["text"])) for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no table query_id, image, text of hard negatives: {error!r}") from error
+
+
+def mined_of(table: Dataset) -> Mined:
+    """Hard negatives out of a retrieval set's table of them."""
+    return dict(zip(table["query_id"][:], zip(table["image"][:], table["text"][:], strict=True), strict=True))
+
+
+__all__ = [
+    "Judged",
+    "MiningOptions",
+    "mine_rows",
+    "mine_vectors",
+    "mined_of",
+    "read_mined",
+    "write_mined",
+]

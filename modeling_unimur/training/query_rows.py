@@ -1,0 +1,133 @@
+"""Queries of a retrieval set with a positive and hard negatives, drawn anew in every epoch."""
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+
+from torch.utils.data import Dataset
+
+from ..data.retrieval_set import RetrievalSet
+from .documents import Documents
+from .negatives import Sampler
+
+logger = logging.getLogger(__name__)
+
+# Query -> hard negatives among the pictures and among the texts, the most similar first.
+Mined = Mapping[str, "tuple[list[str], list[str]]"]
+
+
+class QueryRows(Dataset):
+    """One row a query.
+
+    A positive is drawn among the query's pictures, if it has any, else among its texts (UniVL-DR). Draws depend on
+    the seed, the epoch and the row alone, so that a resumed run draws the same.
+
+    Args:
+        retrieval (`RetrievalSet`): the set.
+        documents (`Documents`): of it.
+        split: whose queries.
+        sampler (`Sampler`): which negatives are drawn.
+        mined: hard negatives by query; queries without any are left out when the sampler needs some.
+        seed: of the draws.
+        least_score: of a positive; relevant documents of a lower score are neither positives nor negatives.
+        pairs: whether the split's pairs are rows too.
+
+    Raises:
+        ValueError: no row is left.
+    """
+
+    def __init__(
+        self,
+        retrieval: RetrievalSet,
+        documents: Documents,
+        split: str = "train",
+        sampler: "Sampler | None" = None,
+        mined: "Mined | None" = None,
+        seed: int = 0,
+        least_score: int = 1,
+        pairs: bool = False,
+    ):
+        self.documents, self.sampler, self.seed = documents, sampler or Sampler("in_batch"), seed
+        self.mined: Mined = mined or {}
+        self.epoch = 0
+        relevant, excluded = retrieval.relevant(split), retrieval.excluded(split)
+        self.queries: list[str] = []
+        self.texts: list[str] = []
+        self.positives: list[list[int]] = []
+        self.right: list[frozenset[int]] = []
+        self.known: list[frozenset[int]] = []
+        lost: dict[str, int] = defaultdict(int)
+        table = retrieval.queries[split]
+        for query, text in zip(table["query_id"], table["text"], strict=True):
+            scores = {
+                documents.numbers[doc]: s for doc, s in relevant.get(query, {}).items() if doc in documents.numbers
+            }
+            right = [number for number, score in scores.items() if score >= least_score]
+            shown = [number for number in right if documents.kinds[number] == "image"]
+            others = {documents.numbers[doc] for doc in excluded.get(query, ()) if doc in documents.numbers}
+            if not text.strip() or not right:
+                lost["without a positive" if not right else "empty"] += 1
+            else:
+                self._add(query, text, shown or right, scores.keys(), others)
+        if pairs and split in retrieval.pairs:
+            table = retrieval.pairs[split]
+            for query, text, doc in zip(table["query_id"], table["text"], table["doc_id"], strict=True):
+                own = documents.numbers[f"pair:{query}"]
+                self._add(query, text, [own], {own, documents.numbers.get(doc, own)})
+        self.rows = list(range(len(self.queries)))
+        if self.sampler.hard:
+            self.use_mined(self.mined)
+        for reason, count in lost.items():
+            logger.warning("%d queries of %s left out: %s", count, split, reason)
+        if not self.rows:
+            raise ValueError(f"No query of the split {split!r} is left to train on.")
+
+    def _add(self, query: str, text: str, positives: "list[int]", right, excluded=()) -> None:
+        self.queries.append(query)
+        self.texts.append(text)
+        self.positives.append(positives)
+        self.right.append(frozenset(right))
+        self.known.append(frozenset(right) | frozenset(excluded))
+
+    def use_mined(self, mined: Mined) -> None:
+        """Takes other hard negatives from now on; queries that have none are left out.
+
+        Raises:
+            ValueError: no query has any.
+        """
+        self.mined = mined
+        # An epoch's number of rows stays, since a run's length depends on it.
+        kept = [row for row, query in enumerate(self.queries) if any(map(len, mined.get(query, ((), ()))))]
+        if not kept:
+            raise ValueError("No query has hard negatives: mine them first, or mine more (data.mining_depth).")
+        if len(kept) < len(self.queries):
+            logger.warning("%d queries left out: without hard negatives", len(self.queries) - len(kept))
+        if hasattr(self, "_length"):
+            self.rows = [kept[place % len(kept)] for place in range(self._length)]
+        else:
+            self.rows = kept
+            self._length = len(kept)
+
+    def draw(self, epoch: int) -> None:
+        """Lets the rows of another epoch be drawn."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int) -> dict:
+        row = self.rows[place]
+        rng = random.Random(f"{self.seed}/{self.epoch}/{row}")
+        positive = rng.choice(self.positives[row])
+        images, texts = self.mined.get(self.queries[row], ((), ()))
+        drawn = [self.documents.numbers[doc] for doc in self.sampler.draw(images, texts, rng)]
+        return {
+            "text": self.texts[row],
+            "positive": positive,
+            "negatives": [number for number in drawn if number not in self.known[row]],
+            "known": self.known[row],
+        }
+
+
+__all__ = ["Mined", "QueryRows"]

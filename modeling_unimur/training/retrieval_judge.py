@@ -1,0 +1,105 @@
+"""Retrieval of a split's relevant documents: what a run of UniVL-DR is judged by."""
+
+import logging
+import random
+
+import numpy as np
+
+from ..data.retrieval_set import RetrievalSet
+from ..evaluation.rank_metrics import DEPTH, all_measures, judge, rank
+from .documents import Documents
+from .encode_set import embed_documents, embed_queries
+
+logger = logging.getLogger(__name__)
+
+# Queries whose scores against the whole corpus exist at one time.
+_CHUNK = 64
+
+
+class RetrievalJudge:
+    """Ranks all documents of both kinds for each query, and measures the rankings.
+
+    Args:
+        retrieval (`RetrievalSet`): the set.
+        documents (`Documents`): of it.
+        split: whose queries.
+        processor, pictures: as in `embed_documents`.
+        max_documents (*optional*): searches what is relevant to the split and other documents drawn at random, up to
+            that many in all, which is quicker and easier; the whole corpus by default.
+        least_score: relevant documents of a lower score count as not relevant, here and in training.
+        seed: of the draw.
+
+    Raises:
+        ValueError: the split has no query with a relevant document.
+    """
+
+    def __init__(
+        self,
+        retrieval: RetrievalSet,
+        documents: Documents,
+        split: str,
+        processor,
+        pictures,
+        max_documents: "int | None" = None,
+        least_score: int = 1,
+        seed: int = 0,
+    ):
+        self.processor, self.pictures, self.split = processor, pictures, split
+        numbers, relevant = documents.numbers, retrieval.relevant(split)
+        grades = {
+            query: {numbers[doc]: score for doc, score in docs.items() if doc in numbers and score >= least_score}
+            for query, docs in relevant.items()
+        }
+        table = retrieval.queries[split]
+        asked = [
+            (query, text) for query, text in zip(table["query_id"], table["text"], strict=True) if grades.get(query)
+        ]
+        if not asked:
+            raise ValueError(f"No query of the split {split!r} has a relevant document in the corpus.")
+        self.queries = [query for query, _ in asked]
+        self.texts = [text for _, text in asked]
+        chosen = sorted(self._chosen(grades, documents.corpus_size, max_documents, seed))
+        self.documents = [documents[number] for number in chosen]
+        column = {number: place for place, number in enumerate(chosen)}
+        self.grades = [{column[n]: score for n, score in grades[query].items()} for query in self.queries]
+        excluded = retrieval.excluded(split)
+        self.excluded = [
+            [column[numbers[doc]] for doc in excluded.get(query, ()) if numbers.get(doc) in column]
+            for query in self.queries
+        ]
+
+    @staticmethod
+    def _chosen(grades, corpus_size: int, most: "int | None", seed: int) -> "set[int]":
+        if most is None or most >= corpus_size:
+            return set(range(corpus_size))
+        wanted = {number for docs in grades.values() for number in docs}
+        others = [number for number in range(corpus_size) if number not in wanted]
+        return wanted | set(random.Random(seed).sample(others, max(most - len(wanted), 0)))
+
+    def rankings(self, model) -> np.ndarray:
+        """Places in `documents`, best first `(queries, depth)`."""
+        vectors = embed_documents(model, self.processor, self.documents, self.pictures)
+        queries = embed_queries(model, self.processor, self.texts)
+        found = []
+        for start in range(0, len(queries), _CHUNK):
+            scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()
+            for row, left_out in zip(scores, self.excluded[start : start + _CHUNK], strict=True):
+                row[left_out] = -np.inf
+            found.append(rank(scores, DEPTH))
+        return np.concatenate(found)
+
+    def __call__(self, model) -> "dict[str, float]":
+        """Means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
+        `rank_metrics.MEASURES`; and `images_10`, the share of pictures among the first ten."""
+        rankings = self.rankings(model)
+        figures = {
+            name.replace("@", "_"): float(np.mean(values))
+            for name, values in all_measures(judge(rankings, self.grades)).items()
+        }
+        shown = np.array([document.kind == "image" for document in self.documents])
+        first = rankings[:, :10]
+        figures["images_10"] = float(100 * shown[first[first >= 0]].mean())
+        return figures
+
+
+__all__ = ["RetrievalJudge"]

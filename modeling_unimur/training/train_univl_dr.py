@@ -1,0 +1,227 @@
+"""Training of UniVL-DR: in-batch, then against mined hard negatives of both modalities."""
+
+import copy
+import json
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+from transformers import set_seed
+
+from ..modeling_univl_dr import UniVLDRModel
+from ..processing_univl_dr import UniVLDRProcessor
+from .arguments import RetrievalTrainingArguments
+from .checkpoints import starting_point
+from .documents import DecodedPictures, Documents, PooledPictures
+from .guards import TrainingGuard
+from .mining import mine_rows, read_mined, write_mined
+from .query_batches import QueryCollator
+from .query_rows import Mined, QueryRows
+from .recipes import Recipe
+from .retrieval_judge import RetrievalJudge
+from .retrieval_sources import load_retrieval_set
+from .trained_parts import choose_trained_parts
+from .trainer import parameter_report
+from .univl_dr_trainer import EpochRows, Remining, UniVLDRTrainer
+
+logger = logging.getLogger(__name__)
+
+_RESULTS, _MINED = "results.json", "hard_negatives-train.parquet"
+
+
+def build(recipe: Recipe) -> "tuple[UniVLDRModel, UniVLDRProcessor]":
+    """A recipe's model, on a dual encoder or as an earlier run left it, with its trained parts chosen; and its
+    processor.
+
+    Raises:
+        ValueError: `model.config` for a folder that holds a UniVL-DR, whose configuration is its own.
+    """
+    chosen = recipe.model
+    hub = {"revision": chosen.clip_revision} if chosen.clip_revision else {}
+    about, _ = UniVLDRModel.config_class.get_config_dict(chosen.clip, **hub)
+    if about.get("model_type") == UniVLDRModel.config_class.model_type:
+        if chosen.config:
+            raise ValueError(f"{chosen.clip} is a UniVL-DR with a configuration of its own: leave model.config out.")
+        model = UniVLDRModel.from_pretrained(chosen.clip, **hub)
+        processor = UniVLDRProcessor.from_pretrained(chosen.clip, **hub)
+        for name, value in chosen.processor.items():
+            setattr(processor, name, value)
+    else:
+        model = UniVLDRModel.from_backbones(chosen.clip, clip_revision=chosen.clip_revision, **chosen.config)
+        processor = UniVLDRProcessor.from_backbones(
+            chosen.clip, clip_revision=chosen.clip_revision, **chosen.processor
+        )
+    choose_trained_parts(model, processor.tokenizer, chosen.image_tower, chosen.text_layers)
+    return model, processor
+
+
+class _Run:
+    """Everything that the stages of one run share."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.data, self.args = recipe, recipe.data, recipe.training
+        self.output = Path(self.args.output_dir)
+        self.model, self.processor = build(recipe)
+        captions = [self.data.captions, self.data.stage2_captions or self.data.captions]
+        loaded = {name: load_retrieval_set(self.data.retrieval, name) for name in dict.fromkeys(captions)}
+        pairs = "train" if self.data.pairs else None
+        documents = {name: Documents(retrieval, pairs) for name, retrieval in loaded.items()}
+        self.sets = {stage: (loaded[name], documents[name]) for stage, name in zip((1, 2), captions, strict=True)}
+        self.pictures = self._pictures(documents[captions[0]])
+
+    def _pictures(self, documents: Documents):
+        if self.model.config.fusion == "caption":
+            return None
+        if self.recipe.model.image_tower == "trained":
+            return DecodedPictures(self.processor)
+        with self.args.main_process_first(local=False, desc="frozen features"):
+            return PooledPictures(self.model, self.processor, documents.images, self.data.feature_options())
+
+    def judge(self, stage: int, split: str, most: "int | None" = None) -> RetrievalJudge:
+        """What measures a split, with the captions of a stage."""
+        return RetrievalJudge(
+            *self.sets[stage], split, self.processor, self.pictures, most, self.data.least_score, self.args.seed
+        )
+
+    def rows(self, stage: int, mined: "Mined | None" = None, sampled: bool = True) -> QueryRows:
+        """Training queries of a stage; without their sampler, all of them."""
+        sampler = self.data.stage_sampler(stage if sampled else 1)
+        return QueryRows(
+            *self.sets[stage], "train", sampler, mined, self.args.seed, self.data.least_score, self.data.pairs
+        )
+
+    def mine(self) -> Mined:
+        """Hard negatives by the model as it stands, with the captions of stage 1 (as released)."""
+        self.model.to(self.args.device)
+        _, documents = self.sets[1]
+        rows = self.rows(1, sampled=False)
+        return mine_rows(self.model, self.processor, rows, documents, self.pictures, self.data.mining_options())
+
+    def mined(self) -> Mined:
+        """What stage 2 starts with: a file's, those that this run has written, or new ones."""
+        if self.data.hard_negatives:
+            return read_mined(self.data.hard_negatives)
+        path = self.output / _MINED
+        with self.args.main_process_first(local=False, desc="mining"):  # the others read what the first one wrote
+            if not path.is_file():
+                write_mined(self.mine(), path)
+        return read_mined(path)
+
+
+def stage_arguments(recipe: Recipe, stage: int) -> RetrievalTrainingArguments:
+    """A stage's own training arguments, in a folder `stage<number>` of the run's.
+
+    Raises:
+        ValueError: `data.stage2_training` names what no training argument is called.
+    """
+    args = copy.copy(recipe.training)
+    args.output_dir = str(Path(recipe.training.output_dir) / f"stage{stage}")
+    if stage == 2:
+        known = {entry.name for entry in fields(args)}
+        for name, value in recipe.data.stage2_training.items():
+            if name not in known or name == "output_dir":
+                raise ValueError(f"data.stage2_training: {name!r} is no training argument that a stage can have.")
+            setattr(args, name, value)
+    return args
+
+
+def _train_stage(run: _Run, stage: int, resume: bool) -> None:
+    args, data, model = stage_arguments(run.recipe, stage), run.data, run.model
+    start = starting_point(args, resume) if resume else None
+    sampler = data.stage_sampler(stage)
+    rows = run.rows(stage, run.mined() if sampler.hard else None)
+    judge = run.judge(stage, data.dev_split, data.dev_documents)
+    collator = QueryCollator(
+        run.processor, run.sets[stage][1], run.pictures, sampler, data.mask_known, data.false_negative_threshold
+    )
+    callbacks = [TrainingGuard(model), EpochRows(rows)]
+    if data.mine_every is not None and sampler.hard:
+        callbacks.append(Remining(rows, run.mine, data.mine_every))
+    trainer = UniVLDRTrainer(
+        model=model,
+        args=args,
+        data_collator=collator,
+        train_dataset=rows,
+        eval_dataset=rows,  # evaluation is retrieval, by `recalls`
+        recalls=judge,
+        processing_class=run.processor,
+        callbacks=callbacks,
+    )
+    logger.info("Stage %d (%s): %d queries", stage, sampler.name, len(rows))
+    trainer.train(resume_from_checkpoint=start)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(args.output_dir)
+        run.processor.save_pretrained(args.output_dir)
+
+
+def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict:
+    """Runs a recipe of task `univl_dr`.
+
+    Writes to `training.output_dir`: the model and its processor; `stage1` and `stage2` with their checkpoints and
+    models; `hard_negatives-train.parquet`; and `results.json` with retrieval figures of the development split, and of
+    the test split, before training and after each stage.
+
+    Args:
+        recipe: the run.
+        resume: goes on from the last complete checkpoint of the stage that was cut off; finished stages are kept.
+        overwrite: starts again.
+
+    Raises:
+        ValueError: the recipe asks for what this task has not, or the output folder holds checkpoints and neither
+            `resume` nor `overwrite` says what becomes of them.
+    """
+    args = recipe.training
+    if args.gradient_cache_chunk is not None or getattr(args, "sharding", None):
+        raise ValueError(
+            "Task univl_dr trains whole batches on whole models: leave gradient_cache_chunk and fsdp out."
+        )
+    if recipe.data.mine_every is not None and args.dataloader_num_workers:
+        raise ValueError("Workers would not see negatives mined meanwhile: with mine_every, no dataloader_num_workers.")
+    if args.resume_from_checkpoint:
+        raise ValueError("Task univl_dr has stages with checkpoints of their own: go on with --resume.")
+    output = Path(args.output_dir)
+    if not resume:
+        for stage in recipe.data.stages:
+            starting_point(stage_arguments(recipe, stage), overwrite=overwrite)
+        if args.process_index == 0:
+            for name in (_RESULTS, _MINED):
+                (output / name).unlink(missing_ok=True)
+    set_seed(args.seed)
+    run = _Run(recipe)
+    logger.info("%s", parameter_report(run.model))
+    results = {"task": "univl_dr", "seed": args.seed, "documents": run.sets[1][1].corpus_size}
+    if resume and (output / _RESULTS).is_file():
+        results = json.loads((output / _RESULTS).read_text(encoding="utf-8"))
+    first = recipe.data.stages[0]
+    if "untrained" not in results:
+        _note(run, results, "untrained", first)
+    for stage in recipe.data.stages:
+        name = f"stage{stage}"
+        if name in results:
+            logger.info("Stage %d is finished: its model is loaded", stage)
+            _load_weights(run.model, run.output / name)
+            continue
+        _train_stage(run, stage, resume)
+        _note(run, results, name, stage)
+    if args.process_index == 0:
+        run.model.save_pretrained(run.output)
+        run.processor.save_pretrained(run.output)
+    return results
+
+
+def _load_weights(model: UniVLDRModel, folder: Path) -> None:
+    trained = UniVLDRModel.from_pretrained(folder)
+    model.load_state_dict(trained.state_dict())
+
+
+def _note(run: _Run, results: dict, name: str, stage: int) -> None:
+    """Judges the model as it stands and writes the figures down."""
+    run.model.to(run.args.device)
+    splits = {"dev": run.data.dev_split, "test": run.data.test_split}
+    results[name] = {label: run.judge(stage, split)(run.model) for label, split in splits.items() if split is not None}
+    if run.args.process_index == 0:
+        run.output.mkdir(parents=True, exist_ok=True)
+        (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+__all__ = ["build", "stage_arguments", "train"]

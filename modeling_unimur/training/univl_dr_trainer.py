@@ -1,0 +1,80 @@
+"""The Trainer of UniVL-DR: the released optimizer groups and schedule, and mining meanwhile."""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback
+
+from .query_rows import Mined, QueryRows
+from .trainer import RetrievalTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def released_cosine(step: int, total: int, warmup: int = 0) -> float:
+    """Factor on the learning rate of the optimizer's step number `step`, from 0 on, as in the released training
+    scripts (after open_clip): they count a step before they ask for its rate, so that the first is a hair below the
+    full rate and the last is 0."""
+    number = step + 1
+    if number < warmup:
+        return (number + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(number - warmup, total - warmup) / max(total - warmup, 1)))
+
+
+class UniVLDRTrainer(RetrievalTrainer):
+    """`RetrievalTrainer` with weight decay on matrices alone, and the released form of the cosine schedule."""
+
+    def get_decay_parameter_names(self, model) -> "list[str]":
+        """Weights of two dimensions or more: no bias, no norm, no class token, no logit scale."""
+        return [name for name, weight in model.named_parameters() if weight.ndim > 1]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: "torch.optim.Optimizer | None" = None):
+        """`lr_scheduler_type: cosine` is the released one; others are transformers'."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "cosine":
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: released_cosine(step, num_training_steps, warmup)
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+
+class EpochRows(TrainerCallback):
+    """Lets the rows of the epoch be drawn, in a resumed run as in one without a break."""
+
+    def __init__(self, rows: QueryRows):
+        self.rows = rows
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Draws."""
+        self.rows.draw(int(state.epoch or 0))
+
+
+class Remining(TrainerCallback):
+    """Mines hard negatives anew by the model as it stands (ANCE).
+
+    Args:
+        rows (`QueryRows`): that take them.
+        mine: computes them.
+        every: steps between minings.
+    """
+
+    def __init__(self, rows: QueryRows, mine: "Callable[[], Mined]", every: int):
+        self.rows, self.mine, self.every = rows, mine, every
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """A resumed run goes on with negatives of the model that it starts from."""
+        if state.global_step >= self.every:
+            self.rows.use_mined(self.mine())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Mines at every n-th step."""
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            logger.info("Step %d: mining hard negatives", state.global_step)
+            self.rows.use_mined(self.mine())
+
+
+__all__ = ["EpochRows", "Remining", "UniVLDRTrainer", "released_cosine"]

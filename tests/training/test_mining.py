@@ -1,0 +1,164 @@
+"""Hard negatives against brute force, and what is dropped."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.training.documents import DecodedPictures, Documents, PooledPictures
+from modeling_unimur.training.encode_set import embed_documents, embed_queries
+from modeling_unimur.training.mining import (
+    Judged,
+    MiningOptions,
+    mine_rows,
+    mine_vectors,
+    mined_of,
+    read_mined,
+    write_mined,
+)
+from modeling_unimur.training.query_rows import QueryRows
+from tests.training.univl_dr_set import write_set
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    torch.manual_seed(0)
+    return tuple(torch.nn.functional.normalize(torch.randn(rows, 16), dim=-1) for rows in (20, 300))
+
+
+def judged(queries, per_query=3):
+    rng = np.random.default_rng(0)
+    right = [rng.choice(300, per_query, replace=False).tolist() for _ in range(len(queries))]
+    return Judged([frozenset(row) for row in right], right)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_equals_brute_force(vectors, joint):
+    queries, documents = vectors
+    kinds = ["image" if number % 3 == 0 else "text" for number in range(300)]
+    known = judged(queries)
+    found = mine_vectors(queries, documents, kinds, known, MiningOptions(depth=40, joint=joint))
+    scores = (queries @ documents.T).numpy()
+    for row, negatives in enumerate(found):
+        order = np.argsort(-scores[row]).tolist()
+        for kind in ("image", "text"):
+            searched = order[:40] if joint else [n for n in order if kinds[n] == kind][:40]
+            assert negatives[kind] == [n for n in searched if kinds[n] == kind and n not in known.known[row]]
+
+
+def test_keeps_no_more_than_asked(vectors):
+    queries, documents = vectors
+    kinds = ["text"] * 300
+    found = mine_vectors(queries, documents, kinds, judged(queries), MiningOptions(depth=40, keep=5))
+    assert {len(row["text"]) for row in found} == {5}
+    assert {len(row["image"]) for row in found} == {0}
+
+
+def test_drops_what_is_right_under_another_id():
+    angles = torch.tensor([0.0, 1, 2, 3, 30, 40])
+    documents = torch.stack([torch.cos(angles.deg2rad()), torch.sin(angles.deg2rad())], dim=1)
+    texts = ["The  right words", "the right WORDS", "other", "others", "far", "farther"]
+    groups = ["one", "", "one", "", "", ""]
+    known = Judged([frozenset({0, 4})], [[0]])  # 4 is excluded, without being right
+
+    def mined(report=None, **options):
+        options = MiningOptions(depth=6, **options)
+        return mine_vectors(documents[:1], documents, ["text"] * 6, known, options, texts, groups, report)[0]["text"]
+
+    report = Counter()
+    assert mined(report) == [3, 5]
+    assert report == {"right": 2, "of a right one's words": 1, "of a right one's group": 1}
+    assert mined(drop_same_text=False) == [1, 3, 5]
+    assert mined(drop_same_group=False) == [2, 3, 5]
+    assert mined(max_similarity=float(np.cos(np.deg2rad(3.5)))) == [5]
+    with pytest.raises(ValueError, match="from 1 on"):
+        MiningOptions(depth=0)
+
+
+def test_files(tmp_path):
+    mined = {"q": (["i1"], ["t1", "t2"]), "r": ([], [])}
+    for name in ("mined.parquet", "mined.jsonl"):
+        write_mined(mined, tmp_path / "new" / name)
+        assert read_mined(tmp_path / "new" / name) == mined
+    with pytest.raises(ValueError, match=r"as \.parquet or \.jsonl"):
+        write_mined(mined, tmp_path / "mined.csv")
+    with pytest.raises(FileNotFoundError, match="unimur mine"):
+        read_mined(tmp_path / "nowhere.parquet")
+    (tmp_path / "bad.jsonl").write_text('{"query": 1}\n')
+    with pytest.raises(ValueError, match="no table query_id, image, text"):
+        read_mined(tmp_path / "bad.jsonl")
+
+
+# -- by a model -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def parts(clip_folder):
+    return UniVLDRModel.from_backbones(str(clip_folder)), UniVLDRProcessor.from_backbones(str(clip_folder))
+
+
+@pytest.fixture(scope="module")
+def retrieval(tmp_path_factory):
+    return RetrievalSet.load(write_set(tmp_path_factory.mktemp("set") / "set"))
+
+
+def test_embeds_each_document_as_the_model_does(parts, retrieval):
+    model, processor = parts
+    documents = Documents(retrieval)
+    model.train()
+    found = embed_documents(model, processor, documents, DecodedPictures(processor), batch_size=5)
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        for number in (0, 1, 30, 47):
+            one = documents[number]
+            inputs = (
+                processor.process_texts([one.text])
+                if one.kind == "text"
+                else processor.process_documents([one.image], [one.text])
+            )
+            alone = model.get_multimodal_features(**inputs).pooler_output[0]
+            torch.testing.assert_close(found[number], alone, atol=1e-5, rtol=0)
+    captions = embed_documents(model, processor, [documents[1]], None)  # without pictures: their captions
+    torch.testing.assert_close(captions, embed_queries(model, processor, [documents[1].text]), atol=1e-6, rtol=0)
+
+
+def test_cached_features_give_the_same(parts, retrieval, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path))
+    model, processor = parts
+    documents = Documents(retrieval)
+    bad = documents[1]._replace(image="nowhere.png")
+    pooled = PooledPictures(model, processor, [*documents.images, bad.image])
+    assert pooled.unreadable == {"nowhere.png"}
+    direct = embed_documents(model, processor, [*documents, bad], DecodedPictures(processor))
+    torch.testing.assert_close(embed_documents(model, processor, [*documents, bad], pooled), direct, atol=1e-5, rtol=0)
+
+
+def test_mines_the_corpus_for_every_row(parts, retrieval):
+    model, processor = parts
+    documents = Documents(retrieval, "train")
+    rows = QueryRows(retrieval, documents, pairs=True)
+    pictures = DecodedPictures(processor)
+    options = MiningOptions(depth=10, drop_same_group=False)
+    mined = mine_rows(model, processor, rows, documents, pictures, options)
+    assert list(mined) == rows.queries
+    vectors = embed_documents(model, processor, list(documents)[: documents.corpus_size], pictures)
+    scores = embed_queries(model, processor, rows.texts) @ vectors.T
+    for row, query in enumerate(rows.queries):
+        best = [documents.ids[number] for number in scores[row].argsort(descending=True)[:10].tolist()]
+        known = {documents.ids[number] for number in rows.known[row]}
+        for kind, found in zip(("image", "text"), mined[query], strict=True):
+            assert found == [doc for doc in best if doc not in known and doc.startswith(kind)]
+    assert "text-red-guitar" not in mined["lead"][1]
+    grouped = mine_rows(model, processor, rows, documents, pictures, MiningOptions(depth=10))
+    assert not any(doc.endswith("cat") for found in grouped["text-query-red-cat"] for doc in found)
+    columns = {
+        "query_id": list(mined),
+        "image": [i for i, _ in mined.values()],
+        "text": [t for _, t in mined.values()],
+    }
+    assert mined_of(Dataset.from_dict(columns)) == mined

@@ -1,0 +1,272 @@
+"""Both stages of UniVL-DR's training, on a small set, and what they hold to."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.training.documents import DecodedPictures, Documents
+from modeling_unimur.training.encode_set import embed_documents, embed_queries
+from modeling_unimur.training.mining import read_mined, write_mined
+from modeling_unimur.training.recipes import load_recipe
+from modeling_unimur.training.retrieval_judge import RetrievalJudge
+from modeling_unimur.training.retrieval_sources import load_retrieval_set
+from modeling_unimur.training.train_univl_dr import build, stage_arguments, train
+from modeling_unimur.training.trained_parts import choose_trained_parts
+from modeling_unimur.training.univl_dr_trainer import UniVLDRTrainer, released_cosine
+from tests import tiny
+from tests.training.univl_dr_set import write_recipe, write_set
+
+pytest.importorskip("faiss")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_set(tmp_path_factory.mktemp("set") / "set")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+
+
+def history(folder):
+    """The Trainer's log lines out of a run's last checkpoint."""
+    last = max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    return json.loads((last / "trainer_state.json").read_text())["log_history"]
+
+
+# -- the released algorithm -----------------------------------------------------------------------------------------
+def test_schedule_is_the_released_one(folder, clip_folder, tmp_path):
+    # Released: step += 1, then lr = 0.5 (1 + cos(pi step / total)) base; total 4: cos(pi/4), 0, -cos(pi/4), -1.
+    assert [released_cosine(step, 4) for step in range(4)] == pytest.approx(
+        [0.5 * (1 + math.sqrt(0.5)), 0.5, 0.5 * (1 - math.sqrt(0.5)), 0]
+    )
+    # With a warm-up of 3: the steps 1 and 2 have (step + 1) / 3 of the rate.
+    assert [released_cosine(step, 5, 3) for step in range(5)] == pytest.approx([2 / 3, 1, 1, 0.5, 0])
+    recipe = load_recipe(
+        write_recipe(tmp_path / "run.json", folder, clip_folder, data={"stages": [1]}, learning_rate=5e-6)
+    )
+    train(recipe)
+    rates = [line["learning_rate"] for line in history(tmp_path / "run/stage1") if "learning_rate" in line]
+    full = [5e-6 * 0.5 * (1 + math.cos(math.pi * n / 6)) for n in range(1, 7)]
+    assert rates == pytest.approx(full, abs=1e-12)
+    assert rates[-1] == 0
+
+
+def test_decay_spares_vectors_and_the_scale(folder, clip_folder, tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder))
+    model, _ = build(recipe)
+    trainer = UniVLDRTrainer(model=model, args=recipe.training)
+    decayed, spared = trainer.create_optimizer().param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.2, 0.0)
+    assert decayed["betas"] == (0.9, 0.98)
+    assert all(weight.ndim > 1 for weight in decayed["params"])
+    assert all(weight.ndim < 2 for weight in spared["params"])
+    assert any(weight is model.clip.logit_scale for weight in spared["params"])
+    assert any(weight is model.clip.vision_model.embeddings.class_embedding for weight in spared["params"])
+
+
+# -- both stages ----------------------------------------------------------------------------------------------------
+def test_both_stages_train_and_are_written_down(folder, clip_folder, tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, data={"pairs": True}))
+    results = train(recipe)
+    output = tmp_path / "run"
+    assert results == json.loads((output / "results.json").read_text())
+    assert set(results) >= {"untrained", "stage1", "stage2"}
+    assert set(results["stage2"]) == {"dev", "test"}
+    for figures in results["stage2"].values():
+        assert 0 <= figures["mrr_10"] <= 100
+        assert figures["recall_20"] <= figures["recall_100"] == 100  # of 48 documents
+    mined = read_mined(output / "hard_negatives-train.parquet")
+    assert len(mined) == 33
+    for line in history(output / "stage2"):
+        assert all(math.isfinite(value) for value in line.values() if isinstance(value, float))
+    logged = set().union(*history(output / "stage2"))
+    assert {"loss", "visual_matching_loss", "textual_matching_loss", "logit_scale", "eval_mrr_10"} <= logged
+    # What is saved is what was judged, and comes back by the auto classes.
+    model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)
+    retrieval = RetrievalSet.load(folder)
+    judge = RetrievalJudge(retrieval, Documents(retrieval), "test", processor, DecodedPictures(processor))
+    assert judge(model) == pytest.approx(results["stage2"]["test"])
+    before = UniVLDRModel.from_backbones(str(clip_folder)).state_dict()
+    stage1 = UniVLDRModel.from_pretrained(output / "stage1").state_dict()
+    after = model.state_dict()
+    for name in ("clip.vision_model.embeddings.patch_embedding.weight", "clip.text_projection.weight"):
+        assert not torch.equal(before[name], stage1[name])
+        assert not torch.equal(stage1[name], after[name])
+
+
+def test_training_brings_the_loss_down(folder, clip_folder, tmp_path):
+    run = write_recipe(
+        tmp_path / "run.json", folder, clip_folder, data={"stages": [1]}, max_steps=30, eval_strategy="no",
+        save_strategy="steps", save_steps=30, load_best_model_at_end=False,
+    )  # fmt: skip
+    train(load_recipe(run))
+    losses = [line["loss"] for line in history(tmp_path / "run/stage1") if "loss" in line]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_a_run_cut_off_goes_on_to_the_same_weights(folder, clip_folder, tmp_path):
+    whole = load_recipe(write_recipe(tmp_path / "whole.json", folder, clip_folder))
+    train(whole)
+    # Cut off in the middle of stage 2: stage 1 is finished, of stage 2 there is a checkpoint.
+    cut = tmp_path / "cut"
+    shutil.copytree(tmp_path / "whole", cut)
+    shutil.rmtree(cut / "stage2/checkpoint-6")
+    (cut / "stage2/model.safetensors").unlink()
+    noted = json.loads((cut / "results.json").read_text())
+    del noted["stage2"]
+    (cut / "results.json").write_text(json.dumps(noted))
+    recipe = load_recipe(write_recipe(tmp_path / "cut.json", folder, clip_folder))
+    results = train(recipe, resume=True)
+    assert results == json.loads((tmp_path / "whole/results.json").read_text())
+    one, other = (UniVLDRModel.from_pretrained(place).state_dict() for place in (cut, tmp_path / "whole"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    # A folder with checkpoints is not written over unasked.
+    with pytest.raises(ValueError, match="--overwrite"):
+        train(recipe)
+
+
+def test_laptop_recipe_leaves_what_is_frozen(folder, clip_folder, tmp_path):
+    recipe = load_recipe(
+        write_recipe(
+            tmp_path / "run.json",
+            folder,
+            clip_folder,
+            model={"image_tower": "frozen", "text_layers": 1, "config": {"learn_image_weight": True}},
+            data={"sampler": "hard_in_batch", "false_negative_threshold": 0.999, "mine_every": 2},
+        )
+    )
+    train(recipe)
+    before = UniVLDRModel.from_backbones(str(clip_folder), learn_image_weight=True).state_dict()
+    after = UniVLDRModel.from_pretrained(tmp_path / "run").state_dict()
+    trained = {name for name in before if not torch.equal(before[name], after[name])}
+    text = "clip.text_model."
+    assert not any(name.startswith("clip.vision_model.") for name in trained)
+    assert not any(name.startswith((f"{text}embeddings", f"{text}encoder.layers.0")) for name in trained)
+    assert any(name.startswith(f"{text}encoder.layers.1") for name in trained)
+    assert {"clip.visual_projection.weight", "clip.text_projection.weight", "fusion.image_weight"} <= trained
+
+
+@pytest.mark.parametrize(
+    ("sampler", "fusion"), [("unbalanced", "concat"), ("image_only", "image"), ("text_only", "caption")]
+)
+def test_other_samplers_and_fusions(folder, clip_folder, tmp_path, sampler, fusion):
+    rng = np.random.default_rng(0)
+    ids = RetrievalSet.load(folder).corpus["doc_id"][:]
+    mined = {
+        query: tuple([doc for doc in rng.permutation(ids)[:12] if doc.startswith(kind)] for kind in ("image", "text"))
+        for query in RetrievalSet.load(folder).queries["train"]["query_id"]
+    }
+    write_mined(mined, tmp_path / "mined.jsonl")
+    recipe = load_recipe(
+        write_recipe(
+            tmp_path / "run.json",
+            folder,
+            clip_folder,
+            model={"config": {"fusion": fusion}},
+            data={"stages": [2], "sampler": sampler, "hard_negatives": str(tmp_path / "mined.jsonl")},
+            max_steps=3,
+        )
+    )
+    results = train(recipe)
+    assert "stage1" not in results
+    assert not (tmp_path / "run/stage1").exists()
+
+
+def test_a_stage_has_its_own_arguments_and_start(folder, clip_folder, tmp_path):
+    first = load_recipe(write_recipe(tmp_path / "one.json", folder, clip_folder, data={"stages": [1]}, max_steps=3))
+    train(first)
+    second = load_recipe(
+        write_recipe(
+            tmp_path / "two.json",
+            folder,
+            tmp_path / "one",
+            data={"stages": [2], "stage2_training": {"learning_rate": 0.5, "max_steps": 2}},
+        )
+    )
+    args = stage_arguments(second, 2)
+    assert (args.learning_rate, args.max_steps) == (0.5, 2)
+    assert second.training.max_steps == 6
+    model, _ = build(second)
+    started = UniVLDRModel.from_pretrained(tmp_path / "one").state_dict()
+    assert all(torch.equal(value, started[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["clip", "custom", "timm_hf"])
+def test_trained_parts_of_open_clip(tmp_path, kind):
+    folder = tiny.open_clip_folder(tmp_path / "tower", kind)
+    model, processor = UniVLDRModel.from_backbones(str(folder)), UniVLDRProcessor.from_backbones(str(folder))
+    choose_trained_parts(model, processor.tokenizer, "frozen", 1)
+    trained = {name.removeprefix("clip.model.") for name, w in model.named_parameters() if w.requires_grad}
+    layers = {"clip": "transformer.resblocks", "custom": "text.transformer.resblocks"}.get(
+        kind, "text.transformer.encoder.layer"
+    )
+    assert any(name.startswith(f"{layers}.1.") for name in trained)
+    assert not any(name.startswith(f"{layers}.0.") or "embedding" in name for name in trained)
+    assert "logit_scale" in trained
+    assert all(name.startswith("visual.head") for name in trained if name.startswith("visual"))
+    with pytest.raises(ValueError, match="has 2 layers, not 3"):
+        choose_trained_parts(model, processor.tokenizer, text_layers=3)
+
+
+# -- the judge ------------------------------------------------------------------------------------------------------
+def test_judge_ranks_both_kinds_together(folder, clip_folder):
+    retrieval = RetrievalSet.load(folder)
+    model = UniVLDRModel.from_backbones(str(clip_folder))
+    processor = UniVLDRProcessor.from_backbones(str(clip_folder))
+    documents, pictures = Documents(retrieval), DecodedPictures(processor)
+    judge = RetrievalJudge(retrieval, documents, "train", processor, pictures)
+    vectors = embed_documents(model, processor, documents, pictures)
+    scores = embed_queries(model, processor, judge.texts) @ vectors.T
+    scores[judge.queries.index("text-query-red-cat"), documents.numbers["image-red-cat"]] = -2  # excluded
+    relevant = retrieval.relevant("train")
+    reciprocal, shown = [], []
+    for row, query in enumerate(judge.queries):
+        order = [documents.ids[number] for number in scores[row].argsort(descending=True).tolist()][:10]
+        places = [place for place, doc in enumerate(order, start=1) if doc in relevant[query]]
+        reciprocal.append(1 / places[0] if places else 0)
+        shown += [doc.startswith("image") for doc in order]
+    figures = judge(model)
+    assert figures["mrr_10"] == pytest.approx(100 * np.mean(reciprocal), abs=1e-6)
+    assert figures["images_10"] == pytest.approx(100 * np.mean(shown), abs=1e-6)
+    fewer = RetrievalJudge(retrieval, documents, "validation", processor, pictures, max_documents=12)
+    assert len(fewer.documents) == 12
+    assert {doc.doc_id for doc in fewer.documents} >= {d for r in retrieval.relevant("validation").values() for d in r}
+
+
+# -- bad input ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": {"sampler": "hardest"}}, "section `data`: sampler is one of"),
+        ({"data": {"stages": [2, 1]}}, "stages is"),
+        ({"data": {"mining_depth": 0}}, "from 1 on"),
+        ({"data": {"retrieval": "wikipedia"}}, "retrieval set is one of"),
+        ({"data": {"captions": "query"}}, "one kind of captions"),
+        ({"data": {"stage2_training": {"output_dir": "x"}}}, "no training argument"),
+        ({"data": {"mine_every": 2}, "dataloader_num_workers": 1}, "Workers would not see"),
+        ({"data": {"dev_split": "train2"}}, "train2"),
+        ({"data": {"least_score": 9}}, "No query of the split"),
+        ({"model": {"image_tower": "half"}}, "image_tower is one of"),
+        ({"model": {"text_layers": 9}}, "has 2 layers, not 9"),
+        ({"gradient_cache_chunk": 2}, "leave gradient_cache_chunk"),
+        ({"resume_from_checkpoint": "x"}, "--resume"),
+    ],
+)
+def test_bad_recipes_are_told(folder, clip_folder, tmp_path, changes, words):
+    changes = {"max_steps": 1, **changes}
+    with pytest.raises((ValueError, KeyError), match=words):
+        train(load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, **changes)))
+
+
+def test_a_source_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no corpus"):
+        load_retrieval_set(f"folder={tmp_path}")
