@@ -1,0 +1,68 @@
+"""`unimur mine`: hard negatives of a retrieval set, by a trained UniVL-DR."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .errors import CommandError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `unimur mine`."""
+    parser.add_argument("model", metavar="FOLDER", help="folder of a UniVL-DR model")
+    parser.add_argument("source", metavar="SET", help="gimp_manual, webqa=PATH or folder=PATH")
+    parser.add_argument("--output", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl")
+    parser.add_argument("--split", default="train", help="whose queries (default: train)")
+    parser.add_argument("--captions", default="raw", help="of UniVL-DR's data.zip: raw, expanded, query")
+    parser.add_argument("--depth", type=int, default=100, help="ranks that negatives are taken from (default: 100)")
+    parser.add_argument("--per-kind", action="store_true", help="one ranking of texts and one of pictures, not joint")
+    parser.add_argument("--keep", type=int, metavar="N", help="most negatives of each kind a query")
+    parser.add_argument(
+        "--max-similarity", type=float, metavar="COSINE", help="drop what is at least so like a right document"
+    )
+    parser.add_argument("--keep-same-text", action="store_true", help="keep copies of a right document's words")
+    parser.add_argument("--keep-same-group", action="store_true", help="keep documents of a right one's section")
+    parser.add_argument("--pairs", action="store_true", help="mine for the set's training pairs too")
+    parser.add_argument("--device", help="of the model (default: an accelerator if there is one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Mines, writes the file and prints how many there are."""
+    if not (Path(args.model) / "config.json").is_file():
+        raise CommandError(f"{args.model} is no model folder: it holds no config.json")
+    if Path(args.output).suffix not in (".parquet", ".jsonl"):
+        raise CommandError(f"--output {args.output}: write FILE.parquet or FILE.jsonl")
+    import logging
+
+    import torch
+
+    from ..modeling_univl_dr import UniVLDRModel
+    from ..processing_univl_dr import UniVLDRProcessor
+    from ..training.documents import DecodedPictures, Documents
+    from ..training.mining import MiningOptions, mine_rows, write_mined
+    from ..training.query_rows import QueryRows
+    from ..training.retrieval_sources import load_retrieval_set
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = MiningOptions(
+        depth=args.depth,
+        joint=not args.per_kind,
+        keep=args.keep,
+        drop_same_text=not args.keep_same_text,
+        drop_same_group=not args.keep_same_group,
+        max_similarity=args.max_similarity,
+    )
+    retrieval = load_retrieval_set(args.source, args.captions)
+    if args.split not in retrieval.queries:
+        raise CommandError(f"--split {args.split}: the set has {', '.join(sorted(retrieval.queries))}")
+    device = args.device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    model, processor = UniVLDRModel.from_pretrained(args.model), UniVLDRProcessor.from_pretrained(args.model)
+    documents = Documents(retrieval, args.split if args.pairs else None)
+    rows = QueryRows(retrieval, documents, args.split, pairs=args.pairs)
+    pictures = None if model.config.fusion == "caption" else DecodedPictures(processor)
+    mined = mine_rows(model.to(device).eval(), processor, rows, documents, pictures, options)
+    write_mined(mined, args.output)
+    counts = [sum(map(len, kinds)) for kinds in zip(*mined.values(), strict=True)]
+    print(f"{len(mined):,} queries, {counts[0]:,} pictures and {counts[1]:,} texts: {args.output}")
+    return 0
