@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.harness import Timings, alternate, argument_parser, available_mib, report
 from modeling_unimur.retrieval.faiss_index import APPROXIMATE, FaissIndex
-from modeling_unimur.retrieval.vector_index import Hit
+from modeling_unimur.retrieval import Hit
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 BATCHES = (1, 64)

@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm.auto import tqdm
 from transformers import AutoConfig
 
@@ -127,7 +126,8 @@ def convert(
                     good.append(number)
             if good:
                 ids, rows = [names[start + number] for number in good], rows[good]
-                index.add("image", ids, torch.from_numpy(rows), ids)
+                unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+                index.add("image", ids, unit, [{"image": item} for item in ids])
                 queries = _queries(rows) if queries is None else queries
                 scores.append(_source_scores(rows, queries))
     if not places:
@@ -157,10 +157,10 @@ def _source_scores(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
 def _verify(folder: Path, places: dict[str, int], queries: np.ndarray, scores: np.ndarray) -> None:
     """Searches the saved index, and compares the hits with the best by the sources' scores."""
     index, count = RetrievalIndex.load(folder), min(_HITS, len(places))
-    for column, hits in zip(scores.T, index.search(torch.from_numpy(queries), count), strict=True):
+    for column, hits in zip(scores.T, index.search(queries, count), strict=True):
         best = np.sort(column)[::-1][:count]
-        found = [column[places[hit["id"]]] for hit in hits]
-        if not np.allclose(found, best, atol=1e-5) or not np.allclose([hit["score"] for hit in hits], best, atol=1e-5):
+        found = [column[places[hit.id]] for hit in hits]
+        if not np.allclose(found, best, atol=1e-5) or not np.allclose([hit.score for hit in hits], best, atol=1e-5):
             raise ValueError(f"{folder} ranks other pictures first than the source's scores do.")
 
 

@@ -17,6 +17,8 @@ INDEX_FOLDER = "index"
 GALLERY_FILE = "gallery.json"
 # Hex digits of each half of a folder's name: enough that no two of a person's indexes meet.
 KEY_LENGTH = 16
+# Of the index' files; indexes of another one are built anew.
+_LAYOUT = b"versions"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def model_key(folder: Path) -> str:
 
 def items_key(pictures: Mapping[str, Picture], replies: Iterable[str]) -> str:
     """Hash of the items: ids, what is known of the pictures, their files' sizes and times, and the replies."""
-    digest = hashlib.blake2b()
+    digest = hashlib.blake2b(_LAYOUT)
     for image_id, picture in pictures.items():
         # A link that leads nowhere is for the encoder to report.
         stat = picture.path.stat() if picture.path.exists() else None
@@ -58,7 +60,11 @@ def index_folder(model: str, items: str) -> Path:
 
 def newest_index(model: str) -> Path | None:
     """The index that was used last with the model of this key, or None."""
-    folders = [path for path in (cache_dir() / "demo").glob(f"{model}-*") if (path / GALLERY_FILE).is_file()]
+    folders = [
+        path
+        for path in (cache_dir() / "demo").glob(f"{model}-*")
+        if (path / GALLERY_FILE).is_file() and (path / INDEX_FOLDER / "CURRENT").is_file()
+    ]
     return max(folders, key=lambda path: (path / GALLERY_FILE).stat().st_mtime, default=None)
 
 

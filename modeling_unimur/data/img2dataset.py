@@ -8,6 +8,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from .cc3m import CaptionedPicture, Skipped
@@ -55,20 +56,45 @@ def find_archives(pattern: str | os.PathLike) -> list[str]:
     return names
 
 
-def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skipped]:
-    """Pairs of webdataset archives, in the order of the archives and of their members.
+@dataclass(frozen=True)
+class Sample:
+    """Members of a webdataset archive that share a name: `members` by their endings, lower-case, as `{"jpg": ...}`.
 
-    Pictures stay where they are: their addresses name archive, offset and size.
+    `tar` reads them until the next sample is asked for.
+    """
+
+    archive: str
+    name: str
+    members: dict[str, tarfile.TarInfo]
+    tar: tarfile.TarFile
+
+    def bytes(self, suffix: str) -> bytes:
+        """Content of a member."""
+        return self.tar.extractfile(self.members[suffix]).read()
+
+    def picture(self) -> str | None:
+        """Address of the sample's picture."""
+        found = next((self.members[suffix] for suffix in _PICTURES if suffix in self.members), None)
+        return None if found is None else member_address(self.archive, found.offset_data, found.size)
+
+    def caption(self) -> str:
+        """What `.txt`, or else `.json` beside the picture says; empty without either."""
+        if "txt" in self.members:
+            return _words(self.bytes("txt"))
+        return _json_caption(self.bytes("json")) if "json" in self.members else ""
+
+
+def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
+    """Samples of webdataset archives, in the order of the archives and of their members.
 
     Yields:
-        each usable pair, or `archive is missing`, `archive is damaged` (what stands before the damage is read),
-        `no caption`, `picture is missing`.
+        each sample, or `archive is missing`, `archive is damaged` (what stands before the damage is read).
     """
     for archive in archives:
         if not os.path.isfile(archive):
             yield Skipped("archive is missing", archive)
             continue
-        sample: dict[str, tarfile.TarInfo] = {}
+        members: dict[str, tarfile.TarInfo] = {}
         key = None
         try:
             with tarfile.open(archive, "r:") as tar:
@@ -78,31 +104,33 @@ def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skippe
                     folder, _, base = member.name.rpartition("/")
                     stem, _, suffix = base.partition(".")
                     if (folder, stem) != key:
-                        yield from _sample(tar, archive, sample)
-                        key, sample = (folder, stem), {}
-                    sample[suffix.lower()] = member
+                        if members:
+                            yield Sample(archive, "/".join(filter(None, key)), members, tar)
+                        key, members = (folder, stem), {}
+                    members[suffix.lower()] = member
                 if os.path.getsize(archive) < tar.offset + tarfile.BLOCKSIZE:  # tarfile itself takes that for the end
                     raise tarfile.ReadError("it is cut off")
-                yield from _sample(tar, archive, sample)
+                if members:
+                    yield Sample(archive, "/".join(filter(None, key)), members, tar)
         except (tarfile.TarError, OSError) as error:
             yield Skipped("archive is damaged", f"{archive}: {error}")
 
 
-def _sample(tar, archive: str, sample: dict) -> Iterator[CaptionedPicture | Skipped]:
-    if not sample:
-        return
-    picture = next((sample[suffix] for suffix in _PICTURES if suffix in sample), None)
-    name = next(iter(sample.values())).name
-    caption = ""
-    if "txt" in sample:
-        caption = _words(tar.extractfile(sample["txt"]).read())
-    elif "json" in sample:
-        caption = _json_caption(tar.extractfile(sample["json"]).read())
-    yield _checked(
-        caption,
-        None if picture is None else member_address(archive, picture.offset_data, picture.size),
-        f"{archive}: {name}",
-    )
+def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skipped]:
+    """Pairs of webdataset archives, in the order of the archives and of their members.
+
+    Pictures stay where they are: their addresses name archive, offset and size.
+
+    Yields:
+        each usable pair, or `archive is missing`, `archive is damaged` (what stands before the damage is read),
+        `no caption`, `picture is missing`.
+    """
+    for sample in read_samples(archives):
+        if isinstance(sample, Skipped):
+            yield sample
+        else:
+            first = next(iter(sample.members.values())).name
+            yield _checked(sample.caption(), sample.picture(), f"{sample.archive}: {first}")
 
 
 def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedPicture | Skipped]:
@@ -160,4 +188,12 @@ def download_failures(archives: Sequence[str]) -> int:
     return failed
 
 
-__all__ = ["download_failures", "expand_braces", "find_archives", "read_archives", "read_folder"]
+__all__ = [
+    "Sample",
+    "download_failures",
+    "expand_braces",
+    "find_archives",
+    "read_archives",
+    "read_folder",
+    "read_samples",
+]

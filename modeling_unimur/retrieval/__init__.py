@@ -3,7 +3,7 @@
 Nothing here imports torch: a service that only searches needs none.
 """
 
+from ..vector_index import KINDS, Added, Hit, VectorIndex
 from .opening import open_index
-from .vector_index import KINDS, Added, Hit, VectorIndex
 
 __all__ = ["KINDS", "Added", "Hit", "VectorIndex", "open_index"]

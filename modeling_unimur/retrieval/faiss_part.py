@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .filters import Condition, matches
+from ..payload_filters import Condition, matches
 
 try:
     import faiss

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .filters import Condition, milvus_expression
-from .vector_index import ID_BYTES, KINDS, Hit, VectorIndex, require_same
+from ..payload_filters import Condition
+from ..vector_index import ID_BYTES, KINDS, Hit, VectorIndex, require_same
+from .milvus_filter import milvus_expression
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException

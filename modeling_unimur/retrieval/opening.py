@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 
-from .vector_index import VectorIndex
-
-_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
+from ..index_folder import IndexFolder
+from ..retrieval_index import MEMORY, RetrievalIndex
+from ..vector_index import VectorIndex, is_database
 
 
 def open_index(
@@ -21,12 +20,13 @@ def open_index(
     """Opens an index, or makes a new one where there is none.
 
     Args:
-        uri: a folder (FAISS), a file `*.db` (Milvus in the process), or a Milvus server's or cluster's address:
-            `http(s)://host:port`, `tcp://host:port`, `host:port`.
+        uri: a folder (FAISS, or numpy alone), a file `*.db` (Milvus in the process), or a Milvus server's or
+            cluster's address: `http(s)://host:port`, `tcp://host:port`, `host:port`.
         width: of the vectors. A new index needs it; an existing one must have it.
         model: name and revision of the vectors' model, likewise.
         index: of a new one, in the words of FAISS' `index_factory`: `"Flat"` (exact, the default), `"HNSW32"`,
-            `"IVF1024,Flat"`, `"IVF1024,PQ48"`; a folder takes any other of FAISS as well.
+            `"IVF1024,Flat"`, `"IVF1024,PQ48"`; a folder takes any other of FAISS as well, and `"memory"`: exact, and
+            searched without FAISS.
         read_only: for searching only. A folder has one writer at a time and any number of readers.
         options: of `FaissIndex` (`ef_search`, `nprobe`) or `MilvusIndex.open` (`collection`, `token`, ...).
 
@@ -38,27 +38,30 @@ def open_index(
         ConnectionError: no server answers.
     """
     place = os.fspath(uri)
-    if place.endswith(".db") or _ADDRESS.fullmatch(place):
+    if is_database(place):
         from .milvus_index import MilvusIndex
 
         return MilvusIndex.open(place, width, model, index=index, read_only=read_only, **options)
-    from .faiss_index import FaissIndex
-    from .index_folder import IndexFolder
-
-    folder = IndexFolder(place)
-    if folder.current() is not None:
-        found = FaissIndex.load(place, width, model, read_only)
-        if index is not None and index != found.factory:
-            found.close()
-            raise ValueError(f"The index in {place} is {found.factory!r}, not {index!r}; build another for that.")
-        for name, value in options.items():
-            found.tune(**{name: value})
-        return found
-    if read_only or width is None or model is None:
+    about = IndexFolder(place).about()
+    if about is None and (read_only or width is None or model is None):
         raise FileNotFoundError(f"{place} holds no index; to make one, give width and model and open it for writing.")
-    made = FaissIndex(width, model, index or "Flat", **options)
-    made.keep_in(place)
-    return made
+    kind = index or "Flat" if about is None else about.get("factory")
+    if index is not None and index != kind:
+        raise ValueError(f"The index in {place} is {kind!r}, not {index!r}; build another for that.")
+    if kind == MEMORY:
+        if options:
+            raise ValueError(f"The index in {place} is searched in memory, and takes no {sorted(options)}.")
+        chosen: type = RetrievalIndex
+    else:
+        from .faiss_index import FaissIndex as chosen
+    if about is None:
+        made = chosen(width, model, **({} if kind == MEMORY else {"factory": kind}), **options)
+        made.keep_in(place)
+        return made
+    found = chosen.load(place, width, model, read_only)
+    if options:
+        found.tune(**options)
+    return found
 
 
 __all__ = ["open_index"]

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from ..data.captioned_pictures import title_group
 from ..data.openclipart import load_openclipart
+from ..data.row_store import key_of
 from .caption_forms import caption_forms, file_name_words
-from .row_store import key_of
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.packages import cache_dir
+from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 from .picture_batches import PictureBatches, load_batches
-from .row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 
 logger = logging.getLogger(__name__)
 

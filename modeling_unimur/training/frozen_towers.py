@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from .row_store import StoredRows
+from ..data.row_store import StoredRows
 
 
 class FrozenTowers(NamedTuple):

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from ..data.captioned_pictures import load_captioned_pictures, split_by_title, title_group
+from ..data.row_store import StoredRows
 from .caption_forms import caption_forms
 from .frozen_features import CachedFeatures, FeatureOptions, FrozenPictures, FrozenTexts
 from .frozen_towers import frozen_towers, project
-from .row_store import StoredRows
 
 logger = logging.getLogger(__name__)
 

@@ -8,12 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ..data.decoding_workers import worker_count
 from ..data.picture_bytes import FileStamps, decode_picture, read_picture_bytes
-from .row_store import KEY_TYPE, RowStore, key_of
-
-# Fewer pictures than this are decoded before worker processes have started.
-_WORTH_WORKERS = 2000
-_MOST_WORKERS = 32
+from ..data.row_store import KEY_TYPE, RowStore, key_of
 
 
 @dataclass
@@ -107,14 +104,6 @@ class PictureBatches(Dataset):
             return False
         place = min(int(np.searchsorted(self._stored, np.array(key, dtype=KEY_TYPE))), len(self._stored) - 1)
         return bool(self._stored[place] == np.array(key, dtype=KEY_TYPE))
-
-
-def worker_count(wanted: "int | None", pictures: int) -> int:
-    """Worker processes for so many pictures: as many as wanted, or one fewer than the CPUs that may be used."""
-    if wanted is not None:
-        return wanted
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus - 1, _MOST_WORKERS) if pictures >= _WORTH_WORKERS else 0
 
 
 def load_batches(batches: PictureBatches, workers: "int | None") -> Iterator[PictureBatch]:

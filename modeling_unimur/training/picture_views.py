@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from ..data.packages import cache_dir
 from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.row_store import KEY_TYPE, RowStore, key_of
 from .frozen_features import fingerprint
-from .row_store import KEY_TYPE, RowStore, key_of
 
 logger = logging.getLogger(__name__)
 

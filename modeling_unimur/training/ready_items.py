@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..retrieval_index import KINDS, RetrievalIndex
+from ..retrieval_index import RetrievalIndex
+from ..vector_index import KINDS
 from .ready_vectors import ReadyVectors, read_table
 
 _FORMATS = (
@@ -151,7 +152,8 @@ class ReadyIndex:
             rows = self.rows(kind)
             if len(rows):
                 some = self.items.select(rows.tolist())
-                index.add(kind, some.ids, self.vectors[torch.from_numpy(rows)], some.payloads)
+                payloads = [{kind: payload} for payload in some.payloads]
+                index.add(kind, some.ids, self.vectors[torch.from_numpy(rows)], payloads)
         return index
 
 

@@ -30,7 +30,7 @@ def dump(path, content, protocol=4):
 
 def found(folder, queries, count=5) -> list[list[str]]:
     hits = RetrievalIndex.load(folder).search(torch.from_numpy(queries), count, kind="image")
-    return [[hit["id"] for hit in row] for row in hits]
+    return [[hit.id for hit in row] for row in hits]
 
 
 def best(names, vectors, queries, count=5) -> list[list[str]]:
@@ -55,8 +55,8 @@ def test_fromages_pickles(protocol, dtype, vectors, tmp_path):
     queries = np.random.default_rng(2).normal(size=(6, 16)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     assert found(tmp_path / "index", queries) == best(URLS, rows.astype(np.float32), queries)
-    items = [json.loads(line) for line in (tmp_path / "index" / "items.jsonl").read_text().splitlines()]
-    assert [item["payload"] for item in items] == URLS
+    lines = (tmp_path / "index" / "v000001" / "items.jsonl").read_text().splitlines()
+    assert [json.loads(line)["payload"] for line in lines] == [{"image": url} for url in URLS]
 
 
 @pytest.mark.parametrize("kind", ["tensors", "arrays", "column order", "object file", "latin paths"])

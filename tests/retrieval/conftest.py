@@ -12,7 +12,7 @@ SERVER = os.environ.get("UNIMUR_MILVUS_URI")
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(params=["faiss", "faiss-hnsw", "milvus-file", *(["milvus-server"] if SERVER else [])])
+@pytest.fixture(params=["memory", "faiss", "faiss-hnsw", "milvus-file", *(["milvus-server"] if SERVER else [])])
 def place(request, tmp_path):
     """Arguments of `open_index` for an empty index of 16 numbers."""
     if request.param == "milvus-server":
@@ -26,7 +26,7 @@ def place(request, tmp_path):
         pytest.importorskip("milvus_lite")
         yield {"uri": tmp_path / "items.db", "width": 16, "model": MODEL}
         return
-    kind = "HNSW16" if request.param == "faiss-hnsw" else "Flat"
+    kind = {"faiss": "Flat", "faiss-hnsw": "HNSW16", "memory": "memory"}[request.param]
     yield {"uri": tmp_path / "index", "width": 16, "model": MODEL, "index": kind}
 
 

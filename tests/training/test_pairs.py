@@ -6,12 +6,12 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from modeling_unimur.data.row_store import StoredRows
 from modeling_unimur.training import cc3m_pairs, pairs
 from modeling_unimur.training.cc3m_pairs import caption_hashes, parse_sources
 from modeling_unimur.training.context_rows import PictureRows
 from modeling_unimur.training.frozen_features import FeatureOptions
 from modeling_unimur.training.pairs import load_pairs, project
-from modeling_unimur.training.row_store import StoredRows
 from tests import tiny
 from tests.test_target_spaces import siglip
 from tests.training.cc3m_files import captions, write_tsv

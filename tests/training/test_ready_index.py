@@ -216,5 +216,5 @@ def test_the_written_index_finds_the_nearest(tmp_path):
     assert (again.count("text"), again.count("image")) == (20, 20)
     unit = torch.nn.functional.normalize(torch.from_numpy(VECTORS), dim=-1)
     for row, hits in enumerate(again.search(unit, top_k=1)):
-        assert hits[0]["id"] == f"i{row}"
-        assert hits[0]["score"] == pytest.approx(1, abs=1e-5)
+        assert hits[0].id == f"i{row}"
+        assert hits[0].score == pytest.approx(1, abs=1e-5)

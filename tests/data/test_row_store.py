@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_unimur.training import row_store
-from modeling_unimur.training.row_store import KEY_TYPE, RowStore, key_of
+from modeling_unimur.data import row_store
+from modeling_unimur.data.row_store import KEY_TYPE, RowStore, key_of
 
 
 def keys(count, name="row"):

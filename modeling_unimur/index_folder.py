@@ -41,6 +41,8 @@ class IndexFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{path} is a file; an index is a folder.")
         if self.path.is_dir() and not (self.path / _CURRENT).exists():
+            if (self.path / _ABOUT).is_file() and (self.path / "embeddings.safetensors").is_file():
+                raise ValueError(f"The index in {path} was written by an earlier version: build it again elsewhere.")
             begun = (self.path / _LOCK).exists()  # a first save that did not end
             others = [entry.name for entry in self.path.iterdir() if not (begun and self._ours(entry.name))]
             if others:
@@ -68,6 +70,14 @@ class IndexFolder:
             raise ValueError(f"The index in {self.path} is damaged: {_CURRENT} names no version.")
         return name, digest
 
+    def about(self) -> dict | None:
+        """What is known about the current version, none before the first; its other files are not looked at.
+
+        Raises:
+            ValueError: when it is damaged.
+        """
+        return None if self.current() is None else self.read(lambda _, about: about, files=False)[1]
+
     def lock(self) -> WriterLock:
         """Keeps other writers out until it is released.
 
@@ -77,12 +87,13 @@ class IndexFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         return WriterLock(self.path / _LOCK, f"The index in {self.path}")
 
-    def read(self, load: Callable[[Path, dict], Content]) -> tuple[str, Content]:
+    def read(self, load: Callable[[Path, dict], Content], files: bool = True) -> tuple[str, Content]:
         """Loads the current version; when a writer replaced it meanwhile, the one that came after.
 
         Args:
             load: called with the version's folder and with what `write` was told about it; files have been compared
                 with their checksums.
+            files: whether the files are compared; `index.json` is in any case.
 
         Returns:
             The version's name and what `load` returned.
@@ -97,7 +108,7 @@ class IndexFolder:
                 raise FileNotFoundError(f"{self.path} holds no index (no {_CURRENT}): build one there first.")
             name, digest = current
             try:
-                return name, load(self.path / name, self._checked(self.path / name, digest))
+                return name, load(self.path / name, self._checked(self.path / name, digest, files))
             except (OSError, ValueError, RuntimeError) as error:
                 if self._current() != current:
                     continue
@@ -106,11 +117,11 @@ class IndexFolder:
                 raise error
         raise ValueError(f"The index in {self.path} was replaced {_READ_ATTEMPTS} times while it was read; try again.")
 
-    def _checked(self, version: Path, digest: str) -> dict:
+    def _checked(self, version: Path, digest: str, files: bool) -> dict:
         if _digest(version / _ABOUT) != digest:
             raise ValueError(f"The index in {self.path} is damaged ({_ABOUT}); build it again.")
         about = json.loads((version / _ABOUT).read_text(encoding="utf-8"))
-        for name, expected in about["sha256"].items():
+        for name, expected in about["sha256"].items() if files else ():
             if _digest(version / name) != expected:
                 raise ValueError(f"The index in {self.path} is damaged ({name}); build it again.")
         return about

@@ -1,13 +1,12 @@
-"""Conditions on payloads, as Python decides them and as Milvus reads them."""
+"""Conditions on payloads, read and decided."""
 
 from __future__ import annotations
 
-import json
 import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-_RANGES = {"gt": (">", operator.gt), "gte": (">=", operator.ge), "lt": ("<", operator.lt), "lte": ("<=", operator.le)}
+_RANGES = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}"
 
 
@@ -55,21 +54,6 @@ def matches(payload: dict, where: tuple[Condition, ...]) -> bool:
     return all(_holds(payload.get(condition.key), condition) for condition in where)
 
 
-def milvus_expression(where: tuple[Condition, ...]) -> str:
-    """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions."""
-    parts = []
-    for key, name, values in where:
-        # Membership is spelled out: milvus-lite knows `in` for plain fields only.
-        sign = "==" if name == "in" else _RANGES[name][0]
-        each = [f"payload[{_quoted(key)}] {sign} {_quoted(value)}" for value in values]
-        parts.append(each[0] if len(each) == 1 else f"({' or '.join(each)})")
-    return " and ".join(parts)
-
-
-def _quoted(value: str | float | bool) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _scalar(key: str, value: Any) -> str | float | bool:
     if not isinstance(value, (str, bool, int, float)) or value != value:
         raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
@@ -88,7 +72,7 @@ def _holds(value: Any, condition: Condition) -> bool:
     same = [other for other in condition.values if _family(other) is _family(value)]
     if condition.name == "in":
         return value in same
-    return bool(same) and _RANGES[condition.name][1](value, same[0])
+    return bool(same) and _RANGES[condition.name](value, same[0])
 
 
-__all__ = ["Condition", "conditions", "matches", "milvus_expression"]
+__all__ = ["Condition", "conditions", "matches"]

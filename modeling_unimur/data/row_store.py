@@ -179,6 +179,10 @@ class RowStore:
             numbers = np.where((held[places] == keys) & (numbers < 0), order[places], numbers)
         return numbers
 
+    def holds(self, keys: "list[bytes]") -> np.ndarray:
+        """Which of the keys have a row."""
+        return self.find(np.array(keys, dtype=KEY_TYPE)) >= 0
+
     def keys(self) -> np.ndarray:
         """All keys, sorted."""
         self._merge()
@@ -200,6 +204,8 @@ class RowStore:
         name = hashlib.sha256(np.sort(packed).tobytes()).hexdigest()[:16]
         aside, shard = self.folder / f".{name}.{os.getpid()}", self.folder / f"{name}.safetensors"
         save_file({"features": rows.to(self.dtype).contiguous().cpu(), "keys": table}, aside)
+        with open(aside, "rb+") as file:
+            os.fsync(file.fileno())
         os.replace(aside, shard)
         start = self._count
         self._runs.append(self._sorted(self._adopt(shard), start))

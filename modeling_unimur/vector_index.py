@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .filters import Condition, conditions
+from .payload_filters import Condition, conditions
 
 KINDS = ("text", "image")
 # Vectors of unit length that were rounded to bfloat16 stay within this of it.
@@ -18,6 +20,13 @@ UNIT_TOLERANCE = 1e-2
 # What Milvus takes in a JSON field and in an id, in bytes; the same everywhere, so that an index can move.
 PAYLOAD_BYTES = 65_535
 ID_BYTES = 65_535
+_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
+
+
+def is_database(uri: str | os.PathLike) -> bool:
+    """Whether a place is a Milvus file (`*.db`) or server, and not a folder."""
+    place = os.fspath(uri)
+    return place.endswith(".db") or _ADDRESS.fullmatch(place) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,9 @@ class VectorIndex(ABC):
             may pass the model of its vectors: another one is refused.
     """
 
+    # Whether payloads may hold what cannot be written as JSON.
+    keeps_objects = False
+
     def __init__(self, width: int, model: str):
         if not isinstance(width, int) or width < 1:
             raise ValueError(f"width is a whole number from 1 on, not {width!r}.")
@@ -66,8 +78,8 @@ class VectorIndex(ABC):
 
     # -- what a backend does ----------------------------------------------------------------------------------------
     @abstractmethod
-    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
-        """Stores candidates of distinct ids; payloads are JSON. Returns how many ids were known."""
+    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
+        """Stores candidates of distinct ids; payloads are of `_payload`. Returns how many ids were known."""
 
     @abstractmethod
     def _remove(self, kind: str, ids: list[str]) -> None:
@@ -119,19 +131,19 @@ class VectorIndex(ABC):
         """
         _require_kind(kind)
         self._require_model(model)
-        ids = [_checked_id(item) for item in ids]
+        ids = [checked_id(item) for item in ids]
         matrix = self._unit(vectors)
         payloads = [{}] * len(ids) if payloads is None else list(payloads)
         if not len(ids) == len(matrix) == len(payloads):
             raise ValueError(f"{len(ids)} ids, {len(matrix)} vectors and {len(payloads)} payloads do not agree.")
         if not ids:
             return Added(0, 0)
-        texts = [_payload_text(item, payload) for item, payload in zip(ids, payloads, strict=True)]
+        kept = [self._payload(item, payload) for item, payload in zip(ids, payloads, strict=True)]
         last = {item: row for row, item in enumerate(ids)}
         rows = list(last.values())
         if len(last) < len(ids):
-            matrix, texts = matrix[rows], [texts[row] for row in rows]
-        known = self._add(kind, list(last), matrix, texts)
+            matrix, kept = matrix[rows], [kept[row] for row in rows]
+        known = self._add(kind, list(last), matrix, kept)
         return Added(len(last) - known, len(ids) - len(last) + known)
 
     def remove(self, kind: str, ids: Sequence[str]) -> int:
@@ -144,7 +156,7 @@ class VectorIndex(ABC):
             ValueError: an id that is not there; nothing has been removed then.
         """
         _require_kind(kind)
-        wanted = list(dict.fromkeys(_checked_id(item) for item in ids))
+        wanted = list(dict.fromkeys(checked_id(item) for item in ids))
         known = self._known(kind, wanted)
         missing = [item for item in wanted if item not in known]
         if missing:
@@ -201,9 +213,13 @@ class VectorIndex(ABC):
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _payload(self, item: str, payload: dict | None) -> Any:
+        """What a backend stores of a payload: its JSON."""
+        return payload_text(item, payload)
+
     # -- checks -----------------------------------------------------------------------------------------------------
     def _require_model(self, model: str | None) -> None:
-        if model is not None and model != self.model:
+        if None not in (model, self.model) and model != self.model:
             raise ValueError(
                 f"The index holds vectors of {self.model!r}; these are of {model!r}, whose numbers mean something "
                 "else. Embed with that model, or build an index for this one."
@@ -213,8 +229,9 @@ class VectorIndex(ABC):
         if hasattr(vectors, "detach"):  # a tensor
             vectors = vectors.detach().float().cpu().numpy()
         matrix = np.ascontiguousarray(vectors, dtype=np.float32)
-        if matrix.ndim != 2 or matrix.shape[1] != self.width:
-            raise ValueError(f"The index takes vectors of shape (any, {self.width}), not {matrix.shape}.")
+        width = matrix.shape[-1] if self.width is None else self.width
+        if matrix.ndim != 2 or matrix.shape[1] != width:
+            raise ValueError(f"The index takes vectors of shape (any, {width}), not {matrix.shape}.")
         squares = np.einsum("ij,ij->i", matrix, matrix)
         if not np.isfinite(squares).all():
             raise ValueError(f"Vector {int(np.argmin(np.isfinite(squares)))} holds NaN or infinity.")
@@ -227,15 +244,17 @@ class VectorIndex(ABC):
         return matrix
 
 
-def require_same(where: object, width: int | None, model: str | None, held_width: int, held_model: str) -> None:
-    """Refuses an index of another width or model than the caller expects.
+def require_same(
+    where: object, width: int | None, model: str | None, held_width: int | None, held_model: str | None
+) -> None:
+    """Refuses an index of another width or model than the caller expects; one that does not say its own passes.
 
     Raises:
         ValueError: naming the place and both.
     """
-    if width is not None and width != held_width:
+    if None not in (width, held_width) and width != held_width:
         raise ValueError(f"The index in {where} holds vectors of {held_width} numbers, not of {width}.")
-    if model is not None and model != held_model:
+    if None not in (model, held_model) and model != held_model:
         raise ValueError(
             f"The index in {where} was made by {held_model!r}, not by {model!r}: its vectors mean something else. "
             "Open it with that model, or build another."
@@ -247,7 +266,12 @@ def _require_kind(kind: str) -> None:
         raise ValueError(f"kind is one of {KINDS}, not {kind!r}.")
 
 
-def _checked_id(item: str) -> str:
+def checked_id(item: str) -> str:
+    """An id, as it is.
+
+    Raises:
+        ValueError: for what is none.
+    """
     if not isinstance(item, str) or not item:
         raise ValueError(f"An id is a string with something in it, not {item!r:.60}.")
     if len(item.encode()) > ID_BYTES:
@@ -255,11 +279,24 @@ def _checked_id(item: str) -> str:
     return item
 
 
-def _payload_text(item: str, payload: dict | None) -> str:
-    if payload is None:
-        payload = {}
-    if not isinstance(payload, dict):
+def require_dict(item: str, payload: dict | None) -> dict:
+    """A payload, `{}` for none.
+
+    Raises:
+        ValueError: for what is no dict, naming the item.
+    """
+    if payload is not None and not isinstance(payload, dict):
         raise ValueError(f"The payload of {item!r:.60} is a dict of JSON values, not {type(payload).__name__}.")
+    return payload or {}
+
+
+def payload_text(item: str, payload: dict | None) -> str:
+    """A payload as JSON.
+
+    Raises:
+        ValueError: for what JSON cannot hold, or too much of it, naming the item.
+    """
+    payload = require_dict(item, payload)
     try:
         text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -269,4 +306,14 @@ def _payload_text(item: str, payload: dict | None) -> str:
     return text
 
 
-__all__ = ["KINDS", "Added", "Hit", "VectorIndex", "require_same"]
+__all__ = [
+    "KINDS",
+    "Added",
+    "Hit",
+    "VectorIndex",
+    "checked_id",
+    "is_database",
+    "payload_text",
+    "require_dict",
+    "require_same",
+]

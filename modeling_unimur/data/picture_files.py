@@ -1,0 +1,55 @@
+"""Picture files below a folder, one at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+# Containers that Pillow opens by extension but that hold documents, films or measurements.
+NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+# Pictures that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
+TRIED_ANYWAY = {".avif", ".heic", ".heif", ".jxl", ".svg"}
+
+
+def picture_suffixes() -> set[str]:
+    """Lower-case file name endings of the formats that this Pillow reads, and of a few more picture formats."""
+    readable = {
+        suffix
+        for suffix, kind in Image.registered_extensions().items()
+        if kind in Image.OPEN and kind not in NOT_PICTURES
+    }
+    return readable | TRIED_ANYWAY
+
+
+def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
+    """Files below a folder, folder by folder in the order of their names, and whether each is named as a picture.
+
+    Hidden files and folders are left out; links to folders are followed once.
+
+    Args:
+        folder: to begin with.
+        onerror: called for a folder that cannot be listed; such are passed over by default.
+    """
+    suffixes, seen = picture_suffixes(), set()
+    for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                path = Path(root, name)
+                yield path, path.suffix.lower() in suffixes
+
+
+def printable(name: str) -> str:
+    """A file name without the bytes that are no UTF-8, which have no place in a page or an index."""
+    return name.encode("utf-8", errors="backslashreplace").decode()
+
+
+__all__ = ["picture_suffixes", "printable", "walk_pictures"]

@@ -1,0 +1,27 @@
+"""Conditions on payloads in Milvus' filter language."""
+
+from __future__ import annotations
+
+import json
+
+from ..payload_filters import Condition
+
+_SIGNS = {"in": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+
+
+def milvus_expression(where: tuple[Condition, ...]) -> str:
+    """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions."""
+    parts = []
+    for key, name, values in where:
+        # Membership is spelled out: milvus-lite knows `in` for plain fields only.
+        sign = _SIGNS[name]
+        each = [f"payload[{_quoted(key)}] {sign} {_quoted(value)}" for value in values]
+        parts.append(each[0] if len(each) == 1 else f"({' or '.join(each)})")
+    return " and ".join(parts)
+
+
+def _quoted(value: str | float | bool) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+__all__ = ["milvus_expression"]
