@@ -21,17 +21,18 @@ sys.path.insert(0, str(ROOT))
 from conversion.assemble_clip_lite2_minilm import PROJECTION  # noqa: E402
 from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # noqa: E402
 from conversion.convert_smollm2_gguf_to_hf import convert as convert_smollm2  # noqa: E402
-from modeling_unimur import MultimodalRetrievalPipeline, UniMuRModel, UniMuRProcessor  # noqa: E402
+from modeling_unimur import UniMuRModel, UniMuRProcessor  # noqa: E402
 from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
+from modeling_unimur.releasing.clean_folder import SENTENCE_TRANSFORMERS_MODULE, write_model  # noqa: E402
 
 HEADS = ROOT / "hub_cards" / "unimur-mini"
-_CODE = ROOT / "modeling_unimur"
+_CODE = (*sorted((ROOT / "modeling_unimur").glob("*.py")), SENTENCE_TRANSFORMERS_MODULE)
 
 
 def _version() -> str:
     """Changes with the heads, the projection and the code that a release carries."""
     digest = hashlib.sha256()
-    for path in (HEADS / "model.safetensors", HEADS / "config.json", PROJECTION, *sorted(_CODE.glob("*.py"))):
+    for path in (HEADS / "model.safetensors", HEADS / "config.json", PROJECTION, *_CODE):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -55,8 +56,7 @@ def assemble(output_dir: str | Path | None = None) -> Path:
         processor = UniMuRProcessor.from_backbones(language_model, clip, **scalars)
         if processor.ret_token_ids != model.config.ret_token_ids:
             raise ValueError(f"{HEADS} was trained with other token ids than this tokenizer gives; train it again.")
-        model.config.heads_only = False
-        MultimodalRetrievalPipeline(model=model, processor=processor).save_pretrained(folder)
+        write_model(folder, model, processor, heads_only=False)
         (folder / "README.md").write_text((HEADS / "README.md").read_text(encoding="utf-8"), encoding="utf-8")
 
     if output_dir:

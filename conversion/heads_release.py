@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,9 @@ from conversion.source_heads import verify_heads, verify_release
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.packages import build_once
+from modeling_unimur.releasing.bases import Base
+from modeling_unimur.releasing.card import Card, render_card
+from modeling_unimur.releasing.clean_folder import write_heads
 
 logger = logging.getLogger(__name__)
 
@@ -54,8 +56,8 @@ class Backbone:
             raise ValueError(f"{self.source} is a Hub id, which the release names itself: give its revision alone.")
         if self.revision is not None and is_folder:
             raise ValueError(f"{self.source} is a folder, which has no revision: say which commit it is a copy of.")
-        if self.base_revision is not None and not re.fullmatch(r"[0-9a-f]{40}", self.base_revision):
-            raise ValueError(f"{self.base_revision!r} is no commit: 40 hexadecimal digits, as the Hub shows them.")
+        if self.base_model is not None:
+            Base(self.base_model, self.base_revision)
 
     def config(self, hub: dict) -> PreTrainedConfig:
         """The backbone's configuration."""
@@ -172,8 +174,10 @@ def release_heads(
     )
 
     def build(folder: Path) -> None:
-        _write(folder, config, plan.heads, processor)
-        (folder / "README.md").write_text(_card(title, licence, bases, plan.notes), encoding="utf-8")
+        write_heads(folder, config, plan.heads, processor)
+        trained = sum(tensor.numel() for tensor in plan.heads.values())
+        card = render_card(Card(title=title, licence=licence, notes=plan.notes), config, trained)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         verify_heads(folder, config, plan.source)
         if verify == "full":
             given = {
@@ -186,46 +190,6 @@ def release_heads(
             verify_release(model, processor, plan.source, tokenizer)
 
     return build_once(target, build)
-
-
-def _write(folder: Path, config: UniMuRConfig, heads: dict[str, torch.Tensor], processor: UniMuRProcessor) -> None:
-    dtypes = {tensor.dtype for tensor in heads.values()}
-    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    with torch.device("meta"):  # the backbones are not written, so they need no memory
-        model = UniMuRModel(config)
-    model.to(dtype)
-    wanted = {key: value.shape for key, value in model.heads.state_dict().items()}
-    if {key: value.shape for key, value in heads.items()} != wanted:
-        raise ValueError(f"The checkpoint gives the heads {sorted(heads)}, and the model has {sorted(wanted)}.")
-    model.heads.load_state_dict({k: v.to(dtype).contiguous().clone() for k, v in heads.items()}, assign=True)
-    model.save_pretrained(folder, heads_only=True)
-    processor.save_pretrained(folder)
-
-
-def _card(title: str, licence: str, bases: dict, notes: list[str]) -> str:
-    named = [bases[f"{part}_base_model"] for part in ("text", "clip") if bases[f"{part}_base_model"]]
-    lines = ["---", f"license: {licence}", "library_name: transformers"]
-    lines += ["base_model:", *(f"- {name}" for name in named)] if named else []
-    call = 'AutoModel.from_pretrained("<this folder>", trust_remote_code=True'
-    call += ")" if len(named) == 2 else ', language_model="<folder>", clip="<folder>")'
-    lines += [
-        "---",
-        f"# {title}",
-        "",
-        "The trained maps only; the frozen language model and CLIP are loaded beside them.",
-        "",
-        "```python",
-        "from transformers import AutoModel, AutoProcessor",
-        "",
-        f"model = {call}",
-        'processor = AutoProcessor.from_pretrained("<this folder>", trust_remote_code=True)',
-        'batch = processor.process_context("a cat asleep on a keyboard")',
-        "query = model.get_multimodal_features(**batch).pooler_output",
-        "```",
-        "",
-        *(f"- {note}" for note in notes),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 # -- the command line -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from .configuration_open_clip import OpenCLIPConfig
 from .configuration_unimur import UniMuRConfig
-from .loading_unimur import require_complete
+from .loading_unimur import readable_weights, require_complete, require_intact
 from .modeling_open_clip import OpenCLIPModel
 
 # Arguments that say where files come from, as opposed to what is built from them.
@@ -53,9 +53,10 @@ def _load_part(part: str, source, revision: "str | None", **kwargs) -> "tuple[nn
         else:
             raw, _ = OpenCLIPConfig.get_config_dict(source, **hub)
             cls = OpenCLIPModel if raw.get("model_type") == OpenCLIPConfig.model_type else AutoModel
-        model, info = cls.from_pretrained(
-            source, output_loading_info=True, **{**kwargs, "ignore_mismatched_sizes": True}
-        )
+        with readable_weights(where):
+            model, info = cls.from_pretrained(
+                source, output_loading_info=True, **{**kwargs, "ignore_mismatched_sizes": True}
+            )
     except (OSError, HFValidationError) as error:
         raise OSError(
             f"The frozen {_WORDS[part]} {where} could not be loaded: it is missing, was moved, or cannot be reached. "
@@ -197,24 +198,28 @@ class BackbonesMixin:
                 )
             config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
         if not config.heads_only:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
-            )
+            with readable_weights(str(pretrained_model_name_or_path)):
+                model, info = super().from_pretrained(
+                    pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
+                )
             require_complete(info, str(pretrained_model_name_or_path))
             model._freeze()
             return (model, info) if output_loading_info else model
 
         placement = {k: kwargs.pop(k) for k in _PLACEMENT_ARGUMENTS if k in kwargs}
         attention = kwargs.pop("attn_implementation", None)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *args,
-            config=config,
-            build_backbones=False,
-            output_loading_info=True,
-            **kwargs,
-        )
+        with readable_weights(str(pretrained_model_name_or_path)):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                config=config,
+                build_backbones=False,
+                output_loading_info=True,
+                **kwargs,
+            )
         require_complete(info, str(pretrained_model_name_or_path))
+        revision = getattr(config, "_commit_hash", None) or kwargs.get("revision")
+        require_intact(str(pretrained_model_name_or_path), revision, kwargs.get("cache_dir"))
         hub = {k: v for k, v in source.items() if k in _HUB_ARGUMENTS}
         for part, given in (("text", language_model), ("clip", clip)):
             if getattr(config, f"{part}_config") is not None:

@@ -1,4 +1,57 @@
-"""Loading that never leaves a weight at random."""
+"""Loading that never leaves a weight at random, and never takes a damaged file for a good one."""
+
+import hashlib
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError
+
+
+@contextmanager
+def readable_weights(source: str):
+    """Turns the error of an unreadable file of weights into one that names its source and the remedy.
+
+    Raises:
+        OSError: when safetensors cannot read the file.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(
+            f"The weights of {source} cannot be read ({error}): the file is damaged or was cut short. Download it "
+            "again with force_download=True, or save the model again."
+        ) from error
+
+
+def require_intact(source: str, revision: "str | None" = None, cache_dir: "str | None" = None) -> None:
+    """Raises when the cached weights of a Hub repository are not those that the Hub announced.
+
+    huggingface_hub compares sizes only; the name of a cached file is the SHA-256 that was announced. Every byte is
+    read, so this is for files of a few MB.
+
+    Args:
+        source (`str`): Hub id; a folder is not looked at.
+        revision (`str`, *optional*): the commit.
+        cache_dir (`str`, *optional*): the cache.
+
+    Raises:
+        OSError: naming the file and the remedy.
+    """
+    if os.path.isdir(source):
+        return
+    file = try_to_load_from_cache(source, "model.safetensors", cache_dir=cache_dir, revision=revision)
+    if not isinstance(file, str):
+        return
+    announced = Path(file).resolve().name
+    if len(announced) != 64:  # a system without links keeps no such name
+        return
+    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != announced:
+        raise OSError(
+            f"The weights of {source} are not those that the Hub announced (another SHA-256): the download was "
+            "damaged. Load it once with force_download=True."
+        )
 
 
 def require_complete(loading_info: dict, source: str) -> None:
@@ -30,16 +83,17 @@ class CompleteLoadingMixin:
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         misshapen_allowed = kwargs.pop("ignore_mismatched_sizes", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path,
-            *args,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # else the error would not say which
-            **kwargs,
-        )
+        with readable_weights(str(pretrained_model_name_or_path)):
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # else the error would not say which
+                **kwargs,
+            )
         checked = {**info, "mismatched_keys": ()} if misshapen_allowed else info
         require_complete(checked, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
 
-__all__ = ["CompleteLoadingMixin", "require_complete"]
+__all__ = ["CompleteLoadingMixin", "readable_weights", "require_complete", "require_intact"]

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -43,9 +44,28 @@ class File:
 
 
 @dataclass
+class Fault:
+    """Something that goes wrong while it is in `HubServer.faults`.
+
+    Args:
+        request: what it befalls, a pattern for the whole of `METHOD /path`.
+        status: answered instead, with `headers`.
+        content: makes another body out of a file's; its announced size and hash stay.
+        times: how often; by default always.
+    """
+
+    request: str
+    status: "int | None" = None
+    headers: dict = field(default_factory=dict)
+    content: "Callable[[bytes], bytes] | None" = None
+    times: "int | None" = None
+
+
+@dataclass
 class Repository:
     """A repository's commits, each with all its files, and the names that stand for commits."""
 
+    private: bool = False
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -70,12 +90,14 @@ class HubServer:
     Attributes:
         repositories (`dict[str, Repository]`): by id.
         requests (`list[tuple[str, str]]`): method and path of each request, in order.
+        faults (`list[Fault]`): what goes wrong.
     """
 
     def __init__(self):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.uploads: dict[str, bytes] = {}  # LFS objects by SHA-256
+        self.faults: list[Fault] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.hub = self
@@ -131,6 +153,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.query, self.body = parse_qs(url.query), self._read_body()
         self.hub.requests.append((self.command, unquote(url.path)))
         method = "GET" if self.command == "HEAD" else self.command
+        self.fault = self._next_fault(f"{self.command} {unquote(url.path)}")
+        if self.fault is not None and self.fault.status is not None:
+            return self._send({"error": "as the test asked"}, self.fault.status, self.fault.headers)
         for wanted, pattern, name in self._ROUTES:
             found = re.fullmatch(pattern, url.path)
             if wanted == method and found:
@@ -144,6 +169,13 @@ class _Handler(BaseHTTPRequestHandler):
         self._send({"error": f"no route for {self.command} {url.path}"}, 404)
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle
+
+    def _next_fault(self, request: str) -> "Fault | None":
+        for fault in self.hub.faults:
+            if fault.times != 0 and re.fullmatch(fault.request, request):
+                fault.times = None if fault.times is None else fault.times - 1
+                return fault
+        return None
 
     @property
     def hub(self) -> HubServer:
@@ -170,9 +202,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _find(self, repo_id: str) -> Repository:
-        if repo_id not in self.hub.repositories:
+        repository = self.hub.repositories.get(repo_id)
+        if repository is None:
             raise _Refused(404, "RepoNotFound", "Repository not found")
-        return self.hub.repositories[repo_id]
+        if repository.private and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            raise _Refused(401, "RepoNotFound", "Invalid username or password.")  # as if it were not there
+        return repository
 
     def _find_commit(self, repo_id: str, revision: str) -> tuple[Repository, str]:
         repository = self._find(repo_id)
@@ -193,7 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"url": f"{self.hub.endpoint}/{repo_id}", "name": repo_id, "id": repo_id}
         if repo_id in self.hub.repositories:
             return self._send({**answer, "error": "You already created this model repo"}, 409)
-        self.hub.repositories[repo_id] = Repository()
+        is_private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        self.hub.repositories[repo_id] = Repository(private=is_private)
         self.hub.repositories[repo_id].commit({})
         return self._send(answer)
 
@@ -234,6 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = File(base64.b64decode(value["content"]), lfs=False)
             elif operation["key"] == "lfsFile":
                 files[value["path"]] = File(self.hub.uploads[value["oid"]], lfs=True)
+            elif operation["key"] == "deletedFile":
+                del files[value["path"]]
             elif operation["key"] != "header":
                 raise _Refused(400, "BadRequest", f"Unknown operation {operation['key']}")
         commit = repository.commit(files, branch)
@@ -243,7 +281,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _tag(self, repo_id: str, revision: str) -> None:
         self._require_token()
         repository, commit = self._find_commit(repo_id, revision)
-        repository.tags[json.loads(self.body)["tag"]] = commit
+        tag = json.loads(self.body)["tag"]
+        if tag in repository.tags:
+            raise _Refused(409, "TagExists", f"Tag reference exists already: {tag}")
+        repository.tags[tag] = commit
         self._send({})
 
     # -- reading ----------------------------------------------------------------------------------------------------
@@ -251,7 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
         repository, commit = self._find_commit(repo_id, revision or "main")
         siblings = [{"rfilename": path} for path in sorted(repository.commits[commit])]
         about = {"_id": "0", "id": repo_id, "modelId": repo_id, "sha": commit, "siblings": siblings, "tags": []}
-        about.update(private=False, gated=False, disabled=False, downloads=0, likes=0)
+        about.update(private=repository.private, gated=False, disabled=False, downloads=0, likes=0)
         self._send({**about, "author": repo_id.split("/")[0], "lastModified": _DATE, "createdAt": _DATE})
 
     def _refs(self, repo_id: str) -> None:
@@ -299,4 +340,5 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{file.sha256 if file.lfs else file.oid}"'}
         if file.lfs:
             headers.update({"X-Linked-ETag": headers["ETag"], "X-Linked-Size": len(file.data)})
-        self._send(file.data, headers=headers)
+        changed = self.fault is not None and self.fault.content is not None
+        self._send(self.fault.content(file.data) if changed else file.data, headers=headers)

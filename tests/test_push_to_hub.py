@@ -9,6 +9,7 @@ import pytest
 import torch
 from huggingface_hub import HfApi, constants
 from safetensors.torch import load, load_file
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from tests import tiny
 from tests.environments import closure
@@ -105,9 +106,9 @@ def test_a_full_release_holds_the_backbones_and_names_none(hub, pushed):
 @pytest.mark.parametrize("name", ["unimur", "unimur-full"])
 def test_a_release_brings_its_code_and_no_local_path(hub, pushed, name, language_folder, clip_folder):
     release = files(hub, f"acme/{name}")
-    package = {path.name: path.read_bytes() for path in (ROOT / "modeling_unimur").glob("*.py")}
-    for outside in ("__init__.py", "auto_classes.py"):
-        del package[outside]
+    entry = ROOT / "modeling_unimur" / "modeling_unimur.py"
+    package = {Path(path).name: Path(path).read_bytes() for path in [entry, *get_relative_import_files(entry)]}
+    assert {"processing_unimur.py", "pipeline_multimodal_retrieval.py", "retrieval_index.py"} <= package.keys()
     assert {path: file.data for path, file in release.items() if path.endswith(".py")} == package
     assert {"config.json", "processor_config.json", "chat_template.jinja", "tokenizer.json"} <= release.keys()
     for path, file in release.items():

@@ -24,6 +24,9 @@ COMMANDS = {
     "adapt": ("adapt", "fit heads so that a conversation can query an index that you have, without re-encoding it"),
     "compare": ("compare", "compare retrieval systems on the same dialogues: recall, time and weight"),
     "cache": ("cache", "compute the frozen features that a recipe needs, before it trains"),
+    "mine": ("mine", "find the hard negatives of a retrieval set by a trained UniVL-DR"),
+    "index": ("index", "encode a corpus into an index, bring it up to date, or search it"),
+    "release": ("release", "put a model on the Hub: checked, tried in a fresh process, tagged"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 FAILED = 2

@@ -38,6 +38,20 @@ def link(folder: Path, *packages: str) -> Path:
     return folder
 
 
+def _process(script: str, arguments: tuple, path: "list[Path]", work: Path, environment: dict) -> dict:
+    """Arguments of `subprocess` for a script of this folder."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON", "TRANSFORMERS_"))}
+    variables = {
+        "PYTHONPATH": os.pathsep.join(map(str, path)),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(work / "home"),
+        "HF_MODULES_CACHE": str(work / "modules"),
+        **environment,
+    }
+    command = [sys.executable, "-S", "-B", str(HERE / script), *map(str, arguments)]
+    return {"args": command, "cwd": work, "env": {**kept, **variables}, "text": True}
+
+
 def run(script: str, *arguments, path: "list[Path]", work: Path, **environment) -> subprocess.CompletedProcess:
     """Runs a script of this folder where only the given folders and the standard library can be imported.
 
@@ -48,19 +62,11 @@ def run(script: str, *arguments, path: "list[Path]", work: Path, **environment) 
         work: a folder of its own for the code that transformers copies.
         environment: further environment variables.
     """
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "PYTHON", "TRANSFORMERS_"))}
-    variables = {
-        "PYTHONPATH": os.pathsep.join(map(str, path)),
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(work / "home"),
-        "HF_MODULES_CACHE": str(work / "modules"),
-        **environment,
-    }
-    return subprocess.run(
-        [sys.executable, "-S", "-B", str(HERE / script), *map(str, arguments)],
-        cwd=work,
-        env={**kept, **variables},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return subprocess.run(**_process(script, arguments, path, work, environment), capture_output=True, timeout=300)
+
+
+def start(script: str, *arguments, path: "list[Path]", work: Path, **environment) -> subprocess.Popen:
+    """Starts a script as `run` does, to be talked to by its standard input and output."""
+    process = _process(script, arguments, path, work, environment)
+    with (work / "stderr.txt").open("w", encoding="utf-8") as errors:
+        return subprocess.Popen(**process, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)

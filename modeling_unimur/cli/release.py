@@ -1,0 +1,70 @@
+"""`unimur release`: a model's folder on the Hub, after it was checked and tried."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .errors import CommandError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `unimur release`."""
+    parser.add_argument("folder", metavar="FOLDER", help="a model with its processor, such as a training's output")
+    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it goes on the Hub")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--tag", metavar="NAME", help="tag of the commit, such as v1.0; one that is there never moves")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--full", action="store_true", help="with the frozen backbones inside")
+    kind.add_argument(
+        "--heads-only",
+        action="store_true",
+        help="the trained maps alone, a few MB (default where both backbones are named by Hub id and commit)",
+    )
+    parser.add_argument("--card", metavar="FILE", type=Path, help="a filled copy of hub_cards/template/card.yaml")
+    for part, words in (("text", "language model"), ("clip", "dual encoder")):
+        parser.add_argument(
+            f"--{part}-base", metavar="ID@COMMIT", help=f"the frozen {words}, where the model does not name it"
+        )
+    for name, words in (("language-model", "language model"), ("clip", "dual encoder")):
+        parser.add_argument(f"--{name}", metavar="FOLDER", help=f"load the frozen {words} from here for the trial")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep what goes up in this new folder")
+    parser.add_argument("--dry-run", action="store_true", help="check, load in a fresh process and list; send nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Releases, and prints what went up."""
+    source = Path(args.folder).expanduser()
+    if not source.is_dir():
+        raise CommandError(f"there is no folder {args.folder}")
+    owner, _, name = args.repo_id.partition("/")
+    if not owner or not name or "/" in name:
+        raise CommandError(f"--repo-id is OWNER/NAME, not {args.repo_id!r}")
+    from ..releasing.bases import Base
+    from ..releasing.release import release
+
+    bases = {part: Base.parse(text) for part, text in (("text", args.text_base), ("clip", args.clip_base)) if text}
+    backbones = {
+        key: folder for key, folder in (("language_model", args.language_model), ("clip", args.clip)) if folder
+    }
+    made = release(
+        source,
+        args.repo_id,
+        heads_only=True if args.heads_only else False if args.full else None,
+        bases=bases,
+        card=args.card,
+        backbones=backbones,
+        private=args.private,
+        tag=args.tag,
+        dry_run=args.dry_run,
+        keep=args.keep,
+    )
+    for file, size in made.files.items():
+        print(f"{size / 1e6:10.3f} MB  {file}")
+    total, kind = sum(made.files.values()) / 1e6, "heads only" if made.heads_only else "full"
+    print(f"{total:10.3f} MB  in {len(made.files)} files ({kind})")
+    if made.left_out:
+        print(f"Left out: {', '.join(made.left_out)}")
+    print(f"Loaded in a fresh process by {', '.join(made.trial['roads'])}: {made.trial['width']} dimensions")
+    print(f"Nothing was sent to {args.repo_id} (--dry-run)." if made.url is None else f"Released: {made.url}")
+    return 0

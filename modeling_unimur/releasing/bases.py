@@ -1,0 +1,60 @@
+"""How a release names the frozen backbones that it does not hold."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+PARTS = {"text": "language model", "clip": "dual encoder"}
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen backbone on the Hub.
+
+    Args:
+        model: its id.
+        revision: its commit, 40 hexadecimal digits; a branch moves, and the heads fit one commit.
+
+    Raises:
+        ValueError: the id is a local path or malformed, or the revision is no commit.
+    """
+
+    model: str
+    revision: str
+
+    def __post_init__(self):
+        try:
+            validate_repo_id(self.model)
+        except HFValidationError as error:
+            raise ValueError(_not_an_id(self.model)) from error
+        if Path(self.model).exists():
+            raise ValueError(_not_an_id(self.model))
+        if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
+            raise ValueError(f"{self.revision!r} is no commit: 40 hexadecimal digits, as the Hub shows them.")
+
+    @classmethod
+    def parse(cls, text: str) -> Base:
+        """`ID@COMMIT` as a base.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        model, at, revision = text.partition("@")
+        if not at:
+            raise ValueError(f"{text!r} names no commit: write ID@COMMIT, 40 hexadecimal digits after the @.")
+        return cls(model, revision)
+
+
+def _not_an_id(model: str) -> str:
+    return (
+        f"The backbone {model!r} is a local path, which nobody else has: name what it is a copy of with ID@COMMIT, or "
+        "release it inside (--full)."
+    )
+
+
+__all__ = ["PARTS", "Base"]

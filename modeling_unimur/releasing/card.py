@@ -1,0 +1,216 @@
+"""A release's card: filled from a person's YAML file and the configuration, and checked without a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+# What the template of a card's YAML file has where a person has to write.
+UNFILLED = "FILL IN"
+_TAGS = ("multimodal-retrieval", "unimur", "dialogue", "image-text-retrieval", "sentence-transformers")
+_RESULT = ("task", "dataset", "metric", "value")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a person says about a model; `hub_cards/template/card.yaml` explains each field.
+
+    Args:
+        title: of the page.
+        licence: of the trained heads, an identifier of the Hub such as `apache-2.0`.
+        language: of the texts, two letters, or several of them.
+        summary, intended_use, out_of_scope, training, results_notes, citation: texts.
+        training_data: rows of `name`, `licence` and `notes`.
+        results: rows of `task`, `dataset`, `metric` and `value`, what was measured on a test split.
+        limits, notes: lists of sentences.
+        tags: further tags.
+    """
+
+    title: str
+    licence: str
+    language: str | list[str] = "en"
+    summary: str = ""
+    intended_use: str = ""
+    out_of_scope: str = ""
+    training: str = ""
+    training_data: list[dict] = field(default_factory=list)
+    results: list[dict] = field(default_factory=list)
+    results_notes: str = ""
+    limits: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    citation: str = ""
+    tags: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        for row in self.training_data:
+            if not isinstance(row, dict) or not row.get("name") or not row.get("licence"):
+                raise ValueError(f"Training data has a name and a licence, not {row!r}.")
+        for row in self.results:
+            if not isinstance(row, dict) or any(row.get(key) in (None, "") for key in _RESULT):
+                raise ValueError(f"A result has {', '.join(_RESULT)}, not {row!r}.")
+            if isinstance(row["value"], bool) or not isinstance(row["value"], (int, float)):
+                raise ValueError(f"The value of a result is a number, not {row['value']!r}.")
+            if not math.isfinite(row["value"]):
+                raise ValueError(f"The value of a result is a finite number, not {row['value']!r}.")
+
+
+def read_card(path: Path) -> Card:
+    """A card's fields from a YAML file.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no YAML, has a field that no card has, lacks one, or still has one to fill in.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no card {path}: fill a copy of hub_cards/template/card.yaml.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no fields of a card: fill a copy of hub_cards/template/card.yaml.")
+    content = {key: value for key, value in content.items() if value is not None}
+    fields = {item.name for item in dataclasses.fields(Card)}
+    unknown = sorted(set(content) - fields)
+    if unknown:
+        raise ValueError(f"{path}: a card has no {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
+    for where, text in _texts(content):
+        if UNFILLED in text:
+            raise ValueError(f"{path}: {where} is still to fill in ({text!r:.80}).")
+    for required in ("title", "licence", "training_data", "limits"):
+        if not content.get(required):
+            raise ValueError(f"{path} lacks {required}, which every card says.")
+    return Card(**content)
+
+
+def _texts(value, where: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{where}.{key}".lstrip("."))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _texts(inner, f"{where}[{number}]")
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
+    """The block at the top of a card, with the results as the Hub's `model-index`."""
+    bases = [getattr(config, f"{part}_base_model") for part in ("text", "clip")]
+    named = [base for base in bases if base]
+    results = [
+        EvalResult(
+            task_type="retrieval",
+            task_name=row["task"],
+            dataset_type=_slug(row["dataset"]),
+            dataset_name=row["dataset"],
+            metric_type=_slug(row["metric"]),
+            metric_name=row["metric"],
+            metric_value=row["value"],
+        )
+        for row in card.results
+    ]
+    optional = {"base_model": named, "base_model_relation": "adapter"} if named and config.heads_only else {}
+    if results:
+        optional.update(model_name=card.title, eval_results=results)
+    return ModelCardData(
+        license=card.licence,
+        language=card.language,
+        library_name="transformers",
+        pipeline_tag="other",
+        tags=[*_TAGS, *card.tags],
+        **optional,
+    )
+
+
+def _described(config: PreTrainedConfig, part: str) -> str:
+    sub = getattr(config, f"{part}_config")
+    if sub is None:
+        return "none: candidates are ready embeddings"
+    base, revision = (getattr(config, f"{part}_base_{key}") for key in ("model", "revision"))
+    where = f"[{base}](https://huggingface.co/{base}) at `{revision}`" if base else "in this folder"
+    if base is None and config.heads_only:
+        where = "passed when it is loaded"
+    return f"{sub.model_type}, {where}"
+
+
+def render_card(card: Card, config: PreTrainedConfig, heads_parameters: int, repo_id: str = "<this folder>") -> str:
+    """A card as Markdown with the Hub's metadata.
+
+    Args:
+        card: what a person says.
+        config: of the release (`UniMuRConfig`).
+        heads_parameters: how many numbers were trained.
+        repo_id: where it will be.
+    """
+    needs = "torch, transformers 5.10.1 or newer and pillow"
+    if config.clip_config is not None and config.clip_config.model_type == "open_clip":
+        needs += ", and `open_clip_torch`"
+    missing = {"text": "language_model", "clip": "clip"}
+    missing = [
+        name
+        for part, name in missing.items()
+        if config.heads_only
+        and getattr(config, f"{part}_config") is not None
+        and getattr(config, f"{part}_base_model") is None
+    ]
+    given = "".join(f', {name}="<folder>"' for name in missing)
+    given_st = ", model_kwargs={" + ", ".join(f'"{name}": "<folder>"' for name in missing) + "}" if missing else ""
+    text = str(
+        ModelCard.from_template(
+            metadata(card, config),
+            template_path=str(TEMPLATE),
+            card=card,
+            heads_only=config.heads_only,
+            needs=needs,
+            repo_id=repo_id,
+            given=given,
+            given_st=given_st,
+            language_model=_described(config, "text"),
+            dual_encoder=_described(config, "clip"),
+            heads_parameters=f"{heads_parameters:,}",
+        )
+    )
+    text = re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"
+    check_card(text)
+    return text
+
+
+def check_card(text: str) -> None:
+    """Refuses a card that the Hub would refuse, or that says too little; no network is used.
+
+    Args:
+        text: Markdown with its metadata.
+
+    Raises:
+        ValueError: with what is wrong.
+    """
+    try:
+        data = ModelCard(text, ignore_metadata_errors=False).data
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The card's metadata cannot be read ({' '.join(str(error).split())}).") from error
+    for key in ("license", "library_name", "pipeline_tag"):
+        if not data.get(key):
+            raise ValueError(f"The card's metadata lacks {key}: the block between two lines of --- at its top has it.")
+    for result in data.eval_results or []:
+        value = result.metric_value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ValueError(f"The card's result {result.metric_name or result.metric_type} is no number: {value!r}.")
+    if UNFILLED in text:
+        raise ValueError(f"The card still has something to fill in ({UNFILLED}).")
+
+
+__all__ = ["Card", "check_card", "metadata", "read_card", "render_card"]

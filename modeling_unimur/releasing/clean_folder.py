@@ -1,0 +1,105 @@
+"""What a release's folder holds: the heads alone or everything, the code, the processor, and what
+sentence-transformers reads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor
+
+SENTENCE_TRANSFORMERS_MODULE = Path(__file__).with_name("sentence_transformers_unimur.py")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_HEADS = "heads."
+
+
+def read_heads(folder: Path) -> dict[str, torch.Tensor]:
+    """The trained tensors in a folder's weights, without their prefix; no backbone is read.
+
+    Raises:
+        FileNotFoundError: there are no weights in safetensors.
+        ValueError: the weights hold no heads, or adapters on a backbone beside them.
+    """
+    if (folder / _INDEX).is_file():
+        places = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
+        files = sorted({folder / file for file in places.values()})
+    else:
+        files = [folder / _WEIGHTS]
+    heads = {}
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is not there: a release is made of weights in safetensors; `save_pretrained` writes them."
+            )
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 (it is no dictionary)
+                if "lora_" in key:
+                    raise ValueError(
+                        f"{file} holds an adapter on a backbone ({key}), which heads alone leave out: release it "
+                        "whole (--full)."
+                    )
+                if key.startswith(_HEADS):
+                    heads[key.removeprefix(_HEADS)] = opened.get_tensor(key)
+    if not heads:
+        raise ValueError(f"{folder} holds no trained heads (no weight begins with {_HEADS!r}).")
+    return heads
+
+
+def write_heads(
+    folder: Path, config: UniMuRConfig, heads: dict[str, torch.Tensor], processor: UniMuRProcessor
+) -> None:
+    """Writes a heads-only release but for its card; the backbones need not be there.
+
+    Args:
+        folder: to write into.
+        config: with the backbones' configurations and names.
+        heads: tensors of `UniMuRHeads`.
+        processor: the model's.
+
+    Raises:
+        ValueError: these are not the tensors that such a model has.
+    """
+    dtypes = {tensor.dtype for tensor in heads.values()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+    with torch.device("meta"):  # the backbones are not written, so they need no memory
+        model = UniMuRModel(config)
+    model.to(dtype)
+    wanted = {key: value.shape for key, value in model.heads.state_dict().items()}
+    if {key: value.shape for key, value in heads.items()} != wanted:
+        raise ValueError(f"The heads given are {sorted(heads)}; the model has {sorted(wanted)}, or other shapes.")
+    model.heads.load_state_dict({k: v.to(dtype).contiguous().clone() for k, v in heads.items()}, assign=True)
+    write_model(folder, model, processor, heads_only=True)
+
+
+def write_model(folder: Path, model: UniMuRModel, processor: UniMuRProcessor, heads_only: bool) -> None:
+    """Writes a release but for its card.
+
+    Args:
+        folder: to write into.
+        model, processor: what is released.
+        heads_only: whether to leave the backbones out.
+    """
+    model.save_pretrained(folder, heads_only=heads_only)
+    processor.save_pretrained(folder)
+    write_sentence_transformers(folder)
+
+
+def write_sentence_transformers(folder: Path) -> None:
+    """Writes what `SentenceTransformer(folder, trust_remote_code=True)` reads, and the module that it runs."""
+    module = {"idx": 0, "name": "0", "path": "", "type": f"{SENTENCE_TRANSFORMERS_MODULE.stem}.UniMuRTransformer"}
+    config = {
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "default_prompt_name": None,
+        "similarity_fn_name": "cosine",
+    }
+    for name, content in (("modules.json", [module]), ("config_sentence_transformers.json", config)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    shutil.copyfile(SENTENCE_TRANSFORMERS_MODULE, folder / SENTENCE_TRANSFORMERS_MODULE.name)
+
+
+__all__ = ["read_heads", "write_heads", "write_model", "write_sentence_transformers"]

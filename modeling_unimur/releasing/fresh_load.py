@@ -1,0 +1,81 @@
+"""Run in a process of its own: loads a release as a stranger does, and says what it computes.
+
+With the arguments FOLDER OUTPUT [LANGUAGE_MODEL] [CLIP] it loads by AutoModel, AutoProcessor, `pipeline` and, where it
+is installed, SentenceTransformer; it writes embeddings to OUTPUT (safetensors) and prints one line of JSON.
+"""
+
+import importlib.util
+import json
+import sys
+
+import torch
+import transformers
+from PIL import Image
+from safetensors.torch import save_file
+
+TEXTS = ["a cat slept on my keyboard", "what a beautiful morning it is"]
+
+
+def picture() -> Image.Image:
+    """A picture that needs no file."""
+    return Image.linear_gradient("L").convert("RGB").resize((96, 64))
+
+
+def embeddings(model, processor) -> dict:
+    """What a release computes from two texts and a picture.
+
+    Returns:
+        `dict[str, torch.Tensor]`: rows of unit vectors, by what was read.
+    """
+    with torch.inference_mode():
+        found = {"context": model.get_multimodal_features(**processor.process_context(TEXTS)).pooler_output}
+        if model.clip is None:
+            return found
+        content = [{"type": "image", "image": picture()}, {"type": "text", "text": TEXTS[0]}]
+        shown = processor.process_context([[{"role": "user", "content": content}]])
+        found["shown"] = model.get_multimodal_features(**shown).pooler_output
+        found["image"] = model.get_image_features(**processor.process_images([picture()])).pooler_output
+        if model.config.joint_width == model.config.embedding_width or model.config.map_text_targets:
+            found["text"] = model.get_text_features(**processor.process_texts(TEXTS)).pooler_output
+    return {key: value.float().contiguous() for key, value in found.items()}
+
+
+def _require_close(found, expected, what: str) -> None:
+    if not torch.allclose(torch.as_tensor(found).float(), expected, atol=1e-5):
+        raise SystemExit(f"{what} computes other embeddings than AutoModel")
+
+
+def main(folder: str, output: str, *given: str) -> None:
+    """Loads on every road, compares them, and reports."""
+    sys.modules["modeling_unimur"] = None  # an import of the package fails as on a machine without it
+    backbones = {name: path for name, path in zip(("language_model", "clip"), given, strict=False) if path}
+    trust = {"trust_remote_code": True}
+    model = transformers.AutoModel.from_pretrained(folder, **trust, **backbones).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder, **trust)
+    retriever = transformers.pipeline("multimodal-retrieval", model=folder, model_kwargs=dict(backbones), **trust)
+    for part in (model, processor, retriever):
+        if not type(part).__module__.startswith("transformers_modules."):
+            raise SystemExit(f"{type(part).__name__} did not come from the release")
+    found = embeddings(model, processor)
+    roads = ["AutoModel", "AutoProcessor", "pipeline"]
+    _require_close(retriever.embed(list(TEXTS)), found["context"], "The pipeline")
+    if "text" in found:
+        retriever.add(images=[picture()], texts=TEXTS)
+        hits = retriever(TEXTS[0], top_k=1)
+        if not hits["text"] or not hits["image"]:
+            raise SystemExit("The pipeline retrieves nothing")
+    if importlib.util.find_spec("sentence_transformers") is not None:
+        from sentence_transformers import SentenceTransformer
+
+        embedder = SentenceTransformer(folder, model_kwargs=dict(backbones), device="cpu", **trust)
+        _require_close(embedder.encode_query(TEXTS), found["context"], "SentenceTransformer")
+        if "image" in found:
+            _require_close(embedder.encode_document([picture()]), found["image"], "SentenceTransformer")
+        roads.append("SentenceTransformer")
+    save_file(found, output)
+    about = {"roads": roads, "width": found["context"].shape[-1], "parameters": model.num_parameters()}
+    print(json.dumps(about))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

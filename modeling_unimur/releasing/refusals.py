@@ -1,0 +1,211 @@
+"""What no release may hold: paths of one machine, packed weights, secrets, pickles, code that others cannot run."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .bases import PARTS, Base
+
+# What a stranger has: torch and transformers, what they bring, and Pillow.
+_LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "PIL", "tqdm", "tokenizers"}
+_OWN_PACKAGE = __name__.split(".")[0]
+_ENDINGS = {".json", ".safetensors", ".py", ".md", ".jinja", ".txt", ".model"}
+_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
+_PATH = re.compile(r"(?:file:/*|~|\.{1,2})?/[^/\s]+/|[A-Za-z]:[\\/]|\\\\\w|file:")
+_PATH_IN_TEXT = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|mnt)/\w+|\b[A-Z]:\\Users\\\w+")
+_SECRETS = {
+    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36}\b"),
+    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{32,}\b|\bAKIA[0-9A-Z]{16}\b"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+}
+_SECRET_KEYS = {"token", "auth_token", "use_auth_token", "api_key", "password"}
+
+
+def check_release(folder: Path) -> dict[str, int]:
+    """Refuses a folder that must not go up.
+
+    Args:
+        folder: a release.
+
+    Returns:
+        Its files with their sizes in bytes.
+
+    Raises:
+        FileNotFoundError: the configuration, the weights or the card is missing.
+        ValueError: naming the first file with something that does not belong into a release, and the remedy.
+    """
+    for name, what in (("config.json", "configuration"), ("README.md", "card")):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {what} ({name}), which every release has.")
+    if not list(folder.glob("*.safetensors")):
+        raise FileNotFoundError(f"{folder} has no weights in safetensors: `save_pretrained` writes them.")
+    sizes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        _check_kind(path, name)
+        if path.suffix == ".safetensors":
+            _check_text(_safetensors_header(path, name), name)
+        else:
+            text = path.read_text(encoding="utf-8")
+            _check_text(text, name)
+            if path.suffix == ".py":
+                check_code(text, name, folder)
+            elif path.suffix == ".json" and path.name != "tokenizer.json":
+                check_config(_json(text, name), name)
+        sizes[name] = path.stat().st_size
+    return sizes
+
+
+def _json(text: str, name: str):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{name} is no JSON ({error}).") from error
+
+
+def _check_kind(path: Path, name: str) -> None:
+    if path.is_symlink():
+        raise ValueError(f"{name} is a link, which leads nowhere on another machine: put the file itself there.")
+    with path.open("rb") as file:
+        start = file.read(4)
+    is_pickle = re.match(rb"\x80[\x02-\x05]", start) is not None or start == b"PK\x03\x04"
+    if path.suffix in _PICKLES or is_pickle:
+        raise ValueError(
+            f"{name} is a pickle or an archive of them, which runs code when it is opened: leave it out, and save "
+            "weights with `save_pretrained`, which writes safetensors."
+        )
+    if path.suffix not in _ENDINGS:
+        raise ValueError(f"{name} is no part of a release (only {', '.join(sorted(_ENDINGS))} are): leave it out.")
+
+
+def _safetensors_header(path: Path, name: str) -> str:
+    with path.open("rb") as file:
+        size = file.read(8)
+        length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
+        if not 0 < length < 2**27:
+            raise ValueError(f"{name} is no safetensors file: write it again with `save_pretrained`.")
+        return file.read(length).decode("utf-8", errors="replace")
+
+
+def _check_text(text: str, name: str) -> None:
+    for what, pattern in _SECRETS.items():
+        if pattern.search(text):
+            raise ValueError(f"{name} holds {what}: take it out, and revoke it if the file was ever shared.")
+    found = _PATH_IN_TEXT.search(text)
+    if found and name.rsplit("/", 1)[-1] != "tokenizer.json":  # whose vocabulary holds pieces of paths
+        raise ValueError(f"{name} names a folder of this machine ({found[0]}): take it out.")
+
+
+# -- configurations ---------------------------------------------------------------------------------------------------
+def _values(config, key: str = "") -> Iterator[tuple[str, object]]:
+    """Every value in a JSON document with its dotted key."""
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield f"{key}.{name}".lstrip("."), value
+            yield from _values(value, f"{key}.{name}")
+    elif isinstance(config, list):
+        for value in config:
+            yield key.lstrip("."), value
+            yield from _values(value, key)
+
+
+def check_config(config, name: str) -> None:
+    """Refuses a JSON file of a release that holds a local path, a quantization config or a token.
+
+    Args:
+        config: its content.
+        name: its name, for the error.
+
+    Raises:
+        ValueError: with the key and the remedy.
+    """
+    for key, value in _values(config):
+        last = key.rsplit(".", 1)[-1]
+        if last == "quantization_config" and value:
+            raise ValueError(
+                f"{name}: {key} says how this machine packs the weights: load the model without quantization_config "
+                "and save it again, or release its heads alone (--heads-only)."
+            )
+        if not isinstance(value, str):
+            continue
+        if last in _SECRET_KEYS and value:
+            raise ValueError(f"{name}: {key} holds a secret: take it out, and revoke it if the file was ever shared.")
+        if last != "chat_template" and _PATH.match(value):
+            raise ValueError(
+                f"{name}: {key} is a local path ({value}), which nobody else has: give a Hub id, or release the "
+                "backbones inside (--full)."
+            )
+    if isinstance(config, dict) and config.get("heads_only"):
+        check_bases(config)
+
+
+def check_bases(config: dict) -> None:
+    """Refuses a heads-only configuration that does not name its backbones by id and commit.
+
+    Raises:
+        ValueError: naming the backbone and the remedy.
+    """
+    for part, words in PARTS.items():
+        if config.get(f"{part}_config") is None:
+            continue
+        model, revision = config.get(f"{part}_base_model"), config.get(f"{part}_base_revision")
+        if model is None:
+            raise ValueError(
+                f"These heads name no {words}, so nobody could load them: say which one they were trained on "
+                f"(--{part}-base ID@COMMIT), or release it inside (--full)."
+            )
+        Base(model, revision)
+
+
+# -- code -------------------------------------------------------------------------------------------------------------
+def check_code(text: str, name: str, folder: Path) -> None:
+    """Refuses a file of code that would not run where only torch and transformers are.
+
+    Args:
+        text: the code.
+        name: of its file.
+        folder: where its siblings are.
+
+    Raises:
+        ValueError: with the import and the remedy.
+    """
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise ValueError(f"{name} is no Python ({error}).") from error
+    optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            if node.level > 1 or not node.module or not (folder / f"{node.module}.py").is_file():
+                raise ValueError(
+                    f"{name}, line {node.lineno}: a relative import of what is not beside it; a release's code lies "
+                    "flat in one folder, imported as `from .file import name`."
+                )
+            continue
+        if not isinstance(node, (ast.Import, ast.ImportFrom)):
+            continue
+        modules = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        for module in modules:
+            top = module.split(".")[0]
+            if top == _OWN_PACKAGE:
+                raise ValueError(
+                    f"{name}, line {node.lineno}: an absolute import of {_OWN_PACKAGE}, which others have not "
+                    "installed: write `from .file import name`."
+                )
+            if top not in _LIBRARIES and top not in sys.stdlib_module_names and id(node) not in optional:
+                raise ValueError(
+                    f"{name}, line {node.lineno}: imports {top}, which comes with neither torch nor transformers: "
+                    "import it in a `try:` that says how to install it."
+                )
+
+
+__all__ = ["check_bases", "check_code", "check_config", "check_release"]

@@ -1,0 +1,22 @@
+"""The quick run of `benchmarks/release.py` on a small model."""
+
+import math
+
+from tests.benchmarks.test_quick_runs import _quick
+
+
+def test_release(release, language_folder, clip_folder):
+    figures = _quick("release", "--model", release, "--language-model", language_folder, "--clip", clip_folder)
+    assert set(figures) == {
+        "load_over_backbones",
+        "load_seconds",
+        "backbones_seconds",
+        "heads_megabytes",
+        "weights_megabytes",
+        "reference_spread",
+        "busy_retries",
+    }
+    assert all(math.isfinite(value) for value in figures.values())
+    assert figures["load_seconds"] > 0 < figures["backbones_seconds"]
+    whole = (release / "model.safetensors").stat().st_size / 1e6
+    assert 0 < figures["weights_megabytes"] < min(figures["heads_megabytes"], whole / 2)

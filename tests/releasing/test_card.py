@@ -1,0 +1,151 @@
+"""Cards: rendered from the template, valid for the Hub without asking it, and refused where they say too little."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from modeling_unimur import UniMuRConfig
+from modeling_unimur.releasing.card import Card, check_card, read_card, render_card
+
+CARDS = Path(__file__).parents[2] / "hub_cards"
+SECTIONS = ["How to use it", "Parts", "Intended use", "Training data and licences", "Results", "Limits"]
+
+
+def config(**keys) -> UniMuRConfig:
+    clip = {"model_type": "clip", "projection_dim": 24}
+    return UniMuRConfig(text_config={"model_type": "llama", "num_hidden_layers": 2}, clip_config=clip, **keys)
+
+
+NAMED = {
+    "heads_only": True,
+    "text_base_model": "acme/lm",
+    "text_base_revision": "a1" * 20,
+    "clip_base_model": "acme/clip",
+    "clip_base_revision": "b2" * 20,
+}
+
+
+def filled(tmp_path) -> Path:
+    """The template, filled in by its shape."""
+    content = yaml.safe_load((CARDS / "template" / "card.yaml").read_text(encoding="utf-8"))
+    content["results"][0]["value"] = 12.5
+    text = yaml.safe_dump(content).replace("FILL IN", "filled in")
+    path = tmp_path / "card.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_template_is_refused_until_it_is_filled(tmp_path):
+    with pytest.raises(ValueError, match="title is still to fill in"):
+        read_card(CARDS / "template" / "card.yaml")
+    assert read_card(filled(tmp_path)).results[0]["value"] == 12.5
+
+
+def test_a_rendered_card_says_everything(tmp_path):
+    text = render_card(read_card(filled(tmp_path)), config(**NAMED), 887_000, "acme/unimur")
+    assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == SECTIONS
+    card = ModelCard(text, ignore_metadata_errors=False)
+    assert card.data.base_model == ["acme/lm", "acme/clip"]
+    assert (card.data.library_name, card.data.license) == ("transformers", "filled in")
+    (result,) = card.data.eval_results
+    assert (result.metric_name, result.metric_value) == ("recall@1", 12.5)
+    for use in ('pipeline("multimodal-retrieval", model="acme/unimur"', 'AutoModel.from_pretrained("acme/unimur"',
+                'SentenceTransformer("acme/unimur", trust_remote_code=True)'):  # fmt: skip
+        assert use in text
+    assert "887,000 parameters" in text
+    assert f"[acme/lm](https://huggingface.co/acme/lm) at `{'a1' * 20}`" in text
+    assert "\n\n\n" not in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith("|") for line in rows)
+    assert "| language model |" in text
+    for program in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        compile(program, "card", "exec")
+
+
+def test_heads_that_name_no_backbone_are_loaded_with_them():
+    text = render_card(Card(title="t", licence="mit", notes=["Left out: x"]), config(heads_only=True), 10)
+    assert 'trust_remote_code=True, language_model="<folder>", clip="<folder>")' in text
+    assert 'model_kwargs={"language_model": "<folder>", "clip": "<folder>"}' in text
+    assert "base_model" not in text
+    assert "- Left out: x" in text
+    assert "Nothing was measured" in text
+
+
+def test_a_full_release_is_no_adapter():
+    text = render_card(Card(title="t", licence="mit"), config(), 10)
+    assert "base_model_relation" not in text
+    assert "Everything is in this folder" in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("licence: filled in", "", "lacks licence"),
+        ("title:", "titel:", "a card has no titel"),
+        ("value: 12.5", "value: high", "value of a result is a number"),
+        ("value: 12.5", "value: .nan", "finite number"),
+        ("metric: recall@1", "", "A result has task, dataset, metric, value"),
+        ("language: en", "language: [en", "is no YAML"),
+    ],
+)
+def test_a_card_that_says_too_little(tmp_path, old, new, told):
+    path = filled(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(ValueError, match=told):
+        read_card(path)
+
+
+def test_a_missing_card_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no card .*nowhere\.yaml.*template"):
+        read_card(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("# no metadata", "lacks license"),
+        ("---\nlicense: mit\n---\n# x", "lacks library_name"),
+        ("---\nlicense: [mit\n---\n# x", "cannot be read"),
+        (
+            "---\nlicense: mit\nlibrary_name: t\npipeline_tag: other\nmodel-index:\n- results: []\n---\n",
+            "cannot be read",
+        ),
+    ],
+)
+def test_metadata_that_the_hub_refuses(text, told):
+    with pytest.raises(ValueError, match=told):
+        check_card(text)
+
+
+@pytest.mark.parametrize("card", sorted(CARDS.glob("*/README.md")), ids=lambda path: path.parent.name)
+def test_committed_cards_are_valid(card):
+    text = card.read_text(encoding="utf-8")
+    check_card(text)
+    assert "<br" not in text
+    for wanted in ("Limits" if "unimur" in card.parent.name else "Failures", "Results", "licence"):
+        assert wanted in text
+
+
+@pytest.mark.parametrize("name", ["unimur-mini", "clip-lite2-minilm"])
+def test_a_committed_card_claims_what_was_measured(name):
+    measured = json.loads((CARDS / name / "results.json").read_text(encoding="utf-8"))["test"]
+    keys = {
+        "title -> picture": "title_image",
+        "title -> title": "title_title",
+        "gloss -> word": "gloss_title",
+        "dialogue -> text": "dialogue_text",
+        "dialogue -> picture": "dialogue_image",
+    }
+    text = (CARDS / name / "README.md").read_text(encoding="utf-8")
+    claimed = ModelCard(text, ignore_metadata_errors=False).data.eval_results
+    assert len(claimed) >= 3
+    for result in claimed:
+        rank = result.metric_name.removeprefix("recall@")
+        assert abs(result.metric_value - measured[f"{keys[result.task_name]}_r{rank}"]) <= 0.05, result
+        assert str(result.metric_value) in text.split("## Results")[1], result

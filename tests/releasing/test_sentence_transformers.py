@@ -1,0 +1,174 @@
+"""A release in sentence-transformers: the same embeddings, and training it on."""
+
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+from modeling_unimur.releasing.clean_folder import write_model
+
+ROOT = Path(__file__).parents[2]
+TEXTS = ["a cat slept on my keyboard", "no, but the birthday cake was good", "she plays guitar"]
+
+
+@pytest.fixture(scope="module")
+def folder(make_model, tmp_path_factory):
+    torch.manual_seed(9)
+    path = tmp_path_factory.mktemp("release") / "unimur"
+    write_model(path, *make_model(processor={"num_visual_tokens": 2}), heads_only=False)
+    return path
+
+
+@pytest.fixture
+def embedder(folder):
+    return SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def images(pictures):
+    return [Image.open(path).convert("RGB") for path in pictures]
+
+
+def ours(embedder, reading: str, batch) -> np.ndarray:
+    """The model's own embeddings."""
+    method = {"context": "multimodal", "text": "text", "image": "image"}[reading]
+    with torch.no_grad():
+        return getattr(embedder[0].model, f"get_{method}_features")(**batch).pooler_output.numpy()
+
+
+def test_encoding_equals_the_model(embedder, images):
+    processor = embedder[0].processor
+    messages = [[{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]]
+    both = [{"text": TEXTS[0], "image": images[0]}, {"image": images[1:3], "text": TEXTS[1]}]
+    shown = [
+        [{"role": "user", "content": [{"type": "text", "text": TEXTS[0]}, {"type": "image", "image": images[0]}]}],
+        [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image", "image": images[1]},
+                    {"type": "image", "image": images[2]},
+                    {"type": "text", "text": TEXTS[1]},
+                ],
+            }
+        ],
+    ]
+    contexts = processor.process_context(TEXTS)
+    for found, reading, batch in (
+        (embedder.encode(TEXTS), "context", contexts),
+        (embedder.encode_query(TEXTS), "context", contexts),
+        (embedder.encode(both), "context", processor.process_context(shown)),
+        (embedder.encode(messages), "context", processor.process_context(messages)),
+        (embedder.encode(images), "image", processor.process_images(images)),
+        (embedder.encode_document(images), "image", processor.process_images(images)),
+        (embedder.encode_document(TEXTS), "text", processor.process_texts(TEXTS)),
+        (embedder.encode_query(images[:1]), "context", processor.process_context([images[0]])),
+    ):
+        np.testing.assert_allclose(found, ours(embedder, reading, batch), atol=1e-5)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=-1), 1, atol=1e-5)
+    assert embedder.encode(TEXTS[0]).shape == (24,) == (embedder.get_embedding_dimension(),)
+    assert embedder.encode(TEXTS, batch_size=1).shape == (3, 24)
+
+
+def test_a_prompt_and_a_limit_are_read(embedder):
+    processor = embedder[0].processor
+    found = embedder.encode(TEXTS[:1], prompt="Q: ")
+    expected = ours(embedder, "context", processor.process_context([f"Q: {TEXTS[0]}"]))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    embedder.max_seq_length = 6
+    short = ours(embedder, "context", processor.process_context(TEXTS[:1], max_length=6))
+    np.testing.assert_allclose(embedder.encode(TEXTS[:1]), short, atol=1e-5)
+    assert not np.allclose(short, expected, atol=1e-3)
+
+
+def test_what_cannot_be_encoded_is_named(embedder, images):
+    with pytest.raises(ValueError, match="encoded apart"):
+        embedder.preprocess([TEXTS[0], images[0]])
+    with pytest.raises(ValueError, match="A candidate is a text or a picture"):
+        embedder.encode_document([{"text": TEXTS[0], "image": images[0]}])
+    with pytest.raises(ValueError, match="'query' or 'document', not 'passage'"):
+        embedder.encode(TEXTS, task="passage")
+
+
+def test_saving_again_gives_a_release(embedder, tmp_path):
+    embedder.save_pretrained(str(tmp_path / "again"), create_model_card=False)
+    again = SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
+    np.testing.assert_array_equal(again.encode(TEXTS), embedder.encode(TEXTS))
+    assert {"sentence_transformers_unimur.py", "modules.json", "modeling_unimur.py", "processing_unimur.py"} <= {
+        path.name for path in (tmp_path / "again").iterdir()
+    }
+
+
+@pytest.mark.parametrize("positive", ["image", "text"])
+def test_training_on_with_a_cached_loss(folder, images, positive, tmp_path):
+    embedder = SentenceTransformer(str(folder), trust_remote_code=True, device="cpu")
+    answers = images if positive == "image" else [f"{text}!" for text in [*TEXTS, "what a morning"]]
+    rows = {"anchor": [*TEXTS, "what a morning"], "positive": answers}
+    loss = CachedMultipleNegativesRankingLoss(embedder, mini_batch_size=2)
+    before = copy.deepcopy({key: value.clone() for key, value in embedder.state_dict().items()})
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "run"),
+        max_steps=4,
+        per_device_train_batch_size=4,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        save_strategy="no",
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        router_mapping={"positive": "document"},
+    )
+    trainer = SentenceTransformerTrainer(embedder, arguments, train_dataset=Dataset.from_dict(rows), loss=loss)
+    trainer.train()
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < losses[0] - 0.1
+    changed = {key for key, value in embedder.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all(".heads." in key for key in changed)
+
+
+def test_the_cached_loss_equals_the_plain_one(embedder, images):
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+    contexts = [{"text": TEXTS[0], "image": images[0]}, {"text": TEXTS[1], "image": images[:2]}, {"text": TEXTS[2]}]
+    features = [embedder.preprocess(contexts), embedder.preprocess(images[1:], task="document")]
+    found = {}
+    for name, loss in (
+        ("plain", MultipleNegativesRankingLoss(embedder)),
+        ("cached", CachedMultipleNegativesRankingLoss(embedder, mini_batch_size=1)),
+    ):
+        embedder.zero_grad()
+        value = loss([dict(part) for part in features], None)
+        value.backward()
+        gradients = [p.grad.clone() for p in embedder.parameters() if p.requires_grad and p.grad is not None]
+        found[name] = (value.detach(), *gradients)
+    assert len(found["plain"]) == len(found["cached"]) > 4
+    for plain, cached in zip(found["plain"], found["cached"], strict=True):
+        torch.testing.assert_close(cached, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_loading_needs_trust(folder):
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        SentenceTransformer(str(folder), device="cpu")
+
+
+def test_the_package_never_imports_sentence_transformers_for_a_release():
+    program = (
+        "import sys; import modeling_unimur.releasing.release; import modeling_unimur; modeling_unimur.register(); "
+        "assert 'sentence_transformers' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
