@@ -57,7 +57,7 @@ def _chosen(names: str) -> list[str]:
     return [name for name in SYSTEMS if name in chosen]
 
 
-def _training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
+def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
     """Dialogues and glosses of the training split, as the heads of UniMuR-mini see them too."""
     import random
 
@@ -120,7 +120,7 @@ def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list,
     if "clip-linear" in chosen:
         linear = systems.ClipTextLinear(space)
         try:
-            linear.fit(*_training_text(args.linear_texts, args.seed))
+            linear.fit(*training_text(args.linear_texts, args.seed))
             found.append(linear)
         except PackageUnavailable as error:
             left_out[linear.name] = str(error)

@@ -1,0 +1,199 @@
+"""What UniMuR-mini and its small CLIP find on the test split, next to what they are compared with.
+
+    python benchmarks/quality.py [--heads FOLDER ...] [--quick]
+
+Titles, glosses and hand-written dialogues of pictures that no training saw. UniMuR-mini is the release (seed 0) and
+the heads of further runs of the same recipe; recalls are means over them, in percent, intervals 95 % by the bootstrap
+over queries.
+
+- `clip_title_image_*`: a title by the small CLIP's text tower -> its picture among all test pictures.
+- `unimur_title_image_*`, `unimur_over_clip_title_image_r10`; `distillation_fidelity`: title -> title, R@1, which
+  measures copying of the target.
+- `gloss_title_*`: the WordNet gloss of a picture's title, which it does not contain -> that title among the titles of
+  all such pictures; `gloss_image_*`: -> the picture among all; `clip_gloss_...`: by the small CLIP's text tower.
+- `dialogue_image_*`, `dialogue_text_*` and `clip_whole_...`, `clip_last_...`, `clip_linear_...`, `bm25_...`: the 100
+  hand-written test dialogues -> picture, -> reply; `_short` up to two turns, `_long` from three on.
+- `..._low`, `..._high`: ends of the interval; `dialogue_image_r10_over_clip_whole...`: the paired difference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
+
+from benchmarks.harness import ROOT, argument_parser, report
+from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.cli.compare import training_text
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+from modeling_unimur.data.dialogues import load_glosses
+from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.evaluation.compare import CUTOFFS, Comparison, compare
+from modeling_unimur.evaluation.compare_dialogues import own_dialogues
+from modeling_unimur.evaluation.retrieval_metrics import first_right_ranks
+from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
+from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, UniMuR
+from modeling_unimur.training.dev_sets import DevSet, picture_sets, scores, text_sets
+from modeling_unimur.training.pairs import load_pairs, project
+from modeling_unimur.training.recipes import load_recipe
+from modeling_unimur.training.unpaired_texts import TextContext, text_rows
+
+_SOURCES = ("openclipart", "openmoji", "stamps")
+
+
+def test_sets(space: ClipSpace) -> list[DevSet]:
+    """Titles, and glosses of titles, of the test pictures."""
+    recipe = load_recipe(ROOT / "recipes" / "unimur_mini.yaml")
+    processor, clip = space.processor, space.model.clip
+    pairs = load_pairs(
+        clip, processor.image_processor, processor.target_tokenizer, list(_SOURCES), recipe.data.feature_options()
+    )["test"]
+    with torch.no_grad():
+        images = project(clip, pairs.pooled.float())
+    sets = picture_sets(pairs, images)
+    shown = [row for row in load_glosses()["test"] if row["target_picture"]]
+    ids = {row["image"]: row["image_id"] for row in load_captioned_pictures(list(_SOURCES))}
+    contexts = [TextContext([row["gloss"]], row["title"], row["target_picture"]) for row in shown]
+    rows = text_rows(contexts, space.texts, pairs, ids, lambda numbers: images[numbers])
+    return [*sets, *text_sets(rows, "gloss_title", "gloss_image", sets[0])]
+
+
+def hits_by_clip(space: ClipSpace, dev: DevSet) -> np.ndarray:
+    """Ranks by the small CLIP's own text tower."""
+    found = space.texts(["\n".join(turns) for turns in dev.contexts]) @ F.normalize(dev.candidates.float(), dim=-1).T
+    return first_right_ranks(found.numpy(), dev.ids, dev.candidate_ids)
+
+
+def with_interval(name: str, hits: np.ndarray) -> dict[str, float]:
+    """A mean and its interval; `hits` is 0 or 100, `(queries,)` or `(runs, queries)`."""
+    found = bootstrap(hits)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def recall_figures(name: str, ranks: np.ndarray, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, float]:
+    """Recalls with intervals from ranks `(queries,)` or `(runs, queries)`."""
+    figures: dict[str, float] = {}
+    for k in cutoffs:
+        figures.update(with_interval(f"{name}_r{k}", 100.0 * ((ranks > 0) & (ranks <= k))))
+    return figures
+
+
+def title_figures(space: ClipSpace, models: list[UniMuRModel], sets: list[DevSet]) -> dict[str, float]:
+    """Everything that needs no dialogue."""
+    figures = {}
+    runs = [scores(model, space.processor, sets) for model in models]
+    for dev in sets:
+        ours = np.stack([first_right_ranks(run[dev.name], dev.ids, dev.candidate_ids) for run in runs])
+        theirs = hits_by_clip(space, dev)
+        if dev.name == "title_title":
+            figures.update(with_interval("distillation_fidelity", 100.0 * (ours == 1)))
+            continue
+        name = dev.name if dev.name.startswith("gloss") else f"unimur_{dev.name}"
+        figures.update(recall_figures(name, ours))
+        figures.update(recall_figures(f"clip_{dev.name}", theirs))
+        figures[f"{dev.name}_queries"], figures[f"{dev.name}_candidates"] = len(dev.contexts), len(dev.candidates)
+    title = np.array([figures["unimur_title_image_r10"], figures["clip_title_image_r10"]])
+    figures["unimur_over_clip_title_image_r10"] = float(title[0] / title[1])
+    if len(models) > 1:
+        dev = sets[0]
+        each = [first_right_ranks(run[dev.name], dev.ids, dev.candidate_ids) for run in runs]
+        recalls = [100 * float(((ranks > 0) & (ranks <= 10)).mean()) for ranks in each]
+        figures["unimur_title_image_r10_std_over_seeds"] = float(np.std(recalls, ddof=1))
+    return figures
+
+
+def dialogue_systems(space: ClipSpace, models: list[UniMuRModel], texts: int) -> dict[str, list]:
+    """Systems by the names of their figures; UniMuR once a run."""
+    linear = ClipTextLinear(space)
+    linear.fit(*training_text(texts, seed=0))
+    ours = []
+    for number, model in enumerate(models):
+        own = copy.copy(space)
+        own.model = model
+        ours.append(UniMuR(own, name=f"UniMuR, run {number}"))
+    return {
+        "dialogue": ours,
+        "clip_whole": [ClipText(space, last_turn=False)],
+        "clip_last": [ClipText(space, last_turn=True)],
+        "clip_linear": [linear],
+        "bm25": [BM25()],
+    }
+
+
+def dialogue_figures(space: ClipSpace, models: list[UniMuRModel], texts: int) -> dict[str, float]:
+    """The hand-written dialogues."""
+    dialogues, gallery = own_dialogues("test")
+    systems = dialogue_systems(space, models, texts)
+    found = compare(dialogues, gallery, list(itertools.chain(*systems.values())), timed=False)
+    long = np.array([len(dialogue.messages) >= 3 for dialogue in dialogues])
+    ranks = {
+        (name, kind): np.stack([_ranks(found, system.name, kind) for system in some])
+        for name, some in systems.items()
+        for kind in ("image", "text")
+    }
+    figures: dict[str, float] = {"dialogues_short": int((~long).sum()), "dialogues_long": int(long.sum())}
+    for (name, kind), rows in ranks.items():
+        title = f"{name}_{kind}"
+        figures.update(recall_figures(title, rows))
+        for part, chosen in (("short", ~long), ("long", long)):
+            figures.update(recall_figures(f"{title}_{part}", rows[:, chosen], cutoffs=(1, 10)))
+    for kind, k in itertools.product(("image", "text"), (1, 10)):
+        for part, chosen in (("", long | ~long), ("_short", ~long), ("_long", long)):
+            ours, theirs = (100.0 * (ranks[name, kind][:, chosen] <= k) for name in ("dialogue", "clip_whole"))
+            difference = vars(paired_bootstrap(ours, theirs))
+            title = f"dialogue_{kind}_r{k}_over_clip_whole{part}"
+            figures.update({f"{title}_{end}" if end != "mean" else title: v for end, v in difference.items()})
+    return figures
+
+
+def _ranks(found: Comparison, name: str, kind: str) -> np.ndarray:
+    result = next(result for result in found.systems if result.name == name)
+    return np.array([rank if rank is not None else np.iinfo(np.int64).max for rank in result.ranks[kind]])
+
+
+def load_models(release: Path, heads: list[Path]) -> tuple[list[UniMuRModel], UniMuRProcessor]:
+    """The release, and one model for each further run's heads, on the same backbones."""
+    model, processor = UniMuRModel.from_pretrained(release).eval(), UniMuRProcessor.from_pretrained(release)
+    models = [model]
+    for folder in heads:
+        other = copy.copy(model)
+        other._modules = dict(model._modules)
+        other.heads = copy.deepcopy(model.heads)
+        tensors = load_file(folder / "model.safetensors")
+        other.heads.load_state_dict({key.removeprefix("heads."): value for key, value in tensors.items()})
+        models.append(other)
+    return models, processor
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of further runs of its recipe")
+    parser.add_argument("--linear-texts", type=int, default=10_000, help="what the linear map is fitted on")
+    args: argparse.Namespace = parser.parse_args()
+    models, processor = load_models(args.model, args.heads)
+    space = ClipSpace(models[0], processor)
+    sets = test_sets(space)
+    if args.quick:
+        sets = [_first(dev, 40) for dev in sets]
+    figures = {"seeds": len(models), **title_figures(space, models, sets)}
+    if not args.quick:
+        figures.update(dialogue_figures(space, models, args.linear_texts))
+    report("quality", args, figures, notes=["test split; UniMuR-mini's language model in float32"])
+
+
+def _first(dev: DevSet, count: int) -> DevSet:
+    return DevSet(dev.name, dev.contexts[:count], dev.ids[:count], dev.kind, dev.candidates, dev.candidate_ids)
+
+
+if __name__ == "__main__":
+    main()
