@@ -20,10 +20,13 @@ from .errors import CommandError
 COMMANDS = {
     "demo": ("demo", "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet"),
     "chat": ("chat", "talk in the terminal, with pictures in and out"),
+    "app": ("app", "the same in the browser, with a gallery to search"),
     "train": ("train", "run a training recipe"),
     "adapt": ("adapt", "fit heads so that a conversation can query an index that you have, without re-encoding it"),
     "compare": ("compare", "compare retrieval systems on the same dialogues: recall, time and weight"),
+    "evaluate": ("evaluate", "run a paper's protocol on its data, or put many runs into one table"),
     "cache": ("cache", "compute the frozen features that a recipe needs, before it trains"),
+    "verbalize": ("verbalize", "put the pictures of a retrieval set into words, for UniVL-DR"),
     "mine": ("mine", "find the hard negatives of a retrieval set by a trained UniVL-DR"),
     "index": ("index", "encode a corpus into an index, bring it up to date, or search it"),
     "release": ("release", "put a model on the Hub: checked, tried in a fresh process, tagged"),

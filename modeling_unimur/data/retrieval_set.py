@@ -97,7 +97,13 @@ class RetrievalSet:
 
     # -- what is relevant -------------------------------------------------------------------------------------------
     def relevant(self, split: str) -> dict[str, dict[str, int]]:
-        """`{query_id: {doc_id: score}}` of a split's queries, scores above 0 alone; queries without any are absent."""
+        """`{query_id: {doc_id: score}}` of a split's queries, scores above 0 alone; queries without any are absent.
+
+        Raises:
+            ValueError: there is no such split.
+        """
+        if split not in self.qrels or split not in self.queries:
+            raise ValueError(f"The set has no split {split!r}; it has {', '.join(sorted(self.queries))}.")
         found: dict[str, dict[str, int]] = {}
         table = self.qrels[split]
         for query, doc, score in zip(table["query_id"], table["doc_id"], table["score"], strict=True):

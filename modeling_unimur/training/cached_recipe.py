@@ -54,7 +54,12 @@ def cache_recipe(
 
     Returns:
         `dict`: the splits as `load_pairs` gives them.
+
+    Raises:
+        ValueError: task univl_dr, which computes the features of a frozen image tower when it begins to train.
     """
+    if recipe.task == "univl_dr":
+        raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
     clip, image_processor, tokenizer = load_dual_encoder(recipe.model.clip, recipe.model.clip_revision, device)
     data, tell = recipe.data, tell or logger.info
     splits = load_pairs(

@@ -18,8 +18,8 @@ from .query_rows import Mined, QueryRows
 
 logger = logging.getLogger(__name__)
 
-# Queries that are searched together.
-_CHUNK = 512
+# Queries that are searched together, and vectors that are copied at a time.
+_CHUNK, _BLOCK = 512, 50_000
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,9 @@ def mine_vectors(
     index = FaissIndex(vectors.shape[1], "mining")
     for kind in ("text", "image"):
         numbers = [number for number, one in enumerate(kinds) if one == kind]
-        if numbers:
-            index.add(kind, list(map(str, numbers)), vectors[numbers])
+        for start in range(0, len(numbers), _BLOCK):
+            part = numbers[start : start + _BLOCK]
+            index.add(kind, list(map(str, part)), vectors[part])
     keys = None if texts is None or not options.drop_same_text else [" ".join(t.casefold().split()) for t in texts]
     groups = groups if options.drop_same_group else None
     searched = (None,) if options.joint else tuple(kind for kind in ("text", "image") if index.count(kind))

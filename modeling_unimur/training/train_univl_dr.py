@@ -3,13 +3,14 @@
 import copy
 import json
 import logging
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from transformers import set_seed
 
 from ..modeling_univl_dr import UniVLDRModel
 from ..processing_univl_dr import UniVLDRProcessor
+from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
 from .checkpoints import starting_point
 from .documents import DecodedPictures, Documents, PooledPictures
@@ -65,9 +66,14 @@ class _Run:
         captions = [self.data.captions, self.data.stage2_captions or self.data.captions]
         loaded = {name: load_retrieval_set(self.data.retrieval, name) for name in dict.fromkeys(captions)}
         pairs = "train" if self.data.pairs else None
-        documents = {name: Documents(retrieval, pairs) for name, retrieval in loaded.items()}
-        self.sets = {stage: (loaded[name], documents[name]) for stage, name in zip((1, 2), captions, strict=True)}
-        self.pictures = self._pictures(documents[captions[0]])
+        sets = [loaded[name] for name in captions]
+        if self.data.verbalizations:
+            words = read_words(self.data.verbalizations)
+            sets[1] = replace(sets[1], corpus=joined_captions(sets[1].corpus, words, self.processor))
+        documents = [Documents(sets[0], pairs)]
+        documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1], pairs))
+        self.sets = {stage: (sets[stage - 1], documents[stage - 1]) for stage in (1, 2)}
+        self.pictures = self._pictures(documents[0])
 
     def _pictures(self, documents: Documents):
         if self.model.config.fusion == "caption":
@@ -176,7 +182,9 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
             "Task univl_dr trains whole batches on whole models: leave gradient_cache_chunk and fsdp out."
         )
     if recipe.data.mine_every is not None and args.dataloader_num_workers:
-        raise ValueError("Workers would not see negatives mined meanwhile: with mine_every, no dataloader_num_workers.")
+        raise ValueError(
+            "Workers would not see negatives mined meanwhile: with mine_every, no dataloader_num_workers."
+        )
     if args.resume_from_checkpoint:
         raise ValueError("Task univl_dr has stages with checkpoints of their own: go on with --resume.")
     output = Path(args.output_dir)

@@ -53,6 +53,10 @@ class UniVLDRDataArguments:
     stage2_captions: str | None = field(
         default=None, metadata={"help": "Those that stage 2 trains on and is judged by, where they are others."}
     )
+    verbalizations: str | None = field(
+        default=None,
+        metadata={"help": "A file of `unimur verbalize`, whose words stage 2 reads behind the captions."},
+    )
     stages: list[int] = field(
         default_factory=lambda: [1, 2],
         metadata={"help": "1: in-batch training; 2: mining, and training against hard negatives."},

@@ -17,9 +17,10 @@ from modeling_unimur.training.mining import read_mined, write_mined
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.retrieval_judge import RetrievalJudge
 from modeling_unimur.training.retrieval_sources import load_retrieval_set
-from modeling_unimur.training.train_univl_dr import build, stage_arguments, train
+from modeling_unimur.training.train_univl_dr import _Run, build, stage_arguments, train
 from modeling_unimur.training.trained_parts import choose_trained_parts
 from modeling_unimur.training.univl_dr_trainer import UniVLDRTrainer, released_cosine
+from modeling_unimur.verbalization import write_words
 from tests import tiny
 from tests.training.univl_dr_set import write_recipe, write_set
 
@@ -61,7 +62,8 @@ def test_schedule_is_the_released_one(folder, clip_folder, tmp_path):
 
 
 def test_decay_spares_vectors_and_the_scale(folder, clip_folder, tmp_path):
-    recipe = load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder))
+    off = {"eval_strategy": "no", "load_best_model_at_end": False}
+    recipe = load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, **off))
     model, _ = build(recipe)
     trainer = UniVLDRTrainer(model=model, args=recipe.training)
     decayed, spared = trainer.create_optimizer().param_groups
@@ -181,6 +183,18 @@ def test_other_samplers_and_fusions(folder, clip_folder, tmp_path, sampler, fusi
     assert not (tmp_path / "run/stage1").exists()
 
 
+def test_stage_two_reads_verbalizations(folder, clip_folder, tmp_path):
+    retrieval = RetrievalSet.load(folder)
+    write_words({"image-red-cat": "on my keyboard"}, tmp_path / "words.jsonl")
+    data = {"verbalizations": str(tmp_path / "words.jsonl")}
+    run = _Run(load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, data=data)))
+    (_, raw), (_, joined) = run.sets[1], run.sets[2]
+    number = raw.numbers["image-red-cat"]
+    assert raw.texts == [text or "" for text in retrieval.corpus["text"][:]]
+    assert joined.texts[number] == f"{raw.texts[number]} [SEP] on my keyboard"
+    assert joined.texts[:number] == raw.texts[:number]
+
+
 def test_a_stage_has_its_own_arguments_and_start(folder, clip_folder, tmp_path):
     first = load_recipe(write_recipe(tmp_path / "one.json", folder, clip_folder, data={"stages": [1]}, max_steps=3))
     train(first)
@@ -253,7 +267,7 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
         ({"data": {"captions": "query"}}, "one kind of captions"),
         ({"data": {"stage2_training": {"output_dir": "x"}}}, "no training argument"),
         ({"data": {"mine_every": 2}, "dataloader_num_workers": 1}, "Workers would not see"),
-        ({"data": {"dev_split": "train2"}}, "train2"),
+        ({"data": {"dev_split": "train2"}}, "no split 'train2'; it has test, train, validation"),
         ({"data": {"least_score": 9}}, "No query of the split"),
         ({"model": {"image_tower": "half"}}, "image_tower is one of"),
         ({"model": {"text_layers": 9}}, "has 2 layers, not 9"),
@@ -263,7 +277,7 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
 )
 def test_bad_recipes_are_told(folder, clip_folder, tmp_path, changes, words):
     changes = {"max_steps": 1, **changes}
-    with pytest.raises((ValueError, KeyError), match=words):
+    with pytest.raises(ValueError, match=words):
         train(load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, **changes)))
 
 

@@ -1,0 +1,36 @@
+"""`unimur verbalize`: a retrieval set's pictures put into words."""
+
+from __future__ import annotations
+
+import argparse
+
+from .errors import CommandError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `unimur verbalize`."""
+    parser.add_argument("source", metavar="SET", help="gimp_manual, webqa=PATH or folder=PATH")
+    parser.add_argument(
+        "--by", required=True, metavar="NAME", help="ocr, ocr=LANGUAGE, unimur=FOLDER, or model=ID (any image-to-text)"
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="takes doc_id and words of each picture")
+    parser.add_argument("--prompt", help="what model=ID is asked; {caption} in it is the picture's caption")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
+    parser.add_argument("--device", default="cpu", help="of a model (default: cpu)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Puts into words what has none yet, goes on where a killed call stopped, and writes the file."""
+    if not args.output.endswith(".jsonl"):
+        raise CommandError(f"--output {args.output}: write FILE.jsonl")
+    import logging
+
+    from ..training.retrieval_sources import load_retrieval_set
+    from ..verbalization import open_verbalizer, verbalize, write_words
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    verbalizer = open_verbalizer(args.by, args.prompt, args.device)
+    words = verbalize(load_retrieval_set(args.source).corpus, verbalizer, args.batch_size)
+    write_words(words, args.output)
+    print(f"{len(words):,} pictures, {sum(map(bool, words.values())):,} of them with words: {args.output}")
+    return 0

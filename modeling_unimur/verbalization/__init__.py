@@ -1,0 +1,19 @@
+"""Pictures put into words that a text tower reads beside their captions (UniVL-DR's image verbalization)."""
+
+from .generators import ImageToTextVerbalizer, UniMuRVerbalizer, open_verbalizer
+from .ocr import OcrVerbalizer
+from .store import WordStore
+from .verbalize import Verbalizer, joined_captions, read_words, verbalize, write_words
+
+__all__ = [
+    "ImageToTextVerbalizer",
+    "OcrVerbalizer",
+    "UniMuRVerbalizer",
+    "Verbalizer",
+    "WordStore",
+    "joined_captions",
+    "open_verbalizer",
+    "read_words",
+    "verbalize",
+    "write_words",
+]

@@ -1,0 +1,137 @@
+"""Generated words: captions or queries by UniMuR's captioner or by any image-to-text model."""
+
+from __future__ import annotations
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from ..modeling_unimur import UniMuRModel
+from ..processing_unimur import UniMuRProcessor
+from .ocr import OcrVerbalizer
+
+# Lengths of UniVL-DR's verbalizer are not known; a caption of CC3M has ten words.
+_NEW_TOKENS = 32
+
+
+class UniMuRVerbalizer:
+    """A UniMuR whose caption loss was trained says what a picture shows.
+
+    Args:
+        source: folder or Hub id.
+        max_new_tokens: longest text.
+        device: where it runs.
+        kwargs: of `UniMuRModel.from_pretrained` (`language_model=`, `clip=`, `revision=`).
+    """
+
+    def __init__(self, source: str, max_new_tokens: int = _NEW_TOKENS, device: str = "cpu", **kwargs):
+        self.model = UniMuRModel.from_pretrained(source, **kwargs).to(device).eval()
+        self.processor = UniMuRProcessor.from_pretrained(source)
+        self.max_new_tokens = max_new_tokens
+        self.key = f"unimur {source} {self.processor.caption_prompt!r} {max_new_tokens}"
+
+    @torch.inference_mode()
+    def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
+        """One line a picture; what its caption says is not read."""
+        inputs = self.processor.process_caption_prompt(images).to(self.model.device)
+        tokenizer = self.processor.tokenizer
+        ids = self.model.generate(
+            **inputs, max_new_tokens=self.max_new_tokens, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+        return [_first_line(text) for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+class ImageToTextVerbalizer:
+    """Any model of transformers that writes text about a picture (BLIP, GIT, LLaVA, Qwen-VL, SmolVLM, ...).
+
+    Args:
+        source: folder or Hub id.
+        prompt (*optional*): what is asked; `{caption}` in it is the picture's own caption. A captioner needs none. For
+            words like queries: `"Write a question that this picture, titled '{caption}', answers."`.
+        max_new_tokens: longest text.
+        device: where it runs.
+        kwargs: of `from_pretrained` (`revision=`, `dtype=`).
+
+    Raises:
+        OSError: it cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        prompt: str | None = None,
+        max_new_tokens: int = _NEW_TOKENS,
+        device: str = "cpu",
+        **kwargs,
+    ):
+        self.model = AutoModelForImageTextToText.from_pretrained(source, **kwargs).to(device).eval()
+        revision = {name: kwargs[name] for name in ("revision",) if name in kwargs}
+        self.processor = AutoProcessor.from_pretrained(source, **revision)
+        self.prompt, self.max_new_tokens = prompt, max_new_tokens
+        self.key = f"image-to-text {source} {kwargs.get('revision')} {prompt!r} {max_new_tokens}"
+        self.processor.tokenizer.padding_side = "left"  # what is generated follows the last token
+
+    @torch.inference_mode()
+    def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
+        """One line a picture."""
+        inputs = self._inputs(images, captions).to(self.model.device, self.model.dtype)
+        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        asked = inputs.get("input_ids")
+        if asked is not None and torch.equal(ids[:, : asked.shape[1]], asked):  # decoders repeat what they were asked
+            ids = ids[:, asked.shape[1] :]
+        return [_first_line(text) for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+
+    def _inputs(self, images, captions):
+        prompts = None
+        if self.prompt is not None:
+            prompts = [self.prompt.replace("{caption}", caption) for caption in captions]
+        if getattr(self.processor, "chat_template", None):
+            talks = [
+                [{"role": "user", "content": [{"type": "image", "image": image}, *_asked(prompt)]}]
+                for image, prompt in zip(images, prompts or [""] * len(images), strict=True)
+            ]
+            return self.processor.apply_chat_template(
+                talks,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"text_kwargs": {"padding": True}},
+            )
+        words = {} if prompts is None else {"text": prompts, "padding": True}
+        return self.processor(images=images, return_tensors="pt", **words)
+
+
+def _asked(prompt: str) -> list[dict]:
+    return [{"type": "text", "text": prompt}] if prompt else []
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def open_verbalizer(name: str, prompt: str | None = None, device: str = "cpu"):
+    """A verbalizer by the name that a command gives.
+
+    Args:
+        name: `ocr`, `ocr=LANGUAGE`, `unimur=FOLDER` or `model=ID`, any image-to-text model.
+        prompt: of `model=ID`.
+        device: where a model runs.
+
+    Raises:
+        ValueError: another name, or a prompt that would not be read.
+        FileNotFoundError: Tesseract is not installed.
+    """
+    kind, _, value = name.partition("=")
+    if prompt is not None and kind != "model":
+        raise ValueError(f"A prompt is for model=ID; {name} reads none.")
+    if kind == "ocr":
+        return OcrVerbalizer(value or "eng")
+    if kind == "unimur" and value:
+        return UniMuRVerbalizer(value, device=device)
+    if kind == "model" and value:
+        return ImageToTextVerbalizer(value, prompt, device=device)
+    raise ValueError(f"A verbalizer is ocr, ocr=LANGUAGE, unimur=FOLDER or model=ID, not {name!r}.")
+
+
+__all__ = ["ImageToTextVerbalizer", "UniMuRVerbalizer", "open_verbalizer"]

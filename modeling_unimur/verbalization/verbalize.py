@@ -1,0 +1,136 @@
+"""All pictures of a retrieval set put into words, a batch at a time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from datasets import Dataset
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..data.packages import cache_dir
+from ..data.picture_bytes import decode_picture, read_picture_bytes
+from .store import WordStore, word_key
+
+logger = logging.getLogger(__name__)
+
+
+class Verbalizer(Protocol):
+    """Puts pictures into words."""
+
+    key: str
+    """What its words depend on: another model, prompt or setting has another key."""
+
+    def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
+        """Words of each picture; "" where there is nothing to say."""
+
+
+def verbalize(
+    corpus: Dataset | Iterable[Mapping],
+    verbalizer: Verbalizer,
+    batch_size: int = 8,
+    folder: str | os.PathLike | None = None,
+) -> dict[str, str]:
+    """Words of all image documents of a corpus.
+
+    Pictures with equal bytes and caption are put into words once, and never again: what was computed lies in the
+    folder, and a run that was killed goes on there. A picture that cannot be read is skipped and reported.
+
+    Args:
+        corpus: `doc_id`, `kind`, `text`, `image`, as in a `RetrievalSet`.
+        verbalizer: what says what a picture shows.
+        batch_size: pictures at a time.
+        folder: of the words; `verbalizations` in the cache by default.
+
+    Returns:
+        `{doc_id: words}` of the image documents whose picture can be read.
+
+    Raises:
+        ValueError: a verbalizer that returns another number of texts than it got pictures.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size}.")
+    store = WordStore(folder or cache_dir() / "verbalizations", verbalizer.key)
+    keys: dict[str, str] = {}
+    waiting: dict[str, tuple[Image.Image, str]] = {}
+    skipped, had = 0, len(store)
+
+    def flush() -> None:
+        images, captions = zip(*waiting.values(), strict=True)
+        words = verbalizer(list(images), list(captions))
+        if len(words) != len(images):
+            raise ValueError(f"{len(words)} texts for {len(images)} pictures came from {verbalizer.key}.")
+        store.add(dict(zip(waiting, (" ".join(text.split()) for text in words), strict=True)))
+        waiting.clear()
+
+    for row in tqdm(corpus, desc="Verbalizing"):
+        if row["kind"] != "image" or not row["image"]:
+            continue
+        try:
+            data = read_picture_bytes(row["image"])
+            key = word_key(data, row["text"] or "")
+            if key not in store and key not in waiting:
+                waiting[key] = (decode_picture(data, row["image"]), row["text"] or "")
+        except (OSError, ValueError) as error:
+            logger.warning("Left out: %s", error)
+            skipped += 1
+            continue
+        keys[row["doc_id"]] = key
+        if len(waiting) >= batch_size:
+            flush()
+    if waiting:
+        flush()
+    logger.info(
+        "%d pictures put into words, %d of them now; %d skipped; in %s",
+        len(keys), len(store) - had, skipped, store.path,
+    )  # fmt: skip
+    return {doc_id: store[key] for doc_id, key in keys.items()}
+
+
+def joined_captions(corpus: Dataset, words: Mapping[str, str], processor) -> Dataset:
+    """The corpus with `caption [SEP] words` as the text of image documents that have words.
+
+    Args:
+        corpus: `doc_id`, `kind`, `text`, `image`.
+        words: by `doc_id`.
+        processor (`UniVLDRProcessor`): whose `verbalization_tokens` say how much room the words keep.
+    """
+
+    def joined(row: dict) -> dict:
+        found = words.get(row["doc_id"]) if row["kind"] == "image" else None
+        return {"text": processor.join_caption(row["text"], found) if found else row["text"]}
+
+    return corpus.map(joined, load_from_cache_file=False)
+
+
+def write_words(words: Mapping[str, str], path: str | os.PathLike) -> None:
+    """Writes JSON lines `doc_id, words`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    lines = (
+        json.dumps({"doc_id": doc_id, "words": text}, ensure_ascii=False) + "\n" for doc_id, text in words.items()
+    )
+    Path(path).write_text("".join(lines), encoding="utf-8")
+
+
+def read_words(path: str | os.PathLike) -> dict[str, str]:
+    """Reads what `write_words` wrote.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: a line of it is something else.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There are no words of pictures in {path}: make them with `unimur verbalize`.")
+    try:
+        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+        return {row["doc_id"]: row["words"] for row in rows}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds no lines of doc_id and words: {error!r}") from error
+
+
+__all__ = ["Verbalizer", "joined_captions", "read_words", "verbalize", "write_words"]
