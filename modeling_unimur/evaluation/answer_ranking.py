@@ -95,22 +95,13 @@ class AnswerScorer(TurnEncoder):
         parts = [Branch(number, context.fork, [*lead, *tokens[:-1]]) for number, tokens in enumerate(options)]
         states = [prefix.hidden[0, context.fork - 1][None]]
         if any(part.tokens for part in parts):
-            # The last of the layers that are read for [RET] need not be the last of all.
-            states.append(self._last_layer(prefix, parts, context.fork))
+            states.append(self._prefix.read_branches(prefix, [parts], context.fork)[1][0])
         pairs, place = [], 1
         for number, (part, tokens) in enumerate(zip(parts, options, strict=True)):
             before = [0, *range(place, place + len(part.tokens))]  # 0 is the end of what all share
             pairs += [(before[len(lead) + i], token, number) for i, token in enumerate(tokens)]
             place += len(part.tokens)
         return self._sums(torch.cat(states), pairs, options)
-
-    def _last_layer(self, prefix, parts: list[Branch], end: int) -> torch.Tensor:
-        reader, layers = self._prefix, self._prefix.layers
-        try:
-            reader.layers = [-1]
-            return reader.read_branches(prefix, [parts], end)[0][0]
-        finally:
-            reader.layers = layers
 
     def _sums(self, states: torch.Tensor, pairs: list[tuple[int, int, int]], options: list[list[int]]) -> np.ndarray:
         """Adds log-probabilities up by option.

@@ -118,7 +118,7 @@ class SharedPrefix:
         table = self.model.get_input_embeddings().num_embeddings
         rows = [[(7 * place + 3) % table for place in range(length)] + ret for length in (9, 5)]
         streams = plan_streams(rows, [0, 0], len(ret), None)
-        found = self.unify(streams, None)
+        found, _ = self.unify(streams, None)
         width = len(rows[0])
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
@@ -149,7 +149,7 @@ class SharedPrefix:
 
     def read_branches(
         self, prefix: Prefix, branches: Sequence[Sequence[Branch]], end: int | None = None
-    ) -> list[torch.Tensor]:
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Runs the branches of every stream together.
 
         Args:
@@ -158,7 +158,8 @@ class SharedPrefix:
             end: the cache is cut to so many tokens, where no branch needs more of a single stream.
 
         Returns:
-            For each of the model's readout layers `(streams, tokens, width)`, padded on the right.
+            For each of the model's readout layers `(streams, tokens, width)`, padded on the right; and the last hidden
+            states of that shape.
         """
         keep = slice(None, end)
         before = prefix.keys_values[0][0][:, :, keep].shape[2]
@@ -194,27 +195,53 @@ class SharedPrefix:
             output_hidden_states=self.layers != [-1],
             return_dict=True,
         )
-        return [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
+        last = out.last_hidden_state
+        return [last if layer == -1 else out.hidden_states[layer] for layer in self.layers], last
 
     @torch.inference_mode()
-    def unify(self, streams: Sequence[Stream], features: torch.Tensor | None) -> dict[int, torch.Tensor]:
+    def unify(
+        self, streams: Sequence[Stream], features: torch.Tensor | None, ret: bool = False
+    ) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
         """Unified embeddings of the contexts that the branches stand for, by their numbers.
 
         Args:
             streams: to run together; every branch ends with [RET].
             features: as in `read_streams`.
+            ret: whether to find as well how likely the language model says [RET] where it stands.
+
+        Returns:
+            The embeddings, and the logarithms of that likelihood, which are none without `ret`.
         """
-        states = self.read_branches(self.read_streams(streams, features), [stream.branches for stream in streams])
+        prefix = self.read_streams(streams, features)
+        states, hidden = self.read_branches(prefix, [stream.branches for stream in streams])
         last = self.model.config.num_ret_tokens
-        numbers, places = [], []
+        numbers, places, before = [], [], []
         for row, stream in enumerate(streams):
             end = 0
             for branch in stream.branches:
-                end += len(branch.tokens)
+                start, end = end, end + len(branch.tokens)
                 numbers.append(branch.row)
                 places.append((row, range(end - last, end)))
+                if end - last > start:
+                    before.append(hidden[row, end - last - 1])
+                else:  # [RET] follows the stream itself
+                    before.append(prefix.hidden[row, prefix.starts[row] + branch.fork - 1])
         picked = [torch.stack([state[row, list(part)] for row, part in places]) for state in states]
-        return dict(zip(numbers, self.model.heads.unify(picked), strict=True))
+        likely = self._ret_log_probability(torch.stack(before)).tolist() if ret else []
+        found = dict(zip(numbers, self.model.heads.unify(picked), strict=True))
+        return found, dict(zip(numbers, likely, strict=False))
+
+    def _ret_log_probability(self, states: torch.Tensor) -> torch.Tensor:
+        """Of [RET] as one more word of the vocabulary, as the next-token loss of contexts has it."""
+        head, softcap = self.model.get_output_embeddings(), self.model._softcap
+        rows = torch.cat([head.weight, self.model.heads.ret_embedding[:1].to(head.weight)])
+        logits = states @ rows.T
+        if getattr(head, "bias", None) is not None:
+            logits[:, :-1] += head.bias
+        logits = logits.float()
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        return logits[:, -1] - logits.logsumexp(dim=-1)
 
 
 __all__ = ["Branch", "Prefix", "SharedPrefix", "Stream", "plan_streams"]

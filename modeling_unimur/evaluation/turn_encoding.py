@@ -44,8 +44,19 @@ class TurnEncoder:
         Raises:
             ValueError, FileNotFoundError: naming the dialogue and turn that is wrong, or the picture.
         """
+        return self._encode(groups, False)[0]
+
+    @torch.inference_mode()
+    def encode_with_ret(self, groups: Sequence[Sequence[Sequence[dict]]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same, and how likely the language model says [RET] at the end of each context: the logarithm of its
+        probability `(contexts,)`. It means something for models that were trained to say it (FROMAGe's next-token
+        loss). NaN for language models that cannot share prefixes."""
+        return self._encode(groups, True)
+
+    def _encode(self, groups, ret: bool) -> tuple[torch.Tensor, torch.Tensor]:
         read = [self._read(context, number) for number, group in enumerate(groups) for context in group]
         found = torch.empty(len(read), self.model.config.embedding_width)
+        likely = torch.full((len(read),), torch.nan)
         share = self._prefix is not None and self._prefix.works
         jobs: list[tuple[Stream, list]] = []
         start = 0
@@ -64,12 +75,15 @@ class TurnEncoder:
             else:
                 jobs += [(Stream(list(read[number][0]), branches=[]), read[number][1]) for number in members]
         if not share:
-            return self._each(jobs, found)
+            return self._each(jobs, found), likely
         for batch in _buckets(jobs):
             features = self._features([source for _, sources in batch for source in sources])
-            for number, vector in self._prefix.unify([stream for stream, _ in batch], features).items():
+            vectors, said = self._prefix.unify([stream for stream, _ in batch], features, ret)
+            for number, vector in vectors.items():
                 found[number] = vector.float().cpu()
-        return found
+            for number, value in said.items():
+                likely[number] = value
+        return found, likely
 
     def _each(self, jobs: list[tuple[Stream, list]], found: torch.Tensor) -> torch.Tensor:
         order = sorted(range(len(jobs)), key=lambda number: len(jobs[number][0].tokens))

@@ -2,6 +2,7 @@
 
 from .base import Gallery, RetrievalSystem, Weights, megabytes, words_of_dialogue, words_of_last_turn
 from .bm25 import BM25
+from .chance import Chance
 from .clip_space import ClipSpace
 from .clip_text import ClipText, ClipTextLinear
 from .sentence_transformer import SentenceTransformerSystem, load_sentence_transformer
@@ -9,6 +10,7 @@ from .unimur import UniMuR
 
 __all__ = [
     "BM25",
+    "Chance",
     "ClipSpace",
     "ClipText",
     "ClipTextLinear",

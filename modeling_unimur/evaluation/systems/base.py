@@ -87,6 +87,15 @@ class RetrievalSystem(ABC):
     def weights(self) -> Weights:
         """What it weighs."""
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether its scores are products of the queries with vectors of the candidates."""
+        return hasattr(self, "_candidates")
+
+    def vectors(self, kind: str) -> torch.Tensor:
+        """Those vectors `(candidates of the kind, width)`, of the candidates that are indexed."""
+        return self._candidates[kind]
+
 
 def words_of_turn(message: dict) -> str:
     """The words of one message, without its pictures."""

@@ -54,7 +54,7 @@ class ClipSpace:
         processor = self._latest if latest else self.processor
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         found = torch.empty(len(texts), self.model.config.joint_width)
-        for start in tqdm(range(0, len(order), _TEXTS), desc=desc, disable=desc is None):
+        for start in tqdm(range(0, len(order), _TEXTS), desc=desc, disable=desc is None, leave=False):
             rows = order[start : start + _TEXTS]
             batch = processor.process_texts([texts[row] for row in rows]).to(self.model.device)
             found[rows] = F.normalize(self.model.encode_texts(**batch).float().cpu(), dim=-1)
@@ -66,7 +66,7 @@ class ClipSpace:
         `pooled (pictures, pooled width)`; computed once a gallery."""
         if self._kept.get("gallery") is not gallery:
             pooled, projected = [], []
-            for start in tqdm(range(0, len(gallery.images), _PICTURES), desc="Embedding pictures"):
+            for start in tqdm(range(0, len(gallery.images), _PICTURES), desc="Embedding pictures", leave=False):
                 loaded = [load_image(path) for path in gallery.images[start : start + _PICTURES]]
                 batch = self.processor.process_images(loaded).to(self.model.device)
                 parts = self.model.encode_images(**batch)

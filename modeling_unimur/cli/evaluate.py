@@ -1,0 +1,225 @@
+"""`unimur evaluate`: the papers' protocols."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .errors import CommandError
+
+SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-linear", "bm25", "chance")
+# The linear map needs text to be fitted on, which takes packages and minutes.
+_DEFAULT = tuple(name for name in SYSTEMS if name != "clip-linear")
+_TABLE = "table"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `unimur evaluate`."""
+    from ..evaluation.protocols.registry import TASKS
+
+    width = max(map(len, TASKS)) + 2
+    lines = [f"{name:<{width}}{task.summary}\n{'':<{width}}data: {task.data}" for name, task in TASKS.items()]
+    lines.append(f"{_TABLE:<{width}}one table out of the output folders of many runs (--runs)")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = "tasks:\n" + "\n".join(f"  {line}" for part in lines for line in part.split("\n"))
+    parser.add_argument("task", metavar="TASK", help="one of the tasks below")
+    parser.add_argument("--data", metavar="PATH", help="the set, as below")
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="MODEL",
+        help="a folder or a Hub id; several times for several models, such as ablations or a converted FROMAGe "
+        "(default: the mini that `make demo` builds)",
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results and finished batches go")
+    parser.add_argument(
+        "--systems",
+        default=",".join(_DEFAULT),
+        metavar="NAMES",
+        help=f"out of {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
+    )
+    parser.add_argument("--sentence-transformer", metavar="ID", help="a sentence-transformers model too")
+    parser.add_argument("--split", help="of the set (default: the one that the papers report on)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only so many dialogues, for a quick look")
+    parser.add_argument(
+        "--over-return",
+        type=float,
+        default=10.0,
+        metavar="PERCENT",
+        help="where image retrieval rates are matched (default: 10)",
+    )
+    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="from which on a picture is returned")
+    parser.add_argument("--returned-images", type=int, default=1, metavar="N", help="pictures in a reply (default: 1)")
+    parser.add_argument(
+        "--judge", metavar="CLIP", help="a CLIP that judges MM-Relevance (MMDialog: openai/clip-vit-base-patch32)"
+    )
+    parser.add_argument(
+        "--rounds", default="1,5,10", metavar="NUMBERS", help="of VisDial that are shown, 0 for all (default: 1,5,10)"
+    )
+    parser.add_argument("--form", choices=("chat", "fromage"), default="chat", help="how VisDial is written")
+    parser.add_argument("--with-caption", action="store_true", help="VisDial's caption comes first")
+    parser.add_argument(
+        "--normalise", choices=("sum", "mean"), default="sum", help="answers' log-probabilities (default: sum)"
+    )
+    parser.add_argument(
+        "--linear-texts",
+        type=int,
+        default=10_000,
+        metavar="N",
+        help="dialogues and glosses that clip-linear is fitted on (default: 10000)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance (default: 0)")
+    parser.add_argument(
+        "--card", type=Path, metavar="FILE", help="a model card that the first model's figures go into"
+    )
+    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="output folders, for the table")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs a task, prints its table and writes the results; or makes one table out of several."""
+    from ..evaluation.protocols.registry import TASKS
+
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise CommandError(f"{args.output} is a file; --output takes a folder")
+    if args.task == _TABLE:
+        return _merge(args)
+    if args.task not in TASKS:
+        raise CommandError(f"unknown task {args.task!r}: choose from {', '.join([*TASKS, _TABLE])}")
+    if args.data is None:
+        raise CommandError(f"--data PATH is missing: {TASKS[args.task].data}")
+    if args.output is None:
+        raise CommandError("--output FOLDER is missing: results and finished batches go there")
+    options = _options(args)
+    chosen = _chosen(args.systems)
+    sources = [_source(name) for name in (args.model or [None])]
+    if args.card is not None and not args.card.exists():
+        raise CommandError(f"there is no model card {args.card}")
+
+    from ..evaluation.protocols import task_function
+
+    systems, left_out = _systems(chosen, sources, args)
+    found = task_function(args.task)(args.data, systems, options, args.output / "batches")
+    found.notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    paths = found.save(args.output)
+    _show(found, paths)
+    if args.card is not None:
+        from ..evaluation.model_index import read_record, write_model_index
+
+        first = next((system.name for system in systems if type(system).__name__ == "UniMuR"), systems[0].name)
+        count = write_model_index(args.card, read_record(args.output), first)
+        print(f"{count} figures of {first} written into {args.card}")
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from ..evaluation.protocols.results import load_result, merge_results
+
+    if not args.runs or args.output is None:
+        raise CommandError("a table needs --runs FOLDER... and --output FOLDER")
+    found = merge_results([load_result(folder) for folder in args.runs])
+    _show(found, found.save(args.output))
+    return 0
+
+
+def _show(found, paths: list[Path]) -> None:
+    print(found.text())
+    for note in found.notes:
+        print(note)
+    print(f"Written to {', '.join(map(str, paths))}, with intervals and paired differences")
+
+
+def _options(args: argparse.Namespace):
+    from ..evaluation.protocols.options import TaskOptions
+
+    rounds = args.rounds.split(",")
+    if not all(part.strip().isdecimal() for part in rounds):
+        raise CommandError(f"--rounds {args.rounds}: numbers with commas between, such as 1,5,10")
+    return TaskOptions(
+        split=args.split,
+        limit=args.limit,
+        seed=args.seed,
+        over_return=args.over_return,
+        image_threshold=args.image_threshold,
+        returned_images=args.returned_images,
+        judge=args.judge,
+        rounds=tuple(int(part) for part in rounds),
+        form=args.form,
+        with_caption=args.with_caption,
+        normalise=args.normalise,
+    )
+
+
+def _chosen(names: str) -> list[str]:
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in SYSTEMS]
+    if unknown or not chosen:
+        raise CommandError(f"--systems {names}: choose from {','.join(SYSTEMS)}")
+    return [name for name in SYSTEMS if name in chosen]
+
+
+def _source(given: str | None) -> str:
+    from .retriever import model_folder
+
+    if given is None or Path(given).expanduser().is_dir():
+        return str(model_folder(given))
+    if given.count("/") != 1:
+        raise CommandError(f"no model folder at {given}, and it is no Hub id such as owner/name")
+    return given
+
+
+def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) -> tuple[list, dict[str, str]]:
+    """The systems, fitted, UniMuR first, and why others are left out."""
+    from ..data.packages import PackageUnavailable
+    from ..evaluation import systems
+    from ..evaluation.provenance import model_revision
+    from .retriever import open_retriever
+
+    found, left_out = [], {}
+    spaces = []
+    for source in sources if any(name.startswith(("unimur", "clip")) for name in chosen) else []:
+        retriever = open_retriever(source)
+        space = systems.ClipSpace(retriever.model, retriever.processor)
+        spaces.append((space, source, model_revision(source, retriever.model)))
+        if "unimur" in chosen:
+            found.append(_known(systems.UniMuR(space, _name(source, sources)), *spaces[-1][1:]))
+    for name, last in (("clip-last", True), ("clip-whole", False)):
+        if name in chosen:
+            found.append(_known(systems.ClipText(spaces[0][0], last_turn=last), *spaces[0][1:]))
+    if "clip-linear" in chosen:
+        from .compare import training_text
+
+        linear = systems.ClipTextLinear(spaces[0][0])
+        try:
+            linear.fit(*training_text(args.linear_texts, args.seed))
+            state = f"{spaces[0][2]}, fitted on {args.linear_texts} texts of seed {args.seed}"
+            found.append(_known(linear, spaces[0][1], state))
+        except PackageUnavailable as error:
+            left_out[linear.name] = str(error)
+    if args.sentence_transformer:
+        encoder = systems.SentenceTransformerSystem(args.sentence_transformer)
+        revision = model_revision(args.sentence_transformer, encoder.encoder[0].auto_model)
+        found.append(_known(encoder, args.sentence_transformer, revision))
+    if "bm25" in chosen:
+        try:
+            found.append(systems.BM25())
+        except ImportError as error:
+            left_out["BM25"] = str(error)
+    if "chance" in chosen:
+        found.append(systems.Chance(args.seed))
+    if not found:
+        raise CommandError(f"no system is left: {'; '.join(left_out.values())}")
+    return found, left_out
+
+
+def _known(system, source: str, revision: str):
+    """A system that says where it comes from, and whose batches can be kept."""
+    system.source = source
+    if revision != "unknown":
+        system.revision = revision
+    return system
+
+
+def _name(source: str, sources: list[str]) -> str:
+    """The last part of a model's address, or all of it where two end alike."""
+    last = [Path(other).name for other in sources]
+    return Path(source).name if last.count(Path(source).name) == 1 else source

@@ -1,0 +1,104 @@
+"""Figures of a run in a model card's metadata, where the Hub reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard
+
+_TASK = "retrieval"
+
+
+def read_record(folder: str | os.PathLike) -> dict:
+    """`results.json` of a run.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no results.json: name the output folder of a run.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def eval_results(record: dict, system: str, measures: Sequence[str] | None = None) -> list[EvalResult]:
+    """A system's figures as the Hub's `model-index` has them.
+
+    Args:
+        record: of `read_record`.
+        system: its name there.
+        measures: those that are wanted; the task's main ones by default.
+
+    Raises:
+        ValueError: no such system, or measure.
+    """
+    rows = {row["name"]: row for row in record["systems"]}
+    if system not in rows:
+        raise ValueError(f"The run has no system {system!r}: choose from {', '.join(rows)}.")
+    row, data = rows[system], record["data"]
+    found = []
+    for measure in measures or record["main"]:
+        figure = row["figures"].get(measure)
+        value = row["scalars"].get(measure) if figure is None else figure["mean"]
+        if value is None:
+            if measures is None:
+                continue  # a main measure that does not apply to this system
+            known = ", ".join([*row["figures"], *row["scalars"]])
+            raise ValueError(f"{system} has no measure {measure!r}: choose from {known}.")
+        found.append(
+            EvalResult(
+                task_type=_TASK,
+                task_name=record["task"],
+                dataset_type=record["task"],
+                dataset_name=f"{record['task']}, {data.get('split', 'all')} ({record['queries']} queries)",
+                dataset_split=data.get("split"),
+                dataset_revision=data.get("digest"),
+                metric_type=measure,
+                metric_name=measure,
+                metric_value=round(float(value), 2),
+                metric_config=None if figure is None else f"95 % [{figure['low']:.1f}, {figure['high']:.1f}]",
+            )
+        )
+    return found
+
+
+def write_model_index(
+    card: str | os.PathLike, record: dict, system: str, measures: Sequence[str] | None = None
+) -> int:
+    """Puts a system's figures into a card; those of the same data and measure are replaced, others stay.
+
+    Args:
+        card: the card's file, or the folder of a model with its `README.md`.
+        record, system, measures: as `eval_results`.
+
+    Returns:
+        How many figures were written.
+
+    Raises:
+        FileNotFoundError: there is no card.
+        ValueError: as `eval_results`.
+    """
+    path = Path(card)
+    path = path / "README.md" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no model card {path}: write one first, or name its file.")
+    new = eval_results(record, system, measures)
+    page = ModelCard.load(path)
+
+    def key(result: EvalResult) -> tuple:
+        return result.dataset_name, result.dataset_revision, result.metric_name
+
+    replaced = {key(result) for result in new}
+    kept = [result for result in page.data.eval_results or [] if key(result) not in replaced]
+    page.data.model_name = page.data.model_name or system
+    page.data.eval_results = [*kept, *new]
+    aside = path.with_suffix(".part")
+    page.save(aside)
+    os.replace(aside, path)
+    return len(new)
+
+
+__all__ = ["eval_results", "read_record", "write_model_index"]

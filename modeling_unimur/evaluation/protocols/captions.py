@@ -1,0 +1,131 @@
+"""Caption to picture and picture to caption, as on COCO and Flickr30k."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..provenance import files_digest
+from ..systems.base import Gallery, RetrievalSystem
+from .encoding import Encoded, encode
+from .mmdialog import system_about
+from .options import TaskOptions
+from .ranking import CUTOFFS, gold_ranks, recall_values
+from .results import Figures, TaskResult
+
+
+def read_captioned(data: str, split: str) -> tuple[list[str], list[tuple[str, int]], list[Path], list[str]]:
+    """Pictures and their captions.
+
+    Args:
+        data: a folder of pictures (with `captions.tsv`, or their names are their captions), or the JSON file of
+            Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`) with the pictures' folders beside it.
+        split: of such a file.
+
+    Returns:
+        files of the pictures, `(caption, number of its picture)`, the files that identify the data, and notes.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing is there, or it is no such file.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        from ...data.picture_folder_source import CAPTIONS_FILE, load_picture_folder
+
+        table = load_picture_folder(str(path))
+        files = list(dict.fromkeys(table["image"]))
+        numbers = {file: number for number, file in enumerate(files)}
+        pairs = [(title, numbers[file]) for title, file in zip(table["title"], table["image"], strict=True)]
+        named = path / CAPTIONS_FILE
+        return files, pairs, [named] if named.is_file() else list(map(Path, files)), []
+    if not path.is_file():
+        raise FileNotFoundError(f"There is neither a folder nor a file {path}.")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+        chosen = [entry for entry in entries if entry["split"] == split]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of Karpathy's splits ({error!r}).") from error
+    files, pairs, missing = [], [], 0
+    for entry in chosen:
+        names = [Path(entry.get("filepath", ""), entry["filename"]), Path("images", entry["filename"])]
+        file = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+        if file is None:
+            missing += 1
+            continue
+        pairs += [(sentence["raw"].strip(), len(files)) for sentence in entry["sentences"]]
+        files.append(str(file))
+    if not files:
+        raise ValueError(f"{path}: none of the {len(chosen)} pictures of the split {split!r} lies beside it.")
+    return files, pairs, [path], [f"{missing} pictures are missing."] if missing else []
+
+
+def evaluate_captions(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Caption to picture, and picture to caption by the same scores, over all of the split.
+
+    Args:
+        data: as `read_captioned`.
+        systems: fitted where they learn.
+        options: `split` (`test` by default), `limit` (pictures), `seed`.
+        work: folder of finished batches.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_captioned`.
+    """
+    files, pairs, sources, notes = read_captioned(data, options.split or "test")
+    if options.limit:
+        files, pairs = files[: options.limit], [pair for pair in pairs if pair[1] < options.limit]
+    gallery = Gallery((), tuple(files), tuple(files), ("",) * len(files))
+    groups = [[[{"role": "user", "content": [{"type": "text", "text": caption}]}]] for caption, _ in pairs]
+    encoded, broken = encode(systems, groups, gallery, work)
+    golds = np.array([number for _, number in pairs])
+    figures = {}
+    for name, system in encoded.items():
+        start = time.perf_counter()
+        values = recall_values(gold_ranks(system, "image", np.arange(len(pairs)), golds), "caption2image ")
+        firsts = _first_caption_ranks(system, golds, len(files))
+        # A picture's figure stands at its first caption, so that all columns are as long.
+        first = np.unique(golds, return_index=True)[1]
+        for measure, column in recall_values(firsts, "image2caption ").items():
+            values[measure] = np.full(len(pairs), np.nan)
+            values[measure][first] = column
+        figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+    about = {
+        "path": data,
+        "split": options.split or "test",
+        "digest": files_digest(sources) + (f"-{options.limit}" if options.limit else ""),
+        "captions": len(pairs),
+        "pictures": len(files),
+    }
+    if broken:
+        notes.append(f"{len(broken)} pictures cannot be read, such as {broken[0]}.")
+    notes.append("image2caption: rank of the best placed of a picture's captions among all captions.")
+    main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
+    ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
+    return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)
+
+
+def _first_caption_ranks(system: Encoded, golds: np.ndarray, pictures: int) -> np.ndarray:
+    """For each picture with a caption the rank of its best placed one among all captions."""
+    wanted = np.unique(golds)
+    ranks = np.zeros(len(wanted), dtype=np.int64)
+    if "image" not in system.kinds:
+        return ranks
+    block = max(2**25 // max(len(golds), 1), 1)
+    every = np.arange(len(golds))
+    for start in range(0, len(wanted), block):
+        part = wanted[start : start + block]
+        scores = system.scores("image", every, part).T
+        own = golds[None, :] == part[:, None]
+        best = np.where(own, scores, -np.inf).max(axis=1)
+        ahead = ((scores >= best[:, None]) & ~own).sum(axis=1)
+        ranks[start : start + block] = np.where(np.isneginf(best), 0, ahead + 1)
+    return ranks
+
+
+__all__ = ["evaluate_captions", "read_captioned"]

@@ -1,0 +1,142 @@
+"""The hand-written dialogues of this package in the formats of MMDialog and VisDial, for their protocols."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..dialogue_benchmark import DialogueExample, benchmark_gallery, load_dialogue_benchmark
+
+# What the pictures of a folder are called, `key<TAB>words`; no part of the published formats.
+WORDS_FILE = "words.tsv"
+
+
+def media_key(image_id: str) -> str:
+    """A signed 64-bit number for a picture, as MMDialog names its own."""
+    return str(int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big", signed=True))
+
+
+def image_words(folder: Path) -> dict[str, str]:
+    """Picture key -> what it is called, where a folder says so."""
+    path = folder / WORDS_FILE
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+
+
+def write_own_mmdialog(
+    split: str, folder: Path, examples: Sequence[DialogueExample] | None = None, gallery=None
+) -> Path:
+    """Writes the dialogues of a part as MMDialog's `test`: their turns, and the reply with its picture; negatives are
+    the other replies and the other pictures of the gallery, without those that are right as well.
+
+    Args:
+        split: `dev` or `test`.
+        folder: of the set; what is there already is kept.
+        examples, gallery: of `load_dialogue_benchmark` and `benchmark_gallery`, which are asked by default.
+
+    Returns:
+        The folder, for `MMDialog(folder, "test")`.
+    """
+    if (folder / "test" / "conversations.json").is_file():
+        return folder
+    gallery = benchmark_gallery(split) if gallery is None else gallery
+    examples = load_dialogue_benchmark(split, gallery) if examples is None else examples
+    names = {path: image_id for image_id, path in zip(gallery["image_id"], gallery["image"], strict=True)}
+    keys = {image_id: media_key(image_id) for image_id in gallery["image_id"]}
+    texts = [example.gold_text for example in examples]
+    records = []
+    for number, example in enumerate(examples):
+        turns = [{"turn": [_part(part, names, keys) for part in message["content"]]} for message in example.messages]
+        turns.append({"turn": [{"__TEXT__": example.gold_text}, {"__MEDIA__": keys[example.gold_image_id]}]})
+        records.append(
+            {
+                "conversation_id": number,
+                "conversation": turns,
+                "negative_candidate_media_keys": [
+                    key for image_id, key in keys.items() if image_id not in example.right_image_ids
+                ],
+                "negative_candidate_texts": [text for text in dict.fromkeys(texts) if text != example.gold_text],
+            }
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as aside:
+        part = Path(aside, "test")
+        part.mkdir()
+        words = []
+        rows = zip(gallery["image_id"], gallery["image"], gallery["title"], gallery["tags"], strict=True)
+        for image_id, path, title, tags in rows:
+            shutil.copyfile(path, part / f"{keys[image_id]}.jpg")  # readers go by the content, not by the name
+            words.append(f"{keys[image_id]}\t{', '.join([title, *tags])}")
+        (part / WORDS_FILE).write_text("\n".join(words) + "\n", encoding="utf-8")
+        (part / "conversations.json").write_text(json.dumps(records, ensure_ascii=False, indent=0), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        os.replace(part, folder / "test")
+    return folder
+
+
+def _part(part: dict, names: dict, keys: dict) -> dict:
+    return {"__TEXT__": part["text"]} if part["type"] == "text" else {"__MEDIA__": keys[names[part["image"]]]}
+
+
+def write_own_visdial(split: str, folder: Path, examples: Sequence[DialogueExample] | None = None) -> Path:
+    """Writes the dialogues of a part as VisDial's val: two turns are a round, the picture is the reply's, and the 100
+    options of a round's answer are drawn from all second turns, in the order of a hash.
+
+    Pictures within the dialogues are left out, as VisDial has none; dialogues whose words are then gone are too.
+
+    Args:
+        split: `dev` or `test`.
+        folder: of the set; what is there already is kept.
+        examples: of `load_dialogue_benchmark`, which is asked by default.
+    """
+    path = folder / "visdial_1.0_val.json"
+    if path.is_file():
+        return folder
+    examples = load_dialogue_benchmark(split) if examples is None else examples
+    said = [[_words(message) for message in example.messages] for example in examples]
+    questions = list(dict.fromkeys(turn for turns in said for turn in turns[::2]))
+    answers = list(dict.fromkeys(turn for turns in said for turn in [*turns[1::2], ""][: len(turns[::2])]))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "VisualDialog_val2018").mkdir(exist_ok=True)
+    dialogs = []
+    for number, (example, turns) in enumerate(zip(examples, said, strict=True)):
+        rounds = []
+        for place, (question, answer) in enumerate(zip(turns[::2], [*turns[1::2], ""], strict=False)):
+            gold = answers.index(answer)
+            order = sorted(
+                (index for index in range(len(answers)) if answers[index] and index != gold),
+                key=lambda index: hashlib.sha256(f"{number} {place} {index}".encode()).digest(),
+            )
+            options = sorted([gold, *order[:99]])
+            rounds.append(
+                {
+                    "question": questions.index(question),
+                    "answer": gold,
+                    "answer_options": options,
+                    "gt_index": options.index(gold),
+                }
+            )
+        if not answers[rounds[-1]["answer"]]:
+            del rounds[-1]["answer_options"], rounds[-1]["gt_index"]  # the reply itself is wanted there
+        name = f"VisualDialog_val2018_{number:012d}.jpg"
+        shutil.copyfile(example.gold_image, folder / "VisualDialog_val2018" / name)
+        dialogs.append({"image_id": number, "caption": "", "dialog": rounds})
+    data = {"questions": questions, "answers": answers, "dialogs": dialogs}
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps({"version": "1.0", "split": "val2018", "data": data}, ensure_ascii=False), "utf-8")
+    os.replace(aside, path)
+    return folder
+
+
+def _words(message: dict) -> str:
+    return " ".join(part["text"] for part in message["content"] if part["type"] == "text").rstrip("?").strip()
+
+
+__all__ = ["WORDS_FILE", "image_words", "media_key", "write_own_mmdialog", "write_own_visdial"]

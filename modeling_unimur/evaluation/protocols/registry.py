@@ -1,0 +1,76 @@
+"""Tasks by name. A task's module is imported when it runs."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """A protocol.
+
+    Args:
+        function: `module:name` of a function of `(data, systems, options, work)` that gives a `TaskResult`; a module
+            that begins with a dot is one of this package.
+        summary: what it measures, in a line.
+        data: what it reads.
+    """
+
+    function: str
+    summary: str
+    data: str
+
+
+TASKS: dict[str, Task] = {
+    "mmdialog": Task(
+        ".mmdialog:evaluate_mmdialog",
+        "text and picture of each reply among its dialogue's 1,000 + 1,000 candidates",
+        "MMDialog's folder; or dev or test, the hand-written dialogues",
+    ),
+    "mmdialog-images": Task(
+        ".mmdialog:evaluate_mmdialog_images", "each gold picture among its dialogue's 1,000 pictures", "as mmdialog"
+    ),
+    "visdial": Task(
+        ".visdial:evaluate_visdial",
+        "dialogue to picture and picture to dialogue, by the rounds shown",
+        "VisDial v1.0's folder, or ChatIR's; or dev or test, the hand-written dialogues",
+    ),
+    "visdial-answers": Task(
+        ".visdial:evaluate_visdial_answers", "each round's 100 answer options: NDCG, MRR, R@k", "VisDial v1.0's folder"
+    ),
+    "vist": Task(".stories:evaluate_vist", "the last picture of a story, in three settings", "VIST's folder"),
+    "photochat": Task(".photo_sharing:evaluate_photochat", "which photo is shared, and when", "PhotoChat's folder"),
+    "captions": Task(
+        ".captions:evaluate_captions",
+        "caption to picture and picture to caption",
+        "a folder of pictures with captions.tsv, or Karpathy's JSON of COCO or Flickr30k",
+    ),
+}
+
+
+def register_task(name: str, task: Task) -> None:
+    """Adds a task.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if name in TASKS:
+        raise ValueError(f"There is a task {name!r} already: {TASKS[name].summary}.")
+    TASKS[name] = task
+
+
+def task_function(name: str) -> Callable:
+    """The function of a task.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    if name not in TASKS:
+        raise ValueError(f"Unknown task {name!r}: choose from {', '.join(TASKS)}.")
+    module, _, function = TASKS[name].function.partition(":")
+    return getattr(importlib.import_module(module, __package__), function)
+
+
+__all__ = ["TASKS", "Task", "register_task", "task_function"]

@@ -1,0 +1,77 @@
+"""What figures belong to: the model's and the data's state, the packages, the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+_PACKAGES = (
+    "unimur", "torch", "transformers", "tokenizers", "numpy", "pillow", "open_clip_torch", "timm", "bm25s",
+    "sentence-transformers",
+)  # fmt: skip
+_BLOCK = 2**22
+
+
+def files_digest(paths: Iterable[str | os.PathLike]) -> str:
+    """Sixteen hexadecimal digits that change with the content of any file, or with their order.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            content = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                content.update(block)
+        digest.update(content.digest())
+    return digest.hexdigest()[:16]
+
+
+def model_revision(source: str | os.PathLike, model=None) -> str:
+    """What tells one state of a model from another.
+
+    Args:
+        source: folder or Hub id.
+        model: the loaded model; of a Hub id its configuration knows the commit.
+
+    Returns:
+        The commit of a Hub id, or `sha256:` and the digest of a folder's configuration and weights.
+
+    Raises:
+        FileNotFoundError: a folder without weights.
+    """
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+        return commit or "unknown"
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors).")
+    return f"sha256:{files_digest(files)}"
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a figure may depend on, of those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def this_machine() -> dict[str, object]:
+    """Processor or accelerator, threads and system."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
+
+
+__all__ = ["files_digest", "model_revision", "package_versions", "this_machine"]
