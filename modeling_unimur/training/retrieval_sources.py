@@ -2,15 +2,16 @@
 
 from ..data.retrieval_set import RetrievalSet
 
-SOURCES = ("gimp_manual", "webqa=PATH", "folder=PATH")
+SOURCES = ("gimp_manual", "picture_dictionary", "webqa=PATH", "folder=PATH")
 
 
 def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
     """Reads a retrieval set.
 
     Args:
-        source: `gimp_manual` (Debian's package, sections as groups), `webqa=PATH` (`data.webqa.load_webqa`), or
-            `folder=PATH`, what `RetrievalSet.save` wrote.
+        source: `gimp_manual` (Debian's package, sections as groups), `picture_dictionary` (clip art, emoji and stamps
+            beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), or `folder=PATH`, what
+            `RetrievalSet.save` wrote.
         captions: of UniVL-DR's `data.zip`, as `load_webqa` takes them.
 
     Raises:
@@ -30,6 +31,10 @@ def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
         from ..data.gimp_manual import load_gimp_manual
 
         return RetrievalSet.from_tables(load_gimp_manual(), group="section")
+    if source == "picture_dictionary":
+        from ..data.picture_dictionary import load_picture_dictionary
+
+        return load_picture_dictionary()
     raise ValueError(f"A retrieval set is one of {', '.join(SOURCES)}, not {source!r}.")
 
 

@@ -1,0 +1,202 @@
+"""UniVL-DR's evaluation: a model beside BM25, their fusion, the oracle of modality, the hybrid; in three settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...data.retrieval_set import RetrievalSet
+from .encoding import EncodedDocuments, Encoder, UniVLDREncoder, encode_documents, encode_queries
+from .evaluate import difference, evaluate_system, summary
+from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
+from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
+from .task import SETTINGS, RetrievalTask
+from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
+
+MODEL = "UniVL-DR"
+FUSION, ORACLE, HYBRID = "BM25 & {}", "BM25 & {}, oracle modality", "{} + BM25 (hybrid)"
+CALIBRATIONS = ("off", "on", "dev")
+
+
+def evaluate_univl_dr(
+    model,
+    processor,
+    retrieval: RetrievalSet,
+    split: str = "test",
+    dev: str | None = "validation",
+    settings: Sequence[str] = SETTINGS,
+    calibration: str = "off",
+    image_weight: float | str | None = None,
+    least_score: int = 1,
+    baselines: bool = True,
+    gap_plot: str | os.PathLike | None = None,
+    name: str = MODEL,
+    progress: bool = True,
+) -> dict:
+    """Evaluates a model on a retrieval set.
+
+    Args:
+        model (`UniVLDRModel`), processor (`UniVLDRProcessor`): an untrained model on a CLIP is CLIP zero-shot. With
+            `processor=None` the model is any object with the functions of `encoding.Encoder`.
+        retrieval: the set; `data` has readers.
+        split: whose queries are measured.
+        dev: split on which the hybrid's weight, and what is asked for below, are chosen; None chooses nothing.
+        settings: of `text`, `image`, `both`.
+        calibration: `off`; `on`: each kind's mean is subtracted (`modality_gap.MeanSubtraction`); `dev`: where that
+            helps on the development split.
+        image_weight: None keeps the model's own fusion; a number weighs the pictures in the sum; `dev` chooses it on
+            the development split, and warns where captions alone are better.
+        least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
+        baselines: whether to run BM25 and what is made with it.
+        gap_plot: a file for the picture of the modality gap.
+        name: of the model's row.
+        progress: whether to show bars.
+
+    Returns:
+        `systems` (`evaluate.summary`), `differences` (the model minus each other system, MRR@10 in points, paired),
+        `chosen` (on dev), `tried` (their MRR@10 by value), `modality_gap`, `documents`, `queries`, `split`.
+
+    Raises:
+        ValueError: an unknown split, setting or choice; or something to be chosen without a development split.
+        ImportError: BM25 without `bm25s`, a plot without matplotlib.
+    """
+    if calibration not in CALIBRATIONS:
+        raise ValueError(f"calibration={calibration!r}: choose from {', '.join(CALIBRATIONS)}.")
+    if dev is None and "dev" in (calibration, image_weight):
+        raise ValueError("Something is to be chosen on the development split, and dev is None: name one.")
+    if isinstance(image_weight, str) and image_weight != "dev":
+        raise ValueError(f"image_weight={image_weight!r}: a number, 'dev', or None.")
+    encoder = model if processor is None else UniVLDREncoder(model, processor, progress=progress)
+    task = RetrievalTask.from_set(retrieval, split, least_score)
+    dev_task = None if dev is None else RetrievalTask.from_set(retrieval, dev, least_score)
+    space = Space.of(encoder, task, dev_task)
+    chosen, tried = space.tune(image_weight, calibration)
+    systems: list[UniversalSystem] = [space.system(name)]
+    if baselines:
+        others, weight = with_bm25(systems[0], space)
+        systems += others
+        if weight is not None:
+            chosen["hybrid weight"], tried["hybrid weight"] = weight.value, weight.tried
+    results = {system.name: evaluate_system(system, task, settings, progress) for system in systems}
+    shared = next((setting for setting in ("both", *settings) if setting in results[name]), None)
+    found = {
+        "systems": summary(results, task),
+        "differences": {
+            f"{name} - {other}": difference(results[name][shared], results[other][shared])
+            for other in results
+            if other != name and shared is not None
+        },
+        "chosen": chosen,
+        "tried": tried,
+        "split": split,
+        "queries": len(task.query_ids),
+        "documents": {"text": int((~task.is_image).sum()), "image": int(task.is_image.sum())},
+    }
+    if task.is_image.any() and not task.is_image.all():
+        found["modality_gap"] = modality_gap(space.documents, task.is_image)
+        if gap_plot is not None:
+            draw_modality_gap(space.documents, task.is_image, space.queries, gap_plot, title=name)
+    return found
+
+
+class Space:
+    """Vectors of one encoder for a task, and for its development split.
+
+    Args:
+        encoder: what made them.
+        task, dev: the splits; they share the corpus.
+        encoded: the corpus, pictures and captions apart.
+        queries, dev_queries (`(queries, width)`): unit vectors.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        task: RetrievalTask,
+        dev: RetrievalTask | None,
+        encoded: EncodedDocuments,
+        queries: np.ndarray,
+        dev_queries: np.ndarray | None,
+    ):
+        self.encoder, self.task, self.dev, self.encoded = encoder, task, dev, encoded
+        self.queries, self.dev_queries = queries, dev_queries
+        self.documents: np.ndarray = encoded.fused(encoder)
+
+    @classmethod
+    def of(cls, encoder: Encoder, task: RetrievalTask, dev: RetrievalTask | None = None) -> Space:
+        """Encodes everything, each document once."""
+        dev_queries = None if dev is None else encode_queries(encoder, dev)
+        return cls(encoder, task, dev, encode_documents(encoder, task), encode_queries(encoder, task), dev_queries)
+
+    def tune(self, image_weight: float | str | None = None, calibration: str = "off") -> tuple[dict, dict]:
+        """Sets the pictures' weight and the calibration, as `evaluate_univl_dr` takes them.
+
+        Returns:
+            what was chosen, and the development split's MRR@10 of what was tried.
+
+        Raises:
+            ValueError: a weight for a model that does not sum.
+        """
+        chosen, tried = {}, {}
+        config = getattr(getattr(self.encoder, "model", None), "config", None)
+        if image_weight is not None and getattr(config, "fusion", "sum") != "sum":
+            raise ValueError(f"image_weight belongs to the sum; this model's fusion is {config.fusion!r}.")
+        if image_weight == "dev":
+            current = float(getattr(config, "image_weight", 1.0))
+            choice = choose_image_weight(self.dev_queries, self.encoded, self.dev, current)
+            self.documents = self.encoded.weighted(choice.value)
+            chosen["image weight"], tried["image weight"] = choice.value, choice.tried
+        elif image_weight is not None:
+            self.documents = self.encoded.weighted(float(image_weight))
+        # A mean of unlabelled queries: of the development split where there is one.
+        asked = self.queries if self.dev_queries is None else self.dev_queries
+        if calibration == "on":
+            self._calibrate(MeanSubtraction.fit(asked, self.documents, self.task.is_image))
+        elif calibration == "dev":
+            means, found = choose_calibration(asked, self.documents, self.dev)
+            chosen["mean subtraction"], tried["mean subtraction"] = means is not None, found
+            if means is not None:
+                self._calibrate(means)
+        return chosen, tried
+
+    def _calibrate(self, means: MeanSubtraction) -> None:
+        self.documents = means.documents_of(self.documents, self.task.is_image)
+        self.queries = means.queries_of(self.queries)
+        if self.dev_queries is not None:
+            self.dev_queries = means.queries_of(self.dev_queries)
+
+    def system(self, name: str) -> DenseSystem:
+        """Search in this space."""
+        return DenseSystem(name, self.queries, self.documents)
+
+
+def with_bm25(dense: DenseSystem, space: Space) -> tuple[list[UniversalSystem], Choice | None]:
+    """BM25, its fusion with a dense system (BM25 finds texts, the dense system pictures), the fusion and the dense
+    system with an oracle of the modality, and the hybrid with the weight that dev chooses.
+
+    Returns:
+        the systems, and the choice of the hybrid's weight; without a development split there is no hybrid, and None.
+    """
+    task = space.task
+    sparse = BM25System(task.query_texts, task.doc_texts)
+    fusion = DivideAndConquer(sparse, dense, task.is_image, FUSION.format(dense.name))
+    kinds = task.relevant_kinds()
+    found: list[UniversalSystem] = [
+        sparse,
+        fusion,
+        OracleModality(fusion, task.is_image, kinds, ORACLE.format(dense.name)),
+        OracleModality(dense, task.is_image, kinds, f"{dense.name}, oracle modality"),
+    ]
+    if space.dev is None:
+        return found, None
+    weight = choose_hybrid_weight(
+        DenseSystem("dense", space.dev_queries, space.documents),
+        BM25System(space.dev.query_texts, space.dev.doc_texts),
+        space.dev,
+    )
+    return [*found, Hybrid(dense, sparse, weight.value, HYBRID.format(dense.name))], weight
+
+
+__all__ = ["CALIBRATIONS", "MODEL", "Space", "evaluate_univl_dr", "with_bm25"]
