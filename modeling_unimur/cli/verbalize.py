@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from .errors import CommandError
 
@@ -15,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="takes doc_id and words of each picture")
     parser.add_argument("--prompt", help="what model=ID is asked; {caption} in it is the picture's caption")
+    parser.add_argument(
+        "--learn-queries",
+        metavar="DIR",
+        help="first teach model=ID to write the training split's queries, and keep it there; what is there is used",
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
     parser.add_argument("--device", default="cpu", help="of a model (default: cpu)")
 
@@ -26,11 +32,18 @@ def run(args: argparse.Namespace) -> int:
     import logging
 
     from ..training.retrieval_sources import load_retrieval_set
-    from ..verbalization import open_verbalizer, verbalize, write_words
+    from ..verbalization import open_verbalizer, train_query_writer, verbalize, write_words
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    verbalizer = open_verbalizer(args.by, args.prompt, args.device)
-    words = verbalize(load_retrieval_set(args.source).corpus, verbalizer, args.batch_size)
+    retrieval, name = load_retrieval_set(args.source), args.by
+    if args.learn_queries:
+        kind, _, model = name.partition("=")
+        if kind != "model":
+            raise CommandError(f"--learn-queries teaches model=ID, not {name}")
+        if not Path(args.learn_queries, "config.json").is_file():
+            train_query_writer(model, retrieval, args.learn_queries, args.prompt)
+        name = f"model={args.learn_queries}"
+    words = verbalize(retrieval.corpus, open_verbalizer(name, args.prompt, args.device), args.batch_size)
     write_words(words, args.output)
     print(f"{len(words):,} pictures, {sum(map(bool, words.values())):,} of them with words: {args.output}")
     return 0

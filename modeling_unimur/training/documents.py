@@ -1,8 +1,10 @@
 """Documents of a retrieval set by id and by number, and their pictures as tensors."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -82,21 +84,22 @@ class DecodedPictures:
 
     Args:
         processor (`UniVLDRProcessor`): of the model.
+        threads (*optional*): that read and decode; by the CPUs, up to 8.
     """
 
-    def __init__(self, processor):
+    def __init__(self, processor, threads: "int | None" = None):
         self.processor = processor
+        self.threads = threads or min(8, os.cpu_count() or 1)
         self.unreadable: set[str] = set()
 
     def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
         """`pixel_values` of image documents, and what else the image processor returns; `image_mask`, False where
         there is no picture, if any is missing."""
-        found, there = [], []
-        for document in documents:
-            picture = self._read(document.image)
-            there.append(picture is not None)
-            found.append(picture or Image.new("RGB", (32, 32)))
-        batch = dict(self.processor.image_processor(found, return_tensors="pt"))
+        with ThreadPoolExecutor(self.threads) as pool:
+            read = list(pool.map(self._read, [document.image for document in documents]))
+        there = [picture is not None for picture in read]
+        pictures = [picture or Image.new("RGB", (32, 32)) for picture in read]
+        batch = dict(self.processor.image_processor(pictures, return_tensors="pt"))
         return batch if all(there) else {**batch, "image_mask": torch.tensor(there)}
 
     def _read(self, address: str) -> "Image.Image | None":

@@ -4,6 +4,7 @@ import logging
 import random
 
 import numpy as np
+import torch
 
 from ..data.retrieval_set import RetrievalSet
 from ..evaluation.rank_metrics import DEPTH, all_measures, judge, rank
@@ -76,9 +77,13 @@ class RetrievalJudge:
         others = [number for number in range(corpus_size) if number not in wanted]
         return wanted | set(random.Random(seed).sample(others, max(most - len(wanted), 0)))
 
-    def rankings(self, model) -> np.ndarray:
-        """Places in `documents`, best first `(queries, depth)`."""
-        vectors = embed_documents(model, self.processor, self.documents, self.pictures)
+    def embed(self, model) -> torch.Tensor:
+        """Vectors of `documents` `(documents, width)`."""
+        return embed_documents(model, self.processor, self.documents, self.pictures)
+
+    def rankings(self, model, vectors: "torch.Tensor | None" = None) -> np.ndarray:
+        """Places in `documents`, best first `(queries, depth)`; of vectors that were computed before, if given."""
+        vectors = self.embed(model) if vectors is None else vectors
         queries = embed_queries(model, self.processor, self.texts)
         found = []
         for start in range(0, len(queries), _CHUNK):
@@ -88,10 +93,10 @@ class RetrievalJudge:
             found.append(rank(scores, DEPTH))
         return np.concatenate(found)
 
-    def __call__(self, model) -> "dict[str, float]":
+    def __call__(self, model, vectors: "torch.Tensor | None" = None) -> "dict[str, float]":
         """Means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
         `rank_metrics.MEASURES`; and `images_10`, the share of pictures among the first ten."""
-        rankings = self.rankings(model)
+        rankings = self.rankings(model, vectors)
         figures = {
             name.replace("@", "_"): float(np.mean(values))
             for name, values in all_measures(judge(rankings, self.grades)).items()

@@ -226,7 +226,9 @@ def _note(run: _Run, results: dict, name: str, stage: int) -> None:
     """Judges the model as it stands and writes the figures down."""
     run.model.to(run.args.device)
     splits = {"dev": run.data.dev_split, "test": run.data.test_split}
-    results[name] = {label: run.judge(stage, split)(run.model) for label, split in splits.items() if split is not None}
+    judges = {label: run.judge(stage, split) for label, split in splits.items() if split is not None}
+    vectors = next(iter(judges.values())).embed(run.model)  # all search the whole corpus
+    results[name] = {label: judge(run.model, vectors) for label, judge in judges.items()}
     if run.args.process_index == 0:
         run.output.mkdir(parents=True, exist_ok=True)
         (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -2,18 +2,21 @@
 
 from .generators import ImageToTextVerbalizer, UniMuRVerbalizer, open_verbalizer
 from .ocr import OcrVerbalizer
+from .query_writer import QueryPairs, train_query_writer
 from .store import WordStore
 from .verbalize import Verbalizer, joined_captions, read_words, verbalize, write_words
 
 __all__ = [
     "ImageToTextVerbalizer",
     "OcrVerbalizer",
+    "QueryPairs",
     "UniMuRVerbalizer",
     "Verbalizer",
     "WordStore",
     "joined_captions",
     "open_verbalizer",
     "read_words",
+    "train_query_writer",
     "verbalize",
     "write_words",
 ]

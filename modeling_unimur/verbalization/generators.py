@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -28,7 +30,7 @@ class UniMuRVerbalizer:
         self.model = UniMuRModel.from_pretrained(source, **kwargs).to(device).eval()
         self.processor = UniMuRProcessor.from_pretrained(source)
         self.max_new_tokens = max_new_tokens
-        self.key = f"unimur {source} {self.processor.caption_prompt!r} {max_new_tokens}"
+        self.key = f"unimur {_state(source)} {self.processor.caption_prompt!r} {max_new_tokens}"
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
@@ -68,7 +70,7 @@ class ImageToTextVerbalizer:
         revision = {name: kwargs[name] for name in ("revision",) if name in kwargs}
         self.processor = AutoProcessor.from_pretrained(source, **revision)
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
-        self.key = f"image-to-text {source} {kwargs.get('revision')} {prompt!r} {max_new_tokens}"
+        self.key = f"image-to-text {_state(source)} {kwargs.get('revision')} {prompt!r} {max_new_tokens}"
         self.processor.tokenizer.padding_side = "left"  # what is generated follows the last token
 
     @torch.inference_mode()
@@ -100,6 +102,14 @@ class ImageToTextVerbalizer:
             )
         words = {} if prompts is None else {"text": prompts, "padding": True}
         return self.processor(images=images, return_tensors="pt", **words)
+
+
+def _state(source: str) -> str:
+    """A source, and of a folder also when its weights were written."""
+    weights = [
+        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in Path(source).glob("*.safetensors")
+    ]
+    return f"{source} {sorted(weights)}" if weights else source
 
 
 def _asked(prompt: str) -> list[dict]:

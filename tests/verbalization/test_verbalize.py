@@ -15,13 +15,16 @@ from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.verbalization import (
     ImageToTextVerbalizer,
     OcrVerbalizer,
+    QueryPairs,
     UniMuRVerbalizer,
     WordStore,
     joined_captions,
     open_verbalizer,
     read_words,
+    train_query_writer,
     verbalize,
 )
+from modeling_unimur.verbalization.query_writer import QueryCollator
 from tests import tiny
 
 
@@ -148,6 +151,37 @@ def test_unimur_writes(pair, pictures, tmp_path):
         ids = pair[0].generate(**inputs, max_new_tokens=5, do_sample=False, pad_token_id=2)
     text = pair[1].tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
     assert words[0] == next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def test_a_captioner_learns_the_training_queries(captioner, corpus, tmp_path):
+    queries = {
+        split: [{"query_id": f"{split}{n}", "text": f"{split} {text}"} for n, text in enumerate(("balloon", "cake"))]
+        for split in ("train", "test")
+    }
+    qrels = {
+        split: [{"query_id": f"{split}{n}", "doc_id": doc, "score": 1} for n, doc in enumerate(("i0", "i1"))]
+        + [{"query_id": f"{split}0", "doc_id": "t", "score": 1}]
+        for split in ("train", "test")
+    }
+    retrieval = RetrievalSet.from_rows(queries, corpus.to_list(), qrels)
+    pairs = QueryPairs(retrieval)
+    assert [row[1:] for row in pairs.rows] == [("caption 0", "train balloon"), ("caption 1", "train cake")]
+    processor = ImageToTextVerbalizer(captioner).processor
+    batch = QueryCollator(processor, "of {caption}:")([pairs[0]])
+    learned = batch["labels"][0][batch["labels"][0] != -100]
+    assert processor.tokenizer.decode(learned, skip_special_tokens=True).strip() == "train balloon"
+    assert learned[-1] == processor.tokenizer.eos_token_id
+    # Two pictures are learned by heart; at the pictures' own words the model then writes the queries.
+    train_query_writer(
+        captioner, retrieval, tmp_path / "writer", learning_rate=0.01, num_train_epochs=60, logging_strategy="no",
+        disable_tqdm=True,
+    )  # fmt: skip
+    writer = ImageToTextVerbalizer(str(tmp_path / "writer"), max_new_tokens=24)
+    images = [Image.open(corpus[number]["image"]) for number in (0, 1)]
+    words = writer(images, ["", ""])
+    assert all(text.startswith("train ") for text in words), words
+    with pytest.raises(ValueError, match="nothing to learn from"):
+        QueryPairs(RetrievalSet.from_rows(queries, corpus.to_list(), {**qrels, "train": qrels["train"][2:]}))
 
 
 # -- what is written in a picture -----------------------------------------------------------------------------------

@@ -1,0 +1,135 @@
+"""Query mode: a captioner learns to write the queries that a picture answers (UniVL-DR's image verbalization)."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
+
+from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.retrieval_set import RetrievalSet
+
+logger = logging.getLogger(__name__)
+
+# The one split whose queries may be learned: words learned from others' would give their answers away.
+SPLIT = "train"
+
+
+class QueryPairs(Dataset):
+    """Pictures that answer the training split's queries, each with its caption and the query.
+
+    Args:
+        retrieval (`RetrievalSet`): the set.
+        least_score: of the relevance.
+
+    Raises:
+        ValueError: no training query is answered by a picture.
+    """
+
+    def __init__(self, retrieval: RetrievalSet, least_score: int = 1):
+        relevant = retrieval.relevant(SPLIT)
+        wanted = {doc for docs in relevant.values() for doc, score in docs.items() if score >= least_score}
+        table = retrieval.corpus
+        columns = (table[name][:] for name in ("doc_id", "kind", "text", "image"))
+        shown = {
+            doc: (image, text or "")
+            for doc, kind, text, image in zip(*columns, strict=True)
+            if doc in wanted and kind == "image" and image
+        }
+        queries = retrieval.queries[SPLIT]
+        self.rows = [
+            (*shown[doc], text)
+            for query, text in zip(queries["query_id"], queries["text"], strict=True)
+            for doc, score in relevant.get(query, {}).items()
+            if doc in shown and score >= least_score
+        ]
+        if not self.rows:
+            raise ValueError(f"No query of the split {SPLIT!r} is answered by a picture: nothing to learn from.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[str, str, str]:
+        return self.rows[number]
+
+
+class QueryCollator:
+    """Pictures and `prompt + query` as the model's inputs, with labels at the query alone.
+
+    Args:
+        processor: the model's, which takes pictures and texts.
+        prompt (*optional*): as in `ImageToTextVerbalizer`.
+        max_tokens: longest prompt and query together.
+    """
+
+    def __init__(self, processor, prompt: str | None = None, max_tokens: int = 64):
+        self.processor, self.prompt, self.max_tokens = processor, prompt or "", max_tokens
+        processor.tokenizer.padding_side = "right"
+
+    def __call__(self, rows: list[tuple[str, str, str]]) -> dict[str, torch.Tensor]:
+        images, asked, texts = [], [], []
+        for address, caption, query in rows:
+            images.append(decode_picture(read_picture_bytes(address), address))
+            asked.append(self.prompt.replace("{caption}", caption))
+            texts.append(f"{asked[-1]} {query}".strip())
+        tokenizer = self.processor.tokenizer
+        batch = self.processor(
+            images=images, text=texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        )
+        ends = torch.full((len(rows), 1), tokenizer.eos_token_id)
+        last = batch["attention_mask"].sum(dim=1)
+        if tokenizer.eos_token_id not in tokenizer("a")["input_ids"]:  # what is written has to end
+            batch["input_ids"] = torch.cat([batch["input_ids"], ends], dim=1).scatter_(1, last[:, None], ends)
+            batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.zeros_like(ends)], dim=1).scatter_(
+                1, last[:, None], 1
+            )
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        start = int(tokenizer("a")["input_ids"][0] in (tokenizer.cls_token_id, tokenizer.bos_token_id))
+        for row, text in enumerate(asked):
+            labels[row, : start + len(tokenizer(text, add_special_tokens=False)["input_ids"])] = -100
+        return {**batch, "labels": labels}
+
+
+def train_query_writer(
+    source: str,
+    retrieval: RetrievalSet,
+    output: str | os.PathLike,
+    prompt: str | None = None,
+    least_score: int = 1,
+    **training,
+) -> None:
+    """Fine-tunes a captioner to write the training split's queries, and saves it with its processor; the folder is
+    then a source of `ImageToTextVerbalizer` with the same prompt.
+
+    Args:
+        source: a captioner that takes pictures and a text (GIT, BLIP), as Hub id or folder.
+        retrieval: the set; its training split alone is read.
+        output: the folder.
+        prompt (*optional*): what the query follows; `{caption}` in it is the picture's caption.
+        least_score: of the relevance.
+        training: fields of `transformers.TrainingArguments`.
+
+    Raises:
+        ValueError: a model that talks by a chat template, or no training query is answered by a picture.
+    """
+    model, processor = AutoModelForImageTextToText.from_pretrained(source), AutoProcessor.from_pretrained(source)
+    if getattr(processor, "chat_template", None):
+        raise ValueError(f"{source} answers by a chat template: ask it for queries by a prompt, without training.")
+    pairs = QueryPairs(retrieval, least_score)
+    logger.info("%d pictures with a query to learn from", len(pairs))
+    arguments = {"num_train_epochs": 3, "learning_rate": 1e-5, "per_device_train_batch_size": 16, **training}
+    defaults = {"save_strategy": "no", "report_to": "none", "remove_unused_columns": False}
+    if not torch.accelerator.is_available():
+        defaults["use_cpu"] = True
+    args = TrainingArguments(output_dir=str(output), **{**defaults, **arguments})
+    trainer = Trainer(model, args, data_collator=QueryCollator(processor, prompt), train_dataset=pairs)
+    trainer.train()
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output)
+        processor.save_pretrained(output)
+
+
+__all__ = ["QueryCollator", "QueryPairs", "train_query_writer"]
