@@ -65,16 +65,16 @@ class RetrievalTask:
         lost = sorted({doc for grades in relevant.values() for doc in grades if doc not in numbers})
         if lost:
             raise ValueError(f"{len(lost)} relevant documents are not in the corpus, such as {lost[:3]}.")
-        judged = [row for row, query in enumerate(queries["query_id"]) if query in relevant]
+        columns = {name: queries[name][:] for name in ("query_id", "text", "kind") if name in queries.column_names}
+        judged = [row for row, query in enumerate(columns["query_id"]) if query in relevant]
         if not judged:
             raise ValueError(f"Nothing is relevant for any query of {split!r}.")
-        ids = [queries["query_id"][row] for row in judged]
-        known = "kind" in queries.column_names
-        query_kinds = [queries["kind"][row] for row in judged] if known else [""] * len(judged)
+        ids = [columns["query_id"][row] for row in judged]
+        kinds_of = columns.get("kind", [""] * len(queries))
         return cls(
             query_ids=ids,
-            query_texts=[queries["text"][row] for row in judged],
-            query_kinds=query_kinds,
+            query_texts=[columns["text"][row] for row in judged],
+            query_kinds=[kinds_of[row] or "" for row in judged],
             doc_ids=doc_ids,
             doc_texts=[text or "" for text in corpus["text"][:]],
             doc_images=[image or "" for image in corpus["image"][:]],

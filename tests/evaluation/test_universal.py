@@ -1,0 +1,342 @@
+"""Universal retrieval: the settings, the systems, the shares, what dev chooses; figures worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.evaluation.universal import (
+    BM25System,
+    DenseSystem,
+    DivideAndConquer,
+    Hybrid,
+    MeanSubtraction,
+    OracleModality,
+    RetrievalTask,
+    UniversalSystem,
+    UniVLDREncoder,
+    choose_calibration,
+    choose_image_weight,
+    difference,
+    draw_modality_gap,
+    encode_documents,
+    encode_queries,
+    evaluate_system,
+    evaluate_univl_dr,
+    image_shares,
+    modality_gap,
+    report,
+)
+from modeling_unimur.evaluation.universal.encoding import EncodedDocuments, unit
+from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
+
+KINDS = np.array([False, True, False, True])
+
+
+class Given(UniversalSystem):
+    """Scores as written down."""
+
+    def __init__(self, scores, name="given"):
+        self.table, self.name = np.asarray(scores, dtype=float), name
+
+    def scores(self, rows, candidates):
+        return self.table[rows]
+
+
+def task(relevance, kinds=KINDS, excluded=None, query_kinds=None):
+    count = len(kinds)
+    return RetrievalTask(
+        query_ids=[f"q{n}" for n in range(len(relevance))],
+        query_texts=["?"] * len(relevance),
+        query_kinds=query_kinds or [""] * len(relevance),
+        doc_ids=[f"d{n}" for n in range(count)],
+        doc_texts=[""] * count,
+        doc_images=[""] * count,
+        is_image=kinds,
+        relevance=relevance,
+        excluded=excluded or [np.array([], int)] * len(relevance),
+    )
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+def test_settings_search_their_kind_for_the_queries_that_it_answers():
+    asked = task([{0: 1}, {1: 1, 2: 2}, {3: 1}])
+    scores = [[1, 9, 5, 0], [1, 2, 3, 4], [9, 8, 7, 6]]
+    found = evaluate_system(Given(scores), asked)
+    assert found["text"].rows.tolist() == [0, 1]
+    assert found["image"].rows.tolist() == [1, 2]
+    np.testing.assert_allclose(found["text"].measures["mrr@10"], [50, 100])  # 2 before 0; 2 before 0
+    np.testing.assert_allclose(found["image"].measures["mrr@10"], [50, 50])  # 3 before 1; 1 before 3
+    np.testing.assert_allclose(found["both"].measures["mrr@10"], [100 / 3, 50, 25])
+    np.testing.assert_allclose(found["both"].measures["recall@20"], [100, 100, 100])
+    # Relevance of the other kind does not count in a setting of one.
+    np.testing.assert_allclose(found["image"].measures["recall@20"], [100, 100])
+    with pytest.raises(ValueError, match="unknown setting 'video'"):
+        evaluate_system(Given(scores), asked, ("video",))
+
+
+def test_excluded_documents_are_taken_out():
+    asked = task([{0: 1}], excluded=[np.array([1, 2])])
+    found = evaluate_system(Given([[1, 9, 5, 0]]), asked)["both"]
+    assert found.rankings[0, :3].tolist() == [0, 3, -1]
+    assert found.mean("mrr@10") == 100
+
+
+def test_blocks_make_no_difference(monkeypatch):
+    rng = np.random.default_rng(0)
+    asked = task([{int(rng.integers(4)): 1} for _ in range(9)])
+    system = Given(rng.normal(size=(9, 4)))
+    whole = evaluate_system(system, asked)["both"]
+    monkeypatch.setattr("modeling_unimur.evaluation.universal.evaluate._SCORES_AT_A_TIME", 8)
+    np.testing.assert_array_equal(evaluate_system(system, asked)["both"].rankings, whole.rankings)
+
+
+def test_task_of_a_set():
+    asked = RetrievalTask.from_set(retrieval_set(), "test")
+    assert len(asked.query_ids) == 2 * len(TOPICS)
+    assert asked.is_image.tolist() == [False, True] * len(TOPICS)
+    assert asked.relevance[1] == {1: 1}
+    assert asked.excluded[0].tolist() == [2]
+    np.testing.assert_array_equal(asked.relevant_kinds()[:2], [[True, False], [False, True]])
+    assert RetrievalTask.from_set(graded_set(), "test", least_score=2).relevance == [{1: 2}]
+    assert RetrievalTask.from_set(graded_set(), "test").relevance == [{0: 1, 1: 2}, {0: 1}]
+    with pytest.raises(ValueError, match="no split 'train'"):
+        RetrievalTask.from_set(retrieval_set(), "train")
+
+
+def graded_set():
+    corpus = [{"doc_id": f"d{n}", "kind": "text", "text": "x", "image": ""} for n in range(2)]
+    queries = {"test": [{"query_id": f"q{n}", "text": "?"} for n in range(3)]}
+    qrels = [("q0", "d0", 1), ("q0", "d1", 2), ("q1", "d0", 1), ("q2", "d0", 0)]
+    rows = [dict(zip(("query_id", "doc_id", "score"), row, strict=True)) for row in qrels]
+    return RetrievalSet.from_rows(queries, corpus, {"test": rows})
+
+
+# -- systems ----------------------------------------------------------------------------------------------------------
+def test_divide_and_conquer_takes_turns():
+    texts, images = Given([[0.1, 9, 0.9, 9]]), Given([[9, 0.2, 9, 0.3]])
+    fused = DivideAndConquer(texts, images, KINDS, "fusion")
+    everything = np.ones(4, bool)
+    order = np.argsort(-fused.scores(np.array([0]), everything)[0])
+    assert order.tolist() == [2, 3, 0, 1]  # best text, best picture, second text, second picture
+    one = DivideAndConquer(texts, images, KINDS, "fusion", depth=1).scores(np.array([0]), everything)[0]
+    assert np.isneginf(one[[0, 1]]).all()
+    assert np.isfinite(one[[2, 3]]).all()
+
+
+def test_oracle_returns_the_right_kinds_alone():
+    asked = task([{0: 1}, {1: 1, 2: 1}])
+    system = OracleModality(Given([[1, 2, 3, 4], [1, 2, 3, 4]]), KINDS, asked.relevant_kinds(), "oracle")
+    found = evaluate_system(system, asked)["both"].rankings
+    assert found[0, :3].tolist() == [2, 0, -1]
+    assert found[1, :4].tolist() == [3, 2, 1, 0]
+
+
+def test_hybrid_adds_scaled_scores():
+    dense, sparse = Given([[0.5, 0.4, 0.1, 0.0]]), Given([[-np.inf, 4.0, 8.0, -np.inf]])
+    everything = np.ones(4, bool)
+    row = np.array([0])
+    np.testing.assert_allclose(Hybrid(dense, sparse, 0.3).scores(row, everything), [[0.5, 0.55, 0.4, 0.0]])
+    np.testing.assert_allclose(Hybrid(dense, sparse, 0).scores(row, everything), dense.table)
+    assert np.argsort(-Hybrid(dense, sparse, np.inf).scores(row, everything)[0]).tolist() == [2, 1, 0, 3]
+    with pytest.raises(ValueError, match="at least 0"):
+        Hybrid(dense, sparse, -1)
+
+
+def test_bm25_returns_what_shares_a_word():
+    system = BM25System(["a lion on a rock", "zebra"], ["the lion sleeps", "a rock", "nothing", "Lion: rock lion"])
+    found = system.scores(np.array([0, 1]), np.ones(4, bool))
+    assert np.isneginf(found[0]).tolist() == [False, False, True, False]
+    assert found[0].argmax() == 3
+    assert np.isneginf(found[1]).all()
+
+
+def test_dense_needs_one_width():
+    with pytest.raises(ValueError, match="width 2"):
+        DenseSystem("x", np.zeros((1, 2)), np.zeros((1, 3)))
+
+
+# -- figures ----------------------------------------------------------------------------------------------------------
+def test_shares_of_pictures():
+    kinds = np.array([False] * 20 + [True] * 20)
+    asked = task([{0: 1}, {20: 1, 21: 1, 1: 1}, {2: 1}], kinds=kinds, query_kinds=["a", "b", "a"])
+    scores = np.full((3, 40), -np.inf)
+    scores[0, :10] = 1
+    scores[1, 15:25] = 1  # five texts, five pictures
+    found = evaluate_system(Given(scores), asked)["both"]
+    shares = image_shares(found, asked)
+    assert shares["a"] == {"returned": 0.0, "relevant": 0.0, "queries": 2}  # the third returned nothing
+    assert shares["b"]["returned"] == 50
+    assert shares["b"]["relevant"] == pytest.approx(200 / 3)
+    assert shares["all"]["returned"] == 25
+    assert shares["all"]["relevant"] == pytest.approx(200 / 9)
+
+
+def test_paired_difference():
+    asked = task([{0: 1}] * 40)
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(40, 4))
+    better = scores.copy()
+    better[:, 0] += 2
+    ours, theirs = (evaluate_system(Given(table), asked)["both"] for table in (better, scores))
+    found = difference(ours, theirs)
+    expected = (ours.measures["mrr@10"] - theirs.measures["mrr@10"]).mean()
+    assert found["mean"] == pytest.approx(expected)
+    assert 0 < found["low"] < found["mean"] < found["high"]
+    with pytest.raises(ValueError, match="different queries"):
+        difference(ours, evaluate_system(Given(scores[:1]), task([{0: 1}]))["both"])
+
+
+# -- encoding ---------------------------------------------------------------------------------------------------------
+def test_weighted_documents():
+    texts = np.array([[3.0, 0], [0, 2], [0, 0], [0, 5]], dtype=np.float32)
+    images = np.array([[4.0, 0], [1, 1], [0, 0]], dtype=np.float32)
+    kinds = np.array([False, True, True, True])
+    documents = EncodedDocuments(
+        texts, images, kinds, has_caption=np.array([True, False, True]), has_image=np.array([True, True, False])
+    )
+    found = documents.weighted(0.5)
+    np.testing.assert_allclose(found[0], [1, 0])
+    np.testing.assert_allclose(found[1], unit(np.array([[2.0, 2.0]]))[0])  # 0.5 x (4, 0) + (0, 2)
+    np.testing.assert_allclose(found[2], unit(np.array([[1.0, 1.0]]))[0])  # no caption: the picture, unweighted
+    np.testing.assert_allclose(found[3], [0, 1])  # no picture: the caption
+    np.testing.assert_allclose(documents.weighted(0)[1], [0, 1])
+    np.testing.assert_allclose(documents.weighted(np.inf)[1], [1, 0])
+    np.testing.assert_allclose(documents.weighted(0)[2], unit(np.array([[1.0, 1.0]]))[0])
+    hidden = documents.without_captions().weighted(0.5)
+    np.testing.assert_allclose(hidden[:3], [[1, 0], [1, 0], unit(np.array([[1.0, 1.0]]))[0]])
+    assert not hidden[3].any()  # nothing is left of a picture that cannot be read
+
+
+@pytest.fixture(scope="module")
+def tiny(clip_folder):
+    return UniVLDRModel.from_backbones(str(clip_folder)), UniVLDRProcessor.from_backbones(str(clip_folder))
+
+
+def test_model_encodes_as_it_does_itself(tiny, pictures, tmp_path):
+    model, processor = tiny
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    retrieval = retrieval_set([*pictures, str(tmp_path / "broken.png")])
+    asked = RetrievalTask.from_set(retrieval, "test")
+    encoder = UniVLDREncoder(model, processor, progress=False)
+    documents = encode_documents(encoder, asked)
+    assert documents.has_image.tolist() == [True, True, True, True, False, True, True, True]
+    fused = documents.fused(encoder)
+    with Image.open(pictures[1]) as picture:
+        own = model.get_multimodal_features(**processor.process_documents([picture], ["a anchor"])).pooler_output
+    np.testing.assert_allclose(fused[3], own.detach().numpy()[0], atol=1e-5)
+    np.testing.assert_allclose(fused, documents.weighted(1.0), atol=1e-5)
+    text = model.get_text_features(**processor.process_texts([asked.doc_texts[4]])).pooler_output
+    np.testing.assert_allclose(fused[4], text.detach().numpy()[0], atol=1e-5)
+    np.testing.assert_allclose(fused[9], documents.weighted(0.0)[9], atol=1e-6)  # its picture cannot be read
+    queries = encode_queries(encoder, asked)
+    np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-5)
+
+
+# -- what dev chooses -------------------------------------------------------------------------------------------------
+def test_blind_pictures_get_no_weight_and_a_warning(caplog):
+    retrieval = retrieval_set()
+    dev = RetrievalTask.from_set(retrieval, "validation")
+    blind = TopicEncoder(blind=True)
+    choice = choose_image_weight(encode_queries(blind, dev), encode_documents(blind, dev), dev)
+    assert choice.value < 1
+    assert choice.tried[0.0] > choice.tried[1.0]
+    assert "image_weight=" in caplog.text
+    caplog.clear()
+    seeing = TopicEncoder()
+    choice = choose_image_weight(encode_queries(seeing, dev), encode_documents(seeing, dev), dev)
+    assert choice.tried[1.0] >= choice.tried[0.0]
+    assert not caplog.text
+
+
+def test_mean_subtraction_closes_the_gap():
+    dev = RetrievalTask.from_set(retrieval_set(), "validation")
+    encoder = TopicEncoder(gap=2.0)
+    queries = encode_queries(encoder, dev)
+    documents = encode_documents(encoder, dev).weighted(np.inf)
+    before = modality_gap(documents, dev.is_image)
+    means, found = choose_calibration(queries, documents, dev)
+    assert means is not None
+    assert found["calibrated"] > found["plain"]
+    after = means.documents_of(documents, dev.is_image)
+    assert modality_gap(after, dev.is_image) < 0.2 * before
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), 1, atol=1e-5)
+    # What has no gap is left alone.
+    plain = TopicEncoder(noise=0.0)
+    documents = encode_documents(plain, dev).weighted(1.0)
+    assert choose_calibration(encode_queries(plain, dev), documents, dev)[0] is None
+
+
+def test_mean_subtraction_by_hand():
+    documents = np.array([[1.0, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
+    kinds = np.array([False, False, True])
+    means = MeanSubtraction.fit(np.array([[0.8, 0.6]], dtype=np.float32), documents, kinds)
+    np.testing.assert_allclose(means.texts, [0.5, 0.5])
+    np.testing.assert_allclose(means.images, [0.6, 0.8])
+    np.testing.assert_allclose(means.documents_of(documents, kinds)[0], [np.sqrt(0.5), -np.sqrt(0.5)], rtol=1e-6)
+    np.testing.assert_allclose(means.queries_of(np.array([[0.8, 0.6]], dtype=np.float32)), [[0, 0]])
+    with pytest.raises(ValueError, match="one kind alone"):
+        modality_gap(documents, np.zeros(3, bool))
+
+
+# -- all of it --------------------------------------------------------------------------------------------------------
+def test_evaluation_of_any_encoder(tmp_path):
+    found = evaluate_univl_dr(
+        TopicEncoder(), None, retrieval_set(), image_weight="dev", calibration="dev", gap_plot=tmp_path / "gap.png"
+    )
+    json.dumps(found)  # plain numbers
+    names = list(found["systems"])
+    assert names == [
+        "UniVL-DR",
+        "BM25",
+        "BM25 & UniVL-DR",
+        "BM25 & UniVL-DR, oracle modality",
+        "UniVL-DR, oracle modality",
+        "UniVL-DR + BM25 (hybrid)",
+    ]
+    rows = found["systems"]
+    assert rows["UniVL-DR"]["both"]["mrr@10"]["mean"] > 90
+    # A text query shares no word with its text: BM25 finds pictures alone, by their captions.
+    assert rows["BM25"]["both"]["by_kind"] == {"image": 100.0, "text": 0.0}
+    assert rows["BM25"]["text"]["mrr@10"]["mean"] == 0
+    assert rows["UniVL-DR"]["text"]["queries"] == rows["UniVL-DR"]["image"]["queries"] == len(TOPICS)
+    assert rows["UniVL-DR"]["both"]["image_share"]["all"]["relevant"] == 50
+    assert set(found["chosen"]) == {"image weight", "mean subtraction", "hybrid weight"}
+    assert found["differences"]["UniVL-DR - BM25"]["low"] > 0
+    assert found["modality_gap"] > 0
+    with Image.open(tmp_path / "gap.png") as picture:
+        assert picture.width > 300
+    for markdown in (False, True):
+        text = report(found, markdown)
+        assert "one index of both (16 queries)" in text
+        assert "(of the relevant)" in text
+        assert "hybrid weight" in text
+
+
+def test_evaluation_of_a_model(tiny, pictures):
+    found = evaluate_univl_dr(*tiny, retrieval_set(pictures), dev=None, settings=("both",), progress=False)
+    assert set(found["systems"]["UniVL-DR"]) == {"both"}
+    assert "UniVL-DR + BM25 (hybrid)" not in found["systems"]
+    assert found["documents"] == {"text": len(TOPICS), "image": len(TOPICS)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"calibration": "maybe"}, "off, on, dev"),
+        ({"image_weight": "best"}, "a number"),
+        ({"image_weight": "dev", "dev": None}, "dev is None"),
+        ({"split": "train"}, "no split"),
+    ],
+)
+def test_wrong_choices(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_univl_dr(TopicEncoder(), None, retrieval_set(), **arguments)
+
+
+def test_plot_needs_both_kinds(tmp_path):
+    with pytest.raises(ValueError, match="one kind alone"):
+        draw_modality_gap(np.eye(3), np.zeros(3, bool), np.eye(3), tmp_path / "gap.png")
