@@ -78,7 +78,7 @@ def write_visdial(folder: Path, dialogs: int = 3, rounds: int = 10, options: int
             )
         records.append({"image_id": image_id, "caption": f"a {WORDS[number]} on a table", "dialog": turns})
         relevance = [0.0] * options
-        relevance[turns[number % rounds]["gt_index"]], relevance[5] = 1.0, 0.4
+        relevance[turns[number % rounds]["gt_index"]], relevance[-1] = 1.0, 0.4
         dense.append({"image_id": image_id, "round_id": number % rounds + 1, "gt_relevance": relevance})
     data = {"questions": questions, "answers": answers, "dialogs": records}
     whole = {"version": "1.0", "split": "val2018", "data": data}

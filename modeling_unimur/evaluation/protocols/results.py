@@ -57,15 +57,20 @@ class TaskResult:
     notes: list[str] = field(default_factory=list)
     main: tuple[str, ...] = ()
     seed: int = 0
+    _intervals: dict = field(default_factory=dict, repr=False)
 
     def measures(self) -> list[str]:
         """All measures of any system, in their order."""
         return list(dict.fromkeys(name for figures in self.systems.values() for name in figures.values))
 
     def interval(self, system: str, measure: str):
-        """Mean and 95 % interval of a measure."""
-        figures = self.systems[system]
-        return weighted_interval(figures.values[measure], self.clusters, figures.weights.get(measure), self.seed)
+        """Mean and 95 % interval of a measure; computed once."""
+        if (system, measure) not in self._intervals:
+            figures = self.systems[system]
+            self._intervals[system, measure] = weighted_interval(
+                figures.values[measure], self.clusters, figures.weights.get(measure), self.seed
+            )
+        return self._intervals[system, measure]
 
     def difference(self, ours: str, theirs: str, measure: str):
         """One system minus another on the same queries, with its 95 % interval.
