@@ -47,6 +47,7 @@ from modeling_unimur.training.pairs import load_pairs, project
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.unpaired_texts import TextContext, text_rows
 
+_CAPTIONS = 20
 _SOURCES = ("openclipart", "openmoji", "stamps")
 
 
@@ -160,6 +161,20 @@ def _ranks(found: Comparison, name: str, kind: str) -> np.ndarray:
     return np.array([rank if rank is not None else np.iinfo(np.int64).max for rank in result.ranks[kind]])
 
 
+@torch.inference_mode()
+def captions(model: UniMuRModel, processor: UniMuRProcessor, count: int) -> list[str]:
+    """What `generate` says of unseen pictures, evenly spaced, as it comes: title and tags -> text."""
+    _, gallery = own_dialogues("test")
+    lines = []
+    for number in range(count):
+        row = number * len(gallery.images) // count
+        prompt = processor.process_caption_prompt(gallery.images[row])
+        said = model.generate(**prompt, max_new_tokens=16, do_sample=False)
+        text = processor.tokenizer.decode(said[0], skip_special_tokens=True)
+        lines.append(f"{gallery.image_words[row]!r} -> {' '.join(text.split())!r}")
+    return lines
+
+
 def load_models(release: Path, heads: list[Path]) -> tuple[list[UniMuRModel], UniMuRProcessor]:
     """The release, and one model for each further run's heads, on the same backbones."""
     model, processor = UniMuRModel.from_pretrained(release).eval(), UniMuRProcessor.from_pretrained(release)
@@ -188,7 +203,8 @@ def main() -> None:
     figures = {"seeds": len(models), **title_figures(space, models, sets)}
     if not args.quick:
         figures.update(dialogue_figures(space, models, args.linear_texts))
-    report("quality", args, figures, notes=["test split; UniMuR-mini's language model in float32"])
+    said = [] if args.quick else ["title, tags -> generate():", *captions(models[0], processor, _CAPTIONS)]
+    report("quality", args, figures, notes=["test split; UniMuR-mini's language model in float32", *said])
 
 
 def _first(dev: DevSet, count: int) -> DevSet:

@@ -32,7 +32,8 @@ _CODE = (*sorted((ROOT / "modeling_unimur").glob("*.py")), SENTENCE_TRANSFORMERS
 def _version() -> str:
     """Changes with the heads, the projection and the code that a release carries."""
     digest = hashlib.sha256()
-    for path in (HEADS / "model.safetensors", HEADS / "config.json", PROJECTION, *_CODE):
+    parts = (HEADS / name for name in ("model.safetensors", "config.json", "processor.json"))
+    for path in (*parts, PROJECTION, *_CODE):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
