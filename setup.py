@@ -31,15 +31,20 @@ EXTRAS = {
     # Corpora from tables; on a cluster.
     "encode": ["faiss-cpu>=1.10", "pyarrow>=16.0"],
     "ray": ["ray[data]>=2.40", "pyarrow>=16.0"],
+    "serve": ["fastapi>=0.112", "uvicorn>=0.29", "prometheus-client>=0.20"],
     # An index in a database file, or in a server or cluster by its address.
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2; sys_platform != 'win32'"],
     "sentence_transformers": ["sentence-transformers>=6.0"],
+    # The chat in the browser; it holds Pillow back.
+    "app": ["gradio>=6.0"],
     # What `unimur compare` sets beside UniMuR.
     "compare": ["bm25s>=0.3", "datasets>=5.2"],
+    # The papers' protocols, and their measures as modules of the library evaluate.
+    "evaluate": ["bm25s>=0.3", "datasets>=5.2", "evaluate>=0.4.6"],
     "dev": ["pytest>=8.0", "ruff>=0.6", "pytrec-eval-terrier>=0.5.6"],
 }
-# trackio holds Pillow back; Ray is for clusters.
-_APART = ("dev", "trackio", "ray")
+# trackio and Gradio hold Pillow back; Ray is for clusters.
+_APART = ("dev", "trackio", "app", "ray")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 setup(
@@ -51,7 +56,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_unimur", "modeling_unimur.*"]),
-    package_data={"modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*"]},
+    package_data={"modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["unimur = modeling_unimur.cli.main:main"]},

@@ -91,21 +91,26 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--output FOLDER is missing: results and finished batches go there")
     options = _options(args)
     chosen = _chosen(args.systems)
+    if TASKS[args.task].takes == "models" and not args.model:
+        raise CommandError(f"--model MODEL is missing: {args.task} needs one of its own kind")
     sources = [_source(name) for name in (args.model or [None])]
     if args.card is not None and not args.card.exists():
         raise CommandError(f"there is no model card {args.card}")
 
     from ..evaluation.protocols import task_function
 
-    systems, left_out = _systems(chosen, sources, args)
-    found = task_function(args.task)(args.data, systems, options, args.output / "batches")
+    left_out: dict[str, str] = {}
+    compared: list = sources
+    if TASKS[args.task].takes == "systems":
+        compared, left_out = _systems(chosen, sources, args)
+    found = task_function(args.task)(args.data, compared, options, args.output / "batches")
     found.notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     paths = found.save(args.output)
     _show(found, paths)
     if args.card is not None:
         from ..evaluation.model_index import read_record, write_model_index
 
-        first = next((system.name for system in systems if type(system).__name__ == "UniMuR"), systems[0].name)
+        first = next(iter(found.systems))  # models come before what they are compared with
         count = write_model_index(args.card, read_record(args.output), first)
         print(f"{count} figures of {first} written into {args.card}")
     return 0

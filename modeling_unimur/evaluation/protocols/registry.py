@@ -16,11 +16,14 @@ class Task:
             that begins with a dot is one of this package.
         summary: what it measures, in a line.
         data: what it reads.
+        takes: `systems` (`systems.RetrievalSystem`s), or `models`: the function then takes the models' addresses in
+            their place, and brings its own systems.
     """
 
     function: str
     summary: str
     data: str
+    takes: str = "systems"
 
 
 TASKS: dict[str, Task] = {
@@ -46,6 +49,12 @@ TASKS: dict[str, Task] = {
         ".captions:evaluate_captions",
         "caption to picture and picture to caption",
         "a folder of pictures with captions.tsv, or Karpathy's JSON of COCO or Flickr30k",
+    ),
+    "webqa": Task(
+        ".webqa:evaluate_webqa",
+        "texts and pictures in one index, by models of UniVL-DR",
+        "WebQA's folder, UniVL-DR's data.zip, M-BEIR's folder, or a retrieval set's",
+        takes="models",
     ),
 }
 
