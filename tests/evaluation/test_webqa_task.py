@@ -1,0 +1,42 @@
+"""The registry's task of UniVL-DR: figures a query, settings, and the folder of a retrieval set."""
+
+import numpy as np
+import pytest
+
+from modeling_unimur.evaluation.protocols.results import load_result, merge_results
+from modeling_unimur.evaluation.protocols.webqa import open_set, universal_result
+from modeling_unimur.evaluation.universal.task import RetrievalTask
+from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
+
+
+@pytest.fixture(scope="module")
+def result():
+    task = RetrievalTask.from_set(retrieval_set(), "test")
+    encoders = {"good": TopicEncoder(noise=0.0), "blind": TopicEncoder(blind=True)}
+    return universal_result(task, encoders, {"path": "x", "split": "test"})
+
+
+def test_every_setting_has_its_queries(result):
+    values = result.systems["good"].values
+    assert len(result.query_ids) == 2 * len(TOPICS)
+    for setting, count in (("text", len(TOPICS)), ("image", len(TOPICS)), ("both", 2 * len(TOPICS))):
+        assert np.isfinite(values[f"{setting} mrr@10"]).sum() == count
+    assert np.nanmean(values["image mrr@10"]) == 100
+    assert np.nanmean(result.systems["blind"].values["image mrr@10"]) < 100
+    assert "BM25" in result.systems
+    assert "BM25 & good" in result.systems
+    assert "both mrr@10" in result.main
+
+
+def test_it_is_a_result_like_the_others(result, tmp_path):
+    result.save(tmp_path / "run")
+    merged = merge_results([load_result(tmp_path / "run"), result])
+    assert list(merged.systems) == list(result.systems)
+    assert "minus good" in (tmp_path / "run" / "table.md").read_text()
+
+
+def test_folder_of_a_retrieval_set(tmp_path):
+    retrieval_set().save(tmp_path)
+    assert len(open_set(str(tmp_path)).corpus) == 2 * len(TOPICS)
+    with pytest.raises(FileNotFoundError):
+        open_set(str(tmp_path / "nowhere"))
