@@ -56,7 +56,9 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["modeling_unimur", "modeling_unimur.*"]),
-    package_data={"modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"]},
+    package_data={
+        "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"]
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["unimur = modeling_unimur.cli.main:main"]},
