@@ -35,6 +35,10 @@ def test_quick_run():
     assert all(figures[name] > 0 for name in FIGURES if "microseconds" in name or "seconds" in name)
     assert figures["ann_recall_at_10"] >= 0.97
     assert figures["vectors"] == 3000
+    # The vectors alone, and not much more: ids, payloads and, for the approximate one, its links.
+    mib = 3000 * 384 * 4 / 2**20
+    assert mib < figures["exact_mib"] < mib + 6
+    assert mib < figures["ann_mib"] < mib + 12
     assert sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*")) == before
 
 

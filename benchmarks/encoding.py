@@ -1,0 +1,147 @@
+"""Encoding a folder of pictures into an index: beside the vision backbone alone, again, and in how much memory.
+
+    python benchmarks/encoding.py [--quick] [--images FOLDER] [--model FOLDER] [--workers N] [--device DEVICE]
+
+The pictures are 8,000 of open clip art, as the demo installs it, or those of a folder. A process of its
+own loads the model, then builds an exact index of them, then builds it again:
+
+- `encode_over_backbone`: pictures a second of the build, from files to a saved index, over those of the backbone on
+  tensors that are ready, in batches of the same size, the faster of before and after;
+- `second_run_fraction`: time of the second build, which finds nothing to do, over that of the first;
+- `peak_mib_1000`, `peak_mib_8000`: peak resident memory of that process while it built, with 1,000 and with all
+  pictures; `worker_peak_mib_*`: of the largest of its decoding processes;
+- `pictures`, `skipped`, `pictures_per_second`, `backbone_pictures_per_second`, `workers`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak
+from modeling_unimur.data.decoding_workers import worker_count
+from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.picture_files import walk_pictures
+from modeling_unimur.image_loading import load_image
+from modeling_unimur.retrieval.encoding.build import BuildOptions, build_index
+from modeling_unimur.retrieval.encoding.encoder import CorpusEncoder
+
+FEW, ALL = 1000, 8000
+QUICK_FEW, QUICK_ALL = 8, 24
+BATCH = 32
+# Seconds of the backbone alone, at each end of the build.
+_BACKBONE_SECONDS, _QUICK_SECONDS = 20.0, 0.5
+
+
+def picture_files(folder: Path | None, count: int) -> list[Path]:
+    """Files of so many pictures, by name.
+
+    Raises:
+        ValueError: a folder with too few.
+    """
+    if folder is None:
+        from modeling_unimur.data.openclipart import load_openclipart
+
+        files = [Path(path) for path in load_openclipart()["image"]]
+    else:
+        files = [path for path, is_picture in walk_pictures(folder.absolute()) if is_picture]
+    if len(files) < count:
+        raise ValueError(f"{folder or 'open clip art'} holds {len(files)} pictures, and {count} are needed.")
+    return files[:count]
+
+
+def backbone_speed(encoder: CorpusEncoder, files: list[Path], seconds: float) -> float:
+    """Pictures a second of the backbone on ready tensors."""
+    pictures = [load_image(path) for path in files[:BATCH]]
+    inputs = dict(encoder.processor.process_images([*itertools.islice(itertools.cycle(pictures), BATCH)]))
+    encoder.vectors("image", inputs)
+    batches, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        encoder.vectors("image", inputs)
+        batches += 1
+    return batches * BATCH / (time.perf_counter() - start)
+
+
+def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Figures of one folder, in this process."""
+    encoder = CorpusEncoder.load(args.model, args.device)
+    files = [path for path, _ in walk_pictures(folder)]
+    seconds = _QUICK_SECONDS if args.quick else _BACKBONE_SECONDS
+    before = backbone_speed(encoder, files, seconds)
+    options = BuildOptions(batch_size=BATCH, workers=args.workers, chunk_size=max(1, min(512, len(files) // 4)))
+    with tempfile.TemporaryDirectory() as work:
+        reset_peak()
+        first = build_index(folder, encoder, Path(work, "index"), options)
+        peak = peak_mib()
+        second = build_index(folder, encoder, Path(work, "index"), options)
+    if second.encoded or second.added or second.unchanged != len(files):
+        raise RuntimeError(f"The second run was to find nothing to do, and did this: {second}")
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return {
+        "pictures": first.items,
+        "skipped": first.skipped,
+        "seconds": first.seconds,
+        "second_seconds": second.seconds,
+        "backbone_pictures_per_second": max(before, backbone_speed(encoder, files, seconds)),
+        "peak_mib": peak,
+        "worker_peak_mib": children,
+        "workers": worker_count(args.workers, len(files)),
+    }
+
+
+def run(args: argparse.Namespace) -> dict[str, float]:
+    """All figures of one run."""
+    counts = {FEW: QUICK_FEW, ALL: QUICK_ALL} if args.quick else {FEW: FEW, ALL: ALL}
+    files, found = picture_files(args.images, counts[ALL]), {}
+    for name, count in counts.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for number, path in enumerate(files[:count]):
+                os.symlink(path, Path(folder, f"{number:05d}{path.suffix.lower()}"))
+            words = [__file__, "--corpus", folder, "--model", args.model, *(["--quick"] if args.quick else [])]
+            words += [] if args.workers is None else ["--workers", args.workers]
+            words += [] if args.device is None else ["--device", args.device]
+            found[name] = in_fresh_process([str(word) for word in words])
+    whole = found[ALL]
+    speed = (whole["pictures"] + whole["skipped"]) / whole["seconds"]
+    return {
+        "encode_over_backbone": speed / whole["backbone_pictures_per_second"],
+        "second_run_fraction": whole["second_seconds"] / whole["seconds"],
+        **{f"peak_mib_{name}": figures["peak_mib"] for name, figures in found.items()},
+        **{f"worker_peak_mib_{name}": figures["worker_peak_mib"] for name, figures in found.items()},
+        "pictures_per_second": speed,
+        **{name: whole[name] for name in ("pictures", "skipped", "workers", "backbone_pictures_per_second")},
+        "build_seconds": whole["seconds"],
+    }
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--images", type=Path, help="folder of pictures (default: open clip art)")
+    parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
+    parser.add_argument("--workers", type=int, help="decoding processes (default: the spare CPUs)")
+    parser.add_argument("--device", help="of the model (default: an accelerator if there is one)")
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.corpus is not None:
+        print(json.dumps(one_corpus(args.corpus, args)), flush=True)
+        return
+    notes = [
+        f"{Path(args.model).name}, batches of {BATCH}, {torch.get_num_threads()} threads for the model",
+        "pictures a second; MiB of resident memory",
+    ]
+    report("encoding", args, run(args), notes)
+
+
+if __name__ == "__main__":
+    main()

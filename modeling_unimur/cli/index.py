@@ -1,0 +1,149 @@
+"""`unimur index`: a corpus into an index, kept up to date and searched."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+
+from .errors import CommandError
+
+_CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
+_SIGNS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this sub-command's arguments."""
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    build = actions.add_parser("build", help="encode a source into an index; begins, or goes on where it was killed")
+    update = actions.add_parser("update", help="bring an index up to date with its source: new, changed, removed")
+    search = actions.add_parser("search", help="rank an index for a dialogue of one turn")
+    for child in (build, update):
+        child.add_argument(
+            "source",
+            metavar="SOURCE",
+            help="a folder of pictures, or .parquet, .tar (webdataset), .jsonl, .txt as file, folder or pattern",
+        )
+        _common(child)
+        child.add_argument("--work", metavar="DIR", help="vectors and manifest (default: beside the index)")
+        child.add_argument("--engine", choices=("local", "ray"), default="local", help="default: this process, or "
+                           "those of torchrun")  # fmt: skip
+        child.add_argument("--ray-address", metavar="ADDRESS", help="of a Ray cluster (default: one of this machine)")
+        child.add_argument("--ray-workers", type=_positive, default=2, metavar="N", help="encoders (default: 2)")
+        child.add_argument(
+            "--workers", type=_count, metavar="N", help="decoding processes of an encoder (default: the spare CPUs)"
+        )
+        child.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default: 32")
+        child.add_argument(
+            "--chunk-size", type=_positive, default=1024, metavar="N", help="items stored together (default: 1024)"
+        )
+        child.add_argument("--device", help="of the model (default: an accelerator if there is one)")
+    build.add_argument("--kind", metavar="KIND", help="of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
+                       "(default: Flat)")  # fmt: skip
+    search.add_argument("query", metavar="TEXT", nargs="?", help="what is said")
+    search.add_argument("--image", metavar="PATH", help="a picture that is shown with it")
+    _common(search)
+    search.add_argument("--modality", choices=("both", "text", "image", "joint"), default="both")
+    search.add_argument("--top-k", type=_positive, default=5, metavar="N", help="default: 5")
+    search.add_argument(
+        "--where", action="append", default=[], metavar="CONDITION", help="on payloads: licence=cc0, 'year>=2020'"
+    )
+    search.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    parser.add_argument(
+        "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
+    )
+    parser.add_argument("--collection", metavar="NAME", help="of a Milvus database")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def read_conditions(words: list[str]) -> dict:
+    """Conditions as `search` takes them, from `key=value`, `key>=value` and so on; values are JSON where they can be.
+
+    Raises:
+        CommandError: for what is no condition.
+    """
+    where: dict = {}
+    for word in words:
+        found = _CONDITION.fullmatch(word)
+        if found is None:
+            raise CommandError(f"--where {word}: write key=value, or >=, <=, >, < in place of =")
+        key, value = found["key"].strip(), found["value"].strip()
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+        if found["sign"] == "=":
+            where[key] = value
+        else:
+            where[key] = {**(where[key] if isinstance(where.get(key), dict) else {}), _SIGNS[found["sign"]]: value}
+    return where
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the action and return the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # decoding processes are forked
+    return _search(args) if args.action == "search" else _build(args)
+
+
+def _build(args: argparse.Namespace) -> int:
+    from ..retrieval.encoding.build import BuildOptions, build_index
+    from .retriever import model_folder
+
+    names = {field.name for field in dataclasses.fields(BuildOptions)} - {"index", "show_progress"}
+    options = {name: value for name, value in vars(args).items() if name in names}
+    options = BuildOptions(index=getattr(args, "kind", None), show_progress=sys.stderr.isatty(), **options)
+    model = model_folder(args.model)
+    report = build_index(args.source, model, args.index, options, must_exist=args.action == "update")
+    if not report.skipped_file:  # another rank than the first
+        return 0
+    print(
+        f"{report.items:,} items in {args.index}: {report.added:,} added, {report.replaced:,} replaced, "
+        f"{report.removed:,} removed, {report.unchanged:,} unchanged. {report.encoded:,} contents encoded in "
+        f"{report.seconds:.1f} s."
+    )
+    if report.skipped:
+        print(f"{report.skipped:,} items were skipped: {report.skipped_file}")
+    return 0
+
+
+def _search(args: argparse.Namespace) -> int:
+    from .retriever import model_folder, open_retriever
+    from .terminal import Terminal
+
+    where = read_conditions(args.where)
+    parts = [{"type": "text", "text": args.query}] if args.query else []
+    parts += [{"type": "image", "image": args.image}] if args.image else []
+    if not parts:
+        raise CommandError("what to search for? Give a TEXT, an --image, or both")
+    retriever = open_retriever(model_folder(args.model), quiet=not args.debug)
+    options = {} if args.collection is None else {"collection": args.collection}
+    retriever.load_index(args.index, read_only=True, **options)
+    messages = [{"role": "user", "content": parts}]
+    found = retriever(messages, top_k=args.top_k, modality=args.modality, where=where or None)
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False))
+        return 0
+    terminal = Terminal(sys.stdout)
+    for kind, hits in (found if isinstance(found, dict) else {"joint": found}).items():
+        terminal.write(f"{kind}:")
+        for hit in hits:
+            named = hit.get("text") or hit.get("image") or hit["id"]
+            terminal.write(f"  {hit['score']:.3f}  {hit['id']}" + (f"  {named}" if named != hit["id"] else ""))
+    return 0

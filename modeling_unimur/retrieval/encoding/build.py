@@ -1,0 +1,301 @@
+"""A source into an index: what is new or has changed is encoded, what is gone is removed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ...data.decoding_workers import worker_count
+from ...writer_lock import WriterLock
+from ..opening import open_index
+from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
+from .items import BadItem, Item
+from .manifest import Manifest
+from .plan import Plan, bad_line
+from .processes import Ranks
+from .sources import list_items
+
+ENGINES = ("local", "ray")
+SKIPPED_FILE = "skipped.jsonl"
+_RECORDS, _VECTORS, _MANIFEST, _LOCK = "records", "vectors", "manifest.sqlite", "lock"
+
+
+@dataclass
+class BuildReport:
+    """What a run came to, in items.
+
+    Args:
+        items: of the source that are in the index now.
+        encoded: contents that the model saw in this run.
+        known: new items whose content was encoded before.
+        unchanged: passed over without being read.
+        added, replaced, removed: in the index.
+        skipped: that could not be encoded, all of them in `skipped_file`.
+        seconds: of the run.
+    """
+
+    items: int
+    encoded: int
+    known: int
+    unchanged: int
+    added: int
+    replaced: int
+    removed: int
+    skipped: int
+    skipped_file: str
+    seconds: float
+
+
+@dataclass
+class BuildOptions:
+    """How an index is built; none of it changes a vector.
+
+    Args:
+        index: kind of a new one, in FAISS' words, or `"memory"`.
+        collection: of a Milvus database.
+        work: folder for vectors and manifest, by default beside the index; all machines must see it.
+        engine: `"local"` (one process, or those of torchrun) or `"ray"`.
+        ray_address: of a cluster; by default one of this machine.
+        ray_workers: encoders of Ray, each with a copy of the model.
+        workers: processes that decode, for each encoder; by default as many as there are spare CPUs.
+        batch_size: items that the model sees at a time.
+        chunk_size: items that are stored together; what is killed loses at most one chunk an encoder.
+        device: of the model.
+        show_progress: whether to show bars.
+    """
+
+    index: str | None = None
+    collection: str | None = None
+    work: str | None = None
+    engine: str = "local"
+    ray_address: str | None = None
+    ray_workers: int = 2
+    workers: int | None = None
+    batch_size: int = 32
+    chunk_size: int = 1024
+    device: str | None = None
+    show_progress: bool = False
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is one of {ENGINES}, not {self.engine!r}.")
+        for name in ("batch_size", "chunk_size", "ray_workers"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+
+
+def build_index(
+    source: str | os.PathLike,
+    model,
+    uri: str | os.PathLike,
+    options: BuildOptions | None = None,
+    must_exist: bool = False,
+) -> BuildReport:
+    """Makes an index of a source, or brings it up to date: the same call begins, resumes and repeats.
+
+    Args:
+        source: see `sources.list_items`. An index may be built from several, one after the other.
+        model: a model folder, or a `CorpusEncoder`.
+        uri: of the index, see `open_index`.
+        options: see there.
+        must_exist: refuses to begin a new index.
+
+    Raises:
+        FileNotFoundError: no such source or model, or (`must_exist`) no index.
+        ValueError: a source of another format, a model without a dual encoder, an index of another model or kind.
+        BlockingIOError: another process is building this index.
+        ImportError: an extra is missing; the message names it.
+    """
+    options, start = options or BuildOptions(), time.perf_counter()
+    uri, named = os.fspath(uri), _named(source)
+    extra = {} if options.collection is None else {"collection": options.collection}
+    work = Path(options.work or work_folder(uri, options.collection))
+    with Ranks() as ranks:
+        held = find_held(uri, **extra) if ranks.first else None
+        if must_exist and ranks.first and held is None:
+            raise FileNotFoundError(f"There is no index in {uri}: make it by `unimur index build`.")
+        listing = list_items(source)
+        work.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(work / _LOCK, f"The index in {uri}") if ranks.first else None
+        try:
+            run = _Run(named, work, ranks, options)
+            run.name_model(model)
+            unchanged, listed_bad = run.encode(listing)
+            if not ranks.first:
+                return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
+            changes = run.fill(uri, held, extra)
+            skipped = run.write_skipped(listed_bad)
+            with Manifest(work / _MANIFEST) as manifest:
+                items = manifest.count(named)
+            counts = run.counts
+            return BuildReport(
+                items=items,
+                encoded=counts.encoded,
+                known=counts.known,
+                unchanged=unchanged,
+                **asdict(changes),
+                skipped=skipped,
+                skipped_file=os.fspath(work / SKIPPED_FILE),
+                seconds=time.perf_counter() - start,
+            )
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def _named(source: str | os.PathLike) -> str:
+    return os.path.abspath(os.path.expanduser(os.fspath(source))).encode("utf-8", "backslashreplace").decode()
+
+
+class _Run:
+    """One call of `build_index` in one process."""
+
+    def __init__(self, source: str, work: Path, ranks: Ranks, options: BuildOptions):
+        self.source, self.work, self.ranks, self.options = source, work, ranks, options
+        self.encoder = None
+        self.folder: str | None = None
+        self.name = ""
+        self.counts = None
+
+    def name_model(self, model) -> None:
+        """Finds out the model's name, by loading it only if its folder has changed since it was last loaded."""
+        from .chunks import Counts
+        from .encoder import folder_stamp
+
+        self.counts = Counts()
+        if not isinstance(model, (str, os.PathLike)):
+            self.encoder, self.name = model, model.name
+            return
+        self.folder = os.path.abspath(model)
+        if not os.path.isfile(os.path.join(self.folder, "config.json")):
+            raise FileNotFoundError(f"{model} is no model folder: it holds no config.json.")
+        stamp = folder_stamp(self.folder)
+        if self.ranks.first:
+            with Manifest(self.work / _MANIFEST) as manifest:
+                self.name = manifest.fact(f"model {stamp}") or ""
+                if not self.name:
+                    self.name = manifest.fact(f"model {stamp}", self.loaded().name)
+        self.ranks.wait()
+        if not self.ranks.first:
+            with Manifest(self.work / _MANIFEST) as manifest:
+                self.name = manifest.fact(f"model {stamp}")
+
+    def loaded(self):
+        """The encoder, which is loaded when it is first needed."""
+        if self.encoder is None:
+            from .encoder import CorpusEncoder
+
+            self.encoder = CorpusEncoder.load(self.folder, self.options.device)
+        return self.encoder
+
+    def store(self):
+        """Vectors of this model by content."""
+        from ...data.row_store import RowStore
+
+        return RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
+
+    # -- encoding ---------------------------------------------------------------------------------------------------
+    def encode(self, listing: Iterator[Item | BadItem]) -> tuple[int, Path]:
+        """Encodes this process' share of what the manifest does not know; returns the number of unchanged items and
+        the file of those that could not even be listed."""
+        records = self.work / _RECORDS
+        with Manifest(self.work / _MANIFEST) as manifest:
+            if self.ranks.first:
+                self._same_model(manifest)
+                manifest.merge(records, manifest.fact("source of records") or self.source)
+                manifest.fact("source of records", self.source)
+                store = self.store()
+                manifest.forget_lost(store.holds, len(store))
+            self.ranks.wait()
+            plan = Plan(listing, manifest, self.options.chunk_size, self.work / f".listed-{self.ranks.rank}")
+            chunks = (chunk for number, chunk in enumerate(plan) if number % self.ranks.count == self.ranks.rank)
+            first = next(chunks, None)
+            if first is not None:
+                self._encode_chunks(first, chunks)
+            for _ in chunks:  # the engine has taken all
+                pass
+            totals = self.ranks.total([self.counts.encoded, self.counts.known, self.counts.failed])
+            self.counts.encoded, self.counts.known, self.counts.failed = totals
+            self.ranks.wait()
+            if self.ranks.first:
+                manifest.merge(records, self.source)
+                manifest.forget_unseen(self.source)
+            return plan.unchanged, plan.bad
+
+    def _same_model(self, manifest: Manifest) -> None:
+        from ...candidates_unimur import same_space
+
+        known = manifest.fact("model")
+        if known is not None and not same_space(known, self.name):
+            raise ValueError(
+                f"{self.work} holds the vectors of {known}, not of {self.name}: they mean something else. Build with "
+                "that model, or another index with this one."
+            )
+        # One name, although other numbers (bfloat16) may turn a digit of it.
+        self.name = manifest.fact("model", known or self.name)
+
+    def _encode_chunks(self, first: list[tuple[int, Item]], rest: Iterator[list[tuple[int, Item]]]) -> None:
+        options = self.options
+        with tqdm(desc="Encoding", unit=" items", disable=not (options.show_progress and self.ranks.first)) as bar:
+            if options.engine == "ray":
+                from .ray_engine import encode_with_ray
+
+                source = self.folder if self.folder is not None else self.encoder
+                self.counts.add(encode_with_ray(source, self.store(), self.work / _RECORDS, first, rest, options, bar))
+                return
+            from .chunks import ChunkEncoder
+
+            # A small corpus is decoded before processes have started.
+            more = next(rest, None)
+            many = len(first) if more is None else 2 * options.chunk_size
+            workers = worker_count(options.workers, many)
+            chunks = ChunkEncoder(self.loaded(), self.store(), self.work / _RECORDS, options.batch_size, workers)
+            self.counts.add(chunks.encode(_after([first, *([more] if more else [])], rest), bar.update))
+
+    # -- the index --------------------------------------------------------------------------------------------------
+    def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
+        """Brings the index up to date; leaves it alone where nothing is waiting."""
+        from ...candidates_unimur import same_space
+
+        with Manifest(self.work / _MANIFEST) as manifest:
+            counts = {} if held is None else held.counts
+            if any(count > counts.get(kind, 0) for kind, count in manifest.indexed().items()):
+                manifest.nothing_indexed()  # it is another index than the one that was filled
+            if held is not None and next(manifest.waiting(1), None) is None:
+                return Changes()
+            store = self.store()
+            width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
+            # One that the pipeline made may call this model by a name with other numbers.
+            known = held is not None and held.model is not None and same_space(held.model, self.name)
+            name = held.model if known else self.name
+            with open_index(uri, width, name, self.options.index, **extra) as index:
+                return bring_up_to_date(manifest, store, index, self.options.show_progress)
+
+    def write_skipped(self, listed: Path) -> int:
+        """Lists what could not be encoded, one JSON object a line; returns how many."""
+        count, aside = 0, self.work / f".{SKIPPED_FILE}"
+        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "w", encoding="utf-8") as file:
+            if listed.is_file():
+                with open(listed, encoding="utf-8") as lines:
+                    for line in lines:
+                        file.write(line)
+                        count += 1
+                listed.unlink()
+            for item, reason in manifest.failures(self.source):
+                file.write(bad_line(item, reason))
+                count += 1
+        os.replace(aside, self.work / SKIPPED_FILE)
+        return count
+
+
+def _after(first: list, rest: Iterator) -> Iterator:
+    yield from first
+    yield from rest
+
+
+__all__ = ["ENGINES", "SKIPPED_FILE", "BuildOptions", "BuildReport", "build_index"]

@@ -1,0 +1,112 @@
+"""Items read, hashed, decoded and prepared for the model, by worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ...data.picture_bytes import decode_picture
+from ...data.row_store import KEY_TYPE, key_of
+from .items import Item
+from .reading import read_content
+
+# Batches that each worker prepares ahead.
+_AHEAD = 2
+
+
+@dataclass
+class Batch:
+    """Items of one kind that are prepared together.
+
+    Args:
+        chunk: number of the chunk that they belong to.
+        kind: of all of them.
+        items: with their places in the source.
+    """
+
+    chunk: int
+    kind: str
+    items: list[tuple[int, Item]]
+
+
+@dataclass
+class PreparedBatch:
+    """What became of a batch.
+
+    Args:
+        batch: as it was.
+        keys: of each item's content, None for those that failed.
+        reasons: why, None for the others.
+        rows: numbers of the items that `inputs` are of, row by row: those whose content is new.
+        inputs: what the processor returns.
+    """
+
+    batch: Batch
+    keys: list[bytes | None] = field(default_factory=list)
+    reasons: list[str | None] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    inputs: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Preparation(Dataset):
+    """Prepares a batch.
+
+    Args:
+        processor: of the model.
+        stored: sorted keys of contents that are encoded already; those are not decoded.
+    """
+
+    def __init__(self, processor, stored: np.ndarray):
+        self.processor, self.stored = processor, stored
+
+    def __getitem__(self, batch: Batch) -> PreparedBatch:
+        done, contents, fresh = PreparedBatch(batch), [], set()
+        for number, (_, item) in enumerate(batch.items):
+            key = reason = None
+            try:
+                data = read_content(item)
+                key = content_key(item.kind, data)
+                if key not in fresh and not self._is_stored(key):
+                    contents.append(item.content if item.kind == "text" else decode_picture(data, item.content))
+                    done.rows.append(number)
+                    fresh.add(key)
+            except (OSError, ValueError) as error:
+                key, reason = None, str(error) or type(error).__name__
+            done.keys.append(key)
+            done.reasons.append(reason)
+        if contents:
+            text = batch.kind == "text"
+            prepare = self.processor.process_texts if text else self.processor.process_images
+            done.inputs = dict(prepare(contents))
+        return done
+
+    def _is_stored(self, key: bytes) -> bool:
+        if not len(self.stored):
+            return False
+        wanted = np.array(key, dtype=KEY_TYPE)
+        return bool(self.stored[min(int(np.searchsorted(self.stored, wanted)), len(self.stored) - 1)] == wanted)
+
+
+def content_key(kind: str, data: bytes) -> bytes:
+    """Key of a content: the same bytes as a text and as a picture are two contents."""
+    return key_of(kind.encode() + b"\0" + data)
+
+
+def prepare(batches: Iterable[Batch], preparation: Preparation, workers: int) -> Iterator[PreparedBatch]:
+    """The batches in order, prepared by `workers` processes, or in this one with 0; no more are taken from `batches`
+    than are worked on."""
+    ahead = {"prefetch_factor": _AHEAD} if workers else {}
+    return iter(
+        DataLoader(preparation, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is, **ahead)
+    )
+
+
+def _as_it_is(batch: PreparedBatch) -> PreparedBatch:
+    return batch
+
+
+__all__ = ["Batch", "Preparation", "PreparedBatch", "content_key", "prepare"]
