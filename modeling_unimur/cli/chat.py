@@ -7,8 +7,12 @@ import contextlib
 import importlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .errors import CommandError
+
+if TYPE_CHECKING:
+    from .demo_results import Picture
 
 TOP_K = 3
 
@@ -21,8 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Open the model and an index, talk until the person leaves, and return the exit status."""
+def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
+    """The pipeline of `--model` with the index of `--index`, and what is known of the index's pictures by their ids.
+
+    Raises:
+        CommandError: there is no such model or index.
+    """
     from .demo_index import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
     from .retriever import model_folder, open_retriever
 
@@ -39,14 +47,18 @@ def run(args: argparse.Namespace) -> int:
             )
     print(f"Loading the model {model.name} ...", flush=True)
     retriever = open_retriever(model, quiet=not args.debug)
-    pictures = {}
     if (folder / GALLERY_FILE).is_file():
-        pictures = load_index(retriever, folder).pictures
-    else:
-        # An index that was saved by the pipeline itself: its pictures are named by their ids.
-        retriever.load_index(str(folder))
-        if folder.name == INDEX_FOLDER and (folder.parent / GALLERY_FILE).is_file():
-            pictures = read_gallery(folder.parent).pictures
+        return retriever, load_index(retriever, folder).pictures
+    # An index that was saved by the pipeline itself: its pictures are named by their ids.
+    retriever.load_index(str(folder))
+    if folder.name == INDEX_FOLDER and (folder.parent / GALLERY_FILE).is_file():
+        return retriever, read_gallery(folder.parent).pictures
+    return retriever, {}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the model and an index, talk until the person leaves, and return the exit status."""
+    retriever, pictures = open_with_index(args)
 
     from .chat_session import ChatSession, converse
 

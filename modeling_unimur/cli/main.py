@@ -29,6 +29,7 @@ COMMANDS = {
     "verbalize": ("verbalize", "put the pictures of a retrieval set into words, for UniVL-DR"),
     "mine": ("mine", "find the hard negatives of a retrieval set by a trained UniVL-DR"),
     "index": ("index", "encode a corpus into an index, bring it up to date, or search it"),
+    "serve": ("serve", "answer dialogues over HTTP, many at a time"),
     "release": ("release", "put a model on the Hub: checked, tried in a fresh process, tagged"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it

@@ -16,14 +16,32 @@ def pins() -> dict[str, str]:
     return dict(line.split("==") for line in lines if line and not line.startswith("#"))
 
 
-def floor_folder() -> Path:
-    """A folder with these packages, to be put first on the path; installed once into the cache."""
+def installed_aside(requirements: Path, name: str) -> Path:
+    """A folder with the packages of a file and nothing that they require, installed once into the cache.
+
+    Args:
+        requirements: pinned packages.
+        name: of the folder.
+
+    Raises:
+        RuntimeError: they could not be installed.
+    """
 
     def install(folder: Path) -> None:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder)]
-        done = subprocess.run([*command, "-r", str(REQUIREMENTS)], capture_output=True, text=True)
+        done = subprocess.run([*command, "-r", str(requirements)], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{REQUIREMENTS.name} could not be installed: {done.stderr[-400:]}")
+            raise RuntimeError(f"{requirements.name} could not be installed: {done.stderr[-400:]}")
 
-    version = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]
-    return build_once(cache_dir() / "environments" / f"transformers-{pins()['transformers']}-{version}", install)
+    version = hashlib.sha256(requirements.read_bytes()).hexdigest()[:12]
+    return build_once(cache_dir() / "environments" / f"{name}-{version}", install)
+
+
+def floor_folder() -> Path:
+    """A folder with these packages, to be put first on the path."""
+    return installed_aside(REQUIREMENTS, f"transformers-{pins()['transformers']}")
+
+
+def gradio_folder() -> Path:
+    """A folder with Gradio, to be put first on the path: it holds Pillow back."""
+    return installed_aside(REQUIREMENTS.with_name("gradio.txt"), "gradio")

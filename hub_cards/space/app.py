@@ -1,0 +1,113 @@
+"""A chat in the browser that answers with texts and pictures of a gallery.
+
+As a Space it loads the release that `UNIMUR_MODEL` names, the pictures in `gallery/` and the texts in `replies.txt`;
+on one's own computer `unimur app` hands it a model and an index.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import gradio as gr
+from responder import ALWAYS, ENDINGS, MAX_LETTERS, NEVER, SHOWN, Conversation, Refused, Responder
+from transformers import pipeline
+
+HERE = Path(__file__).resolve().parent
+MAX_UPLOAD = "10mb"
+
+_STYLE = """
+footer {display: none !important}
+.gradio-container {max-width: 1100px !important; margin: 0 auto !important}
+@media (max-width: 640px) {.gradio-container {padding: 8px !important} h1 {font-size: 1.3rem !important}}
+"""
+
+
+def build_page(responder: Responder) -> gr.Blocks:
+    """The page of a chat."""
+
+    def send(message: dict, conversation: Conversation, threshold: float):
+        try:
+            conversation, found = responder.answer(
+                conversation, message.get("text", ""), message.get("files") or [], threshold
+            )
+        except Refused as error:
+            gr.Warning(str(error))
+            return message, conversation, conversation.shown, gr.skip(), str(error)
+        told = f"{len(found)} pictures." if found else "No picture answers this."
+        return None, conversation, conversation.shown, found, told
+
+    def begin():
+        return None, Conversation(), [], [], "A new conversation."
+
+    start = responder.retriever.model.config.image_threshold
+    with gr.Blocks(title="UniMuR chat", analytics_enabled=False) as page:
+        gr.Markdown("# UniMuR chat\nType, or drop a picture. The answers are retrieved: a text and pictures.")
+        conversation = gr.State(Conversation())
+        with gr.Row():
+            with gr.Column(scale=3, min_width=300):
+                chat = gr.Chatbot(label="Conversation", height=420, elem_id="chat")
+                message = gr.MultimodalTextbox(
+                    label="Your message",
+                    show_label=True,
+                    placeholder="Type here, or drop a picture",
+                    file_types=ENDINGS,
+                    file_count="multiple",
+                    max_plain_text_length=MAX_LETTERS,
+                    sources=["upload"],
+                    elem_id="message",
+                )
+                status = gr.Markdown("", elem_id="status")
+            with gr.Column(scale=2, min_width=280):
+                found = gr.Gallery(label="Pictures that answer", columns=3, height=260, elem_id="found")
+                threshold = gr.Slider(
+                    ALWAYS,
+                    NEVER,
+                    value=ALWAYS if start is None else start,
+                    step=0.01,
+                    label="Show pictures from this cosine on",
+                    info=f"{ALWAYS:.0f}: always, {NEVER:.0f}: never",
+                    elem_id="policy",
+                )
+                again = gr.Button("New conversation", elem_id="again")
+        with gr.Accordion("The gallery", open=True):
+            words = gr.Textbox(label="Search the gallery", placeholder="a word, or what it shows", elem_id="words")
+            pictures = gr.Gallery(responder.gallery[:SHOWN], label="Gallery", columns=6, height=300, elem_id="gallery")
+        outputs = [message, conversation, chat, found, status]
+        message.submit(send, [message, conversation, threshold], outputs, concurrency_limit=1, api_name=False)
+        again.click(begin, None, outputs, api_name=False)
+        words.submit(responder.search, words, pictures, concurrency_limit=1, api_name=False)
+    return page
+
+
+def launch(retriever, pictures: "dict[str, tuple[str, str]]", **options) -> None:
+    """Serves the page until it is stopped.
+
+    Args:
+        retriever: a `multimodal-retrieval` pipeline with a filled index.
+        pictures: of the index, path and title by id.
+        options: of `gradio.Blocks.launch`, such as `server_port`.
+    """
+    page = build_page(Responder(retriever, pictures))
+    page.queue(max_size=32)
+    folders = sorted({str(Path(path).absolute().parent) for path, _ in pictures.values()})
+    page.launch(
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=folders,
+        css=_STYLE,
+        share=False,
+        **options,
+    )
+
+
+def main() -> None:
+    """As a Space: a release of the Hub, and the files beside this one."""
+    model = os.environ.get("UNIMUR_MODEL") or sys.exit("Set the variable UNIMUR_MODEL to the Hub id of a release.")
+    retriever = pipeline("multimodal-retrieval", model=model, trust_remote_code=True)
+    files = sorted(path for path in (HERE / "gallery").glob("*") if path.suffix.lower() in ENDINGS)
+    lines = (HERE / "replies.txt").read_text(encoding="utf-8").splitlines()
+    retriever.add(images=[str(path) for path in files], texts=[line for line in lines if line.strip()])
+    launch(retriever, {str(path): (str(path), path.stem.replace("_", " ")) for path in files})
+
+
+if __name__ == "__main__":
+    main()

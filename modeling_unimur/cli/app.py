@@ -1,0 +1,68 @@
+"""`unimur app`: the chat of hub_cards/space in the browser, on a model and an index of this computer."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from . import chat
+from .errors import CommandError
+
+SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space" / "app.py"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this sub-command's arguments."""
+    chat.add_arguments(parser)
+    parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
+    parser.add_argument("--host", default="127.0.0.1", help="who may connect: 0.0.0.0 for all (default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+
+
+def space() -> ModuleType:
+    """The module of the page.
+
+    Raises:
+        CommandError: it is not there.
+        ImportError: Gradio is not installed.
+    """
+    if not SPACE.is_file():
+        raise CommandError(f"no page at {SPACE}; `unimur app` runs from a checkout of the repository")
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("The page needs Gradio: `pip install unimur[app]`.")
+    sys.path.insert(0, str(SPACE.parent))  # where its own imports are
+    spec = importlib.util.spec_from_file_location("unimur_space", SPACE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
+    """Path and title of every picture in an index that says no more than ids."""
+    count = retriever.index.count("image")
+    if not count:
+        return {}
+    hits = retriever("a picture", top_k=count, modality="image", image_threshold=-1.0)["image"]
+    paths = {hit["id"]: hit["image"] if isinstance(hit["image"], str) else hit["id"] for hit in hits}
+    return {key: (path, Path(path).stem.replace("_", " ")) for key, path in sorted(paths.items())}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the model and an index, and serve the page until Ctrl-C."""
+    page = space()
+    retriever, known = chat.open_with_index(args)
+    if known:
+        pictures = {key: (str(picture.path), picture.title) for key, picture in known.items()}
+    else:
+        pictures = pictures_of(retriever)
+    there = {key: (path, title) for key, (path, title) in pictures.items() if Path(path).is_file()}
+    if len(there) < len(pictures):
+        print(f"{len(pictures) - len(there):,} pictures of the index are no longer where they were.", flush=True)
+    page.launch(
+        retriever, there, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser, quiet=False
+    )
+    return 0

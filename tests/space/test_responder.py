@@ -1,0 +1,105 @@
+"""What the chat in the browser answers, and what it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_unimur.cli.app import pictures_of, space
+from tests.cli.test_main import error_of
+from tests.space.conftest import COLOURS, REPLIES
+
+
+@pytest.fixture
+def responder(space_path, served):
+    from responder import Responder
+
+    return Responder(served[1], pictures_of(served[1]))
+
+
+@pytest.fixture
+def empty(space_path):
+    from responder import Conversation
+
+    return Conversation()
+
+
+def test_pictures_of_an_index_have_paths_and_titles(served, gallery):
+    found = pictures_of(served[1])
+    assert set(found) == {str(path) for path in gallery}
+    assert found[str(gallery[0])] == (str(gallery[0]), gallery[0].stem.replace("_", " "))
+
+
+def test_a_conversation_goes_on(responder, empty, gallery):
+    first, pictures = responder.answer(empty, "look who slept here", [str(gallery[0])], -1.0)
+    assert [message["role"] for message in first.messages] == ["user", "assistant"]
+    assert first.messages[1]["content"] in REPLIES
+    assert [line["role"] for line in first.shown] == ["user", "user", "assistant", "assistant"]
+    assert first.shown[0]["content"] == {"path": str(gallery[0]), "alt_text": "your picture"}
+    assert first.shown[3]["content"]["alt_text"].startswith("a ")
+    assert len(pictures) == 3
+    assert all(caption.split()[1] in COLOURS for _, caption in pictures)
+    second, _ = responder.answer(first, "and now?", [], -1.0)
+    assert len(second.messages) == 4
+    assert len(first.messages) == 2
+    assert empty.messages == []
+
+
+def test_the_policy_decides_on_pictures(responder, empty):
+    never, none = responder.answer(empty, "good morning", [], 1.0)
+    assert none == []
+    assert all(isinstance(line["content"], str) for line in never.shown)
+    always, some = responder.answer(empty, "good morning", [], -1.0)
+    best = float(some[0][1].rsplit("(", 1)[1].rstrip(")"))
+    assert always.messages == never.messages
+    assert len(responder.answer(empty, "good morning", [], best - 0.02)[1]) == 3
+    assert responder.answer(empty, "good morning", [], best + 0.02)[1] == []
+
+
+def test_the_gallery_is_searched_by_title_and_by_content(responder):
+    assert responder.search("") == responder.gallery
+    found = responder.search("BLUE")
+    assert found[0][1] == "a blue square"
+    assert sorted(found) == sorted(responder.gallery)
+
+
+def write(folder, name, content=b"", size=None):
+    path = folder / name
+    if size:
+        Image.new("1", size).save(path)
+    else:
+        path.write_bytes(content)
+    return str(path)
+
+
+def test_what_is_refused(responder, empty, tmp_path, gallery):
+    from responder import MAX_LETTERS, Refused
+
+    noise = np.random.default_rng(0).integers(0, 255, 400, dtype=np.uint8).tobytes()
+    for text, files, told in (
+        (" ", [], "Write something or add a picture"),
+        ("x" * (MAX_LETTERS + 1), [], "at most 2,000 letters"),
+        ("x", [str(gallery[0])] * 5, "at most 4 pictures"),
+        ("", [write(tmp_path, "a.txt", b"x")], r"a\.txt is no picture: \.png"),
+        ("", [write(tmp_path, "b.svg", b"<svg/>")], r"b\.svg is no picture"),
+        ("", [write(tmp_path, "c.png", noise)], r"c\.png cannot be read"),
+        ("", [write(tmp_path, "d.png", size=(9000, 9000))], "9000 x 9000 pixels; 40 megapixels"),
+        ("", [write(tmp_path, "e.png", gallery[0].read_bytes()[:60])], r"e\.png"),
+    ):
+        with pytest.raises(Refused, match=told):
+            responder.answer(empty, text, files, -1.0)
+    assert empty.messages == []
+
+
+def test_what_a_visitor_types_is_no_file(responder, empty, gallery):
+    told, _ = responder.answer(empty, str(gallery[0]), [], -1.0)
+    assert told.messages[0]["content"] == [{"type": "text", "text": str(gallery[0])}]
+
+
+def test_without_gradio_one_line_names_the_extra(monkeypatch, capsys, served):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install unimur\[app\]"):
+        space()
+    work = served[0]
+    status, error = error_of(capsys, "app", "--model", work / "model", "--index", work / "index")
+    assert status == 2
+    assert "pip install unimur[app]" in error
