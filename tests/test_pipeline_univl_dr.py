@@ -59,6 +59,8 @@ def test_one_joint_ranking_or_one_of_each_kind(parts, retriever, pictures):
     assert [captions[picture] for picture in pictures] == ["a cat slept", "the red balloon", None, None]
     batch = retriever(["a cat", [{"role": "user", "content": "a cat"}]], modality="joint", top_k=6)
     assert [hit["id"] for hit in batch[0]] == [hit["id"] for hit in batch[1]] == [hit["id"] for hit in joint]
+    chat = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "which?"}]
+    assert retriever(chat, modality="joint", top_k=1) == retriever("a cat\nwhich?", modality="joint", top_k=1)
 
 
 def test_bad_candidates_and_queries_are_told(retriever, pictures):
@@ -78,7 +80,7 @@ def test_a_stranger_gets_the_same(parts, release, pictures, tmp_path, monkeypatc
     script = importlib.import_module("load_univl_dr")
     made = pipeline("multimodal-retrieval", model=parts[0], processor=parts[1])
     expected = script.embeddings(*parts, made, pictures[0])
-    stranger = closure.link(tmp_path / "packages", "torch", "transformers", "pillow")
+    stranger = closure.link(tmp_path / "packages", "torch", "transformers", "torchvision")
     path = [floor_folder(), stranger] if oldest else [stranger]
     done = closure.run("load_univl_dr.py", pictures[0], tmp_path, release, path=path, work=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -1,9 +1,9 @@
 """A small retrieval set of texts and captioned pictures, and a recipe that trains on it in seconds."""
 
-import json
 from pathlib import Path
 
 import numpy as np
+import yaml
 from datasets import Dataset
 from PIL import Image
 
@@ -57,7 +57,7 @@ def write_set(folder: Path) -> Path:
 def write_recipe(
     path: Path, folder: Path, clip: Path, model: dict | None = None, data: dict | None = None, **training
 ):
-    """A recipe of task `univl_dr`; JSON is YAML."""
+    """A recipe of task `univl_dr`."""
     recipe = {
         "task": "univl_dr",
         "model": {"clip": str(clip), **(model or {})},
@@ -85,5 +85,5 @@ def write_recipe(
             **training,
         },
     }
-    path.write_text(json.dumps(recipe))
+    path.write_text(yaml.safe_dump(recipe))  # JSON's 1e-06 is a word in YAML
     return path

@@ -106,7 +106,7 @@ def captioner(tmp_path_factory):
     """A small random GIT."""
     folder = tmp_path_factory.mktemp("git")
     torch.manual_seed(0)
-    tokenizer = tiny.tokenizer()
+    tokenizer = tiny.tokenizer(bos=True)  # as GIT's own begins a text
     vision = {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "image_size": 32, "patch_size": 16,
