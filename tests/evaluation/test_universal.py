@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
@@ -321,6 +322,18 @@ def test_evaluation_of_a_model(tiny, pictures):
     assert set(found["systems"]["UniVL-DR"]) == {"both"}
     assert "UniVL-DR + BM25 (hybrid)" not in found["systems"]
     assert found["documents"] == {"text": len(TOPICS), "image": len(TOPICS)}
+
+
+def test_weight_that_was_learned_is_what_dev_compares_with(clip_folder, tiny, pictures):
+    model = UniVLDRModel.from_backbones(str(clip_folder), learn_image_weight=True)
+    torch.nn.init.constant_(model.fusion.image_weight, 0.375)
+    arguments = {"settings": ("both",), "baselines": False, "progress": False}
+    found = evaluate_univl_dr(model, tiny[1], retrieval_set(pictures), image_weight="dev", **arguments)
+    assert {0.0, 0.375, 1.0} <= set(found["tried"]["image weight"])
+    concat = UniVLDRModel.from_backbones(str(clip_folder), fusion="concat")
+    assert evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), **arguments)["queries"] == 2 * len(TOPICS)
+    with pytest.raises(ValueError, match="fusion is 'concat'"):
+        evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), image_weight=0.5, **arguments)
 
 
 @pytest.mark.parametrize(

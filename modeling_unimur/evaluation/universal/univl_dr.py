@@ -140,11 +140,13 @@ class Space:
             ValueError: a weight for a model that does not sum.
         """
         chosen, tried = {}, {}
-        config = getattr(getattr(self.encoder, "model", None), "config", None)
+        model = getattr(self.encoder, "model", None)
+        config = getattr(model, "config", None)
         if image_weight is not None and getattr(config, "fusion", "sum") != "sum":
             raise ValueError(f"image_weight belongs to the sum; this model's fusion is {config.fusion!r}.")
         if image_weight == "dev":
-            current = float(getattr(config, "image_weight", 1.0))
+            learned = getattr(getattr(model, "fusion", None), "image_weight", None)
+            current = float(getattr(config, "image_weight", 1.0) if learned is None else learned.detach())
             choice = choose_image_weight(self.dev_queries, self.encoded, self.dev, current)
             self.documents = self.encoded.weighted(choice.value)
             chosen["image weight"], tried["image weight"] = choice.value, choice.tried

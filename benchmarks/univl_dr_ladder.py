@@ -1,0 +1,306 @@
+"""UniVL-DR's ladder on two corpora that anybody can install: each of its steps, and what it is compared with.
+
+    python benchmarks/univl_dr_ladder.py [--corpora gimp_manual picture_dictionary] [--seeds 3] [--verbalize SET=NAME]
+    python benchmarks/univl_dr_ladder.py --full --corpora webqa=PATH        (the paper's recipe; a GPU)
+
+By default the small dual encoder and `recipes/univl_dr_mini.yaml`, sized for two CPU cores: image tower frozen and its
+outputs kept, two layers of the text tower and the projections trained, 100 steps a stage. `--full`:
+`recipes/univl_dr_webqa.yaml`, CLIP ViT-B/32 with both towers trained. One stage 1 feeds all of stage 2, whose
+negatives it mines once; seeds are those of stage 2.
+
+Rows, all on the test split, over one index of texts and pictures, with the weight of pictures that the recipe names
+(`plain sum`: 1, the paper's) unless it is learned:
+- `BM25` (pictures by their captions); `zero-shot`, `zero-shot, plain sum`; `in-batch` (stage 1); `+ hard negatives,
+  unbalanced`; `+ hard negatives, balanced` (stage 2); `+ verbalization` (balanced, generated words behind captions);
+- `BM25 & ...`: divide and conquer, BM25 for texts and the dense model for pictures, and the same with an oracle of
+  the modality; `... + BM25 (hybrid)`, its weight chosen on the development split; `..., oracle modality`;
+- `..., captions hidden`: pictures without their words (the setting of pictures alone tells most).
+
+Figures: MRR and NDCG at 10 and 20, recall at 20 and 100, in percent; 95 % intervals of MRR@10 by the bootstrap over
+queries, seeds averaged first; differences paired over queries. Shares of pictures among the first ten by kind of query
+stand beside those of the relevant documents. `aims` says whether the balanced model beats BM25 & zero-shot without an
+oracle, and how far its shares are from those of the relevant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.harness import RESULTS, ROOT, argument_parser, machine, versions
+from benchmarks.ladder_rows import (
+    BALANCED,
+    HIDDEN,
+    IN_BATCH,
+    PLAIN,
+    UNBALANCED,
+    VERBAL,
+    ZERO,
+    Rows,
+    aims,
+    comparisons,
+    lines_of,
+)
+from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.evaluation.compare_report import aligned
+from modeling_unimur.evaluation.universal import DenseSystem, RetrievalTask, Space, UniVLDREncoder, with_bm25
+from modeling_unimur.evaluation.universal.systems import BM25System, DivideAndConquer
+from modeling_unimur.training.documents import PooledPictures
+from modeling_unimur.training.recipes import Recipe, load_recipe
+from modeling_unimur.training.retrieval_sources import load_retrieval_set
+from modeling_unimur.training.train_univl_dr import build, train
+from modeling_unimur.verbalization import joined_captions, open_verbalizer, verbalize, write_words
+
+CORPORA = ("gimp_manual", "picture_dictionary")
+# The GIMP manual's figures are screenshots, whose letters say most; a drawing has none.
+VERBALIZERS = {"gimp_manual": "ocr"}
+RECIPES = {False: ROOT / "recipes" / "univl_dr_mini.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
+# Grades that count as relevant: of the manual the section or picture meant, not what is near it.
+LEAST_SCORES = {"gimp_manual": 2}
+QUICK_STEPS = 2
+
+
+class Ladder:
+    """One corpus: its recipe, its trained models, its rows.
+
+    Args:
+        corpus: as `data.retrieval` of a recipe names it.
+        args: of the command.
+        folder: for runs; a run that is there is taken, not trained again.
+    """
+
+    def __init__(self, corpus: str, args: argparse.Namespace, folder: Path):
+        self.corpus, self.args, self.folder = corpus, args, folder
+        self.score = LEAST_SCORES.get(corpus, 1)
+        self.retrieval = load_retrieval_set(corpus)
+        self.task = RetrievalTask.from_set(self.retrieval, "test", self.score)
+        self.dev = RetrievalTask.from_set(self.retrieval, "validation", self.score)
+        self.rows = Rows(self.task)
+        self.kept: PooledPictures | None = None
+
+    # -- training -----------------------------------------------------------------------------------------------------
+    def recipe(self, output: Path, *overrides: str) -> Recipe:
+        """The recipe of one run."""
+        pairs = bool(self.retrieval.pairs)
+        chosen = [
+            f"data.retrieval={json.dumps(self.corpus)}",
+            f"data.least_score={self.score}",
+            f"data.pairs={'true' if pairs and not self.args.full else 'false'}",
+            "data.stage2_captions=null",
+            "data.test_split=null",  # measured here, with everything else
+            f"training.output_dir={json.dumps(str(output))}",
+        ]
+        if self.args.clip:
+            chosen.append(f"model.clip={json.dumps(self.args.clip)}")
+        if self.args.quick:
+            chosen += [
+                f"training.max_steps={QUICK_STEPS}",
+                "training.per_device_train_batch_size=4",
+                "training.eval_strategy=no",
+                "training.save_strategy=no",
+                "training.load_best_model_at_end=false",
+                "data.mining_drop_same_group=false",
+                "model.text_layers=1",
+            ]
+        return load_recipe(RECIPES[self.args.full], [*chosen, *overrides, *self.args.overrides])
+
+    def trained(self, name: str, *overrides: str) -> Path:
+        """The folder of a run, trained where it is not there yet."""
+        output = self.folder / name
+        if not (output / "model.safetensors").is_file():
+            train(self.recipe(output, *overrides), overwrite=True)
+            gc.collect()
+        return output
+
+    def stage1(self) -> Path:
+        """In-batch training."""
+        return self.trained("in_batch", "data.stages=[1]", "training.seed=0")
+
+    def stage2(self, name: str, seed: int, sampler: str, *overrides: str) -> Path:
+        """Training against hard negatives, from stage 1; they are mined by the first run and read by the others."""
+        mined = self.folder / "hard_negatives.parquet"
+        own = [f"model.clip={json.dumps(str(self.stage1()))}", "model.config={}", "data.stages=[2]"]
+        own += [f"data.sampler={sampler}", f"training.seed={seed}"]
+        if mined.is_file():
+            own.append(f"data.hard_negatives={json.dumps(str(mined))}")
+        output = self.trained(f"{name}-{seed}", *own, *overrides)
+        if not mined.is_file():
+            shutil.copyfile(output / "hard_negatives-train.parquet", mined)
+        return output
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+    def space(self, source: Path | None, retrieval: RetrievalSet | None = None) -> Space:
+        """Vectors of a trained model, or of the dual encoder before training.
+
+        Args:
+            source: folder of a model; None for none.
+            retrieval: with other captions than the corpus'.
+        """
+        recipe = self.recipe(self.folder / "none")
+        if source is None:
+            model, processor = build(recipe)
+        else:
+            model, processor = UniVLDRModel.from_pretrained(source), UniVLDRProcessor.from_pretrained(source)
+        place = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+        model.to(place).eval()
+        pooled = None
+        if recipe.model.image_tower == "frozen":  # the same in every row
+            if self.kept is None:
+                self.kept = PooledPictures(model, processor, self.task.doc_images)
+            pooled = self._pooled
+        task, dev = self.task, self.dev
+        if retrieval is not None:
+            task = RetrievalTask.from_set(retrieval, "test", self.score)
+            dev = RetrievalTask.from_set(retrieval, "validation", self.score)
+        return Space.of(UniVLDREncoder(model, processor, pooled, progress=not self.args.quick), task, dev)
+
+    def _pooled(self, addresses: Sequence[str]) -> tuple[torch.Tensor, np.ndarray]:
+        places = [self.kept.places.get(address) for address in addresses]
+        good = np.array([place is not None for place in places], dtype=bool)
+        wanted = torch.tensor([place for place in places if place is not None], dtype=torch.long)
+        return self.kept.rows[wanted], good
+
+    def run(self) -> Rows:
+        """Everything."""
+        rows, sparse = self.rows, BM25System(self.task.query_texts, self.task.doc_texts)
+        rows.add(sparse)
+        zero = self.space(None)
+        rows.add(zero.system(ZERO))
+        rows.add(DenseSystem(PLAIN, zero.queries, zero.encoded.weighted(1.0)))
+        fusion = DivideAndConquer(sparse, zero.system(ZERO), self.task.is_image, f"BM25 & {ZERO}")
+        rows.add(fusion)
+        first = self.space(self.stage1())
+        rows.add(first.system(IN_BATCH))
+        for system in with_bm25(first.system(IN_BATCH), first)[0][1:3]:  # the paper's BM25 & CLIP-DPR
+            rows.add(system)
+        for seed in range(self.args.seeds):
+            rows.add(self.space(self.stage2("unbalanced", seed, "unbalanced")).system(UNBALANCED))
+            balanced = self.space(self.stage2("balanced", seed, "balanced"))
+            rows.add(balanced.system(BALANCED))
+            if seed == 0:
+                self._beside(balanced, zero)
+        self._verbalized()
+        return rows
+
+    def _beside(self, space: Space, zero: Space) -> None:
+        """The balanced model with BM25 and with an oracle; and what is left without captions."""
+        others, weight = with_bm25(space.system("balanced"), space)
+        for system in others[1:]:
+            self.rows.add(system)
+        self.rows.notes.append(f"hybrid: BM25's weight {weight.value:g}, of {weight.tried}")
+        for made, name in ((zero, ZERO), (space, BALANCED)):
+            bare = made.encoded.without_captions()
+            self.rows.add(DenseSystem(name + HIDDEN, made.queries, bare.fused(made.encoder)))
+        words = np.where(self.task.is_image, "", np.array(self.task.doc_texts, dtype=object)).tolist()
+        self.rows.add(BM25System(self.task.query_texts, words, "BM25" + HIDDEN))
+
+    def _verbalized(self) -> None:
+        name = self.args.verbalizers.get(self.corpus)
+        if name is None:
+            self.rows.notes.append(f"no verbalizer for {self.corpus}: no row {VERBAL}")
+            return
+        if name == "released":  # the captions of UniVL-DR's data.zip with a generated query behind them
+            source = self.stage2("verbalized", 0, "balanced", "data.stage2_captions=query")
+            self.rows.add(self.space(source, load_retrieval_set(self.corpus, "query")).system(VERBAL))
+            return
+        try:
+            words = verbalize(self.retrieval.corpus, open_verbalizer(name))
+        except FileNotFoundError as error:
+            self.rows.notes.append(f"{VERBAL} is left out: {error}")
+            return
+        path = self.folder / "words.jsonl"
+        write_words(words, path)
+        room = "model.processor={max_target_tokens: 64, verbalization_tokens: 24}"
+        told = [f"data.verbalizations={json.dumps(str(path))}", *([] if self.args.full else [room])]
+        source = self.stage2("verbalized", 0, "balanced", *told)
+        processor = UniVLDRProcessor.from_pretrained(source)
+        corpus = joined_captions(self.retrieval.corpus, words, processor)
+        self.rows.add(self.space(source, replace(self.retrieval, corpus=corpus)).system(VERBAL))
+        found = sum(map(bool, words.values()))
+        self.rows.notes.append(f"verbalized by {name}: {found:,} of {len(words):,} pictures have words")
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help=f"default: {' '.join(CORPORA)}")
+    parser.add_argument("--seeds", type=int, default=3, help="of stage 2, balanced and unbalanced (default 3)")
+    parser.add_argument("--full", action="store_true", help="the paper's recipe")
+    parser.add_argument("--clip", help="dual encoder to start from, in place of the recipe's")
+    parser.add_argument(
+        "--verbalize",
+        nargs="*",
+        metavar="SET=NAME",
+        help="what puts a set's pictures into words, as `unimur verbalize` takes it, or `released` for the words of "
+        "UniVL-DR's data.zip (default: gimp_manual=ocr)",
+    )
+    parser.add_argument("--runs", type=Path, help="folder for the runs (default: runs/univl_dr_ladder)")
+    parser.add_argument("overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help="win over the recipe")
+    args = parser.parse_args()
+    args.verbalizers = VERBALIZERS
+    if args.verbalize is not None:  # a set's own name may hold "="
+        args.verbalizers = {
+            corpus: entry[len(corpus) + 1 :]
+            for corpus in args.corpora
+            for entry in args.verbalize
+            if entry.startswith(f"{corpus}=")
+        }
+    if args.seeds < 1:
+        parser.error("--seeds is at least 1")
+    with tempfile.TemporaryDirectory() as aside:
+        runs = Path(aside) if args.quick else args.runs or ROOT / "runs" / "univl_dr_ladder"
+        figures, results = {}, {}
+        for number, corpus in enumerate(args.corpora):
+            rows = Ladder(corpus, args, runs / (corpus if corpus in CORPORA else f"corpus-{number}")).run()
+            differences = comparisons(rows)
+            found = aims(rows, differences)
+            figures |= {f"{corpus} {name}": value for name, value in found.items()}
+            figures |= {f"{corpus} {name} mrr@10": float(rows.values(name).mean()) for name in rows.runs}
+            lines = lines_of(corpus, rows)
+            results[corpus] = {
+                "table": aligned(lines).split("\n"),
+                "systems": rows.summary(),
+                "differences": differences,
+                "aims": found,
+                "notes": rows.notes,
+                "queries": len(rows.task.query_ids),
+                "documents": {
+                    "text": int((~rows.task.is_image).sum()),
+                    "image": int(rows.task.is_image.sum()),
+                },
+            }
+            if not args.quick:
+                print(aligned(lines), flush=True)
+                for pair, found in differences.items():
+                    print(f"{pair}: {found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]", flush=True)
+    if args.quick:
+        print(json.dumps({name: float(f"{value:.6g}") for name, value in figures.items()}, allow_nan=False))
+        return
+    result = {
+        "command": " ".join(["python", "benchmarks/univl_dr_ladder.py", *sys.argv[1:]]),
+        "machine": machine(),
+        "versions": versions(),
+        "recipe": RECIPES[args.full].name,
+        "seeds": args.seeds,
+        "corpora": results,
+    }
+    output = RESULTS / ("univl_dr_ladder_full.json" if args.full else "univl_dr_ladder.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"written to {output.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
