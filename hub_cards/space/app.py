@@ -16,10 +16,21 @@ HERE = Path(__file__).resolve().parent
 MAX_UPLOAD = "10mb"
 
 _STYLE = """
-footer {display: none !important}
-.gradio-container {max-width: 1100px !important; margin: 0 auto !important}
-@media (max-width: 640px) {.gradio-container {padding: 8px !important} h1 {font-size: 1.3rem !important}}
+.gradio-container {width: 100% !important; max-width: 1100px !important; margin: 0 auto !important}
 """
+
+
+def displayed(conversation: Conversation) -> list:
+    """The chat's lines with pictures that have a text for those who do not see them."""
+    lines = []
+    for line in conversation.shown:
+        content = line["content"]
+        if isinstance(content, dict):
+            content = gr.Image(
+                content["path"], alt_text=content["alt_text"], buttons=[], interactive=False, render=False
+            )
+        lines.append({**line, "content": content})
+    return lines
 
 
 def build_page(responder: Responder) -> gr.Blocks:
@@ -32,9 +43,9 @@ def build_page(responder: Responder) -> gr.Blocks:
             )
         except Refused as error:
             gr.Warning(str(error))
-            return message, conversation, conversation.shown, gr.skip(), str(error)
+            return message, conversation, displayed(conversation), gr.skip(), str(error)
         told = f"{len(found)} pictures." if found else "No picture answers this."
-        return None, conversation, conversation.shown, found, told
+        return None, conversation, displayed(conversation), found, told
 
     def begin():
         return None, Conversation(), [], [], "A new conversation."
@@ -45,7 +56,14 @@ def build_page(responder: Responder) -> gr.Blocks:
         conversation = gr.State(Conversation())
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
-                chat = gr.Chatbot(label="Conversation", height=420, elem_id="chat")
+                chat = gr.Chatbot(
+                    label="Conversation",
+                    height=420,
+                    render_markdown=False,
+                    feedback_options=None,
+                    buttons=[],
+                    elem_id="chat",
+                )
                 message = gr.MultimodalTextbox(
                     label="Your message",
                     show_label=True,
@@ -73,9 +91,12 @@ def build_page(responder: Responder) -> gr.Blocks:
             words = gr.Textbox(label="Search the gallery", placeholder="a word, or what it shows", elem_id="words")
             pictures = gr.Gallery(responder.gallery[:SHOWN], label="Gallery", columns=6, height=300, elem_id="gallery")
         outputs = [message, conversation, chat, found, status]
-        message.submit(send, [message, conversation, threshold], outputs, concurrency_limit=1, api_name=False)
-        again.click(begin, None, outputs, api_name=False)
-        words.submit(responder.search, words, pictures, concurrency_limit=1, api_name=False)
+        message.submit(
+            send, [message, conversation, threshold], outputs, concurrency_limit=1, api_visibility="private"
+        )
+        for cleared in (again.click, chat.clear):
+            cleared(begin, None, outputs, api_visibility="private")
+        words.submit(responder.search, words, pictures, concurrency_limit=1, api_visibility="private")
     return page
 
 
@@ -89,11 +110,11 @@ def launch(retriever, pictures: "dict[str, tuple[str, str]]", **options) -> None
     """
     page = build_page(Responder(retriever, pictures))
     page.queue(max_size=32)
-    folders = sorted({str(Path(path).absolute().parent) for path, _ in pictures.values()})
     page.launch(
         max_file_size=MAX_UPLOAD,
-        allowed_paths=folders,
+        allowed_paths=[str(Path(path).absolute()) for path, _ in pictures.values()],  # no other file of their folders
         css=_STYLE,
+        footer_links=[],
         share=False,
         **options,
     )

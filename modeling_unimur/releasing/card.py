@@ -16,7 +16,8 @@ from transformers import PreTrainedConfig
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # What the template of a card's YAML file has where a person has to write.
 UNFILLED = "FILL IN"
-_TAGS = ("multimodal-retrieval", "unimur", "dialogue", "image-text-retrieval", "sentence-transformers")
+_COMMON_TAGS = ("image-text-retrieval", "multimodal-retrieval", "sentence-transformers")
+_TAGS = {"unimur": ("unimur", "dialogue", *_COMMON_TAGS), "univl_dr": ("univl-dr", *_COMMON_TAGS)}
 _RESULT = ("task", "dataset", "metric", "value")
 
 
@@ -109,7 +110,7 @@ def _slug(text: str) -> str:
 
 def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
     """The block at the top of a card, with the results as the Hub's `model-index`."""
-    bases = [getattr(config, f"{part}_base_model") for part in ("text", "clip")]
+    bases = [getattr(config, f"{part}_base_model", None) for part in ("text", "clip")]
     named = [base for base in bases if base]
     results = [
         EvalResult(
@@ -131,7 +132,7 @@ def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
         language=card.language,
         library_name="transformers",
         pipeline_tag="other",
-        tags=[*_TAGS, *card.tags],
+        tags=[*_TAGS[config.model_type], *card.tags],
         **optional,
     )
 
@@ -140,22 +141,33 @@ def _described(config: PreTrainedConfig, part: str) -> str:
     sub = getattr(config, f"{part}_config")
     if sub is None:
         return "none: candidates are ready embeddings"
-    base, revision = (getattr(config, f"{part}_base_{key}") for key in ("model", "revision"))
+    base, revision = (getattr(config, f"{part}_base_{key}", None) for key in ("model", "revision"))
     where = f"[{base}](https://huggingface.co/{base}) at `{revision}`" if base else "in this folder"
-    if base is None and config.heads_only:
+    if base is None and getattr(config, "heads_only", False):
         where = "passed when it is loaded"
     return f"{sub.model_type}, {where}"
 
 
-def render_card(card: Card, config: PreTrainedConfig, heads_parameters: int, repo_id: str = "<this folder>") -> str:
+def _parts(config: PreTrainedConfig, trained: int) -> list[tuple[str, str, str]]:
+    """Rows of the table of parts: what, which, whether it trained."""
+    dual = ("dual encoder", _described(config, "clip"))
+    if config.model_type == "univl_dr":
+        return [(*dual, f"yes, {trained:,} parameters")]
+    heads = "picture -> language model, language model -> embedding, [RET], temperature"
+    language_model = ("language model", _described(config, "text"), "no")
+    return [language_model, (*dual, "no"), ("heads", heads, f"yes, {trained:,} parameters")]
+
+
+def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str = "<this folder>") -> str:
     """A card as Markdown with the Hub's metadata.
 
     Args:
         card: what a person says.
-        config: of the release (`UniMuRConfig`).
-        heads_parameters: how many numbers were trained.
+        config: of the release (`UniMuRConfig` or `UniVLDRConfig`).
+        trained: how many numbers were trained.
         repo_id: where it will be.
     """
+    heads_only = getattr(config, "heads_only", False)
     needs = "torch, transformers 5.10.1 or newer and pillow"
     if config.clip_config is not None and config.clip_config.model_type == "open_clip":
         needs += ", and `open_clip_torch`"
@@ -163,7 +175,7 @@ def render_card(card: Card, config: PreTrainedConfig, heads_parameters: int, rep
     missing = [
         name
         for part, name in missing.items()
-        if config.heads_only
+        if heads_only
         and getattr(config, f"{part}_config") is not None
         and getattr(config, f"{part}_base_model") is None
     ]
@@ -174,14 +186,13 @@ def render_card(card: Card, config: PreTrainedConfig, heads_parameters: int, rep
             metadata(card, config),
             template_path=str(TEMPLATE),
             card=card,
-            heads_only=config.heads_only,
+            heads_only=heads_only,
+            is_dialogue=config.model_type == "unimur",
             needs=needs,
             repo_id=repo_id,
             given=given,
             given_st=given_st,
-            language_model=_described(config, "text"),
-            dual_encoder=_described(config, "clip"),
-            heads_parameters=f"{heads_parameters:,}",
+            parts=_parts(config, trained),
         )
     )
     text = re.sub(r"\n{3,}", "\n\n", text).rstrip() + "\n"

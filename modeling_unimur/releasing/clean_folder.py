@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
+from transformers import PreTrainedModel, ProcessorMixin
 
 from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor
 
@@ -75,15 +76,17 @@ def write_heads(
     write_model(folder, model, processor, heads_only=True)
 
 
-def write_model(folder: Path, model: UniMuRModel, processor: UniMuRProcessor, heads_only: bool) -> None:
+def write_model(
+    folder: Path, model: PreTrainedModel, processor: ProcessorMixin, heads_only: bool | None = None
+) -> None:
     """Writes a release but for its card.
 
     Args:
         folder: to write into.
         model, processor: what is released.
-        heads_only: whether to leave the backbones out.
+        heads_only: of UniMuR, whether to leave the backbones out.
     """
-    model.save_pretrained(folder, heads_only=heads_only)
+    model.save_pretrained(folder, **({} if heads_only is None else {"heads_only": heads_only}))
     processor.save_pretrained(folder)
     write_sentence_transformers(folder)
 

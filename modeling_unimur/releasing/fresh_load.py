@@ -4,6 +4,7 @@ With the arguments FOLDER OUTPUT [LANGUAGE_MODEL] [CLIP] it loads by AutoModel, 
 is installed, SentenceTransformer; it writes embeddings to OUTPUT (safetensors) and prints one line of JSON.
 """
 
+import contextlib
 import importlib.util
 import json
 import sys
@@ -31,11 +32,14 @@ def embeddings(model, processor) -> dict:
         found = {"context": model.get_multimodal_features(**processor.process_context(TEXTS)).pooler_output}
         if model.clip is None:
             return found
-        content = [{"type": "image", "image": picture()}, {"type": "text", "text": TEXTS[0]}]
-        shown = processor.process_context([[{"role": "user", "content": content}]])
+        if hasattr(processor, "process_documents"):  # UniVL-DR
+            shown = processor.process_documents([picture()], TEXTS[:1])
+        else:
+            content = [{"type": "image", "image": picture()}, {"type": "text", "text": TEXTS[0]}]
+            shown = processor.process_context([[{"role": "user", "content": content}]])
         found["shown"] = model.get_multimodal_features(**shown).pooler_output
         found["image"] = model.get_image_features(**processor.process_images([picture()])).pooler_output
-        if model.config.joint_width == model.config.embedding_width or model.config.map_text_targets:
+        with contextlib.suppress(ValueError):  # heads that rank pictures alone
             found["text"] = model.get_text_features(**processor.process_texts(TEXTS)).pooler_output
     return {key: value.float().contiguous() for key, value in found.items()}
 

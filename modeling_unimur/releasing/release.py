@@ -11,15 +11,21 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
+from transformers import PreTrainedConfig
 
-from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor
-from .bases import Base
+from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor, UniVLDRConfig, UniVLDRModel, UniVLDRProcessor
+from .bases import PARTS, Base
 from .card import check_card, read_card, render_card
 from .clean_folder import read_heads, write_heads, write_model
 from .fresh_load import embeddings
 from .refusals import check_bases, check_config, check_release
 from .trial import try_release
 from .upload import require_free_tag, upload
+
+_CLASSES = {
+    UniMuRConfig.model_type: (UniMuRConfig, UniMuRModel, UniMuRProcessor),
+    UniVLDRConfig.model_type: (UniVLDRConfig, UniVLDRModel, UniVLDRProcessor),
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def release(
     """Makes a clean folder out of a model's, refuses what must not go up, loads it in a fresh process, and uploads it.
 
     Args:
-        source: folder with a UniMuR model and its processor; nothing in it is run or changed.
+        source: folder with a model (UniMuR or UniVL-DR) and its processor; nothing in it is run or changed.
         repo_id: `owner/name` on the Hub.
         heads_only: whether to leave the backbones out; by default where the source names both.
         bases: `text` and `clip`, the frozen backbones by id and commit, where the configuration does not name them.
@@ -75,7 +81,7 @@ def release(
 
     Raises:
         FileNotFoundError: the source lacks a part.
-        ValueError: the source is no UniMuR model, or holds what no release may hold, with the remedy.
+        ValueError: the source is no such model, or holds what no release may hold, with the remedy.
         FileExistsError: `keep` is there.
         OSError: the Hub refuses, or a backbone cannot be had.
     """
@@ -96,7 +102,7 @@ def release(
             for path in source.rglob("*")
             if path.is_file() and path.relative_to(source).as_posix() not in files
         )
-        made = Release(repo_id, config["heads_only"], files, left_out, found)
+        made = Release(repo_id, config.get("heads_only", False), files, left_out, found)
         if keep is not None:
             shutil.copytree(folder, keep)
         if dry_run:
@@ -128,33 +134,50 @@ def build_release(
         FileNotFoundError, ValueError, OSError: as `release` says.
     """
     config = _source_config(source, bases or {})
-    named = config.text_base_model and (config.clip_config is None or config.clip_base_model)
-    heads_only = bool(named or config.heads_only) if heads_only is None else heads_only
+    if config.model_type == UniMuRConfig.model_type:
+        named = config.text_base_model and (config.clip_config is None or config.clip_base_model)
+        heads_only = bool(named or config.heads_only) if heads_only is None else heads_only
+    elif heads_only or bases:
+        raise ValueError("UniVL-DR trains its whole encoder, so it has no heads to release alone: release it whole.")
     if heads_only:
         check_bases(config.to_dict())
     make_card = _card_of(source, card)
-    processor = UniMuRProcessor.from_pretrained(source)
+    _, model_class, processor_class = _CLASSES[config.model_type]
+    processor = processor_class.from_pretrained(source)
     target.mkdir(parents=True)
-    expected = None
     if heads_only:
         heads = read_heads(source)
         config.heads_only = True
         write_heads(target, config, heads, processor)
-        trained = sum(tensor.numel() for tensor in heads.values())
+        trained, expected = sum(tensor.numel() for tensor in heads.values()), None
     else:
-        for part in ("text_config", "clip_config"):
-            check_config({part: getattr(config, part) and getattr(config, part).to_dict()}, "config.json")
-        model = UniMuRModel.from_pretrained(source, **(backbones or {})).eval()
-        write_model(target, model, processor, heads_only=False)
-        trained = sum(parameter.numel() for parameter in model.heads.parameters())
+        check_config(json.loads((source / "config.json").read_text(encoding="utf-8")), "config.json")
+        given = backbones if backbones and getattr(config, "heads_only", False) else {}
+        model = model_class.from_pretrained(source, **given).eval()
+        if config.model_type == UniMuRConfig.model_type:
+            write_model(target, model, processor, heads_only=False)
+        else:
+            write_model(target, model, processor)
+        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         expected = embeddings(model, processor)
-        config = model.config
-        config.heads_only = False
+        config = config_of(target)
     (target / "README.md").write_text(make_card(config, trained, repo_id), encoding="utf-8")
     return expected
 
 
-def _source_config(source: Path, bases: dict[str, Base]) -> UniMuRConfig:
+def config_of(folder: Path) -> PreTrainedConfig:
+    """The configuration of a model's folder, by this package's class for it.
+
+    Raises:
+        ValueError: it holds a model of another kind.
+    """
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if raw.get("model_type") not in _CLASSES:
+        raise ValueError(f"{folder} holds a {raw.get('model_type')} model; this releases {' and '.join(_CLASSES)}.")
+    return _CLASSES[raw["model_type"]][0].from_pretrained(folder)
+
+
+def _source_config(source: Path, bases: dict[str, Base]) -> PreTrainedConfig:
     """The configuration of a model's folder, with the names of its backbones."""
     path = source / "config.json"
     if not path.is_file():
@@ -165,22 +188,17 @@ def _source_config(source: Path, bases: dict[str, Base]) -> UniMuRConfig:
             f"{source} holds pickles only ({weights[0]}), which run code when they are opened: convert them first "
             "(conversion/ has a converter for each format that is known), or save the model with `save_pretrained`."
         )
-    raw = json.loads(path.read_text(encoding="utf-8"))
-    if raw.get("model_type") != UniMuRConfig.model_type:
-        raise ValueError(f"{source} holds a {raw.get('model_type')} model; this releases UniMuR models.")
-    for part, base in bases.items():
-        raw[f"{part}_base_model"], raw[f"{part}_base_revision"] = base.model, base.revision
-    for part in ("text", "clip"):
-        if raw.get(f"{part}_base_model") is not None:
-            Base(raw[f"{part}_base_model"], raw.get(f"{part}_base_revision"))
-    config = UniMuRConfig.from_pretrained(source)
+    config = config_of(source)
     for part, base in bases.items():
         setattr(config, f"{part}_base_model", base.model)
         setattr(config, f"{part}_base_revision", base.revision)
+    for part in PARTS:
+        if getattr(config, f"{part}_base_model", None) is not None:
+            Base(getattr(config, f"{part}_base_model"), getattr(config, f"{part}_base_revision"))
     return config
 
 
-def _card_of(source: Path, card: Path | None) -> Callable[[UniMuRConfig, int, str], str]:
+def _card_of(source: Path, card: Path | None) -> Callable[[PreTrainedConfig, int, str], str]:
     """Writes the card once the configuration is known; what can be wrong with it is found now."""
     if card is not None:
         fields = read_card(card)

@@ -1,4 +1,4 @@
-"""UniMuR in sentence-transformers: the module that a release's `modules.json` names.
+"""UniMuR and UniVL-DR in sentence-transformers: the module that a release's `modules.json` names.
 
 `SentenceTransformer(release, trust_remote_code=True)` loads this file, and nothing else does.
 """
@@ -15,25 +15,34 @@ except ImportError as error:
     ) from error
 
 # What each way of reading an input hands to the model.
-_METHODS = {"context": "get_multimodal_features", "text": "get_text_features", "image": "get_image_features"}
-_INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "spatial_shapes")
+_METHODS = {
+    "context": "get_multimodal_features",
+    "document": "get_multimodal_features",
+    "text": "get_text_features",
+    "image": "get_image_features",
+}
+_INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "spatial_shapes", "caption_mask")
 
 
 class UniMuRTransformer(InputModule):
-    """A UniMuR model and its processor.
+    """A model and its processor.
 
-    `encode_query` reads texts, pictures, `{"text", "image"}` and chat messages as dialogues into the unified
+    UniMuR: `encode_query` reads texts, pictures, `{"text", "image"}` and chat messages as dialogues into the unified
     embedding; `encode_document` embeds candidates, texts or pictures, by the frozen dual encoder. `encode` reads a
     picture alone as a candidate and everything else as a dialogue, as the model's processor does.
 
+    UniVL-DR: queries are texts; documents are texts, pictures, or `{"image", "text"}`, a picture with its caption.
+
     Args:
-        model (`UniMuRModel`): with its backbones.
-        processor (`UniMuRProcessor`): its processor.
+        model (`UniMuRModel` or `UniVLDRModel`): with its backbones.
+        processor (`UniMuRProcessor` or `UniVLDRProcessor`): its processor.
     """
 
     def __init__(self, model, processor):
         super().__init__()
         self.model, self.processor = model, processor
+        self._fuses = hasattr(processor, "process_documents")  # pictures with their captions: UniVL-DR
+        self._limit = "max_target_tokens" if self._fuses else "max_context_tokens"
 
     # -- what sentence-transformers asks ----------------------------------------------------------------------------
     @property
@@ -43,12 +52,12 @@ class UniMuRTransformer(InputModule):
 
     @property
     def max_seq_length(self) -> int:
-        """Longest dialogue in tokens; of a longer one the latest are kept."""
-        return self.processor.max_context_tokens
+        """Longest dialogue (UniVL-DR: longest text) in tokens."""
+        return getattr(self.processor, self._limit)
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        self.processor.max_context_tokens = value
+        setattr(self.processor, self._limit, value)
 
     @property
     def modalities(self) -> list:
@@ -75,13 +84,13 @@ class UniMuRTransformer(InputModule):
         """
         unknown = {key for key, value in kwargs.items() if value is not None} - {"max_length"}
         if unknown:
-            raise ValueError(f"UniMuR does not know {sorted(unknown)}; max_length is the one option of encoding.")
+            raise ValueError(f"This model does not know {sorted(unknown)}; max_length is the one option of encoding.")
         kinds = [infer_modality(item, supported_modalities=self.modalities) for item in inputs]
         readings = {self._reading(kind, task) for kind in kinds}
         if len(readings) > 1:
             raise ValueError(
-                "Pictures that are candidates and other inputs are encoded apart: call encode for each kind, or "
-                "encode_query to read all of them as dialogues."
+                "Candidates of different kinds, and candidates and dialogues, are encoded apart: call encode for each "
+                "kind, or encode_query to read all of them as dialogues."
             )
         (reading,) = readings
         if reading == "image":
@@ -90,6 +99,9 @@ class UniMuRTransformer(InputModule):
         elif reading == "text":
             texts = [item["text"] if isinstance(item, dict) else item for item in inputs]
             features = self.processor.process_texts([f"{prompt or ''}{text}" for text in texts])
+        elif reading == "document":
+            captions = [f"{prompt or ''}{item['text']}" for item in inputs]
+            features = self.processor.process_documents([item["image"] for item in inputs], captions)
         else:
             dialogues = [self._dialogue(item, kind, prompt) for item, kind in zip(inputs, kinds, strict=True)]
             features = self.processor.process_context(dialogues, max_length=kwargs.get("max_length"))
@@ -98,10 +110,11 @@ class UniMuRTransformer(InputModule):
                 features["num_images_per_sample"] = places // self.processor.num_visual_tokens
         return {**features, "reading": reading}
 
-    @staticmethod
-    def _reading(kind, task: "str | None") -> str:
+    def _reading(self, kind, task: "str | None") -> str:
         if task not in (None, "query", "document"):
             raise ValueError(f"The task is 'query' or 'document', not {task!r}.")
+        if self._fuses and kind == ("image", "text") and task != "query":
+            return "document"
         if task == "document":
             if kind not in ("text", "image"):
                 raise ValueError(f"A candidate is a text or a picture, not {kind!r}: encode_query reads dialogues.")

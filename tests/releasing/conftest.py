@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor
 from tests.hub_cache import publish
 
 COMMITS = {"acme/lm": "a1" * 20, "acme/clip": "b2" * 20}
@@ -60,4 +60,13 @@ def full_source(tmp_path_factory, make_model):
     folder = tmp_path_factory.mktemp("training") / "full"
     for part in make_model():
         part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def univl_dr_source(tmp_path_factory, clip_folder):
+    """A folder with a UniVL-DR model."""
+    folder = tmp_path_factory.mktemp("training") / "univl-dr"
+    UniVLDRModel.from_backbones(str(clip_folder), image_weight=0.7).save_pretrained(folder)
+    UniVLDRProcessor.from_backbones(str(clip_folder)).save_pretrained(folder)
     return folder

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, SpaceCard
 
-from modeling_unimur import UniMuRConfig
+from modeling_unimur import UniMuRConfig, UniVLDRConfig
 from modeling_unimur.releasing.card import Card, check_card, read_card, render_card
 
 CARDS = Path(__file__).parents[2] / "hub_cards"
@@ -78,7 +78,15 @@ def test_heads_that_name_no_backbone_are_loaded_with_them():
 def test_a_full_release_is_no_adapter():
     text = render_card(Card(title="t", licence="mit"), config(), 10)
     assert "base_model_relation" not in text
-    assert "Everything is in this folder" in text
+    assert "Everything that it needs is in this folder" in text
+
+
+def test_a_card_of_univl_dr_names_its_one_part():
+    text = render_card(Card(title="t", licence="mit"), UniVLDRConfig(clip_config={"model_type": "clip"}), 1_500)
+    assert "| dual encoder | clip, in this folder | yes, 1,500 parameters |" in text
+    assert "language model" not in text.split("## Parts")[1]
+    assert '{"image": Image.open("cat.png"), "text": "Tom, our cat"}' in text
+    assert "univl-dr" in ModelCard(text).data.tags
 
 
 @pytest.mark.parametrize(
@@ -123,16 +131,26 @@ def test_metadata_that_the_hub_refuses(text, told):
         check_card(text)
 
 
-@pytest.mark.parametrize("card", sorted(CARDS.glob("*/README.md")), ids=lambda path: path.parent.name)
-def test_committed_cards_are_valid(card):
-    text = card.read_text(encoding="utf-8")
+MODELS = sorted(path.parent.name for path in CARDS.glob("*/results.json"))
+
+
+def test_the_spaces_card_is_valid():
+    data = SpaceCard((CARDS / "space" / "README.md").read_text(encoding="utf-8")).data
+    assert (data.sdk, data.license) == ("gradio", "apache-2.0")
+    assert (CARDS / "space" / data.app_file).is_file()
+    assert len(data.short_description) <= 60  # the Hub's limit
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_committed_cards_are_valid(name):
+    text = (CARDS / name / "README.md").read_text(encoding="utf-8")
     check_card(text)
     assert "<br" not in text
-    for wanted in ("Limits" if "unimur" in card.parent.name else "Failures", "Results", "licence"):
+    for wanted in ("Limits" if "unimur" in name else "Failures", "Results", "licence"):
         assert wanted in text
 
 
-@pytest.mark.parametrize("name", ["unimur-mini", "clip-lite2-minilm"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_committed_card_claims_what_was_measured(name):
     measured = json.loads((CARDS / name / "results.json").read_text(encoding="utf-8"))["test"]
     keys = {

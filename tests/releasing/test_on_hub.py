@@ -174,7 +174,11 @@ def test_a_refused_upload_is_one_error_and_changes_nothing(hub, in_process, tmp_
 
 
 # -- what others get ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("script", ["load_release.py", "encode_release.py"])
+@pytest.mark.parametrize(
+    "script",
+    # What the first does, test_push_to_hub.py does quickly for what is pushed without `unimur release`.
+    [pytest.param("load_release.py", marks=pytest.mark.slow), "encode_release.py"],
+)
 def test_a_stranger_with_an_empty_cache_gets_the_same_embeddings(
     hub, released, expected, stranger, pictures, tmp_path, script
 ):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from modeling_unimur.cli.main import main
 from modeling_unimur.releasing.bases import Base
 from modeling_unimur.releasing.clean_folder import read_heads
+from modeling_unimur.releasing.refusals import check_release
 from modeling_unimur.releasing.release import build_release, release
 from modeling_unimur.releasing.trial import try_release
 from tests.cli.test_main import error_of
@@ -78,6 +79,21 @@ def test_heads_of_a_full_source_with_named_bases(full_source, card, tmp_path):
     found, expected = read_heads(tmp_path / "made"), read_heads(full_source)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_univl_dr_is_built_whole(univl_dr_source, card, tmp_path):
+    expected = build_release(univl_dr_source, tmp_path / "made", card=card)
+    assert expected.keys() == {"context", "shown", "image", "text"}
+    assert {*MODULES, "modeling_univl_dr.py"} <= check_release(tmp_path / "made").keys()
+    with pytest.raises(ValueError, match="no heads to release alone"):
+        build_release(univl_dr_source, tmp_path / "again", heads_only=True, card=card)
+
+
+@pytest.mark.slow
+def test_univl_dr_works_in_a_fresh_process(univl_dr_source, card):
+    made = release(univl_dr_source, "acme/univl-dr", card=card, dry_run=True)
+    assert not made.heads_only
+    assert made.trial["roads"] == ["AutoModel", "AutoProcessor", "pipeline", "SentenceTransformer"]
 
 
 # -- what it refuses ------------------------------------------------------------------------------------------------
