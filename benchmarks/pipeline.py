@@ -88,6 +88,7 @@ def open_pipeline(folder: Path, seed: int):
     from transformers import pipeline
 
     retriever = pipeline("multimodal-retrieval", model=str(folder), trust_remote_code=True, dtype=torch.float32)
+    retriever.chats.max_bytes = 0  # the same dialogue many times over would be read once
     generator = torch.Generator().manual_seed(seed)
     for kind, count in (("image", GALLERY_PICTURES), ("text", GALLERY_TEXTS)):
         names = [f"{kind} {number}" for number in range(count)]

@@ -59,21 +59,22 @@ def _parts(content, where: str) -> list:
     return parts
 
 
-def _load(source, where: str, allow_urls: bool) -> Image.Image:
+def _load(source, where: str, allow_urls: bool, load):
     try:
-        return load_image(source, allow_urls=allow_urls)
+        return load(source, allow_urls=allow_urls)
     except (ValueError, FileNotFoundError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{where}: {error}") from error
 
 
-def read_conversation(value, where: str = "The input", allow_urls: bool = False) -> tuple[list, list]:
+def read_conversation(value, where: str = "The input", allow_urls: bool = False, load=load_image) -> tuple[list, list]:
     """One dialogue as chat messages with placeholders, and its pictures.
 
     Args:
         value: a list of chat messages, a string, or one picture (path, `PIL.Image`, array).
         where (`str`): how to call it in an error.
         allow_urls (`bool`): whether a picture may be fetched from a URL.
+        load: called with a picture and `allow_urls`, `load_image` by default; what it returns stands for the picture.
 
     Returns:
         `tuple[list[dict], list[PIL.Image.Image]]`: messages whose content is a list of text and image parts, empty
@@ -99,7 +100,7 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False)
         content = []
         for kind, part in _parts(message["content"], f"{where}, turn {number}"):
             if kind == "image":
-                images.append(_load(part, f"{where}, turn {number}", allow_urls))
+                images.append(_load(part, f"{where}, turn {number}", allow_urls, load))
                 content.append({"type": "image"})
             elif content and content[-1]["type"] == "text":
                 content[-1]["text"] += part  # in one piece, so that no special token hides in two

@@ -11,6 +11,7 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
 from .candidates_unimur import document_vectors, picture_vectors, same_space, space_name, text_vectors
+from .chat_cache_unimur import ChatCache
 from .image_loading import load_image
 from .index_folder import IndexFolder
 from .messages_unimur import is_conversation
@@ -47,6 +48,8 @@ class MultimodalRetrievalPipeline(Pipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.index = RetrievalIndex()
+        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out.
+        self.chats = ChatCache(self.model, self.processor)
         self._space: str | None = None
 
     # -- the candidates ---------------------------------------------------------------------------------------------
@@ -279,7 +282,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         )
 
     def __call__(self, inputs, batch_size: "int | None" = None, **kwargs):
-        """Ranks the candidates for dialogues.
+        """Ranks the candidates for dialogues. Of one chat of several messages, only what follows an earlier call's is
+        run (`chats`).
 
         Args:
             inputs: one dialogue (a list of chat messages, a string, a picture) or a list of them.
@@ -304,6 +308,10 @@ class MultimodalRetrievalPipeline(Pipeline):
         _, _, post = self._sanitize_parameters(**kwargs)
         self._require_candidates({**self._postprocess_params, **post}.get("modality", "both"))
         single = is_conversation(inputs)
+        if single and self.chats.takes(inputs):
+            pre, _, post = self._sanitize_parameters(**kwargs)
+            embeds = self.chats.embed(inputs, **{**self._preprocess_params, **pre})
+            return self.postprocess({"embeds": embeds}, **{**self._postprocess_params, **post})[0]
         batch = [inputs] if single else list(inputs)
         size = self._batch_size or 8 if batch_size is None else batch_size
         _require_batch_size(size)

@@ -165,6 +165,33 @@ class FrozenReader:
         _, cache = self._run_prefix(prefix, mask, (mask.long().cumsum(dim=1) - 1).clamp(min=0))
         return torch.stack([state for layer in cache.layers for state in (layer.keys, layer.values)], dim=1)
 
+    @torch.no_grad()
+    def extend(
+        self, layers: "list[tuple[torch.Tensor, torch.Tensor]]", rest: torch.Tensor, last: int
+    ) -> "tuple[list[torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]":
+        """One row on from where its cache ends.
+
+        Args:
+            layers: keys and values of every layer, `(1, heads, before, head_width)` each; empty for a beginning.
+            rest (`torch.Tensor` of shape `(1, after, width)`): the input vectors that follow.
+            last (`int`): how many positions are read.
+
+        Returns:
+            Hidden states `(1, last, width)` of each layer that is read, and the longer cache.
+        """
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(layers):
+            cache.update(keys, values, number)
+        before = layers[0][0].shape[2] if layers else 0
+        mask = torch.ones(1, before + rest.shape[1], dtype=torch.long, device=rest.device)
+        positions = torch.arange(before, before + rest.shape[1], device=rest.device)[None]
+        out = self._run(
+            rest, mask, positions, past_key_values=cache, use_cache=True, output_hidden_states=self.layers != [-1]
+        )
+        read = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
+        longer = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        return [state[:, -last:] for state in read], longer
+
     @staticmethod
     def _cache_of(states: torch.Tensor) -> DynamicCache:
         cache = DynamicCache()
