@@ -1,6 +1,7 @@
 """Encoding a folder of pictures into an index: beside the vision backbone alone, again, and in how much memory.
 
-    python benchmarks/encoding.py [--quick] [--images FOLDER] [--model FOLDER] [--workers N] [--device DEVICE]
+    python benchmarks/encoding.py [--quick] [--images FOLDER] [--model FOLDER] [--workers N] [--threads N]
+                                  [--device DEVICE]
 
 The pictures are 8,000 of open clip art, as the demo installs it, or those of a folder. A process of its
 own loads the model, then builds an exact index of them, then builds it again:
@@ -10,7 +11,9 @@ own loads the model, then builds an exact index of them, then builds it again:
 - `second_run_fraction`: time of the second build, which finds nothing to do, over that of the first;
 - `peak_mib_1000`, `peak_mib_8000`: peak resident memory of that process while it built, with 1,000 and with all
   pictures; `worker_peak_mib_*`: of the largest of its decoding processes;
-- `pictures`, `skipped`, `pictures_per_second`, `backbone_pictures_per_second`, `workers`.
+The model runs on as many threads in both, by default on those that the decoding processes leave.
+
+- `pictures`, `skipped`, `pictures_per_second`, `backbone_pictures_per_second`, `workers`, `threads`.
 """
 
 from __future__ import annotations
@@ -75,6 +78,7 @@ def backbone_speed(encoder: CorpusEncoder, files: list[Path], seconds: float) ->
 
 def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Figures of one folder, in this process."""
+    torch.set_num_threads(args.threads)
     encoder = CorpusEncoder.load(args.model, args.device)
     files = [path for path, _ in walk_pictures(folder)]
     seconds = _QUICK_SECONDS if args.quick else _BACKBONE_SECONDS
@@ -96,7 +100,8 @@ def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
         "backbone_pictures_per_second": max(before, backbone_speed(encoder, files, seconds)),
         "peak_mib": peak,
         "worker_peak_mib": children,
-        "workers": worker_count(args.workers, len(files)),
+        "workers": args.workers,
+        "threads": args.threads,
     }
 
 
@@ -109,7 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
             for number, path in enumerate(files[:count]):
                 os.symlink(path, Path(folder, f"{number:05d}{path.suffix.lower()}"))
             words = [__file__, "--corpus", folder, "--model", args.model, *(["--quick"] if args.quick else [])]
-            words += [] if args.workers is None else ["--workers", args.workers]
+            words += ["--workers", args.workers, "--threads", args.threads]
             words += [] if args.device is None else ["--device", args.device]
             found[name] = in_fresh_process([str(word) for word in words])
     whole = found[ALL]
@@ -120,7 +125,9 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         **{f"peak_mib_{name}": figures["peak_mib"] for name, figures in found.items()},
         **{f"worker_peak_mib_{name}": figures["worker_peak_mib"] for name, figures in found.items()},
         "pictures_per_second": speed,
-        **{name: whole[name] for name in ("pictures", "skipped", "workers", "backbone_pictures_per_second")},
+        **{
+            name: whole[name] for name in ("pictures", "skipped", "workers", "threads", "backbone_pictures_per_second")
+        },
         "build_seconds": whole["seconds"],
     }
 
@@ -130,14 +137,19 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="folder of pictures (default: open clip art)")
     parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
     parser.add_argument("--workers", type=int, help="decoding processes (default: the spare CPUs)")
+    parser.add_argument("--threads", type=int, help="of the model (default: the CPUs that the workers leave)")
     parser.add_argument("--device", help="of the model (default: an accelerator if there is one)")
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.workers is None:
+        args.workers = worker_count(None, ALL)
+    args.threads = args.threads or max(1, (os.cpu_count() or 1) - args.workers)
     if args.corpus is not None:
         print(json.dumps(one_corpus(args.corpus, args)), flush=True)
         return
     notes = [
-        f"{Path(args.model).name}, batches of {BATCH}, {torch.get_num_threads()} threads for the model",
+        f"{Path(args.model).name}, batches of {BATCH}; {args.threads} threads for the model, "
+        f"{args.workers} decoding processes",
         "pictures a second; MiB of resident memory",
     ]
     report("encoding", args, run(args), notes)

@@ -14,6 +14,7 @@ FIGURES = {
     "pictures",
     "skipped",
     "workers",
+    "threads",
     "pictures_per_second",
     "backbone_pictures_per_second",
     "build_seconds",

@@ -107,7 +107,8 @@ def build_index(
 
     Raises:
         FileNotFoundError: no such source or model, or (`must_exist`) no index.
-        ValueError: a source of another format, a model without a dual encoder, an index of another model or kind.
+        ValueError: a source of another format or with nothing in it, a model without a dual encoder, an index of
+            another model or kind.
         BlockingIOError: another process is building this index.
         ImportError: an extra is missing; the message names it.
     """
@@ -219,6 +220,11 @@ class _Run:
                 self._encode_chunks(first, chunks)
             for _ in chunks:  # the engine has taken all
                 pass
+            if not plan.listed:  # such as a drive that is not mounted
+                raise ValueError(
+                    f"{self.source} holds nothing that can be encoded; {manifest.count(self.source)} items of it are "
+                    "in the index, and stay."
+                )
             totals = self.ranks.total([self.counts.encoded, self.counts.known, self.counts.failed])
             self.counts.encoded, self.counts.known, self.counts.failed = totals
             self.ranks.wait()

@@ -66,7 +66,8 @@ class ChunkEncoder:
                 waiting, pending = [], set()
             # The workers do not know of each other's contents.
             keys = [prepared.keys[row] for row in prepared.rows]
-            fresh = [n for n, key in enumerate(keys) if key not in pending and key not in self.store]
+            there = self.store.holds(keys) if keys else ()
+            fresh = [n for n, (key, held) in enumerate(zip(keys, there, strict=True)) if not (held or key in pending)]
             pending.update(keys)
             vectors, inputs = torch.empty(0, self.encoder.width), prepared.inputs
             if fresh:

@@ -32,12 +32,21 @@ class CorpusEncoder:
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: str | None = None) -> CorpusEncoder:
-        """The encoder of a model folder, on an accelerator if there is one and no other `device` is named."""
-        from ... import UniMuRModel, UniMuRProcessor
+        """The encoder of a model folder, on an accelerator if there is one and no other `device` is named.
+
+        The language model, which reads dialogues and no candidate, is not loaded where the folder holds heads only.
+        """
+        from transformers import AutoModelForCausalLM
+
+        from ... import UniMuRConfig, UniMuRModel, UniMuRProcessor
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = UniMuRModel.from_pretrained(folder)
-        model.language_model = None  # reads dialogues, and no candidate
+        config, instead = UniMuRConfig.from_pretrained(folder), {}
+        if config.heads_only:
+            with torch.device("meta"):
+                instead["language_model"] = AutoModelForCausalLM.from_config(config.text_config)
+        model = UniMuRModel.from_pretrained(folder, **instead)
+        model.language_model = None
         return cls(model.to(device), UniMuRProcessor.from_pretrained(folder))
 
     def vectors(self, kind: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -22,7 +22,7 @@ class Plan:
 
     def __init__(self, listing: Iterator[Item | BadItem], manifest: Manifest, size: int, bad: Path):
         self.listing, self.manifest, self.size, self.bad = listing, manifest, size, bad
-        self.unchanged = 0
+        self.listed = self.unchanged = 0
         bad.unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[list[tuple[int, Item]]]:
@@ -32,6 +32,7 @@ class Plan:
             if isinstance(item, BadItem):
                 self._refuse(item)
                 continue
+            self.listed += 1
             part.append((place, item))
             if len(part) == self.size:
                 waiting += self._unknown(part)

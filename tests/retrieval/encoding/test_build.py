@@ -79,6 +79,18 @@ def test_an_update_takes_what_changed(counting, corpus, tmp_path):
     assert_same_content(content(uri), content(tmp_path / "anew"))
 
 
+def test_a_source_that_is_empty_removes_nothing(encoder, corpus, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="holds nothing that can be encoded; 0 items"):
+        build_index(tmp_path / "empty", encoder, tmp_path / "index", options())
+    build_index(corpus, encoder, tmp_path / "index", options())
+    corpus.rename(tmp_path / "elsewhere")
+    corpus.mkdir()
+    with pytest.raises(ValueError, match="12 items of it are in the index, and stay"):
+        build_index(corpus, encoder, tmp_path / "index", options())
+    assert len(content(tmp_path / "index")) == 12
+
+
 def test_bad_pictures_are_skipped_counted_and_listed(counting, corpus, tmp_path):
     uri = tmp_path / "index"
     (corpus / "words.png").write_text("no picture")
@@ -173,6 +185,16 @@ def test_from_a_model_folder(pair, encoder, corpus, tmp_path, monkeypatch):
     # With nothing to do, the model is not even loaded.
     monkeypatch.setattr(CorpusEncoder, "load", lambda *_: 1 / 0)
     assert build_index(corpus, tmp_path / "model", tmp_path / "index", options()).unchanged == 12
+
+
+def test_heads_alone_need_no_language_model(make_model, clip_folder, encoder, corpus, tmp_path):
+    model, processor = make_model()
+    model.config.text_base_model, model.config.clip_base_model = "acme/never", str(clip_folder)
+    model.save_pretrained(tmp_path / "heads", heads_only=True)
+    processor.save_pretrained(tmp_path / "heads")
+    build_index(corpus, tmp_path / "heads", tmp_path / "index", options())
+    build_index(corpus, encoder, tmp_path / "other", options())
+    assert_same_content(content(tmp_path / "index"), content(tmp_path / "other"))
 
 
 def test_another_model_is_refused(encoder, make_model, corpus, tmp_path):
