@@ -1,0 +1,205 @@
+"""`unimur serve` under load: clients that hold chats of several turns, with bad requests among the good ones.
+
+    python benchmarks/serving.py [--quick] [--model FOLDER] [--clients N] [--seconds S]
+
+A server process answers 64 clients for two minutes over an index of random vectors. Every client holds chats of five
+turns, one request a turn; every twentieth request is oversized or malformed:
+
+- `errors`: good requests that were not answered with 200, and bad ones that were not refused with the right status;
+- `p50_ms`, `p99_ms`: of good requests, as the client sees them; `rps`: good requests a second;
+- `mib_early`, `mib_late`: the server's resident memory after a quarter of the time and at the end;
+- `mean_batch`: requests that the model answered together; `requests`, `refused`: how many there were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.harness import ROOT, argument_parser, report
+from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.candidates_unimur import space_name
+from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.retrieval import open_index
+
+CLIENTS, SECONDS, CANDIDATES = 64, 120.0, 10_000
+QUICK_CLIENTS, QUICK_SECONDS, QUICK_CANDIDATES = 8, 3.0, 200
+TURNS, BAD_EVERY = 5, 20
+_UPLOAD_BYTES = 100_000
+_SENTENCES = (
+    "look who slept on my keyboard this morning",
+    "do you have a picture of the lighthouse",
+    "she plays guitar on the beach at night",
+    "no, but the birthday cake was good",
+    "what a day, the red balloon is over the town",
+)
+
+
+def make_index(model_folder: str, folder: Path, count: int, seed: int) -> None:
+    """An exact index of random vectors, half of them texts."""
+    model, processor = UniMuRModel.from_pretrained(model_folder), UniMuRProcessor.from_pretrained(model_folder)
+    rng, width = np.random.default_rng(seed), model.config.embedding_width
+    with open_index(folder, width, space_name(model, processor), "memory") as index:
+        for kind in ("text", "image"):
+            vectors = rng.standard_normal((count // 2, width), dtype=np.float32)
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            names = [f"{kind} {number}" for number in range(len(vectors))]
+            index.add(kind, names, vectors, [{kind: name} for name in names])
+        index.save()
+
+
+class Client(threading.Thread):
+    """One that asks until it is told to stop.
+
+    Args:
+        port: of the server.
+        number: of the client, which its chats begin with.
+        stopped: says when.
+    """
+
+    def __init__(self, port: int, number: int, stopped: threading.Event):
+        super().__init__(daemon=True)
+        self.port, self.number, self.stopped = port, number, stopped
+        self.seconds: list[float] = []
+        self.errors: list[str] = []
+        self.refused = 0
+
+    def run(self) -> None:
+        connection, asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120), 0
+        while not self.stopped.is_set():
+            messages = []
+            for turn in range(TURNS):
+                text = f"{self.number} {asked}: {_SENTENCES[(self.number + turn) % len(_SENTENCES)]}"
+                messages.append({"role": "user" if turn % 2 == 0 else "assistant", "content": text})
+                asked += 1
+                if asked % BAD_EVERY == 7:
+                    large = asked % (2 * BAD_EVERY) == 7
+                    self._ask(connection, b" " * (_UPLOAD_BYTES + 1) if large else b"{no json", 413 if large else 400)
+                self._ask(connection, json.dumps({"messages": messages}).encode(), 200)
+                if self.stopped.is_set():
+                    break
+        connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection, body: bytes, expected: int) -> None:
+        start = time.perf_counter()
+        try:
+            connection.request("POST", "/retrieve", body)
+            response = connection.getresponse()
+            response.read()
+            status = str(response.status)
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            status = repr(error)
+            if expected == 413:  # a server may close the connection while the rest is being sent
+                self.refused += 1
+                return
+        if status != str(expected):
+            self.errors.append(f"{status} in place of {expected}")
+        elif expected == 200:
+            self.seconds.append(time.perf_counter() - start)
+        else:
+            self.refused += 1
+
+
+def resident_mib(pid: int) -> float:
+    """Resident memory of a process in MiB (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+def _get(port: int, path: str) -> str:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        if response.status != 200:
+            raise OSError(f"{path}: {response.status}")
+        return response.read().decode()
+    finally:
+        connection.close()
+
+
+def _begin(model: str, index: Path) -> tuple[subprocess.Popen, int]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = ["serve", "--model", model, "--index", index, "--port", port, "--max-upload-bytes", _UPLOAD_BYTES]
+    command = [sys.executable, "-m", "modeling_unimur.cli.main", *map(str, words)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        try:
+            _get(port, "/health")
+            return process, port
+        except OSError:
+            time.sleep(0.2)
+    raise RuntimeError(f"The server does not begin: {process.stderr.read()[-1000:]}")
+
+
+def run(args: argparse.Namespace) -> dict[str, float]:
+    """All figures of one run."""
+    clients = args.clients or (QUICK_CLIENTS if args.quick else CLIENTS)
+    seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
+    with tempfile.TemporaryDirectory() as folder:
+        make_index(args.model, Path(folder, "index"), QUICK_CANDIDATES if args.quick else CANDIDATES, args.seed)
+        process, port = _begin(args.model, Path(folder, "index"))
+        try:
+            stopped, start = threading.Event(), time.perf_counter()
+            asking = [Client(port, number, stopped) for number in range(clients)]
+            for client in asking:
+                client.start()
+            time.sleep(seconds / 4)
+            early = resident_mib(process.pid)
+            time.sleep(3 * seconds / 4)
+            late = resident_mib(process.pid)
+            stopped.set()
+            for client in asking:
+                client.join()
+            elapsed = time.perf_counter() - start
+            counted = dict(line.rsplit(" ", 1) for line in _get(port, "/metrics").splitlines() if line[0] != "#")
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait(60)
+    times = np.array(sorted(second for client in asking for second in client.seconds))
+    errors = [error for client in asking for error in client.errors]
+    for error in sorted(set(errors))[:5]:
+        print(f"{errors.count(error)} x {error}", file=sys.stderr)
+    return {
+        "errors": len(errors),
+        "p50_ms": 1000 * float(np.percentile(times, 50)),
+        "p99_ms": 1000 * float(np.percentile(times, 99)),
+        "rps": len(times) / elapsed,
+        "requests": len(times),
+        "refused": sum(client.refused for client in asking),
+        "mib_early": early,
+        "mib_late": late,
+        "mean_batch": float(counted["unimur_batched_requests"]) / float(counted["unimur_batches"]),
+        "clients": clients,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
+    parser.add_argument("--clients", type=int, help=f"default {CLIENTS}; quick: {QUICK_CLIENTS}")
+    parser.add_argument("--seconds", type=float, help=f"default {SECONDS:g}; quick: {QUICK_SECONDS:g}")
+    args = parser.parse_args()
+    report("serving", args, run(args), [f"{Path(args.model).name}; clients and server share the machine"])
+
+
+if __name__ == "__main__":
+    main()

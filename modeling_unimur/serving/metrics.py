@@ -1,0 +1,48 @@
+"""What a server counts, in the text format of Prometheus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+try:
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+except ImportError as error:
+    raise ImportError("The server's metrics need prometheus-client: `pip install unimur[serve]`.") from error
+
+if TYPE_CHECKING:
+    from .batching import Batcher
+
+_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Requests by status, their latencies, batches, and the process' own memory and time.
+
+    Args:
+        batcher: whose batches are counted.
+        candidates: called for the number of candidates in the index.
+    """
+
+    def __init__(self, batcher: Batcher, candidates):
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.requests = Counter("unimur_requests", "Requests by status.", ["status"], registry=self.registry)
+        self.seconds = Histogram(
+            "unimur_request_seconds", "From the end of the upload to the answer.", buckets=_SECONDS,
+            registry=self.registry,
+        )  # fmt: skip
+        values = {
+            "unimur_requests_waiting": ("Requests that the model has not begun.", lambda: batcher.waiting),
+            "unimur_batches": ("Batches so far.", lambda: batcher.batches),
+            "unimur_batched_requests": ("Requests in them.", lambda: batcher.answered),
+            "unimur_candidates": ("Texts and pictures in the index.", candidates),
+        }
+        for name, (about, value) in values.items():
+            Gauge(name, about, registry=self.registry).set_function(value)
+
+    def text(self) -> bytes:
+        """All of them now."""
+        return generate_latest(self.registry)
+
+
+__all__ = ["Metrics"]

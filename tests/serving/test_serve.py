@@ -1,0 +1,193 @@
+"""`unimur serve` as a process of its own: answers, refusals, health, metrics, and how it stops."""
+
+import base64
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.serving.answers import Answerer
+from modeling_unimur.serving.requests import RetrievalRequest
+from tests.hits import assert_same_answer
+
+pytest.importorskip("fastapi")
+pytest.importorskip("uvicorn")
+ROOT = Path(__file__).resolve().parents[2]
+TEXTS = ["she plays guitar", "no, but the birthday cake was good", "what a beautiful morning it is"]
+
+
+class Served:
+    """A server and how to ask it."""
+
+    def __init__(self, process, port: int):
+        self.process, self.port = process, port
+
+    def ask(self, body, method: str = "POST", path: str = "/retrieve", **headers) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def retrieve(self, messages, **options) -> tuple[int, dict]:
+        status, body = self.ask(json.dumps({"messages": messages, **options}))
+        return status, json.loads(body)
+
+
+@pytest.fixture(scope="module")
+def retriever(pair, pictures):
+    found = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    found.add(images=pictures, texts=TEXTS, text_payloads=[{"n": n} for n in range(3)])
+    return found
+
+
+@pytest.fixture(scope="module")
+def start(pair, retriever, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    for part in pair:
+        part.save_pretrained(folder / "model")
+    retriever.save_index(folder / "index")
+    running = []
+
+    def begin(*options) -> Served:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        words = ["serve", "--model", folder / "model", "--index", folder / "index", "--port", port, *options]
+        command = [sys.executable, "-m", "modeling_unimur.cli.main", *map(str, words)]
+        environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules")}
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+        running.append(process)
+        served = Served(process, port)
+        for _ in range(600):
+            assert process.poll() is None, process.stderr.read()[-2000:]
+            try:
+                if served.ask(None, "GET", "/health")[0] == 200:
+                    return served
+            except OSError:
+                time.sleep(0.1)
+        raise AssertionError("the server does not begin")
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def served(start):
+    return start("--max-upload-bytes", 20_000, "--max-upload-seconds", 1, "--max-turns", 6)
+
+
+def chat(turns: int, name: str = "") -> list[dict]:
+    return [{"role": "user", "content": f"{TEXTS[turn % 3]} {turn} {name}"} for turn in range(turns)]
+
+
+def test_answers_are_the_pipeline_s(served, retriever, pictures):
+    for turns in range(1, 5):
+        status, answer = served.retrieve(chat(turns), top_k=4)
+        assert status == 200
+        assert_same_answer(answer, retriever(chat(turns), top_k=4))
+    with open(pictures[0], "rb") as file:
+        encoded = base64.b64encode(file.read()).decode()
+    parts = [{"type": "text", "text": "look"}, {"type": "image", "image": encoded}]
+    status, answer = served.retrieve([{"role": "user", "content": parts}], modality="joint", where={"n": [1, 2]})
+    assert status == 200
+    assert {hit["id"] for hit in answer["joint"]} == set(TEXTS[1:])
+
+
+def test_many_at_once_and_bad_ones_among_them(served, retriever):
+    bad = [
+        (400, b"{no json"), (413, b"x" * 30_000), (422, json.dumps({"messages": "hi", "top_k": 0}).encode()),
+        (422, json.dumps({"messages": chat(7)}).encode()),
+    ]  # fmt: skip
+    expected = {name: retriever(chat(2, name), top_k=3) for name in "abcd"}
+    failures = []
+
+    def client(number: int) -> None:
+        try:
+            for turn in range(6):
+                name = "abcd"[(number + turn) % 4]
+                status, answer = served.retrieve(chat(2, name), top_k=3)
+                assert status == 200, answer
+                assert_same_answer(answer, expected[name])
+                wanted, body = bad[(number + turn) % 4]
+                assert served.ask(body)[0] == wanted
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_newer_version_of_the_index_is_taken_over(retriever, pair, tmp_path):
+    retriever.save_index(tmp_path / "index")
+    reader = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    reader.load_index(tmp_path / "index", read_only=True)
+    answerer = Answerer(reader, refresh_seconds=0)
+    writer = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    writer.load_index(tmp_path / "index")
+    asked = [RetrievalRequest([{"role": "user", "content": "hi"}], top_k=9)]
+    assert len(answerer(asked)[0]["text"]) == 3
+    writer.add(texts=["one more"])
+    writer.save_index()
+    assert len(answerer(asked)[0]["text"]) == 4
+    # A version that is damaged takes nothing away.
+    writer.add(texts=["and another"])
+    writer.save_index()
+    next((tmp_path / "index").glob("v*/items.jsonl")).write_text("spoilt")
+    assert len(answerer(asked)[0]["text"]) == 4
+
+
+def test_a_slow_upload_is_given_up(served):
+    with socket.create_connection(("127.0.0.1", served.port), timeout=30) as slow:
+        slow.sendall(b"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: 500\r\n\r\n{")
+        assert served.retrieve("hi")[0] == 200  # the others go on
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_health_and_metrics(served):
+    status, body = served.ask(None, "GET", "/health")
+    assert (status, json.loads(body)["candidates"]) == (200, {"text": 3, "image": 4})
+    served.retrieve("hi")
+    status, body = served.ask(None, "GET", "/metrics")
+    lines = dict(line.rsplit(" ", 1) for line in body.decode().splitlines() if not line.startswith("#"))
+    assert float(lines['unimur_requests_total{status="200"}']) >= 1
+    assert float(lines["unimur_batched_requests"]) >= float(lines["unimur_batches"]) >= 1
+    assert float(lines["unimur_request_seconds_count"]) >= 1
+    assert served.ask(None, "GET", "/nothing")[0] == 404
+
+
+def test_it_stops_when_what_has_begun_is_answered(start):
+    served = start()
+    body = json.dumps({"messages": "hi"}).encode()
+    head = f"POST /retrieve HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    begun = [socket.create_connection(("127.0.0.1", served.port), timeout=30) for _ in range(3)]
+    for connection in begun:
+        connection.sendall(head + body[:5])
+    time.sleep(0.5)
+    served.process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert served.process.poll() is None
+    for connection in begun:
+        connection.sendall(body[5:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        connection.close()
+    assert served.process.wait(40) in (0, -signal.SIGTERM)
+    with pytest.raises(OSError, match="refused"):
+        served.ask(None, "GET", "/health")
