@@ -44,9 +44,15 @@ def embeddings(model, processor) -> dict:
     return {key: value.float().contiguous() for key, value in found.items()}
 
 
-def _require_close(found, expected, what: str) -> None:
-    if not torch.allclose(torch.as_tensor(found).float(), expected, atol=1e-5):
+def _require_close(found, expected, what: str, tolerance: float) -> None:
+    if not torch.allclose(torch.as_tensor(found).float(), expected, atol=tolerance):
         raise SystemExit(f"{what} computes other embeddings than AutoModel")
+
+
+def _require_from_release(*parts) -> None:
+    for part in parts:
+        if not type(part).__module__.startswith("transformers_modules."):
+            raise SystemExit(f"{type(part).__name__} did not come from the release")
 
 
 def main(folder: str, output: str, *given: str) -> None:
@@ -56,29 +62,32 @@ def main(folder: str, output: str, *given: str) -> None:
     trust = {"trust_remote_code": True}
     model = transformers.AutoModel.from_pretrained(folder, **trust, **backbones).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder, **trust)
-    retriever = transformers.pipeline("multimodal-retrieval", model=folder, model_kwargs=dict(backbones), **trust)
-    for part in (model, processor, retriever):
-        if not type(part).__module__.startswith("transformers_modules."):
-            raise SystemExit(f"{type(part).__name__} did not come from the release")
+    _require_from_release(model, processor)
     found = embeddings(model, processor)
+    about = {"width": found["context"].shape[-1], "parameters": model.num_parameters()}
+    whole = all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    tolerance = 1e-5 if whole else 2e-2  # in bfloat16 another order of rows is seen
     roads = ["AutoModel", "AutoProcessor", "pipeline"]
-    _require_close(retriever.embed(list(TEXTS)), found["context"], "The pipeline")
+    del model  # one copy in memory at a time
+    retriever = transformers.pipeline("multimodal-retrieval", model=folder, model_kwargs=dict(backbones), **trust)
+    _require_from_release(retriever)
+    _require_close(retriever.embed(list(TEXTS)), found["context"], "The pipeline", tolerance)
     if "text" in found:
         retriever.add(images=[picture()], texts=TEXTS)
         hits = retriever(TEXTS[0], top_k=1)
         if not hits["text"] or not hits["image"]:
             raise SystemExit("The pipeline retrieves nothing")
+    del retriever
     if importlib.util.find_spec("sentence_transformers") is not None:
         from sentence_transformers import SentenceTransformer
 
         embedder = SentenceTransformer(folder, model_kwargs=dict(backbones), device="cpu", **trust)
-        _require_close(embedder.encode_query(TEXTS), found["context"], "SentenceTransformer")
+        _require_close(embedder.encode_query(TEXTS), found["context"], "SentenceTransformer", tolerance)
         if "image" in found:
-            _require_close(embedder.encode_document([picture()]), found["image"], "SentenceTransformer")
+            _require_close(embedder.encode_document([picture()]), found["image"], "SentenceTransformer", tolerance)
         roads.append("SentenceTransformer")
     save_file(found, output)
-    about = {"roads": roads, "width": found["context"].shape[-1], "parameters": model.num_parameters()}
-    print(json.dumps(about))
+    print(json.dumps({"roads": roads, **about}))
 
 
 if __name__ == "__main__":
