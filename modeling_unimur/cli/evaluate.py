@@ -202,7 +202,7 @@ def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) ->
             left_out[linear.name] = str(error)
     if args.sentence_transformer:
         encoder = systems.SentenceTransformerSystem(args.sentence_transformer)
-        revision = model_revision(args.sentence_transformer, encoder.encoder[0].auto_model)
+        revision = model_revision(args.sentence_transformer, getattr(encoder.encoder[0], "auto_model", None))
         found.append(_known(encoder, args.sentence_transformer, revision))
     if "bm25" in chosen:
         try:

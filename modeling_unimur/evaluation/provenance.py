@@ -51,10 +51,11 @@ def model_revision(source: str | os.PathLike, model=None) -> str:
     if not folder.is_dir():
         commit = getattr(getattr(model, "config", None), "_commit_hash", None)
         return commit or "unknown"
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])
-    if not any(path.suffix == ".safetensors" for path in files):
+    # sentence-transformers may keep the weights in a folder of their own.
+    weights = sorted(folder.glob("*.safetensors")) or sorted(folder.rglob("*.safetensors"))
+    if not weights:
         raise FileNotFoundError(f"{folder} holds no weights (*.safetensors).")
-    return f"sha256:{files_digest(files)}"
+    return f"sha256:{files_digest([*sorted(folder.glob('*.json')), *weights])}"
 
 
 def package_versions() -> dict[str, str]:

@@ -51,6 +51,14 @@ def test_mmdialog(layout, tmp_path, some_systems, clip_folder):
     assert any("not 999 negative texts" in note for note in found.notes)
 
 
+def test_relevance_in_its_own_space_takes_a_dual_encoder(tmp_path, some_systems):
+    files.write_mmdialog(tmp_path)
+    found = run("mmdialog", tmp_path, some_systems)
+    with_it = [name for name, figures in found.systems.items() if "mm_relevance_own_space" in figures.values]
+    assert with_it == ["UniMuR", "CLIP-T, whole dialogue"]
+    assert found.systems["UniMuR"].values["mm_relevance_own_space"].max() <= 100
+
+
 def test_mmdialog_returns_as_many_pictures_as_it_is_told(tmp_path, some_systems):
     files.write_mmdialog(tmp_path)
     found = run("mmdialog", tmp_path, some_systems[:1], returned_images=2)
@@ -355,6 +363,31 @@ def test_a_kill_loses_at_most_one_batch(tmp_path, pair, monkeypatch):
     system.revision = "2"  # another state of the model has other batches
     evaluate(str(tmp_path), [system], TaskOptions(), tmp_path / "batches")
     assert len(seen) == 6 + 6 + 6
+
+
+def test_a_kill_in_the_middle_of_answers_loses_one_dialogue(tmp_path, pair, monkeypatch):
+    from modeling_unimur.evaluation.answer_ranking import AnswerScorer
+
+    files.write_visdial(tmp_path, dialogs=4, rounds=2, options=6)
+    system = systems.UniMuR(systems.ClipSpace(*pair))
+    system.revision = "1"
+    score, seen = AnswerScorer.score, []
+
+    def killed(self, questions):
+        if len(seen) == 3:
+            raise Killed
+        seen.append(questions)
+        return score(self, questions)
+
+    evaluate = task_function("visdial-answers")
+    monkeypatch.setattr(AnswerScorer, "score", killed)
+    with pytest.raises(Killed):
+        evaluate(str(tmp_path), [system], TaskOptions(), tmp_path / "batches")
+    monkeypatch.setattr(AnswerScorer, "score", lambda self, part: (seen.append(part), score(self, part))[1])
+    again = evaluate(str(tmp_path), [system], TaskOptions(), tmp_path / "batches")
+    assert len(seen) == 4
+    whole = evaluate(str(tmp_path), [system], TaskOptions())
+    np.testing.assert_array_equal(again.systems["UniMuR"].values["mrr"], whole.systems["UniMuR"].values["mrr"])
 
 
 def test_systems_of_one_dual_encoder_share_its_work(tmp_path, pair, monkeypatch):

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from ...data.mmdialog import MMDialog
-from ...data.packages import cache_dir
 from ..dialogue_benchmark import GALLERY_SPLITS
 from ..provenance import files_digest
 from ..systems.base import RetrievalSystem
 from .encoding import Encoded, encode
 from .judging import ClipJudge
 from .options import TaskOptions
-from .own_sets import image_words, write_own_mmdialog
+from .own_sets import image_words, own_folder, write_own_mmdialog
 from .pools import PoolRanks, rank_in_pools
 from .replies import Reply, ReplySet, read_replies
 from .response_metrics import aligned_recall, area_under_curve, intent_f1, mm_relevance, threshold_for
@@ -53,7 +52,7 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
     """
     folder, split = data, options.split or "test"
     if data in GALLERY_SPLITS and not Path(data).exists():
-        folder, split = str(write_own_mmdialog(data, cache_dir() / "data" / f"own-mmdialog-{data}")), "test"
+        folder, split = str(write_own_mmdialog(data, own_folder("mmdialog", data))), "test"
     dialogs = MMDialog(folder, split, options.limit)
     names = image_words(dialogs.picture_folder)
 
@@ -276,8 +275,9 @@ def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None
                 if order
                 else []
             )
-        elif kind in system.candidates:
+        elif kind in system.candidates and hasattr(system.system, "space"):  # a dual encoder's
             rows = system.candidates[kind][order]
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         else:
             return "", None
         vectors[kind] = {number: np.nan_to_num(row) for number, row in zip(order, rows, strict=True)}

@@ -10,15 +10,35 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..dialogue_benchmark import DialogueExample, benchmark_gallery, load_dialogue_benchmark
+from ...data.packages import cache_dir
+from ..dialogue_benchmark import (
+    DialogueExample,
+    benchmark_gallery,
+    gallery_ids,
+    load_dialogue_benchmark,
+    read_dialogues,
+)
 
 # What the pictures of a folder are called, `key<TAB>words`; no part of the published formats.
 WORDS_FILE = "words.tsv"
+# Raised whenever the files change for the same dialogues.
+_VERSION = 1
 
 
 def media_key(image_id: str) -> str:
     """A signed 64-bit number for a picture, as MMDialog names its own."""
     return str(int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big", signed=True))
+
+
+def own_folder(kind: str, split: str) -> Path:
+    """Where a part of the dialogues lies in a set's format: another folder when the dialogues or their gallery change.
+
+    Args:
+        kind: `mmdialog` or `visdial`.
+        split: `dev` or `test`.
+    """
+    state = json.dumps([_VERSION, read_dialogues(split), gallery_ids(split)], ensure_ascii=False)
+    return cache_dir() / "data" / f"own-{kind}-{split}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
 
 
 def image_words(folder: Path) -> dict[str, str]:
@@ -139,4 +159,4 @@ def _words(message: dict) -> str:
     return " ".join(part["text"] for part in message["content"] if part["type"] == "text").rstrip("?").strip()
 
 
-__all__ = ["WORDS_FILE", "image_words", "media_key", "write_own_mmdialog", "write_own_visdial"]
+__all__ = ["WORDS_FILE", "image_words", "media_key", "own_folder", "write_own_mmdialog", "write_own_visdial"]

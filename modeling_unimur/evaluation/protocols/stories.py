@@ -86,7 +86,8 @@ def evaluate_vist(
     }
     left_out = len(stories) - len(whole)
     notes = [
-        f"{len(ids)} pictures to choose from; {left_out} stories that lack a picture are left out.",
+        f"{len(ids)} pictures to choose from; {left_out} stories that lack a picture are left out. A sentence and its "
+        "picture are a turn; FROMAGe joins them without a break, and begins every sentence with a start token.",
         *([] if found.report.complete else [found.report.describe()]),
         *([f"{len(broken)} pictures cannot be read, such as {broken[0]}."] if broken else []),
     ]

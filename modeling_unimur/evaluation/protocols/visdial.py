@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...data.packages import cache_dir
 from ...data.visdial import VisDial, VisDialDialog
 from ..answer_ranking import AnswerScorer, Question
 from ..dialogue_benchmark import GALLERY_SPLITS
@@ -20,7 +19,7 @@ from ..systems.unimur import UniMuR
 from .encoding import Chunks, encode, work_folder
 from .mmdialog import system_about
 from .options import TaskOptions
-from .own_sets import write_own_visdial
+from .own_sets import own_folder, write_own_visdial
 from .ranking import CUTOFFS, gold_ranks, recall_values
 from .results import Figures, TaskResult
 
@@ -36,7 +35,7 @@ def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], 
     """
     source, split = data, options.split or "val"
     if data in GALLERY_SPLITS and not Path(data).exists():
-        source, split = str(write_own_visdial(data, cache_dir() / "data" / f"own-visdial-{data}")), "val"
+        source, split = str(write_own_visdial(data, own_folder("visdial", data))), "val"
     found = VisDial(source, split, options.limit)
     dialogs = list(found)
     digest = files_digest(found.files) + (f"-{options.limit}" if options.limit else "")
