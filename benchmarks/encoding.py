@@ -19,6 +19,7 @@ The model runs on as many threads in both, by default on those that the decoding
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -66,7 +67,12 @@ def picture_files(folder: Path | None, count: int) -> list[Path]:
 
 def backbone_speed(encoder: CorpusEncoder, files: list[Path], seconds: float) -> float:
     """Pictures a second of the backbone on ready tensors."""
-    pictures = [load_image(path) for path in files[:BATCH]]
+    pictures = []
+    for path in files:
+        with contextlib.suppress(ValueError):  # the build skips it as well
+            pictures.append(load_image(path))
+        if len(pictures) == BATCH:
+            break
     inputs = dict(encoder.processor.process_images([*itertools.islice(itertools.cycle(pictures), BATCH)]))
     encoder.vectors("image", inputs)
     batches, start = 0, time.perf_counter()
