@@ -94,8 +94,12 @@ class QueryRows(Dataset):
         """Takes other hard negatives from now on; queries that have none are left out.
 
         Raises:
-            ValueError: no query has any.
+            ValueError: no query has any, or one is of a document that is not there.
         """
+        numbers = self.documents.numbers
+        lost = next((doc for kinds in mined.values() for docs in kinds for doc in docs if doc not in numbers), None)
+        if lost is not None:
+            raise ValueError(f"The hard negative {lost!r} is no document of this set: mine this set's.")
         self.mined = mined
         # An epoch's number of rows stays, since a run's length depends on it.
         kept = [row for row, query in enumerate(self.queries) if any(map(len, mined.get(query, ((), ()))))]

@@ -15,7 +15,7 @@ from .arguments import RetrievalTrainingArguments
 from .checkpoints import starting_point
 from .documents import DecodedPictures, Documents, PooledPictures
 from .guards import TrainingGuard
-from .mining import mine_rows, read_mined, write_mined
+from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_batches import QueryCollator
 from .query_rows import Mined, QueryRows
 from .recipes import Recipe
@@ -105,6 +105,11 @@ class _Run:
 
     def mined(self) -> Mined:
         """What stage 2 starts with: a file's, those that this run has written, or new ones."""
+        if self.data.hard_negatives == "own":
+            table = self.sets[1][0].hard_negatives.get("train")
+            if table is None:
+                raise ValueError(f"{self.data.retrieval} brings no hard negatives: leave data.hard_negatives out.")
+            return mined_of(table)
         if self.data.hard_negatives:
             return read_mined(self.data.hard_negatives)
         path = self.output / _MINED

@@ -90,7 +90,8 @@ class UniVLDRDataArguments:
     )
     mine_every: int | None = field(default=None, metadata={"help": "Steps of stage 2 between minings; once if null."})
     hard_negatives: str | None = field(
-        default=None, metadata={"help": "A file of `unimur mine`, in place of mining before stage 2."}
+        default=None,
+        metadata={"help": "In place of mining before stage 2: a file of `unimur mine`, or own, those of the set."},
     )
     stage2_training: dict = field(
         default_factory=dict, metadata={"help": "Fields of `training` that stage 2 has otherwise."}

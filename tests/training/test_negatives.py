@@ -126,6 +126,8 @@ def test_queries_without_hard_negatives_are_left_out(retrieval, documents):
     assert [rows.queries[row] for row in rows.rows] == ["text-query-red-cat"] * 3
     with pytest.raises(ValueError, match="No query has hard negatives"):
         rows.use_mined({})
+    with pytest.raises(ValueError, match="'image-pink-cat' is no document"):
+        rows.use_mined({"text-query-red-cat": (["image-pink-cat"], [])})
 
 
 def test_pairs_are_rows_whose_passage_is_known(retrieval, documents):

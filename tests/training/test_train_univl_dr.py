@@ -183,6 +183,26 @@ def test_other_samplers_and_fusions(folder, clip_folder, tmp_path, sampler, fusi
     assert not (tmp_path / "run/stage1").exists()
 
 
+def test_a_set_may_bring_its_own_hard_negatives(folder, clip_folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "set")
+    recipe = load_recipe(
+        write_recipe(
+            tmp_path / "run.json",
+            tmp_path / "set",
+            clip_folder,
+            data={"stages": [2], "hard_negatives": "own"},
+            max_steps=1,
+            per_device_train_batch_size=2,
+        )
+    )
+    with pytest.raises(ValueError, match="brings no hard negatives"):
+        train(recipe)
+    mined = {name: (["image-blue-cake"], ["text-red-town"]) for name in ("text-query-red-cat", "image-query-red-cat")}
+    write_mined(mined, tmp_path / "set/hard_negatives-train.parquet")
+    assert _Run(recipe).mined() == mined
+    train(recipe)
+
+
 def test_stage_two_reads_verbalizations(folder, clip_folder, tmp_path):
     retrieval = RetrievalSet.load(folder)
     write_words({"image-red-cat": "on my keyboard"}, tmp_path / "words.jsonl")
