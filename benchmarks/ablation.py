@@ -31,6 +31,7 @@ from transformers import set_seed
 
 from benchmarks.harness import RESULTS, ROOT, machine, versions
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.evaluation.curves import draw_curves
 from modeling_unimur.evaluation.retrieval_metrics import (
     cross_modal_consistency,
     first_right_ranks,
@@ -198,6 +199,13 @@ def markdown(result: dict) -> str:
     return "\n".join(lines)
 
 
+def draw(result: dict, output: Path) -> Path:
+    """The losses of all arms, mean and spread over seeds."""
+    names = ["visual_matching_loss", "textual_matching_loss", "logit_scale"]
+    title = f"Alignment losses, {result['steps']} steps of batch {result['batch']}, {result['seeds']} seeds"
+    return draw_curves({arm: found["histories"] for arm, found in result["arms"].items()}, output, names, title)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=("losses", "readout"))
@@ -229,6 +237,8 @@ def main() -> None:
     output = args.output or RESULTS / f"ablation_{args.table}.json"
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"written to {output}")
+    if args.table == "losses":
+        print(f"curves in {draw(result, output.with_suffix('.png'))}")
 
 
 if __name__ == "__main__":
