@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessor
 
-from modeling_unimur.training.picture_views import FrozenPictureViews, ViewOptions, draw_view, is_flipped
 from modeling_unimur.data.row_store import key_of
+from modeling_unimur.training.picture_views import FrozenPictureViews, ViewOptions, draw_view, is_flipped
 
 
 @pytest.fixture(autouse=True)
