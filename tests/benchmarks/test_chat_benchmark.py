@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.harness import ROOT
 
 FIGURES = {
@@ -17,6 +19,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 def test_quick_run(release):
     command = [sys.executable, "benchmarks/chat.py", "--quick", "--model", str(release)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

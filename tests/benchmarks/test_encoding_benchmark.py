@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.harness import RESULTS, ROOT
 from tests.retrieval.encoding.corpora import picture_folder
 
@@ -22,6 +24,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 def test_quick_run(release, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*"))
     images = picture_folder(tmp_path / "pictures", 24)

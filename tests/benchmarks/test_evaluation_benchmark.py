@@ -5,6 +5,8 @@ import math
 import subprocess
 import sys
 
+import pytest
+
 from benchmarks.harness import RESULTS, ROOT
 
 FIGURES = {
@@ -27,6 +29,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 def test_quick_run(release, pictures):
     before = sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*"))
     command = [

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from benchmarks.harness import RESULTS, ROOT
 from benchmarks.index import jittered, vectors_like_embeddings
@@ -24,6 +25,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 def test_quick_run():
     before = sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*"))
     command = [sys.executable, "benchmarks/index.py", "--quick", "--vectors", "3000"]

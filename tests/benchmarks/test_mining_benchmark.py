@@ -7,6 +7,7 @@ from tests.benchmarks.test_quick_runs import _quick
 pytest.importorskip("faiss")
 
 
+@pytest.mark.slow
 def test_mining_prints_its_figures():
     figures = _quick("mining", "--vectors", 3000, "--queries", 200)
     assert set(figures) == {

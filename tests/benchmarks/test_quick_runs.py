@@ -72,6 +72,7 @@ def training_figures(release, pair_file):
     return _quick("training_step", "--model", release, "--pairs", pair_file)
 
 
+@pytest.mark.slow
 def test_pipeline(release, dialogue_file):
     figures = _quick("pipeline", "--model", release, "--dialogues", dialogue_file)
     assert set(figures) == PIPELINE
@@ -84,6 +85,7 @@ def test_pipeline(release, dialogue_file):
     assert figures["decoding_ms_pictures_batch1"] > figures["decoding_ms_text_batch1"]
 
 
+@pytest.mark.slow
 def test_training_step_prints_its_figures(training_figures):
     assert set(training_figures) == TRAINING_STEP
     assert all(math.isfinite(value) for value in training_figures.values())
@@ -91,6 +93,7 @@ def test_training_step_prints_its_figures(training_figures):
     assert training_figures["batch"] == 8
 
 
+@pytest.mark.slow
 def test_training_step_equals_the_whole_graph(training_figures):
     assert training_figures["loss_error"] < 1e-6
     assert training_figures["gradient_error"] < 1e-4

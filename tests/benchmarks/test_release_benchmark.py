@@ -2,9 +2,12 @@
 
 import math
 
+import pytest
+
 from tests.benchmarks.test_quick_runs import _quick
 
 
+@pytest.mark.slow
 def test_release(release, language_folder, clip_folder):
     figures = _quick("release", "--model", release, "--language-model", language_folder, "--clip", clip_folder)
     assert set(figures) == {

@@ -17,6 +17,7 @@ FIGURES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_quick_run(release):
     command = [sys.executable, "benchmarks/serving.py", "--quick", "--model", str(release)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -218,6 +218,7 @@ def assert_loads(answer: dict, expected: dict) -> None:
     torch.testing.assert_close(torch.tensor(answer["embedding"]), expected["context"][0], atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "faults",
     [

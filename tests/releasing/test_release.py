@@ -35,6 +35,7 @@ def copy(tmp_path):
 
 
 # -- what it makes --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_dry_run_lists_and_tries_a_heads_only_release(heads_source, hub_cache, card, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_cache))  # for the fresh process, which is offline
     keep = tmp_path / "kept"
@@ -144,6 +145,7 @@ def test_a_release_needs_a_card(heads_source, tmp_path):
         build_release(heads_source, tmp_path / "made")
 
 
+@pytest.mark.slow
 def test_a_release_that_does_not_load_is_refused(heads_source, hub_cache, card, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_cache))
     build_release(heads_source, tmp_path / "made", card=card)

@@ -87,7 +87,7 @@ def test_another_model_is_refused(pair, place, make_model, pictures, tmp_path):
 
 
 def test_an_index_given_as_an_object(pair, plain, pictures, tmp_path):
-    vectors = plain._embed("image", [pictures[0]])
+    vectors = plain._embed("image", [pictures[0]], [{}])
     with open_index(tmp_path / "index", 24, "my-clip@1") as index:
         index.add("image", ["mine"], vectors, [{"path": "elsewhere.png"}])
         retriever = make(pair)

@@ -96,6 +96,7 @@ def assert_equal_runs(found: Path, wanted: Path) -> None:
     assert results[0]["test"] == pytest.approx(results[1]["test"])
 
 
+@pytest.mark.slow
 def test_torchrun_equals_one_process(runs, alone):
     output, told = runs("ddp", "torchrun")
     assert_equal_runs(output, alone)

@@ -80,7 +80,8 @@ def test_unequal_batches_are_errors_on_every_rank(language_folder, clip_folder):
     told = launch("unequal_ranks", language_folder, clip_folder)
     for what in ("loss", "rows", "contexts", "target ids", "captions"):
         for rank in (0, 1):
-            line = next(line for line in told.splitlines() if line.startswith(f"{what} on rank {rank}:"))
+            line = next((line for line in told.splitlines() if f"{what} on rank {rank}:" in line), None)
+            assert line is not None, told
             assert "accepted" not in line
             assert "dataloader_drop_last" in line
     assert told.count("fitted on rank") == told.count("accepted") == 2
