@@ -74,7 +74,7 @@ def test_bad_candidates_and_queries_are_told(retriever, pictures):
     assert (report["images"], len(report["skipped"])) == (1, 1)
 
 
-@pytest.mark.parametrize("oldest", [False, True])
+@pytest.mark.parametrize("oldest", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_stranger_gets_the_same(parts, release, pictures, tmp_path, monkeypatch, oldest):
     monkeypatch.setattr(sys, "path", [*sys.path, str(Path(__file__).parent / "environments")])
     script = importlib.import_module("load_univl_dr")

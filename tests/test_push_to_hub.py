@@ -128,6 +128,7 @@ def test_a_hubs_client_finds_the_release(hub, pushed, monkeypatch):
 
 
 # -- what others get ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_stranger_gets_the_same_embeddings(load_from_hub, pushed, tmp_path):
     done = load_from_hub("acme/unimur", "acme/unimur-full")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -151,6 +152,7 @@ def test_the_pinned_commit_wins_over_a_moved_branch(hub, load_from_hub, pushed, 
     assert asked == {pinned}
 
 
+@pytest.mark.slow
 def test_a_deleted_commit_is_named(hub, load_from_hub, pushed):
     repository = hub.repositories["acme/lm"]
     pinned = repository.tags["v1"]

@@ -162,6 +162,7 @@ def test_without_open_clip_one_error_names_it(releases, pictures, tmp_path):
     assert re.match(r"ImportError: .*open_clip is not installed.*`pip install open_clip_torch`", last), last
 
 
+@pytest.mark.slow
 def test_without_pillow_one_error_names_all_that_is_missing(releases, pictures, tmp_path):
     path = closure.link(tmp_path / "packages", "torch", "transformers")
     assert not (path / "PIL").exists()
@@ -171,6 +172,7 @@ def test_without_pillow_one_error_names_all_that_is_missing(releases, pictures, 
     assert re.match(r"ImportError: .*`pip install pillow`.*open_clip_torch", last), last
 
 
+@pytest.mark.slow
 def test_saving_again_keeps_every_file(stranger, releases, pictures, tmp_path):
     done = closure.run(
         "save_again.py", pictures[0], tmp_path, releases / "on.open_clip", path=[stranger], work=tmp_path

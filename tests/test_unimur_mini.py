@@ -102,6 +102,7 @@ def test_captions_tell_pictures_apart(folder, emoji):
     assert texts[0] != texts[1]
 
 
+@pytest.mark.slow
 def test_assembles_again_at_once(folder):
     command = [sys.executable, str(ROOT / "conversion" / "assemble_unimur_mini.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ)

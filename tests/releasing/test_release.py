@@ -60,6 +60,7 @@ def test_a_dry_run_lists_and_tries_a_heads_only_release(heads_source, hub_cache,
     assert 'model="acme/unimur"' in (keep / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_full_release_computes_the_same_in_a_fresh_process(full_source, card, tmp_path):
     made = release(full_source, "acme/full", card=card, dry_run=True, keep=tmp_path / "kept")
     assert not made.heads_only

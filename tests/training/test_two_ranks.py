@@ -54,7 +54,7 @@ def whole_batch(processor, special: str) -> dict:
     [
         ("distinct", 0),
         ("shared targets and missing pictures", 0),
-        ("uneven", 0),
+        pytest.param("uneven", 0, marks=pytest.mark.slow),
         ("shared targets and missing pictures", 2),
         pytest.param("distinct", 1, marks=pytest.mark.slow),
         pytest.param("uneven", 2, marks=pytest.mark.slow),
