@@ -2,16 +2,20 @@
 
 Documents
     *pictures*: open clip art, OpenMoji and stamps (`data.captioned_pictures`) with their title and tags; *texts*:
-    definitions of WordNet without the word that they define (nouns that can be seen or met), and the stamps'
-    sentences. `group` is the set of a title's content words: pictures of one name, and the definition of that word,
-    are one.
+    definitions of WordNet (nouns that can be seen or met), up to a third of them behind their word ("burner: ..."),
+    the others without; and the stamps' sentences. `group` is the set of a title's content words: pictures of one
+    name, and the definition of that word, are one.
 
-Queries (`form`), none of whose words the document was given
+Queries (`form`); but for `usage`, their document was not given the word that would find it
     *gloss*: a definition that names the thing nowhere. Relevant are the pictures of that name, and a stamp's sentence
     where a stamp shows it. The definition itself is not in the corpus.
     *description*: what an uploader wrote of a clip art, where it says two things more than the title, once only.
     *tag*: a tag of one to three clip arts, or another name of an emoji, taken out of these documents' own text.
-    *word*: a word whose definition is sought, as many as there are queries for pictures.
+    *word*: a word whose definition is sought among those without their word. *usage*: a sentence with a word in it,
+    whose entry is sought. Together as many as there are queries for pictures, half of each.
+
+Search by words alone (BM25) therefore finds little here but for `usage` and `description`: figures say what an encoder
+knows, and a comparison with BM25 belongs on another corpus, such as the manual's.
 
 `excluded` are documents whose name the query is, or which belong to the thing but stand in another split: they may be
 right, and count neither way. The split is that of the titles (`captioned_pictures.split_of_title`), and of every lemma
@@ -44,6 +48,8 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 # About as many as there are pictures, as in WebQA's halves.
 NUM_DEFINITIONS = 6000
+# Entries with their word, of all definitions, and words that a sentence with it has at least.
+_ENTRY_SHARE, _USAGE_WORDS = 1 / 3, 4
 # A tag of more pictures names none of them.
 _MOST_TAGGED = 3
 # Tags that one picture gives: what is left must still tell something of it.
@@ -53,11 +59,11 @@ _DESCRIPTION_WORDS = range(3, 31)
 _NO_SENTENCE = re.compile(r"<|https?:|www\.|inkscape|\.svg|\.png|public domain|collection|clip ?art", re.IGNORECASE)
 _TAG = re.compile(r"[a-z][a-z' -]{2,24}")
 # Raised whenever the rows change, so that tables cached by an older version are not read.
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 
 
 def load_picture_dictionary() -> RetrievalSet:
-    """Reads the picture dictionary: about 5,700 pictures and 6,900 texts; made once and kept in the cache.
+    """Reads the picture dictionary: about 5,700 pictures and 6,100 texts; made once and kept in the cache.
 
     Returns:
         splits train, validation and test; `queries` with `kind` ("image" or "text": what mainly answers it), `form`
@@ -149,7 +155,7 @@ class _Maker:
                 self.sentences[image_id] = said[sentence]
 
     def add_definitions(self, count: int) -> None:
-        """Definitions, and as many words that ask for one as there are queries for pictures, in each split."""
+        """Definitions, and as many queries for one as there are queries for pictures, in each split."""
         usable: list[tuple[str, str, dict]] = []
         linked = {query["synset"] for query in self.asked if query["form"] == "gloss"}
         for key, row in self.lexicon.synsets.items():
@@ -159,15 +165,25 @@ class _Maker:
             if gloss and self.lexicon.common_name(key).islower():
                 usable.append((_order(key), gloss, row))
         usable.sort(key=lambda entry: entry[0])
-        wanted = Counter(query["split"] for query in self.asked)
-        for _, gloss, row in usable[:count]:
+        asked = Counter(query["split"] for query in self.asked)
+        wanted = {"usage": Counter({split: number // 2 for split, number in asked.items()})}
+        wanted["word"] = asked - wanted["usage"]
+        entries = int(count * _ENTRY_SHARE)
+        for _, gloss, row in usable:
+            if count == 0:
+                break
             key = row["synset_id"]
             word = self.lexicon.common_name(key)
-            self._add(f"gloss/{key}", "text", gloss, "", title_group(word), "wordnet", row["license"])
+            usage = _usage(row["examples"], word) if entries else ""
+            if not usage and entries >= count:
+                continue
+            count, entries = count - 1, entries - bool(usage)
+            form, query, text = ("usage", usage, f"{word}: {gloss}") if usage else ("word", word, gloss)
+            self._add(f"gloss/{key}", "text", text, "", title_group(word), "wordnet", row["license"])
             split, _ = split_of(row["lemmas"])
-            if wanted[split] > 0:
-                wanted[split] -= 1
-                self._ask("word", word, split, [f"gloss/{key}"], name=word)
+            if wanted[form][split] > 0:
+                wanted[form][split] -= 1
+                self._ask(form, query, split, [f"gloss/{key}"], name=word)
 
     # -- queries ------------------------------------------------------------------------------------------------------
     def _ask(
@@ -245,12 +261,15 @@ class _Maker:
         for number, query in enumerate(self.asked):
             query_id = f"{query['form']}-{number}"
             relevant = set(query["relevant"])
-            near = [*query["excluded"], *(self.of_group[title_group(query["name"])] if query["name"] else ())]
+            same = self.of_group[title_group(query["name"])] if query["name"] else []
+            if query["form"] == "usage":  # the entry of another sense is wrong
+                same = [doc for doc in same if not doc.startswith("gloss/")]
+            near = [*query["excluded"], *same]
             queries[query["split"]].append(
                 {
                     "query_id": query_id,
                     "text": query["text"],
-                    "kind": "text" if query["form"] == "word" else "image",
+                    "kind": "text" if query["form"] in ("word", "usage") else "image",
                     "form": query["form"],
                     "excluded": [doc for doc in dict.fromkeys(near) if doc not in relevant],
                 }
@@ -276,6 +295,13 @@ def _free_gloss(lexicon: Lexicon, row: dict, names: Sequence[str] = ()) -> str:
     if lexicon.is_ambiguous(row["synset_id"]) or len(gloss.split()) < 3 or not all(map(content_stems, names)):
         return ""
     return "" if says(gloss, hidden_stems(names)) else gloss
+
+
+def _usage(examples: Sequence[str], word: str) -> str:
+    """The longest sentence that holds the word, or ""."""
+    pattern = re.compile(rf"\b{re.escape(word)}\w{{0,2}}\b", re.IGNORECASE)
+    found = [text for text in examples if pattern.search(text) and len(text.split()) >= _USAGE_WORDS]
+    return max(found, key=len, default="")
 
 
 def _order(name: str) -> str:

@@ -105,9 +105,26 @@ def test_words_ask_for_their_definitions(small, lexicon):
     words = [query for query, row in queries.items() if row["form"] == "word"]
     counts = Counter(row["kind"] for row in queries.values())
     assert 0 < counts["text"] <= counts["image"]
+    assert words
     for query in words:
         (doc,) = relevant[query]
         assert not content_stems(queries[query]["text"]) & content_stems(documents[doc]["text"])
+
+
+def test_sentences_ask_for_the_entry_of_their_word(small):
+    queries, relevant, documents = rows_of(small)
+    found = [query for query, row in queries.items() if row["form"] == "usage"]
+    assert found
+    for query in found:
+        (doc,) = relevant[query]
+        word, colon, gloss = documents[doc]["text"].partition(": ")
+        assert colon
+        assert word in queries[query]["text"].casefold()
+        assert gloss not in queries[query]["text"]
+        # Another sense of the word is a wrong answer, a picture of that name may be right.
+        assert not any(other.startswith("gloss/") for other in queries[query]["excluded"])
+    entries = sum(": " in row["text"] for doc, row in documents.items() if doc.startswith("gloss/"))
+    assert 100 < entries < 200
 
 
 def check(data):
@@ -150,6 +167,7 @@ def test_hidden_captions(small):
     assert hidden.queries is small.queries
 
 
+@pytest.mark.slow
 def test_whole_set():
     data = loaded_or_skipped(load_picture_dictionary)
     _, _, documents = check(data)
