@@ -41,6 +41,7 @@ from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.dev_sets import recalls, scores
+from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.recipes import Recipe, load_recipe
 from modeling_unimur.training.train_unimur import build, prefix_store
 from modeling_unimur.training.trainer import RetrievalTrainer
@@ -54,12 +55,13 @@ LOSSES = {
 # One change at a time from the first; `data` changes what is trained on.
 READOUT = {
     "prompt, layers 15 22 last, 1 [RET]": {},
-    "no prompt": {"processor": {"readout_prompt": ""}},
     "last layer": {"config": {"ret_layers": [-1]}},
     "layers 8 15 22 last": {"config": {"ret_layers": [8, 15, 22, -1]}},
     "4 [RET]": {"config": {"num_ret_tokens": 4}, "processor": {"num_ret_tokens": 4}},
     "titles alone": {"data": {"texts": []}},
     "a fifth with another pair before": {"data": {"two_pairs_fraction": 0.2}},
+    # Last: nothing that was kept for the others fits it.
+    "no prompt": {"processor": {"readout_prompt": ""}},
 }
 _SETS = ("title_image", "title_title", "gloss_title", "dialogue_text", "dialogue_image")
 
@@ -73,6 +75,7 @@ class Laboratory:
         self.store = prefix_store(self.model, recipe)
         data = load_data(self.model, recipe.model, recipe.data, recipe.training.seed)
         self.sets = {"dev": data.dev, "test": data.test}
+        self._prompt = recipe.model.processor.get("readout_prompt", "")
         self._rows: dict = {}
 
     def untrained(self, seed: int, config: dict, processor: dict) -> tuple[UniMuRModel, UniMuRProcessor]:
@@ -84,6 +87,13 @@ class Laboratory:
             self.model.language_model, self.model.clip, processor=made, **{**chosen.config, **config}
         )
         return model, made
+
+    def keep_for(self, prompt: str) -> None:
+        """Prefixes hold the readout prompt: another one starts with an empty store, in memory alone."""
+        if prompt != self._prompt:
+            self.store.flush()
+            self.store = PrefixStore(self.model, self.store.max_bytes)
+            self._prompt = prompt
 
     def rows(self, changes: dict, seed: int):
         """What is trained on; the towers' features come from the disk."""
@@ -98,6 +108,7 @@ class Laboratory:
     def run(self, seed: int, rate: float, split: str, config=None, processor=None, data=None) -> dict:
         """Trains once and measures on `dev` or `test`."""
         model, made = self.untrained(seed, config or {}, processor or {})
+        self.keep_for(made.readout_prompt)
         self.store.model = model
         sets, rows = self.sets[split], self.rows(data or {}, seed)
         args = copy.deepcopy(self.recipe.training)
@@ -220,6 +231,7 @@ def main() -> None:
     laboratory.store.flush()
     table = markdown(result)
     print(table)
+    laboratory.keep_for(laboratory.recipe.model.processor.get("readout_prompt", ""))
     baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets["test"], 160, laboratory.store)
     result = {
         "command": " ".join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),
