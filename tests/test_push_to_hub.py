@@ -16,6 +16,8 @@ from tests.environments import closure
 from tests.hub_server import File, HubServer
 
 ROOT = Path(__file__).parents[1]
+# What `unimur release` pushes is tried on a hub in the quick tests too (releasing/test_on_hub.py).
+pytestmark = pytest.mark.slow
 HEADS = {
     "heads.logit_scale", "heads.readout_maps.0.bias", "heads.readout_maps.0.weight", "heads.ret_embedding",
     "heads.visual_map.bias", "heads.visual_map.weight",
@@ -128,7 +130,6 @@ def test_a_hubs_client_finds_the_release(hub, pushed, monkeypatch):
 
 
 # -- what others get ------------------------------------------------------------------------------------------------
-@pytest.mark.slow
 def test_a_stranger_gets_the_same_embeddings(load_from_hub, pushed, tmp_path):
     done = load_from_hub("acme/unimur", "acme/unimur-full")
     assert done.returncode == 0, done.stderr[-2000:]
@@ -152,7 +153,6 @@ def test_the_pinned_commit_wins_over_a_moved_branch(hub, load_from_hub, pushed, 
     assert asked == {pinned}
 
 
-@pytest.mark.slow
 def test_a_deleted_commit_is_named(hub, load_from_hub, pushed):
     repository = hub.repositories["acme/lm"]
     pinned = repository.tags["v1"]

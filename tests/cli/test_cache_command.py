@@ -46,6 +46,7 @@ def shards(cache, kind):
     return {path: path.stat().st_mtime_ns for path in cache.glob(f"features/{kind}-*/*.safetensors")}
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_and_computes_nothing_twice(recipe, empty_cache, tmp_path, monkeypatch, capsys):
     command = [sys.executable, "-m", "modeling_unimur.cli.main", "cache", str(recipe), "--device", "cpu"]
     running = subprocess.Popen(

@@ -173,6 +173,7 @@ def test_health_and_metrics(served):
     assert served.ask(None, "GET", "/nothing")[0] == 404
 
 
+@pytest.mark.slow
 def test_it_stops_when_what_has_begun_is_answered(start):
     served = start()
     body = json.dumps({"messages": "hi"}).encode()
