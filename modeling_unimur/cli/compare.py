@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .errors import CommandError
+from .retriever import chosen_systems, model_source
 
 SYSTEMS = ("bm25", "clip-last", "clip-whole", "clip-linear", "unimur")
 
@@ -49,14 +50,6 @@ def _positive(text: str) -> int:
     return value
 
 
-def _chosen(names: str) -> list[str]:
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in SYSTEMS]
-    if unknown or not chosen:
-        raise CommandError(f"--systems {names}: choose from {','.join(SYSTEMS)}")
-    return [name for name in SYSTEMS if name in chosen]
-
-
 def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
     """Dialogues and glosses of the training split, as the heads of UniMuR-mini see them too."""
     import random
@@ -70,15 +63,10 @@ def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the systems, prints the table and writes `compare.md` and `compare.json`."""
-    chosen = _chosen(args.systems)
+    chosen = chosen_systems(args.systems, SYSTEMS)
     if args.output.exists() and not args.output.is_dir():
         raise CommandError(f"{args.output} is a file; --output takes a folder")
-    from .retriever import model_folder
-
-    is_folder = args.model is None or Path(args.model).expanduser().is_dir()
-    if not is_folder and args.model.count("/") != 1:
-        raise CommandError(f"no model folder at {args.model}, and it is no Hub id such as owner/name")
-    source = model_folder(args.model) if is_folder else args.model
+    source = model_source(args.model)
 
     from ..evaluation.compare import compare
     from ..evaluation.compare_dialogues import load_compared

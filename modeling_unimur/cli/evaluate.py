@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .errors import CommandError
+from .retriever import chosen_systems, model_source
 
 SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-linear", "bm25", "chance")
 # The linear map needs text to be fitted on, which takes packages and minutes.
@@ -90,10 +91,10 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None:
         raise CommandError("--output FOLDER is missing: results and finished batches go there")
     options = _options(args)
-    chosen = _chosen(args.systems)
+    chosen = chosen_systems(args.systems, SYSTEMS)
     if TASKS[args.task].takes == "models" and not args.model:
         raise CommandError(f"--model MODEL is missing: {args.task} needs one of its own kind")
-    sources = [_source(name) for name in (args.model or [None])]
+    sources = [model_source(name) for name in (args.model or [None])]
     if args.card is not None and not args.card.exists():
         raise CommandError(f"there is no model card {args.card}")
 
@@ -152,24 +153,6 @@ def _options(args: argparse.Namespace):
         with_caption=args.with_caption,
         normalise=args.normalise,
     )
-
-
-def _chosen(names: str) -> list[str]:
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in SYSTEMS]
-    if unknown or not chosen:
-        raise CommandError(f"--systems {names}: choose from {','.join(SYSTEMS)}")
-    return [name for name in SYSTEMS if name in chosen]
-
-
-def _source(given: str | None) -> str:
-    from .retriever import model_folder
-
-    if given is None or Path(given).expanduser().is_dir():
-        return str(model_folder(given))
-    if given.count("/") != 1:
-        raise CommandError(f"no model folder at {given}, and it is no Hub id such as owner/name")
-    return given
 
 
 def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) -> tuple[list, dict[str, str]]:

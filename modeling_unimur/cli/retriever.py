@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,31 @@ def model_folder(given: str | None) -> Path:
     if not (folder / "config.json").is_file():
         raise CommandError(f"{folder} is not a model folder: it holds no config.json")
     return folder
+
+
+def model_source(given: str | None) -> str:
+    """A checked folder as `model_folder` finds it, or the Hub id that was given.
+
+    Raises:
+        CommandError: it is neither.
+    """
+    if given is None or Path(given).expanduser().is_dir():
+        return str(model_folder(given))
+    if given.count("/") != 1:
+        raise CommandError(f"no model folder at {given}, and it is no Hub id such as owner/name")
+    return given
+
+
+def chosen_systems(names: str, known: Sequence[str]) -> list[str]:
+    """The systems of `--systems`, in the order of `known`.
+
+    Raises:
+        CommandError: an unknown one, or none.
+    """
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen or not set(chosen) <= set(known):
+        raise CommandError(f"--systems {names}: choose from {','.join(known)}")
+    return [name for name in known if name in chosen]
 
 
 def open_retriever(folder: Path, *, quiet: bool = True) -> Any:

@@ -16,7 +16,7 @@ from tests.data import published_files as files
 
 # -- speed and kills --------------------------------------------------------------------------------------------------
 class Killed(Exception):
-    pass
+    """In the place of a kill."""
 
 
 def test_a_kill_loses_at_most_one_batch(tmp_path, pair, monkeypatch):
