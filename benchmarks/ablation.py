@@ -57,7 +57,7 @@ READOUT = {
     "prompt, layers 15 22 last, 1 [RET]": {},
     "last layer": {"config": {"ret_layers": [-1]}},
     "layers 8 15 22 last": {"config": {"ret_layers": [8, 15, 22, -1]}},
-    "4 [RET]": {"config": {"num_ret_tokens": 4}, "processor": {"num_ret_tokens": 4}},
+    "4 [RET]": {"processor": {"num_ret_tokens": 4}},
     "titles alone": {"data": {"texts": []}},
     "a fifth with another pair before": {"data": {"two_pairs_fraction": 0.2}},
     # Last: nothing that was kept for the others fits it.
@@ -185,10 +185,15 @@ def losses(laboratory: Laboratory, seeds: int) -> dict:
     return {"arms": arms, "difference": pairs}
 
 
-def readout(laboratory: Laboratory, seeds: int, rate: float) -> dict:
-    """The table of the readouts, on the development split; `both` at its learning rate."""
-    arms = {}
+def readout(laboratory: Laboratory, seeds: int, rate: float, partial: Path) -> dict:
+    """The table of the readouts, on the development split; `both` at its learning rate. Finished arms lie in `partial`
+    until all are; a run that was killed goes on from there."""
+    settings = [seeds, rate, laboratory.recipe.training.max_steps]
+    kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else {}
+    arms = kept["arms"] if kept.get("settings") == settings else {}
     for arm, changes in READOUT.items():
+        if arm in arms:
+            continue
         config = {**LOSSES["both"], **changes.get("config", {})}
         runs = []
         for seed in range(seeds):
@@ -196,6 +201,7 @@ def readout(laboratory: Laboratory, seeds: int, rate: float) -> dict:
             runs.append(figures_of(laboratory.run(seed, rate, "dev", config, processor, data)))
         arms[arm] = {"learning_rate": rate, "runs": runs, **summary(runs)}
         print(f"{arm}: {json.dumps({k: round(v['mean'], 1) for k, v in summary(runs).items()})}", flush=True)
+        partial.write_text(json.dumps({"settings": settings, "arms": arms}), encoding="utf-8")
     return {"arms": arms}
 
 
@@ -225,14 +231,20 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "ablation.yaml")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help="win over the recipe")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/ablation_TABLE.json")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     laboratory = Laboratory(load_recipe(args.recipe, args.overrides))
-    result = losses(laboratory, args.seeds) if args.table == "losses" else readout(laboratory, args.seeds, args.rate)
+    partial = ROOT / "runs" / "ablation_readout.partial.json"
+    partial.parent.mkdir(exist_ok=True)
+    if args.table == "losses":
+        result = losses(laboratory, args.seeds)
+    else:
+        result = readout(laboratory, args.seeds, args.rate, partial)
     laboratory.store.flush()
     table = markdown(result)
     print(table)
     laboratory.keep_for(laboratory.recipe.model.processor.get("readout_prompt", ""))
-    baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets["test"], 160, laboratory.store)
+    split = "test" if args.table == "losses" else "dev"
+    baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets[split], 160, laboratory.store)
     result = {
         "command": " ".join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),
         "machine": machine(),
@@ -240,14 +252,15 @@ def main() -> None:
         "seeds": args.seeds,
         "steps": laboratory.recipe.training.max_steps,
         "batch": laboratory.recipe.training.per_device_train_batch_size,
-        "split": "test" if args.table == "losses" else "validation",
-        "sizes": {dev.name: [len(dev.contexts), len(dev.candidates)] for dev in laboratory.sets["test"]},
+        "split": "test" if split == "test" else "validation",
+        "sizes": {dev.name: [len(dev.contexts), len(dev.candidates)] for dev in laboratory.sets[split]},
         "untrained": baseline,
         "table": table.split("\n"),
         **result,
     }
     output = args.output or RESULTS / f"ablation_{args.table}.json"
     output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    partial.unlink(missing_ok=True)
     print(f"written to {output}")
     if args.table == "losses":
         print(f"curves in {draw(result, output.with_suffix('.png'))}")

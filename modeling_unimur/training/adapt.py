@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, set_seed
 
-from ..evaluation.systems.ridge import fit_ridge
 from ..modeling_unimur import UniMuRModel
 from ..processing_unimur import UniMuRProcessor
 from ..readout_unimur import FrozenReader
@@ -37,7 +36,7 @@ from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
 from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
-from .closed_form_start import read_contexts, set_readout
+from .closed_form_start import fit_readout, read_contexts, set_readout
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
 from .guards import TrainingGuard
@@ -205,7 +204,7 @@ def adapt(
         figures[name], merits[name] = judge(), merit()
         heads[name] = {key: tensor.clone() for key, tensor in model.heads.state_dict().items()}
 
-    start = fit_ridge(read.states, read.targets, read.groups, seed=options.seed)
+    start = fit_readout(read, options.seed)
     set_readout(model, start)
     keep("closed_form")
     set_readout(model, sharpen_readout(read, start, options.seed))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from ..data.captioned_pictures import load_captioned_pictures
@@ -27,11 +27,13 @@ class AlignmentData:
 
     Args:
         train: rows for `DualAlignmentCollator`.
+        refit: what the readout is solved for at the end, each context once.
         dev, test: what the run is judged by.
         pictures: how many each split has.
     """
 
     train: Dataset
+    refit: Dataset
     dev: "list[DevSet]"
     test: "list[DevSet]"
     pictures: "dict[str, int]"
@@ -92,24 +94,32 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
         data.picture_context_fraction,
         seed,
     )
+    refit = rows
     if data.texts:
         towers = frozen_towers(model.clip, tokenizer)
         installable = [source for source in data.sources if not source.startswith("cc3m")]
         rows_of_pictures = load_captioned_pictures(installable) if installable else []
         image_ids = {row["image"]: row["image_id"] for row in rows_of_pictures}
 
-        def contexts(split: str, chosen: "list[TextContext]") -> TextRows:
+        def contexts(split: str, chosen: "list[TextContext]", own_share: float = 0.0) -> TextRows:
             return text_rows(
                 chosen,
                 lambda lines: text_features(towers.text_tower, towers.encode_texts, lines),
                 splits[split],
                 image_ids,
                 pictures[split].target,
+                own_share,
             )
 
+        def training(count: "int | None") -> TextRows:
+            chosen = [context for source in texts.values() for context in _spaced(source["train"], count)]
+            return contexts("train", chosen, data.own_words_share)
+
         texts = load_texts(data.texts)
-        everything = [c for source in texts.values() for c in _spaced(source["train"], data.texts_per_source)]
-        rows = MixedRows([rows, contexts("train", everything)], [1 - data.text_fraction, data.text_fraction], seed)
+        if data.refit_readout:
+            refit = ConcatDataset([rows, training(data.refit_texts_per_source)])
+        shares = [1 - data.text_fraction, data.text_fraction]
+        rows = MixedRows([rows, training(data.texts_per_source)], shares, seed)
         for split, found in sets.items():
             for source, parts in texts.items():
                 names = _DEV_NAMES[source]
@@ -117,7 +127,9 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
     if not (model.config.map_text_targets or model.config.embedding_width == model.config.joint_width):
         # FROMAGe: nothing maps texts into the space of the pictures, so nothing is to be ranked there.
         sets = {split: [dev for dev in found if dev.kind != "text"] for split, found in sets.items()}
-    return AlignmentData(rows, sets["validation"], sets["test"], {name: len(p.paths) for name, p in splits.items()})
+    return AlignmentData(
+        rows, refit, sets["validation"], sets["test"], {name: len(p.paths) for name, p in splits.items()}
+    )
 
 
 __all__ = ["AlignmentData", "load_data"]

@@ -34,6 +34,10 @@ class ReadContexts:
     groups: torch.Tensor
     is_image: torch.Tensor
 
+    def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of each dimension of the states; some are hundreds of times larger."""
+        return self.states.mean(dim=0), self.states.std(dim=0).clamp(min=1e-6)
+
 
 def start_in_closed_form(
     model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int, with_pictures: bool = False
@@ -52,10 +56,27 @@ def start_in_closed_form(
     Returns:
         `float`: the penalty that was chosen.
     """
-    read = read_contexts(model, rows, collator, with_pictures)
-    found = fit_ridge(read.states, read.targets, read.groups, seed=seed)
+    found = fit_readout(read_contexts(model, rows, collator, with_pictures), seed)
     set_readout(model, found)
     return found.penalty
+
+
+def fit_readout(read: ReadContexts, seed: int) -> RidgeMap:
+    """The ridge solution in standardised states, as a map from plain ones: one penalty then fits all dimensions.
+
+    Args:
+        read: what is fitted.
+        seed: of the folds that choose the penalty.
+    """
+    mean, spread = read.moments()
+    found = fit_ridge((read.states - mean) / spread, read.targets, read.groups, seed=seed)
+    return from_standard(found, mean, spread)
+
+
+def from_standard(found: RidgeMap, mean: torch.Tensor, spread: torch.Tensor) -> RidgeMap:
+    """A map of standardised states as one of plain states."""
+    weight = found.weight / spread
+    return RidgeMap(weight, found.bias - weight @ mean, found.penalty)
 
 
 @torch.no_grad()
@@ -108,4 +129,4 @@ def set_readout(model: UniMuRModel, found: RidgeMap) -> None:
         first += layer.in_features
 
 
-__all__ = ["ReadContexts", "read_contexts", "set_readout", "start_in_closed_form"]
+__all__ = ["ReadContexts", "fit_readout", "from_standard", "read_contexts", "set_readout", "start_in_closed_form"]

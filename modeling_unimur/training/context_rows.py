@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from .pairs import PicturePairs
@@ -87,6 +88,9 @@ class TextRows(Dataset):
             are trained along included.
         pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right pictures, -1 for none.
         image_targets (`Callable`, *optional*): as in `PictureRows`.
+        own (`torch.Tensor` of shape `(contexts, width)`, *optional*): what the text tower makes of the contexts' own
+            words.
+        own_share (`float`): of these in the target.
     """
 
     def __init__(
@@ -97,9 +101,12 @@ class TextRows(Dataset):
         ids: torch.Tensor,
         pictures: "torch.Tensor | None" = None,
         image_targets: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
+        own: "torch.Tensor | None" = None,
+        own_share: float = 0.0,
     ):
         self.turns, self.features, self.owners, self.ids = turns, features, owners, ids
         self.pictures, self.image_targets = pictures, image_targets
+        self.own, self.own_share = own, own_share
 
     def __len__(self) -> int:
         return len(self.turns)
@@ -110,10 +117,17 @@ class TextRows(Dataset):
             "turns": self.turns[row],
             "visual_features": None,
             "target_image_features": None if picture < 0 else self.image_targets(self.pictures[row : row + 1])[0],
-            "target_text_features": self.features[self.owners[row]],
+            "target_text_features": self._text_target(row),
             "target_ids": self.ids[row],
             "caption": None,
         }
+
+    def _text_target(self, row: int) -> torch.Tensor:
+        right = self.features[self.owners[row]]
+        if self.own is None or not self.own_share:
+            return right
+        directions = (F.normalize(vector.float(), dim=-1) for vector in (self.own[row], right))
+        return sum(share * each for share, each in zip((self.own_share, 1 - self.own_share), directions, strict=True))
 
 
 class MixedRows(Dataset):

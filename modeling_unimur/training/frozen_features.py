@@ -88,6 +88,13 @@ def fingerprint(module: nn.Module, *extra: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _settings(image_processor) -> str:
+    """What an image processor does; where it was loaded from is left out."""
+    settings = json.loads(image_processor.to_json_string())
+    kept = {name: value for name, value in settings.items() if name not in ("auto_map", "processor_class")}
+    return json.dumps(kept, indent=2, sort_keys=True) + "\n"
+
+
 def _autocast(tower: nn.Module, dtype: "torch.dtype | None"):
     device = next((p.device.type for p in tower.parameters()), "cpu")
     return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
@@ -149,7 +156,7 @@ class FrozenPictures:
     def __init__(self, tower, encode: Callable, image_processor, options: "FeatureOptions | None" = None):
         self.tower, self.encode, self.image_processor = tower, encode, image_processor
         self.options = options or FeatureOptions()
-        extra = (image_processor.to_json_string(), type(image_processor).__name__)
+        extra = (_settings(image_processor), type(image_processor).__name__)
         self.store = _open("pictures", tower, self.options, extra)
         self.contents = RowStore(cache_dir() / "features" / "file-contents", torch.uint8)
         self._listing = self.store.folder / "unreadable.tsv"

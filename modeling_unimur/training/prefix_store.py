@@ -61,7 +61,11 @@ class PrefixStore:
         """One `(2 * layers, heads, tokens, head_width)` a context."""
         last = self.model.config.num_ret_tokens
         lengths = (attention_mask.sum(dim=1) - last).tolist()
-        keys = [self._key(row[-length - last :]) for row, length in zip(input_ids, lengths, strict=True)]
+        # Up to the first [RET]: how many follow makes no difference to what comes before them.
+        ends = [row.shape[0] - last + 1 for row in input_ids]
+        keys = [
+            self._key(row[end - length - 1 : end]) for row, length, end in zip(input_ids, lengths, ends, strict=True)
+        ]
         rows = [self._kept.get(key) for key in keys]
         missing = sorted((n for n, row in enumerate(rows) if row is None), key=lambda n: lengths[n])
         for start in range(0, len(missing), _BATCH):

@@ -95,6 +95,13 @@ class DataArguments:
     texts_per_source: int | None = field(
         default=None, metadata={"help": "Contexts taken of each source of texts, evenly spaced; all by default."}
     )
+    own_words_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of its own words, read by the frozen text tower, in the target of an unpaired context; the "
+            "rest is the right text's. So the readout learns both what is said and what is meant."
+        },
+    )
     keep_prefixes_gb: float = field(
         default=0.0, metadata={"help": "Memory for what the frozen language model made of contexts; 0 keeps nothing."}
     )
@@ -106,6 +113,9 @@ class DataArguments:
     )
     refit_readout: bool = field(
         default=False, metadata={"help": "Solve the readout once more at the end, where the dev split gains by it."}
+    )
+    refit_texts_per_source: int | None = field(
+        default=None, metadata={"help": "As texts_per_source, of what the refit reads, once each; all by default."}
     )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}

@@ -8,7 +8,7 @@ from tqdm.auto import trange
 
 from ..evaluation.systems.ridge import RidgeMap
 from ..loss_unimur import contrastive_loss
-from .closed_form_start import ReadContexts
+from .closed_form_start import ReadContexts, from_standard
 
 # CLIP's temperature at its start. Both were chosen on 300 held-out WordNet glosses (SmolLM2-135M, all-MiniLM-L6-v2):
 # factors of 50 and more on the cosines, or ten times the rate, lose what the closed form had.
@@ -33,7 +33,7 @@ def sharpen_readout(read: ReadContexts, start: RidgeMap, seed: int, steps: int =
     Returns:
         `RidgeMap`: from plain states, with the penalty of the start.
     """
-    mean, spread = read.states.mean(dim=0), read.states.std(dim=0).clamp(min=1e-6)
+    mean, spread = read.moments()
     standard, before = (read.states - mean) / spread, start(read.states)
     change = torch.zeros_like(start.weight).requires_grad_()
     bias = torch.zeros_like(start.bias).requires_grad_()
@@ -53,8 +53,8 @@ def sharpen_readout(read: ReadContexts, start: RidgeMap, seed: int, steps: int =
             torch.stack(losses).sum().backward()
             optimizer.step()
             schedule.step()
-    turned = change.detach() / spread
-    return RidgeMap(start.weight + turned, start.bias + bias.detach() - turned @ mean, start.penalty)
+    turned = from_standard(RidgeMap(change.detach(), bias.detach(), start.penalty), mean, spread)
+    return RidgeMap(start.weight + turned.weight, start.bias + turned.bias, start.penalty)
 
 
 __all__ = ["sharpen_readout"]

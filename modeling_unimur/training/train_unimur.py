@@ -103,7 +103,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     refit = {}
     if recipe.data.refit_readout:
         model.eval()
-        refit = {"refit": refit_readout(model, data.train, collator, lambda: measure(data.dev), args.seed)}
+        refit = {"refit": refit_readout(model, data.refit, collator, lambda: measure(data.dev), args.seed)}
     if store is not None:
         store.flush()
     results = {

@@ -63,6 +63,7 @@ def text_rows(
     pairs: PicturePairs,
     image_ids: "dict[str, str]",
     image_targets: Callable[[torch.Tensor], torch.Tensor],
+    own_share: float = 0.0,
 ) -> TextRows:
     """Contexts as rows beside those of the pictures.
 
@@ -72,6 +73,7 @@ def text_rows(
         pairs: the pictures of the same split.
         image_ids: path of a picture to its `image_id`.
         image_targets: picture numbers `(n,)` to the frozen image tower's output.
+        own_share: of a context's own words in its target.
 
     A context with a known picture shares the id of that picture's group; equal targets share an id beyond the groups.
     """
@@ -83,7 +85,9 @@ def text_rows(
     pictures = torch.tensor([numbers.get(context.picture, -1) for context in contexts])
     first = int(pairs.groups.max()) + 1 if len(pairs.groups) else 0
     ids = torch.where(pictures >= 0, pairs.groups[pictures.clamp(min=0)], owners + first)
-    return TextRows([c.turns for c in contexts], encode(targets), owners, ids, pictures, image_targets)
+    turns = [context.turns for context in contexts]
+    own = encode(["\n".join(some) for some in turns]) if own_share else None
+    return TextRows(turns, encode(targets), owners, ids, pictures, image_targets, own, own_share)
 
 
 __all__ = ["SOURCES", "TextContext", "load_texts", "text_rows"]

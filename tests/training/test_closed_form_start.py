@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.training.closed_form_start import start_in_closed_form
+from modeling_unimur.training.closed_form_start import ReadContexts, fit_readout, start_in_closed_form
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.context_rows import TextRows
 from modeling_unimur.training.dev_sets import embed_contexts
 from modeling_unimur.training.picture_map_start import start_picture_map
+from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.refit_readout import refit_readout
 
 
@@ -50,6 +51,30 @@ def test_the_best_of_three_readouts_is_kept(make_model):
     found = refit_readout(model, rows, collator, judge, seed=0)
     assert found["trained"] < 50 < 95 < found["closed_form"]
     assert abs(judge()["cosine"] - max(found.values())) < 1e-3
+
+
+def test_dimensions_of_any_size_share_one_penalty():
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(300, 6, generator=generator)
+    targets = F.normalize(plain @ torch.randn(6, 5, generator=generator), dim=-1)
+    sizes = torch.tensor([1000.0, 1.0, 1.0, 0.01, 1.0, 50.0])
+    numbers, kinds = torch.arange(300), torch.zeros(300, dtype=torch.bool)
+    found = fit_readout(ReadContexts(plain, targets, numbers, kinds), seed=0)
+    stretched = fit_readout(ReadContexts(plain * sizes + 7, targets, numbers, kinds), seed=0)
+    assert stretched.penalty == found.penalty
+    torch.testing.assert_close(stretched(plain * sizes + 7), found(plain), atol=1e-3, rtol=0)
+
+
+def test_what_the_refit_reads_is_not_kept(make_model):
+    model, processor = make_model(ret_layers=[1, -1])
+    turns = [[f"{a} {b}"] for a in ("cat", "red", "town", "cake") for b in ("guitar", "morning", "table")]
+    hidden = embed_contexts(model, processor, turns)
+    rows = TextRows(turns, hidden, torch.arange(len(turns)), torch.arange(len(turns)))
+    store = PrefixStore(model)
+    collator = DualAlignmentCollator(processor, max_context_tokens=40, captions_per_batch=0, prefix_store=store)
+    refit_readout(model, rows, collator, lambda: {"none": 0.0}, seed=0, steps=2)
+    assert len(store) == 0
+    assert collator.prefix_store is store
 
 
 def captioned(model, processor, rows: int = 60) -> "list[dict]":

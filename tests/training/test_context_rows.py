@@ -86,3 +86,13 @@ def test_a_text_row_may_have_a_picture(pairs):
     )
     assert torch.equal(rows[0]["target_image_features"], pairs.pooled[7])
     assert rows[1]["target_image_features"] is None
+
+
+def test_a_share_of_its_own_words_is_in_the_target():
+    features, own = torch.tensor([[3.0, 0.0], [0.0, 5.0]]), torch.tensor([[0.0, 7.0], [0.0, 2.0], [4.0, 0.0]])
+    owners = torch.tensor([0, 1, 1])
+    rows = TextRows([["a"], ["b"], ["c"]], features, owners, owners, own=own, own_share=0.25)
+    wanted = torch.tensor([[0.75, 0.25], [0.0, 1.0], [0.25, 0.75]])
+    torch.testing.assert_close(torch.stack([rows[number]["target_text_features"] for number in range(3)]), wanted)
+    plain = TextRows([["a"], ["b"], ["c"]], features, owners, owners, own=own)
+    assert torch.equal(plain[2]["target_text_features"], features[1])
