@@ -5,6 +5,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 IMAGES ?=
 OUTPUT ?= demo_output
+# Processes that run the tests.
+WORKERS ?= 2
 
 .PHONY: help demo chat test test-slow lint train clean
 
@@ -28,7 +30,7 @@ chat: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest
