@@ -41,7 +41,7 @@ EXTRAS = {
     "compare": ["bm25s>=0.3", "datasets>=5.2"],
     # The papers' protocols, and their measures as modules of the library evaluate.
     "evaluate": ["bm25s>=0.3", "datasets>=5.2", "evaluate>=0.4.6"],
-    "dev": ["pytest>=8.0", "pytest-xdist>=3.6", "ruff>=0.6", "pytrec-eval-terrier>=0.5.6"],
+    "dev": ["pytest>=8.0", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.6"],
 }
 # trackio and Gradio hold Pillow back; Ray is for clusters.
 _APART = ("dev", "trackio", "app", "ray")
