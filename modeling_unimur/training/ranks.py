@@ -66,6 +66,17 @@ def shard_language_model(
     model.equal_calls = True
 
 
+def give_back_whole_layers(model: nn.Module) -> None:
+    """Makes every rank keep only its shards again, where `reshard_after_forward` is off.
+
+    Reading a state dict does so on the rank that reads it. If one rank alone saves, the next pass would gather layers
+    there that the other ranks still have.
+    """
+    for module in model.modules():
+        if callable(getattr(module, "reshard", None)):  # FSDPModule
+            module.reshard()
+
+
 def _gather_counts(counts: "dict[str, int]", device) -> "dict[str, list[int]]":
     """What each rank has, in the order of the ranks."""
     own = torch.tensor(list(counts.values()), dtype=torch.long, device=device)
@@ -135,4 +146,11 @@ def fit_batch(model: nn.Module, batch: dict) -> dict:
     return batch
 
 
-__all__ = ["fit_batch", "reach_all_weights", "reduce_trained_only", "require_equal", "shard_language_model"]
+__all__ = [
+    "fit_batch",
+    "give_back_whole_layers",
+    "reach_all_weights",
+    "reduce_trained_only",
+    "require_equal",
+    "shard_language_model",
+]

@@ -11,7 +11,14 @@ from transformers import Trainer, TrainerCallback
 
 from .early_stopping import EarlyStopping
 from .gradient_cache import gradient_cached_step
-from .ranks import fit_batch, reach_all_weights, reduce_trained_only, require_equal, shard_language_model
+from .ranks import (
+    fit_batch,
+    give_back_whole_layers,
+    reach_all_weights,
+    reduce_trained_only,
+    require_equal,
+    shard_language_model,
+)
 from .training_log import TrainingLogFile
 
 _LOGGED = ("caption_loss", "visual_matching_loss", "textual_matching_loss", "ret_token_loss")
@@ -81,6 +88,11 @@ class RetrievalTrainer(Trainer):
             self.control.should_training_stop = True
             return None
         return super()._run_epoch(*args, **kwargs)
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Every rank comes here; one of them writes."""
+        give_back_whole_layers(self.model)
+        super().save_model(output_dir, _internal_call)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         """The model's own loss; its terms are kept for the next log line."""
