@@ -1,16 +1,19 @@
-"""Searching an index: what ours costs beyond raw FAISS, and how much the approximate one finds.
+"""Searching an index: what ours costs beyond raw FAISS, and how much the approximate ones find.
 
-    python benchmarks/index.py [--quick] [--vectors N] [--embeddings FILE.npy]
+    python benchmarks/index.py [--quick] [--vectors N] [--parts NAME ...] [--embeddings FILE.npy] [--name RESULT]
 
-The vectors look like embeddings: given ones (`--embeddings`, unit rows), or else drawn centres, each jittered; white
-noise has no neighbours to find. Queries are jittered vectors of the index. Batches of 1 and 64, ten hits:
+The vectors are real embeddings, each jittered: what the small CLIP's text tower makes of WordNet's titles and glosses,
+or the rows of a given file; white noise has no neighbours to find (`--quick`: drawn centres). Queries are jittered
+vectors of the index. Batches of 1 and 64, ten hits. Parts:
 
-- `raw`: `search` of `faiss.IndexFlatIP`, rows and scores; `ours`: `VectorIndex.search`, hits with id and payload;
-- `search_overhead_percent_b1`, `_b64`: what ours costs beyond raw, over raw;
-- `ann_recall_at_10`: hits of the default approximate index among the exact ten; `ann_microseconds_b1`, `_b64`: a query
-  of it;
-- `exact_build_seconds`, `ann_build_seconds`; `exact_mib`, `ann_mib`: anonymous resident memory that the filled index
-  adds to a process of its own, whose vectors are mapped from a file: vectors, links, ids and payloads of the index.
+- `exact`: FAISS' Flat; `raw_...` is `search` of `faiss.IndexFlatIP`, rows and scores, `exact_...` is
+  `VectorIndex.search`, hits with id and payload; `search_overhead_percent_b1`, `_b64`: what ours costs beyond raw;
+- `ann`: the default approximate index, HNSW32; `ivfpq`: IVF4096,PQ48; `ivfpq_whole`: the same, whose best hits are
+  ranked again by whole vectors;
+- `milvus`, `milvus_ann`, `milvus_ivfpq`: Flat, HNSW32 and IVF4096,PQ48 in Milvus, a file in the process.
+
+Of each: `..._microseconds_b1`, `_b64` a query; `..._recall_at_10` among the exact ten; `..._build_seconds`; `..._mib`:
+anonymous resident memory that the filled index adds to a process of its own, whose vectors are mapped from a file.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,8 +34,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import faiss
 import numpy as np
 
-from benchmarks.harness import Timings, alternate, argument_parser, in_fresh_process, report
+from benchmarks.harness import (
+    ROOT,
+    Timings,
+    alternate,
+    argument_parser,
+    in_fresh_process,
+    report,
+)
+from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.retrieval.faiss_index import APPROXIMATE, FaissIndex
+from modeling_unimur.vector_index import VectorIndex
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 BATCHES = (1, 64)
@@ -40,6 +53,29 @@ TOP_K = 10
 # Cosine of a vector with its centre is about 0.86, of a query with its vector 0.96.
 JITTER, QUERY_JITTER = 0.6, 0.3
 _BLOCK = 50_000
+# Cells and codes are fitted to as many vectors as FAISS asks for at least, 39 a cell, and some more.
+_CELLS, _SAMPLE_PER_CELL = 4096, 48
+# As many queries are timed in a round as take this long one by one, at least four batches of them.
+_ROUND_SECONDS = 2.0
+
+
+def real_embeddings(file: Path) -> Path:
+    """Writes what the small CLIP's text tower makes of WordNet's titles and glosses; those kept are read."""
+    from modeling_unimur import UniMuRModel, UniMuRProcessor
+    from modeling_unimur.data.dialogues import load_glosses
+    from modeling_unimur.training.frozen_features import FrozenTexts
+    from modeling_unimur.training.frozen_towers import frozen_towers
+    from modeling_unimur.training.recipes import load_recipe
+
+    mini = cache_dir() / "models" / "unimur-mini"
+    towers = frozen_towers(
+        UniMuRModel.from_pretrained(mini).clip, UniMuRProcessor.from_pretrained(mini).target_tokenizer
+    )
+    options = load_recipe(ROOT / "recipes" / "unimur_mini.yaml").data.feature_options()
+    rows = load_glosses()["train"]
+    texts = list(dict.fromkeys(text for row in rows for text in (row["title"], row["gloss"])))
+    np.save(file, FrozenTexts(towers.text_tower, towers.encode_texts, options).features(texts).rows.tensor().float())
+    return file
 
 
 def jittered(rows: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
@@ -87,113 +123,142 @@ def own_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
-def filled(factory: str, vectors: np.ndarray) -> tuple[FaissIndex, float, float]:
-    """An index of the vectors, the seconds that it took, and the MiB that it adds."""
-    before, start = own_mib(), time.perf_counter()
-    index = FaissIndex(vectors.shape[1], "benchmark@1", factory)
+def fill(index: VectorIndex, vectors: np.ndarray) -> None:
+    """Adds all vectors, with ids and payloads, and fits cells and codes first where the index has any."""
+    train = getattr(index, "needs_training", None)
+    if train is not None and train("image"):
+        chosen = np.sort(np.random.default_rng(0).permutation(len(vectors))[: _SAMPLE_PER_CELL * _CELLS])
+        index.train("image", vectors[chosen])
     for first in range(0, len(vectors), _BLOCK):
         part = vectors[first : first + _BLOCK]
         names = [f"picture {number}" for number in range(first, first + len(part))]
         index.add("image", names, part, [{"path": f"{name}.png", "licence": "cc0"} for name in names])
-    seconds = time.perf_counter() - start
-    return index, seconds, own_mib() - before
+    if not isinstance(index, FaissIndex):
+        index.save()  # Milvus searches what it has flushed
 
 
-def _count_busy(figures: dict[str, float], timings: Timings) -> None:
-    figures["reference_spread"] = max(figures.get("reference_spread", 0.0), timings.spread)
-    figures["busy_retries"] = figures.get("busy_retries", 0) + timings.retries
+def exact_hits(vectors: np.ndarray, queries: np.ndarray) -> list[list[str]]:
+    """Ids of the ten nearest of all vectors, a block of vectors after another."""
+    best = faiss.ResultHeap(len(queries), TOP_K, keep_max=True)
+    for first in range(0, len(vectors), _BLOCK):
+        scores, rows = faiss.knn(queries, vectors[first : first + _BLOCK], TOP_K, faiss.METRIC_INNER_PRODUCT)
+        best.add_result(scores, rows + first)
+    best.finalize()
+    return [[f"picture {row}" for row in rows] for rows in best.I.tolist()]
 
 
 def _batches(queries: np.ndarray, size: int) -> list[np.ndarray]:
     return [queries[start : start + size] for start in range(0, len(queries), size)]
 
 
-def exact_figures(vectors: np.ndarray, queries: np.ndarray, quick: dict, truth: Path) -> dict[str, float]:
-    """The exact index beside raw FAISS; the ids of its hits are written to `truth`."""
-    exact, seconds, mib = filled("Flat", vectors)
-    figures: dict[str, float] = {"vectors": len(vectors), "exact_build_seconds": seconds, "exact_mib": mib}
-    raw = faiss.IndexFlatIP(vectors.shape[1])
-    for start in range(0, len(vectors), _BLOCK):
-        raw.add(vectors[start : start + _BLOCK])
+def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.ndarray, quick: dict) -> None:
+    """Adds the microseconds a query of each search, in turn."""
+    start = time.perf_counter()
+    next(iter(searches.values()))(queries[:1])
+    count = int(_ROUND_SECONDS / (time.perf_counter() - start))
     for size in BATCHES:
-        batches = _batches(queries[: 8 * size], size)
-        timings = alternate(
+        batches = _batches(queries[: max(count, 4 * size)], size)
+        timings: Timings = alternate(
             {
-                "raw": lambda batches=batches: [raw.search(batch, TOP_K) for batch in batches],
-                "ours": lambda batches=batches: [exact.search(batch, TOP_K, "image") for batch in batches],
+                name: lambda work=work, batches=batches: [work(batch) for batch in batches]
+                for name, work in searches.items()
             },
             **quick,
         )
-        _count_busy(figures, timings)
+        figures["reference_spread"] = max(figures.get("reference_spread", 0.0), timings.spread)
+        figures["busy_retries"] = figures.get("busy_retries", 0) + timings.retries
         for name, value in timings.seconds.items():
-            figures[f"{name}_microseconds_b{size}"] = 1e6 * value / (size * len(batches))
-        figures[f"search_overhead_percent_b{size}"] = 100 * (timings.seconds["ours"] / timings.seconds["raw"] - 1)
-    found = [[hit.id for hit in hits] for hits in exact.search(queries, TOP_K, "image")]
-    truth.write_text(json.dumps(found), encoding="utf-8")
-    return figures
-
-
-def approximate_figures(vectors: np.ndarray, queries: np.ndarray, quick: dict, truth: Path) -> dict[str, float]:
-    """The default approximate index against what `exact_figures` found."""
-    figures: dict[str, float] = {}
-    index, figures["ann_build_seconds"], figures["ann_mib"] = filled(APPROXIMATE, vectors)
-    found = index.search(queries, TOP_K, "image")
-    exact = json.loads(truth.read_text(encoding="utf-8"))
-    shared = [len(set(names) & {hit.id for hit in hits}) for names, hits in zip(exact, found, strict=True)]
-    figures["ann_recall_at_10"] = float(np.mean(shared)) / TOP_K
-    for size in BATCHES:
-        batches = _batches(queries, size)
-        work = {"ann": lambda batches=batches: [index.search(batch, TOP_K, "image") for batch in batches]}
-        timings = alternate(work, **quick)
-        _count_busy(figures, timings)
-        figures[f"ann_microseconds_b{size}"] = 1e6 * timings.seconds["ann"] / len(queries)
-    return figures
-
-
-_PARTS = {"exact": exact_figures, "approximate": approximate_figures}
+            figures[f"{name}_microseconds_b{size}"] = 1e6 * value / sum(map(len, batches))
 
 
 def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
     """Figures of one index, in this process."""
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    quick = {"retries": 1, "pause_seconds": 1} if is_quick else {}
-    return _PARTS[name](vectors, np.load(folder / "queries.npy"), quick, folder / "truth.json")
+    queries, quick = np.load(folder / "queries.npy"), {"retries": 1, "pause_seconds": 1} if is_quick else {}
+    kind, factory = PARTS[name]
+    if kind == "milvus":
+        from modeling_unimur.retrieval.milvus_index import MilvusIndex
+    before, start = own_mib(), time.perf_counter()
+    if kind == "faiss":
+        index: VectorIndex = FaissIndex(vectors.shape[1], "benchmark@1", factory)
+    else:
+        index = MilvusIndex.open(str(folder / f"{name}.db"), vectors.shape[1], "benchmark@1", factory)
+    fill(index, vectors)
+    figures = {f"{name}_build_seconds": time.perf_counter() - start, f"{name}_mib": own_mib() - before}
+    searches = {name: lambda batch: index.search(batch, TOP_K, "image")}
+    if name == "exact":
+        raw = faiss.IndexFlatIP(vectors.shape[1])
+        for first in range(0, len(vectors), _BLOCK):
+            raw.add(vectors[first : first + _BLOCK])
+        searches = {"raw": lambda batch: raw.search(batch, TOP_K), **searches}
+    _time(figures, searches, queries, quick)
+    if name == "exact":
+        for size in BATCHES:
+            ours, theirs = (figures[f"{which}_microseconds_b{size}"] for which in ("exact", "raw"))
+            figures[f"search_overhead_percent_b{size}"] = 100 * (ours / theirs - 1)
+    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    found = [hits for batch in _batches(queries, BATCHES[-1]) for hits in index.search(batch, TOP_K, "image")]
+    shared = [len(set(names) & {hit.id for hit in hits}) for names, hits in zip(truth, found, strict=True)]
+    figures[f"{name}_recall_at_10"] = float(np.mean(shared)) / TOP_K
+    index.close()
+    return figures
 
 
 def run(args: argparse.Namespace) -> dict[str, float]:
     """All figures of one run."""
     rng, count = np.random.default_rng(args.seed), args.vectors or (QUICK_VECTORS if args.quick else VECTORS)
-    figures: dict[str, float] = {}
+    figures: dict[str, float] = {"vectors": count}
     with tempfile.TemporaryDirectory() as folder:
-        vectors = vectors_like_embeddings(count, args.embeddings, rng, Path(folder, "vectors.npy"))
-        queries = jittered(vectors[rng.integers(len(vectors), size=QUERIES)], QUERY_JITTER, rng)
+        source = args.embeddings
+        if source is None and not args.quick:
+            source = real_embeddings(Path(folder, "real.npy"))
+        vectors = vectors_like_embeddings(count, source, rng, Path(folder, "vectors.npy"))
+        queries = jittered(vectors[np.sort(rng.integers(len(vectors), size=QUERIES))], QUERY_JITTER, rng)
         np.save(Path(folder, "queries.npy"), queries)
         vectors.flush()
-        for name in _PARTS:
+        Path(folder, "truth.json").write_text(json.dumps(exact_hits(vectors, queries)), encoding="utf-8")
+        for name in args.parts:
             words = [__file__, "--part", name, "--folder", folder, *(["--quick"] if args.quick else [])]
             found = in_fresh_process(words)
+            print(json.dumps(found), file=sys.stderr, flush=True)
             found["reference_spread"] = max(found["reference_spread"], figures.get("reference_spread", 0.0))
             found["busy_retries"] += figures.get("busy_retries", 0)
             figures.update(found)
     return figures
 
 
+PARTS = {
+    "exact": ("faiss", "Flat"),
+    "ann": ("faiss", APPROXIMATE),
+    "ivfpq": ("faiss", f"IVF{_CELLS},PQ48"),
+    "ivfpq_whole": ("faiss", f"IVF{_CELLS},PQ48,RFlat"),
+    "milvus": ("milvus", "Flat"),
+    "milvus_ann": ("milvus", APPROXIMATE),
+    "milvus_ivfpq": ("milvus", f"IVF{_CELLS},PQ48"),
+}
+# Cells need more vectors than a quick run has.
+QUICK_PARTS = ("exact", "ann", "milvus")
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--vectors", type=int, help=f"in the index (default {VECTORS:,}; quick: {QUICK_VECTORS:,})")
     parser.add_argument("--embeddings", type=Path, help="real embeddings to jitter, a matrix (.npy)")
-    parser.add_argument("--part", choices=_PARTS, help=argparse.SUPPRESS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help=f"default: all; quick: {' '.join(QUICK_PARTS)}")
+    parser.add_argument("--name", default="index", help="of the file of results")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.parts = args.parts or (QUICK_PARTS if args.quick else list(PARTS))
     if args.part is not None:
         print(json.dumps(one_part(args.part, args.folder, args.quick)), flush=True)
         return
-    source = args.embeddings.name if args.embeddings else "drawn centres"
+    source = args.embeddings.name if args.embeddings else "CLIP-T of WordNet's titles and glosses"
     notes = [
-        f"float32, {faiss.omp_get_max_threads()} threads; vectors: jittered {source}; approximate: {APPROXIMATE}",
+        f"float32, {faiss.omp_get_max_threads()} threads; vectors: jittered {source}; Milvus: a file in the process",
         "minimum of 7 rounds, variants in turn; microseconds a query",
     ]
-    report("index", args, run(args), notes)
+    report(args.name, args, run(args), notes)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .dialog_schema import Dialog, ReadReport, Turn
-from .json_records import read_json_records
+from .json_stream import read_json_records
 
 # Counts of the figures in github.com/victorsungo/MMDialog.
 PUBLISHED = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .dialog_schema import Dialog, ReadReport, Turn
-from .json_records import read_json_records
+from .json_stream import read_json_records
 
 # Table 2 of the paper.
 PUBLISHED = {"train": 10_286, "dev": 1_000, "test": 1_000}

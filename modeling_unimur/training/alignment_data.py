@@ -111,15 +111,16 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
                 own_share,
             )
 
-        def training(count: "int | None") -> TextRows:
-            chosen = [context for source in texts.values() for context in _spaced(source["train"], count)]
+        def training(sources: "dict[str, dict]", count: "int | None") -> TextRows:
+            chosen = [context for source in sources.values() for context in _spaced(source["train"], count)]
             return contexts("train", chosen, data.own_words_share)
 
         texts = load_texts(data.texts)
         if data.refit_readout:
-            refit = ConcatDataset([rows, training(data.refit_texts_per_source)])
+            further = load_texts(data.refit_texts)
+            refit = ConcatDataset([rows, training({**texts, **further}, data.refit_texts_per_source)])
         shares = [1 - data.text_fraction, data.text_fraction]
-        rows = MixedRows([rows, training(data.texts_per_source)], shares, seed)
+        rows = MixedRows([rows, training(texts, data.texts_per_source)], shares, seed)
         for split, found in sets.items():
             for source, parts in texts.items():
                 names = _DEV_NAMES[source]

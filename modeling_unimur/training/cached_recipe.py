@@ -68,9 +68,12 @@ def cache_recipe(
     if data.texts:
         towers = frozen_towers(clip, tokenizer)
         texts = FrozenTexts(towers.text_tower, towers.encode_texts)
-        for source, parts in load_texts(data.texts).items():
-            targets = dict.fromkeys(context.target for contexts in parts.values() for context in contexts)
-            tell(texts.features(list(targets)).describe(f"{source}, texts"))
+        for source, parts in load_texts([*data.texts, *data.refit_texts]).items():
+            contexts = [context for some in parts.values() for context in some]
+            lines = dict.fromkeys(context.target for context in contexts)
+            if data.own_words_share:
+                lines |= dict.fromkeys("\n".join(context.turns) for context in contexts)
+            tell(texts.features(list(lines)).describe(f"{source}, texts"))
     return splits
 
 

@@ -117,6 +117,13 @@ class DataArguments:
     refit_texts_per_source: int | None = field(
         default=None, metadata={"help": "As texts_per_source, of what the refit reads, once each; all by default."}
     )
+    refit_texts: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Further texts that the refit reads, each its own right answer: words (of the glosses), turns (of "
+            "the dialogues)."
+        },
+    )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
     )
@@ -129,6 +136,10 @@ class DataArguments:
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}.")
+        if self.refit_texts and not (self.refit_readout and self.texts):
+            raise ValueError(
+                "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
+            )
         for name in ("feature_batch_size", "feature_shard_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")

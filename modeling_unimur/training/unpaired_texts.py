@@ -1,4 +1,5 @@
-"""Contexts that are texts alone: glosses and dialogues, whose right answer is a text and now and then a picture."""
+"""Contexts that are texts alone: glosses and dialogues, whose right answer is a text and now and then a picture, and
+texts that are their own right answer."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from .context_rows import TextRows
 from .pairs import PicturePairs
 
 SOURCES = ("glosses", "dialogues")
+# Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
+OWN_SOURCES = ("words", "turns")
 
 
 @dataclass
@@ -30,15 +33,16 @@ def load_texts(sources: "list[str]") -> "dict[str, dict[str, list[TextContext]]]
     """The named sources.
 
     Returns:
-        `dict`: source to `train`, `validation` and `test`; nothing in `train` is about a picture of the other two.
+        `dict`: source to `train`, and to `validation` and `test` unless its texts are their own right answers; nothing
+        in `train` is about a picture of the other two.
 
     Raises:
         ValueError: for an unknown source.
     """
-    unknown = sorted(set(sources) - set(SOURCES))
+    unknown = sorted({*sources} - {*SOURCES, *OWN_SOURCES})
     if unknown:
-        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join(SOURCES)}.")
-    from ..data.dialogues import load_dialogue_texts, load_glosses
+        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join((*SOURCES, *OWN_SOURCES))}.")
+    from ..data.dialogues import load_dialogue_texts, load_glosses, split_of
 
     found: dict[str, dict[str, list[TextContext]]] = {}
     if "glosses" in sources:
@@ -54,7 +58,18 @@ def load_texts(sources: "list[str]") -> "dict[str, dict[str, list[TextContext]]]
             ]
             for split, rows in load_dialogue_texts().items()
         }
+    if "words" in sources:
+        # A held-out thing may share its name with another one that is not held out.
+        titles = [row["title"] for row in load_glosses()["train"]]
+        found["words"] = _themselves(title for title in titles if split_of([title])[0] == "train")
+    if "turns" in sources:
+        found["turns"] = _themselves(t["content"] for row in load_dialogue_texts()["train"] for t in row["turns"])
     return found
+
+
+def _themselves(texts: "Iterable[str]") -> "dict[str, list[TextContext]]":
+    """Distinct texts, each its own right answer, for training alone: they measure copying."""
+    return {"train": [TextContext([text], text) for text in dict.fromkeys(texts)]}
 
 
 def text_rows(
@@ -90,4 +105,4 @@ def text_rows(
     return TextRows(turns, encode(targets), owners, ids, pictures, image_targets, own, own_share)
 
 
-__all__ = ["SOURCES", "TextContext", "load_texts", "text_rows"]
+__all__ = ["OWN_SOURCES", "SOURCES", "TextContext", "load_texts", "text_rows"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_unimur.data.dialog_schema import Turn
-from modeling_unimur.data.json_records import read_json_records
+from modeling_unimur.data.json_stream import read_json_records
 from modeling_unimur.data.mmdialog import MMDialog
 from modeling_unimur.data.photochat import PhotoChat
 from modeling_unimur.data.visdial import VisDial
@@ -32,7 +32,8 @@ def test_no_records(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [('[{"a": 1}, {"b": ', "object 1: not whole JSON"), ("[1]", "no JSON object"), ("[", "whole")]
+    ("text", "message"),
+    [('[{"a": 1}, {"b": ', "behind 'object 0': not whole JSON"), ("[1]", "no JSON object"), ("[", "whole")],
 )
 def test_damaged_json_names_the_place(tmp_path, text, message):
     path = tmp_path / "records.json"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_unimur.data.json_stream import line_objects, object_entries
 from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
 from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
-from modeling_unimur.data.webqa.json_stream import line_objects, object_entries
 from modeling_unimur.data.webqa.line_index import find_line_index, write_line_index
 from tests.data.webqa_files import FIRST_ID, jpeg, write_mbeir, write_pictures, write_raw, write_released
 
@@ -287,7 +287,7 @@ def test_bad_lines_are_passed_over_and_counted(folder, caplog):
 
 
 def test_object_entries_across_pieces(folder, monkeypatch):
-    monkeypatch.setattr("modeling_unimur.data.webqa.json_stream._CHUNK", 7)
+    monkeypatch.setattr("modeling_unimur.data.json_stream._CHUNK", 7)
     data = {f"key {n}": {"text": "é" * n, "numbers": [n, -1.5e3, None, True]} for n in range(30)}
     data["number"] = 123456789
     path = folder / "object.json"

@@ -37,6 +37,7 @@ def test_override_wins_and_the_cache_is_filled_in():
         ("task: clip\nmodel: {clip: x}\ndata: {feature_dtype: int8}\n", "section `data`: feature_dtype is one of"),
         ("task: clip\nmodel: {clip: x}\ndata: {tower_dtype: float8}\n", "tower_dtype is one of"),
         ("task: clip\nmodel: {clip: x}\ndata: {feature_batch_size: 0}\n", "at least 1"),
+        ("task: clip\nmodel: {clip: x}\ndata: {refit_texts: [words]}\n", "by refit_readout: true"),
         ("task: [clip\n", "is not YAML"),
         ("", "a recipe has task"),
     ],

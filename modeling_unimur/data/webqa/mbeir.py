@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from .json_stream import line_objects
+from ..json_stream import line_objects
 from .records import Document, Question, kind_of
 
 _POOLS = "cand_pool/local/mbeir_webqa_*cand_pool.jsonl"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .json_stream import object_entries
+from ..json_stream import object_entries
 from .line_index import LineIndex
 from .records import Document, Question, clean, kind_of
 

@@ -1,0 +1,30 @@
+"""Contexts that are texts alone, from the real sources."""
+
+import pytest
+
+from modeling_unimur.data.dialogues import load_dialogue_texts, load_glosses, split_of
+from modeling_unimur.training.unpaired_texts import load_texts
+from tests.installable import loaded_or_skipped
+
+
+@pytest.mark.slow
+def test_texts_that_are_their_own_right_answers():
+    glosses = loaded_or_skipped(load_glosses)
+    found = load_texts(["words", "turns"])
+    assert {name: set(parts) for name, parts in found.items()} == {"words": {"train"}, "turns": {"train"}}
+    for parts in found.values():
+        contexts = parts["train"]
+        assert all(context.turns == [context.target] and not context.picture for context in contexts)
+        assert len({context.target for context in contexts}) == len(contexts) > 20_000
+    words = {context.target for context in found["words"]["train"]}
+    assert words <= set(glosses["train"]["title"])
+    assert all(split_of([word])[0] == "train" for word in words)  # also where a held-out thing has the same name
+    shown = {row["title"] for split in ("validation", "test") for row in glosses[split] if row["target_picture"]}
+    assert not words & shown
+    said = {turn["content"] for row in load_dialogue_texts()["train"] for turn in row["turns"]}
+    assert {context.target for context in found["turns"]["train"]} == said
+
+
+def test_an_unknown_source_is_named():
+    with pytest.raises(ValueError, match=r"poems.*glosses, dialogues, words, turns"):
+        load_texts(["poems"])
