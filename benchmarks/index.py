@@ -205,8 +205,11 @@ def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
 
 
 def run(args: argparse.Namespace) -> dict[str, float]:
-    """All figures of one run."""
+    """All figures of one run. Finished parts lie in `runs/` until all are; a killed run goes on from there."""
     rng, count = np.random.default_rng(args.seed), args.vectors or (QUICK_VECTORS if args.quick else VECTORS)
+    partial, settings = ROOT / "runs" / f"{args.name}.partial.json", [args.seed, count, str(args.embeddings)]
+    kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() and not args.quick else {}
+    done: dict[str, dict[str, float]] = kept["parts"] if kept.get("settings") == settings else {}
     figures: dict[str, float] = {"vectors": count}
     with tempfile.TemporaryDirectory() as folder:
         source = args.embeddings
@@ -218,12 +221,18 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         vectors.flush()
         Path(folder, "truth.json").write_text(json.dumps(exact_hits(vectors, queries)), encoding="utf-8")
         for name in args.parts:
-            words = [__file__, "--part", name, "--folder", folder, *(["--quick"] if args.quick else [])]
-            found = in_fresh_process(words)
-            print(json.dumps(found), file=sys.stderr, flush=True)
-            found["reference_spread"] = max(found["reference_spread"], figures.get("reference_spread", 0.0))
-            found["busy_retries"] += figures.get("busy_retries", 0)
-            figures.update(found)
+            if name not in done:
+                words = [__file__, "--part", name, "--folder", folder, *(["--quick"] if args.quick else [])]
+                done[name] = in_fresh_process(words)
+                print(json.dumps(done[name]), file=sys.stderr, flush=True)
+                if not args.quick:
+                    partial.parent.mkdir(exist_ok=True)
+                    partial.write_text(json.dumps({"settings": settings, "parts": done}), encoding="utf-8")
+    for name in args.parts:
+        found = dict(done[name])
+        found["reference_spread"] = max(found["reference_spread"], figures.get("reference_spread", 0.0))
+        found["busy_retries"] += figures.get("busy_retries", 0)
+        figures.update(found)
     return figures
 
 
@@ -259,6 +268,7 @@ def main() -> None:
         "minimum of 7 rounds, variants in turn; microseconds a query",
     ]
     report(args.name, args, run(args), notes)
+    (ROOT / "runs" / f"{args.name}.partial.json").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
