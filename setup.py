@@ -1,8 +1,10 @@
 """UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 CORE = [
     "torch>=2.13",
@@ -47,6 +49,22 @@ EXTRAS = {
 _APART = ("dev", "trackio", "app", "ray")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
+# What `unimur app` and `unimur release` read beside the package: an installed one has them inside.
+SHIPPED = ("space", "template")
+
+
+class BuildWithHubCards(build_py):
+    """Copies the Space and the template of a card into the package."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for name in SHIPPED:
+                target = Path(self.build_lib, "modeling_unimur", "hub_cards", name)
+                source = Path(__file__).with_name("hub_cards") / name
+                shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
+
 setup(
     name="unimur",
     version="0.1.0",
@@ -59,6 +77,7 @@ setup(
     package_data={
         "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"]
     },
+    cmdclass={"build_py": BuildWithHubCards},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["unimur = modeling_unimur.cli.main:main"]},

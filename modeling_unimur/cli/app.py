@@ -9,10 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..releasing.hub_cards import hub_cards
 from . import chat
 from .errors import CommandError
 
-SPACE = Path(__file__).resolve().parents[2] / "hub_cards" / "space" / "app.py"
+SPACE = hub_cards("space") / "app.py"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +32,7 @@ def space() -> ModuleType:
         ImportError: Gradio is not installed.
     """
     if not SPACE.is_file():
-        raise CommandError(f"no page at {SPACE}; `unimur app` runs from a checkout of the repository")
+        raise CommandError(f"no page at {SPACE}: install unimur anew")
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("The page needs Gradio: `pip install unimur[app]`.")
     sys.path.insert(0, str(SPACE.parent))  # where its own imports are

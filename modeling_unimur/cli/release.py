@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..releasing.hub_cards import CARD_TO_FILL
 from .errors import CommandError
 
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the trained maps alone, a few MB (default where both backbones are named by Hub id and commit)",
     )
-    parser.add_argument("--card", metavar="FILE", type=Path, help="a filled copy of hub_cards/template/card.yaml")
+    parser.add_argument("--card", metavar="FILE", type=Path, help=f"a filled copy of {CARD_TO_FILL}")
     for part, words in (("text", "language model"), ("clip", "dual encoder")):
         parser.add_argument(
             f"--{part}-base", metavar="ID@COMMIT", help=f"the frozen {words}, where the model does not name it"

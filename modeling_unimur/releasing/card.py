@@ -13,6 +13,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
+from .hub_cards import CARD_TO_FILL
+
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # What the template of a card's YAML file has where a person has to write.
 UNFILLED = "FILL IN"
@@ -72,13 +74,13 @@ def read_card(path: Path) -> Card:
         ValueError: it is no YAML, has a field that no card has, lacks one, or still has one to fill in.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"There is no card {path}: fill a copy of hub_cards/template/card.yaml.")
+        raise FileNotFoundError(f"There is no card {path}: fill a copy of {CARD_TO_FILL}.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no fields of a card: fill a copy of hub_cards/template/card.yaml.")
+        raise ValueError(f"{path} holds no fields of a card: fill a copy of {CARD_TO_FILL}.")
     content = {key: value for key, value in content.items() if value is not None}
     fields = {item.name for item in dataclasses.fields(Card)}
     unknown = sorted(set(content) - fields)

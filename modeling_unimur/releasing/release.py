@@ -18,6 +18,7 @@ from .bases import PARTS, Base
 from .card import check_card, read_card, render_card
 from .clean_folder import read_heads, write_heads, write_model
 from .fresh_load import embeddings
+from .hub_cards import CARD_TO_FILL
 from .refusals import check_bases, check_config, check_release
 from .trial import try_release
 from .upload import require_free_tag, upload
@@ -207,8 +208,7 @@ def _card_of(source: Path, card: Path | None) -> Callable[[PreTrainedConfig, int
     text = own.read_text(encoding="utf-8") if own.is_file() else ""
     if not text or not ModelCard(text, ignore_metadata_errors=True).data.get("license"):
         raise ValueError(
-            f"{source} has no card that states a licence: fill a copy of hub_cards/template/card.yaml and pass it "
-            "with --card."
+            f"{source} has no card that states a licence: fill a copy of {CARD_TO_FILL} and pass it with --card."
         )
     check_card(text)
     return lambda config, trained, repo_id: text.replace("<this folder>", repo_id)
