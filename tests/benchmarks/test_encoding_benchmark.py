@@ -15,6 +15,7 @@ FIGURES = {
     "second_run_fraction",
     "pictures",
     "skipped",
+    "encoded",
     "workers",
     "threads",
     "pictures_per_second",
