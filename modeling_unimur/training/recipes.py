@@ -185,17 +185,15 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         FileNotFoundError: when the file is not there.
         ValueError: for a key that no section knows, or a value of the wrong type.
     """
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("Recipes are YAML: `pip install unimur[train]`.") from error
+    from .recipe_yaml import read_yaml
+
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}.")
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raw = read_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is {error}") from error
     unknown = set(raw or {}) - {"task", "model", "data", "training"} if isinstance(raw, dict) else {type(raw).__name__}
     if unknown or not raw:
         raise ValueError(f"{path}: a recipe has task, model, data and training, not {sorted(unknown)}.")
@@ -206,7 +204,10 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         section, _, name = key.partition(".")
         if not equals or section not in ("model", "data", "training") or not name:
             raise ValueError(f"{override!r}: write section.field=value, such as training.max_steps=100.")
-        raw.setdefault(section, {})[name] = yaml.safe_load(value)
+        try:
+            raw.setdefault(section, {})[name] = read_yaml(value)
+        except ValueError as error:
+            raise ValueError(f"{override!r} is {error}") from error
     defaults = {"report_to": "none", "remove_unused_columns": False}
     if not torch.accelerator.is_available():  # else a recipe with bf16 could not even be read here
         defaults["use_cpu"] = True

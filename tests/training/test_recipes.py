@@ -26,6 +26,16 @@ def test_override_wins_and_the_cache_is_filled_in():
     assert recipe.model.clip.startswith(str(cache_dir()))
 
 
+@pytest.mark.parametrize(("written", "value"), [("1e-3", 1e-3), ("2E+1", 20.0), ("1.5e3", 1500.0), (".5", 0.5)])
+def test_a_number_with_an_exponent_is_a_number(tmp_path, written, value):
+    recipe = load_recipe(RECIPES[0], [f"training.learning_rate={written}", *_NEVER_SAVE])
+    assert recipe.training.learning_rate == value
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"task: clip\nmodel: {{clip: a1e-3}}\ntraining: {{learning_rate: {written}, use_cpu: true}}\n")
+    recipe = load_recipe(path)
+    assert (recipe.training.learning_rate, recipe.model.clip) == (value, "a1e-3")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -52,5 +62,7 @@ def test_a_wrong_recipe_is_told(tmp_path, text, words):
 def test_a_missing_recipe_and_a_bad_override_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
         load_recipe(tmp_path / "nowhere.yaml")
+    with pytest.raises(ValueError, match="not YAML"):
+        load_recipe(RECIPES[0], ["training.max_steps=[7"])
     with pytest.raises(ValueError, match=r"section\.field=value"):
         load_recipe(RECIPES[0], ["max_steps=7"])
