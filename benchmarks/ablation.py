@@ -1,6 +1,7 @@
 """Which loss and which readout: two ablations on real pictures, glosses and dialogues, test split.
 
-    python benchmarks/ablation.py losses|readout [--seeds 5] [--steps 300]
+    python benchmarks/ablation.py losses|readout [--seeds 5]
+    python benchmarks/ablation.py heads          # one run of each loss, kept for `unimur evaluate --model`
 
 `losses`: visual matching alone (FROMAGe's alignment), textual matching alone, both; weights sum to one, so that both
 gets no larger gradient; the learning rate of each arm is chosen on the development split. `readout`: what is read, one
@@ -205,6 +206,18 @@ def readout(laboratory: Laboratory, seeds: int, rate: float, partial: Path) -> d
     return {"arms": arms}
 
 
+def heads(laboratory: Laboratory, rate: float, folder: Path) -> list[Path]:
+    """One run of each arm of `losses`, seed 0, as model folders."""
+    folders = []
+    for arm, config in LOSSES.items():
+        result = laboratory.run(0, rate, "dev", config)
+        folders.append(folder / arm)
+        result["model"].save_pretrained(folders[-1])
+        result["processor"].save_pretrained(folders[-1])
+        print(f"{folders[-1]}: {json.dumps({k: round(v, 1) for k, v in figures_of(result).items()})}", flush=True)
+    return folders
+
+
 def markdown(result: dict) -> str:
     """The table of means and spreads."""
     columns = [name for name in next(iter(result["arms"].values())) if name.endswith(("_r1", "_r10"))]
@@ -225,14 +238,18 @@ def draw(result: dict, output: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("losses", "readout"))
+    parser.add_argument("table", choices=("losses", "readout", "heads"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of `readout`")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of `readout` and `heads`")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "ablation.yaml")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help="win over the recipe")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/ablation_TABLE.json")
     args = parser.parse_intermixed_args()
     laboratory = Laboratory(load_recipe(args.recipe, args.overrides))
+    if args.table == "heads":
+        heads(laboratory, args.rate, args.output or ROOT / "runs" / "ablation_heads")
+        laboratory.store.flush()
+        return
     partial = ROOT / "runs" / "ablation_readout.partial.json"
     partial.parent.mkdir(exist_ok=True)
     if args.table == "losses":
