@@ -33,6 +33,7 @@ test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[ray,mteb]"
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed

@@ -43,10 +43,12 @@ EXTRAS = {
     "compare": ["bm25s>=0.3", "datasets>=5.2"],
     # The papers' protocols, and their measures as modules of the library evaluate.
     "evaluate": ["bm25s>=0.3", "datasets>=5.2", "evaluate>=0.4.6"],
+    # The same models in MTEB.
+    "mteb": ["mteb>=2.26", "sentence-transformers>=6.0"],
     "dev": ["pytest>=8.0", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.6"],
 }
-# trackio and Gradio hold Pillow back; Ray is for clusters.
-_APART = ("dev", "trackio", "app", "ray")
+# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison.
+_APART = ("dev", "trackio", "app", "ray", "mteb")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 # What `unimur app` and `unimur release` read beside the package: an installed one has them inside.

@@ -1,0 +1,159 @@
+"""MTEB on the hand-written dialogues: a retrieval task of each kind that a release can be asked for.
+
+    pip install "unimur[mteb]"
+    python examples/mteb/own_tasks.py [--model FOLDER] [--split test] [--limit N]
+
+Releases load through sentence-transformers, so MTEB runs them as they are; nothing is fetched. Tasks: `t2t` a
+dialogue's turns to its reply among all replies, `t2i` to its picture among the pictures of the split, `it2i` the words
+of a picture's gloss with another picture beside them to the picture that the words mean. A model that fuses documents
+(UniVL-DR) is asked `t2it` instead: words to pictures with their titles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import mteb
+from datasets import Dataset, Features, Image, Value
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from sentence_transformers import SentenceTransformer
+
+_WORDS = {"t": "text", "i": "image"}
+
+
+def _rows(items: Mapping[str, dict]) -> Dataset:
+    """Items by id, each `{"text": ..., "image": path}` or one of the two."""
+    kinds = sorted({kind for item in items.values() for kind in item})
+    features = Features({"id": Value("string"), **{k: Image() if k == "image" else Value("string") for k in kinds}})
+    return Dataset.from_list([{"id": name, **item} for name, item in items.items()], features=features)
+
+
+def retrieval_task(
+    name: str,
+    category: str,
+    queries: Mapping[str, dict],
+    corpus: Mapping[str, dict],
+    relevant: Mapping[str, Sequence[str]],
+    description: str = "",
+) -> AbsTaskRetrieval:
+    """A task of MTEB from what lies in memory.
+
+    Args:
+        name: of the task.
+        category: MTEB's, `t2t`, `t2i`, `it2i`, `t2it` and so on.
+        queries, corpus: items by id, `{"text": ..., "image": path}` or one of the two.
+        relevant: ids of the documents that are right for each query.
+        description: of the task.
+    """
+    modalities = sorted({_WORDS[letter] for letter in category.replace("2", "")})
+
+    class OwnTask(AbsTaskRetrieval):
+        metadata = TaskMetadata(
+            name=name,
+            description=description or name,
+            dataset={"path": f"local/{name}", "revision": "local"},
+            type="Retrieval" if category == "t2t" else "Any2AnyRetrieval",
+            category=category,
+            modalities=modalities,
+            eval_splits=["test"],
+            eval_langs=["eng-Latn"],
+            main_score="ndcg_at_10",
+            prompt=None,
+            reference=None,
+            date=None,
+            domains=None,
+            task_subtypes=None,
+            license=None,
+            annotations_creators=None,
+            dialect=None,
+            sample_creation=None,
+            bibtex_citation=None,
+        )
+
+        def load_data(self, *args, **kwargs) -> None:
+            if not self.data_loaded:
+                right = {query: dict.fromkeys(ids, 1) for query, ids in relevant.items()}
+                split = {"queries": _rows(queries), "corpus": _rows(corpus), "relevant_docs": right}
+                self.dataset = {"default": {"test": {**split, "top_ranked": None}}}
+                self.data_loaded = True
+
+    return OwnTask()
+
+
+def own_tasks(split: str, limit: int | None, fuses: bool) -> list[AbsTaskRetrieval]:
+    """The tasks over the hand-written dialogues and the pictures of their split."""
+    from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_by_title
+    from modeling_unimur.data.dialogues import load_glosses
+    from modeling_unimur.evaluation.compare_dialogues import own_dialogues
+
+    part = {"dev": "validation"}.get(split, split)
+    dialogues, _ = own_dialogues(split)
+    dialogues = dialogues[:limit]
+    shown = split_by_title(load_captioned_pictures())[part]
+    pictures = {row["image_id"]: {"image": row["image"]} for row in shown}
+    titles = {row["image_id"]: row["title"] for row in shown}
+    turns = {
+        f"d{number}": {
+            "text": "\n".join("".join(p.get("text", "") for p in m["content"]) for m in dialogue.messages).strip()
+        }
+        for number, dialogue in enumerate(dialogues)
+    }
+    replies = {f"r{number}": {"text": dialogue.right_text} for number, dialogue in enumerate(dialogues)}
+    right = {
+        f"d{n}": [name for name in dialogue.right_images if name in pictures] for n, dialogue in enumerate(dialogues)
+    }
+    glosses = [row for row in load_glosses()[part] if row["target_picture"] in pictures][:limit]
+    meant = {f"g{number}": [row["target_picture"]] for number, row in enumerate(glosses)}
+    if fuses:
+        asked = {f"g{number}": {"text": row["gloss"]} for number, row in enumerate(glosses)}
+        captioned = {name: {**item, "text": titles[name]} for name, item in pictures.items()}
+        return [retrieval_task("UniMuRGlosses", "t2it", asked, captioned, meant)]
+    others = list(pictures.values())
+    beside = {
+        f"g{n}": {"text": f"Not this. {row['gloss']}", **others[(7 * n) % len(others)]}
+        for n, row in enumerate(glosses)
+    }
+    return [
+        retrieval_task("UniMuRReplies", "t2t", turns, replies, {f"d{n}": [f"r{n}"] for n in range(len(dialogues))}),
+        retrieval_task("UniMuRPictures", "t2i", turns, pictures, right),
+        retrieval_task("UniMuRGlossBesideAPicture", "it2i", beside, pictures, meant),
+    ]
+
+
+def scores(embedder: SentenceTransformer, tasks: Sequence[AbsTaskRetrieval]) -> dict[str, dict[str, float]]:
+    """`ndcg_at_10` and recalls by the name of the task."""
+    model = SentenceTransformerEncoderWrapper(embedder)
+    # MTEB takes a model in memory for one of texts alone.
+    kinds = [kind for kind in ("text", "image") if kind in embedder.modalities]
+    model.mteb_model_meta = model.mteb_model_meta.model_copy(update={"modalities": kinds})
+    found = mteb.evaluate(model, tasks, cache=None, overwrite_strategy="always")
+    wanted = ("ndcg_at_10", "recall_at_1", "recall_at_10")
+    return {
+        result.task_name: {name: round(float(result.scores["test"][0][name]), 5) for name in wanted}
+        for result in found.task_results
+    }
+
+
+def main() -> None:
+    from modeling_unimur.data.packages import cache_dir
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="a release")
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    parser.add_argument("--limit", type=int, help="only so many dialogues and glosses")
+    args = parser.parse_args()
+    embedder = SentenceTransformer(args.model, trust_remote_code=True)
+    fuses = hasattr(embedder[0].processor, "process_documents")
+    print(json.dumps(scores(embedder, own_tasks(args.split, args.limit, fuses)), indent=1))
+
+
+if __name__ == "__main__":
+    main()
