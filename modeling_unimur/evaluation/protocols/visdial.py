@@ -116,7 +116,9 @@ def evaluate_visdial(
                     full[whole] = column
                     values[f"{prefix} {measure} {label}"] = full
         found[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
-    last = options.rounds[-1]
+    # The last number of rounds that all dialogues have; short sets do not reach VisDial's ten.
+    shortest = min(len(dialog.rounds) for dialog in dialogs)
+    last = next((count for count in reversed(options.rounds) if count <= shortest), options.rounds[-1])
     label = f"rounds{last}" if last else "all rounds"
     main = tuple(f"{way} r{k} {label}" for way in ("dialogue2image", "image2dialogue") for k in CUTOFFS)
     notes = [
