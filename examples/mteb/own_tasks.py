@@ -6,7 +6,7 @@
 Releases load through sentence-transformers, so MTEB runs them as they are; nothing is fetched. Tasks: `t2t` a
 dialogue's turns to its reply among all replies, `t2i` to its picture among the pictures of the split, `it2i` the words
 of a picture's gloss with another picture beside them to the picture that the words mean. A model that fuses documents
-(UniVL-DR) is asked `t2it` instead: words to pictures with their titles.
+(UniVL-DR) is asked `t2it` instead: words to pictures with their titles and tags.
 """
 
 from __future__ import annotations
@@ -90,31 +90,23 @@ def retrieval_task(
 
 def own_tasks(split: str, limit: int | None, fuses: bool) -> list[AbsTaskRetrieval]:
     """The tasks over the hand-written dialogues and the pictures of their split."""
-    from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_by_title
     from modeling_unimur.data.dialogues import load_glosses
     from modeling_unimur.evaluation.compare_dialogues import own_dialogues
+    from modeling_unimur.evaluation.systems.base import words_of_dialogue
 
-    part = {"dev": "validation"}.get(split, split)
-    dialogues, _ = own_dialogues(split)
+    dialogues, gallery = own_dialogues(split)
     dialogues = dialogues[:limit]
-    shown = split_by_title(load_captioned_pictures())[part]
-    pictures = {row["image_id"]: {"image": row["image"]} for row in shown}
-    titles = {row["image_id"]: row["title"] for row in shown}
-    turns = {
-        f"d{number}": {
-            "text": "\n".join("".join(p.get("text", "") for p in m["content"]) for m in dialogue.messages).strip()
-        }
-        for number, dialogue in enumerate(dialogues)
-    }
+    pictures = {name: {"image": file} for name, file in zip(gallery.image_ids, gallery.images, strict=True)}
+    words = dict(zip(gallery.image_ids, gallery.image_words, strict=True))
+    turns = {f"d{number}": {"text": words_of_dialogue(dialogue.messages)} for number, dialogue in enumerate(dialogues)}
     replies = {f"r{number}": {"text": dialogue.right_text} for number, dialogue in enumerate(dialogues)}
-    right = {
-        f"d{n}": [name for name in dialogue.right_images if name in pictures] for n, dialogue in enumerate(dialogues)
-    }
-    glosses = [row for row in load_glosses()[part] if row["target_picture"] in pictures][:limit]
+    right = {f"d{number}": dialogue.right_images for number, dialogue in enumerate(dialogues)}
+    read = load_glosses()[{"dev": "validation"}.get(split, split)]
+    glosses = [row for row in read if row["target_picture"] in pictures][:limit]
     meant = {f"g{number}": [row["target_picture"]] for number, row in enumerate(glosses)}
     if fuses:
         asked = {f"g{number}": {"text": row["gloss"]} for number, row in enumerate(glosses)}
-        captioned = {name: {**item, "text": titles[name]} for name, item in pictures.items()}
+        captioned = {name: {**item, "text": words[name]} for name, item in pictures.items()}
         return [retrieval_task("UniMuRGlosses", "t2it", asked, captioned, meant)]
     others = list(pictures.values())
     beside = {

@@ -69,6 +69,20 @@ def _spaced(items: list, count: "int | None") -> list:
     return [items[number * len(items) // count] for number in range(count)]
 
 
+def contexts_read(data: DataArguments) -> "dict[str, list[TextContext]]":
+    """The contexts of each source of unpaired texts that a run of a recipe reads: steps, refit, and what judges it."""
+    further = data.refit_texts if data.refit_readout else []
+    found = {}
+    for source, parts in load_texts([*data.texts, *further]).items():
+        counts = {data.texts_per_source} if source in data.texts else set()
+        counts |= {data.refit_texts_per_source} if data.refit_readout else set()
+        found[source] = [context for count in counts for context in _spaced(parts["train"], count)]
+        found[source] += [
+            context for split in ("validation", "test") for context in _spaced(parts.get(split, []), _DEV_CONTEXTS)
+        ]
+    return found
+
+
 def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, seed: int = 0) -> AlignmentData:
     """Reads pictures and texts with the frozen towers' features, cached on disk.
 
@@ -133,4 +147,4 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
     )
 
 
-__all__ = ["AlignmentData", "load_data"]
+__all__ = ["AlignmentData", "contexts_read", "load_data"]

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from ..backbones_unimur import _load_part
+from .alignment_data import contexts_read
 from .frozen_features import FrozenTexts
 from .frozen_towers import frozen_towers
 from .pairs import PicturePairs, load_pairs
 from .recipes import Recipe
-from .unpaired_texts import load_texts
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +68,7 @@ def cache_recipe(
     if data.texts:
         towers = frozen_towers(clip, tokenizer)
         texts = FrozenTexts(towers.text_tower, towers.encode_texts)
-        for source, parts in load_texts([*data.texts, *data.refit_texts]).items():
-            contexts = [context for some in parts.values() for context in some]
+        for source, contexts in contexts_read(data).items():
             lines = dict.fromkeys(context.target for context in contexts)
             if data.own_words_share:
                 lines |= dict.fromkeys("\n".join(context.turns) for context in contexts)

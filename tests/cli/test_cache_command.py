@@ -103,7 +103,7 @@ def test_overrides_choose_what_is_kept(recipe, empty_cache, capsys):
 
 def test_unpaired_texts_are_cached_too(recipe, empty_cache, capsys, monkeypatch):
     contexts = {"train": [TextContext(["it purrs"], "a cat"), TextContext(["it meows"], "a cat")], "test": []}
-    monkeypatch.setattr("modeling_unimur.training.cached_recipe.load_texts", lambda sources: {"glosses": contexts})
+    monkeypatch.setattr("modeling_unimur.training.alignment_data.load_texts", lambda sources: {"glosses": contexts})
     assert main(["cache", str(recipe), "data.feature_batch_size=16", "data.texts=[glosses]", "--device", "cpu"]) == 0
     assert "glosses, texts: 1 rows of width 24; 0 were there, 1 computed now" in capsys.readouterr().out
 

@@ -81,6 +81,21 @@ def test_a_kill_in_the_middle_of_answers_loses_one_dialogue(tmp_path, pair, monk
     np.testing.assert_array_equal(again.systems["UniMuR"].values["mrr"], whole.systems["UniMuR"].values["mrr"])
 
 
+def test_the_main_columns_are_the_last_round_that_all_dialogues_have(tmp_path, pair):
+    whole, _ = files.write_visdial(tmp_path, dialogs=3, rounds=4, options=6)
+    whole["data"]["dialogs"][1]["dialog"] = whole["data"]["dialogs"][1]["dialog"][:2]
+    (tmp_path / "visdial_1.0_val.json").write_text(json.dumps(whole))
+    (tmp_path / "visdial_1.0_val_dense_annotations.json").unlink()
+    result = task_function("visdial")(
+        str(tmp_path), [systems.ClipText(systems.ClipSpace(*pair))], TaskOptions(rounds=(1, 2, 3, 10))
+    )
+    assert {name.split()[-1] for name in result.main} == {"rounds2"}
+    values = next(iter(result.systems.values())).values
+    for name in result.main:
+        assert np.isfinite(values[name]).all()
+    assert np.isnan(values["dialogue2image r1 rounds3"]).tolist() == [False, True, False]
+
+
 def test_systems_of_one_dual_encoder_share_its_work(tmp_path, pair, monkeypatch):
     files.write_mmdialog(tmp_path)
     space, model = systems.ClipSpace(*pair), pair[0]

@@ -50,7 +50,8 @@ def test_a_rendered_card_says_everything(tmp_path):
     assert re.findall(r"^## (.*)$", text, flags=re.MULTILINE) == SECTIONS
     card = ModelCard(text, ignore_metadata_errors=False)
     assert card.data.base_model == ["acme/lm", "acme/clip"]
-    assert (card.data.library_name, card.data.license) == ("transformers", "filled in")
+    metadata = card.data.to_dict()
+    assert (metadata["library_name"], metadata["license"]) == ("transformers", "filled in")
     (result,) = card.data.eval_results
     assert (result.metric_name, result.metric_value) == ("recall@1", 12.5)
     for use in ('pipeline("multimodal-retrieval", model="acme/unimur"', 'AutoModel.from_pretrained("acme/unimur"',
