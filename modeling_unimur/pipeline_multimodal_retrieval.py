@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-from .candidates_unimur import document_vectors, picture_vectors, same_space, space_name, text_vectors
+from .candidates_unimur import picture_inputs, picture_vectors, same_space, space_name, text_vectors
 from .chat_cache_unimur import ChatCache
 from .image_loading import load_image
 from .index_folder import IndexFolder
@@ -155,11 +155,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         return {kind: item, **payload}
 
     def _embed(self, kind: str, items: list, payloads: list[dict]) -> torch.Tensor:
-        captions = [text if isinstance(text := payload.get("caption"), str) else None for payload in payloads]
-        if kind == "image" and any(captions) and hasattr(self.processor, "process_documents"):
-            return document_vectors(self.model, self.processor.process_documents(items, captions))
         if kind == "image":
-            return picture_vectors(self.model, self.processor.process_images(items))
+            return picture_vectors(self.model, picture_inputs(self.processor, items, payloads))
         return text_vectors(self.model, self.processor.process_texts(items))
 
     def _ready(self, features) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from ...candidates_unimur import fuses_captions, picture_inputs
 from ...data.picture_bytes import decode_picture
 from ...data.row_store import KEY_TYPE, key_of
 from .items import Item
@@ -62,16 +64,19 @@ class Preparation(Dataset):
 
     def __init__(self, processor, stored: np.ndarray):
         self.processor, self.stored = processor, stored
+        self.fuses = fuses_captions(processor)
 
     def __getitem__(self, batch: Batch) -> PreparedBatch:
-        done, contents, fresh = PreparedBatch(batch), [], set()
+        done, contents, payloads, fresh = PreparedBatch(batch), [], [], set()
         for number, (_, item) in enumerate(batch.items):
             key = reason = None
             try:
                 data = read_content(item)
-                key = content_key(item.kind, data)
+                payload = json.loads(item.payload) if self.fuses and item.kind == "image" else {}
+                key = content_key(item.kind, data, payload.get("caption"))
                 if key not in fresh and not self._is_stored(key):
                     contents.append(item.content if item.kind == "text" else decode_picture(data, item.content))
+                    payloads.append(payload)
                     done.rows.append(number)
                     fresh.add(key)
             except (OSError, ValueError) as error:
@@ -80,8 +85,9 @@ class Preparation(Dataset):
             done.reasons.append(reason)
         if contents:
             text = batch.kind == "text"
-            prepare = self.processor.process_texts if text else self.processor.process_images
-            done.inputs = dict(prepare(contents))
+            done.inputs = dict(
+                self.processor.process_texts(contents) if text else picture_inputs(self.processor, contents, payloads)
+            )
         return done
 
     def _is_stored(self, key: bytes) -> bool:
@@ -91,8 +97,12 @@ class Preparation(Dataset):
         return bool(self.stored[min(int(np.searchsorted(self.stored, wanted)), len(self.stored) - 1)] == wanted)
 
 
-def content_key(kind: str, data: bytes) -> bytes:
-    """Key of a content: the same bytes as a text and as a picture are two contents."""
+def content_key(kind: str, data: bytes, caption: object = None) -> bytes:
+    """Key of a content: the same bytes as a text and as a picture are two contents, and so is a picture with another
+    caption that is embedded with it."""
+    if isinstance(caption, str) and caption:
+        data = len(data).to_bytes(8, "big") + data + caption.encode("utf-8", "surrogatepass")
+        kind = f"captioned {kind}"
     return key_of(kind.encode() + b"\0" + data)
 
 

@@ -15,7 +15,8 @@ class CorpusEncoder:
     """Embeds candidates; the same for one process, torchrun and Ray.
 
     Args:
-        model: with `get_image_features` and `get_text_features`, such as `UniMuRModel`.
+        model: with `get_image_features` and `get_text_features`, such as `UniMuRModel`; a `UniVLDRModel` embeds
+            pictures with their captions.
         processor: its own.
 
     Raises:
@@ -36,11 +37,14 @@ class CorpusEncoder:
 
         The language model, which reads dialogues and no candidate, is not loaded where the folder holds heads only.
         """
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-        from ... import UniMuRConfig, UniMuRModel, UniMuRProcessor
+        from ... import UniMuRConfig, UniMuRModel, UniMuRProcessor, UniVLDRConfig, UniVLDRModel, UniVLDRProcessor
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == UniVLDRConfig.model_type:
+            model = UniVLDRModel.from_pretrained(folder)
+            return cls(model.to(device), UniVLDRProcessor.from_pretrained(folder))
         config, instead = UniMuRConfig.from_pretrained(folder), {}
         if config.heads_only:
             with torch.device("meta"):
