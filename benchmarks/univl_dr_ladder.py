@@ -100,7 +100,7 @@ class Ladder:
             f"data.least_score={self.score}",
             f"data.pairs={'true' if pairs and not self.args.full else 'false'}",
             "data.stage2_captions=null",
-            "data.test_split=null",  # measured here, with everything else
+            "data.final_figures=false",  # measured here, with everything else
             f"training.output_dir={json.dumps(str(output))}",
         ]
         if self.args.clip:

@@ -120,7 +120,8 @@ def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> "lis
     alike: set[int] = set()
     inside = [number for number in right if number < len(vectors)]
     if options.max_similarity is not None and inside and ranked:
-        cosines = (vectors[ranked] @ vectors[inside].T).amax(dim=1)
+        with torch.autocast("cpu", enabled=False):
+            cosines = (vectors[ranked] @ vectors[inside].T).amax(dim=1)
         alike = {
             number for number, value in zip(ranked, cosines.tolist(), strict=True) if value >= options.max_similarity
         }

@@ -87,7 +87,8 @@ class RetrievalJudge:
         queries = embed_queries(model, self.processor, self.texts)
         found = []
         for start in range(0, len(queries), _CHUNK):
-            scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()
+            with torch.autocast("cpu", enabled=False):  # vectors may come in half precision, rankings do not
+                scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()
             for row, left_out in zip(scores, self.excluded[start : start + _CHUNK], strict=True):
                 row[left_out] = -np.inf
             found.append(rank(scores, DEPTH))

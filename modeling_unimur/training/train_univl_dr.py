@@ -6,6 +6,7 @@ import logging
 from dataclasses import fields, replace
 from pathlib import Path
 
+import torch
 from transformers import set_seed
 
 from ..modeling_univl_dr import UniVLDRModel
@@ -83,11 +84,25 @@ class _Run:
         with self.args.main_process_first(local=False, desc="frozen features"):
             return PooledPictures(self.model, self.processor, documents.images, self.data.feature_options())
 
+    def precision(self) -> torch.autocast:
+        """That of the steps, for what is computed outside of them."""
+        half = torch.float16 if self.args.fp16 else torch.bfloat16
+        return torch.autocast(self.args.device.type, half, enabled=self.args.fp16 or self.args.bf16)
+
     def judge(self, stage: int, split: str, most: "int | None" = None) -> RetrievalJudge:
         """What measures a split, with the captions of a stage."""
         return RetrievalJudge(
             *self.sets[stage], split, self.processor, self.pictures, most, self.data.least_score, self.args.seed
         )
+
+    def figures(self, stage: int) -> "dict[str, dict[str, float]]":
+        """Of the model as it stands, over the whole corpus: `dev` and `test`."""
+        self.model.to(self.args.device)
+        splits = {"dev": self.data.dev_split, "test": self.data.test_split}
+        judges = {label: self.judge(stage, split) for label, split in splits.items() if split is not None}
+        with self.precision():
+            vectors = next(iter(judges.values())).embed(self.model)  # both search the same documents
+            return {label: judge(self.model, vectors) for label, judge in judges.items()}
 
     def rows(self, stage: int, mined: "Mined | None" = None, sampled: bool = True) -> QueryRows:
         """Training queries of a stage; without their sampler, all of them."""
@@ -101,7 +116,8 @@ class _Run:
         self.model.to(self.args.device)
         _, documents = self.sets[1]
         rows = self.rows(1, sampled=False)
-        return mine_rows(self.model, self.processor, rows, documents, self.pictures, self.data.mining_options())
+        with self.precision():
+            return mine_rows(self.model, self.processor, rows, documents, self.pictures, self.data.mining_options())
 
     def mined(self) -> Mined:
         """What stage 2 starts with: a file's, those that this run has written, or new ones."""
@@ -229,11 +245,7 @@ def _load_weights(model: UniVLDRModel, folder: Path) -> None:
 
 def _note(run: _Run, results: dict, name: str, stage: int) -> None:
     """Judges the model as it stands and writes the figures down."""
-    run.model.to(run.args.device)
-    splits = {"dev": run.data.dev_split, "test": run.data.test_split}
-    judges = {label: run.judge(stage, split) for label, split in splits.items() if split is not None}
-    vectors = next(iter(judges.values())).embed(run.model)  # all search the whole corpus
-    results[name] = {label: judge(run.model, vectors) for label, judge in judges.items()}
+    results[name] = run.figures(stage) if run.data.final_figures else {}
     if run.args.process_index == 0:
         run.output.mkdir(parents=True, exist_ok=True)
         (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

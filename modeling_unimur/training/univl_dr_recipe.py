@@ -100,6 +100,9 @@ class UniVLDRDataArguments:
     test_split: str | None = field(
         default="test", metadata={"help": "Split of the figures at the end; null for none."}
     )
+    final_figures: bool = field(
+        default=True, metadata={"help": "Whether both splits are measured before training and after each stage."}
+    )
     dev_documents: int | None = field(
         default=None, metadata={"help": "Documents that evaluations during training search; all by default."}
     )

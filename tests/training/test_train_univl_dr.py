@@ -115,6 +115,27 @@ def test_training_brings_the_loss_down(folder, clip_folder, tmp_path):
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
+def test_figures_are_in_the_precision_of_the_steps(folder, clip_folder, tmp_path):
+    recipe = load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, data={"stages": [1]}, bf16=True))
+    results = train(recipe)["stage1"]["test"]
+    model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
+    retrieval = RetrievalSet.load(folder)
+    judge = RetrievalJudge(retrieval, Documents(retrieval), "test", processor, DecodedPictures(processor))
+    with torch.autocast("cpu", torch.bfloat16):
+        vectors = judge.embed(model)
+        assert judge(model, vectors) == pytest.approx(results)
+    assert (vectors - judge.embed(model)).abs().max() > 1e-4
+    logged = [line["eval_mrr_10"] for line in history(tmp_path / "run/stage1") if "eval_mrr_10" in line]
+    assert logged
+
+
+def test_final_figures_may_be_left_out(folder, clip_folder, tmp_path):
+    data = {"stages": [1], "final_figures": False}
+    results = train(load_recipe(write_recipe(tmp_path / "run.json", folder, clip_folder, data=data)))
+    assert results["untrained"] == results["stage1"] == {}
+    assert (tmp_path / "run/model.safetensors").is_file()
+
+
 def test_a_run_cut_off_goes_on_to_the_same_weights(folder, clip_folder, tmp_path):
     whole = load_recipe(write_recipe(tmp_path / "whole.json", folder, clip_folder))
     train(whole)
