@@ -94,9 +94,9 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
 def manual_figures() -> dict[str, float]:
     """Mining for the manual's training queries."""
     from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+    from modeling_unimur.data.retrieval_sources import load_retrieval_set
     from modeling_unimur.training.documents import Documents, PooledPictures
     from modeling_unimur.training.query_rows import QueryRows
-    from modeling_unimur.training.retrieval_sources import load_retrieval_set
 
     source = str(cache_dir() / "models" / "clip-lite2-minilm")
     model = UniVLDRModel.from_backbones(source, image_weight=0.1)

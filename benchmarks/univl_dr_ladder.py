@@ -8,8 +8,8 @@ outputs kept, two layers of the text tower and the projections trained, 100 step
 `recipes/univl_dr_webqa.yaml`, CLIP ViT-B/32 with both towers trained. One stage 1 feeds all of stage 2, whose
 negatives it mines once; seeds are those of stage 2.
 
-Rows, all on the test split, over one index of texts and pictures, with the weight of pictures that the recipe names
-(`plain sum`: 1, the paper's) unless it is learned:
+Rows, all on the test split, over one index of texts and pictures, with the weight of pictures that the development
+split chooses for the untrained encoder (`plain sum` and `--full`: 1, the paper's):
 - `BM25` (pictures by their captions); `zero-shot`, `zero-shot, plain sum`; `in-batch` (stage 1); `+ hard negatives,
   unbalanced`; `+ hard negatives, balanced` (stage 2); `+ verbalization` (balanced, generated words behind captions);
 - `BM25 & ...`: divide and conquer, BM25 for texts and the dense model for pictures, and the same with an oracle of
@@ -55,12 +55,13 @@ from benchmarks.ladder_rows import (
 )
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.evaluation.compare_report import aligned
 from modeling_unimur.evaluation.universal import DenseSystem, RetrievalTask, Space, UniVLDREncoder, with_bm25
 from modeling_unimur.evaluation.universal.systems import BM25System, DivideAndConquer
+from modeling_unimur.evaluation.universal.tuning import choose_image_weight
 from modeling_unimur.training.documents import PooledPictures
 from modeling_unimur.training.recipes import Recipe, load_recipe
-from modeling_unimur.training.retrieval_sources import load_retrieval_set
 from modeling_unimur.training.train_univl_dr import build, train
 from modeling_unimur.verbalization import joined_captions, open_verbalizer, verbalize, write_words
 
@@ -90,19 +91,21 @@ class Ladder:
         self.dev = RetrievalTask.from_set(self.retrieval, "validation", self.score)
         self.rows = Rows(self.task)
         self.kept: PooledPictures | None = None
+        self.image_weight: float | None = None  # the recipe's until `choose_weight`
 
     # -- training -----------------------------------------------------------------------------------------------------
     def recipe(self, output: Path, *overrides: str) -> Recipe:
         """The recipe of one run."""
-        pairs = bool(self.retrieval.pairs)
         chosen = [
             f"data.retrieval={json.dumps(self.corpus)}",
             f"data.least_score={self.score}",
-            f"data.pairs={'true' if pairs and not self.args.full else 'false'}",
             "data.stage2_captions=null",
             "data.final_figures=false",  # measured here, with everything else
             f"training.output_dir={json.dumps(str(output))}",
         ]
+        if self.image_weight is not None:
+            config = {**load_recipe(RECIPES[self.args.full]).model.config, "image_weight": self.image_weight}
+            chosen.append(f"model.config={json.dumps(config)}")
         if self.args.clip:
             chosen.append(f"model.clip={json.dumps(self.args.clip)}")
         if self.args.quick:
@@ -178,6 +181,8 @@ class Ladder:
         rows, sparse = self.rows, BM25System(self.task.query_texts, self.task.doc_texts)
         rows.add(sparse)
         zero = self.space(None)
+        if not self.args.full:
+            self.choose_weight(zero)
         rows.add(zero.system(ZERO))
         rows.add(DenseSystem(PLAIN, zero.queries, zero.encoded.weighted(1.0)))
         fusion = DivideAndConquer(sparse, zero.system(ZERO), self.task.is_image, f"BM25 & {ZERO}")
@@ -194,6 +199,15 @@ class Ladder:
                 self._beside(balanced, zero)
         self._verbalized()
         return rows
+
+    def choose_weight(self, zero: Space) -> None:
+        """The pictures' weight in the sum: of those above 0, the best of the untrained encoder on dev."""
+        choice = choose_image_weight(zero.dev_queries, zero.encoded, self.dev)
+        shown = {weight: found for weight, found in choice.tried.items() if weight > 0}
+        self.image_weight = max(shown, key=shown.get)
+        zero.tune(self.image_weight)
+        tried = ", ".join(f"{weight:g}: {found:.1f}" for weight, found in choice.tried.items())
+        self.rows.notes.append(f"pictures' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
 
     def _beside(self, space: Space, zero: Space) -> None:
         """The balanced model with BM25 and with an oracle; and what is left without captions."""

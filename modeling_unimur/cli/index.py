@@ -26,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument(
             "source",
             metavar="SOURCE",
-            help="a folder of pictures, or .parquet, .tar (webdataset), .jsonl, .txt as file, folder or pattern",
+            help="a folder of pictures; .parquet, .tar (webdataset), .jsonl, .txt as file, folder or pattern; or a "
+            "retrieval set such as gimp_manual",
         )
         _common(child)
         child.add_argument("--work", metavar="DIR", help="vectors and manifest (default: beside the index)")
@@ -56,7 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
+    )
     parser.add_argument(
         "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
     )

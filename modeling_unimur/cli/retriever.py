@@ -11,19 +11,21 @@ from ..data.packages import cache_dir
 from .errors import CommandError
 
 DEFAULT_MODEL = "unimur-mini"
+# Those that `make demo` builds go by their names.
+OWN_MODELS = (DEFAULT_MODEL, "univl-dr-mini")
 
 
 def model_folder(given: str | None) -> Path:
     """The folder of the model to use, checked before anything slow is imported.
 
     Args:
-        given: the value of `--model`; None means the mini model of the cache.
+        given: the value of `--model`, a folder or one of `OWN_MODELS`; None means the mini model.
 
     Raises:
         CommandError: if the folder is missing or holds no model.
     """
-    if given is None:
-        folder = cache_dir() / "models" / DEFAULT_MODEL
+    if given is None or (given in OWN_MODELS and not Path(given).exists()):
+        folder = cache_dir() / "models" / (given or DEFAULT_MODEL)
         if not (folder / "config.json").is_file():
             raise CommandError(
                 f"no model at {folder}; run `make demo` once to build it, or name one with --model FOLDER"
@@ -43,7 +45,7 @@ def model_source(given: str | None) -> str:
     Raises:
         CommandError: it is neither.
     """
-    if given is None or Path(given).expanduser().is_dir():
+    if given is None or given in OWN_MODELS or Path(given).expanduser().is_dir():
         return str(model_folder(given))
     if given.count("/") != 1:
         raise CommandError(f"no model folder at {given}, and it is no Hub id such as owner/name")

@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     from ..serving.limits import ServingLimits
 
-    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
+    )
     parser.add_argument(
         "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
+from ..data.retrieval_sources import load_retrieval_set
 from ..modeling_univl_dr import UniVLDRModel
 from ..processing_univl_dr import UniVLDRProcessor
 from ..verbalization.verbalize import joined_captions, read_words
@@ -21,7 +22,6 @@ from .query_batches import QueryCollator
 from .query_rows import Mined, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
-from .retrieval_sources import load_retrieval_set
 from .trained_parts import choose_trained_parts
 from .trainer import parameter_report
 from .univl_dr_trainer import EpochRows, Remining, UniVLDRTrainer

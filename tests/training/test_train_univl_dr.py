@@ -11,12 +11,12 @@ from transformers import AutoModel, AutoProcessor
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.training.documents import DecodedPictures, Documents
 from modeling_unimur.training.encode_set import embed_documents, embed_queries
 from modeling_unimur.training.mining import read_mined, write_mined
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.retrieval_judge import RetrievalJudge
-from modeling_unimur.training.retrieval_sources import load_retrieval_set
 from modeling_unimur.training.train_univl_dr import _Run, build, stage_arguments, train
 from modeling_unimur.training.trained_parts import choose_trained_parts
 from modeling_unimur.training.univl_dr_trainer import UniVLDRTrainer, released_cosine

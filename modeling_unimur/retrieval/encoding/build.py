@@ -18,6 +18,7 @@ from .items import BadItem, Item
 from .manifest import Manifest
 from .plan import Plan, bad_line
 from .processes import Ranks
+from .set_sources import names_a_set
 from .sources import list_items
 
 ENGINES = ("local", "ray")
@@ -150,6 +151,8 @@ def build_index(
 
 
 def _named(source: str | os.PathLike) -> str:
+    if names_a_set(os.fspath(source)):
+        return os.fspath(source)
     return os.path.abspath(os.path.expanduser(os.fspath(source))).encode("utf-8", "backslashreplace").decode()
 
 

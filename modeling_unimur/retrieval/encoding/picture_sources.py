@@ -13,9 +13,13 @@ from ...data.picture_bytes import FileStamps
 from ...data.picture_files import printable, walk_pictures
 from .items import BadItem, Item, make_item, plain_fields
 
+# More of a text file beside a picture is no caption, and no payload.
+_CAPTION_CHARACTERS = 4096
+
 
 def folder_items(folder: Path) -> Iterator[Item | BadItem]:
-    """Pictures below a folder. The id is the path below it; the payload names the file, `{"image": path}`."""
+    """Pictures below a folder. The id is the path below it; the payload names the file, `{"image": path}`, and has as
+    `caption` what stands in a text file of the picture's name (`a.txt` beside `a.png`)."""
     folder, stamps = folder.absolute(), FileStamps()
     failed: list[OSError] = []
     for path, is_picture in walk_pictures(folder, failed.append):
@@ -27,9 +31,20 @@ def folder_items(folder: Path) -> Iterator[Item | BadItem]:
         except OSError as error:  # a link that leads nowhere
             yield BadItem(name, f"{printable(str(path))}: {error.strerror or error}")
             continue
-        yield make_item("image", name, os.fspath(path), {"image": printable(str(path))}, stamp)
+        fields = {"image": printable(str(path))}
+        if caption := _caption_beside(path):
+            fields["caption"] = caption
+        yield make_item("image", name, os.fspath(path), fields, stamp)
     for error in failed:
         yield BadItem(printable(str(error.filename)), f"the folder cannot be listed: {error.strerror}")
+
+
+def _caption_beside(picture: Path) -> str:
+    try:
+        with open(picture.with_suffix(".txt"), encoding="utf-8-sig", errors="replace") as file:
+            return file.read(_CAPTION_CHARACTERS).strip()
+    except OSError:
+        return ""
 
 
 def archive_items(archives: list[str]) -> Iterator[Item | BadItem]:

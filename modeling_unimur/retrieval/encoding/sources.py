@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...data.img2dataset import expand_braces
+from ...data.retrieval_sources import SOURCES
 from .items import BadItem, Item
 from .picture_sources import archive_items, folder_items
+from .set_sources import names_a_set, set_items
 from .text_sources import line_items, table_items
 
 _READERS: dict[str, Callable[[list[str]], Iterator[Item | BadItem]]] = {
@@ -19,7 +21,10 @@ _READERS: dict[str, Callable[[list[str]], Iterator[Item | BadItem]]] = {
     ".ndjson": line_items,
     ".txt": line_items,
 }
-_TAKES = "a folder of pictures, parquet tables (.parquet), webdataset archives (.tar), or lines (.jsonl, .txt)"
+_TAKES = (
+    "a folder of pictures, parquet tables (.parquet), webdataset archives (.tar), lines (.jsonl, .txt), or a "
+    f"retrieval set ({', '.join(SOURCES)})"
+)
 
 
 def list_items(source: str | os.PathLike) -> Iterator[Item | BadItem]:
@@ -27,13 +32,16 @@ def list_items(source: str | os.PathLike) -> Iterator[Item | BadItem]:
 
     Args:
         source: a folder of pictures; or tables, archives or lines, as a file, a folder that holds nothing else at its
-            top, or a pattern with wildcards and braces (`{00000..00331}.tar`). See the readers for ids and payloads.
+            top, or a pattern with wildcards and braces (`{00000..00331}.tar`); or a retrieval set's name. See the
+            readers for ids and payloads.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: another format.
     """
     name = os.path.expanduser(os.fspath(source))
+    if names_a_set(name):
+        return set_items(name)
     if os.path.isdir(name):
         inside = sorted(entry.path for entry in os.scandir(name) if entry.is_file() and not entry.name.startswith("."))
         endings = {Path(path).suffix.lower() for path in inside} & {".tar", ".parquet"}

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from modeling_unimur import MultimodalRetrievalPipeline, UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.retrieval.encoding.build import build_index
 from modeling_unimur.retrieval.encoding.encoder import CorpusEncoder
 from tests.retrieval.encoding.corpora import assert_same_content, content, options, picture
+from tests.training.univl_dr_set import write_set
 
 CAPTIONS = ["a red balloon", "a cat slept", "", "a red balloon"]
 
@@ -82,3 +84,34 @@ def test_a_model_that_fuses_otherwise_is_another(release, lines, tmp_path):
     assert stranger.name != CorpusEncoder.load(release).name
     with pytest.raises(ValueError, match="Build with that model"):
         build_index(lines, stranger, tmp_path / "index", options())
+
+
+def test_a_text_beside_a_picture_is_its_caption(release, tmp_path):
+    folder = tmp_path / "pictures"
+    for number in range(3):
+        picture(folder / f"{number}.png", number)
+    (folder / "0.txt").write_text("a red balloon\n", encoding="utf-8")
+    (folder / "1.txt").write_text("\n", encoding="utf-8")
+    encoder = CorpusEncoder.load(release)
+    build_index(folder, encoder, tmp_path / "index", options())
+    found = content(tmp_path / "index")
+    assert [found["image", f"{n}.png"][0].get("caption") for n in range(3)] == ["a red balloon", None, None]
+    (folder / "1.txt").write_text("a quiet harbour", encoding="utf-8")
+    (folder / "0.txt").unlink()
+    report = build_index(folder, encoder, tmp_path / "index", options())
+    assert (report.encoded, report.replaced, report.unchanged) == (2, 2, 1)
+
+
+def test_a_retrieval_set_is_a_source(release, tmp_path, monkeypatch):
+    written = write_set(tmp_path / "set")
+    corpus = RetrievalSet.load(written).corpus
+    first = build_index(f"folder={written}", release, tmp_path / "index", options())
+    assert (first.items, first.skipped) == (len(corpus), 0)
+    found = content(tmp_path / "index")
+    for record in corpus:
+        payload, _ = found[record["kind"], record["doc_id"]]
+        assert payload["text" if record["kind"] == "text" else "caption"] == record["text"]
+    monkeypatch.chdir(tmp_path)  # the same source from anywhere
+    assert build_index(f"folder={written}", release, tmp_path / "index", options()).unchanged == first.items
+    with pytest.raises(FileNotFoundError, match="gimp_manual"):
+        build_index("gimp_manuel", release, tmp_path / "index", options())

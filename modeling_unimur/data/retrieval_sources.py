@@ -1,8 +1,15 @@
 """Retrieval sets by the name that a recipe or a command gives."""
 
-from ..data.retrieval_set import RetrievalSet
+from __future__ import annotations
 
-SOURCES = ("gimp_manual", "picture_dictionary", "webqa=PATH", "folder=PATH")
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
+    from .retrieval_set import RetrievalSet
+
+# What a set is called, and whether "=PATH" follows.
+NAMED = {"gimp_manual": False, "picture_dictionary": False, "webqa": True, "folder": True}
+SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items())
 
 
 def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
@@ -18,9 +25,11 @@ def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
         FileNotFoundError: it is not there.
         ValueError: another name, or captions where there is no choice.
     """
+    from .retrieval_set import RetrievalSet
+
     kind, _, path = source.partition("=")
     if kind == "webqa" and path:
-        from ..data.webqa.load import load_webqa
+        from .webqa.load import load_webqa
 
         return load_webqa(path, captions=captions)
     if captions != "raw":
@@ -28,14 +37,14 @@ def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
     if kind == "folder" and path:
         return RetrievalSet.load(path)
     if source == "gimp_manual":
-        from ..data.gimp_manual import load_gimp_manual
+        from .gimp_manual import load_gimp_manual
 
         return RetrievalSet.from_tables(load_gimp_manual(), group="section")
     if source == "picture_dictionary":
-        from ..data.picture_dictionary import load_picture_dictionary
+        from .picture_dictionary import load_picture_dictionary
 
         return load_picture_dictionary()
     raise ValueError(f"A retrieval set is one of {', '.join(SOURCES)}, not {source!r}.")
 
 
-__all__ = ["SOURCES", "load_retrieval_set"]
+__all__ = ["NAMED", "SOURCES", "load_retrieval_set"]

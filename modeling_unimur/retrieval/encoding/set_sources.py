@@ -1,0 +1,37 @@
+"""Corpora of retrieval sets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from ...data.picture_bytes import FileStamps
+from ...data.retrieval_sources import NAMED, load_retrieval_set
+from .items import BadItem, Item, make_item, plain_fields
+
+
+def names_a_set(source: str) -> bool:
+    """Whether a source is a retrieval set's name (`gimp_manual`, `webqa=PATH`, ...) and no file or folder."""
+    kind, _, path = source.partition("=")
+    return kind in NAMED and bool(path) == NAMED[kind] and not os.path.exists(source)
+
+
+def set_items(source: str) -> Iterator[Item | BadItem]:
+    """Documents of a retrieval set: texts, and pictures with their captions; further columns go into the payload."""
+    stamps = FileStamps()
+    for record in load_retrieval_set(source).corpus:
+        name, text, image = record["doc_id"], record["text"] or "", record["image"]
+        fields = {
+            key: value for key, value in plain_fields(record, "doc_id", "kind", "text", "image").items() if value
+        }
+        if record["kind"] == "text":
+            yield make_item("text", name, text, {"text": text, **fields})
+            continue
+        caption = {"caption": text} if text.strip() else {}
+        try:
+            yield make_item("image", name, image, {"image": image, **caption, **fields}, stamps.stamp(image))
+        except OSError as error:
+            yield BadItem(name, f"{image}: {error.strerror or error}")
+
+
+__all__ = ["names_a_set", "set_items"]
