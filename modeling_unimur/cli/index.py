@@ -149,6 +149,6 @@ def _search(args: argparse.Namespace) -> int:
     for kind, hits in (found if isinstance(found, dict) else {"joint": found}).items():
         terminal.write(f"{kind}:")
         for hit in hits:
-            named = hit.get("text") or hit.get("image") or hit["id"]
+            named = hit.get("text") or hit.get("caption") or hit.get("image") or hit["id"]
             terminal.write(f"  {hit['score']:.3f}  {hit['id']}" + (f"  {named}" if named != hit["id"] else ""))
     return 0
