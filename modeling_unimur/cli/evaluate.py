@@ -63,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--normalise", choices=("sum", "mean"), default="sum", help="answers' log-probabilities (default: sum)"
     )
     parser.add_argument(
+        "--least-score", type=int, default=1, metavar="GRADE",
+        help="from which on a document of a retrieval set is relevant (default: 1; 2 for gimp_manual)",
+    )  # fmt: skip
+    parser.add_argument(
         "--linear-texts",
         type=int,
         default=10_000,
@@ -152,6 +156,7 @@ def _options(args: argparse.Namespace):
         form=args.form,
         with_caption=args.with_caption,
         normalise=args.normalise,
+        least_score=args.least_score,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
@@ -10,6 +11,12 @@ if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
 # What a set is called, and whether "=PATH" follows.
 NAMED = {"gimp_manual": False, "picture_dictionary": False, "webqa": True, "folder": True}
 SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items())
+
+
+def names_a_set(source: str) -> bool:
+    """Whether a source is a retrieval set's name (`gimp_manual`, `webqa=PATH`, ...) and no file or folder."""
+    kind, _, path = source.partition("=")
+    return kind in NAMED and bool(path) == NAMED[kind] and not os.path.exists(source)
 
 
 def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
@@ -47,4 +54,4 @@ def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
     raise ValueError(f"A retrieval set is one of {', '.join(SOURCES)}, not {source!r}.")
 
 
-__all__ = ["NAMED", "SOURCES", "load_retrieval_set"]
+__all__ = ["SOURCES", "load_retrieval_set", "names_a_set"]

@@ -38,5 +38,6 @@ def test_it_is_a_result_like_the_others(result, tmp_path):
 def test_folder_of_a_retrieval_set(tmp_path):
     retrieval_set().save(tmp_path)
     assert len(open_set(str(tmp_path)).corpus) == 2 * len(TOPICS)
+    assert len(open_set(f"folder={tmp_path}").corpus) == 2 * len(TOPICS)
     with pytest.raises(FileNotFoundError):
         open_set(str(tmp_path / "nowhere"))

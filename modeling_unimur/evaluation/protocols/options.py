@@ -22,6 +22,7 @@ class TaskOptions:
         form: how VisDial is written: `chat`, a turn a line, or `fromage`, one line of `Q: ...? A: ....`.
         with_caption: whether VisDial's caption comes first (FROMAGe leaves it out; ChatIR has it).
         normalise: of answers' likelihoods, `sum` or `mean`.
+        least_score: grade from which on a document of a retrieval set is relevant (2 for the GIMP manual).
 
     Raises:
         ValueError: a value outside its range.
@@ -38,6 +39,7 @@ class TaskOptions:
     form: str = "chat"
     with_caption: bool = False
     normalise: str = "sum"
+    least_score: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.over_return <= 100:

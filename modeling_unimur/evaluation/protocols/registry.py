@@ -53,7 +53,7 @@ TASKS: dict[str, Task] = {
     "webqa": Task(
         ".webqa:evaluate_webqa",
         "texts and pictures in one index, by models of UniVL-DR",
-        "WebQA's folder, UniVL-DR's data.zip, M-BEIR's folder, or a retrieval set's",
+        "WebQA's folder, UniVL-DR's data.zip, M-BEIR's folder, or a retrieval set's folder or name",
         takes="models",
     ),
 }

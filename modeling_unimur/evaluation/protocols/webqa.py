@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ...data.retrieval_set import RetrievalSet
+from ...data.retrieval_sources import load_retrieval_set, names_a_set
 from ..provenance import model_revision
 from ..universal.encoding import Encoder, UniVLDREncoder
 from ..universal.evaluate import evaluate_system
@@ -32,11 +33,14 @@ def open_set(data: str) -> RetrievalSet:
     """A retrieval set.
 
     Args:
-        data: a folder that `RetrievalSet.save` wrote, or WebQA in any of the layouts that `load_webqa` reads.
+        data: a folder that `RetrievalSet.save` wrote, WebQA in any of the layouts that `load_webqa` reads, or a
+            set's name, as `load_retrieval_set` takes it (`gimp_manual`).
 
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is neither.
     """
+    if names_a_set(data):
+        return load_retrieval_set(data)
     folder = Path(data).expanduser()
     if (folder / "corpus-corpus.parquet").is_file():
         return RetrievalSet.load(folder)
@@ -51,7 +55,7 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     Args:
         data: as `open_set`.
         sources: folders or Hub ids of models; each row is called by the last part of its source.
-        options: `split` (`test` by default), `seed`.
+        options: `split` (`test` by default), `least_score`, `seed`.
         work: not used: a corpus is encoded in one go.
 
     Raises:
@@ -62,7 +66,7 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     from ...processing_univl_dr import UniVLDRProcessor
 
     split = options.split or "test"
-    task = RetrievalTask.from_set(open_set(data), split)
+    task = RetrievalTask.from_set(open_set(data), split, options.least_score)
     encoders, about = {}, {}
     for source in sources:
         model = UniVLDRModel.from_pretrained(source).eval()

@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ...data.decoding_workers import worker_count
+from ...data.retrieval_sources import names_a_set
 from ...writer_lock import WriterLock
 from ..opening import open_index
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
@@ -18,7 +19,6 @@ from .items import BadItem, Item
 from .manifest import Manifest
 from .plan import Plan, bad_line
 from .processes import Ranks
-from .set_sources import names_a_set
 from .sources import list_items
 
 ENGINES = ("local", "ray")

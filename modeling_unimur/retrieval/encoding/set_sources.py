@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 from ...data.picture_bytes import FileStamps
-from ...data.retrieval_sources import NAMED, load_retrieval_set
+from ...data.retrieval_sources import load_retrieval_set
 from .items import BadItem, Item, make_item, plain_fields
-
-
-def names_a_set(source: str) -> bool:
-    """Whether a source is a retrieval set's name (`gimp_manual`, `webqa=PATH`, ...) and no file or folder."""
-    kind, _, path = source.partition("=")
-    return kind in NAMED and bool(path) == NAMED[kind] and not os.path.exists(source)
 
 
 def set_items(source: str) -> Iterator[Item | BadItem]:
@@ -34,4 +27,4 @@ def set_items(source: str) -> Iterator[Item | BadItem]:
             yield BadItem(name, f"{image}: {error.strerror or error}")
 
 
-__all__ = ["names_a_set", "set_items"]
+__all__ = ["set_items"]

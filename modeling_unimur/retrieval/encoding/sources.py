@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ...data.img2dataset import expand_braces
-from ...data.retrieval_sources import SOURCES
+from ...data.retrieval_sources import SOURCES, names_a_set
 from .items import BadItem, Item
 from .picture_sources import archive_items, folder_items
-from .set_sources import names_a_set, set_items
+from .set_sources import set_items
 from .text_sources import line_items, table_items
 
 _READERS: dict[str, Callable[[list[str]], Iterator[Item | BadItem]]] = {
