@@ -37,9 +37,8 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
+    from .. import UniVLDRModel, UniVLDRProcessor
     from ..data.retrieval_sources import load_retrieval_set
-    from ..modeling_univl_dr import UniVLDRModel
-    from ..processing_univl_dr import UniVLDRProcessor
     from ..training.documents import DecodedPictures, Documents
     from ..training.mining import MiningOptions, mine_rows, write_mined
     from ..training.query_rows import QueryRows

@@ -29,8 +29,7 @@ import numpy as np
 import torch
 from transformers import AutoConfig, set_seed
 
-from ..modeling_unimur import UniMuRModel
-from ..processing_unimur import UniMuRProcessor
+from .. import UniMuRModel, UniMuRProcessor
 from ..readout_unimur import FrozenReader
 from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
 
+from .. import UniMuRModel, UniMuRProcessor
 from ..data.packages import cache_dir
-from ..modeling_unimur import UniMuRModel
-from ..processing_unimur import UniMuRProcessor
 from .alignment_data import load_data
 from .closed_form_start import start_in_closed_form
 from .collators import DualAlignmentCollator

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
+from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.retrieval_sources import load_retrieval_set
-from ..modeling_univl_dr import UniVLDRModel
-from ..processing_univl_dr import UniVLDRProcessor
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
 from .checkpoints import starting_point

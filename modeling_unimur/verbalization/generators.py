@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..modeling_unimur import UniMuRModel
-from ..processing_unimur import UniMuRProcessor
+from .. import UniMuRModel, UniMuRProcessor
 from .ocr import OcrVerbalizer
 
 # Lengths of UniVL-DR's verbalizer are not known; a caption of CC3M has ten words.

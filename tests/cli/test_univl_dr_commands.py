@@ -1,6 +1,8 @@
 """The five commands of docs/univl_dr.md behind `make demo`, on a small UniVL-DR under its own model's name."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.limits import ServingLimits
 from modeling_unimur.serving.requests import read_request
 from tests.retrieval.encoding.corpora import picture
+from tests.training.univl_dr_set import write_set
 
 
 @pytest.fixture
@@ -66,3 +69,18 @@ def test_own_models_go_by_their_names(model, tmp_path, monkeypatch):
     (tmp_path / "univl-dr-mini").mkdir()
     with pytest.raises(CommandError, match="not a model folder"):
         model_folder("univl-dr-mini")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "mine"])
+def test_a_process_of_its_own_asks_nothing(model, tmp_path, command):
+    source = f"folder={write_set(tmp_path / 'set')}"
+    words = {
+        "evaluate": ["webqa", "--data", source, "--model", str(model), "--output", str(tmp_path / "out")],
+        "mine": [str(model), source, "--output", str(tmp_path / "mined.parquet")],
+    }[command]
+    done = subprocess.run(
+        [sys.executable, "-m", "modeling_unimur.cli.main", command, *words],
+        capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "custom code" not in done.stdout + done.stderr

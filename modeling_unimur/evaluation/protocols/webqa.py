@@ -62,8 +62,7 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
         FileNotFoundError, ValueError: as the reader and the models' loaders.
         ImportError: without `bm25s`.
     """
-    from ...modeling_univl_dr import UniVLDRModel
-    from ...processing_univl_dr import UniVLDRProcessor
+    from ... import UniVLDRModel, UniVLDRProcessor
 
     split = options.split or "test"
     task = RetrievalTask.from_set(open_set(data), split, options.least_score)
