@@ -1,4 +1,4 @@
-# make demo   installs everything, builds UniMuR-mini and answers example dialogues (IMAGES=folder: with your pictures)
+# make demo   installs everything, builds the mini models and answers example dialogues (IMAGES=folder: with your pictures)
 # make test   installs everything and runs the tests; make test-slow runs the long ones too
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,8 +20,9 @@ $(VENV)/.installed: setup.py
 	@touch $@
 
 demo: $(VENV)/.installed
-	@echo "Building UniMuR-mini from packaged weights (once)"
+	@echo "Building UniMuR-mini and UniVL-DR-mini from packaged weights (once)"
 	$(BIN)/python conversion/assemble_unimur_mini.py
+	$(BIN)/python conversion/assemble_univl_dr_mini.py
 	$(BIN)/unimur demo --output $(OUTPUT) $(if $(IMAGES),--images "$(IMAGES)")
 
 chat: $(VENV)/.installed
