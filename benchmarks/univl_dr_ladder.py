@@ -247,6 +247,16 @@ class Ladder:
         self.rows.notes.append(f"verbalized by {name}: {found:,} of {len(words):,} pictures have words")
 
 
+def save(corpus: str, result: dict, full: bool) -> None:
+    """Puts one corpus' result into the file, beside those of other corpora."""
+    output = RESULTS / ("univl_dr_ladder_full.json" if full else "univl_dr_ladder.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    kept = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {"corpora": {}}
+    kept["corpora"][corpus] = result
+    output.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    print(f"{corpus}: written to {output.relative_to(ROOT)}")
+
+
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help=f"default: {' '.join(CORPORA)}")
@@ -275,7 +285,7 @@ def main() -> None:
         parser.error("--seeds is at least 1")
     with tempfile.TemporaryDirectory() as aside:
         runs = Path(aside) if args.quick else args.runs or ROOT / "runs" / "univl_dr_ladder"
-        figures, results = {}, {}
+        figures = {}
         for number, corpus in enumerate(args.corpora):
             rows = Ladder(corpus, args, runs / (corpus if corpus in CORPORA else f"corpus-{number}")).run()
             differences = comparisons(rows)
@@ -283,7 +293,12 @@ def main() -> None:
             figures |= {f"{corpus} {name}": value for name, value in found.items()}
             figures |= {f"{corpus} {name} mrr@10": float(rows.values(name).mean()) for name in rows.runs}
             lines = lines_of(corpus, rows)
-            results[corpus] = {
+            result = {
+                "command": " ".join(["python", "benchmarks/univl_dr_ladder.py", *sys.argv[1:]]),
+                "machine": machine(),
+                "versions": versions(),
+                "recipe": RECIPES[args.full].name,
+                "seeds": args.seeds,
                 "table": aligned(lines).split("\n"),
                 "systems": rows.summary(),
                 "differences": differences,
@@ -296,24 +311,12 @@ def main() -> None:
                 },
             }
             if not args.quick:
+                save(corpus, result, args.full)
                 print(aligned(lines), flush=True)
                 for pair, found in differences.items():
                     print(f"{pair}: {found['mean']:+.1f} [{found['low']:+.1f}, {found['high']:+.1f}]", flush=True)
     if args.quick:
         print(json.dumps({name: float(f"{value:.6g}") for name, value in figures.items()}, allow_nan=False))
-        return
-    result = {
-        "command": " ".join(["python", "benchmarks/univl_dr_ladder.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
-        "recipe": RECIPES[args.full].name,
-        "seeds": args.seeds,
-        "corpora": results,
-    }
-    output = RESULTS / ("univl_dr_ladder_full.json" if args.full else "univl_dr_ladder.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    print(f"written to {output.relative_to(ROOT)}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,11 @@ def checksum(tensor: torch.Tensor) -> torch.Tensor:
             raw = raw.clone()
         whole = raw[: 8 * words].view(torch.int64)
         sums = [chunk.sum() for chunk in whole.split(_CHUNK)] if words else []
-        sums.append(raw[8 * words :].sum(dtype=torch.int64))
+        rest = raw[8 * words :]  # filled up to a word: a sum of its bytes is the same for many values
+        if rest.numel():
+            sums.append(torch.cat([rest, rest.new_zeros(8 - rest.numel())]).view(torch.int64).sum())
+        if not sums:
+            continue
         here = torch.stack(sums).sum()
         total = here if total is None else total + here.to(total.device)
     return torch.zeros((), dtype=torch.int64) if total is None else total

@@ -249,3 +249,7 @@ def test_checksum_changes_with_one_element_wherever_it_lies(dtype):
     assert checksum(torch.cat([tensor.flatten()[:1], tensor.flatten()])[1:]) == before  # not aligned to words
     assert checksum(torch.empty(0, dtype=dtype)) == 0
     assert checksum(torch.empty(3, device="meta")) == 0
+    scalars = [
+        torch.tensor(bits, dtype=torch.uint8).view(torch.float32) for bits in ([1, 0, 128, 63], [0, 1, 128, 63])
+    ]
+    assert checksum(scalars[0]) != checksum(scalars[1])  # of few bytes, too
