@@ -169,8 +169,7 @@ class RetrievalTrainer(Trainer):
         model = self.accelerator.unwrap_model(self.model)
         was_training = model.training
         model.eval()
-        # In the precision of the steps; inference mode would leave tensors that a sharded model cannot train with.
-        with torch.no_grad(), self.accelerator.autocast():
+        with torch.no_grad():  # inference mode would leave tensors that a sharded model cannot train with
             metrics = {f"{metric_key_prefix}_{key}": value for key, value in self._recalls(model).items()}
         # Ranks that differ in a last bit would differ in which checkpoint is the best.
         metrics = broadcast_object_list([metrics])[0]
