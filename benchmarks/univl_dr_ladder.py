@@ -281,6 +281,9 @@ def main() -> None:
             for entry in args.verbalize
             if entry.startswith(f"{corpus}=")
         }
+    swallowed = [corpus for corpus in args.corpora if corpus.startswith(("model.", "data.", "training."))]
+    if swallowed:
+        parser.error(f"{swallowed[0]} stands behind --corpora: put overrides before it")
     if args.seeds < 1:
         parser.error("--seeds is at least 1")
     with tempfile.TemporaryDirectory() as aside:

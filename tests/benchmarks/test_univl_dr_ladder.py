@@ -93,3 +93,10 @@ def test_quick_run(clip_folder, tmp_path):
         assert f"{corpus} {name}" in figures
     assert figures[f"{corpus} BM25, captions hidden mrr@10"] < figures[f"{corpus} BM25 mrr@10"]
     assert sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*")) == before
+
+
+def test_overrides_behind_the_corpora_are_told(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["univl_dr_ladder.py", "--corpora", "gimp_manual", "training.bf16=true"])
+    with pytest.raises(SystemExit):
+        univl_dr_ladder.main()
+    assert "put overrides before it" in capsys.readouterr().err
