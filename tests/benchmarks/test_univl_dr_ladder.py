@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from benchmarks import univl_dr_ladder
 from benchmarks.harness import RESULTS, ROOT
 from benchmarks.ladder_rows import BALANCED, IN_BATCH, UNBALANCED, ZERO, Rows, aims, comparisons, lines_of
 from modeling_unimur.evaluation.universal import DenseSystem, RetrievalTask
