@@ -135,6 +135,7 @@ def scores(embedder: SentenceTransformer, tasks: Sequence[AbsTaskRetrieval]) -> 
 
 
 def main() -> None:
+    from modeling_unimur.candidates_unimur import fuses_captions
     from modeling_unimur.data.packages import cache_dir
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,8 +144,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="only so many dialogues and glosses")
     args = parser.parse_args()
     embedder = SentenceTransformer(args.model, trust_remote_code=True)
-    fuses = hasattr(embedder[0].processor, "process_documents")
-    print(json.dumps(scores(embedder, own_tasks(args.split, args.limit, fuses)), indent=1))
+    tasks = own_tasks(args.split, args.limit, fuses_captions(embedder[0].processor))
+    print(json.dumps(scores(embedder, tasks), indent=1))
 
 
 if __name__ == "__main__":

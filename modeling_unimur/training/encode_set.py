@@ -8,17 +8,24 @@ from tqdm.auto import tqdm
 from .documents import Document
 
 
-def embed_queries(model, processor, texts: "Sequence[str]", batch_size: int = 64) -> torch.Tensor:
-    """Unit vectors `(queries, width)`, float32 on the CPU."""
+def embed_queries(
+    model, processor, texts: "Sequence[str]", batch_size: int = 64, precision: "torch.dtype | None" = None
+) -> torch.Tensor:
+    """Unit vectors `(queries, width)`, float32 on the CPU; computed under autocast to `precision`, if given."""
 
     def embed(part: "list[str]") -> torch.Tensor:
         return model.get_text_features(**_placed(model, processor.process_queries(part))).pooler_output
 
-    return _by_length(model, texts, len, embed, batch_size, "Queries")
+    return _by_length(model, texts, len, embed, batch_size, "Queries", precision)
 
 
 def embed_documents(
-    model, processor, documents: "Sequence[Document]", pictures=None, batch_size: int = 64
+    model,
+    processor,
+    documents: "Sequence[Document]",
+    pictures=None,
+    batch_size: int = 64,
+    precision: "torch.dtype | None" = None,
 ) -> torch.Tensor:
     """Unit vectors `(documents, width)` of texts and captioned pictures, float32 on the CPU.
 
@@ -27,6 +34,7 @@ def embed_documents(
         documents: in any order.
         pictures: image documents to tensors, as in `QueryCollator`; without one pictures are their captions.
         batch_size: documents at a time.
+        precision (`torch.dtype`, *optional*): of autocast; none by default.
     """
 
     def embed(part: "list[Document]") -> torch.Tensor:
@@ -42,7 +50,7 @@ def embed_documents(
     def size(document: Document) -> "tuple[bool, int]":
         return document.kind == "image", len(document.text)
 
-    return _by_length(model, documents, size, embed, batch_size, "Documents")
+    return _by_length(model, documents, size, embed, batch_size, "Documents", precision)
 
 
 def _placed(model, inputs) -> dict:
@@ -50,7 +58,15 @@ def _placed(model, inputs) -> dict:
 
 
 @torch.no_grad()
-def _by_length(model, items: Sequence, size: Callable, embed: Callable, batch_size: int, name: str) -> torch.Tensor:
+def _by_length(
+    model,
+    items: Sequence,
+    size: Callable,
+    embed: Callable,
+    batch_size: int,
+    name: str,
+    precision: "torch.dtype | None",
+) -> torch.Tensor:
     """Embeds items in batches of like size, texts apart from pictures; the model evaluates meanwhile."""
     order = sorted(range(len(items)), key=lambda number: size(items[number]))
     vectors = torch.empty(len(items), model.config.embedding_width)
@@ -61,7 +77,9 @@ def _by_length(model, items: Sequence, size: Callable, embed: Callable, batch_si
             part = order[start : start + batch_size]
             kinds = [getattr(items[number], "kind", "") for number in part]
             part = part[: kinds.index(kinds[-1]) if kinds[0] != kinds[-1] else len(part)]
-            vectors[part] = embed([items[number] for number in part]).float().cpu()
+            with torch.autocast(model.device.type, precision, enabled=precision is not None):
+                embedded = embed([items[number] for number in part])
+            vectors[part] = embedded.float().cpu()
             start += len(part)
             bar.update(len(part))
     model.train(training)

@@ -120,8 +120,7 @@ def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> "lis
     alike: set[int] = set()
     inside = [number for number in right if number < len(vectors)]
     if options.max_similarity is not None and inside and ranked:
-        with torch.autocast("cpu", enabled=False):
-            cosines = (vectors[ranked] @ vectors[inside].T).amax(dim=1)
+        cosines = (vectors[ranked] @ vectors[inside].T).amax(dim=1)
         alike = {
             number for number, value in zip(ranked, cosines.tolist(), strict=True) if value >= options.max_similarity
         }
@@ -141,7 +140,13 @@ def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> "lis
 
 
 def mine_rows(
-    model, processor, rows: QueryRows, documents: Documents, pictures, options: "MiningOptions | None" = None
+    model,
+    processor,
+    rows: QueryRows,
+    documents: Documents,
+    pictures,
+    options: "MiningOptions | None" = None,
+    precision: "torch.dtype | None" = None,
 ) -> Mined:
     """Hard negatives of all queries of `QueryRows`, by the model as it stands, over the whole corpus.
 
@@ -151,10 +156,11 @@ def mine_rows(
         documents (`Documents`): of the set; those that only pairs have are not searched.
         pictures: as in `QueryCollator`.
         options (`MiningOptions`, *optional*): what is dropped.
+        precision: as in `embed_documents`.
     """
     corpus = [documents[number] for number in range(documents.corpus_size)]
-    vectors = embed_documents(model, processor, corpus, pictures)
-    queries = embed_queries(model, processor, rows.texts)
+    vectors = embed_documents(model, processor, corpus, pictures, precision=precision)
+    queries = embed_queries(model, processor, rows.texts, precision=precision)
     report: Counter = Counter()
     judged = Judged(rows.known, [sorted(right) for right in rows.right])
     found = mine_vectors(

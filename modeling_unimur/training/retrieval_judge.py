@@ -29,6 +29,7 @@ class RetrievalJudge:
             that many in all, which is quicker and easier; the whole corpus by default.
         least_score: relevant documents of a lower score count as not relevant, here and in training.
         seed: of the draw.
+        precision: as in `embed_documents`.
 
     Raises:
         ValueError: the split has no query with a relevant document.
@@ -44,8 +45,9 @@ class RetrievalJudge:
         max_documents: "int | None" = None,
         least_score: int = 1,
         seed: int = 0,
+        precision: "torch.dtype | None" = None,
     ):
-        self.processor, self.pictures, self.split = processor, pictures, split
+        self.processor, self.pictures, self.split, self.precision = processor, pictures, split, precision
         numbers, relevant = documents.numbers, retrieval.relevant(split)
         grades = {
             query: {numbers[doc]: score for doc, score in docs.items() if doc in numbers and score >= least_score}
@@ -79,16 +81,15 @@ class RetrievalJudge:
 
     def embed(self, model) -> torch.Tensor:
         """Vectors of `documents` `(documents, width)`."""
-        return embed_documents(model, self.processor, self.documents, self.pictures)
+        return embed_documents(model, self.processor, self.documents, self.pictures, precision=self.precision)
 
     def rankings(self, model, vectors: "torch.Tensor | None" = None) -> np.ndarray:
         """Places in `documents`, best first `(queries, depth)`; of vectors that were computed before, if given."""
         vectors = self.embed(model) if vectors is None else vectors
-        queries = embed_queries(model, self.processor, self.texts)
+        queries = embed_queries(model, self.processor, self.texts, precision=self.precision)
         found = []
         for start in range(0, len(queries), _CHUNK):
-            with torch.autocast("cpu", enabled=False):  # vectors may come in half precision, rankings do not
-                scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()
+            scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()
             for row, left_out in zip(scores, self.excluded[start : start + _CHUNK], strict=True):
                 row[left_out] = -np.inf
             found.append(rank(scores, DEPTH))

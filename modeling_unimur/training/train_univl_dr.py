@@ -83,15 +83,22 @@ class _Run:
         with self.args.main_process_first(local=False, desc="frozen features"):
             return PooledPictures(self.model, self.processor, documents.images, self.data.feature_options())
 
-    def precision(self) -> torch.autocast:
-        """That of the steps, for what is computed outside of them."""
-        half = torch.float16 if self.args.fp16 else torch.bfloat16
-        return torch.autocast(self.args.device.type, half, enabled=self.args.fp16 or self.args.bf16)
+    @property
+    def precision(self) -> "torch.dtype | None":
+        """Of the steps' autocast, for what is computed outside of them."""
+        return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
 
     def judge(self, stage: int, split: str, most: "int | None" = None) -> RetrievalJudge:
         """What measures a split, with the captions of a stage."""
         return RetrievalJudge(
-            *self.sets[stage], split, self.processor, self.pictures, most, self.data.least_score, self.args.seed
+            *self.sets[stage],
+            split,
+            self.processor,
+            self.pictures,
+            most,
+            self.data.least_score,
+            self.args.seed,
+            self.precision,
         )
 
     def figures(self, stage: int) -> "dict[str, dict[str, float]]":
@@ -99,9 +106,8 @@ class _Run:
         self.model.to(self.args.device)
         splits = {"dev": self.data.dev_split, "test": self.data.test_split}
         judges = {label: self.judge(stage, split) for label, split in splits.items() if split is not None}
-        with self.precision():
-            vectors = next(iter(judges.values())).embed(self.model)  # both search the same documents
-            return {label: judge(self.model, vectors) for label, judge in judges.items()}
+        vectors = next(iter(judges.values())).embed(self.model)  # both search the same documents
+        return {label: judge(self.model, vectors) for label, judge in judges.items()}
 
     def rows(self, stage: int, mined: "Mined | None" = None, sampled: bool = True) -> QueryRows:
         """Training queries of a stage; without their sampler, all of them."""
@@ -115,8 +121,8 @@ class _Run:
         self.model.to(self.args.device)
         _, documents = self.sets[1]
         rows = self.rows(1, sampled=False)
-        with self.precision():
-            return mine_rows(self.model, self.processor, rows, documents, self.pictures, self.data.mining_options())
+        options = self.data.mining_options()
+        return mine_rows(self.model, self.processor, rows, documents, self.pictures, options, self.precision)
 
     def mined(self) -> Mined:
         """What stage 2 starts with: a file's, those that this run has written, or new ones."""

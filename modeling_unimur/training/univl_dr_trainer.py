@@ -25,13 +25,7 @@ def released_cosine(step: int, total: int, warmup: int = 0) -> float:
 
 
 class UniVLDRTrainer(RetrievalTrainer):
-    """`RetrievalTrainer` that evaluates in the precision of its steps, with weight decay on matrices alone and the
-    released form of the cosine schedule."""
-
-    def evaluate(self, *args, **kwargs) -> dict:
-        """Retrieval from the development split, by vectors in the precision of the steps."""
-        with self.accelerator.autocast():
-            return super().evaluate(*args, **kwargs)
+    """`RetrievalTrainer` with weight decay on matrices alone, and the released form of the cosine schedule."""
 
     def get_decay_parameter_names(self, model) -> "list[str]":
         """Weights of two dimensions or more: no bias, no norm, no class token, no logit scale."""

@@ -120,11 +120,14 @@ def test_figures_are_in_the_precision_of_the_steps(folder, clip_folder, tmp_path
     results = train(recipe)["stage1"]["test"]
     model, processor = AutoModel.from_pretrained(tmp_path / "run"), AutoProcessor.from_pretrained(tmp_path / "run")
     retrieval = RetrievalSet.load(folder)
-    judge = RetrievalJudge(retrieval, Documents(retrieval), "test", processor, DecodedPictures(processor))
-    with torch.autocast("cpu", torch.bfloat16):
-        vectors = judge.embed(model)
-        assert judge(model, vectors) == pytest.approx(results)
-    assert (vectors - judge.embed(model)).abs().max() > 1e-4
+    whole, half = (
+        RetrievalJudge(
+            retrieval, Documents(retrieval), "test", processor, DecodedPictures(processor), precision=precision
+        )
+        for precision in (None, torch.bfloat16)
+    )
+    assert half(model) == pytest.approx(results)
+    assert (half.embed(model) - whole.embed(model)).abs().max() > 1e-4
     logged = [line["eval_mrr_10"] for line in history(tmp_path / "run/stage1") if "eval_mrr_10" in line]
     assert logged
 

@@ -152,7 +152,8 @@ def build_index(
 
 def _named(source: str | os.PathLike) -> str:
     if names_a_set(os.fspath(source)):
-        return os.fspath(source)
+        kind, at, path = os.fspath(source).partition("=")
+        return f"{kind}{at}{os.path.abspath(path)}" if at else kind
     return os.path.abspath(os.path.expanduser(os.fspath(source))).encode("utf-8", "backslashreplace").decode()
 
 

@@ -14,9 +14,7 @@ def set_items(source: str) -> Iterator[Item | BadItem]:
     stamps = FileStamps()
     for record in load_retrieval_set(source).corpus:
         name, text, image = record["doc_id"], record["text"] or "", record["image"]
-        fields = {
-            key: value for key, value in plain_fields(record, "doc_id", "kind", "text", "image").items() if value
-        }
+        fields = plain_fields(record, "doc_id", "kind", "text", "image")
         if record["kind"] == "text":
             yield make_item("text", name, text, {"text": text, **fields})
             continue
