@@ -9,7 +9,6 @@ heads in `hub_cards/unimur-mini/` join them. The second call finds all of it and
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import sys
@@ -18,24 +17,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from conversion.assemble_clip_lite2_minilm import PROJECTION  # noqa: E402
 from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # noqa: E402
 from conversion.convert_smollm2_gguf_to_hf import convert as convert_smollm2  # noqa: E402
+from conversion.release_version import release_version  # noqa: E402
 from modeling_unimur import UniMuRModel, UniMuRProcessor  # noqa: E402
 from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
-from modeling_unimur.releasing.clean_folder import SENTENCE_TRANSFORMERS_MODULE, write_model  # noqa: E402
+from modeling_unimur.releasing.clean_folder import write_model  # noqa: E402
 
 HEADS = ROOT / "hub_cards" / "unimur-mini"
-_CODE = (*sorted((ROOT / "modeling_unimur").glob("*.py")), SENTENCE_TRANSFORMERS_MODULE)
-
-
-def _version() -> str:
-    """Changes with the heads, the projection and the code that a release carries."""
-    digest = hashlib.sha256()
-    parts = (HEADS / name for name in ("model.safetensors", "config.json", "processor.json"))
-    for path in (*parts, PROJECTION, *_CODE):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def backbones() -> tuple[Path, Path]:
@@ -62,7 +51,8 @@ def assemble(output_dir: str | Path | None = None) -> Path:
 
     if output_dir:
         return build_once(Path(output_dir), build)
-    return build_version(cache_dir() / "models" / "unimur-mini", _version(), build)
+    version = release_version(*(HEADS / name for name in ("model.safetensors", "config.json", "processor.json")))
+    return build_version(cache_dir() / "models" / "unimur-mini", version, build)
 
 
 def main() -> None:

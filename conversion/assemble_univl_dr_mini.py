@@ -10,7 +10,6 @@ The small dual encoder, and in it the tensors that `recipes/univl_dr_mini.yaml` 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -21,15 +20,14 @@ from safetensors.torch import load_file, save_file
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from conversion.assemble_clip_lite2_minilm import PROJECTION  # noqa: E402
 from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # noqa: E402
+from conversion.release_version import release_version  # noqa: E402
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor  # noqa: E402
 from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
-from modeling_unimur.releasing.clean_folder import SENTENCE_TRANSFORMERS_MODULE, write_model  # noqa: E402
+from modeling_unimur.releasing.clean_folder import write_model  # noqa: E402
 
 CARD_FOLDER = ROOT / "hub_cards" / "univl-dr-mini"
 TRAINED, ARGUMENTS = CARD_FOLDER / "trained.safetensors", CARD_FOLDER / "arguments.json"
-_CODE = (*sorted((ROOT / "modeling_unimur").glob("*.py")), SENTENCE_TRANSFORMERS_MODULE)
 # What a run may have set otherwise than a fresh model and processor have it.
 _CONFIG, _PROCESSOR = ("fusion", "image_weight", "learn_image_weight"), ("max_target_tokens", "verbalization_tokens")
 
@@ -85,10 +83,8 @@ def assemble(output_dir: str | Path | None = None) -> Path:
 
     if output_dir:
         return build_once(Path(output_dir), build)
-    digest = hashlib.sha256()
-    for path in (TRAINED, ARGUMENTS, CARD_FOLDER / "README.md", PROJECTION, *_CODE):
-        digest.update(path.read_bytes())
-    return build_version(cache_dir() / "models" / "univl-dr-mini", digest.hexdigest()[:12], build)
+    version = release_version(TRAINED, ARGUMENTS, CARD_FOLDER / "README.md")
+    return build_version(cache_dir() / "models" / "univl-dr-mini", version, build)
 
 
 def main() -> None:

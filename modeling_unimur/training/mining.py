@@ -18,7 +18,7 @@ from .query_rows import Mined, QueryRows
 
 logger = logging.getLogger(__name__)
 
-# Queries that are searched together, and vectors that are copied at a time.
+# Queries and vectors that are compared at a time: 100 MB of scores.
 _CHUNK, _BLOCK = 512, 50_000
 
 
@@ -77,7 +77,8 @@ def mine_vectors(
     """Searches exactly and drops what is right or nearly so.
 
     Args:
-        queries (`(queries, width)`), vectors (`(documents, width)`): unit vectors.
+        queries (`(queries, width)`), vectors (`(documents, width)`): unit vectors; the search is on the queries'
+            device, where a block of the vectors lies at a time.
         kinds: `"text"` or `"image"` of each document.
         judged (`Judged`): of the queries; documents beyond `vectors` count for texts and groups alone.
         options (`MiningOptions`, *optional*): what is dropped.
@@ -86,31 +87,43 @@ def mine_vectors(
 
     Returns:
         For each query `{"image": numbers, "text": numbers}`, the most similar first.
-
-    Raises:
-        ImportError: FAISS is not installed.
     """
-    from ..retrieval.faiss_index import FaissIndex
-
     options, report = options or MiningOptions(), Counter() if report is None else report
-    index = FaissIndex(vectors.shape[1], "mining")
-    for kind in ("text", "image"):
-        numbers = [number for number, one in enumerate(kinds) if one == kind]
-        for start in range(0, len(numbers), _BLOCK):
-            part = numbers[start : start + _BLOCK]
-            index.add(kind, list(map(str, part)), vectors[part])
+    everything = torch.arange(len(vectors))
+    searched = [everything]
+    if not options.joint:
+        is_image = torch.tensor([kind == "image" for kind in kinds], dtype=torch.bool)
+        searched = [everything[~is_image], everything[is_image]]
+    ranked = torch.cat([_best(queries, vectors, among, options.depth) for among in searched], dim=1).tolist()
     keys = None if texts is None or not options.drop_same_text else [" ".join(t.casefold().split()) for t in texts]
     groups = groups if options.drop_same_group else None
-    searched = (None,) if options.joint else tuple(kind for kind in ("text", "image") if index.count(kind))
     found: list[dict[str, list[int]]] = []
-    for start in tqdm(range(0, len(queries), _CHUNK), desc="Mining", leave=False):
-        part = queries[start : start + _CHUNK]
-        hits = [index.search(part, options.depth, kind) for kind in searched]
-        for row in range(len(part)):
-            ranked = [int(hit.id) for every in hits for hit in every[row]]
-            kept = _kept(ranked, start + row, vectors, judged, options, keys, groups, report)
-            found.append({kind: [n for n in kept if kinds[n] == kind][: options.keep] for kind in ("image", "text")})
+    for query, numbers in enumerate(ranked):
+        kept = _kept(numbers, query, vectors, judged, options, keys, groups, report)
+        found.append({kind: [n for n in kept if kinds[n] == kind][: options.keep] for kind in ("image", "text")})
     return found
+
+
+@torch.no_grad()
+def _best(queries: torch.Tensor, vectors: torch.Tensor, among: torch.Tensor, depth: int) -> torch.Tensor:
+    """Places in `vectors` of the most similar of those at the places `among`, `(queries, depth or fewer)`, best
+    first. Each block of vectors is read once."""
+    depth = min(depth, len(among))
+    scores = queries.new_empty(len(queries), 0)
+    places = torch.empty(len(queries), 0, dtype=torch.long, device=queries.device)
+    for start in tqdm(range(0, len(among), _BLOCK), desc="Mining", leave=False):
+        numbers = among[start : start + _BLOCK]
+        block = vectors[numbers].to(queries.device)
+        merged = []
+        for first in range(0, len(queries), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            new = (queries[rows] @ block.T).topk(min(depth, len(block)))
+            both = torch.cat([scores[rows], new.values], dim=1)
+            seen = torch.cat([places[rows], numbers.to(queries.device)[new.indices]], dim=1)
+            best = both.topk(min(depth, both.shape[1]))
+            merged.append((best.values, seen.gather(1, best.indices)))
+        scores, places = (torch.cat(parts) for parts in zip(*merged, strict=True))
+    return places.cpu()
 
 
 def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> "list[int]":
@@ -164,7 +177,7 @@ def mine_rows(
     report: Counter = Counter()
     judged = Judged(rows.known, [sorted(right) for right in rows.right])
     found = mine_vectors(
-        queries,
+        queries.to(model.device),
         vectors,
         documents.kinds[: documents.corpus_size],
         judged,

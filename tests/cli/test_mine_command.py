@@ -7,8 +7,6 @@ from modeling_unimur.cli.main import main
 from modeling_unimur.training.mining import read_mined
 from tests.training.univl_dr_set import write_set
 
-pytest.importorskip("faiss")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory, clip_folder):

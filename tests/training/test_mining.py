@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.training import mining
 from modeling_unimur.training.documents import DecodedPictures, Documents, PooledPictures
 from modeling_unimur.training.encode_set import embed_documents, embed_queries
 from modeling_unimur.training.mining import (
@@ -23,8 +24,6 @@ from modeling_unimur.training.mining import (
 from modeling_unimur.training.query_rows import QueryRows
 from tests.training.univl_dr_set import write_set
 
-pytest.importorskip("faiss")
-
 
 @pytest.fixture(scope="module")
 def vectors():
@@ -38,8 +37,11 @@ def judged(queries, per_query=3):
     return Judged([frozenset(row) for row in right], right)
 
 
+@pytest.mark.parametrize("sizes", [(512, 50_000), (7, 23)])
 @pytest.mark.parametrize("joint", [True, False])
-def test_equals_brute_force(vectors, joint):
+def test_equals_brute_force(vectors, joint, sizes, monkeypatch):
+    monkeypatch.setattr(mining, "_CHUNK", sizes[0])
+    monkeypatch.setattr(mining, "_BLOCK", sizes[1])
     queries, documents = vectors
     kinds = ["image" if number % 3 == 0 else "text" for number in range(300)]
     known = judged(queries)

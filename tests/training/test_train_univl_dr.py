@@ -24,8 +24,6 @@ from modeling_unimur.verbalization import write_words
 from tests import tiny
 from tests.training.univl_dr_set import write_recipe, write_set
 
-pytest.importorskip("faiss")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
