@@ -5,8 +5,8 @@
 The documents are random unit vectors, every third one a picture; each query has three right documents.
 
 - `faiss_seconds`: an `IndexFlatIP` of all vectors, the best 100 of each query, the right ones struck out of the
-  numbers (the released script); `mining_seconds`: `mine_vectors`, which fills an index of each kind, keeps the best
-  100 of both, compares them with the right ones by number, words, group and cosine, and parts them by kind;
+  numbers (the released script); `mining_seconds`: `mine_vectors`, which ranks by torch, a block of vectors at a
+  time, compares the best 100 with the right ones by number, words, group and cosine, and parts them by kind;
 - `mining_over_faiss`: the second over the first; `mining_over_search`: over FAISS' search alone;
 - `mining_mib`: peak memory that `mine_vectors` adds to a process that holds the vectors;
 - `manual_seconds`, `manual_queries`, `manual_documents`, `manual_negatives`: mining for the manual's training queries
