@@ -40,7 +40,7 @@ class FaissIndex(SavedIndex):
         ValueError: a description that FAISS does not know.
     """
 
-    def __init__(self, width: int, model: str, factory: str = "Flat", ef_search: int = 64, nprobe: int = 16):
+    def __init__(self, width: int, model: str, factory: str = "Flat", ef_search: int = 48, nprobe: int = 16):
         super().__init__(width, model)
         self.factory, self.ef_search, self.nprobe = factory, ef_search, nprobe
         self._parts = {kind: FaissPart(factory, width, ef_search, nprobe) for kind in KINDS}

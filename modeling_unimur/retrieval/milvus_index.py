@@ -29,6 +29,7 @@ _FACTORIES = (
     (re.compile(r"Flat"), "FLAT", ()),
     (re.compile(r"HNSW(\d+)"), "HNSW", ("M",)),
     (re.compile(r"IVF(\d+),Flat"), "IVF_FLAT", ("nlist",)),
+    (re.compile(r"IVF(\d+),SQ8"), "IVF_SQ8", ("nlist",)),
     (re.compile(r"IVF(\d+),PQ(\d+)"), "IVF_PQ", ("nlist", "m")),
 )
 # The same as FAISS' in a folder.
@@ -52,8 +53,8 @@ class MilvusIndex(VectorIndex):
         super().__init__(width, model)
         self._client, self.collection, self.factory, self.read_only = client, collection, factory, read_only
         index_type, _ = _milvus_index(factory)
-        effort = {"HNSW": {"ef": ef_search}, "IVF_FLAT": {"nprobe": nprobe}, "IVF_PQ": {"nprobe": nprobe}}
-        self._effort = {"metric_type": "IP", "params": effort.get(index_type, {})}
+        effort = {"ef": ef_search} if index_type == "HNSW" else {"nprobe": nprobe} if "IVF" in index_type else {}
+        self._effort = {"metric_type": "IP", "params": effort}
 
     @classmethod
     def open(
@@ -66,7 +67,7 @@ class MilvusIndex(VectorIndex):
         collection: str = "unimur",
         token: str | None = None,
         timeout: float = 10.0,
-        ef_search: int = 64,
+        ef_search: int = 48,
         nprobe: int = 16,
     ) -> MilvusIndex:
         """Opens the index of a database, or makes a new one.
@@ -74,7 +75,7 @@ class MilvusIndex(VectorIndex):
         Args:
             uri: a file `*.db`, or a server's address.
             width, model: of the vectors. A new index needs them; an existing one must have them.
-            index: `"Flat"` (exact), `"HNSW32"`, `"IVF1024,Flat"` or `"IVF1024,PQ48"`, of a new one.
+            index: `"Flat"` (exact), `"HNSW32"`, `"IVF1024,Flat"`, `"IVF1024,SQ8"` or `"IVF1024,PQ48"`, of a new one.
             read_only: refuses changes through this object. A file has one process at a time all the same.
             collection: its name in the database.
             token: `"user:password"` or a key, where the server wants one.
@@ -207,7 +208,8 @@ def _milvus_index(factory: str) -> tuple[str, dict[str, int]]:
             values = dict(zip(keys, map(int, match.groups()), strict=True))
             return name, values | ({"efConstruction": _EF_CONSTRUCTION} if name == "HNSW" else {})
     raise ValueError(
-        f"Milvus makes 'Flat', 'HNSW32', 'IVF1024,Flat' or 'IVF1024,PQ48' (any numbers), not {factory!r}."
+        "Milvus makes 'Flat', 'HNSW32', 'IVF1024,Flat', 'IVF1024,SQ8' or 'IVF1024,PQ48' (any numbers), "
+        f"not {factory!r}."
     )
 
 

@@ -25,8 +25,8 @@ def open_index(
         width: of the vectors. A new index needs it; an existing one must have it.
         model: name and revision of the vectors' model, likewise.
         index: of a new one, in the words of FAISS' `index_factory`: `"Flat"` (exact, the default), `"HNSW32"`,
-            `"IVF1024,Flat"`, `"IVF1024,PQ48"`; a folder takes any other of FAISS as well, and `"memory"`: exact, and
-            searched without FAISS.
+            `"IVF1024,Flat"`, `"IVF1024,SQ8"`, `"IVF1024,PQ48"`; a folder takes any other of FAISS as well, and
+            `"memory"`: exact, and searched without FAISS.
         read_only: for searching only. A folder has one writer at a time and any number of readers.
         options: of `FaissIndex` (`ef_search`, `nprobe`) or `MilvusIndex.open` (`collection`, `token`, ...).
 

@@ -13,7 +13,7 @@ CLOUD = jittered(600)
 IDS = [str(n) for n in range(600)]
 
 
-@pytest.mark.parametrize("kind", ["HNSW16", "IVF8,Flat"])
+@pytest.mark.parametrize("kind", ["HNSW16", "IVF8,Flat", "IVF8,SQ8"])
 def test_approximate_kinds(kind, tmp_path):
     with open_index(tmp_path / "items.db", 32, "tiny@1", kind) as index:
         index.add("image", IDS, CLOUD)
