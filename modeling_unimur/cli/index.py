@@ -129,7 +129,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
-    from .retriever import model_folder, open_retriever
+    from .retriever import model_folder, open_with_index
     from .terminal import Terminal
 
     where = read_conditions(args.where)
@@ -137,9 +137,7 @@ def _search(args: argparse.Namespace) -> int:
     parts += [{"type": "image", "image": args.image}] if args.image else []
     if not parts:
         raise CommandError("what to search for? Give a TEXT, an --image, or both")
-    retriever = open_retriever(model_folder(args.model), quiet=not args.debug)
-    options = {} if args.collection is None else {"collection": args.collection}
-    retriever.load_index(args.index, read_only=True, **options)
+    retriever = open_with_index(model_folder(args.model), args.index, args.collection, quiet=not args.debug)
     messages = [{"role": "user", "content": parts}]
     found = retriever(messages, top_k=args.top_k, modality=args.modality, where=where or None)
     if args.json:

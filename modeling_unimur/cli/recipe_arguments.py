@@ -23,7 +23,10 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 def recipe_of(args: argparse.Namespace) -> Recipe:
     """The recipe that was asked for; a typo in its path is told before torch is imported."""
     if not Path(args.recipe).is_file():
-        raise CommandError(f"there is no recipe {args.recipe}")
+        others = sorted(path.name for path in Path(args.recipe).parent.glob("*.yaml"))
+        raise CommandError(
+            f"there is no recipe {args.recipe}" + (f"; its folder has {', '.join(others)}" * bool(others))
+        )
     from ..training.recipes import load_recipe
 
     return load_recipe(args.recipe, args.overrides)

@@ -64,6 +64,28 @@ def chosen_systems(names: str, known: Sequence[str]) -> list[str]:
     return [name for name in known if name in chosen]
 
 
+def open_with_index(folder: Path, uri: str, collection: str | None = None, *, quiet: bool = True) -> Any:
+    """`open_retriever` with an index to search; a typo in a folder's path is told before the model is loaded.
+
+    Args:
+        folder: of the model.
+        uri: of the index.
+        collection: of a Milvus index.
+        quiet: as in `open_retriever`.
+
+    Raises:
+        CommandError: the folder holds no index.
+    """
+    from ..index_folder import IndexFolder
+    from ..vector_index import is_database
+
+    if not is_database(uri) and IndexFolder(uri).about() is None:
+        raise CommandError(f"{uri} holds no index; `unimur index build SOURCE --index {uri}` makes one")
+    retriever = open_retriever(folder, quiet=quiet)
+    retriever.load_index(uri, read_only=True, **({} if collection is None else {"collection": collection}))
+    return retriever
+
+
 def open_retriever(folder: Path, *, quiet: bool = True) -> Any:
     """`pipeline("multimodal-retrieval")` on a model folder, without the libraries' notices when `quiet`."""
     import transformers

@@ -48,7 +48,7 @@ def _above_zero(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; requests that have begun are answered first."""
     from ..serving.limits import ServingLimits
-    from .retriever import model_folder, open_retriever
+    from .retriever import model_folder, open_with_index
 
     names = [field.name for field in dataclasses.fields(ServingLimits)]
     limits = ServingLimits(**{name: getattr(args, f"max_{name}") for name in names})
@@ -60,9 +60,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    retriever = open_retriever(model, quiet=not args.debug)
-    options = {} if args.collection is None else {"collection": args.collection}
-    retriever.load_index(args.index, read_only=True, **options)
+    retriever = open_with_index(model, args.index, args.collection, quiet=not args.debug)
     retriever.chats.max_bytes = args.chat_cache_mib * 2**20
     app = make_app(retriever, limits, max_batch=args.max_batch)
     print(f"{len(retriever.index):,} candidates; POST http://{args.host}:{args.port}/retrieve", flush=True)

@@ -42,7 +42,7 @@ def test_build_update_and_search(release_folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["search", "hello"], "holds no index"),
+        (["search", "hello"], "index build SOURCE --index"),
         (["search"], "what to search for"),
         (["build", "/nowhere/at/all"], "There is no"),
         (["build", ".", "--batch-size", "0"], "from 1 on"),

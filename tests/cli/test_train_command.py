@@ -1,6 +1,7 @@
 """`unimur train`: what it asks before it trains, and a whole run on a folder of pictures."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,5 @@ def test_what_a_person_can_get_wrong_is_one_line(words, told, recipe, capsys):
 
 def test_a_recipe_that_is_not_there(capsys):
     assert "no recipe nowhere.yaml" in error_of(capsys, "train", "nowhere.yaml")[1]
+    beside = str(Path(__file__).parents[2] / "recipes" / "unimur_min.yaml")
+    assert "unimur_mini.yaml" in error_of(capsys, "train", beside)[1]
