@@ -9,6 +9,7 @@ own loads the model, then builds an exact index of them, then builds it again:
 - `encode_over_backbone`: pictures that the build encodes a second (copies are encoded once), from files to a saved
   index, over those of the backbone on tensors that are ready, in batches of the same size, the faster of before and
   after;
+- `model_share`: share of the build's time in which the model runs; what is missing to 1 is all that the pipeline adds;
 - `second_run_fraction`: time of the second build, which finds nothing to do, over that of the first;
 - `peak_mib_1000`, `peak_mib_8000`: peak resident memory of that process while it built, with 1,000 and with all
   pictures; `worker_peak_mib_*`: of the largest of its decoding processes;
@@ -83,6 +84,20 @@ def backbone_speed(encoder: CorpusEncoder, files: list[Path], seconds: float) ->
     return batches * BATCH / (time.perf_counter() - start)
 
 
+def timed(encoder: CorpusEncoder) -> list[float]:
+    """A list that takes the seconds of each batch which the model embeds from now on."""
+    taken, embed = [], encoder.vectors
+
+    def vectors(*given):
+        start = time.perf_counter()
+        found = embed(*given)
+        taken.append(time.perf_counter() - start)
+        return found
+
+    encoder.vectors = vectors
+    return taken
+
+
 def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Figures of one folder, in this process."""
     torch.set_num_threads(args.threads)
@@ -90,11 +105,12 @@ def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     files = [path for path, _ in walk_pictures(folder)]
     seconds = _QUICK_SECONDS if args.quick else _BACKBONE_SECONDS
     before = backbone_speed(encoder, files, seconds)
+    taken = timed(encoder)
     options = BuildOptions(batch_size=BATCH, workers=args.workers, chunk_size=max(1, min(512, len(files) // 4)))
     with tempfile.TemporaryDirectory() as work:
         reset_peak()
         first = build_index(folder, encoder, Path(work, "index"), options)
-        peak = peak_mib()
+        peak, in_model = peak_mib(), sum(taken)
         second = build_index(folder, encoder, Path(work, "index"), options)
     if second.encoded or second.added or second.unchanged != len(files):
         raise RuntimeError(f"The second run was to find nothing to do, and did this: {second}")
@@ -104,6 +120,7 @@ def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
         "skipped": first.skipped,
         "encoded": first.encoded,
         "seconds": first.seconds,
+        "model_share": in_model / first.seconds,
         "second_seconds": second.seconds,
         "backbone_pictures_per_second": max(before, backbone_speed(encoder, files, seconds)),
         "peak_mib": peak,
@@ -129,6 +146,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     speed = whole["encoded"] / whole["seconds"]
     return {
         "encode_over_backbone": speed / whole["backbone_pictures_per_second"],
+        "model_share": whole["model_share"],
         "second_run_fraction": whole["second_seconds"] / whole["seconds"],
         **{f"peak_mib_{name}": figures["peak_mib"] for name, figures in found.items()},
         **{f"worker_peak_mib_{name}": figures["worker_peak_mib"] for name, figures in found.items()},
