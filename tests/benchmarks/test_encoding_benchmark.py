@@ -12,6 +12,7 @@ from tests.retrieval.encoding.corpora import picture_folder
 
 FIGURES = {
     "encode_over_backbone",
+    "model_share",
     "second_run_fraction",
     "pictures",
     "skipped",
@@ -40,4 +41,5 @@ def test_quick_run(release, tmp_path):
     assert (figures["pictures"], figures["skipped"], figures["workers"]) == (23, 1, 1)
     assert figures["peak_mib_1000"] > 50
     assert 0 < figures["second_run_fraction"] < 1
+    assert 0 < figures["model_share"] < 1
     assert sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*")) == before

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 from benchmarks.harness import RESULTS, ROOT
-from benchmarks.index import jittered, vectors_like_embeddings
+from benchmarks.index import EFFORTS, jittered, vectors_like_embeddings
 
 PARTS = ("exact", "ann", "milvus")
+TUNED = [f"ann_{EFFORTS['ann'][0]}{value}" for value in EFFORTS["ann"][1]]
 FIGURES = {
     "vectors",
     "reference_spread",
     "busy_retries",
     *(f"{name}_{figure}" for name in PARTS for figure in ("build_seconds", "mib", "recall_at_10")),
-    *(f"{name}_microseconds_b{size}" for name in ("raw", *PARTS) for size in (1, 64)),
+    *(f"{name}_microseconds_b{size}" for name in ("raw", *PARTS, *TUNED) for size in (1, 64)),
+    *(f"{name}_recall_at_10" for name in TUNED),
     *(f"search_overhead_percent_b{size}" for size in (1, 64)),
 }
 
@@ -34,6 +36,8 @@ def test_quick_run():
     assert all(figures[name] > 0 for name in FIGURES if "microseconds" in name or "seconds" in name)
     assert figures["exact_recall_at_10"] == figures["milvus_recall_at_10"] == 1
     assert figures["ann_recall_at_10"] >= 0.97
+    recalls = [figures[f"{name}_recall_at_10"] for name in TUNED]
+    assert recalls == sorted(recalls)
     assert figures["vectors"] == 3000
     # The vectors alone, and not much more: ids, payloads and, for the approximate one, its links.
     mib = 3000 * 384 * 4 / 2**20
