@@ -11,7 +11,8 @@ vectors of the index. Batches of 1 and 64, ten hits. Parts:
 - `ann`: the default approximate index, HNSW32; `ivfpq`: IVF4096,PQ48; `ivfpq_whole`: the same, whose best hits are
   ranked again by whole vectors; `ivfsq8`: IVF4096,SQ8, a byte a number; `..._ef_search32_...`, `..._nprobe64_...`:
   with other efforts than the default;
-- `milvus`, `milvus_ann`, `milvus_ivfpq`, `milvus_ivfsq8`: the same four in Milvus, a file in the process.
+- `milvus`, `milvus_ann`, `milvus_ivfpq`, `milvus_ivfsq8`: Flat, HNSW32, IVF4096,PQ48 and IVF4096,SQ8 in Milvus, a file
+  in the process.
 
 Of each: `..._microseconds_b1`, `_b64` a query; `..._recall_at_10` among the exact ten; `..._build_seconds`; `..._mib`:
 anonymous resident memory that the filled index adds to a process of its own, whose vectors are mapped from a file.

@@ -1,10 +1,11 @@
 """UniVL-DR-mini as one folder that `pipeline("multimodal-retrieval", model=folder, trust_remote_code=True)` loads.
 
     python conversion/assemble_univl_dr_mini.py [--output FOLDER]
-    python conversion/assemble_univl_dr_mini.py --take runs/univl_dr_mini    # commit what a run has trained
+    python conversion/assemble_univl_dr_mini.py --take RUN    # commit what a run has trained
 
 The small dual encoder, and in it the tensors that `recipes/univl_dr_mini.yaml` trained, which lie in
-`hub_cards/univl-dr-mini/` in float16. The second call finds the folder and returns at once.
+`hub_cards/univl-dr-mini/` in float16: those of the ladder, `runs/univl_dr_ladder/gimp_manual/balanced-0`. The second
+call finds the folder and returns at once.
 """
 
 from __future__ import annotations

@@ -89,6 +89,8 @@ def mine_vectors(
         For each query `{"image": numbers, "text": numbers}`, the most similar first.
     """
     options, report = options or MiningOptions(), Counter() if report is None else report
+    if not len(queries):
+        return []
     everything = torch.arange(len(vectors))
     searched = [everything]
     if not options.joint:

@@ -54,6 +54,10 @@ def test_equals_brute_force(vectors, joint, sizes, monkeypatch):
             assert negatives[kind] == [n for n in searched if kinds[n] == kind and n not in known.known[row]]
 
 
+def test_no_queries(vectors):
+    assert mine_vectors(vectors[0][:0], vectors[1], ["text"] * 300, Judged([], [])) == []
+
+
 def test_keeps_no_more_than_asked(vectors):
     queries, documents = vectors
     kinds = ["text"] * 300
