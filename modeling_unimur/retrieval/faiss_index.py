@@ -12,6 +12,7 @@ from ..payload_filters import Condition
 from ..saved_index import SavedIndex
 from ..vector_index import KINDS, Hit
 from .faiss_part import FaissPart
+from .search_effort import EF_SEARCH, NPROBE
 
 # A graph of 32 links a vector; from about a million vectors on, where an exact search takes too long.
 APPROXIMATE = "HNSW32"
@@ -40,7 +41,9 @@ class FaissIndex(SavedIndex):
         ValueError: a description that FAISS does not know.
     """
 
-    def __init__(self, width: int, model: str, factory: str = "Flat", ef_search: int = 48, nprobe: int = 16):
+    def __init__(
+        self, width: int, model: str, factory: str = "Flat", ef_search: int = EF_SEARCH, nprobe: int = NPROBE
+    ):
         super().__init__(width, model)
         self.factory, self.ef_search, self.nprobe = factory, ef_search, nprobe
         self._parts = {kind: FaissPart(factory, width, ef_search, nprobe) for kind in KINDS}

@@ -14,6 +14,7 @@ import numpy as np
 from ..payload_filters import Condition
 from ..vector_index import ID_BYTES, KINDS, Hit, VectorIndex, require_same
 from .milvus_filter import milvus_expression
+from .search_effort import EF_SEARCH, NPROBE
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
@@ -67,8 +68,8 @@ class MilvusIndex(VectorIndex):
         collection: str = "unimur",
         token: str | None = None,
         timeout: float = 10.0,
-        ef_search: int = 48,
-        nprobe: int = 16,
+        ef_search: int = EF_SEARCH,
+        nprobe: int = NPROBE,
     ) -> MilvusIndex:
         """Opens the index of a database, or makes a new one.
 
