@@ -38,7 +38,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     if args.index is not None:
         folder = args.index.expanduser()
         if not folder.is_dir():
-            raise CommandError(f"no index folder at {folder}")
+            raise CommandError(f"no index at {folder}; `unimur index build SOURCE --index {folder}` makes one")
     else:
         folder = newest_index(model_key(model))
         if folder is None:

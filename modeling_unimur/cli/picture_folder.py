@@ -29,7 +29,7 @@ def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
         CommandError: if the folder is missing, is a file, cannot be listed or holds no picture.
     """
     if not folder.exists():
-        raise CommandError(f"no folder at {folder}")
+        raise CommandError(f"no folder at {folder}; --images takes a folder with pictures")
     if not folder.is_dir():
         raise CommandError(f"{folder} is a file; --images takes a folder")
 

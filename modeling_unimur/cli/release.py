@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     """Releases, and prints what went up."""
     source = Path(args.folder).expanduser()
     if not source.is_dir():
-        raise CommandError(f"there is no folder {args.folder}")
+        raise CommandError(f"there is no folder {args.folder}; name what `unimur train` or `save_pretrained` wrote")
     owner, _, name = args.repo_id.partition("/")
     if not owner or not name or "/" in name:
         raise CommandError(f"--repo-id is OWNER/NAME, not {args.repo_id!r}")

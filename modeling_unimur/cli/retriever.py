@@ -35,7 +35,7 @@ def model_folder(given: str | None) -> Path:
     if not folder.is_dir():
         raise CommandError(f"no model folder at {folder}; run `make demo` once to build one")
     if not (folder / "config.json").is_file():
-        raise CommandError(f"{folder} is not a model folder: it holds no config.json")
+        raise CommandError(f"{folder} is not a model folder: it holds no config.json; name what `unimur train` wrote")
     return folder
 
 

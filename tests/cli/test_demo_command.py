@@ -96,7 +96,7 @@ def test_a_wrong_folder_fails_before_the_model_is_opened(arguments, capsys, empt
     monkeypatch.setattr(retriever_module, "open_retriever", opened)
     place = arguments.index("--images") + 1
     assert main(["demo", *arguments[:place], str(tmp_path / "gone"), *arguments[place + 1 :]]) == 2
-    assert "no folder at" in capsys.readouterr().err
+    assert "gone; --images takes a folder with pictures" in capsys.readouterr().err
 
 
 def test_chat_finds_the_index_of_the_demo(arguments, capsys, empty_cache, release_folder, monkeypatch):
