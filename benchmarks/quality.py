@@ -3,7 +3,7 @@
     python benchmarks/quality.py [--heads FOLDER ...] [--quick]
 
 Titles, glosses and hand-written dialogues of pictures that no training saw. UniMuR-mini is the release (seed 0) and
-the heads of further runs of the same recipe (`--heads`); recalls are means over them, in percent, intervals 95 % by the bootstrap
+the heads of further runs of the same recipe; recalls are means over them, in percent, intervals 95 % by the bootstrap
 over queries.
 
 - `clip_title_image_*`: a title by the small CLIP's text tower -> its picture among all test pictures.

@@ -2,8 +2,8 @@
 
     python benchmarks/seeds.py runs/seed1 runs/seed2 [--release FOLDER]
 
-Folders that `unimur train recipes/unimur_mini.yaml training.seed=S training.output_dir=FOLDER` wrote; the release, seed
-0, counts as one more. `..._std` is the sample's; the notes hold the figures of each run.
+Folders of `unimur train recipes/unimur_mini.yaml training.seed=S training.output_dir=FOLDER`; the release, seed 0,
+counts as one more. `..._std` is the deviation of a sample; the notes hold the figures of each run.
 """
 
 from __future__ import annotations
