@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from .packages import cache_dir
@@ -33,11 +34,11 @@ def folder_of_source(source: str | os.PathLike) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def record_source(index: str | os.PathLike, source: str | os.PathLike) -> None:
-    """Notes that an index was filled from a source. A cache that cannot be written is passed over: its user names the
-    folders of images by hand then."""
+def record_sources(index: str | os.PathLike, folders: Iterable[str | os.PathLike]) -> None:
+    """Notes that an index was filled with files of these folders. A cache that cannot be written is passed over: its
+    user names the folders by hand then."""
     file = _record(index)
-    folders = {os.fspath(folder) for folder in source_folders(index)} | {os.fspath(folder_of_source(source))}
+    folders = {os.fspath(folder) for folder in (*source_folders(index), *folders)}
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_name(f"{file.name}.{os.getpid()}")
@@ -64,4 +65,4 @@ def _record(index: str | os.PathLike) -> Path:
     return cache_dir() / "index_sources" / f"{key}.json"
 
 
-__all__ = ["folder_of_source", "record_source", "source_folders"]
+__all__ = ["folder_of_source", "record_sources", "source_folders"]
