@@ -7,8 +7,10 @@ from tokenizers import AddedToken, processors
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
 from .captions_unimur import CaptionsMixin
+from .fingerprint import FingerprintMixin
 from .image_loading import load_image
 from .messages_unimur import is_conversation, read_conversation
+from .template_rendering import render_bounded
 
 # Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
 _CHAT_TEMPLATE = """{%- for message in messages -%}
@@ -22,7 +24,7 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endfor -%}"""
 
 
-class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
+class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
     """Prepares dialogues for the language model and candidates for the dual encoder.
 
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
@@ -49,6 +51,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             and without a mask.
         start_after_pictures (`bool`): whether the start token stands before the first words, and so behind pictures
             that come first, as in FROMAGe; otherwise it is always the first.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         max_target_tokens: int = 77,
         target_padding: str = "longest",
         start_after_pictures: bool = False,
+        fingerprint: dict | None = None,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
@@ -77,6 +81,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
+        self.fingerprint = fingerprint
         if tokenizer is not None:
             self._append_readout(tokenizer)
         template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
@@ -166,7 +171,13 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
                 single="[start] $A [readout]" if begin else "$A [readout]",
                 special_tokens=[{"id": key, "ids": i, "tokens": t} for key, (i, t) in pieces.items() if i],
             )
-        self._prefix_length = len(tokenizer("")["input_ids"]) - len(suffix)  # BOS, where the model has one
+        start = tokenizer("")["input_ids"][: -len(suffix)]  # BOS, where the model has one
+        if not set(start) <= set(tokenizer.all_special_ids):
+            raise ValueError(
+                f"readout_prompt={self.readout_prompt!r} is not the one that tokenizer.json ends texts with "
+                f"({tokenizer.decode(start)!r:.80} stands before it): load this tokenizer's own processor_config.json."
+            )
+        self._prefix_length = len(start)
 
     # -- contexts -------------------------------------------------------------------------------------------------
     def process_context(
@@ -219,7 +230,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             }
             for message in messages
         ]
-        return self.apply_chat_template(messages, tokenize=False)
+        return render_bounded(lambda: self.apply_chat_template(messages, tokenize=False))
 
     @staticmethod
     def _defuse(text: str, tokens) -> str:

@@ -5,6 +5,7 @@ import copy
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 
+from .fingerprint import FingerprintMixin
 from .messages_unimur import is_conversation, read_conversation
 from .processing_unimur import UniMuRProcessor
 
@@ -12,7 +13,7 @@ from .processing_unimur import UniMuRProcessor
 SEPARATOR = " [SEP] "
 
 
-class UniVLDRProcessor(ProcessorMixin):
+class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
     """Prepares queries and documents for the one dual encoder.
 
     Args:
@@ -23,6 +24,7 @@ class UniVLDRProcessor(ProcessorMixin):
             and without a mask.
         verbalization_tokens (`int`): room that `join_caption` keeps for what is put into words beside a caption; 0
             lets a long caption push it out, as in the released code.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
 
     def __init__(
@@ -32,10 +34,11 @@ class UniVLDRProcessor(ProcessorMixin):
         max_target_tokens: int = 77,
         target_padding: str = "longest",
         verbalization_tokens: int = 0,
+        fingerprint: "dict | None" = None,
         **kwargs,
     ):
         self.max_target_tokens, self.target_padding = max_target_tokens, target_padding
-        self.verbalization_tokens = verbalization_tokens
+        self.verbalization_tokens, self.fingerprint = verbalization_tokens, fingerprint
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
