@@ -58,7 +58,7 @@ def _contexts(processor) -> "list | None":
     image = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "probe four"}]}]
     dialogues = [[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in one] for one in _DIALOGUES]
     return [
-        processor.process_rendered([processor.render(dialogue)])["input_ids"][0].tolist()
+        processor.process_rendered([processor.render(dialogue)], max_length=4096)["input_ids"][0].tolist()
         for dialogue in (*dialogues, image)
     ]
 

@@ -5,8 +5,9 @@ import shutil
 import time
 
 import pytest
+import torch
 
-from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, template_rendering
+from modeling_unimur import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor, template_rendering
 from modeling_unimur.template_rendering import render_bounded
 
 TOKENIZER, TARGET = "tokenizer.json", "target_tokenizer/tokenizer.json"
@@ -234,6 +235,29 @@ def test_a_loop_is_ended_and_does_not_go_on_beside():
     before = turns[0]
     time.sleep(0.2)
     assert turns[0] == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("heads_only", [True, False])
+def test_weights_that_are_not_finite_are_refused(
+    make_model, language_folder, clip_folder, tmp_path, value, heads_only
+):
+    model, _ = make_model()
+    with torch.no_grad():
+        model.heads.readout_maps[0].weight[1, 2] = value
+    model.save_pretrained(tmp_path, heads_only=heads_only)
+    backbones = {"language_model": str(language_folder), "clip": str(clip_folder)} if heads_only else {}
+    with pytest.raises(ValueError, match="readout_maps"):
+        UniMuRModel.from_pretrained(tmp_path, **backbones)
+
+
+def test_weights_of_univl_dr_that_are_not_finite_are_refused(clip_folder, tmp_path):
+    model = UniVLDRModel.from_backbones(str(clip_folder))
+    with torch.no_grad():
+        next(parameter for name, parameter in model.named_parameters() if "layer_norm" in name)[0] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="layer_norm"):
+        UniVLDRModel.from_pretrained(tmp_path)
 
 
 def test_univl_dr_is_checked_alike(clip_folder, tmp_path):
