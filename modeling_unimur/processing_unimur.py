@@ -84,7 +84,8 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         self.fingerprint = fingerprint
         if tokenizer is not None:
             self._append_readout(tokenizer)
-        template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        self._own_template = _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        template = chat_template or self._own_template
         super().__init__(image_processor, tokenizer, target_tokenizer, chat_template=template)
 
     def _prompt(self, name: str, text: str | None) -> str:
@@ -230,6 +231,8 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
             }
             for message in messages
         ]
+        if self.chat_template == self._own_template:  # which ends
+            return self.apply_chat_template(messages, tokenize=False)
         return render_bounded(lambda: self.apply_chat_template(messages, tokenize=False))
 
     @staticmethod

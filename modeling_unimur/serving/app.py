@@ -169,7 +169,7 @@ class _Server:
             return max(limits.seconds - (time.perf_counter() - start), 0.001)
 
         if wanted.images:
-            held.take(sum(image.kept_bytes for image in wanted.images))
+            held.take(3 * sum(image.kept_pixels for image in wanted.images))
             held.pixels = sum(image.pixels for image in wanted.images)
             await self.decoder.answer(wanted, left(), client, held.pixels)
         vector = await self.model.answer(wanted, left(), client, wanted.cost(self.most_tokens))

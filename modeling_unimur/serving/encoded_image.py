@@ -13,7 +13,8 @@ from .refusal import Refused
 
 # Formats that clients may send; Pillow knows others, whose decoders run other programs or have a worse record.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# A larger image is reduced when it is decoded: no dual encoder reads more than a few hundred pixels a side.
+# A larger image is reduced when it is decoded, by a whole number, to this or up to four times as many pixels. Dual
+# encoders read a few hundred pixels a side: this changes their vectors about as little as JPEG does.
 KEPT_PIXELS, _KEPT_SIDE = 1_000_000, 512
 # A scan of a progressive JPEG costs as much as an image; encoders write about ten.
 _JPEG_SCANS = 32
@@ -53,11 +54,13 @@ class EncodedImage:
             raise Refused(422, f"The image is too narrow: {width} x {height}; at most {limits.aspect} to 1 is read.")
         if self._image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _JPEG_SCANS:
             raise Refused(422, f"The JPEG image has more than {_JPEG_SCANS} scans.")
-        self.factor = _reduction(width, height)
         if self._image.format in ("JPEG", "MPO"):  # decoded at a half, a quarter or an eighth of its size
-            self._image.draft(None, (width // self.factor, height // self.factor))
-        self.pixels = self._image.width * self._image.height
-        self.kept_bytes = 3 * math.ceil(width / self.factor) * math.ceil(height / self.factor)
+            factor = _reduction(width, height)
+            self._image.draft(None, (width // factor, height // factor))
+        width, height = self._image.size
+        self.pixels = width * height
+        factor = _reduction(width, height)
+        self.kept_pixels = math.ceil(width / factor) * math.ceil(height / factor)
 
     def decode(self) -> Image.Image:
         """The image in 8-bit RGB, as `load_image` decodes it; a large one is reduced.
@@ -77,7 +80,7 @@ class EncodedImage:
 
 def _reduction(width: int, height: int) -> int:
     """The whole number by which both sides are divided."""
-    wanted = math.ceil(math.sqrt(width * height / KEPT_PIXELS))
+    wanted = math.isqrt(width * height // KEPT_PIXELS)
     return max(1, min(wanted, min(width, height) // _KEPT_SIDE))
 
 

@@ -17,7 +17,7 @@ ROLES = ("user", "assistant", "system", "developer", "tool")
 _FIELDS = {"messages", "top_k", "modality", "where"}
 # Signs between JSON values, beside those that stand in texts: each may cost Python a hundred bytes.
 _MARKS_A_PART = 100
-# What an image costs, in tokens of text.
+# What an image of at most a million pixels costs, in tokens of text.
 _IMAGE_TOKENS = 256
 
 
@@ -55,7 +55,7 @@ class RetrievalRequest:
 
     def cost(self, max_tokens: int) -> int:
         """What the model's work on the context costs, in tokens of text."""
-        return min(self.tokens, max_tokens) + _IMAGE_TOKENS * len(self.images)
+        return min(self.tokens, max_tokens) + sum(_IMAGE_TOKENS * math.ceil(i.kept_pixels / 1e6) for i in self.images)
 
     @property
     def order(self) -> tuple:
