@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +16,8 @@ from .refusal import Refused
 from .requests import RetrievalRequest
 
 logger = logging.getLogger(__name__)
+# Seconds after which a newer version of the index does not wait for a pause between searches.
+_PATIENCE = 30.0
 
 
 class Answerer:
@@ -38,6 +43,7 @@ class Answerer:
         self.retriever, self.max_tokens, self.refresh_seconds = retriever, max_tokens, refresh_seconds
         self.names = names or PublicNames()
         self._looked = time.monotonic()
+        self._state, self._searches = threading.Condition(), 0
 
     def __call__(self, requests: list[RetrievalRequest]) -> list[dict | Exception]:
         """An answer `{"text": [...], "image": [...]}` or `{"joint": [...]}` to each request, or why there is none."""
@@ -74,30 +80,47 @@ class Answerer:
     def rank(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict | Exception]:
         """The answer to each request by its vector, or why there is none. Requests that are ranked alike are ranked
         in one search."""
-        self._refresh()
         alike: dict[tuple, list[int]] = {}
         for number, (_, request) in enumerate(wanted):
             alike.setdefault(request.order, []).append(number)
         answers: dict[int, dict | Exception] = {}
-        for numbers in alike.values():
-            found = self._tried(
-                lambda at=numbers: self._ranked(torch.cat([wanted[n][0] for n in at]), wanted[at[0]][1])
-            )
-            rows = [found] * len(numbers) if isinstance(found, Exception) else found
-            answers.update(zip(numbers, rows, strict=True))
+        with self._current_index():
+            for numbers in alike.values():
+                found = self._tried(
+                    lambda at=numbers: self._ranked(torch.cat([wanted[n][0] for n in at]), wanted[at[0]][1])
+                )
+                rows = [found] * len(numbers) if isinstance(found, Exception) else found
+                answers.update(zip(numbers, rows, strict=True))
         return [answers[number] for number in range(len(wanted))]
 
     def count(self) -> dict[str, int]:
         """Candidates by kind."""
         return {kind: self.retriever.index.count(kind) for kind in ("text", "image")}
 
+    @contextmanager
+    def _current_index(self) -> Iterator[None]:
+        """Looks for a newer version of the index, which is taken over while nobody searches."""
+        with self._state:
+            late = time.monotonic() - self._looked - self.refresh_seconds
+            if late >= 0 and (not self._searches or late > _PATIENCE):
+                while self._searches:
+                    self._state.wait()
+                self._refresh()
+            self._searches += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._searches -= 1
+                self._state.notify_all()
+
     def _refresh(self) -> None:
-        if time.monotonic() - self._looked >= self.refresh_seconds and hasattr(self.retriever.index, "refresh"):
-            self._looked = time.monotonic()
-            try:
+        self._looked = time.monotonic()
+        try:
+            if hasattr(self.retriever.index, "refresh"):
                 self.retriever.index.refresh()
-            except (OSError, ValueError):
-                logger.exception("The index' newer version cannot be read; answers come from the one before.")
+        except (OSError, ValueError):
+            logger.exception("The index' newer version cannot be read; answers come from the one before.")
 
     def _tried(self, work) -> Any:
         try:

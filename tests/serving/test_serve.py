@@ -8,6 +8,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.serving.answers import Answerer
@@ -92,6 +93,43 @@ def test_a_newer_version_of_the_index_is_taken_over(retriever, pair, tmp_path):
     writer.save_index()
     next((tmp_path / "index").glob("v*/items.jsonl")).write_text("spoilt")
     assert len(answerer(asked)[0]["text"]) == 4
+
+
+def test_an_index_is_not_exchanged_under_a_search(monkeypatch):
+    begun, go_on, events = threading.Event(), threading.Event(), []
+
+    class Index:
+        def refresh(self):
+            events.append("refresh")
+
+    class Retriever:
+        index = Index()
+
+        @staticmethod
+        def postprocess(outputs, top_k, modality, where):
+            if where:
+                begun.set()
+                assert go_on.wait(10)
+            events.append(where)
+            return [{"text": []}]
+
+    answerer = Answerer(Retriever(), refresh_seconds=0.05)
+    ask = [(torch.zeros(1, 2), RetrievalRequest([], where={"a": 1}))], [(torch.zeros(1, 2), RetrievalRequest([]))]
+    slow = threading.Thread(target=answerer.rank, args=(ask[0],))
+    slow.start()
+    assert begun.wait(10)
+    time.sleep(0.1)
+    answerer.rank(ask[1])  # not held up
+    assert events == [None]
+    monkeypatch.setattr("modeling_unimur.serving.answers._PATIENCE", 0)
+    patient = threading.Thread(target=answerer.rank, args=(ask[1],))
+    patient.start()
+    time.sleep(0.1)
+    assert events == [None]
+    go_on.set()
+    for thread in (slow, patient):
+        thread.join(10)
+    assert events == [None, {"a": 1}, "refresh", None]
 
 
 def test_a_slow_upload_is_given_up(served):
