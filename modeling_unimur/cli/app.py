@@ -11,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..data.allowed_images import AllowedImages
 from ..data.source_folders import source_folders
 from ..releasing.hub_cards import hub_cards
 from . import chat
@@ -70,6 +69,8 @@ def shown_pictures(
         pictures: path and title by id. The paths are the index', and an index may name any file of this computer.
         folders: that the owner of the computer has named.
     """
+    from ..data.allowed_images import AllowedImages  # and Pillow
+
     allowed = AllowedImages(folders)
     found = ((key, allowed.find(path), title) for key, (path, title) in pictures.items())
     return {key: (str(path), title) for key, path, title in found if path is not None}
