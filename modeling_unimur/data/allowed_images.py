@@ -7,18 +7,16 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image
-
-# Whatever an index calls an image: other formats of Pillow run other programs, and other files are no images.
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+from ..image_loading import IMAGE_FORMATS, Image
 
 
 def is_image_file(path: str | os.PathLike) -> bool:
-    """Whether a path is a regular file that Pillow knows as an image of a common format, by its content."""
+    """Whether a path is a regular file that Pillow knows as an image of a format that is decoded, by its content."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
-        with Image.open(path, formats=FORMATS) as image:
+        Image.init()
+        with Image.open(path, formats=[kind for kind in IMAGE_FORMATS if kind in Image.OPEN]) as image:
             return image.width > 0 and image.height > 0
     except Exception:  # damaged files make decoders raise nearly anything
         return False
@@ -46,4 +44,4 @@ class AllowedImages:
         return place if is_image_file(place) else None
 
 
-__all__ = ["FORMATS", "AllowedImages", "is_image_file"]
+__all__ = ["AllowedImages", "is_image_file"]
