@@ -92,21 +92,22 @@ class ChatCache:
         return float((plain * cached).sum()) > self.model._least_cosine()
 
     @torch.inference_mode()
-    def embed(self, conversation, max_length: "int | None" = None, allow_urls: bool = False) -> torch.Tensor:
+    def embed(self, conversation, max_length: "int | None" = None, allow_urls: "bool | None" = None) -> torch.Tensor:
         """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
 
         Args:
             conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_context`. Once it is reached, a context begins at another
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
                 token in every turn, and runs as a whole.
             allow_urls (`bool`): whether pictures may be fetched from URLs.
 
         Raises:
-            ValueError, FileNotFoundError: as `process_context`.
+            ValueError, FileNotFoundError: as `process_queries`.
         """
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
         messages, pictures = read_conversation(conversation, "The dialogue", allow_urls, load=self._picture)
         data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
-        tokens, pictures = data["input_ids"][0].tolist(), pictures[lost:]
+        tokens, pictures = data["input_ids"][0], pictures[lost:]
         body = len(tokens) - self.processor._suffix_length
         places = self._places(tokens[:body], [key for key, _ in pictures])
         kept, common = self._longest(places)

@@ -119,8 +119,10 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         `(texts, projection_dim)`.
 
         Raises:
-            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space.
+            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space; or for
+                ids of the language model's tokenizer, which end with [RET].
         """
+        self._refuse_queries(input_ids)
         if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
             raise ValueError(
                 f"These heads rank pictures alone: texts of {self.config.joint_width} dimensions have no map into the "
@@ -129,6 +131,18 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         return BaseModelOutputWithPooling(
             pooler_output=self.heads.text_target(self.encode_texts(input_ids, attention_mask))
         )
+
+    def _refuse_queries(self, input_ids: torch.Tensor) -> None:
+        """Raises when candidate texts are queries: `processor(text=...)` reads them with the other tokenizer."""
+        ret = self.config.ret_token_ids
+        text = getattr(self.config.clip_config, "text_config", None)
+        if not ret or torch.compiler.is_compiling() or ret[-1] == getattr(text, "eos_token_id", None):
+            return
+        if input_ids.shape[1] and bool((input_ids[:, -1] == ret[-1]).all()):
+            raise ValueError(
+                "These ids end with [RET]: they are queries, made by processor(text=...) or process_queries, for "
+                "get_multimodal_features. Prepare candidate texts with processor.process_texts."
+            )
 
     def _visual_choice(self, pooled, projected):
         return pooled if self.config.visual_feature == "pooled" else projected
