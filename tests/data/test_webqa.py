@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.data.json_stream import line_objects, object_entries
+from modeling_unimur.data.json_lines import line_objects
+from modeling_unimur.data.json_stream import object_entries
 from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
 from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
