@@ -38,12 +38,14 @@ class JsonLine(NamedTuple):
     problem: str | None = None
 
 
-def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text, or of its bytes in UTF-8.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `MAX_DEPTH`.
     """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig", "surrogatepass")
     try:
         value = _DECODER.decode(text)
     except json.JSONDecodeError as error:
