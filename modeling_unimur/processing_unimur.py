@@ -49,6 +49,12 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             and without a mask.
         start_after_pictures (`bool`): whether the start token stands before the first words, and so behind pictures
             that come first, as in FROMAGe; otherwise it is always the first.
+        caption_ends (`bool`): whether the caption loss learns the end-of-text token behind each caption. Without it
+            captions have none, and the start token behind an image is learned, as in FROMAGe.
+        start_each_caption (`bool`): whether each of several captions in a row has a start token of its own, as in
+            FROMAGe; otherwise the row has one.
+        squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
+            FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
     """
 
     def __init__(
@@ -68,6 +74,9 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         max_target_tokens: int = 77,
         target_padding: str = "longest",
         start_after_pictures: bool = False,
+        caption_ends: bool = True,
+        start_each_caption: bool = False,
+        squash_images: bool = False,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
@@ -77,6 +86,8 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
+        self.caption_ends, self.start_each_caption = caption_ends, start_each_caption
+        self.squash_images = squash_images
         if tokenizer is not None:
             self._append_readout(tokenizer)
         template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
@@ -340,7 +351,15 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         """Candidate pictures, ready for `get_image_features`: `pixel_values` `(pictures, 3, height, width)`."""
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         loaded = [load_image(image, allow_urls=allow_urls) for image in images]
+        if getattr(self, "squash_images", False):  # a UniVLDRProcessor has no such switch
+            loaded = [image.resize(self._squashed_size()) for image in loaded]
         return BatchFeature(dict(self.image_processor(loaded, return_tensors="pt")))
+
+    def _squashed_size(self) -> tuple[int, int]:
+        cut = getattr(self.image_processor, "do_center_crop", False)
+        size = dict(self.image_processor.crop_size if cut else self.image_processor.size)
+        side = size.get("shortest_edge")
+        return (size.get("width", side), size.get("height", side))
 
     def process_texts(self, texts: "str | list[str]") -> BatchFeature:
         """Candidate texts, ready for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`; cut at

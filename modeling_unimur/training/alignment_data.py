@@ -98,6 +98,8 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
     splits = load_pairs(
         model.clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction
     )
+    if not data.equal_captions_match:
+        splits["train"].groups = torch.arange(len(splits["train"].paths))
     pictures = {name: _Pictures(model, pairs) for name, pairs in splits.items()}
     sets = {name: picture_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
     rows: Dataset = PictureRows(
