@@ -9,6 +9,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTra
 from .captions_unimur import CaptionsMixin
 from .image_loading import load_image
 from .messages_unimur import is_conversation, read_conversation
+from .text_cleaning import check_cleaning, clean_texts
 
 # Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
 _CHAT_TEMPLATE = """{%- for message in messages -%}
@@ -53,6 +54,8 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             captions have none, and the start token behind an image is learned, as in FROMAGe.
         start_each_caption (`bool`): whether each of several captions in a row has a start token of its own, as in
             FROMAGe; otherwise the row has one.
+        clean_text (`str`, *optional*): how candidate texts are cleaned before the dual encoder's tokenizer: `"clip"`
+            as OpenAI's CLIP and open_clip do, for encoders that were trained so; `None` leaves them as they are.
         squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
             FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
     """
@@ -77,6 +80,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         caption_ends: bool = True,
         start_each_caption: bool = False,
         squash_images: bool = False,
+        clean_text: str | None = None,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
@@ -87,7 +91,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
         self.caption_ends, self.start_each_caption = caption_ends, start_each_caption
-        self.squash_images = squash_images
+        self.squash_images, self.clean_text = squash_images, check_cleaning(clean_text)
         if tokenizer is not None:
             self._append_readout(tokenizer)
         template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
@@ -368,6 +372,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
+        texts = clean_texts(texts, self.clean_text)
         encoded = self.target_tokenizer(
             texts, padding=self.target_padding, truncation=True, max_length=self.max_target_tokens, return_tensors="pt"
         )
