@@ -41,6 +41,7 @@ _NOTES = (
     "Inputs and Outputs, ICML 2023).",
     "[RET] is always the position that is read. FROMAGe's `generate_for_images_and_texts(num_words=0)` reads one that "
     "is too early by the number of input vectors of the pictures before it; its evaluation scripts read [RET].",
+    "Images are resized to a square whatever their shape, as in FROMAGe's evaluations (`squash_images`).",
 )
 
 

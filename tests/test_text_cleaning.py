@@ -9,6 +9,7 @@ from transformers import CLIPConfig
 
 from conversion.clip_folder import CLEANED_TEXTS, clip_tokenizer
 from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, text_cleaning
+from modeling_unimur.candidates_unimur import same_space, space_name
 from modeling_unimur.text_cleaning import clean_texts
 from modeling_unimur.training.frozen_towers import TextEncoder
 
@@ -88,6 +89,14 @@ def test_training_reads_the_same_texts(pair, clip_folder):
         assert torch.equal(cleaned(["\u201ca cat\u201d"]), plain(['"a cat"']))
     assert cleaned.key.startswith(plain.key)
     assert cleaned.key != plain.key  # kept features are told apart
+
+
+def test_candidates_that_are_prepared_otherwise_lie_in_a_space_of_their_own(make_model):
+    made = [make_model(processor=chosen) for chosen in ({}, {}, {"clean_text": "clip"}, {"squash_images": True})]
+    model = made[0][0]
+    names = [space_name(model, processor) for _, processor in made]
+    assert [same_space(names[0], name) for name in names] == [True, True, False, False]
+    assert not same_space(*names[2:])
 
 
 def test_what_is_missing_is_named(monkeypatch, clip_folder):
