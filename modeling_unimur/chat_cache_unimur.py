@@ -8,7 +8,7 @@ from itertools import zip_longest
 
 import torch
 
-from .image_loading import Image, load_image
+from .image_loading import image_bytes, load_image, source_name
 from .messages_unimur import is_message, read_conversation
 from .readout_unimur import FrozenReader
 
@@ -156,9 +156,12 @@ class ChatCache:
     # -- pictures ---------------------------------------------------------------------------------------------------
     def _picture(self, source, allow_urls: bool) -> tuple:
         """A picture's key and what the language model reads of it `(visual_width,)`, computed once."""
-        key = _picture_key(source)
+        is_encoded = isinstance(source, (str, os.PathLike, bytes))
+        content = image_bytes(source, allow_urls=allow_urls) if is_encoded else load_image(source)
+        key = _image_key(content)
         if key not in self._pictures:
-            inputs = self.processor.process_images([load_image(source, allow_urls=allow_urls)])
+            image = load_image(content, name=source_name(source)) if is_encoded else content
+            inputs = self.processor.process_images([image])
             inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
             self._pictures[key] = self.model._visual_choice(*self.model.encode_images(**inputs))[0].cpu()
         self._pictures.move_to_end(key)
@@ -167,20 +170,11 @@ class ChatCache:
         return key, self._pictures[key]
 
 
-def _picture_key(source) -> tuple:
-    """The same for the same picture: a file by path, size and time, anything else by what it holds."""
-    if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        try:
-            stat = os.stat(path)
-        except (OSError, ValueError):
-            return (path,)
-        return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
-    if isinstance(source, Image.Image):
-        return source.mode, source.size, hashlib.sha256(source.tobytes()).digest()
-    if hasattr(source, "__array_interface__"):
-        return str(source.dtype), source.shape, hashlib.sha256(source.tobytes()).digest()
-    return (repr(source),)  # none that can be loaded: `load_image` says so
+def _image_key(content) -> tuple:
+    """The same for the same image: by the bytes of its file, or by its pixels as the model sees them."""
+    if isinstance(content, bytes):
+        return (hashlib.sha256(content).digest(),)
+    return content.size, hashlib.sha256(content.tobytes()).digest()
 
 
 __all__ = ["DEFAULT_BYTES", "ChatCache"]
