@@ -18,23 +18,28 @@ class CaptionsMixin:
 
         Returns:
             `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
-            `(rows, tokens)`; labels are -100 on pictures, prompt and padding; each caption ends with the
-            end-of-text token.
+            `(rows, tokens)`; labels are -100 on pictures, prompt and padding. What is learned besides the words, and
+            where start tokens stand, `caption_ends` and `start_each_caption` say.
         """
         begin = self.tokenizer("")["input_ids"][: self._prefix_length]
         prompt = self.caption_prompt.replace(self.image_token, self.image_token * self.num_visual_tokens)
         prompt = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
         bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        bodies = [[*body[:max_length], self.tokenizer.eos_token_id] for body in bodies]
+        end = [self.tokenizer.eos_token_id] if self.caption_ends else []
+        starts = [-100] * len(begin) if self.caption_ends else begin
         lines = []
         for first in range(0, len(bodies), together):
             ids, labels = [], []
             for body in bodies[first : first + together]:
-                ids += [*prompt, *body]
-                labels += [-100] * len(prompt) + body
-            lead = self._pictures_before_start(ids)
-            lines.append((self._started(begin, ids), [*labels[:lead], *[-100] * len(begin), *labels[lead:]]))
+                body = [*body[:max_length], *end]
+                part, learned = [*prompt, *body], [-100] * len(prompt) + body
+                if not ids or self.start_each_caption:
+                    lead = self._pictures_before_start(part)
+                    part = [*part[:lead], *begin, *part[lead:]]
+                    learned = [*learned[:lead], *starts, *learned[lead:]]
+                ids, labels = ids + part, labels + learned
+            lines.append((ids, labels))
         width = max(len(ids) for ids, _ in lines)
         pad, rows = self.tokenizer.pad_token_id, []
         for ids, labels in lines:

@@ -10,6 +10,7 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 from .captions_unimur import CaptionsMixin
 from .image_loading import load_image
 from .messages_unimur import is_conversation, read_conversation, require_unicode
+from .text_cleaning import check_cleaning, clean_texts
 
 # Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
 _CHAT_TEMPLATE = """{%- for message in messages -%}
@@ -123,6 +124,14 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             and without a mask.
         start_after_pictures (`bool`): whether the start token stands before the first words, and so behind pictures
             that come first, as in FROMAGe; otherwise it is always the first.
+        caption_ends (`bool`): whether the caption loss learns the end-of-text token behind each caption. Without it
+            captions have none, and the start token behind an image is learned, as in FROMAGe.
+        start_each_caption (`bool`): whether each of several captions in a row has a start token of its own, as in
+            FROMAGe; otherwise the row has one.
+        clean_text (`str`, *optional*): how candidate texts are cleaned before the dual encoder's tokenizer: `"clip"`
+            as OpenAI's CLIP and open_clip do, for encoders that were trained so; `None` leaves them as they are.
+        squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
+            FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
     """
 
     allow_urls = False
@@ -144,6 +153,10 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         max_target_tokens: int = 77,
         target_padding: str = "longest",
         start_after_pictures: bool = False,
+        caption_ends: bool = True,
+        start_each_caption: bool = False,
+        squash_images: bool = False,
+        clean_text: str | None = None,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
@@ -153,6 +166,8 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
+        self.caption_ends, self.start_each_caption = caption_ends, start_each_caption
+        self.squash_images, self.clean_text = squash_images, check_cleaning(clean_text)
         if tokenizer is not None:
             self._append_readout(tokenizer)
         template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
@@ -507,7 +522,15 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         """
         _, options, tensors = sort_options(kwargs)
         loaded = self._load(images, allow_urls)
+        if getattr(self, "squash_images", False):  # a UniVLDRProcessor has no such switch
+            loaded = [image.resize(self._squashed_size()) for image in loaded]
         return as_batch(dict(self.image_processor(loaded, return_tensors="pt", **options)), tensors)
+
+    def _squashed_size(self) -> tuple[int, int]:
+        cut = getattr(self.image_processor, "do_center_crop", False)
+        size = dict(self.image_processor.crop_size if cut else self.image_processor.size)
+        side = size.get("shortest_edge")
+        return (size.get("width", side), size.get("height", side))
 
     def _load(self, images, allow_urls: "bool | None") -> list:
         images = list(images) if isinstance(images, (list, tuple)) else [images]
@@ -532,6 +555,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             if not isinstance(text, str):
                 raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
             require_unicode(text, f"Text {number}")
+        texts = clean_texts(texts, self.clean_text)
         options = {"padding": self.target_padding, "truncation": True, "max_length": self.max_target_tokens, **options}
         encoded = self.target_tokenizer(texts, verbose=False, **options)
         keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")

@@ -6,6 +6,7 @@ from transformers.processing_utils import Unpack
 
 from .messages_unimur import is_conversation, read_conversation
 from .processing_unimur import UniMuRProcessor, UniMuRProcessorKwargs, as_batch, sort_options
+from .text_cleaning import check_cleaning, clean_texts
 
 # Its parts in `join_caption`: CLIP's tokenizer has no such special token and reads three ordinary ones (UniVL-DR).
 SEPARATOR = " [SEP] "
@@ -25,6 +26,8 @@ class UniVLDRProcessor(ProcessorMixin):
             and without a mask.
         verbalization_tokens (`int`): room that `join_caption` keeps for what is put into words beside a caption; 0
             lets a long caption push it out, as in the released code.
+        clean_text (`str`, *optional*): how texts are cleaned before the tokenizer: `"clip"` as OpenAI's CLIP does and
+            so UniVL-DR's released checkpoints; `None` leaves them as they are.
     """
 
     allow_urls = False
@@ -36,10 +39,11 @@ class UniVLDRProcessor(ProcessorMixin):
         max_target_tokens: int = 77,
         target_padding: str = "longest",
         verbalization_tokens: int = 0,
+        clean_text: "str | None" = None,
         **kwargs,
     ):
         self.max_target_tokens, self.target_padding = max_target_tokens, target_padding
-        self.verbalization_tokens = verbalization_tokens
+        self.verbalization_tokens, self.clean_text = verbalization_tokens, check_cleaning(clean_text)
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
@@ -167,6 +171,7 @@ class UniVLDRProcessor(ProcessorMixin):
         return f"{caption}{SEPARATOR}{verbalization}"
 
     def _ids(self, text: str) -> list:
+        (text,) = clean_texts([text], self.clean_text)
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _cut(self, text: str, tokens: int) -> str:
