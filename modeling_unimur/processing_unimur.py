@@ -8,8 +8,10 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTra
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
 from .captions_unimur import CaptionsMixin
+from .fingerprint import FingerprintMixin
 from .image_loading import load_image
 from .messages_unimur import is_conversation, read_conversation, require_unicode
+from .template_rendering import render_bounded
 from .text_cleaning import check_cleaning, clean_texts
 
 # Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
@@ -94,7 +96,7 @@ def as_batch(data: dict, tensors: "str | None") -> BatchFeature:
     return BatchFeature({name: rows.numpy() if tensors == "np" else rows for name, rows in made.items()})
 
 
-class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
+class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
     """Prepares dialogues for the language model and candidates for the dual encoder.
 
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
@@ -132,6 +134,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             as OpenAI's CLIP and open_clip do, for encoders that were trained so; `None` leaves them as they are.
         squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
             FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
 
     allow_urls = False
@@ -157,6 +160,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         start_each_caption: bool = False,
         squash_images: bool = False,
         clean_text: str | None = None,
+        fingerprint: dict | None = None,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
@@ -168,9 +172,11 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
         self.caption_ends, self.start_each_caption = caption_ends, start_each_caption
         self.squash_images, self.clean_text = squash_images, check_cleaning(clean_text)
+        self.fingerprint = fingerprint
         if tokenizer is not None:
             self._append_readout(tokenizer)
-        template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        self._own_template = _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        template = chat_template or self._own_template
         super().__init__(image_processor, tokenizer, target_tokenizer, chat_template=template)
 
     def _prompt(self, name: str, text: str | None) -> str:
@@ -257,7 +263,13 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
                 single="[start] $A [readout]" if begin else "$A [readout]",
                 special_tokens=[{"id": key, "ids": i, "tokens": t} for key, (i, t) in pieces.items() if i],
             )
-        self._prefix_length = len(tokenizer("")["input_ids"]) - len(suffix)  # BOS, where the model has one
+        start = tokenizer("")["input_ids"][: -len(suffix)]  # BOS, where the model has one
+        if not set(start) <= set(tokenizer.all_special_ids):
+            raise ValueError(
+                f"readout_prompt={self.readout_prompt!r} is not the one that tokenizer.json ends texts with "
+                f"({tokenizer.decode(start)!r:.80} stands before it): load this tokenizer's own processor_config.json."
+            )
+        self._prefix_length = len(start)
 
     # -- contexts -------------------------------------------------------------------------------------------------
     def process_queries(
@@ -356,7 +368,9 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             }
             for message in messages
         ]
-        return self.apply_chat_template(messages, tokenize=False, **template)
+        if self.chat_template == self._own_template and "chat_template" not in template:  # which ends
+            return self.apply_chat_template(messages, tokenize=False, **template)
+        return render_bounded(lambda: self.apply_chat_template(messages, tokenize=False, **template))
 
     @staticmethod
     def _defuse(text: str, tokens) -> str:

@@ -4,6 +4,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import Unpack
 
+from .fingerprint import FingerprintMixin
 from .messages_unimur import is_conversation, read_conversation
 from .processing_unimur import UniMuRProcessor, UniMuRProcessorKwargs, as_batch, sort_options
 from .text_cleaning import check_cleaning, clean_texts
@@ -12,7 +13,7 @@ from .text_cleaning import check_cleaning, clean_texts
 SEPARATOR = " [SEP] "
 
 
-class UniVLDRProcessor(ProcessorMixin):
+class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
     """Prepares queries and documents for the one dual encoder.
 
     Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls` is set. The
@@ -28,6 +29,7 @@ class UniVLDRProcessor(ProcessorMixin):
             lets a long caption push it out, as in the released code.
         clean_text (`str`, *optional*): how texts are cleaned before the tokenizer: `"clip"` as OpenAI's CLIP does and
             so UniVL-DR's released checkpoints; `None` leaves them as they are.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
 
     allow_urls = False
@@ -40,10 +42,12 @@ class UniVLDRProcessor(ProcessorMixin):
         target_padding: str = "longest",
         verbalization_tokens: int = 0,
         clean_text: "str | None" = None,
+        fingerprint: "dict | None" = None,
         **kwargs,
     ):
         self.max_target_tokens, self.target_padding = max_target_tokens, target_padding
-        self.verbalization_tokens, self.clean_text = verbalization_tokens, check_cleaning(clean_text)
+        self.verbalization_tokens, self.fingerprint = verbalization_tokens, fingerprint
+        self.clean_text = check_cleaning(clean_text)
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod

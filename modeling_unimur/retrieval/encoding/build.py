@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ...data.decoding_workers import worker_count
 from ...data.retrieval_sources import names_a_set
+from ...data.source_folders import folder_of_source, record_sources
 from ...writer_lock import WriterLock
 from ..opening import open_index
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
@@ -131,6 +132,7 @@ def build_index(
             if not ranks.first:
                 return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
             changes = run.fill(uri, held, extra)
+            record_sources(uri, [folder_of_source(source)])
             skipped = run.write_skipped(listed_bad)
             with Manifest(work / _MANIFEST) as manifest:
                 items = manifest.count(named)
