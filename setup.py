@@ -18,6 +18,8 @@ CORE = [
 EXTRAS = {
     # Target towers that come from open_clip, as the mini's does.
     "open_clip": ["open_clip_torch>=3.3", "torchvision>=0.29"],
+    # Texts cleaned as OpenAI's CLIP cleans them.
+    "clean_text": ["ftfy>=6.1"],
     "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0"],
     # A frozen language model in fewer bits: int8 by the one, nf4 by the other.
     "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],

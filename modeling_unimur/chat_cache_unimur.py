@@ -116,21 +116,21 @@ class ChatCache:
         self,
         conversation,
         max_length: "int | None" = None,
-        allow_urls: bool = False,
+        allow_urls: "bool | None" = None,
         owner: "str | None" = None,
     ) -> torch.Tensor:
         """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
 
         Args:
             conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_context`. Once it is reached, a context begins at another
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
                 token in every turn, and runs as a whole.
             allow_urls (`bool`): whether pictures may be fetched from URLs.
             owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
                 an answer would tell what others have asked.
 
         Raises:
-            ValueError, FileNotFoundError: as `process_context`.
+            ValueError, FileNotFoundError: as `process_queries`.
         """
         return self.run(self.read(conversation, max_length, allow_urls, owner))
 
@@ -138,16 +138,17 @@ class ChatCache:
         self,
         conversation,
         max_length: "int | None" = None,
-        allow_urls: bool = False,
+        allow_urls: "bool | None" = None,
         owner: "str | None" = None,
         where: str = "The dialogue",
     ) -> ReadChat:
         """The first half of `embed`, with its arguments; errors call the dialogue `where`."""
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
         with self._lock:
             load = partial(self._picture, owner=owner)
             messages, pictures = read_conversation(conversation, where, allow_urls, load=load)
             data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
-        return ReadChat(data["input_ids"][0].tolist(), pictures[lost:], owner)
+        return ReadChat(data["input_ids"][0], pictures[lost:], owner)
 
     @torch.inference_mode()
     def run(self, chat: ReadChat) -> torch.Tensor:

@@ -271,7 +271,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         return _Candidate(item_id or f"{kind} {number}", content, item_id, payload)
 
     def _may_fetch(self, allow_urls: "bool | None") -> bool:
-        return getattr(self.processor, "allow_urls", False) if allow_urls is None else allow_urls
+        return self.processor.allow_urls if allow_urls is None else allow_urls
 
     def _inputs(self, kind: str, candidates: list, skipped: list):
         """Those that the processor takes, and what it makes of them."""
@@ -639,10 +639,10 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     def _read(self, batch: _Batch, max_length: "int | None", allow_urls: "bool | None") -> dict:
         """What the model, or the chat cache, runs."""
-        options = {"max_length": max_length, "allow_urls": self._may_fetch(allow_urls)}
+        options = {"max_length": max_length, "allow_urls": allow_urls}
         if batch.kept:
             return {"chat": self.chats.read(batch.dialogues[0], **options, owner=batch.owner, where=batch.name(0))}
-        return dict(self.processor.process_context(batch.dialogues, **options, first=batch.numbers[0]))
+        return dict(self.processor.process_queries(batch.dialogues, **options, first=batch.numbers[0]))
 
     def _forward(self, model_inputs):
         errors = model_inputs.get("errors", {})

@@ -62,7 +62,12 @@ def _place(index: str | os.PathLike) -> str:
 
 def _record(index: str | os.PathLike) -> Path:
     key = hashlib.sha256(_place(index).encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return cache_dir() / "index_sources" / f"{key}.json"
+    return records_folder() / f"{key}.json"
+
+
+def records_folder() -> Path:
+    """Where the records of all indexes lie."""
+    return cache_dir() / "index_sources"
 
 
 __all__ = ["folder_of_source", "record_sources", "source_folders"]

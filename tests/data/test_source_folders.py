@@ -10,6 +10,7 @@ from modeling_unimur.data.source_folders import _record, folder_of_source, recor
 @pytest.fixture(autouse=True)
 def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("modeling_unimur.data.source_folders.records_folder", lambda: tmp_path / "cache" / "records")
     return tmp_path / "cache"
 
 

@@ -143,7 +143,6 @@ def test_the_page_of_a_foreign_index_shows_nothing_of_this_computer(
     monkeypatch, capsys, served, pair, gallery, tmp_path
 ):
 
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
     secret = tmp_path / "secret.png"
     secret.write_bytes(gallery[0].read_bytes())
     foreign = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])

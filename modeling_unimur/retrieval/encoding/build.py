@@ -291,9 +291,9 @@ class _Run:
     def write_skipped(self, listed: Path) -> int:
         """Lists what could not be encoded, one JSON object a line; returns how many."""
         count, aside = 0, self.work / f".{SKIPPED_FILE}"
-        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "w", encoding="utf-8") as file:
+        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "wb") as file:
             if listed.is_file():
-                with open(listed, encoding="utf-8") as lines:
+                with open(listed, "rb") as lines:
                     for line in lines:
                         file.write(line)
                         count += 1
