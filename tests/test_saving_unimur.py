@@ -309,6 +309,21 @@ def test_heads_that_name_no_backbone_ask_for_it(make_model, tmp_path):
         UniMuRModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["blobs of a repository", "blobs of a cache"])
+def test_a_cached_release_is_compared_with_what_the_hub_announced(
+    from_hub, heads, batch, tmp_path, shared, language_folder, clip_folder
+):
+    commits = {"unimur": "e5" * 20, **COMMITS}
+    for (name, commit), folder in zip(commits.items(), (heads, language_folder, clip_folder), strict=True):
+        publish(tmp_path, f"acme/{name}", folder, commit, shared=shared)
+    again = UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
+    torch.testing.assert_close(embed(again, batch), embed(from_hub[0], batch), atol=1e-6, rtol=0)
+    weights = tmp_path / "models--acme--unimur" / "snapshots" / commits["unimur"] / "model.safetensors"
+    weights.resolve().write_bytes(weights.read_bytes()[:-4] + b"\x00\x01\x02\x03")
+    with pytest.raises(OSError, match=r"acme/unimur are not those that the Hub announced.*force_download"):
+        UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
+
+
 # -- the Trainer's checkpoints --------------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("error:There were missing keys")
 def test_checkpoints_hold_the_heads_and_resume(heads, cache, batch, tmp_path, pictures):
