@@ -13,6 +13,7 @@ from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.releasing.clean_folder import write_sentence_transformers
 from tests import tiny
 from tests.environments import closure
 from tests.environments.floor import floor_folder, pins
@@ -142,6 +143,41 @@ def test_the_oldest_transformers_gets_the_same_embeddings(stranger, releases, ex
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert_same(tmp_path, expected, *names)
+
+
+@pytest.fixture(params=["newest", "oldest"])
+def versions(request) -> list:
+    """Folders that go before the stranger's."""
+    return [floor_folder()] if request.param == "oldest" else []
+
+
+def test_a_strangers_copies_are_the_model(stranger, versions, releases, pictures, tmp_path):
+    done = closure.run(
+        "copy_release.py",
+        pictures[0],
+        "pickle",
+        *(releases / name for name in ("on-clip", "on.open_clip", "heads")),
+        path=[*versions, stranger],
+        work=tmp_path,
+        HF_HUB_CACHE=str(releases / "cache"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["on-clip", "heads"])
+def test_a_strangers_workers_compute_the_same(releases, pictures, tmp_path, name):
+    stranger = closure.link(tmp_path / "stranger", "torch", "torchvision", "transformers", "sentence-transformers")
+    write_sentence_transformers(releases / name)
+    done = closure.run(
+        "copy_release.py",
+        pictures[0],
+        "workers",
+        releases / name,
+        path=[stranger],
+        work=tmp_path,
+        HF_HUB_CACHE=str(releases / "cache"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_without_open_clip_one_error_names_it(releases, pictures, tmp_path):
