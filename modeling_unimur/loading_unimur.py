@@ -29,8 +29,9 @@ def readable_weights(source: str):
 def require_intact(source: str, revision: "str | None" = None, cache_dir: "str | None" = None) -> None:
     """Raises when the cached weights of a Hub repository are not those that the Hub announced.
 
-    huggingface_hub compares sizes only; the name of a cached file is the SHA-256 that was announced. Every byte is
-    read, so this is for files of a few MB.
+    huggingface_hub compares sizes only. A file of a snapshot is a link to `blobs/<announced SHA-256>`, which newer
+    versions make a link in turn, to a store of all repositories that is named by another hash (Xet's): one link is
+    followed. Every byte is read, so this is for files of a few MB.
 
     Args:
         source (`str`): Hub id; a folder is not looked at.
@@ -45,7 +46,7 @@ def require_intact(source: str, revision: "str | None" = None, cache_dir: "str |
     file = try_to_load_from_cache(source, "model.safetensors", cache_dir=cache_dir, revision=revision)
     if not isinstance(file, str):
         return
-    announced = Path(file).resolve().name
+    announced = os.path.basename(os.readlink(file)) if os.path.islink(file) else ""
     if len(announced) != 64:  # a system without links keeps no such name
         return
     if hashlib.sha256(Path(file).read_bytes()).hexdigest() != announced:

@@ -1,7 +1,7 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -43,7 +43,7 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(module.text_logit_scale, self.config.logit_scale_init_value)
 
 
-class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
+class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     """Reads a dialogue of text and pictures into one vector that retrieves the text and the picture of its reply.
 
     The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
@@ -52,13 +52,18 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, config: UniMuRConfig, build_backbones: bool = True):
+    def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: "dict | None" = None):
         super().__init__(config)
-        self._build_backbones(config, build_backbones)
+        self._build_backbones(config, build_backbones, backbone_dtypes)
         self.heads = UniMuRHeads(config)
         self._prefix_cache = None  # whether the language model can take one; found out when first trained
         self.post_init()
         self._freeze()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the trained heads; `language_model` and `clip` have their own."""
+        return self.heads.logit_scale.dtype
 
     # -- the language model -----------------------------------------------------------------------------------------
     def get_input_embeddings(self):
@@ -327,9 +332,21 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         embeds = self._embed_tokens(input_ids, visual_features)
         return self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
-    def can_generate(self) -> bool:
-        """Whether `generate` works: always, but not as `GenerationMixin`'s own."""
-        return False
+    @property
+    def generation_config(self):
+        """The language model's, which does the generating; None before it is there."""
+        return getattr(getattr(self, "language_model", None), "generation_config", None)
+
+    @generation_config.setter
+    def generation_config(self, value):
+        if getattr(self, "language_model", None) is not None:
+            self.language_model.generation_config = value
+
+    def adjust_generation_fn(self, *args, **kwargs):
+        """Reads the generation settings in a full release; those of a heads-only one come with its language model."""
+        if self.language_model is not None:
+            kwargs.pop("backbone_dtypes", None)  # an argument of this model's, which would end up among the settings
+            super().adjust_generation_fn(*args, **kwargs)
 
 
 __all__ = ["UniMuRModel", "UniMuRPreTrainedModel"]

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainingArguments
+from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from tests import tiny
@@ -307,6 +307,63 @@ def test_heads_that_name_no_backbone_ask_for_it(make_model, tmp_path):
     make_model()[0].save_pretrained(tmp_path, heads_only=True)
     with pytest.raises(ValueError, match=r"names no language model: pass language_model="):
         UniMuRModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["blobs of a repository", "blobs of a cache"])
+def test_a_cached_release_is_compared_with_what_the_hub_announced(
+    from_hub, heads, batch, tmp_path, shared, language_folder, clip_folder
+):
+    commits = {"unimur": "e5" * 20, **COMMITS}
+    for (name, commit), folder in zip(commits.items(), (heads, language_folder, clip_folder), strict=True):
+        publish(tmp_path, f"acme/{name}", folder, commit, shared=shared)
+    again = UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
+    torch.testing.assert_close(embed(again, batch), embed(from_hub[0], batch), atol=1e-6, rtol=0)
+    weights = tmp_path / "models--acme--unimur" / "snapshots" / commits["unimur"] / "model.safetensors"
+    weights.resolve().write_bytes(weights.read_bytes()[:-4] + b"\x00\x01\x02\x03")
+    with pytest.raises(OSError, match=r"acme/unimur are not those that the Hub announced.*force_download"):
+        UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
+
+
+# -- how text is generated ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory):
+    """A language model with settings of its own for generating text."""
+    folder = tiny.language_model(tmp_path_factory.mktemp("talkative"))
+    GenerationConfig(bos_token_id=0, eos_token_id=[1, 7], pad_token_id=2, max_new_tokens=5).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("heads_only", [True, False])
+def test_text_is_generated_as_the_language_model_does(make_model, talkative, tmp_path, pictures, heads_only, caplog):
+    model, processor = make_model(talkative)
+    assert model.can_generate()
+    assert model.generation_config is model.language_model.generation_config
+    model.save_pretrained(tmp_path, heads_only=heads_only)
+    assert (tmp_path / "generation_config.json").is_file() != heads_only
+    given = {"language_model": str(talkative), "clip": model.clip} if heads_only else {}
+    again = UniMuRModel.from_pretrained(tmp_path, **given)
+    assert again.generation_config.to_dict() == model.generation_config.to_dict()
+    assert again.generation_config is again.language_model.generation_config
+    prompt = processor.process_caption_prompt(pictures[:2])
+    said = again.generate(**prompt)
+    assert said.shape[1] <= 5
+    assert said.tolist() == model.generate(**prompt).tolist()
+    other = UniMuRModel.from_pretrained(tmp_path, generation_config=GenerationConfig(max_new_tokens=2), **given)
+    assert other.language_model.generation_config.max_new_tokens == 2
+    model.save_pretrained(tmp_path, heads_only=heads_only)  # saving left nothing behind
+    assert model.can_generate()
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_full_release_without_settings_generates_as_its_language_model_does(make_model, tmp_path, pictures):
+    model, processor = make_model()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()  # as releases were saved before
+    again = UniMuRModel.from_pretrained(tmp_path)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(again.generation_config, name) == getattr(model.generation_config, name)
+    prompt = {**processor.process_caption_prompt(pictures[0]), "max_new_tokens": 3}
+    assert again.generate(**prompt).tolist() == model.generate(**prompt).tolist()
 
 
 # -- the Trainer's checkpoints --------------------------------------------------------------------------------------
