@@ -35,6 +35,8 @@ else
 endif
 	@touch $@
 
+# As in modeling_unimur/cli/main.py: what torch says of a registration in torchao is for their developers.
+demo: export TORCH_LOGS ?= -torch.utils._pytree
 demo: $(VENV)/.installed
 	@echo "Building UniMuR-mini and UniVL-DR-mini from packaged weights (once)"
 	$(BIN)/python conversion/assemble_unimur_mini.py
