@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # All that may be written to stderr: progress bars, and in programs that import transformers before this package what
 # torch says of a registration in torchao, where that is installed.
 PROGRESS = r"[\w .:]*\d+%\|.*\|.*\d+/\d+ \[.*\]"
-TORCHAO = r"W\d{4} .* torch/utils/_pytree\.py:\d+\] .*register_constant\(\).*"
+TORCHAO = r"W\d{4} .*\btorch/utils/_pytree\.py:\d+\] .*register_constant\(\).*"
 ALLOWED = {"program": [PROGRESS, TORCHAO], "command": [PROGRESS]}
 # What tests/conftest.py sets and users do not.
 OURS = ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_TELEMETRY", "TORCH_LOGS")
@@ -65,7 +65,7 @@ def test_commands(tmp_path, pictures):
         ("Loading weights: 100%|██████████| 784/784 [00:00<00:00, 28992.03it/s]", {"program", "command"}),
         ("  0%|          | 0/25 [00:00<?, ?it/s]", {"program", "command"}),
         (
-            "W1128 04:57:00.648000 29792 torch/utils/_pytree.py:630] <enum 'KernelPreference'> is an Enum subclass. "
+            "W1128 04:57:00.648000 9 lib/torch/utils/_pytree.py:630] <enum 'KernelPreference'> is an Enum subclass. "
             "Calling register_constant() on Enum subclasses is deprecated.",
             {"program"},
         ),
