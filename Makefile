@@ -92,7 +92,7 @@ constraints: $(TOOLS)/.installed
 
 # A version that the database cannot be asked about is an error.
 audit: $(TOOLS)/.installed
-	$(TOOLS)/bin/pip-audit --strict --disable-pip --no-deps $(foreach pins,constraints.txt $(OLDEST),--requirement $(pins))
+	$(TOOLS)/bin/pip-audit --strict --disable-pip $(foreach pins,constraints.txt $(OLDEST),--requirement $(pins))
 
 clean:
 	rm -rf $(VENV) .venv-newest .venv-oldest $(TOOLS) build demo_output runs *.egg-info .pytest_cache .ruff_cache
