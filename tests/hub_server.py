@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_writer"
@@ -123,6 +124,16 @@ class HubServer:
     def __exit__(self, *_) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def put(self, repo_id: str, folder: Path) -> str:
+        """Makes a folder a repository, in place of one of that name; its commit."""
+        files = {
+            path.relative_to(folder).as_posix(): File(path.read_bytes(), lfs=path.name.endswith(_LFS_ENDINGS))
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        self.repositories[repo_id] = Repository()
+        return self.repositories[repo_id].commit(files)
 
     def environment(self, write: bool = False) -> dict[str, str]:
         """Variables that a client's process needs from its start: huggingface_hub reads them at import."""

@@ -38,23 +38,12 @@ def faultless(hub):
     hub.xet = False
 
 
-def put(hub: HubServer, repo_id: str, folder: Path) -> str:
-    """A folder as a repository of the hub; its commit."""
-    files = {
-        path.relative_to(folder).as_posix(): File(path.read_bytes(), lfs=path.suffix == ".safetensors")
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-    hub.repositories[repo_id] = Repository()
-    return hub.repositories[repo_id].commit(files)
-
-
 @pytest.fixture(scope="module")
 def source(hub, language_folder, clip_folder, tmp_path_factory):
     """A training's folder, on backbones that the hub has; its model and its processor."""
     work = tmp_path_factory.mktemp("author")
     for repo_id, folder in (("acme/lm", language_folder), ("acme/clip", clip_folder)):
-        publish(work / "cache", repo_id, folder, put(hub, repo_id, folder))
+        publish(work / "cache", repo_id, folder, hub.put(repo_id, folder))
     torch.manual_seed(8)
     arguments = {"cache_dir": str(work / "cache")}
     processor = UniMuRProcessor.from_backbones("acme/lm", "acme/clip", max_context_tokens=128, **arguments)
