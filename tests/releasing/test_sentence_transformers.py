@@ -17,6 +17,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from modeling_unimur.releasing.clean_folder import write_model, write_sentence_transformers
+from tests.rounding import assert_same_outputs, assert_same_weights
 
 TEXTS = ["a cat slept on my keyboard", "no, but the birthday cake was good", "she plays guitar"]
 
@@ -183,7 +184,8 @@ def test_a_shorter_limit_of_one_call(embedder, method):
 def test_saving_again_gives_a_release(embedder, tmp_path):
     embedder.save_pretrained(str(tmp_path / "again"), create_model_card=False)
     again = SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
-    np.testing.assert_array_equal(again.encode(TEXTS), embedder.encode(TEXTS))
+    assert_same_weights(again.state_dict(), embedder.state_dict())
+    assert_same_outputs(again.encode(TEXTS), embedder.encode(TEXTS))
     assert {"sentence_transformers_unimur.py", "modules.json", "modeling_unimur.py", "processing_unimur.py"} <= {
         path.name for path in (tmp_path / "again").iterdir()
     }
