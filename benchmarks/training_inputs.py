@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.data.text_lines import read_lines
 
 # FROMAGe's longest caption.
 MAX_CAPTION_TOKENS = 24
@@ -51,7 +52,7 @@ def read_pairs(path: Path | None) -> list[tuple[str, str]]:
         rows = split_by_title(load_captioned_pictures())["train"]
         forms = [(caption_forms(row["title"], row["description"], row["tags"]), row["image"]) for row in rows]
         return [(caption, picture) for captions, picture in forms for caption in captions]
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in read_lines(path) if line.strip()]
     if not lines or not all("\t" in line for line in lines):
         raise ValueError(f"{path}: one `caption<TAB>picture` a line.")
     return [tuple(line.split("\t", 1)) for line in lines]

@@ -86,7 +86,10 @@ class Ladder:
     def __init__(self, corpus: str, args: argparse.Namespace, folder: Path):
         self.corpus, self.args, self.folder = corpus, args, folder
         self.score = LEAST_SCORES.get(corpus, 1)
-        self.retrieval = load_retrieval_set(corpus)
+        # The recipe of WebQA takes its corpus as released; another set has no such choice.
+        of_webqa = corpus.startswith("webqa=")
+        self.deduplicate = load_recipe(RECIPES[args.full]).data.deduplicate if of_webqa else None
+        self.retrieval = load_retrieval_set(corpus, deduplicate=self.deduplicate)
         self.task = RetrievalTask.from_set(self.retrieval, "test", self.score)
         self.dev = RetrievalTask.from_set(self.retrieval, "validation", self.score)
         self.rows = Rows(self.task)
@@ -100,6 +103,7 @@ class Ladder:
             f"data.retrieval={json.dumps(self.corpus)}",
             f"data.least_score={self.score}",
             "data.stage2_captions=null",
+            f"data.deduplicate={json.dumps(self.deduplicate)}",
             "data.final_figures=false",  # measured here, with everything else
             f"training.output_dir={json.dumps(str(output))}",
         ]
@@ -228,7 +232,8 @@ class Ladder:
             return
         if name == "released":  # the captions of UniVL-DR's data.zip with a generated query behind them
             source = self.stage2("verbalized", 0, "balanced", "data.stage2_captions=query")
-            self.rows.add(self.space(source, load_retrieval_set(self.corpus, "query")).system(VERBAL))
+            verbal = load_retrieval_set(self.corpus, "query", self.deduplicate)
+            self.rows.add(self.space(source, verbal).system(VERBAL))
             return
         try:
             words = verbalize(self.retrieval.corpus, open_verbalizer(name))

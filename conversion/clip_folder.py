@@ -20,6 +20,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from conversion.state_dicts import require_equal
 from modeling_unimur.loading_unimur import require_complete
+from modeling_unimur.text_cleaning import clean_texts
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,16 @@ CHECK_TEXTS = (
     "Don't  count: 1, 22 and 333!",
     "Ein Käfer läuft über 東京タワー 🎈",
     "one two three four five " * 20,
+)
+# Texts that OpenAI's and open_clip's tokenizers clean first, and transformers' does not.
+CLEANED_TEXTS = (
+    "it's the \u201cOld Town\u201d", "\u2018single\u2019 quotes", "cats &amp; dogs", "it&amp;#39;s &lt;b&gt;",
+    "a&nbsp;b", "a \ufb01ne \ufb02ower", "\uff26\uff35\uff2c\uff2c\u3000\uff57ide", "caf\u00c3\u00a9 au lait",
+    "\u039f\u0394\u039f\u03a3", "\ufeffmarked", "a\x07b", "\x1b[31mred\x1b[0m",
+)  # fmt: skip
+CLEANED_NOTE = (
+    "Its texts were cleaned before they were tokenized (quotes, ligatures, HTML entities, mojibake). transformers' "
+    "tokenizer leaves that out: set `clean_text` of `UniVLDRProcessor` or `UniMuRProcessor` to `clip`."
 )
 OPENAI_VOCABULARY = 49408
 _RESAMPLE = {"bicubic": 3, "bilinear": 2}
@@ -87,7 +98,30 @@ def clip_tokenizer(config: CLIPConfig, source: str | os.PathLike | None = None) 
     for sample, found, expected in zip(CHECK_TEXTS, rows, reference(list(CHECK_TEXTS)), strict=True):
         if found != expected[: len(found)].tolist() or expected[len(found) :].any():
             raise ValueError(f"The tokenizer differs from open_clip's on {sample!r}.")
+    _check_cleaning(tokenizer, reference)
     return tokenizer
+
+
+def _check_cleaning(tokenizer: PreTrainedTokenizerBase, reference) -> None:
+    """Reports how many texts have other tokens without open_clip's cleaning, and checks that none has with it."""
+
+    def differing(texts: list[str]) -> list[str]:
+        rows = tokenizer(texts, truncation=True)["input_ids"]
+        expected = reference(list(CLEANED_TEXTS))
+        pairs = zip(CLEANED_TEXTS, rows, expected, strict=True)
+        return [
+            sample
+            for sample, found, right in pairs
+            if found != right[: len(found)].tolist() or right[len(found) :].any()
+        ]
+
+    wrong = differing(clean_texts(list(CLEANED_TEXTS), "clip"))
+    if wrong:
+        raise ValueError(f"The tokenizer differs from open_clip's on {wrong[0]!r}, cleaned.")
+    count = len(differing(list(CLEANED_TEXTS)))
+    logger.info(
+        "%d of %d texts for that purpose have other tokens uncleaned. %s", count, len(CLEANED_TEXTS), CLEANED_NOTE
+    )
 
 
 def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPImageProcessor:
@@ -222,6 +256,7 @@ def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float =
 
 
 __all__ = [
+    "CLEANED_NOTE",
     "OPENAI_VOCABULARY",
     "build_clip_model",
     "clip_card",

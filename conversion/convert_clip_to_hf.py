@@ -25,6 +25,7 @@ from transformers import CLIPConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conversion.clip_folder import (
+    CLEANED_NOTE,
     build_clip_model,
     clip_card,
     clip_tokenizer,
@@ -141,6 +142,7 @@ def convert(
     tensors = to_hf(ledger, config)
     logger.info("%s", ledger.report())
     words, pictures = clip_tokenizer(config, tokenizer), image_processor(config)
+    note = _NOTE if tokenizer is not None else f"{_NOTE} {CLEANED_NOTE}"
 
     def build(folder: Path) -> None:
         model = build_clip_model(config, tensors)
@@ -148,7 +150,7 @@ def convert(
             open_clip_config(config), {key: value for key, value in source.items() if key not in _CONSTANTS}
         )
         verify_features(plain, model)
-        save_clip_folder(folder, model, words, pictures, clip_card(licence, target.name, _NOTE))
+        save_clip_folder(folder, model, words, pictures, clip_card(licence, target.name, note))
 
     return build_once(target, build)
 

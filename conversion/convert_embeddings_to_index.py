@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conversion.restricted_pickle import read_arrays
 from conversion.state_dicts import new_target
 from modeling_unimur import RetrievalIndex
+from modeling_unimur.data.text_lines import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def read_embeddings(
     else:
         if not Path(paths_file).is_file():
             raise FileNotFoundError(f"{paths_file} is not there.")
-        names, vectors = Path(paths_file).read_text(encoding="utf-8").splitlines(), content
+        names, vectors = list(read_lines(paths_file)), content
     names = names.tolist() if isinstance(names, np.ndarray) else list(names)
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:

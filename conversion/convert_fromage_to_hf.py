@@ -41,6 +41,7 @@ _NOTES = (
     "Inputs and Outputs, ICML 2023).",
     "[RET] is always the position that is read. FROMAGe's `generate_for_images_and_texts(num_words=0)` reads one that "
     "is too early by the number of input vectors of the pictures before it; its evaluation scripts read [RET].",
+    "Images are resized to a square whatever their shape, as in FROMAGe's evaluations (`squash_images`).",
 )
 
 
@@ -107,6 +108,7 @@ def read_heads(
             raise ValueError(f"model_args.json says {name}={refused}, which UniMuRModel does not compute.")
     mapped = "model.visual_fc.weight" in ledger if image_targets == "auto" else image_targets == "mapped"
     prompt, notes = arguments.get("input_prompt"), list(_NOTES)
+    rows = min(arguments["retrieval_token_idx"], text_config.vocab_size)
     if prompt:
         notes.append(f"Captions were prompted with {prompt!r} after the picture.")
     return plan_heads(
@@ -123,6 +125,9 @@ def read_heads(
         mapped=mapped,
         text_target_map=text_target_map,
         ret_token_loss_weight=1.0,  # its next-token loss over caption and [RET]
+        # Its vocabulary is what stands before [RET], and [RET] in both softmaxes.
+        config={"ret_in_caption_loss": True, "loss_vocab_size": rows},
+        processor={"caption_ends": False, "start_each_caption": True, "squash_images": True},
         notes=notes,
     )
 

@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conversion.clip_folder import (
+    CLEANED_NOTE,
     OPENAI_VOCABULARY,
     build_clip_model,
     clip_card,
@@ -131,11 +132,12 @@ def convert(
     if tokenizer is None and (Path(source) / "tokenizer_config.json").is_file():
         tokenizer = source
     words, pictures = clip_tokenizer(config, tokenizer), image_processor(config, preprocess)
+    note = _NOTE if tokenizer is not None else f"{_NOTE} {CLEANED_NOTE}"
 
     def build(folder: Path) -> None:
         model = build_clip_model(config, tensors)
         verify_features(plain_model(model_cfg, source_tensors), model)
-        save_clip_folder(folder, model, words, pictures, clip_card(licence, target.name, _NOTE))
+        save_clip_folder(folder, model, words, pictures, clip_card(licence, target.name, note))
 
     return build_once(target, build)
 

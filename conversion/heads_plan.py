@@ -62,6 +62,8 @@ def plan_heads(
     mapped: bool = True,
     text_target_map: str | None = None,
     ret_token_loss_weight: float,
+    config: dict | None = None,
+    processor: dict | None = None,
     notes: list[str],
 ) -> HeadsPlan:
     """Reads the tensors that FROMAGe and its descendants have in common, and leaves their frozen backbones out.
@@ -78,6 +80,7 @@ def plan_heads(
         mapped: whether candidate pictures go through `visual_fc`.
         text_target_map: prefix of a linear map on text targets.
         ret_token_loss_weight: weight of the next-token loss that the source was trained with.
+        config, processor: further arguments of `UniMuRConfig` and `UniMuRProcessor`, of this source alone.
         notes: lines for the card.
 
     Raises:
@@ -120,12 +123,14 @@ def plan_heads(
             "ret_layers": [-1 if layer == text_config.num_hidden_layers else layer for layer in layers],
             "textual_matching_weight": 1.0 if trains_texts else 0.0,
             "ret_token_loss_weight": ret_token_loss_weight,
+            **(config or {}),
         },
         processor={
             "image_token": "<|image|>",
             "ret_token": ret_token,
             "num_visual_tokens": visual_tokens,
             "start_after_pictures": True,
+            **(processor or {}),
         },
         ret_token_id=ret_token_id,
         source=SourceHeads(

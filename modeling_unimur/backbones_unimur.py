@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from .configuration_open_clip import OpenCLIPConfig
 from .configuration_unimur import UniMuRConfig
-from .loading_unimur import readable_weights, require_complete, require_intact
+from .loading_unimur import readable_weights, require_complete, require_finite, require_intact
 from .modeling_open_clip import OpenCLIPModel
 
 # Arguments that say where files come from, as opposed to what is built from them.
@@ -274,6 +274,7 @@ class BackbonesMixin:
                     **kwargs,
                 )
             require_complete(info, str(pretrained_model_name_or_path))
+            require_finite(model.heads, str(pretrained_model_name_or_path))
             model._freeze()
             return (model, info) if output_loading_info else model
 
@@ -290,6 +291,7 @@ class BackbonesMixin:
                 **kwargs,
             )
         require_complete(info, str(pretrained_model_name_or_path))
+        require_finite(model.heads, str(pretrained_model_name_or_path))
         revision = getattr(config, "_commit_hash", None) or kwargs.get("revision")
         require_intact(str(pretrained_model_name_or_path), revision, kwargs.get("cache_dir"))
         hub = {k: v for k, v in source.items() if k in _HUB_ARGUMENTS}

@@ -65,14 +65,17 @@ def space_name(model, processor) -> "str | None":
         return None
     side = np.arange(64)
     picture = np.stack(np.broadcast_arrays(4 * side[:, None], 4 * side, side[:, None] * side % 256), axis=-1)
-    image = Image.fromarray(picture.astype(np.uint8))
+    # The same weights make another space where candidates are prepared otherwise; plain text and a square hide it.
+    squashed, cleaning = getattr(processor, "squash_images", False), getattr(processor, "clean_text", None)
+    image = Image.fromarray((255 - picture if squashed else picture).astype(np.uint8))
+    probe = _PROBE if cleaning is None else f"texts that are cleaned as by {cleaning}"
     signs = _signs(picture_vectors(model, processor.process_images([image]))[0].numpy())
     try:
-        signs = _signs(text_vectors(model, processor.process_texts([_PROBE]))[0].numpy()) + signs
+        signs = _signs(text_vectors(model, processor.process_texts([probe]))[0].numpy()) + signs
     except ValueError:  # heads that rank pictures alone
         signs = "0" * _DIGITS + signs
     if fuses_captions(processor):
-        fused = picture_vectors(model, picture_inputs(processor, [image], [{"caption": _PROBE}]))
+        fused = picture_vectors(model, picture_inputs(processor, [image], [{"caption": probe}]))
         signs += _signs(fused[0].numpy())
     name = os.path.basename(os.path.normpath(model.name_or_path)) if model.name_or_path else "unimur"
     return f"{name}@{signs}"

@@ -4,11 +4,12 @@ import hashlib
 import os
 import warnings
 from collections import OrderedDict
+from functools import partial
 from itertools import zip_longest
 
 import torch
 
-from .image_loading import Image, load_image
+from .image_loading import image_bytes, load_image, source_name
 from .messages_unimur import is_message, read_conversation
 from .readout_unimur import FrozenReader
 
@@ -21,8 +22,8 @@ _PICTURES = 1024
 class _Kept:
     """A context without its readout: what stands at each place, and keys and values of every layer."""
 
-    def __init__(self, places: list, layers: "list[tuple[torch.Tensor, torch.Tensor]]"):
-        self.places, self.layers = places, layers
+    def __init__(self, places: list, layers: "list[tuple[torch.Tensor, torch.Tensor]]", owner: "str | None" = None):
+        self.places, self.layers, self.owner = places, layers, owner
 
     @property
     def num_bytes(self) -> int:
@@ -92,24 +93,34 @@ class ChatCache:
         return float((plain * cached).sum()) > self.model._least_cosine()
 
     @torch.inference_mode()
-    def embed(self, conversation, max_length: "int | None" = None, allow_urls: bool = False) -> torch.Tensor:
+    def embed(
+        self,
+        conversation,
+        max_length: "int | None" = None,
+        allow_urls: "bool | None" = None,
+        owner: "str | None" = None,
+    ) -> torch.Tensor:
         """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
 
         Args:
             conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_context`. Once it is reached, a context begins at another
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
                 token in every turn, and runs as a whole.
             allow_urls (`bool`): whether pictures may be fetched from URLs.
+            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
+                an answer would tell what others have asked.
 
         Raises:
-            ValueError, FileNotFoundError: as `process_context`.
+            ValueError, FileNotFoundError: as `process_queries`.
         """
-        messages, pictures = read_conversation(conversation, "The dialogue", allow_urls, load=self._picture)
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
+        load = partial(self._picture, owner=owner)
+        messages, pictures = read_conversation(conversation, "The dialogue", allow_urls, load=load)
         data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
-        tokens, pictures = data["input_ids"][0].tolist(), pictures[lost:]
+        tokens, pictures = data["input_ids"][0], pictures[lost:]
         body = len(tokens) - self.processor._suffix_length
         places = self._places(tokens[:body], [key for key, _ in pictures])
-        kept, common = self._longest(places)
+        kept, common = self._longest(places, owner)
         layers = [] if kept is None else [(k[:, :, :common], v[:, :, :common]) for k, v in kept.layers]
         image, width = self.processor.image_token_id, self.processor.num_visual_tokens
         fresh = pictures[tokens[:common].count(image) // width :]
@@ -117,7 +128,8 @@ class ChatCache:
         embeds, layers = self._extend(layers, tokens[common:], features)
         if kept is not None and common == len(kept.places):  # otherwise another chat, which began alike
             self._chats.remove(kept)
-        self._chats.append(_Kept(places, [(k[:, :, :body].clone(), v[:, :, :body].clone()) for k, v in layers]))
+        layers = [(k[:, :, :body].clone(), v[:, :, :body].clone()) for k, v in layers]
+        self._chats.append(_Kept(places, layers, owner))
         self._evict()
         return embeds
 
@@ -129,9 +141,11 @@ class ChatCache:
         states, layers = reader.extend(layers, inputs, min(config.num_ret_tokens, len(tokens)))
         return self.model.heads.unify(states), layers
 
-    def _longest(self, places: list) -> "tuple[_Kept | None, int]":
+    def _longest(self, places: list, owner: "str | None") -> "tuple[_Kept | None, int]":
         best, common = None, 0
         for chat in self._chats:
+            if chat.owner != owner:
+                continue
             pairs = enumerate(zip_longest(places, chat.places))
             alike = next((place for place, (mine, theirs) in pairs if mine != theirs), len(places))
             if alike > common:
@@ -154,11 +168,14 @@ class ChatCache:
             self._chats.pop(0)
 
     # -- pictures ---------------------------------------------------------------------------------------------------
-    def _picture(self, source, allow_urls: bool) -> tuple:
+    def _picture(self, source, allow_urls: bool, owner: "str | None" = None) -> tuple:
         """A picture's key and what the language model reads of it `(visual_width,)`, computed once."""
-        key = _picture_key(source)
+        is_encoded = isinstance(source, (str, os.PathLike, bytes))
+        content = image_bytes(source, allow_urls=allow_urls) if is_encoded else load_image(source)
+        key = (owner, *_image_key(content))
         if key not in self._pictures:
-            inputs = self.processor.process_images([load_image(source, allow_urls=allow_urls)])
+            image = load_image(content, name=source_name(source)) if is_encoded else content
+            inputs = self.processor.process_images([image])
             inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
             self._pictures[key] = self.model._visual_choice(*self.model.encode_images(**inputs))[0].cpu()
         self._pictures.move_to_end(key)
@@ -167,20 +184,11 @@ class ChatCache:
         return key, self._pictures[key]
 
 
-def _picture_key(source) -> tuple:
-    """The same for the same picture: a file by path, size and time, anything else by what it holds."""
-    if isinstance(source, (str, os.PathLike)):
-        path = os.fspath(source)
-        try:
-            stat = os.stat(path)
-        except (OSError, ValueError):
-            return (path,)
-        return os.path.abspath(path), stat.st_size, stat.st_mtime_ns
-    if isinstance(source, Image.Image):
-        return source.mode, source.size, hashlib.sha256(source.tobytes()).digest()
-    if hasattr(source, "__array_interface__"):
-        return str(source.dtype), source.shape, hashlib.sha256(source.tobytes()).digest()
-    return (repr(source),)  # none that can be loaded: `load_image` says so
+def _image_key(content) -> tuple:
+    """The same for the same image: by the bytes of its file, or by its pixels as the model sees them."""
+    if isinstance(content, bytes):
+        return (hashlib.sha256(content).digest(),)
+    return content.size, hashlib.sha256(content.tobytes()).digest()
 
 
 __all__ = ["DEFAULT_BYTES", "ChatCache"]

@@ -66,6 +66,11 @@ class UniMuRConfig(PreTrainedConfig):
         caption_loss_weight, visual_matching_weight, textual_matching_weight (`float`): weights of the three losses;
             0 switches one off. Visual matching alone is FROMAGe's alignment.
         ret_token_loss_weight (`float`): weight of the next-token loss over context and [RET] (FROMAGe: 1).
+        ret_in_caption_loss (`bool`): whether [RET] is one of the tokens that the caption loss tells apart, as in
+            FROMAGe, whose vocabulary holds it.
+        loss_vocab_size (`int`, *optional*): the next-token losses tell apart only so many tokens of the vocabulary,
+            besides [RET]; all by default. FROMAGe: 50266, OPT's tokens and that of an image, without the spare rows
+            of its table.
         separate_logit_scales (`bool`): whether textual matching has a temperature of its own.
         logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
         image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
@@ -99,6 +104,8 @@ class UniMuRConfig(PreTrainedConfig):
         visual_matching_weight: float = 1.0,
         textual_matching_weight: float = 1.0,
         ret_token_loss_weight: float = 0.0,
+        ret_in_caption_loss: bool = False,
+        loss_vocab_size: int | None = None,
         separate_logit_scales: bool = False,
         logit_scale_init_value: float = math.log(1 / 0.07),
         image_threshold: float | None = None,
@@ -122,6 +129,7 @@ class UniMuRConfig(PreTrainedConfig):
         self.visual_matching_weight = visual_matching_weight
         self.textual_matching_weight = textual_matching_weight
         self.ret_token_loss_weight = ret_token_loss_weight
+        self.ret_in_caption_loss, self.loss_vocab_size = ret_in_caption_loss, loss_vocab_size
         self.separate_logit_scales = separate_logit_scales
         self.logit_scale_init_value = logit_scale_init_value
         self.image_threshold = image_threshold
@@ -152,6 +160,9 @@ class UniMuRConfig(PreTrainedConfig):
         for name in ("num_visual_tokens", "num_ret_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        rows = self.text_config.get_text_config().vocab_size
+        if self.loss_vocab_size is not None and not 0 < self.loss_vocab_size <= rows:
+            raise ValueError(f"loss_vocab_size must be between 1 and {rows}, got {self.loss_vocab_size}.")
         layers = self.text_config.get_text_config().num_hidden_layers
         if not self.ret_layers or not all(-layers - 1 <= layer <= layers for layer in self.ret_layers):
             raise ValueError(

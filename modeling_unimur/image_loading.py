@@ -1,119 +1,280 @@
-"""Robust decoding of pictures: whatever the source holds, an RGB image or one clear error."""
+"""Robust decoding of images: whatever the source holds, an RGB image or one clear error."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import os
 import struct
 import urllib.error
+import urllib.parse
 import urllib.request
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 try:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageFile, UnidentifiedImageError
 except ImportError as error:
     raise ImportError(
-        "Pillow, which reads pictures, is not installed. Install it with `pip install pillow`; a model whose dual "
+        "Pillow, which reads images, is not installed. Install it with `pip install pillow`; a model whose dual "
         "encoder is an open_clip model needs `pip install open_clip_torch`, which brings it along."
     ) from error
+try:
+    from PIL import ImageCms
+except ImportError:  # a Pillow that was built without LittleCMS
+    ImageCms = None
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
 
+# The formats that are decoded. Pillow knows more, among them EPS, which it hands to Ghostscript, a program of its own.
+IMAGE_FORMATS = (
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI", "TGA",
+    "TIFF", "WEBP",
+)  # fmt: skip
 # 300 MB in memory. Pillow's own limit is a setting of the whole process, which a library leaves alone.
 MAX_PIXELS = 100_000_000
+# Image processors scale the short side up to 224 pixels or more: of a line of pixels they would make a giant. Qwen2-VL
+# refuses the same ratio.
+MAX_ASPECT_RATIO = 200
+# Bytes of a file, which is read as a whole.
+MAX_FILE_BYTES = 2**30
 _URL_TIMEOUT_SECONDS = 30
 _URL_MAX_BYTES = 200_000_000
 
-# What Pillow's decoders raise on damaged files.
-_DECODING_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    EOFError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
+# What other kinds of file begin with, and what to do about them.
+_OTHER_FORMATS = {
+    b"%!PS": "PostScript is not read, since Pillow would run another program on it; convert it to PNG",
+    b"\xc5\xd0\xd3\xc6": "PostScript is not read, since Pillow would run another program on it; convert it to PNG",
+    b"%PDF": "a PDF is no image; render its pages to PNG",
+    b"<svg": "SVG is a vector format; render it to PNG",
+    b"<?xml": "SVG is a vector format; render it to PNG",
+    b"v/1\x01": "OpenEXR is not supported; convert it to PNG",
+    b"#?RADIANCE": "Radiance HDR is not supported; convert it to PNG",
+}
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+
+# Orientation tag of EXIF, and what undoes each of its values.
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Color spaces of a profile, by what ICC calls them, and the mode in which Pillow applies it.
+_PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}
 
 
 def load_image(
-    source: str | os.PathLike | Image.Image | np.ndarray, *, allow_urls: bool = False, max_pixels: int = MAX_PIXELS
+    source: str | os.PathLike | bytes | Image.Image | np.ndarray,
+    *,
+    allow_urls: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
 ) -> Image.Image:
-    """Decodes a picture into 8-bit RGB.
+    """Decodes an image into 8-bit sRGB.
 
-    EXIF orientation is applied, of an animated file the first frame is taken, transparency is put on white, 16-bit and
-    floating-point grey is scaled to 8 bits, palettes and CMYK are converted.
+    The EXIF orientation and an embedded color profile are applied, the first frame of an animation is taken,
+    transparency is put on white, 16-bit and floating-point grey is scaled to 8 bits, palettes and CMYK are converted.
+    Metadata that cannot be read is ignored: the pixels decide.
 
     Args:
-        source: a file's path, a PIL image, or an array of shape (height, width), (height, width, 1 | 3 | 4) or
-            (1 | 3 | 4, height, width); integers in 0..255, booleans, unsigned 16-bit integers, or floats in 0..1.
+        source: the path of a file, its bytes, a `data:` URI, a PIL image, or an array of shape (height, width),
+            (height, width, 1 | 3 | 4) or (1 | 3 | 4, height, width); integers in 0..255, booleans, unsigned 16-bit
+            integers, or floats in 0..1.
         allow_urls: fetch `http(s)://` addresses; otherwise they are refused.
         max_pixels: the largest width x height that is decoded.
+        name: what error messages call the image; by default the path, or the type of the source.
 
     Returns:
-        A PIL image in mode RGB that shares no memory with `source`.
+        A PIL image in mode RGB, without metadata, that shares no memory with `source`.
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: the picture is truncated, unreadable, empty or too large, the path is a folder or a URL that was
-            not allowed, or `source` is of a wrong type. Each message names the source.
+        ValueError: the image is truncated, unreadable, empty, too large or narrower than 1 : 200, its format is none
+            of `IMAGE_FORMATS`, the path is a folder or a URL that was not allowed, or `source` is of a wrong type.
+            Each message names the source.
     """
-    if isinstance(source, Image.Image):
-        name = f"PIL image ({source.mode}, {source.width} x {source.height})"
-        return _decode(source, name, max_pixels)
+    name = name or source_name(source)
     if isinstance(source, np.ndarray):
-        return _from_array(source, max_pixels)
-    if isinstance(source, (str, os.PathLike)):
-        return _from_address(os.fspath(source), allow_urls, max_pixels)
-    raise ValueError(f"cannot load an image from {type(source).__name__}: give a path, a PIL image or a numpy array")
+        source = _from_array(source, max_pixels)
+    if isinstance(source, Image.Image):
+        return _decode(source, name, max_pixels)
+    return _open(image_bytes(source, allow_urls=allow_urls, name=name), name, max_pixels)
 
 
-def _from_address(address: str | bytes, allow_urls: bool, max_pixels: int) -> Image.Image:
-    address = os.fsdecode(address)
+def image_bytes(source: str | os.PathLike | bytes, *, allow_urls: bool = False, name: str | None = None) -> bytes:
+    """Reads the encoded bytes of an image.
+
+    Args:
+        source: the path of a file, its bytes, a `data:` URI or a URL.
+        allow_urls: fetch `http(s)://` addresses; otherwise they are refused.
+        name: what error messages call the image.
+
+    Raises:
+        FileNotFoundError: the path does not exist.
+        ValueError: the source is of a wrong type, empty, no regular file, too large, or a URL that was not allowed.
+    """
+    name = name or source_name(source)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        if not data:
+            raise ValueError(f"{name}: there are no bytes; give those of an image file")
+        return data
+    if not isinstance(source, (str, os.PathLike)):
+        raise ValueError(f"cannot load an image from {name}: give a path, bytes, a PIL image or a numpy array")
+    address = os.fsdecode(os.fspath(source))
     if not address.strip():
         raise ValueError("the image path is empty: give the path of an image file")
-    if address.lower().startswith(("http://", "https://")):
+    if address[:8].lower().startswith(("http://", "https://")):
         if not allow_urls:
-            raise ValueError(f"{address}: URLs are not fetched; download the picture or pass allow_urls=True")
-        return _open(io.BytesIO(_fetch(address)), address, max_pixels)
-    if address.lower().startswith("data:"):
-        raise ValueError(f"{address[:40]}...: data URLs are not supported; decode it to a PIL image first")
+            raise ValueError(f"{name}: URLs are not fetched; download the image or pass allow_urls=True")
+        return _fetch(address)
+    if address[:5].lower() == "data:":
+        return _from_data_uri(address, name)
+    return _read_file(address)
+
+
+def decode_base64(text: str, name: str = "the base64 text") -> bytes:
+    """Decodes base64 text, with line breaks or spaces in it and with or without padding.
+
+    Raises:
+        ValueError: the text is not base64.
+    """
+    compact = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"{name}: is not base64: {error}") from error
+
+
+def source_name(source) -> str:
+    """What error messages call a source."""
+    if isinstance(source, Image.Image):
+        return f"PIL image ({source.mode}, {source.width} x {source.height})"
+    if isinstance(source, np.ndarray):
+        return f"array of shape {source.shape} and type {source.dtype}"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        return f"image of {len(source)} bytes"
+    if isinstance(source, (str, os.PathLike)):
+        address = os.fsdecode(os.fspath(source))
+        return address if len(address) <= 200 else f"{address[:40]}..."
+    return type(source).__name__
+
+
+def _read_file(address: str) -> bytes:
+    shown = address[:200]
     try:
         path = Path(address)
         if path.is_dir():
-            raise ValueError(f"{address}: is a folder; give the path of an image file")
+            raise ValueError(f"{shown}: is a folder; give the path of an image file")
         if not path.exists():
-            raise FileNotFoundError(f"{address}: no such image file; check the path (relative to {Path.cwd()})")
+            raise FileNotFoundError(f"{shown}: no such image file; check the path (relative to {Path.cwd()})")
         if not path.is_file():
-            raise ValueError(f"{address}: is not a regular file; give the path of an image file")
+            raise ValueError(f"{shown}: is not a regular file; give the path of an image file")
         size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ValueError(f"{shown}: too large: {size} bytes are more than {MAX_FILE_BYTES}")
+        data = path.read_bytes()
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
-        raise ValueError(f"{address[:200]}: cannot be read: {error.strerror or error}") from error
-    if size == 0:
-        raise ValueError(f"{address}: the file is empty; give an image file")
-    return _open(path, address, max_pixels)
+        raise ValueError(f"{shown}: cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise ValueError(f"{shown}: the file is empty; give an image file")
+    return data
 
 
-def _open(file: Path | io.BytesIO, name: str, max_pixels: int) -> Image.Image:
+def _from_data_uri(address: str, name: str) -> bytes:
+    """The content of `data:[<type>][;base64],<content>` (RFC 2397)."""
+    header, comma, content = address.partition(",")
+    if not comma:
+        raise ValueError(f"{name}: the data URI has no content: it is written data:image/png;base64,<content>")
+    content = urllib.parse.unquote_to_bytes(content)
+    if header.lower().rstrip().endswith(";base64"):
+        return decode_base64(content.decode("latin-1"), name)
+    return content
+
+
+def _fetch(url: str) -> bytes:
     try:
-        image = Image.open(file)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: not an image that Pillow can read; convert it to PNG or JPEG") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(f"{name}: too large: {error}") from error
-    except PermissionError as error:
-        raise ValueError(f"{name}: no permission to read it") from error
-    except _DECODING_ERRORS as error:
-        raise ValueError(f"{name}: damaged image file: {error}") from error
+        with urllib.request.urlopen(url, timeout=_URL_TIMEOUT_SECONDS) as response:
+            content = response.read(_URL_MAX_BYTES + 1)
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        raise ValueError(f"{url}: cannot be fetched: {error}") from error
+    if len(content) > _URL_MAX_BYTES:
+        raise ValueError(f"{url}: more than {_URL_MAX_BYTES} bytes")
+    return content
+
+
+# -- decoding ---------------------------------------------------------------------------------------------------------
+def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+    try:
+        image = _identify(data, name)
+    except ValueError:
+        pixels = _without_metadata(data)  # which may be what Pillow stumbles over
+        if pixels is None:
+            raise
+        image = _identify(pixels, name)
     with image:
         return _decode(image, name, max_pixels)
+
+
+def _identify(data: bytes, name: str) -> Image.Image:
+    Image.init()
+    if pillow_heif is not None and "HEIF" not in Image.OPEN:
+        pillow_heif.register_heif_opener()
+    try:
+        return Image.open(io.BytesIO(data), formats=[kind for kind in IMAGE_FORMATS if kind in Image.OPEN])
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: {_reason(data)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(f"{name}: too large: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make decoders raise nearly anything
+        raise ValueError(f"{name}: damaged image file: {error}") from error
+
+
+def _reason(data: bytes) -> str:
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
+    for magic, reason in _OTHER_FORMATS.items():
+        if start.startswith(magic):
+            return reason
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        return "HEIC needs pillow-heif; install it with `pip install pillow-heif` (the extra unimur[heif])"
+    return f"not an image that is read here ({', '.join(IMAGE_FORMATS)}); convert it to PNG or JPEG"
+
+
+def _without_metadata(data: bytes) -> bytes | None:
+    """A PNG or a JPEG without what its pixels do not need; None for other formats and where nothing is left out."""
+    kept = None
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        kept, at = data[:8], 8
+        while at + 12 <= len(data):
+            (length,) = struct.unpack(">I", data[at : at + 4])
+            kind = data[at + 4 : at + 8]
+            if kind[:1].isupper() or kind == b"tRNS":  # critical chunks (PNG specification, 5.4), and transparency
+                kept += data[at : at + 12 + length]
+            at += 12 + length
+    elif data.startswith(b"\xff\xd8"):
+        kept, at = data[:2], 2
+        while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != 0xDA:
+            (length,) = struct.unpack(">H", data[at + 2 : at + 4])
+            # A whole APP14 says how the colors are coded; all other application segments and comments are metadata.
+            is_metadata = 0xE0 <= data[at + 1] <= 0xEF or data[at + 1] == 0xFE
+            if not is_metadata or (data[at + 1] == 0xEE and length >= 14):
+                kept += data[at : at + 2 + length]
+            at += 2 + length
+        kept += data[at:]
+    return None if kept is None or len(kept) == len(data) else kept
 
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -124,32 +285,83 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         raise ValueError(
             f"{name}: too large: {width} x {height} is more than {max_pixels} pixels; shrink it or raise max_pixels"
         )
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise ValueError(f"{name}: too narrow: {width} x {height} is beyond 1 : {MAX_ASPECT_RATIO}; crop it")
+    if isinstance(image, ImageFile.ImageFile) and image.format not in IMAGE_FORMATS:
+        raise ValueError(f"{name}: {image.format} is not decoded; convert it to PNG or JPEG")
     try:
+        deep = any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))  # before the pixels are loaded
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
-    except _DECODING_ERRORS as error:
+        loaded = _to_rgb(_upright(image), deep)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make decoders raise nearly anything
         raise ValueError(f"{name}: truncated or damaged image: {error}") from error
+    loaded.info = {}  # orientation and profile are applied, and would be once more
+    return loaded
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+        undo = _UPRIGHT.get(orientation)
+    except Exception:  # EXIF that cannot be read says nothing
+        return image
+    return image if undo is None else image.transpose(undo)
+
+
+def _to_rgb(image: Image.Image, deep: bool) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _grey_from_wide(image)
+    alpha, profile = None, image.info.get("icc_profile")
     if image.has_transparency_data:
+        transparent = image.info.get("transparency")
+        if deep and isinstance(transparent, tuple):  # 16 bits, of pixels that Pillow reads into 8
+            image = image.copy()
+            image.info["transparency"] = tuple(value >> 8 for value in transparent)
         image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(background, image).convert("RGB")
-    return image.copy() if image.mode == "RGB" else image.convert("RGB")
+        alpha = image.getchannel("A")
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    if profile:
+        image = _to_srgb(image, profile)
+    image = image.copy() if image.mode == "RGB" else image.convert("RGB")
+    if alpha is None:
+        return image
+    image.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The image in sRGB, by its color profile; as it is where the profile is sRGB, damaged or for other colors."""
+    if ImageCms is None:
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if ImageCms.getProfileDescription(source).strip().startswith("sRGB"):
+            return image
+        mode = _PROFILE_MODES.get(source.profile.xcolor_space.strip())
+        if mode is None or (image.mode == "CMYK") != (mode == "CMYK"):
+            return image
+        return ImageCms.profileToProfile(image.convert(mode), source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+    except Exception:  # a profile that cannot be read says nothing
+        return image
 
 
 def _grey_from_wide(image: Image.Image) -> Image.Image:
     """Grey of more than 8 bits, scaled: Pillow's own conversion clips it to white."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64))
+    stored = np.asarray(image)
+    values = np.nan_to_num(stored.astype(np.float64))
     if image.mode == "F":
         scale = 255 if values.min() >= 0 and values.max() <= 1 else 1
     else:
         # Mode I may hold 8-bit or 16-bit grey; Pillow before 11 opens 16-bit PNGs in it.
         scale = 1 if image.mode == "I" and values.max() <= 255 else 255 / 65535
-    return Image.fromarray(np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)).convert("RGB")
+    grey = np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        grey[stored == transparent] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
@@ -179,15 +391,7 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
         pixels = pixels.astype(np.uint8)
     else:
         raise ValueError(f"{name} does not hold numbers")
-    return _to_rgb(Image.fromarray(np.ascontiguousarray(pixels)))
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _fetch(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=_URL_TIMEOUT_SECONDS) as response:
-            content = response.read(_URL_MAX_BYTES + 1)
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        raise ValueError(f"{url}: cannot be fetched: {error}") from error
-    if len(content) > _URL_MAX_BYTES:
-        raise ValueError(f"{url}: more than {_URL_MAX_BYTES} bytes")
-    return content
+__all__ = ["IMAGE_FORMATS", "MAX_PIXELS", "decode_base64", "image_bytes", "load_image", "source_name"]

@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
@@ -78,6 +79,26 @@ def require_complete(loading_info: dict, source: str) -> None:
     )
 
 
+# Larger ones are not read whole: a training that has failed leaves NaN in the small ones as well.
+_CHECKED_NUMBERS = 4_000_000
+
+
+def require_finite(module: torch.nn.Module, source: str) -> None:
+    """Raises when a weight is NaN or infinite; weights of more than a few million numbers are not looked at.
+
+    Raises:
+        ValueError: naming the first such weight and the remedy.
+    """
+    for name, weight in module.state_dict().items():
+        is_read = isinstance(weight, torch.Tensor) and weight.is_floating_point() and not weight.is_meta
+        if is_read and weight.numel() <= _CHECKED_NUMBERS and not bool(torch.isfinite(weight).all()):
+            raise ValueError(
+                f"{source}: the weight {name} in model.safetensors is NaN or infinite: the training has failed, or "
+                "the file is damaged. Load it once with force_download=True, or train again with a smaller learning "
+                "rate."
+            )
+
+
 class CompleteLoadingMixin:
     """Makes `from_pretrained` refuse a file that lacks weights of the model."""
 
@@ -94,7 +115,8 @@ class CompleteLoadingMixin:
             )
         checked = {**info, "mismatched_keys": ()} if misshapen_allowed else info
         require_complete(checked, str(pretrained_model_name_or_path))
+        require_finite(model, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
 
-__all__ = ["CompleteLoadingMixin", "readable_weights", "require_complete", "require_intact"]
+__all__ = ["CompleteLoadingMixin", "readable_weights", "require_complete", "require_finite", "require_intact"]

@@ -127,6 +127,7 @@ def next_token_loss(
     output_embeddings: torch.nn.Linear,
     extra_row: torch.Tensor | None = None,
     softcap: float | None = None,
+    vocab_size: int | None = None,
 ) -> torch.Tensor:
     """Mean cross entropy of the next token, with vocabulary logits only where a label is, a chunk at a time.
 
@@ -136,17 +137,26 @@ def next_token_loss(
         output_embeddings (`torch.nn.Linear`): the language model's head.
         extra_row (`torch.Tensor` of shape `(width,)`, *optional*): a class after the vocabulary ([RET]'s vector).
         softcap (`float`, *optional*): the language model's logit soft cap (Gemma 2).
+        vocab_size (`int`, *optional*): only so many of the first rows of the head are classes.
+
+    Raises:
+        ValueError: a label is none of the classes.
     """
+    weight, bias = output_embeddings.weight, getattr(output_embeddings, "bias", None)
+    if vocab_size is not None:
+        weight, bias = weight[:vocab_size], None if bias is None else bias[:vocab_size]
+        classes = vocab_size + (extra_row is not None)
+        if labels.numel() and int(labels.max()) >= classes:
+            raise ValueError(f"Token {int(labels.max())} is to be learned, and loss_vocab_size={vocab_size} lacks it.")
     learned = labels[:, 1:] != -100
     states, wanted = hidden[:, :-1][learned], labels[:, 1:][learned]
     total = states.new_zeros((), dtype=_at_least_float32(states))
-    bias = getattr(output_embeddings, "bias", None)
     for start in range(0, states.shape[0], _LOGIT_ROWS):
         part = slice(start, start + _LOGIT_ROWS)
         total = total + checkpoint(
             _summed_cross_entropy,
             states[part],
-            output_embeddings.weight,
+            weight,
             bias,
             wanted[part],
             extra_row,

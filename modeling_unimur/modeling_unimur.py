@@ -124,8 +124,10 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         `(texts, projection_dim)`.
 
         Raises:
-            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space.
+            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space; or for
+                ids of the language model's tokenizer, which end with [RET].
         """
+        self._refuse_queries(input_ids)
         if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
             raise ValueError(
                 f"These heads rank pictures alone: texts of {self.config.joint_width} dimensions have no map into the "
@@ -134,6 +136,18 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         return BaseModelOutputWithPooling(
             pooler_output=self.heads.text_target(self.encode_texts(input_ids, attention_mask))
         )
+
+    def _refuse_queries(self, input_ids: torch.Tensor) -> None:
+        """Raises when candidate texts are queries: `processor(text=...)` reads them with the other tokenizer."""
+        ret = self.config.ret_token_ids
+        text = getattr(self.config.clip_config, "text_config", None)
+        if not ret or torch.compiler.is_compiling() or ret[-1] == getattr(text, "eos_token_id", None):
+            return
+        if input_ids.shape[1] and bool((input_ids[:, -1] == ret[-1]).all()):
+            raise ValueError(
+                "These ids end with [RET]: they are queries, made by processor(text=...) or process_queries, for "
+                "get_multimodal_features. Prepare candidate texts with processor.process_texts."
+            )
 
     def _visual_choice(self, pooled, projected):
         return pooled if self.config.visual_feature == "pooled" else projected
@@ -148,22 +162,31 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
     def _caption_loss(self, input_ids, attention_mask, labels, visual_features, over=None) -> torch.Tensor:
         mask, input_ids, labels = align_right(attention_mask, input_ids, labels)
         reader, head = FrozenReader(self.language_model, [-1]), self.get_output_embeddings()
+        ret = self.heads.ret_embedding[0] if self.config.ret_in_caption_loss else None
         total, count = 0.0, 0
         for rows, part_ids, part_mask, visual in self._parts(input_ids, mask, visual_features, cached=False):
             _, hidden = reader.read(None, self._embed_tokens(part_ids, visual), part_mask, last=1)
             part_labels = labels[rows, -part_ids.shape[1] :]
             learned = int((part_labels[:, 1:] != -100).sum())
-            loss = next_token_loss(hidden, part_labels, head, softcap=self._softcap)
+            loss = next_token_loss(hidden, part_labels, head, ret, self._softcap, self.config.loss_vocab_size)
             total, count = total + loss * learned, count + learned
         return total / (over or max(count, 1))
 
     def context_labels(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """What the next-token loss of contexts learns `(batch, tokens)`: words and the first [RET], which is one more
-        row of the vocabulary; -100 at padding, at pictures and at the first token, which follows nothing."""
+        row of the vocabulary; -100 at padding, at pictures and at the first token, which follows nothing.
+
+        Raises:
+            ValueError: a word lies beyond `config.loss_vocab_size`.
+        """
         ignored = (attention_mask.cumsum(dim=1) <= 1) | (attention_mask == 0)
         for token in (self.config.image_token_id, *self.config.ret_token_ids[1:]):
             ignored |= input_ids == token
-        ret = self.get_output_embeddings().weight.shape[0]
+        ret = self.config.loss_vocab_size or self.get_output_embeddings().weight.shape[0]
+        if self.config.loss_vocab_size:
+            beyond = (input_ids >= ret) & ~ignored & (input_ids != self.config.ret_token_ids[0])
+            if bool(beyond.any()):
+                raise ValueError(f"Token {int(input_ids[beyond][0])} lies beyond loss_vocab_size={ret}.")
         return input_ids.masked_fill(input_ids == self.config.ret_token_ids[0], ret).masked_fill(ignored, -100)
 
     def _ret_token_loss(self, parts, over=None) -> torch.Tensor:
@@ -173,7 +196,8 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         for hidden, input_ids, attention_mask in parts:
             labels = self.context_labels(input_ids, attention_mask)
             learned = int((labels[:, 1:] != -100).sum())
-            loss = next_token_loss(hidden, labels, head, self.heads.ret_embedding[0], self._softcap)
+            ret = self.heads.ret_embedding[0]
+            loss = next_token_loss(hidden, labels, head, ret, self._softcap, self.config.loss_vocab_size)
             total, count = total + loss * learned, count + learned
         return total / (over or max(count, 1))
 

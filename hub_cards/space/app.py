@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
+
 import gradio as gr
 from responder import ALWAYS, ENDINGS, MAX_LETTERS, NEVER, SHOWN, Conversation, Refused, Responder
 from transformers import pipeline
@@ -125,7 +127,7 @@ def main() -> None:
     model = os.environ.get("UNIMUR_MODEL") or sys.exit("Set the variable UNIMUR_MODEL to the Hub id of a release.")
     retriever = pipeline("multimodal-retrieval", model=model, trust_remote_code=True)
     files = sorted(path for path in (HERE / "gallery").glob("*") if path.suffix.lower() in ENDINGS)
-    lines = (HERE / "replies.txt").read_text(encoding="utf-8").splitlines()
+    lines = (HERE / "replies.txt").read_text(encoding="utf-8").split("\n")
     retriever.add(images=[str(path) for path in files], texts=[line for line in lines if line.strip()])
     launch(retriever, {str(path): (str(path), path.stem.replace("_", " ")) for path in files})
 

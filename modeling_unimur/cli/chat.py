@@ -45,6 +45,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
             raise CommandError(
                 f"no saved index for {model.name}; run `unimur demo` once, or name one with --index DIR"
             )
+        args.index = folder
     print(f"Loading the model {model.name} ...", flush=True)
     retriever = open_retriever(model, quiet=not args.debug)
     if (folder / GALLERY_FILE).is_file():

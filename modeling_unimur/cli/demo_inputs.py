@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.json_lines import read_json_lines
+from ..data.text_lines import read_lines
 from .demo_results import Picture, Turn
 from .errors import CommandError
 
@@ -69,20 +70,20 @@ def example_file(name: str, option: str) -> Path:
     return path
 
 
-def read_text(path: Path) -> str:
-    """A UTF-8 text file.
+def _all_lines(read: Callable, path: Path) -> list:
+    """What a reader of lines makes of a file.
 
     Raises:
-        CommandError: if it is missing, a folder, unreadable or not UTF-8.
+        CommandError: if it is missing, a folder, unreadable or not UTF-8, or a line cannot be read.
     """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return list(read(path))
     except FileNotFoundError:
         raise CommandError(f"no file at {path}; check its name, or leave the option out for the examples") from None
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except OSError as error:
         raise CommandError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def read_replies(path: Path) -> list[str]:
@@ -91,7 +92,7 @@ def read_replies(path: Path) -> list[str]:
     Raises:
         CommandError: if the file cannot be read or holds no reply.
     """
-    replies = list(dict.fromkeys(line.strip() for line in read_text(path).split("\n") if line.strip()))
+    replies = list(dict.fromkeys(line.strip() for line in _all_lines(read_lines, path) if line.strip()))
     if not replies:
         raise CommandError(f"{path} holds no reply; write one a line")
     return replies
@@ -104,11 +105,8 @@ def read_dialogues(path: Path) -> list[Dialogue]:
         CommandError: if the file or a line cannot be used; the message names the line.
     """
     dialogues = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in _all_lines(read_json_lines, path):
         try:
-            record = json.loads(line)
             dialogues.append(_dialogue(record, path.parent, len(dialogues) + 1))
         except ValueError as error:
             raise CommandError(f"{path}, line {number}: {error}") from None

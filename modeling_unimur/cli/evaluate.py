@@ -67,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="from which on a document of a retrieval set is relevant (default: 1; 2 for gimp_manual)",
     )  # fmt: skip
     parser.add_argument(
+        "--setting", choices=("merged", "released"),
+        help="WebQA: equal texts are one document, raw captions (default); or UniVL-DR's: none merged, query captions",
+    )  # fmt: skip
+    parser.add_argument("--captions", choices=("raw", "expanded", "query"), help="of WebQA, in place of the setting's")
+    parser.add_argument("--deduplicate", choices=("none", "texts", "all"), help="WebQA: what is merged, likewise")
+    parser.add_argument(
         "--linear-texts",
         type=int,
         default=10_000,
@@ -157,6 +163,9 @@ def _options(args: argparse.Namespace):
         with_caption=args.with_caption,
         normalise=args.normalise,
         least_score=args.least_score,
+        setting=args.setting,
+        captions=args.captions,
+        deduplicate=args.deduplicate,
     )
 
 

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl")
     parser.add_argument("--split", default="train", help="whose queries (default: train)")
     parser.add_argument("--captions", default="raw", help="of UniVL-DR's data.zip: raw, expanded, query")
+    parser.add_argument("--deduplicate", help="of WebQA: none (as released), texts, all (default: texts)")
     parser.add_argument("--depth", type=int, default=100, help="ranks that negatives are taken from (default: 100)")
     parser.add_argument("--per-kind", action="store_true", help="one ranking of texts and one of pictures, not joint")
     parser.add_argument("--keep", type=int, metavar="N", help="most negatives of each kind a query")
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         drop_same_group=not args.keep_same_group,
         max_similarity=args.max_similarity,
     )
-    retrieval = load_retrieval_set(args.source, args.captions)
+    retrieval = load_retrieval_set(args.source, args.captions, args.deduplicate)
     if args.split not in retrieval.queries:
         raise CommandError(f"--split {args.split}: the set has {', '.join(sorted(retrieval.queries))}")
     device = args.device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")

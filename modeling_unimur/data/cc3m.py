@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from .text_lines import read_lines
+
 # Rows of the two files that Google publishes (Sharma et al., ACL 2018; the test split is not public).
 PUBLISHED_ROWS = {"train": 3_318_333, "validation": 15_840}
 
@@ -74,9 +76,8 @@ def read_tsv(
         raise FileNotFoundError(f"There is no file {path}: give the path of a TSV of captions.")
     if pictures is not None and not Path(pictures).is_dir():
         raise FileNotFoundError(f"There is no picture folder {pictures} (for {path}).")
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        first = file.readline()
-    fields = [_unquote(field).strip().lower() for field in first.rstrip("\r\n").split("\t")]
+    first = next(read_lines(path, errors="replace"), "")
+    fields = [_unquote(field).strip().lower() for field in first.split("\t")]
     if {"caption", "image"} <= set(fields):
         columns = fields.index("caption"), fields.index("image")
         return _read_named(path, columns, pictures)
@@ -89,10 +90,8 @@ def read_tsv(
 
 
 def _lines(path: Path) -> Iterator[list[str]]:
-    # Only a line feed ends a line: captions hold other characters that Python's own splitting takes for one.
-    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-        for line in file:
-            yield line.rstrip("\r\n").split("\t")
+    for line in read_lines(path, errors="replace"):
+        yield line.split("\t")
 
 
 def _unquote(field: str) -> str:

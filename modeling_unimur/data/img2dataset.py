@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import tarfile
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cc3m import CaptionedPicture, Skipped
+from .json_lines import parse_json
 from .picture_bytes import member_address
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
@@ -169,7 +169,7 @@ def _words(data: bytes) -> str:
 
 def _json_caption(data: bytes) -> str:
     try:
-        caption = json.loads(data).get("caption")
+        caption = parse_json(data).get("caption")
     except (ValueError, AttributeError):
         return ""
     return " ".join(caption.split()) if isinstance(caption, str) else ""
@@ -181,7 +181,7 @@ def download_failures(archives: Sequence[str]) -> int:
     for archive in archives:
         statistics = Path(archive).with_name(f"{Path(archive).stem}_stats.json")
         try:
-            counts = json.loads(statistics.read_bytes())
+            counts = parse_json(statistics.read_bytes())
             failed += int(counts["count"]) - int(counts["successes"])
         except (OSError, ValueError, KeyError, TypeError):
             continue

@@ -1,16 +1,16 @@
-"""JSON files larger than memory, one entry at a time: an object of objects, an array, or an object a line."""
+"""JSON files larger than memory, one entry at a time: an object of objects, an array of objects, or JSON lines."""
 
 from __future__ import annotations
 
+import io
 import json
-import logging
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-logger = logging.getLogger(__name__)
+from .json_lines import MAX_DEPTH, check_depth, read_json_lines
+from .text_lines import open_lines
 
 _CHUNK = 1 << 20
 # WebQA's entries have some ten thousand characters; what is longer than this is a damaged file.
@@ -25,7 +25,7 @@ def object_entries(path: Path) -> Iterator[tuple[str, Any]]:
         FileNotFoundError: no such file.
         ValueError: it is no JSON object, or ends before its end; the message names the entry.
     """
-    with path.open(encoding="utf-8") as file:
+    with _text(path) as file:
         reader = _Reader(file, path)
         reader.take("{")
         if reader.peek() == "}":
@@ -54,22 +54,29 @@ def read_json_records(path: str | os.PathLike, chunk_size: int = _CHUNK) -> Iter
         ValueError: no JSON, or something that is no object: the message names the file and the place.
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    with path.open(encoding="utf-8-sig") as file:
+    with _text(path) as file:
         reader, number = _Reader(file, path, chunk_size), 0
-        in_array = not reader.at_end() and reader.peek() == "["
-        if in_array:
+        if not reader.at_end() and reader.peek() == "[":
             reader.take("[")
-        while not (reader.peek() == "]" if in_array else reader.at_end()):
-            if in_array and number:
-                reader.take(",")
-            record = reader.value()
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, object {number}: {str(record)[:60]!r} is no JSON object.")
-            yield record
-            reader.last = f"object {number}"
-            number += 1
+            while reader.peek() != "]":
+                if number:
+                    reader.take(",")
+                yield _object(reader.value(), f"{path}, object {number}")
+                reader.last = f"object {number}"
+                number += 1
+            return
+    for number, record in read_json_lines(path):
+        yield _object(record, f"{path}, line {number}")
+
+
+def _text(path: Path) -> IO[str]:
+    return io.TextIOWrapper(open_lines(path), encoding="utf-8-sig", errors="surrogatepass", newline="\n")
+
+
+def _object(record: Any, where: str) -> dict:
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: {str(record)[:60]!r} is no JSON object.")
+    return record
 
 
 class _Reader:
@@ -78,12 +85,15 @@ class _Reader:
     def __init__(self, file: IO[str], path: Path, chunk_size: int = _CHUNK):
         self.file, self.path, self.chunk_size, self.last = file, path, chunk_size, ""
         self.buffer, self.position = "", 0
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(strict=False)
 
     def _more(self) -> bool:
         rest = self.buffer[self.position :]
         # An entry longer than a piece is tried again with twice as much, not piece by piece.
-        read = self.file.read(max(self.chunk_size, len(rest)))
+        try:
+            read = self.file.read(max(self.chunk_size, len(rest)))
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path}, behind {self.last!r}: not UTF-8. Save the file as UTF-8.") from error
         self.buffer, self.position = rest + read, 0
         return bool(read)
 
@@ -118,39 +128,23 @@ class _Reader:
                     told = f"{self.path}, behind {self.last!r}: not whole JSON ({error.msg}). Fetch it anew."
                     raise ValueError(told) from error
                 continue
+            except RecursionError as error:
+                told = f"{self.path}, behind {self.last!r}: nested deeper than {MAX_DEPTH} levels."
+                raise ValueError(told) from error
             if end < len(self.buffer):
                 self.position = end
-                return found
+                return self._checked(found)
             # A number may go on behind the piece.
             if not self._more():
                 self.position = len(self.buffer)
-                return found
+                return self._checked(found)
 
-
-def line_objects(file: IO[bytes], name: str) -> Iterator[dict]:
-    """Objects of a file that has one a line; empty lines are passed over, lines that are none counted in the log.
-
-    Raises:
-        ValueError: there are lines, and not one holds an object.
-    """
-    counts: Counter[str] = Counter()
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
+    def _checked(self, value: Any) -> Any:
         try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if isinstance(row, dict):
-            counts["read"] += 1
-            yield row
-        else:
-            counts["skipped"] += 1
-            logger.debug("%s:%d is no JSON object", name, number)
-    if counts["skipped"]:
-        if not counts["read"]:
-            raise ValueError(f"{name}: not one of its {counts['skipped']} lines is a JSON object")
-        logger.warning("%s: %d of %d lines are no JSON objects", name, counts["skipped"], counts.total())
+            check_depth(value)
+        except ValueError as error:
+            raise ValueError(f"{self.path}, behind {self.last!r}: {error}.") from error
+        return value
 
 
-__all__ = ["line_objects", "object_entries", "read_json_records"]
+__all__ = ["object_entries", "read_json_records"]

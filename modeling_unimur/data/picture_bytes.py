@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import os
 import re
 
@@ -75,16 +74,12 @@ def _decode_line(line: bytes, address: str) -> bytes:
 
 
 def decode_picture(data: bytes, name: str) -> Image.Image:
-    """Decodes an encoded picture as `load_image` does a file: RGB, upright, on white.
+    """Decodes an encoded image as `load_image` does.
 
     Raises:
-        ValueError: the bytes are no picture that can be decoded; the message begins with `name`.
+        ValueError: the bytes are no image that can be decoded; the message begins with `name`.
     """
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return load_image(picture)
-    except Exception as error:  # damaged files make decoders raise nearly anything
-        raise ValueError(f"{name}: not a picture that can be decoded: {error}") from error
+    return load_image(data, name=name)
 
 
 class FileStamps:

@@ -11,6 +11,7 @@ from datasets import Dataset
 from PIL import Image
 
 from .picture_table import PictureRow, picture_dataset
+from .text_lines import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -67,20 +68,18 @@ def load_picture_folder(folder: str) -> Dataset:
 
 
 def _captioned(captions: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
-    # Only a line feed ends a line: captions hold other characters that Python's own splitting takes for one.
-    with captions.open(encoding="utf-8-sig", errors="replace", newline="\n") as lines:
-        for number, line in enumerate(lines):
-            fields = [field.strip() for field in line.rstrip("\r\n").split("\t")]
-            if fields == [""] or (number == 0 and fields == ["file", "caption"]):
-                continue
-            if len(fields) != 2:
-                skipped["line that is not file<TAB>caption"] += 1
-            elif not fields[1]:
-                skipped["no caption"] += 1
-            elif not fields[0] or not (captions.parent / fields[0]).is_file():
-                skipped["file is missing"] += 1
-            else:
-                yield captions.parent / fields[0], " ".join(fields[1].split())
+    for number, line in enumerate(read_lines(captions, errors="replace")):
+        fields = [field.strip() for field in line.split("\t")]
+        if fields == [""] or (number == 0 and fields == ["file", "caption"]):
+            continue
+        if len(fields) != 2:
+            skipped["line that is not file<TAB>caption"] += 1
+        elif not fields[1]:
+            skipped["no caption"] += 1
+        elif not fields[0] or not (captions.parent / fields[0]).is_file():
+            skipped["file is missing"] += 1
+        else:
+            yield captions.parent / fields[0], " ".join(fields[1].split())
 
 
 def _titled(folder: Path) -> Iterator[tuple[Path, str]]:

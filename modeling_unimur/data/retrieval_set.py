@@ -37,6 +37,7 @@ class RetrievalSet:
             similar first.
         pairs (`dict[str, Dataset]`): for training only, by split: `query_id`, `text`, `positive` (a text that is no
             document of the corpus), `doc_id` (the document that holds both, which is then no negative).
+        about (`dict[str, str]`): what was chosen when it was read, for reports.
 
     Raises:
         ValueError: a table lacks a column, or a split has queries and no qrels.
@@ -47,6 +48,7 @@ class RetrievalSet:
     qrels: Mapping[str, Dataset]
     hard_negatives: Mapping[str, Dataset] = field(default_factory=dict)
     pairs: Mapping[str, Dataset] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, tables in self._tables().items():

@@ -19,18 +19,20 @@ def names_a_set(source: str) -> bool:
     return kind in NAMED and bool(path) == NAMED[kind] and not os.path.exists(source)
 
 
-def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
+def load_retrieval_set(
+    source: str, captions: str | None = None, deduplicate: str | None = None, setting: str | None = None
+) -> RetrievalSet:
     """Reads a retrieval set.
 
     Args:
         source: `gimp_manual` (Debian's package, sections as groups), `picture_dictionary` (clip art, emoji and stamps
             beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), or `folder=PATH`, what
             `RetrievalSet.save` wrote.
-        captions: of UniVL-DR's `data.zip`, as `load_webqa` takes them.
+        captions, deduplicate, setting: of WebQA, as `load_webqa` takes them.
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: another name, or captions where there is no choice.
+        ValueError: another name, or one of the choices for a set that has none.
     """
     from .retrieval_set import RetrievalSet
 
@@ -38,9 +40,11 @@ def load_retrieval_set(source: str, captions: str = "raw") -> RetrievalSet:
     if kind == "webqa" and path:
         from .webqa.load import load_webqa
 
-        return load_webqa(path, captions=captions)
-    if captions != "raw":
-        raise ValueError(f"captions={captions!r} is a choice of webqa=PATH; {source} has one kind of captions.")
+        return load_webqa(path, setting=setting or "merged", captions=captions, deduplicate=deduplicate)
+    choices = {"captions": captions, "deduplicate": deduplicate, "setting": setting}
+    for name, value in choices.items():
+        if value is not None and (name, value) != ("captions", "raw"):
+            raise ValueError(f"{name}={value!r} is a choice of webqa=PATH, and {source} has none.")
     if kind == "folder" and path:
         return RetrievalSet.load(path)
     if source == "gimp_manual":

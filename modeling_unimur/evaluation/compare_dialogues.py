@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from ..data.json_lines import read_json_lines
 from ..image_loading import load_image
 from ..messages_unimur import read_conversation
 from .dialogue_benchmark import GALLERY_SPLITS, DialogueExample, benchmark_gallery, load_dialogue_benchmark
@@ -81,8 +82,10 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"There are no dialogues {path}: give a file of JSON lines, or dev or test.")
-    lines = [line for line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1) if line[1].strip()]
-    records = [(f"{path.name}, line {number}", _record(line, f"{path.name}, line {number}")) for number, line in lines]
+    records = []
+    for number, value in read_json_lines(path):
+        where = f"{path.name}, line {number}"
+        records.append((where, _record(value, where)))
     if not records:
         raise ValueError(f"{path} holds no dialogue: write one a line, with {_FIELDS}.")
     pictures = _pictures(gallery, [name for _, record in records for name in _wanted(record)], path.parent)
@@ -94,11 +97,7 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
     return dialogues, gallery_of(pictures, dialogues)
 
 
-def _record(line: str, where: str) -> dict:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}: not JSON ({error}). A dialogue is one line with {_FIELDS}.") from error
+def _record(record: Any, where: str) -> dict:
     if not isinstance(record, dict) or not isinstance(record.get("turns"), list) or not record["turns"]:
         raise ValueError(f"{where}: a dialogue has {_FIELDS}.")
     text, image, right = record.get("gold_text"), record.get("gold_image"), record.get("right_images") or []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from ..data.json_lines import parse_json
+from ..data.text_lines import scan_lines
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -135,9 +137,9 @@ def parse_dialogue(line: str, *, where: str = "dialogue") -> dict[str, Any]:
         ValueError: no JSON object, fields that lack or are unknown, or a value of another type.
     """
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
-        raise ValueError(f"{where}: not JSON: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
     if not isinstance(record, dict) or record.keys() != _FIELDS:
         found = sorted(record) if isinstance(record, dict) else type(record).__name__
         raise ValueError(f"{where}: needs exactly the fields {sorted(_FIELDS)}, found {found}")
@@ -172,7 +174,8 @@ def _is_part(part: object) -> bool:
 def _lines(split: str, name: str) -> list[str]:
     if split not in GALLERY_SPLITS:
         raise ValueError(f"unknown part {split!r} of the dialogues: choose from {', '.join(GALLERY_SPLITS)}")
-    return files(__package__).joinpath("data", name.format(split)).read_text(encoding="utf-8").splitlines()
+    with files(__package__).joinpath("data", name.format(split)).open("rb") as file:
+        return [line.text for line in scan_lines(file)]
 
 
 def _refuse_missing(split: str, missing: Collection[str]) -> None:

@@ -95,9 +95,18 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
     hub = {"revision": chosen.clip_revision} if chosen.clip_revision else {}
     tokenizer = AutoTokenizer.from_pretrained(chosen.clip, **hub)
     image_processor = AutoImageProcessor.from_pretrained(chosen.clip, **hub)
+    cleaning = chosen.processor.get("clean_text")
     splits = load_pairs(
-        model.clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction
+        model.clip,
+        image_processor,
+        tokenizer,
+        data.sources,
+        data.feature_options(),
+        data.held_out_fraction,
+        clean_text=cleaning,
     )
+    if not data.equal_captions_match:
+        splits["train"].groups = torch.arange(len(splits["train"].paths))
     pictures = {name: _Pictures(model, pairs) for name, pairs in splits.items()}
     sets = {name: picture_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
     rows: Dataset = PictureRows(
@@ -110,7 +119,7 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
     )
     refit = rows
     if data.texts:
-        towers = frozen_towers(model.clip, tokenizer)
+        towers = frozen_towers(model.clip, tokenizer, cleaning)
         installable = [source for source in data.sources if not source.startswith("cc3m")]
         rows_of_pictures = load_captioned_pictures(installable) if installable else []
         image_ids = {row["image"]: row["image_id"] for row in rows_of_pictures}

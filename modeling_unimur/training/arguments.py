@@ -40,7 +40,10 @@ class RetrievalTrainingArguments(TrainingArguments):
         default=100.0,
         metadata={"help": "Largest factor on the cosines (CLIP: 100, against unstable training); null for no limit."},
     )
-
+    rescale_ret: bool = field(
+        default=False,
+        metadata={"help": "Bring the [RET] vectors to the mean norm of the vocabulary after each step (FROMAGe)."},
+    )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={"help": "Evaluations in a row without a better metric_for_best_model after which training stops."},

@@ -62,11 +62,12 @@ def cache_recipe(
         raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
     clip, image_processor, tokenizer = load_dual_encoder(recipe.model.clip, recipe.model.clip_revision, device)
     data, tell = recipe.data, tell or logger.info
+    cleaning = (getattr(recipe.model, "processor", None) or {}).get("clean_text")
     splits = load_pairs(
-        clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction, tell
+        clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction, tell, cleaning
     )
     if data.texts:
-        towers = frozen_towers(clip, tokenizer)
+        towers = frozen_towers(clip, tokenizer, cleaning)
         texts = FrozenTexts(towers.text_tower, towers.encode_texts)
         for source, contexts in contexts_read(data).items():
             lines = dict.fromkeys(context.target for context in contexts)

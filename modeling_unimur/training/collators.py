@@ -15,13 +15,15 @@ class DualAlignmentCollator:
         processor: of the model.
         max_caption_tokens (`int`): longest caption in the caption loss.
         max_context_tokens (`int`, *optional*): longest context without start, readout prompt and [RET], as long as a
-            caption by default; of a longer one the latest tokens are kept.
+            caption by default.
         captions_per_batch (`int`, *optional*): rows that take part in the caption loss, all by default; the caption
             path costs a multiple of the retrieval path, since its graph starts at the picture.
         concatenate_captions (`float`): probability that the captions of a batch run two in a row, image caption image
             caption, as FROMAGe's do with 0.5. Drawn by the captions themselves: a run that goes on from a checkpoint
             draws the same, although batches are made ahead of the step that the checkpoint holds.
         prefix_store (`PrefixStore`, *optional*): what the language model makes of text contexts, kept.
+        keep_context (`str`): which tokens of a longer context are kept, the `"latest"`, or the `"first"` as in
+            FROMAGe.
     """
 
     def __init__(
@@ -32,11 +34,12 @@ class DualAlignmentCollator:
         captions_per_batch: "int | None" = None,
         concatenate_captions: float = 0.0,
         prefix_store: "PrefixStore | None" = None,
+        keep_context: str = "latest",
     ):
         self.processor, self.prefix_store = processor, prefix_store
         self.max_caption_tokens, self.captions_per_batch = max_caption_tokens, captions_per_batch
         self.max_context_tokens = max_context_tokens or max_caption_tokens
-        self.concatenate_captions = concatenate_captions
+        self.concatenate_captions, self.keep_context = concatenate_captions, keep_context
 
     def __call__(self, rows: "list[dict]") -> dict:
         batch = self._contexts(rows)
@@ -49,7 +52,7 @@ class DualAlignmentCollator:
     def _contexts(self, rows: "list[dict]") -> dict:
         limit = self.max_context_tokens + self.processor.overhead_tokens
         texts = [render_turns(self.processor, row["turns"], row["visual_features"] is not None) for row in rows]
-        batch = dict(self.processor.process_rendered(texts, max_length=limit, keep="latest"))
+        batch = dict(self.processor.process_rendered(texts, max_length=limit, keep=self.keep_context))
         places = (batch["input_ids"] == self.processor.image_token_id).any(dim=1)  # a cut may have taken it
         shown = [row["visual_features"] for row, place in zip(rows, places.tolist(), strict=True) if place]
         if shown:

@@ -74,21 +74,21 @@ def embed_contexts(
     max_tokens: int = 256,
     store: "PrefixStore | None" = None,
     batch_size: int = 64,
+    keep: str = "latest",
 ) -> torch.Tensor:
     """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length.
 
     Args:
         contexts: turns of each.
-        max_tokens: longest context; the latest tokens are kept.
+        max_tokens: longest context.
         store: of frozen prefixes, for contexts that are embedded again and again.
+        keep: which tokens of a longer context are kept, the `"latest"` or the `"first"`.
     """
     texts = [render_turns(processor, turns) for turns in contexts]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     limit, parts = max_tokens + processor.overhead_tokens, []
     for start in tqdm(range(0, len(order), batch_size), desc="Embedding contexts", leave=False):
-        batch = processor.process_rendered(
-            [texts[i] for i in order[start : start + batch_size]], max_length=limit, keep="latest"
-        )
+        batch = processor.process_rendered([texts[i] for i in order[start : start + batch_size]], limit, keep)
         if store is not None:
             batch["prefix_states"] = store.states(batch["input_ids"], batch["attention_mask"])
         parts.append(model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu())
@@ -98,14 +98,19 @@ def embed_contexts(
 
 @torch.inference_mode()
 def scores(
-    model, processor, sets: "list[DevSet]", max_tokens: int = 256, store: "PrefixStore | None" = None
+    model,
+    processor,
+    sets: "list[DevSet]",
+    max_tokens: int = 256,
+    store: "PrefixStore | None" = None,
+    keep: str = "latest",
 ) -> "dict[str, np.ndarray]":
     """Cosines `(contexts, candidates)` of every set by its name; contexts that sets share are embedded once."""
     embeds: dict[int, torch.Tensor] = {}
     found = {}
     for dev in sets:
         if id(dev.contexts) not in embeds:
-            embeds[id(dev.contexts)] = embed_contexts(model, processor, dev.contexts, max_tokens, store)
+            embeds[id(dev.contexts)] = embed_contexts(model, processor, dev.contexts, max_tokens, store, keep=keep)
         target = model.heads.image_target if dev.kind == "image" else model.heads.text_target
         candidates = target(dev.candidates.float().to(model.device)).float().cpu()
         found[dev.name] = (embeds[id(dev.contexts)] @ candidates.T).numpy()
@@ -113,10 +118,15 @@ def scores(
 
 
 def recalls(
-    model, processor, sets: "list[DevSet]", max_tokens: int = 256, store: "PrefixStore | None" = None
+    model,
+    processor,
+    sets: "list[DevSet]",
+    max_tokens: int = 256,
+    store: "PrefixStore | None" = None,
+    keep: str = "latest",
 ) -> "dict[str, float]":
     """Recalls in percent of every set, as `<name>_r1`, `_r5`, `_r10`."""
-    found, figures = scores(model, processor, sets, max_tokens, store), {}
+    found, figures = scores(model, processor, sets, max_tokens, store, keep), {}
     for dev in sets:
         ranks = first_right_ranks(found[dev.name], dev.ids, dev.candidate_ids)
         figures.update({f"{dev.name}_{key}": value for key, value in recall_at(ranks).items()})

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.packages import cache_dir
 from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
+from ..data.text_lines import read_lines
 from .picture_batches import PictureBatches, load_batches
 
 logger = logging.getLogger(__name__)
@@ -228,8 +229,7 @@ class FrozenPictures:
     def _unreadable(self) -> "dict[bytes, str]":
         if not self._listing.is_file():
             return {}
-        lines = self._listing.read_text(encoding="utf-8").splitlines()
-        parts = [line.split("\t", 2) for line in lines]
+        parts = [line.split("\t", 2) for line in read_lines(self._listing)]
         return {bytes.fromhex(part[0]): part[2] for part in parts if len(part) == 3}
 
     def _refuse(self, key: bytes, picture: str, reason: str) -> None:

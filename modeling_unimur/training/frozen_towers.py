@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..data.row_store import StoredRows
+from ..text_cleaning import clean_texts
 
 
 class FrozenTowers(NamedTuple):
@@ -33,10 +34,11 @@ class TextEncoder:
     Args:
         clip: the dual encoder.
         tokenizer: its own.
+        clean_text: as `UniMuRProcessor` takes it.
     """
 
-    def __init__(self, clip, tokenizer):
-        self.clip, self.tokenizer = clip, tokenizer
+    def __init__(self, clip, tokenizer, clean_text: "str | None" = None):
+        self.clip, self.tokenizer, self.clean_text = clip, tokenizer, clean_text
         self.full = clip.config.model_type.startswith("siglip")
         lengths = (tokenizer.model_max_length, _text_positions(clip))
         limits = [length for length in lengths if length and length < 100_000]
@@ -45,7 +47,7 @@ class TextEncoder:
             self.settings["max_length"] = min(limits)
 
     def __call__(self, lines: "list[str]") -> torch.Tensor:
-        batch = self.tokenizer(lines, return_tensors="pt", **self.settings)
+        batch = self.tokenizer(clean_texts(lines, self.clean_text), return_tensors="pt", **self.settings)
         mask = None if self.full else _placed(self.clip, batch["attention_mask"])
         features = self.clip.get_text_features(_placed(self.clip, batch["input_ids"]), attention_mask=mask)
         return features if isinstance(features, torch.Tensor) else features.pooler_output
@@ -54,12 +56,13 @@ class TextEncoder:
     def key(self) -> str:
         """What features depend on besides the weights."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        settings = f"{self.settings}" if self.clean_text is None else f"{self.settings}\n{self.clean_text}"
         if backend is None:
-            return f"{type(self.tokenizer).__name__}\n{self.settings}"
+            return f"{type(self.tokenizer).__name__}\n{settings}"
         plain = copy.deepcopy(backend)  # a tokenizer notes its last padding and truncation in itself
         plain.no_truncation()
         plain.no_padding()
-        return f"{plain.to_str()}\n{self.settings}"
+        return f"{plain.to_str()}\n{settings}"
 
 
 def _placed(clip, tensor: torch.Tensor) -> torch.Tensor:
@@ -67,7 +70,7 @@ def _placed(clip, tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(clip.dtype) if tensor.is_floating_point() else tensor
 
 
-def frozen_towers(clip, tokenizer) -> FrozenTowers:
+def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTowers:
     """Towers of a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`, on the device where they lie.
 
     Raises:
@@ -92,7 +95,7 @@ def frozen_towers(clip, tokenizer) -> FrozenTowers:
         # SigLIP 2 takes pictures of any shape, with a mask and their shapes; their names differ between versions.
         return clip.vision_model(*(_placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
 
-    return FrozenTowers(picture_tower, encode_pictures, text_tower, TextEncoder(clip, tokenizer))
+    return FrozenTowers(picture_tower, encode_pictures, text_tower, TextEncoder(clip, tokenizer, clean_text))
 
 
 def _text_positions(clip) -> "int | None":

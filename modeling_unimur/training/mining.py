@@ -1,6 +1,5 @@
 """Hard negatives: what a trained model ranks high and is not right."""
 
-import json
 import logging
 import os
 from collections import Counter
@@ -12,6 +11,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..data.json_lines import read_json_lines, write_json_lines
 from .documents import Documents
 from .encode_set import embed_documents, embed_queries
 from .query_rows import Mined, QueryRows
@@ -211,7 +211,7 @@ def write_mined(mined: Mined, path: "str | os.PathLike") -> None:
     rows = [{"query_id": query, "image": images, "text": texts} for query, (images, texts) in mined.items()]
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        write_json_lines(path, rows)
     elif path.suffix == ".parquet":
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -236,7 +236,7 @@ def read_mined(path: "str | os.PathLike") -> Mined:
         raise FileNotFoundError(f"There are no hard negatives in {path}: mine them first (`unimur mine`).")
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = [row for _, row in read_json_lines(path)]
         else:
             import pyarrow.parquet as pq
 

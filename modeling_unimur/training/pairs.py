@@ -52,6 +52,7 @@ def load_pairs(
     options: "FeatureOptions | None" = None,
     held_out_fraction: float = 0.005,
     tell: "Callable[[str], None] | None" = None,
+    clean_text: "str | None" = None,
 ) -> "dict[str, PicturePairs]":
     """Captioned pictures in three splits, with features of a dual encoder's frozen towers.
 
@@ -64,6 +65,7 @@ def load_pairs(
         options (`FeatureOptions`, *optional*): how the towers run and what is kept.
         held_out_fraction (`float`): of `cc3m=PATH`, for validation and for test each where they have no path.
         tell (`Callable`, *optional*): takes each line of the report; the log by default.
+        clean_text (`str`, *optional*): as `UniMuRProcessor` takes it.
 
     Returns:
         `dict`: `train`, `validation` and `test`.
@@ -71,7 +73,11 @@ def load_pairs(
     Raises:
         FileNotFoundError, ValueError: for sources that are not there or not of their form.
     """
-    towers, options, tell = frozen_towers(clip, tokenizer), options or FeatureOptions(), tell or logger.info
+    towers, options, tell = (
+        frozen_towers(clip, tokenizer, clean_text),
+        options or FeatureOptions(),
+        tell or logger.info,
+    )
     pictures = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor, options)
     texts = FrozenTexts(towers.text_tower, towers.encode_texts, options)
     named = [source for source in sources if source.startswith("cc3m")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.json_lines import read_json_lines
+from ..data.text_lines import read_lines
 from ..retrieval_index import RetrievalIndex
 from ..vector_index import KINDS
 from .ready_vectors import ReadyVectors, read_table
@@ -97,18 +98,9 @@ def _records(path: Path) -> list:
     if not path.is_file():
         raise FileNotFoundError(f"There are no texts {path}: give {_FORMATS}.")
     if ending == ".txt":
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n") if path.stat().st_size else []
+        return list(read_lines(path))
     if ending in (".jsonl", ".ndjson"):
-        records = []
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                records.append(json.loads(line))
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error}).") from error
-        return records
+        return [record for _, record in read_json_lines(path)]
     if ending == ".parquet":
         table = read_table(path)
         wanted = [name for name in ("id", "text", "kind", "image") if name in table.column_names]

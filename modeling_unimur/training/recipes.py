@@ -82,8 +82,14 @@ class DataArguments:
         default=0.0, metadata={"help": "Share of contexts with another pair's caption before them, as in a dialogue."}
     )
     max_context_tokens: int | None = field(
-        default=None,
-        metadata={"help": "Longest context; the latest tokens are kept. As a caption by default."},
+        default=None, metadata={"help": "Longest context; as a caption by default."}
+    )
+    keep_context: str = field(
+        default="latest", metadata={"help": "Which tokens of a longer context are kept: latest, or first (FROMAGe)."}
+    )
+    equal_captions_match: bool = field(
+        default=True,
+        metadata={"help": "Whether training pairs with equal captions are right for each other (FROMAGe: false)."},
     )
     concatenate_captions: float = field(
         default=0.0, metadata={"help": "Probability of two pictures with their captions in one row (FROMAGe: 0.5)."}
@@ -133,6 +139,7 @@ class DataArguments:
             ("feature_dtype", ("float32", "bfloat16")),
             ("tower_dtype", (None, "bfloat16")),
             ("view_dtype", (None, "bfloat16")),
+            ("keep_context", ("latest", "first")),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}.")

@@ -19,6 +19,7 @@ from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .recipes import Recipe
 from .refit_readout import refit_readout
+from .rescale_ret import RescaleRet
 from .trainer import RetrievalTrainer, parameter_report
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     store = prefix_store(model, recipe)
 
     def measure(sets: "list[DevSet]") -> "dict[str, float]":
-        return recalls(model, processor, sets, limit, store)
+        return recalls(model, processor, sets, limit, store, recipe.data.keep_context)
 
     untrained = measure(data.test)
     collator = DualAlignmentCollator(
@@ -84,6 +85,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         recipe.data.captions_per_batch,
         recipe.data.concatenate_captions,
         store,
+        recipe.data.keep_context,
     )
     if recipe.data.closed_form_start and not args.resume_from_checkpoint:
         start_picture_map(model, data.train, collator, args.seed)
@@ -96,7 +98,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         eval_dataset=data.dev[0].contexts,
         recalls=lambda _: measure(data.dev),
         processing_class=processor,
-        callbacks=[TrainingGuard(model)],
+        callbacks=[TrainingGuard(model), *([RescaleRet(model)] if args.rescale_ret else [])],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     refit = {}

@@ -64,7 +64,8 @@ class _Run:
         self.output = Path(self.args.output_dir)
         self.model, self.processor = build(recipe)
         captions = [self.data.captions, self.data.stage2_captions or self.data.captions]
-        loaded = {name: load_retrieval_set(self.data.retrieval, name) for name in dict.fromkeys(captions)}
+        source, merged = self.data.retrieval, self.data.deduplicate
+        loaded = {name: load_retrieval_set(source, name, merged) for name in dict.fromkeys(captions)}
         pairs = "train" if self.data.pairs else None
         sets = [loaded[name] for name in captions]
         if self.data.verbalizations:
@@ -224,6 +225,7 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
     run = _Run(recipe)
     logger.info("%s", parameter_report(run.model))
     results = {"task": "univl_dr", "seed": args.seed, "documents": run.sets[1][1].corpus_size}
+    results |= {f"stage{stage}_corpus": about for stage in (1, 2) if (about := dict(run.sets[stage][0].about))}
     if resume and (output / _RESULTS).is_file():
         results = json.loads((output / _RESULTS).read_text(encoding="utf-8"))
     first = recipe.data.stages[0]

@@ -53,6 +53,10 @@ class UniVLDRDataArguments:
     stage2_captions: str | None = field(
         default=None, metadata={"help": "Those that stage 2 trains on and is judged by, where they are others."}
     )
+    deduplicate: str | None = field(
+        default=None,
+        metadata={"help": "Of WebQA: none (as released), texts (equal texts are one document) or all; texts if null."},
+    )
     verbalizations: str | None = field(
         default=None,
         metadata={"help": "A file of `unimur verbalize`, whose words stage 2 reads behind the captions."},

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import logging
 import os
 from pathlib import Path
+
+from ..data.json_lines import append_json_lines, scan_json_lines
+
+logger = logging.getLogger(__name__)
 
 
 def word_key(picture: bytes, caption: str) -> str:
@@ -24,21 +28,23 @@ class WordStore:
     """
 
     def __init__(self, folder: str | os.PathLike, verbalizer: str):
-        name = hashlib.sha256(verbalizer.encode()).hexdigest()[:16]
+        name = hashlib.sha256(verbalizer.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self.path = Path(folder) / f"words-{name}.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._words: dict[str, str] = {}
-        text = self.path.read_text(encoding="utf-8") if self.path.is_file() else ""
-        for line in text.splitlines():
-            try:
-                row = json.loads(line)
-                if "key" in row:
-                    self._words[row["key"]] = row["words"]
-            except (ValueError, KeyError, TypeError):
-                continue  # a kill in the middle of a line
-        self._broken = bool(text) and not text.endswith("\n")
-        if not text:
-            self._append([{"verbalizer": verbalizer}])
+        if not self.path.is_file() or not self.path.stat().st_size:
+            append_json_lines(self.path, [{"verbalizer": verbalizer}])
+        broken = 0
+        with self.path.open("rb") as file:
+            for line in scan_json_lines(file, str(self.path)):
+                row = line.value if isinstance(line.value, dict) else {}
+                key, words = row.get("key"), row.get("words")
+                if isinstance(key, str) and isinstance(words, str):
+                    self._words[key] = words
+                else:
+                    broken += "verbalizer" not in row
+        if broken:
+            logger.warning("%s: %d lines hold no words; those pictures are put into words again.", self.path, broken)
 
     def __contains__(self, key: str) -> bool:
         return key in self._words
@@ -51,17 +57,8 @@ class WordStore:
 
     def add(self, words: dict[str, str]) -> None:
         """Writes words by key; they are on the disk when this returns."""
-        self._append([{"key": key, "words": text} for key, text in words.items()])
+        append_json_lines(self.path, ({"key": key, "words": text} for key, text in words.items()))
         self._words.update(words)
-
-    def _append(self, rows: list[dict]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            if self._broken:
-                file.write("\n")
-                self._broken = False
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
 
 
 __all__ = ["WordStore", "word_key"]

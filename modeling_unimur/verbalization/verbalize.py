@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -13,6 +12,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..data.json_lines import read_json_lines, write_json_lines
 from ..data.packages import cache_dir
 from ..data.picture_bytes import decode_picture, read_picture_bytes
 from .store import WordStore, word_key
@@ -110,11 +110,7 @@ def joined_captions(corpus: Dataset, words: Mapping[str, str], processor) -> Dat
 
 def write_words(words: Mapping[str, str], path: str | os.PathLike) -> None:
     """Writes JSON lines `doc_id, words`."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    lines = (
-        json.dumps({"doc_id": doc_id, "words": text}, ensure_ascii=False) + "\n" for doc_id, text in words.items()
-    )
-    Path(path).write_text("".join(lines), encoding="utf-8")
+    write_json_lines(path, ({"doc_id": doc_id, "words": text} for doc_id, text in words.items()))
 
 
 def read_words(path: str | os.PathLike) -> dict[str, str]:
@@ -122,15 +118,16 @@ def read_words(path: str | os.PathLike) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: it is not there.
-        ValueError: a line of it is something else.
+        ValueError: a line of it is something else; the message names it.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"There are no words of pictures in {path}: make them with `unimur verbalize`.")
-    try:
-        rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-        return {row["doc_id"]: row["words"] for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no lines of doc_id and words: {error!r}") from error
+    found = {}
+    for number, row in read_json_lines(path):
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("doc_id", "words")):
+            raise ValueError(f"{path}, line {number}: it needs the texts doc_id and words, not {row!r:.80}.")
+        found[row["doc_id"]] = row["words"]
+    return found
 
 
 __all__ = ["Verbalizer", "joined_captions", "read_words", "verbalize", "write_words"]

@@ -104,6 +104,7 @@ def test_release_computes_the_sources_formulas(variant, folders, hub, tmp_path, 
     assert (config["text_base_model"], config["text_base_revision"]) == ("acme/lm", COMMITS["lm"])
     assert (config["clip_base_model"], config["clip_base_revision"]) == ("acme/clip", COMMITS["clip"])
     assert config["heads_only"] is True
+    assert (config["ret_in_caption_loss"], config["loss_vocab_size"]) == (True, RET - 1)  # all rows of the small table
     assert str(tmp_path) not in (release / "config.json").read_text()
     written = load_file(release / "model.safetensors")
     assert all(key.startswith("heads.") for key in written)

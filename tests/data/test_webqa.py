@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.data.json_stream import line_objects, object_entries
+from modeling_unimur.data.json_lines import line_objects
+from modeling_unimur.data.json_stream import object_entries
 from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
+from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
 from modeling_unimur.data.webqa.line_index import find_line_index, write_line_index
@@ -227,6 +229,41 @@ def test_released_with_verbalized_captions_and_own_negatives(folder):
         load_webqa(folder, captions="expanded")
     with pytest.raises(ValueError, match="raw, expanded, query"):
         load_webqa(folder, captions="long")
+
+
+@pytest.mark.parametrize(
+    ("choices", "setting", "documents", "verbal"),
+    [
+        ({}, "merged", 9, False),
+        ({"setting": "released"}, "released", 10, True),
+        ({"captions": "query", "deduplicate": "none"}, "released", 10, True),
+        ({"setting": "released", "captions": "raw"}, "own", 10, False),
+        ({"captions": "query"}, "own", 9, True),
+    ],
+)
+def test_settings_of_the_corpus(folder, choices, setting, documents, verbal):
+    write_released(folder)
+    path = folder / "all_docs.json"
+    path.write_text(path.read_text().replace('"fact 5"', '"fact 2"'))  # a copy of a relevant document
+    data = load_webqa(folder, **choices)
+    assert (len(data.corpus), data.about["setting"]) == (documents, setting)
+    captions = [row["text"] for row in data.corpus if row["kind"] == "image"]
+    assert all(("[SEP]" in caption) == verbal for caption in captions)
+    assert load_retrieval_set(f"webqa={folder}", **choices).about == data.about
+
+
+@pytest.mark.parametrize("write", [write_raw, write_mbeir])
+def test_captions_that_a_layout_lacks(folder, write):
+    write(folder)
+    for choices in ({"captions": "query"}, {"captions": "expanded"}, {"setting": "released"}):
+        with pytest.raises(ValueError, match=r"data\.zip"):
+            load_webqa(folder, **choices)
+    assert load_webqa(folder, setting="released", captions="raw").about["deduplicate"] == "none"
+    with pytest.raises(ValueError, match="merged, released"):
+        load_webqa(folder, setting="paper")
+    for name in ("captions", "deduplicate", "setting"):
+        with pytest.raises(ValueError, match=f"{name}='released'"):
+            load_retrieval_set("gimp_manual", **{name: "released"})
 
 
 # -- M-BEIR -----------------------------------------------------------------------------------------------------------

@@ -7,12 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPConfig, OPTConfig, Qwen3Config, SiglipConfig
+from transformers import CLIPConfig, OPTConfig, OPTForCausalLM, Qwen3Config, SiglipConfig
 
 from modeling_unimur import UniMuRConfig, UniMuRModel
 from modeling_unimur.cli.main import main
+from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.recipes import load_recipe
+from modeling_unimur.training.train_unimur import build
+from modeling_unimur.training.training_rows import all_rows
 from tests import tiny
+from tests.test_fromage_losses import COLLATOR, PROCESSOR
 from tests.test_target_spaces import siglip
 from tests.training.cc3m_files import write_tsv
 
@@ -123,6 +127,9 @@ def on_stand_ins(name, stand_ins, output):
         "training.per_device_train_batch_size": 6,
         "training.use_cpu": "true",
     }
+    if "fromage" in name:  # the small vocabulary has no 50,266 tokens
+        config = {**load_recipe(BIG[name]).model.config, "loss_vocab_size": 383}
+        overrides["model.config"] = json.dumps(config)
     if "siglip2" in name:
         overrides["model.processor"] = json.dumps({"readout_prompt": ' means in one word: "', "max_target_tokens": 16})
     return [f"{key}={value}" for key, value in overrides.items()]
@@ -149,3 +156,33 @@ def test_two_steps_on_small_stand_ins(name, stand_ins, tmp_path, monkeypatch):
     assert ("title_title_r1" in results["test"]) != of_fromage  # nothing maps texts into FROMAGe's space
     heads = load_file(output / "model.safetensors")
     assert all(torch.isfinite(value).all() for value in heads.values())
+    if of_fromage:  # [RET] has the mean norm of the words, whatever the optimizer made of it
+        table = OPTForCausalLM.from_pretrained(stand_ins[name][0]).get_input_embeddings().weight
+        norm = heads["heads.ret_embedding"].norm(dim=1)
+        torch.testing.assert_close(norm, table.norm(dim=1).mean()[None], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("match", [True, False])
+def test_equal_captions_may_be_right_for_each_other(match, stand_ins, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+    name = "fromage_opt6.7b_cc3m"
+    train = write_tsv(tmp_path / "data" / "cc3m.tsv", 6)
+    train.write_text(train.read_text().replace("green", "red"), encoding="utf-8")
+    sources = [f"cc3m={train}", *stand_ins[name][2][1:]]
+    words = [*on_stand_ins(name, stand_ins, tmp_path), f"data.sources={json.dumps(sources)}"]
+    recipe = load_recipe(BIG[name], [*words, f"data.equal_captions_match={str(match).lower()}"])
+    assert load_recipe(BIG[name]).data.equal_captions_match is False
+    data = load_data(build(recipe)[0], recipe.model, recipe.data)
+    groups = [int(row["target_ids"]) for row in all_rows(data.train)]
+    assert (len(groups), len(set(groups))) == (6, 5 if match else 6)
+
+
+def test_the_released_form_of_fromage():
+    """The recipe sets what the losses of `tests/test_fromage_losses.py` are computed with."""
+    recipe = load_recipe(BIG["fromage_opt6.7b_cc3m"])
+    assert recipe.model.processor.items() >= {**PROCESSOR, "squash_images": True}.items()
+    assert {name: getattr(recipe.data, name) for name in COLLATOR} == COLLATOR
+    assert recipe.model.config["loss_vocab_size"] == 50_266  # of OPT's 50,272 rows, those before [RET]
+    assert recipe.model.config["ret_in_caption_loss"]
+    assert recipe.training.max_logit_scale is None
+    assert recipe.training.rescale_ret

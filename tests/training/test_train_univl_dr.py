@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from modeling_unimur.training.trained_parts import choose_trained_parts
 from modeling_unimur.training.univl_dr_trainer import UniVLDRTrainer, released_cosine
 from modeling_unimur.verbalization import write_words
 from tests import tiny
+from tests.data.webqa_files import write_pictures, write_released
 from tests.training.univl_dr_set import write_recipe, write_set
 
 
@@ -298,6 +300,25 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
     assert {doc.doc_id for doc in fewer.documents} >= {d for r in retrieval.relevant("validation").values() for d in r}
 
 
+def test_webqa_as_released(tmp_path, clip_folder, monkeypatch):
+    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "webqa").mkdir()
+    write_released(tmp_path / "webqa")
+    write_pictures(tmp_path / "webqa", 4)
+    released = load_recipe(Path(__file__).parents[2] / "recipes" / "univl_dr_webqa.yaml").data
+    chosen = {name: getattr(released, name) for name in ("captions", "stage2_captions", "deduplicate")}
+    assert chosen == {"captions": "raw", "stage2_captions": "query", "deduplicate": "none"}
+    data = {"retrieval": f"webqa={tmp_path / 'webqa'}", **chosen}
+    path = write_recipe(
+        tmp_path / "run.yaml", tmp_path, clip_folder, data=data, max_steps=1, per_device_train_batch_size=2
+    )
+    results = train(load_recipe(path, ["training.eval_steps=1", "training.save_steps=1"]))
+    corpora = [results[f"stage{stage}_corpus"] for stage in (1, 2)]
+    assert [about["captions"] for about in corpora] == ["raw", "query"]
+    assert [about["setting"] for about in corpora] == ["own", "released"]
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["stage2_corpus"] == corpora[1]
+
+
 # -- bad input ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "words"),
@@ -306,7 +327,7 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
         ({"data": {"stages": [2, 1]}}, "stages is"),
         ({"data": {"mining_depth": 0}}, "from 1 on"),
         ({"data": {"retrieval": "wikipedia"}}, "retrieval set is one of"),
-        ({"data": {"captions": "query"}}, "one kind of captions"),
+        ({"data": {"captions": "query"}}, "captions='query'"),
         ({"data": {"stage2_training": {"output_dir": "x"}}}, "no training argument"),
         ({"data": {"mine_every": 2}, "dataloader_num_workers": 1}, "Workers would not see"),
         ({"data": {"dev_split": "train2"}}, "no split 'train2'; it has test, train, validation"),

@@ -223,5 +223,5 @@ def test_the_command(captioner, corpus, tmp_path, monkeypatch, capsys):
     with pytest.raises(FileNotFoundError, match="unimur verbalize"):
         read_words(tmp_path / "nowhere.jsonl")
     output.write_text(json.dumps({"doc": "i0"}) + "\n")
-    with pytest.raises(ValueError, match="no lines of doc_id and words"):
+    with pytest.raises(ValueError, match=r"words\.jsonl, line 1: .*doc_id"):
         read_words(output)

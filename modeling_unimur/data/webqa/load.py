@@ -17,6 +17,12 @@ from .released import DOCUMENTS_FILE, read_released
 from .tables import write_tables
 
 LAYOUTS = ("raw", "released", "mbeir")
+# Which captions images have, and which documents are merged. WebQA repeats a text under another id for every question;
+# UniVL-DR's figures are those of the corpus with all of them, and of captions with a generated query behind them.
+SETTINGS = {
+    "merged": {"captions": "raw", "deduplicate": "texts"},
+    "released": {"captions": "query", "deduplicate": "none"},
+}
 # Raised whenever the rows change, so that tables cached by an older version are not read.
 TABLE_VERSION = 1
 
@@ -46,8 +52,9 @@ def webqa_layout(path: str | os.PathLike) -> str:
 def load_webqa(
     path: str | os.PathLike,
     *,
-    captions: str = "raw",
-    deduplicate: str = "texts",
+    setting: str = "merged",
+    captions: str | None = None,
+    deduplicate: str | None = None,
     num_validation: int = NUM_VALIDATION,
 ) -> RetrievalSet:
     """Reads WebQA as a retrieval set; its tables are made at the first call and again when the files change.
@@ -57,28 +64,42 @@ def load_webqa(
             UniVL-DR's `data.zip`, or the archive itself; or M-BEIR's folder. Pictures of the first two are read out of
             `imgs.tsv` in the folder, by `imgs.lineidx.new` or `imgs.lineidx`; where neither is there, the table is
             read once and the former is written. Without the table pictures have their captions alone.
-        captions: of `data.zip`: `raw`, `expanded` (a generated caption behind) or `query` (a generated query behind).
-        deduplicate: `texts`: equal texts are one document, which the relevance then names (WebQA repeats a text under
-            another id for every question); `all`: also pictures of equal bytes and caption, which takes reading all;
-            `none`: UniVL-DR's corpus. Figures of one are not comparable with those of another.
+        setting: `merged`, or `released` for the corpus and the captions of UniVL-DR's figures. Figures of one setting
+            are not comparable with those of another.
+        captions: `raw`, or of `data.zip` `expanded` (a generated caption behind) or `query` (a generated query
+            behind); as the setting has it by default.
+        deduplicate: `texts`: equal texts are one document, which the relevance then names; `all`: also images of equal
+            bytes and caption, which takes reading all; `none`; as the setting has it by default.
         num_validation: of the raw files: training questions for validation.
 
     Returns:
         splits train, validation and test; of the raw files UniVL-DR's splits. `queries` with `kind` (the kind of what
-        answers them), `hard_negatives` are those of the files.
+        answers them), `hard_negatives` are those of the files; `about` says the setting.
 
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: it is none of the layouts, or a file is not in its form.
+        ValueError: it is none of the layouts, a file is not in its form, or the layout lacks such captions.
     """
+    if setting not in SETTINGS:
+        raise ValueError(f"setting={setting!r}: choose from {', '.join(SETTINGS)}.")
+    captions = captions or SETTINGS[setting]["captions"]
+    deduplicate = deduplicate or SETTINGS[setting]["deduplicate"]
     path = Path(path).expanduser().absolute()
     layout = webqa_layout(path)
+    if captions != "raw" and layout != "released":
+        raise ValueError(
+            f"{path} has raw captions, and captions={captions!r} are asked for: those are in UniVL-DR's data.zip. "
+            "Set captions to raw, or give that."
+        )
 
     def build(folder: Path) -> None:
         write_tables(_records(path, layout, captions, num_validation), folder, deduplicate)
 
     name = _state(path, layout, captions, deduplicate, str(num_validation))
-    return RetrievalSet.load(build_once(cache_dir() / "data" / f"webqa-{name}", build))
+    found = RetrievalSet.load(build_once(cache_dir() / "data" / f"webqa-{name}", build))
+    chosen = {"captions": captions, "deduplicate": deduplicate}
+    found.about = {"setting": next((name for name in SETTINGS if SETTINGS[name] == chosen), "own"), **chosen}
+    return found
 
 
 def _records(path: Path, layout: str, captions: str, num_validation: int) -> Iterator:
@@ -103,4 +124,4 @@ def _state(path: Path, *choices: str) -> str:
     return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-__all__ = ["LAYOUTS", "load_webqa", "webqa_layout"]
+__all__ = ["LAYOUTS", "SETTINGS", "load_webqa", "webqa_layout"]

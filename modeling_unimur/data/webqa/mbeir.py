@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..json_stream import line_objects
+from ..json_lines import line_objects
+from ..text_lines import open_lines
 from .records import Document, Question, kind_of
 
 _POOLS = "cand_pool/local/mbeir_webqa_*cand_pool.jsonl"
@@ -63,7 +64,7 @@ def read_mbeir(folder: Path) -> Iterator:
 
 
 def _rows(path: Path, needed: tuple[str, ...]) -> Iterator[dict]:
-    with path.open("rb") as file:
+    with open_lines(path) as file:
         for row in line_objects(file, str(path)):
             missing = [key for key in needed if row.get(key) is None]
             if missing:

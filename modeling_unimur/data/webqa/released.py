@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..json_stream import line_objects
+from ..json_lines import line_objects
 from .line_index import LineIndex
 from .raw import picture_document
 from .records import Document, Question, Source, clean, kind_of

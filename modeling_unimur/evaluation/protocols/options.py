@@ -22,6 +22,7 @@ class TaskOptions:
         form: how VisDial is written: `chat`, a turn a line, or `fromage`, one line of `Q: ...? A: ....`.
         with_caption: whether VisDial's caption comes first (FROMAGe leaves it out; ChatIR has it).
         normalise: of answers' likelihoods, `sum` or `mean`.
+        setting, captions, deduplicate: of WebQA, as `load_webqa` takes them; None is its default.
         least_score: grade from which on a document of a retrieval set is relevant (2 for the GIMP manual).
 
     Raises:
@@ -40,6 +41,9 @@ class TaskOptions:
     with_caption: bool = False
     normalise: str = "sum"
     least_score: int = 1
+    setting: str | None = None
+    captions: str | None = None
+    deduplicate: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.over_return <= 100:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...data.packages import cache_dir
+from ...data.text_lines import read_lines
 from ..dialogue_benchmark import (
     DialogueExample,
     benchmark_gallery,
@@ -46,8 +47,7 @@ def image_words(folder: Path) -> dict[str, str]:
     path = folder / WORDS_FILE
     if not path.is_file():
         return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return dict(line.split("\t", 1) for line in lines if "\t" in line)
+    return dict(line.split("\t", 1) for line in read_lines(path) if "\t" in line)
 
 
 def write_own_mmdialog(

@@ -28,25 +28,27 @@ _NOTES = (
     "model for pictures, and both when an oracle tells what kind answers the query.",
 )
 
+_CORPUS = (
+    "Corpus: setting {setting} ({captions} captions, {deduplicate} merged), {count:,} documents. Figures of another "
+    "setting are not comparable; UniVL-DR's are of setting released."
+)
 
-def open_set(data: str) -> RetrievalSet:
+
+def open_set(data: str, **choices: str | None) -> RetrievalSet:
     """A retrieval set.
 
     Args:
         data: a folder that `RetrievalSet.save` wrote, WebQA in any of the layouts that `load_webqa` reads, or a
             set's name, as `load_retrieval_set` takes it (`gimp_manual`).
+        choices: `setting`, `captions` and `deduplicate` of WebQA, as that function takes them.
 
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is neither.
     """
-    if names_a_set(data):
-        return load_retrieval_set(data)
-    folder = Path(data).expanduser()
-    if (folder / "corpus-corpus.parquet").is_file():
-        return RetrievalSet.load(folder)
-    from ...data.webqa import load_webqa
-
-    return load_webqa(data)
+    if not names_a_set(data):
+        saved = (Path(data).expanduser() / "corpus-corpus.parquet").is_file()
+        data = f"{'folder' if saved else 'webqa'}={Path(data).expanduser()}"
+    return load_retrieval_set(data, **choices)
 
 
 def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work: Path | None = None) -> TaskResult:
@@ -55,7 +57,7 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     Args:
         data: as `open_set`.
         sources: folders or Hub ids of models; each row is called by the last part of its source.
-        options: `split` (`test` by default), `least_score`, `seed`.
+        options: `split` (`test` by default), `least_score`, `seed`; `setting`, `captions` and `deduplicate` of WebQA.
         work: not used: a corpus is encoded in one go.
 
     Raises:
@@ -65,14 +67,18 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     from ... import UniVLDRModel, UniVLDRProcessor
 
     split = options.split or "test"
-    task = RetrievalTask.from_set(open_set(data), split, options.least_score)
+    choices = {name: getattr(options, name) for name in ("setting", "captions", "deduplicate")}
+    retrieval = open_set(data, **choices)
+    task = RetrievalTask.from_set(retrieval, split, options.least_score)
     encoders, about = {}, {}
     for source in sources:
         model = UniVLDRModel.from_pretrained(source).eval()
         name = Path(source).name if len({Path(other).name for other in sources}) == len(sources) else source
         encoders[name] = UniVLDREncoder(model, UniVLDRProcessor.from_pretrained(source))
         about[name] = {"source": source, "revision": model_revision(source, model)}
-    found = universal_result(task, encoders, {"path": data, "split": split}, options.seed)
+    found = universal_result(task, encoders, {"path": data, "split": split, **retrieval.about}, options.seed)
+    if retrieval.about:
+        found.notes.append(_CORPUS.format(**retrieval.about, count=len(task.doc_ids)))
     for name, entry in about.items():
         found.systems[name].about.update(entry)
     return found

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ...data.decoding_workers import worker_count
 from ...data.retrieval_sources import names_a_set
+from ...data.source_folders import folder_of_source, record_sources
 from ...writer_lock import WriterLock
 from ..opening import open_index
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
@@ -131,6 +132,7 @@ def build_index(
             if not ranks.first:
                 return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
             changes = run.fill(uri, held, extra)
+            record_sources(uri, [folder_of_source(source)])
             skipped = run.write_skipped(listed_bad)
             with Manifest(work / _MANIFEST) as manifest:
                 items = manifest.count(named)
@@ -289,9 +291,9 @@ class _Run:
     def write_skipped(self, listed: Path) -> int:
         """Lists what could not be encoded, one JSON object a line; returns how many."""
         count, aside = 0, self.work / f".{SKIPPED_FILE}"
-        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "w", encoding="utf-8") as file:
+        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "wb") as file:
             if listed.is_file():
-                with open(listed, encoding="utf-8") as lines:
+                with open(listed, "rb") as lines:
                     for line in lines:
                         file.write(line)
                         count += 1

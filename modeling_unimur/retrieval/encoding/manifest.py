@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ...data.json_lines import read_json_lines, write_json_lines
 from .items import Item
 
 _TABLES = """
@@ -44,14 +43,7 @@ class Record(NamedTuple):
 
 def write_records(folder: Path, name: str, records: Iterable[Record]) -> None:
     """Writes records to a file that is there whole or not at all, for `Manifest.merge`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    aside = folder / f".{name}.{os.getpid()}"
-    with open(aside, "w", encoding="utf-8") as file:
-        for record in records:
-            file.write(json.dumps(record, ensure_ascii=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, folder / f"{name}.jsonl")
+    write_json_lines(folder / f"{name}.jsonl", records)
 
 
 class Manifest:
@@ -110,9 +102,9 @@ class Manifest:
         """Takes over the files of `write_records`, each at once; returns the number of records."""
         count = 0
         for file in sorted(folder.glob("*.jsonl")):
-            with open(file, encoding="utf-8") as lines, self._transaction():
-                for line in lines:
-                    record = Record(*json.loads(line))
+            with self._transaction():
+                for _, values in read_json_lines(file):
+                    record = Record(*values)
                     key = None if record.key is None else bytes.fromhex(record.key)
                     row = (record.kind, record.id, source, record.place, record.stamp, key)
                     self._database.execute(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from ...data.cc3m import Skipped
 from ...data.img2dataset import read_samples
+from ...data.json_lines import parse_json
 from ...data.picture_bytes import FileStamps
 from ...data.picture_files import printable, walk_pictures
 from .items import BadItem, Item, make_item, plain_fields
@@ -59,7 +59,7 @@ def archive_items(archives: list[str]) -> Iterator[Item | BadItem]:
         fields = {}
         if "json" in sample.members:
             try:
-                record = json.loads(sample.bytes("json"))
+                record = parse_json(sample.bytes("json"))
                 fields = plain_fields(record, "image", "text") if isinstance(record, dict) else {}
             except ValueError:
                 yield BadItem(name, "its .json is no JSON: its fields are left out")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ...data.json_lines import json_line
 from .items import BadItem, Item
 from .manifest import Manifest
 
@@ -55,13 +55,13 @@ class Plan:
         return [entry for entry, wanted in zip(part, todo, strict=True) if wanted]
 
     def _refuse(self, item: BadItem) -> None:
-        with open(self.bad, "a", encoding="utf-8") as file:
+        with open(self.bad, "ab") as file:
             file.write(bad_line(item.item, item.reason))
 
 
-def bad_line(item: str, reason: str) -> str:
+def bad_line(item: str, reason: str) -> bytes:
     """A line of the file of what could not be encoded."""
-    return json.dumps({"item": item, "reason": reason}) + "\n"
+    return json_line({"item": item, "reason": reason})
 
 
 __all__ = ["Plan", "bad_line"]

@@ -19,6 +19,9 @@ from .items import Item
 if TYPE_CHECKING:
     from .build import BuildOptions
 
+# Ray reports how it is used to its makers unless it is told not to before it starts.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
 try:
     import ray
 except ImportError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from ...data.json_lines import scan_json_lines
 from ...data.picture_bytes import FileStamps
+from ...data.text_lines import open_lines, scan_lines
 from .items import BadItem, Item, make_item, plain_fields
 from .reading import cell_address
 
@@ -21,26 +23,25 @@ def line_items(files: list[str]) -> Iterator[Item | BadItem]:
     stamps = FileStamps()
     for name in files:
         try:
-            with open(name, encoding="utf-8-sig", errors="replace") as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield _line_item(Path(name), number, line.rstrip("\n"), stamps)
-        except OSError as error:
-            yield BadItem(name, error.strerror or str(error))
+            with open_lines(name) as file:
+                plain = name.lower().endswith(".txt")
+                for line in scan_lines(file, name, errors="replace") if plain else scan_json_lines(file, name):
+                    place = f"{Path(name).name}:{line.number}"
+                    if line.problem is not None:
+                        yield BadItem(place, line.problem)
+                    elif not plain:
+                        yield _line_item(Path(name), place, line.value, stamps)
+                    elif line.text.strip():
+                        yield make_item("text", place, line.text, {"text": line.text})
+        except (OSError, ValueError) as error:
+            yield BadItem(name, getattr(error, "strerror", None) or str(error))
 
 
-def _line_item(file: Path, number: int, line: str, stamps: FileStamps) -> Item | BadItem:
-    place = f"{file.name}:{number}"
-    if file.suffix.lower() == ".txt":
-        return make_item("text", place, line, {"text": line})
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        return BadItem(place, f"not JSON ({error})")
+def _line_item(file: Path, place: str, record: Any, stamps: FileStamps) -> Item | BadItem:
     if isinstance(record, str):
         record = {"text": record}
     if not isinstance(record, dict):
-        return BadItem(place, f"neither a record nor a text: {line:.60}")
+        return BadItem(place, f"neither a record nor a text: {record!r:.60}")
     item_id = place if record.get("id") is None else str(record["id"])
     return _record_item(record, item_id, file.parent, stamps)
 

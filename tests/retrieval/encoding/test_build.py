@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.data.source_folders import source_folders
 from modeling_unimur.image_loading import load_image
 from modeling_unimur.retrieval import open_index
 from modeling_unimur.retrieval.encoding.build import build_index
@@ -98,9 +99,11 @@ def test_bad_pictures_are_skipped_counted_and_listed(counting, corpus, tmp_path)
     (corpus / "empty.png").touch()
     report = build_index(corpus, counting, uri, options())
     assert (report.items, report.skipped) == (12, 3)
-    assert {name: "not a picture" in reason for name, reason in skipped(report).items()} == {
-        "words.png": True, "cut.png": True, "empty.png": True,
-    }  # fmt: skip
+    reasons = skipped(report)
+    assert set(reasons) == {"words.png", "cut.png", "empty.png"}
+    assert "not an image" in reasons["words.png"]
+    assert "damaged" in reasons["cut.png"]
+    assert "no bytes" in reasons["empty.png"]
     report = build_index(corpus, counting, uri, options())
     assert (report.unchanged, report.encoded, report.skipped, counting.seen) == (15, 0, 3, 12)
     # One is mended, and one that was good goes bad.
@@ -221,3 +224,11 @@ def test_what_is_refused(encoder, make_model, corpus, tmp_path):
     with pytest.raises(ValueError, match="engine"):
         options(engine="spark")
     assert not (tmp_path / "index").exists()
+
+
+def test_the_folder_of_a_source_is_noted_on_this_computer(encoder, corpus, tmp_path):
+    """Whoever shows images of the index needs to know which folders its owner named; see `AllowedImages`."""
+    build_index(corpus, encoder, tmp_path / "index", options())
+    assert source_folders(tmp_path / "index") == [corpus]
+    (tmp_path / "index").rename(tmp_path / "moved")
+    assert source_folders(tmp_path / "moved") == []

@@ -1,0 +1,93 @@
+"""Lines of a text file, where a line feed ends a line and nothing else does."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+# `str.splitlines` and some readers also split at U+0085, U+2028, form feeds and others, which texts may hold.
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+# A longer line is a damaged file; it is passed over without being held in memory.
+LONGEST_LINE = 1 << 26
+
+
+class TextLine(NamedTuple):
+    """A line, or what is wrong with it.
+
+    Args:
+        number: of the line, from 1.
+        text: without its end; None where there is a problem.
+        problem: why the line cannot be read.
+    """
+
+    number: int
+    text: str | None
+    problem: str | None = None
+
+
+def scan_lines(file: IO[bytes], name: str = "the file", errors: str = "surrogatepass") -> Iterator[TextLine]:
+    """All lines of a file, also empty ones, one in memory at a time; a byte order mark and CRLF are accepted.
+
+    Args:
+        file: opened in binary mode.
+        name: how an error calls it.
+        errors: what happens to bytes that are not UTF-8, as `bytes.decode` takes it: with `"replace"` no line has that
+            problem.
+
+    Raises:
+        ValueError: the file is in UTF-16.
+    """
+    number = 0
+    while data := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(data) > LONGEST_LINE and not data.endswith(b"\n"):
+            while data and not data.endswith(b"\n"):
+                data = file.readline(LONGEST_LINE)
+            yield TextLine(number, None, f"longer than {LONGEST_LINE >> 20} MiB")
+            continue
+        if number == 1:
+            if data.startswith(_UTF_16):
+                raise ValueError(f"{name} is in UTF-16: save it as UTF-8.")
+            data = data.removeprefix(_BOM)
+        try:
+            yield TextLine(number, data.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors))
+        except UnicodeDecodeError as error:
+            yield TextLine(number, None, f"not UTF-8 (byte {error.start}): save the file as UTF-8")
+
+
+def open_lines(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a file of lines.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it is no regular file: a pipe or a device may never end.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.open("rb")
+
+
+def read_lines(path: str | os.PathLike, errors: str = "surrogatepass") -> Iterator[str]:
+    """All lines of a file, also empty ones, without their ends.
+
+    Args:
+        path: of the file, UTF-8.
+        errors: as `scan_lines` takes it.
+
+    Raises:
+        FileNotFoundError, OSError: as `open_lines` says.
+        ValueError: a line cannot be read; the message names file and line.
+    """
+    with open_lines(path) as file:
+        for line in scan_lines(file, str(path), errors):
+            if line.text is None:
+                raise ValueError(f"{path}, line {line.number}: {line.problem}.")
+            yield line.text
+
+
+__all__ = ["LONGEST_LINE", "TextLine", "open_lines", "read_lines", "scan_lines"]
