@@ -140,7 +140,7 @@ def test_what_is_left_is_found_before_it_is_saved(factory, left):
 
 def test_codes_that_take_no_selector():
     """FAISS' product quantizer cannot be told which rows to look at: its graph is walked through."""
-    index = FaissIndex(32, "tiny@1", "HNSW16_PQ4")
+    index = FaissIndex(32, "tiny@1", "HNSW16_PQ4x4")
     index.add("text", IDS[:300], CLOUD[:300])
     index.remove("text", IDS[:297])
     assert [{hit.id for hit in hits} for hits in index.search(QUERIES[:8], 5)] == [set(IDS[297:300])] * 8
