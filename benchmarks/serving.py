@@ -88,7 +88,7 @@ class Client(threading.Thread):
                 asked += 1
                 if asked % BAD_EVERY == 7:
                     large = asked % (2 * BAD_EVERY) == 7
-                    self._ask(connection, b" " * (_UPLOAD_BYTES + 1) if large else b"{no json", 413 if large else 400)
+                    self._ask(connection, b" " * (_UPLOAD_BYTES + 1) if large else b"{no json", 413 if large else 422)
                 self._ask(connection, json.dumps({"messages": messages}).encode(), 200)
                 if self.stopped.is_set():
                     break
@@ -97,7 +97,7 @@ class Client(threading.Thread):
     def _ask(self, connection: http.client.HTTPConnection, body: bytes, expected: int) -> None:
         start = time.perf_counter()
         try:
-            connection.request("POST", "/retrieve", body)
+            connection.request("POST", "/retrieve", body, {"X-Client": f"client {self.number}"})
             response = connection.getresponse()
             response.read()
             status = str(response.status)

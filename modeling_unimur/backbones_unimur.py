@@ -1,6 +1,8 @@
 """The frozen backbones: built inside, attached from where they live, saved or left out."""
 
 import os
+from collections import OrderedDict
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from .configuration_open_clip import OpenCLIPConfig
 from .configuration_unimur import UniMuRConfig
-from .loading_unimur import readable_weights, require_complete, require_intact
+from .loading_unimur import readable_weights, require_complete, require_finite, require_intact
 from .modeling_open_clip import OpenCLIPModel
 
 # Arguments that say where files come from, as opposed to what is built from them.
@@ -20,6 +22,52 @@ _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 _PLACEMENT_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "quantization_config")
 _PARTS = {"text": "language_model", "clip": "clip"}
 _WORDS = {"text": "language model", "clip": "dual encoder"}
+
+
+def _part_dtypes(dtype) -> "dict[str, torch.dtype | str]":
+    """The dtype to load `heads`, `language_model` and `clip` in; "auto" is that of a part's own checkpoint."""
+    parts = ("heads", *_PARTS.values())
+    if isinstance(dtype, dict):
+        unknown = sorted(map(str, dtype.keys() - set(parts)))
+        if unknown:
+            raise ValueError(f"dtype names {unknown[0]!r}, and the parts of this model are {', '.join(parts)}.")
+        dtypes = {**dict.fromkeys(parts, "auto"), "heads": torch.float32, **dtype}
+    else:
+        dtypes = dict.fromkeys(parts, "auto" if dtype is None else dtype)
+    for part, value in dtypes.items():
+        named = getattr(torch, value, None) if isinstance(value, str) and value != "auto" else value
+        if named != "auto" and not isinstance(named, torch.dtype):
+            raise ValueError(f"dtype of {part} must be a torch.dtype, its name, or 'auto', got {value!r}.")
+        dtypes[part] = named
+    return dtypes
+
+
+def _own_dtypes(config: UniMuRConfig, dtypes: dict) -> "dict[str, torch.dtype]":
+    """The dtypes of the backbones in a full release; those that its configuration does not know are left out."""
+    own = {}
+    for part, name in _PARTS.items():
+        sub = getattr(config, f"{part}_config")
+        dtype = getattr(sub, "dtype", None) if dtypes[name] == "auto" else dtypes[name]
+        if sub is not None and dtype is not None:
+            own[part] = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return own
+
+
+def _without_recorders(module: nn.Module, seen: "dict[int, nn.Module]") -> nn.Module:
+    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
+    be pickled; transformers sets them again as soon as it needs them."""
+    if id(module) not in seen:
+        twin = seen[id(module)] = type(module).__new__(type(module))
+        twin.__dict__.update(module.__dict__)
+        twin.__dict__.pop("_output_capturing_hooks_installed", None)
+        twin.__dict__["_forward_hooks"] = OrderedDict(
+            (key, hook)
+            for key, hook in module._forward_hooks.items()
+            if not getattr(hook, "__module__", "").endswith(".output_capturing")
+        )
+        children = module._modules.items()
+        twin.__dict__["_modules"] = {name: child and _without_recorders(child, seen) for name, child in children}
+    return seen[id(module)]
 
 
 def _is_commit(revision) -> bool:
@@ -71,15 +119,20 @@ class BackbonesMixin:
     them."""
 
     # -- construction -----------------------------------------------------------------------------------------------
-    def _build_backbones(self, config: UniMuRConfig, build: bool) -> None:
+    def _build_backbones(self, config: UniMuRConfig, build: bool, dtypes: "dict | None") -> None:
         self.language_model = self.clip = None
         if not build:
             return
+        # from_pretrained asks for one dtype, and loads a weight in the one that its parameter has already.
+        for part, dtype in (dtypes or {}).items():
+            getattr(config, f"{part}_config").dtype = dtype
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if config.clip_config is not None:
             is_open_clip = config.clip_config.model_type == OpenCLIPConfig.model_type
             self.clip = (
-                OpenCLIPModel(config.clip_config) if is_open_clip else AutoModel.from_config(config.clip_config)
+                OpenCLIPModel(config.clip_config).to(config.clip_config.dtype)
+                if is_open_clip
+                else AutoModel.from_config(config.clip_config)
             )
 
     def _freeze(self) -> None:
@@ -106,6 +159,7 @@ class BackbonesMixin:
         clip_revision: "str | None" = None,
         dtype="auto",
         hub_arguments: "dict | None" = None,
+        language_model_arguments: "dict | None" = None,
         **config_arguments,
     ):
         """Joins two pretrained models by untrained heads.
@@ -117,18 +171,28 @@ class BackbonesMixin:
             processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of pictures.
             language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
                 that it resolves to is recorded.
-            dtype: of the backbones; the heads are float32.
+            dtype: of the backbones, "auto" for those of their checkpoints, or a dictionary as `from_pretrained` takes
+                it; the heads are float32 unless that names them.
             hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
+            language_model_arguments (`dict`, *optional*): further arguments of the language model's
+                `from_pretrained`, such as `quantization_config`.
             config_arguments: further arguments of [`UniMuRConfig`].
 
         Returns:
             `UniMuRModel`: it is saved without backbones that came from the Hub, and with those that did not.
         """
-        hub = hub_arguments or {}
-        text, text_commit = _load_part("text", language_model, language_model_revision, dtype=dtype, **hub)
+        hub, dtypes = hub_arguments or {}, _part_dtypes(dtype)
+        text, text_commit = _load_part(
+            "text",
+            language_model,
+            language_model_revision,
+            dtype=dtypes["language_model"],
+            **(language_model_arguments or {}),
+            **hub,
+        )
         dual = clip_commit = None
         if clip is not None:
-            dual, clip_commit = _load_part("clip", clip, clip_revision, dtype=dtype, **hub)
+            dual, clip_commit = _load_part("clip", clip, clip_revision, dtype=dtypes["clip"], **hub)
         config = UniMuRConfig(
             text_config=text.config,
             clip_config=None if dual is None else dual.config,
@@ -150,6 +214,8 @@ class BackbonesMixin:
             words = text.get_input_embeddings().weight
             noise = torch.randn_like(model.heads.ret_embedding) * words.float().std()
             model.heads.ret_embedding.copy_(words.float().mean(dim=0) + noise)
+        if isinstance(dtype, dict):
+            model.heads.to(dtypes["heads"])
         return model.eval()
 
     def _adopt_declarations(self) -> None:
@@ -181,14 +247,22 @@ class BackbonesMixin:
             config (`UniMuRConfig`, *optional*): instead of the one beside the weights.
             language_model, clip (`str` or `PreTrainedModel`, *optional*): backbones in place of those that a
                 heads-only release names.
+            dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts; by default, or with "auto", each part is
+                loaded in the dtype of its own checkpoint. A dictionary names parts apart, as in
+                `{"language_model": torch.bfloat16, "clip": torch.float32}`; those that it leaves out keep their own,
+                and the heads are float32.
             kwargs: those of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: when a file lacks weights, or a heads-only release comes without backbones.
+            ValueError: when a file lacks weights, a heads-only release comes without backbones, or `dtype` names
+                something that is no part or no dtype.
             OSError: when a backbone cannot be had; it names the id and the revision.
         """
         source = {k: kwargs[k] for k in (*_HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
         kwargs["ignore_mismatched_sizes"] = True  # else the error would not say which
+        dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
+        dtypes = _part_dtypes(torch_dtype if dtype is None else dtype)
+        kwargs["dtype"] = dtypes["heads"]
         if config is None:
             found = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0].get("model_type")
             if found not in (None, cls.config_class.model_type):
@@ -200,14 +274,21 @@ class BackbonesMixin:
         if not config.heads_only:
             with readable_weights(str(pretrained_model_name_or_path)):
                 model, info = super().from_pretrained(
-                    pretrained_model_name_or_path, *args, config=config, output_loading_info=True, **kwargs
+                    pretrained_model_name_or_path,
+                    *args,
+                    config=config,
+                    backbone_dtypes=_own_dtypes(config, dtypes),
+                    output_loading_info=True,
+                    **kwargs,
                 )
             require_complete(info, str(pretrained_model_name_or_path))
+            require_finite(model.heads, str(pretrained_model_name_or_path))
             model._freeze()
             return (model, info) if output_loading_info else model
 
         placement = {k: kwargs.pop(k) for k in _PLACEMENT_ARGUMENTS if k in kwargs}
         attention = kwargs.pop("attn_implementation", None)
+        generation = kwargs.pop("generation_config", None)
         with readable_weights(str(pretrained_model_name_or_path)):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path,
@@ -218,18 +299,22 @@ class BackbonesMixin:
                 **kwargs,
             )
         require_complete(info, str(pretrained_model_name_or_path))
+        require_finite(model.heads, str(pretrained_model_name_or_path))
         revision = getattr(config, "_commit_hash", None) or kwargs.get("revision")
         require_intact(str(pretrained_model_name_or_path), revision, kwargs.get("cache_dir"))
         hub = {k: v for k, v in source.items() if k in _HUB_ARGUMENTS}
         for part, given in (("text", language_model), ("clip", clip)):
             if getattr(config, f"{part}_config") is not None:
-                model._attach(part, given, attention, str(pretrained_model_name_or_path), **hub, **placement)
+                dtype = dtypes[_PARTS[part]]
+                model._attach(part, given, attention, str(pretrained_model_name_or_path), dtype, **hub, **placement)
         model._adopt_declarations()
+        if generation is not None:
+            model.generation_config = generation
         if placement.get("device_map") is not None and model.language_model is not None:
             model.heads.to(model.language_model.get_input_embeddings().weight.device)
         return (model, info) if output_loading_info else model
 
-    def _attach(self, part: str, given, attention, origin: str, **kwargs) -> None:
+    def _attach(self, part: str, given, attention, origin: str, dtype, **kwargs) -> None:
         expected = getattr(self.config, f"{part}_config")
         base, revision = (getattr(self.config, f"{part}_base_{key}") for key in ("model", "revision"))
         if given is None and base is None:
@@ -245,7 +330,7 @@ class BackbonesMixin:
         if part == "clip":
             kwargs.pop("quantization_config", None)
         source, revision = (base, revision) if given is None else (given, None)
-        backbone, _ = _load_part(part, source, revision, dtype=self.dtype, **kwargs)
+        backbone, _ = _load_part(part, source, revision, dtype=dtype, **kwargs)
         found = backbone.config
         for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
             if getattr(found, key, None) != getattr(expected, key, None):
@@ -255,6 +340,17 @@ class BackbonesMixin:
                 )
         setattr(self, _PARTS[part], backbone)
         setattr(self.config, f"{part}_config", found)
+
+    # -- copying ----------------------------------------------------------------------------------------------------
+    def __getstate__(self) -> dict:
+        return _without_recorders(self, {}).__dict__
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if self.language_model is not None and self.config.ret_layers != [-1]:
+            # Which hidden states a class can give, transformers notes when one is made: none was in a fresh process.
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(deepcopy(self.config.text_config))
 
     # -- saving -----------------------------------------------------------------------------------------------------
     def _ignore_backbones(self, heads_only: bool) -> None:
@@ -281,9 +377,14 @@ class BackbonesMixin:
             sub._name_or_path = ""  # a nested path is written out, unlike the top one
             if self.config.heads_only:
                 sub.__dict__.pop("quantization_config", None)
+            else:
+                sub.dtype = getattr(self, _PARTS[part]).dtype  # which the next load keeps
+        if self.config.heads_only:
+            self.can_generate = lambda: False  # how to generate is the language model's, and is not written
         try:
             return super().save_pretrained(save_directory, *args, **kwargs)
         finally:
+            self.__dict__.pop("can_generate", None)
             self.config.heads_only = usual
             self._ignore_backbones(usual)
 

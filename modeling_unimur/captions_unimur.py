@@ -3,8 +3,6 @@
 import torch
 from transformers import BatchFeature
 
-from .image_loading import load_image
-
 
 class CaptionsMixin:
     """The part of [`UniMuRProcessor`] that prepares the way from a picture to text."""
@@ -50,19 +48,18 @@ class CaptionsMixin:
         ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
         return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
 
-    def process_prompt(self, conversations, allow_urls: bool = False) -> BatchFeature:
+    def process_prompt(self, conversations, allow_urls: "bool | None" = None) -> BatchFeature:
         """Dialogues without readout prompt and [RET], ready for `generate`."""
-        return self._without_readout(self.process_context(conversations, allow_urls=allow_urls))
+        return self._without_readout(self.process_queries(conversations, allow_urls=allow_urls))
 
-    def process_caption_prompt(self, images, allow_urls: bool = False) -> BatchFeature:
+    def process_caption_prompt(self, images, allow_urls: "bool | None" = None) -> BatchFeature:
         """Pictures, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
 
         Args:
             images: one picture or a list.
             allow_urls (`bool`): whether pictures may be fetched from URLs.
         """
-        images = list(images) if isinstance(images, (list, tuple)) else [images]
-        loaded = [[load_image(image, allow_urls=allow_urls)] for image in images]
+        loaded = [[image] for image in self._load(images, allow_urls)]
         return self._without_readout(self._encode([self.caption_prompt] * len(loaded), loaded, None))
 
     def _without_readout(self, batch: BatchFeature) -> BatchFeature:

@@ -4,13 +4,16 @@ import hashlib
 import os
 import warnings
 from collections import OrderedDict
+from functools import partial
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 
 from .image_loading import image_bytes, load_image, source_name
 from .messages_unimur import is_message, read_conversation
 from .readout_unimur import FrozenReader
+from .thread_lock import ThreadLock
 
 # About ten chats of a thousand tokens with a language model of 135 million parameters; one with 6.7 billion.
 DEFAULT_BYTES = 512 * 2**20
@@ -21,16 +24,25 @@ _PICTURES = 1024
 class _Kept:
     """A context without its readout: what stands at each place, and keys and values of every layer."""
 
-    def __init__(self, places: list, layers: "list[tuple[torch.Tensor, torch.Tensor]]"):
-        self.places, self.layers = places, layers
+    def __init__(self, places: list, layers: "list[tuple[torch.Tensor, torch.Tensor]]", owner: "str | None" = None):
+        self.places, self.layers, self.owner = places, layers, owner
 
     @property
     def num_bytes(self) -> int:
         return sum(state.nbytes for layer in self.layers for state in layer)
 
 
+class ReadChat(NamedTuple):
+    """A dialogue that is read and not run yet: its tokens, and key and features of each picture in them."""
+
+    tokens: "list[int]"
+    pictures: list
+    owner: "str | None"
+
+
 class ChatCache:
-    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended.
+    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended. Several threads may
+    use it; they wait for one another. A copy of it begins empty.
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
@@ -42,6 +54,10 @@ class ChatCache:
         self._chats: list[_Kept] = []  # the one used last stands last
         self._pictures: OrderedDict = OrderedDict()
         self._works: bool | None = None
+        self._lock = ThreadLock()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_chats": [], "_pictures": OrderedDict()}
 
     def __len__(self) -> int:
         return len(self._chats)
@@ -53,8 +69,9 @@ class ChatCache:
 
     def clear(self) -> None:
         """Forgets everything, as it must when the model's weights change."""
-        self._chats, self._works = [], None
-        self._pictures.clear()
+        with self._lock:
+            self._chats, self._works = [], None
+            self._pictures.clear()
 
     def takes(self, conversation) -> bool:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
@@ -66,21 +83,25 @@ class ChatCache:
     @property
     def works(self) -> bool:
         """Whether the language model gives the same numbers from a cache; found out once, by trying."""
-        if self._works is None:
-            reader = FrozenReader(self.model.language_model, self.model.config.ret_layers)
-            self._works = reader.joins_caches
-            if self._works:
-                try:
-                    self._works, reason = self._agrees(), "its cached and its plain result differ"
-                except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-                    self._works, reason = False, str(error).split("\n")[0]
-                if not self._works:
-                    warnings.warn(
-                        f"{type(self.model.language_model).__name__} cannot go on from a chat's cache ({reason}): "
-                        "each turn runs anew; the same numbers, slower.",
-                        stacklevel=2,
-                    )
-        return self._works
+        with self._lock:
+            if self._works is None:
+                self._works = self._tried()
+            return self._works
+
+    def _tried(self) -> bool:
+        if not FrozenReader(self.model.language_model, self.model.config.ret_layers).joins_caches:
+            return False
+        try:
+            works, reason = self._agrees(), "its cached and its plain result differ"
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            works, reason = False, str(error).split("\n")[0]
+        if not works:
+            warnings.warn(
+                f"{type(self.model.language_model).__name__} cannot go on from a chat's cache ({reason}): "
+                "each turn runs anew; the same numbers, slower.",
+                stacklevel=3,
+            )
+        return works
 
     @torch.inference_mode()
     def _agrees(self) -> bool:
@@ -91,25 +112,54 @@ class ChatCache:
         cached, _ = self._extend(layers, row[5:], None)
         return float((plain * cached).sum()) > self.model._least_cosine()
 
-    @torch.inference_mode()
-    def embed(self, conversation, max_length: "int | None" = None, allow_urls: bool = False) -> torch.Tensor:
+    def embed(
+        self,
+        conversation,
+        max_length: "int | None" = None,
+        allow_urls: "bool | None" = None,
+        owner: "str | None" = None,
+    ) -> torch.Tensor:
         """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
 
         Args:
             conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_context`. Once it is reached, a context begins at another
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
                 token in every turn, and runs as a whole.
             allow_urls (`bool`): whether pictures may be fetched from URLs.
+            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
+                an answer would tell what others have asked.
 
         Raises:
-            ValueError, FileNotFoundError: as `process_context`.
+            ValueError, FileNotFoundError: as `process_queries`.
         """
-        messages, pictures = read_conversation(conversation, "The dialogue", allow_urls, load=self._picture)
-        data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
-        tokens, pictures = data["input_ids"][0].tolist(), pictures[lost:]
+        return self.run(self.read(conversation, max_length, allow_urls, owner))
+
+    def read(
+        self,
+        conversation,
+        max_length: "int | None" = None,
+        allow_urls: "bool | None" = None,
+        owner: "str | None" = None,
+        where: str = "The dialogue",
+    ) -> ReadChat:
+        """The first half of `embed`, with its arguments; errors call the dialogue `where`."""
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
+        with self._lock:
+            load = partial(self._picture, owner=owner)
+            messages, pictures = read_conversation(conversation, where, allow_urls, load=load)
+            data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
+        return ReadChat(data["input_ids"][0], pictures[lost:], owner)
+
+    @torch.inference_mode()
+    def run(self, chat: ReadChat) -> torch.Tensor:
+        """The second half of `embed`: what follows a kept context is run, and the longer context is kept."""
+        with self._lock:
+            return self._run(*chat)
+
+    def _run(self, tokens: "list[int]", pictures: list, owner: "str | None") -> torch.Tensor:
         body = len(tokens) - self.processor._suffix_length
         places = self._places(tokens[:body], [key for key, _ in pictures])
-        kept, common = self._longest(places)
+        kept, common = self._longest(places, owner)
         layers = [] if kept is None else [(k[:, :, :common], v[:, :, :common]) for k, v in kept.layers]
         image, width = self.processor.image_token_id, self.processor.num_visual_tokens
         fresh = pictures[tokens[:common].count(image) // width :]
@@ -117,7 +167,8 @@ class ChatCache:
         embeds, layers = self._extend(layers, tokens[common:], features)
         if kept is not None and common == len(kept.places):  # otherwise another chat, which began alike
             self._chats.remove(kept)
-        self._chats.append(_Kept(places, [(k[:, :, :body].clone(), v[:, :, :body].clone()) for k, v in layers]))
+        layers = [(k[:, :, :body].clone(), v[:, :, :body].clone()) for k, v in layers]
+        self._chats.append(_Kept(places, layers, owner))
         self._evict()
         return embeds
 
@@ -129,9 +180,11 @@ class ChatCache:
         states, layers = reader.extend(layers, inputs, min(config.num_ret_tokens, len(tokens)))
         return self.model.heads.unify(states), layers
 
-    def _longest(self, places: list) -> "tuple[_Kept | None, int]":
+    def _longest(self, places: list, owner: "str | None") -> "tuple[_Kept | None, int]":
         best, common = None, 0
         for chat in self._chats:
+            if chat.owner != owner:
+                continue
             pairs = enumerate(zip_longest(places, chat.places))
             alike = next((place for place, (mine, theirs) in pairs if mine != theirs), len(places))
             if alike > common:
@@ -154,11 +207,12 @@ class ChatCache:
             self._chats.pop(0)
 
     # -- pictures ---------------------------------------------------------------------------------------------------
-    def _picture(self, source, allow_urls: bool) -> tuple:
+    @torch.inference_mode()
+    def _picture(self, source, allow_urls: bool, owner: "str | None" = None) -> tuple:
         """A picture's key and what the language model reads of it `(visual_width,)`, computed once."""
         is_encoded = isinstance(source, (str, os.PathLike, bytes))
         content = image_bytes(source, allow_urls=allow_urls) if is_encoded else load_image(source)
-        key = _image_key(content)
+        key = (owner, *_image_key(content))
         if key not in self._pictures:
             image = load_image(content, name=source_name(source)) if is_encoded else content
             inputs = self.processor.process_images([image])
@@ -177,4 +231,4 @@ def _image_key(content) -> tuple:
     return content.size, hashlib.sha256(content.tobytes()).digest()
 
 
-__all__ = ["DEFAULT_BYTES", "ChatCache"]
+__all__ = ["DEFAULT_BYTES", "ChatCache", "ReadChat"]

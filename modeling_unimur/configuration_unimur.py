@@ -143,6 +143,16 @@ class UniMuRConfig(PreTrainedConfig):
                 sub._attn_implementation = choice
         self._check()
 
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """Keeps a `dtype` that [`AutoModel`] was called with as an argument of the model, apart from the file's own.
+        Older versions of transformers pass it in the configuration alone."""
+        if not kwargs.get("return_unused_kwargs"):
+            return super().from_dict(config_dict, **kwargs)
+        named = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}
+        config, unused = super().from_dict(config_dict, **kwargs)
+        return config, {**unused, **named}
+
     def _check(self) -> None:
         if self.visual_feature not in ("pooled", "projected"):
             raise ValueError(f"visual_feature is 'pooled' or 'projected', not {self.visual_feature!r}.")

@@ -5,6 +5,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 
@@ -28,8 +29,9 @@ def readable_weights(source: str):
 def require_intact(source: str, revision: "str | None" = None, cache_dir: "str | None" = None) -> None:
     """Raises when the cached weights of a Hub repository are not those that the Hub announced.
 
-    huggingface_hub compares sizes only; the name of a cached file is the SHA-256 that was announced. Every byte is
-    read, so this is for files of a few MB.
+    huggingface_hub compares sizes only. A file of a snapshot is a link to `blobs/<announced SHA-256>`, which newer
+    versions make a link in turn, to a store of all repositories that is named by another hash (Xet's): one link is
+    followed. Every byte is read, so this is for files of a few MB.
 
     Args:
         source (`str`): Hub id; a folder is not looked at.
@@ -44,7 +46,7 @@ def require_intact(source: str, revision: "str | None" = None, cache_dir: "str |
     file = try_to_load_from_cache(source, "model.safetensors", cache_dir=cache_dir, revision=revision)
     if not isinstance(file, str):
         return
-    announced = Path(file).resolve().name
+    announced = os.path.basename(os.readlink(file)) if os.path.islink(file) else ""
     if len(announced) != 64:  # a system without links keeps no such name
         return
     if hashlib.sha256(Path(file).read_bytes()).hexdigest() != announced:
@@ -77,6 +79,26 @@ def require_complete(loading_info: dict, source: str) -> None:
     )
 
 
+# Larger ones are not read whole: a training that has failed leaves NaN in the small ones as well.
+_CHECKED_NUMBERS = 4_000_000
+
+
+def require_finite(module: torch.nn.Module, source: str) -> None:
+    """Raises when a weight is NaN or infinite; weights of more than a few million numbers are not looked at.
+
+    Raises:
+        ValueError: naming the first such weight and the remedy.
+    """
+    for name, weight in module.state_dict().items():
+        is_read = isinstance(weight, torch.Tensor) and weight.is_floating_point() and not weight.is_meta
+        if is_read and weight.numel() <= _CHECKED_NUMBERS and not bool(torch.isfinite(weight).all()):
+            raise ValueError(
+                f"{source}: the weight {name} in model.safetensors is NaN or infinite: the training has failed, or "
+                "the file is damaged. Load it once with force_download=True, or train again with a smaller learning "
+                "rate."
+            )
+
+
 class CompleteLoadingMixin:
     """Makes `from_pretrained` refuse a file that lacks weights of the model."""
 
@@ -93,7 +115,8 @@ class CompleteLoadingMixin:
             )
         checked = {**info, "mismatched_keys": ()} if misshapen_allowed else info
         require_complete(checked, str(pretrained_model_name_or_path))
+        require_finite(model, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
 
-__all__ = ["CompleteLoadingMixin", "readable_weights", "require_complete", "require_intact"]
+__all__ = ["CompleteLoadingMixin", "readable_weights", "require_complete", "require_finite", "require_intact"]

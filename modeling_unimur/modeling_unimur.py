@@ -1,7 +1,7 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -43,7 +43,7 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(module.text_logit_scale, self.config.logit_scale_init_value)
 
 
-class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
+class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     """Reads a dialogue of text and pictures into one vector that retrieves the text and the picture of its reply.
 
     The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
@@ -52,13 +52,18 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
 
     accepts_loss_kwargs = False
 
-    def __init__(self, config: UniMuRConfig, build_backbones: bool = True):
+    def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: "dict | None" = None):
         super().__init__(config)
-        self._build_backbones(config, build_backbones)
+        self._build_backbones(config, build_backbones, backbone_dtypes)
         self.heads = UniMuRHeads(config)
         self._prefix_cache = None  # whether the language model can take one; found out when first trained
         self.post_init()
         self._freeze()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the trained heads; `language_model` and `clip` have their own."""
+        return self.heads.logit_scale.dtype
 
     # -- the language model -----------------------------------------------------------------------------------------
     def get_input_embeddings(self):
@@ -119,8 +124,10 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         `(texts, projection_dim)`.
 
         Raises:
-            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space.
+            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space; or for
+                ids of the language model's tokenizer, which end with [RET].
         """
+        self._refuse_queries(input_ids)
         if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
             raise ValueError(
                 f"These heads rank pictures alone: texts of {self.config.joint_width} dimensions have no map into the "
@@ -129,6 +136,18 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         return BaseModelOutputWithPooling(
             pooler_output=self.heads.text_target(self.encode_texts(input_ids, attention_mask))
         )
+
+    def _refuse_queries(self, input_ids: torch.Tensor) -> None:
+        """Raises when candidate texts are queries: `processor(text=...)` reads them with the other tokenizer."""
+        ret = self.config.ret_token_ids
+        text = getattr(self.config.clip_config, "text_config", None)
+        if not ret or torch.compiler.is_compiling() or ret[-1] == getattr(text, "eos_token_id", None):
+            return
+        if input_ids.shape[1] and bool((input_ids[:, -1] == ret[-1]).all()):
+            raise ValueError(
+                "These ids end with [RET]: they are queries, made by processor(text=...) or process_queries, for "
+                "get_multimodal_features. Prepare candidate texts with processor.process_texts."
+            )
 
     def _visual_choice(self, pooled, projected):
         return pooled if self.config.visual_feature == "pooled" else projected
@@ -313,9 +332,21 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel):
         embeds = self._embed_tokens(input_ids, visual_features)
         return self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
-    def can_generate(self) -> bool:
-        """Whether `generate` works: always, but not as `GenerationMixin`'s own."""
-        return False
+    @property
+    def generation_config(self):
+        """The language model's, which does the generating; None before it is there."""
+        return getattr(getattr(self, "language_model", None), "generation_config", None)
+
+    @generation_config.setter
+    def generation_config(self, value):
+        if getattr(self, "language_model", None) is not None:
+            self.language_model.generation_config = value
+
+    def adjust_generation_fn(self, *args, **kwargs):
+        """Reads the generation settings in a full release; those of a heads-only one come with its language model."""
+        if self.language_model is not None:
+            kwargs.pop("backbone_dtypes", None)  # an argument of this model's, which would end up among the settings
+            super().adjust_generation_fn(*args, **kwargs)
 
 
 __all__ = ["UniMuRModel", "UniMuRPreTrainedModel"]

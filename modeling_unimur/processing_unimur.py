@@ -5,10 +5,13 @@ import json
 import torch
 from tokenizers import AddedToken, processors
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
 from .captions_unimur import CaptionsMixin
+from .fingerprint import FingerprintMixin
 from .image_loading import load_image
-from .messages_unimur import is_conversation, read_conversation
+from .messages_unimur import is_conversation, read_conversation, require_unicode
+from .template_rendering import render_bounded
 from .text_cleaning import check_cleaning, clean_texts
 
 # Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
@@ -23,11 +26,84 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endfor -%}"""
 
 
-class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
+# What a call may say about texts, and the values that it may take.
+_TEXT_OPTIONS = {
+    "padding": (True, False, "longest", "max_length", "do_not_pad"),
+    "truncation": (True, False, "longest_first", "do_not_truncate"),
+    "max_length": None,
+}
+_TENSORS = ("pt", "np", None)
+
+
+class UniMuRProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call: `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None for
+    lists), and those of the image processor; flat, or in `text_kwargs`, `images_kwargs` and `common_kwargs`."""
+
+    _defaults = {
+        "text_kwargs": {"padding": True, "truncation": True},
+        "common_kwargs": {"return_tensors": "pt"},
+    }
+
+
+def sort_options(options: dict) -> "tuple[dict, dict, str | None]":
+    """The options of a call as those of texts, those of images, and the kind of tensors.
+
+    Raises:
+        TypeError: an option that no part of a processor knows, or one that is passed twice.
+        ValueError: an option with a value that it does not take.
+    """
+    flat: dict = {}
+    for key, value in options.items():
+        group = value if key in ("text_kwargs", "images_kwargs", "common_kwargs") else {key: value}
+        for name, choice in (group or {}).items():
+            if name in flat:
+                raise TypeError(f"{name} is passed twice, by itself and in {key}.")
+            flat[name] = choice
+    text, images, tensors = {}, {}, flat.pop("return_tensors", "pt")
+    tensors = getattr(tensors, "value", tensors)  # of transformers' TensorType
+    if tensors not in _TENSORS:
+        raise ValueError(f"return_tensors must be one of 'pt', 'np' and None, got {tensors!r}.")
+    for name, choice in flat.items():
+        if name in _TEXT_OPTIONS:
+            allowed = _TEXT_OPTIONS[name]
+            if allowed is not None and choice is not None and choice not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {choice!r}.")
+            text[name] = choice
+        elif name in ImagesKwargs.__annotations__:
+            images[name] = choice
+        else:
+            raise TypeError(
+                f"Unexpected keyword argument {name!r}: a processor takes {', '.join(_TEXT_OPTIONS)}, return_tensors "
+                "and the options of its image processor."
+            )
+    return {name: choice for name, choice in text.items() if choice is not None}, images, tensors
+
+
+def as_batch(data: dict, tensors: "str | None") -> BatchFeature:
+    """Lists or tensors as a batch of one kind of tensors.
+
+    Raises:
+        ValueError: rows of different lengths are to become one tensor.
+    """
+    if tensors is None:
+        return BatchFeature({name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in data.items()})
+    try:
+        made = {name: torch.as_tensor(rows) for name, rows in data.items()}
+    except ValueError as error:
+        raise ValueError(
+            "The rows have different lengths and become no tensor: pass padding=True, or return_tensors=None."
+        ) from error
+    return BatchFeature({name: rows.numpy() if tensors == "np" else rows for name, rows in made.items()})
+
+
+class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
     """Prepares dialogues for the language model and candidates for the dual encoder.
 
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
     survive any truncation, whoever calls it.
+
+    Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls` is set. The
+    attribute is never saved.
 
     Args:
         image_processor: the dual encoder's, for pictures in a context and for candidates.
@@ -58,7 +134,10 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             as OpenAI's CLIP and open_clip do, for encoders that were trained so; `None` leaves them as they are.
         squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
             FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
+
+    allow_urls = False
 
     def __init__(
         self,
@@ -81,6 +160,7 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         start_each_caption: bool = False,
         squash_images: bool = False,
         clean_text: str | None = None,
+        fingerprint: dict | None = None,
         **kwargs,
     ):
         self.image_token, self.ret_token = image_token, ret_token
@@ -92,9 +172,11 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
         self.caption_ends, self.start_each_caption = caption_ends, start_each_caption
         self.squash_images, self.clean_text = squash_images, check_cleaning(clean_text)
+        self.fingerprint = fingerprint
         if tokenizer is not None:
             self._append_readout(tokenizer)
-        template = chat_template or _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        self._own_template = _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        template = chat_template or self._own_template
         super().__init__(image_processor, tokenizer, target_tokenizer, chat_template=template)
 
     def _prompt(self, name: str, text: str | None) -> str:
@@ -181,47 +263,99 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
                 single="[start] $A [readout]" if begin else "$A [readout]",
                 special_tokens=[{"id": key, "ids": i, "tokens": t} for key, (i, t) in pieces.items() if i],
             )
-        self._prefix_length = len(tokenizer("")["input_ids"]) - len(suffix)  # BOS, where the model has one
+        start = tokenizer("")["input_ids"][: -len(suffix)]  # BOS, where the model has one
+        if not set(start) <= set(tokenizer.all_special_ids):
+            raise ValueError(
+                f"readout_prompt={self.readout_prompt!r} is not the one that tokenizer.json ends texts with "
+                f"({tokenizer.decode(start)!r:.80} stands before it): load this tokenizer's own processor_config.json."
+            )
+        self._prefix_length = len(start)
 
     # -- contexts -------------------------------------------------------------------------------------------------
-    def process_context(
-        self, conversations, max_length: int | None = None, allow_urls: bool = False, first: int | None = 0
+    def process_queries(
+        self,
+        conversations,
+        max_length: int | None = None,
+        allow_urls: bool | None = None,
+        first: int | None = 0,
+        **kwargs: Unpack[UniMuRProcessorKwargs],
     ) -> BatchFeature:
-        """Dialogues, ready for `get_multimodal_features`.
+        """Prepares dialogues for `get_multimodal_features`.
 
         Args:
-            conversations: one dialogue or a list; a dialogue is a list of chat messages, a string or a picture.
-            max_length (`int`, *optional*): in tokens, `max_context_tokens` by default; the latest tokens are kept, and
-                a picture that does not fit whole is left out.
-            allow_urls (`bool`): whether pictures may be fetched from URLs.
+            conversations: one dialogue or a list. A dialogue is a list of chat messages, a string or an image. A
+                string is a text, unless it names an existing image file.
+            max_length (`int`, *optional*): in tokens, `max_context_tokens` by default. The latest tokens are kept, and
+                an image that does not fit whole is left out.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
             first (`int`, *optional*): number of the first dialogue, for errors.
+            kwargs: as in `__call__`.
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` of shape `(batch, tokens)`, padded on the left, and, if
-            there are pictures, `pixel_values` of shape `(pictures, 3, height, width)` in reading order.
+            there are images, `pixel_values` of shape `(images, 3, height, width)` in reading order.
 
         Raises:
             ValueError, FileNotFoundError: naming the dialogue, the turn and the part that is wrong.
+            TypeError: an unknown option.
         """
+        messages, images = self._read_all(conversations, allow_urls, first)
+        return self._encode([self.render(dialogue) for dialogue in messages], images, max_length, kwargs)
+
+    process_context = process_queries  # its name in the first releases
+
+    def _read_all(self, conversations, allow_urls: "bool | None", first: "int | None") -> "tuple[list, list]":
         if is_conversation(conversations):
             conversations, first = [conversations], None
+        conversations = list(conversations)
         if not conversations:
             raise ValueError("No dialogue: pass at least one.")
-        texts, images = [], []
-        for number, conversation in enumerate(conversations):
-            where = "The dialogue" if first is None else f"Dialogue {first + number}"
-            messages, pictures = read_conversation(conversation, where, allow_urls)
-            texts.append(self.render(messages))
-            images.append(pictures)
-        return self._encode(texts, images, max_length)
+        allow_urls = self.allow_urls if allow_urls is None else allow_urls
+        names = ("The dialogue" if first is None else f"Dialogue {first + n}" for n in range(len(conversations)))
+        read = [
+            read_conversation(dialogue, name, allow_urls) for dialogue, name in zip(conversations, names, strict=True)
+        ]
+        return [messages for messages, _ in read], [images for _, images in read]
 
-    def render(self, messages: "list[dict]") -> str:
-        """One dialogue as text, `image_token` where a picture is; what users typed never counts as a picture or as
+    def apply_chat_template(
+        self,
+        conversation,
+        chat_template: str | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = "pt",
+        processor_kwargs: dict | None = None,
+        **kwargs,
+    ):
+        """Renders messages, as every processor of transformers does.
+
+        Args:
+            conversation: one dialogue or a list of them, as in `process_queries`.
+            chat_template (`str`, *optional*): in place of the processor's own.
+            tokenize (`bool`): returns what `process_queries` returns in place of the rendered text.
+            return_dict (`bool`): with `tokenize`, returns the whole batch and not its `input_ids` alone.
+            return_tensors, processor_kwargs: with `tokenize`, options of `process_queries`; `max_length`, `padding`,
+                `truncation` and `allow_urls` may stand beside them.
+            kwargs: variables of the template.
+        """
+        if not tokenize:
+            return super().apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **kwargs)
+        options = {key: kwargs.pop(key) for key in (*_TEXT_OPTIONS, "allow_urls") if key in kwargs}
+        options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **options}
+        allow_urls, max_length = options.pop("allow_urls", None), options.pop("max_length", None)
+        messages, images = self._read_all(conversation, allow_urls, 0)
+        texts = [self.render(dialogue, chat_template=chat_template, **kwargs) for dialogue in messages]
+        batch = self._encode(texts, images, max_length, options)
+        return batch if return_dict else batch["input_ids"]
+
+    def render(self, messages: "list[dict]", **template) -> str:
+        """One dialogue as text, `image_token` where an image is; what users typed never counts as an image or as
         [RET].
 
         Args:
             messages: chat messages whose content is a list of `{"type": "text", "text": str}` and
                 `{"type": "image"}` parts.
+            template: `chat_template` and its variables.
         """
         tokens = (self.image_token, *self.ret_tokens)
         messages = [
@@ -234,7 +368,9 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             }
             for message in messages
         ]
-        return self.apply_chat_template(messages, tokenize=False)
+        if self.chat_template == self._own_template and "chat_template" not in template:  # which ends
+            return self.apply_chat_template(messages, tokenize=False, **template)
+        return render_bounded(lambda: self.apply_chat_template(messages, tokenize=False, **template))
 
     @staticmethod
     def _defuse(text: str, tokens) -> str:
@@ -247,12 +383,17 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         """Tokens that every context has besides its own: the start, the readout prompt and [RET]."""
         return self._prefix_length + self._suffix_length
 
-    def _encode(self, texts: list[str], images: list[list], max_length: int | None) -> BatchFeature:
-        data, dropped = self._tokenize(texts, max_length, keep="latest")
-        kept = [picture for pictures, lost in zip(images, dropped, strict=True) for picture in pictures[lost:]]
+    def _encode(
+        self, texts: list[str], images: list[list], max_length: int | None, options: "dict | None" = None
+    ) -> BatchFeature:
+        text, image, tensors = sort_options(options or {})
+        max_length = text.pop("max_length", max_length)
+        data, dropped = self._tokenize(texts, max_length, keep="latest", **text)
+        batch = as_batch(data, tensors)
+        kept = [one for several, lost in zip(images, dropped, strict=True) for one in several[lost:]]
         if kept:
-            data.update(self.process_images(kept))
-        return BatchFeature(data)
+            batch.update(self.process_images(kept, return_tensors=tensors, **image))
+        return batch
 
     def process_rendered(self, texts: list[str], max_length: int | None = None, keep: str = "first") -> BatchFeature:
         """Contexts that are written out already (see `render`), for a caller who has the pictures' features.
@@ -265,9 +406,12 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left.
         """
-        return BatchFeature(self._tokenize(texts, max_length, keep)[0])
+        return as_batch(self._tokenize(texts, max_length, keep)[0], "pt")
 
-    def _tokenize(self, texts: list[str], max_length: int | None, keep: str) -> tuple[dict, list[int]]:
+    def _tokenize(
+        self, texts: list[str], max_length: int | None, keep: str, padding="longest", truncation=True
+    ) -> tuple[dict, list[int]]:
+        """Rows of token ids and their masks, and how many images fell away from each."""
         limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
@@ -281,14 +425,21 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         start, suffix = ends[: self._prefix_length], ends[self._prefix_length :]
         dropped = []
         for number, row in enumerate(rows):
-            body, lost = (row[:room], 0) if keep == "first" else self._latest(row, room)
+            if truncation in (False, "do_not_truncate"):
+                body, lost = row, 0
+            else:
+                body, lost = (row[:room], 0) if keep == "first" else self._latest(row, room)
             dropped.append(lost)
             rows[number] = [*self._started(start, body), *suffix]
         width = max(map(len, rows))
+        if padding == "max_length":
+            width = max(width, limit)
+        elif padding in (False, "do_not_pad"):
+            width = 0
         pad = self.tokenizer.pad_token_id
         data = {
-            "input_ids": torch.tensor([[pad] * (width - len(row)) + row for row in rows]),
-            "attention_mask": torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows]),
+            "input_ids": [[pad] * (width - len(row)) + row for row in rows],
+            "attention_mask": [[0] * (width - len(row)) + [1] * len(row) for row in rows],
         }
         return data, dropped
 
@@ -312,30 +463,48 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
             cut += 1
         return row[cut:], total - sum(is_picture[cut:]) // self.num_visual_tokens
 
-    def __call__(self, images=None, text=None, max_length: int | None = None, **kwargs) -> BatchFeature:
-        """The call of every transformers processor.
+    def __call__(
+        self,
+        images=None,
+        text=None,
+        max_length: int | None = None,
+        allow_urls: bool | None = None,
+        **kwargs: Unpack[UniMuRProcessorKwargs],
+    ) -> BatchFeature:
+        """The call of every processor of transformers: texts are queries, and images alone are candidates.
+
+        Candidate texts are prepared by `process_texts`: they go to another tokenizer, and `get_text_features` refuses
+        what this call returns.
 
         Args:
-            images: one picture or a list; with several texts, a list of lists. Alone they are candidates.
-            text (`str` or `list[str]`): contexts; `image_token` stands where a picture belongs, and a text without
-                any gets its pictures in front, each as `picture_prompt`.
+            images: one image or a list; with several texts, a list of lists. Alone they are candidates.
+            text (`str` or `list[str]`): contexts; `image_token` stands where an image belongs, and a text without
+                any gets its images in front, each as `picture_prompt`.
             max_length (`int`, *optional*): in tokens.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
+            kwargs: `padding` (True, False, "max_length"), `truncation` (True, False), `return_tensors` ("pt", "np" or
+                None for lists), and options of the image processor.
+
+        Raises:
+            TypeError: an unknown option.
+            ValueError: neither text nor images, or another number of images than of places for them.
         """
         if text is None and images is None:
             raise ValueError("Pass text, images, or both.")
         if text is None:
-            return self.process_images(images)
+            return self.process_images(images, allow_urls=allow_urls, **kwargs)
         texts = [text] if isinstance(text, str) else list(text)
         nested = self._per_text(images, len(texts))
         for number, (line, pictures) in enumerate(zip(texts, nested, strict=True)):
-            line = self._defuse(line, self.ret_tokens)
+            line = self._defuse(require_unicode(line, f"Text {number}"), self.ret_tokens)
             places = line.count(self.image_token)
             if pictures and not places:
                 line = self.picture_prompt * len(pictures) + line
             elif places != len(pictures):
-                raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} pictures.")
+                raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} images.")
             texts[number] = line
-        return self._encode(texts, [[load_image(p) for p in pictures] for pictures in nested], max_length)
+        loaded = [self._load(several, allow_urls) for several in nested]
+        return self._encode(texts, loaded, max_length, kwargs)
 
     @staticmethod
     def _per_text(images, count: int) -> list[list]:
@@ -351,13 +520,25 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         return [list(entry) for entry in images]
 
     # -- candidates -----------------------------------------------------------------------------------------------
-    def process_images(self, images, allow_urls: bool = False) -> BatchFeature:
-        """Candidate pictures, ready for `get_image_features`: `pixel_values` `(pictures, 3, height, width)`."""
-        images = list(images) if isinstance(images, (list, tuple)) else [images]
-        loaded = [load_image(image, allow_urls=allow_urls) for image in images]
+    def process_images(
+        self, images, allow_urls: bool | None = None, **kwargs: Unpack[UniMuRProcessorKwargs]
+    ) -> BatchFeature:
+        """Prepares candidate images for `get_image_features`: `pixel_values` `(images, 3, height, width)`.
+
+        Args:
+            images: one image or a list: paths, bytes, PIL images or arrays.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
+            kwargs: `return_tensors` and options of the image processor.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the image.
+            TypeError: an unknown option.
+        """
+        _, options, tensors = sort_options(kwargs)
+        loaded = self._load(images, allow_urls)
         if getattr(self, "squash_images", False):  # a UniVLDRProcessor has no such switch
             loaded = [image.resize(self._squashed_size()) for image in loaded]
-        return BatchFeature(dict(self.image_processor(loaded, return_tensors="pt")))
+        return as_batch(dict(self.image_processor(loaded, return_tensors="pt", **options)), tensors)
 
     def _squashed_size(self) -> tuple[int, int]:
         cut = getattr(self.image_processor, "do_center_crop", False)
@@ -365,19 +546,34 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         side = size.get("shortest_edge")
         return (size.get("width", side), size.get("height", side))
 
-    def process_texts(self, texts: "str | list[str]") -> BatchFeature:
-        """Candidate texts, ready for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`; cut at
-        `max_target_tokens`."""
+    def _load(self, images, allow_urls: "bool | None") -> list:
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        allow_urls = self.allow_urls if allow_urls is None else allow_urls
+        return [load_image(image, allow_urls=allow_urls) for image in images]
+
+    def process_texts(self, texts: "str | list[str]", **kwargs: Unpack[UniMuRProcessorKwargs]) -> BatchFeature:
+        """Prepares candidate texts for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`.
+
+        Args:
+            texts (`str` or `list[str]`): a string is always a text, whatever it looks like.
+            kwargs: `padding` (`target_padding` by default), `truncation` (True), `max_length` (`max_target_tokens`)
+                and `return_tensors`.
+
+        Raises:
+            ValueError: a text is not a string, or not valid Unicode.
+            TypeError: an unknown option.
+        """
+        options, _, tensors = sort_options(kwargs)
         texts = [texts] if isinstance(texts, str) else list(texts)
         for number, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
+            require_unicode(text, f"Text {number}")
         texts = clean_texts(texts, self.clean_text)
-        encoded = self.target_tokenizer(
-            texts, padding=self.target_padding, truncation=True, max_length=self.max_target_tokens, return_tensors="pt"
-        )
+        options = {"padding": self.target_padding, "truncation": True, "max_length": self.max_target_tokens, **options}
+        encoded = self.target_tokenizer(texts, verbose=False, **options)
         keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
-        return BatchFeature({key: encoded[key] for key in keys})
+        return as_batch({key: encoded[key] for key in keys}, tensors)
 
     @staticmethod
     def score_retrieval(query_embeds: torch.Tensor, candidate_embeds: torch.Tensor) -> torch.Tensor:
@@ -386,6 +582,13 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         return query @ torch.nn.functional.normalize(candidate_embeds.float(), dim=-1).T
 
     # -- files ----------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
+        """Loads a processor; `allow_urls` sets that attribute, which no file can."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor.allow_urls = allow_urls
+        return processor
+
     def save_pretrained(self, save_directory, **kwargs):
         """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
         for tokenizer in (self.tokenizer, self.target_tokenizer):
@@ -396,4 +599,4 @@ class UniMuRProcessor(CaptionsMixin, ProcessorMixin):
         return super().save_pretrained(save_directory, **kwargs)
 
 
-__all__ = ["UniMuRProcessor"]
+__all__ = ["UniMuRProcessor", "UniMuRProcessorKwargs"]

@@ -1,20 +1,24 @@
 """Queries, texts and captioned pictures as the tensors that `UniVLDRModel` reads."""
 
-import copy
-
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers.processing_utils import Unpack
 
+from .configuration_univl_dr import DUAL_ENCODERS
+from .fingerprint import FingerprintMixin
 from .messages_unimur import is_conversation, read_conversation
-from .processing_unimur import UniMuRProcessor
+from .processing_unimur import UniMuRProcessor, UniMuRProcessorKwargs, as_batch, sort_options
 from .text_cleaning import check_cleaning, clean_texts
 
 # Its parts in `join_caption`: CLIP's tokenizer has no such special token and reads three ordinary ones (UniVL-DR).
 SEPARATOR = " [SEP] "
 
 
-class UniVLDRProcessor(ProcessorMixin):
+class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
     """Prepares queries and documents for the one dual encoder.
+
+    Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls` is set. The
+    attribute is never saved.
 
     Args:
         image_processor: the dual encoder's.
@@ -26,7 +30,10 @@ class UniVLDRProcessor(ProcessorMixin):
             lets a long caption push it out, as in the released code.
         clean_text (`str`, *optional*): how texts are cleaned before the tokenizer: `"clip"` as OpenAI's CLIP does and
             so UniVL-DR's released checkpoints; `None` leaves them as they are.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
+
+    allow_urls = False
 
     def __init__(
         self,
@@ -36,10 +43,12 @@ class UniVLDRProcessor(ProcessorMixin):
         target_padding: str = "longest",
         verbalization_tokens: int = 0,
         clean_text: "str | None" = None,
+        fingerprint: "dict | None" = None,
         **kwargs,
     ):
         self.max_target_tokens, self.target_padding = max_target_tokens, target_padding
-        self.verbalization_tokens, self.clean_text = verbalization_tokens, check_cleaning(clean_text)
+        self.verbalization_tokens, self.fingerprint = verbalization_tokens, fingerprint
+        self.clean_text = check_cleaning(clean_text)
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
@@ -72,17 +81,62 @@ class UniVLDRProcessor(ProcessorMixin):
     process_texts = UniMuRProcessor.process_texts
     score_retrieval = staticmethod(UniMuRProcessor.score_retrieval)
 
-    def process_queries(self, queries: "str | list[str]") -> BatchFeature:
-        """Queries, ready for `get_text_features`: `input_ids`, `attention_mask` `(queries, tokens)`."""
-        return self.process_texts(queries)
+    _load = UniMuRProcessor._load
 
-    def process_documents(self, images, captions: "list[str | None]", allow_urls: bool = False) -> BatchFeature:
+    def process_queries(
+        self,
+        queries,
+        max_length: "int | None" = None,
+        allow_urls: "bool | None" = None,
+        first: "int | None" = 0,
+        **kwargs: Unpack[UniMuRProcessorKwargs],
+    ) -> BatchFeature:
+        """Prepares queries for `get_text_features`: `input_ids`, `attention_mask` `(queries, tokens)`.
+
+        Args:
+            queries: one query or a list; a query is a string, or chat messages, whose words are joined.
+            max_length (`int`, *optional*): in tokens, `max_target_tokens` by default.
+            allow_urls (`bool`, *optional*): has no effect, since a query holds no image.
+            first (`int`, *optional*): number of the first query, for errors.
+            kwargs: as in `process_texts`.
+
+        Raises:
+            ValueError: for an empty query, or one with an image: UniVL-DR's queries are text.
+        """
+        if is_conversation(queries):
+            queries, first = [queries], None
+        queries = list(queries)
+        if not queries:
+            raise ValueError("No query: pass at least one.")
+        texts = []
+        for number, query in enumerate(queries):
+            where = "The query" if first is None else f"Query {first + number}"
+            messages, images = read_conversation(query, where, allow_urls=False)
+            if images:
+                raise ValueError(
+                    f"{where} holds an image, and UniVL-DR's queries are text: describe what you look for, or search "
+                    "with an image's own vector (get_image_features)."
+                )
+            texts.append("\n".join(part["text"] for message in messages for part in message["content"]))
+        limits = {} if max_length is None else {"max_length": min(max_length, self.max_target_tokens)}
+        return self.process_texts(texts, **limits, **kwargs)
+
+    process_context = process_queries  # its name in the first releases
+
+    def process_documents(
+        self,
+        images,
+        captions: "list[str | None]",
+        allow_urls: "bool | None" = None,
+        **kwargs: Unpack[UniMuRProcessorKwargs],
+    ) -> BatchFeature:
         """Pictures with their captions, ready for `get_multimodal_features`.
 
         Args:
             images: one picture or a list, as `load_image` takes them.
             captions (`list[str]`): one a picture; None or an empty one for a picture without.
-            allow_urls (`bool`): whether pictures may be fetched from URLs.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
+            kwargs: as in `__call__`.
 
         Returns:
             `BatchFeature`: `pixel_values`, `input_ids`, `attention_mask`, and `caption_mask` where a caption is
@@ -95,16 +149,18 @@ class UniVLDRProcessor(ProcessorMixin):
         captions = [captions] if isinstance(captions, str) else list(captions)
         if len(captions) != len(images):
             raise ValueError(f"{len(images)} pictures and {len(captions)} captions: pass one caption a picture.")
-        return BatchFeature({**self.process_images(images, allow_urls=allow_urls), **self.process_captions(captions)})
+        pixels = self.process_images(images, allow_urls=allow_urls, **kwargs)
+        return BatchFeature({**pixels, **self.process_captions(captions, **kwargs)})
 
-    def process_captions(self, captions: "list[str | None]") -> BatchFeature:
+    def process_captions(self, captions: "list[str | None]", **kwargs: Unpack[UniMuRProcessorKwargs]) -> BatchFeature:
         """Captions of pictures: `input_ids`, `attention_mask` `(pictures, tokens)`; and, where one is missing,
         `caption_mask` `(pictures,)`, False there."""
         words = [(caption or "").strip() for caption in captions]
-        data = dict(self.process_texts(words))
+        batch = self.process_texts(words, **kwargs)
         if not all(words):
-            data["caption_mask"] = torch.tensor([bool(text) for text in words])
-        return BatchFeature(data)
+            mask = {"caption_mask": torch.tensor([bool(text) for text in words])}
+            batch.update(as_batch(mask, sort_options(kwargs)[2]))
+        return batch
 
     def join_caption(self, caption: "str | None", verbalization: "str | None") -> str:
         """`caption [SEP] verbalization`, cut to `max_target_tokens` so that `verbalization_tokens` are left for the
@@ -130,49 +186,45 @@ class UniVLDRProcessor(ProcessorMixin):
             words.pop()
         return " ".join(words)
 
-    def process_context(
-        self, conversations, max_length: "int | None" = None, allow_urls: bool = False, first: "int | None" = 0
+    def __call__(
+        self, images=None, text=None, allow_urls: "bool | None" = None, **kwargs: Unpack[UniMuRProcessorKwargs]
     ) -> BatchFeature:
-        """Queries in every form that the pipeline takes: a string, or chat messages, whose words are joined.
+        """The call of every processor of transformers: texts, images, or images with a caption each.
 
         Args:
-            conversations: one query or a list.
-            max_length (`int`, *optional*): in tokens, `max_target_tokens` by default.
-            allow_urls (`bool`): of no use here: a query holds no picture.
-            first (`int`, *optional*): number of the first query, for errors.
+            images: one image or a list, as `load_image` takes them.
+            text (`str` or `list[str]`): queries and text documents; with images, their captions.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
+            kwargs: `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None for lists),
+                and options of the image processor.
 
         Raises:
-            ValueError: for an empty query, or one with a picture: UniVL-DR's queries are text.
+            TypeError: an unknown option.
+            ValueError: neither text nor images, or another number of captions than images.
         """
-        if is_conversation(conversations):
-            conversations, first = [conversations], None
-        if not conversations:
-            raise ValueError("No query: pass at least one.")
-        texts = []
-        for number, conversation in enumerate(conversations):
-            where = "The query" if first is None else f"Query {first + number}"
-            messages, pictures = read_conversation(conversation, where, allow_urls)
-            if pictures:
-                raise ValueError(
-                    f"{where} holds a picture, and UniVL-DR's queries are text: describe what you look for, or search "
-                    "with a picture's own vector (get_image_features)."
-                )
-            texts.append("\n".join(part["text"] for message in messages for part in message["content"]))
-        shorter = self
-        if max_length is not None:
-            shorter = copy.copy(self)
-            shorter.max_target_tokens = min(max_length, self.max_target_tokens)
-        return shorter.process_texts(texts)
-
-    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
-        """The call of every transformers processor: texts, pictures, or pictures with a caption each."""
         if text is None and images is None:
             raise ValueError("Pass text, images, or both.")
         if images is None:
-            return self.process_texts(text)
-        return self.process_images(images) if text is None else self.process_documents(images, text)
+            return self.process_texts(text, **kwargs)
+        if text is None:
+            return self.process_images(images, allow_urls=allow_urls, **kwargs)
+        return self.process_documents(images, text, allow_urls=allow_urls, **kwargs)
 
     # -- files ------------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
+        """Loads a processor, or that of a `clip`, `siglip`, `siglip2` or open_clip model; `allow_urls` sets that
+        attribute, which no file can."""
+        hub = {key: kwargs[key] for key in ("token", "cache_dir", "local_files_only", "revision") if key in kwargs}
+        about, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+        if about.get("model_type") in DUAL_ENCODERS:
+            arguments = {("clip_revision" if key == "revision" else key): value for key, value in kwargs.items()}
+            processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
+        else:
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor.allow_urls = allow_urls
+        return processor
+
     def save_pretrained(self, save_directory, **kwargs):
         """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)

@@ -5,6 +5,7 @@ import os
 # No test may ask a hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Small models gain nothing from more threads, and lose much where others use the processor too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,3 +57,12 @@ def pictures(tmp_path_factory):
         Image.fromarray(rng.integers(0, 255, (40, 56, 3), dtype=np.uint8)).save(path)
         paths.append(str(path))
     return paths
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_records_of_sources(tmp_path_factory):
+    """Indexes of tests are not noted in the user's cache."""
+    folder = tmp_path_factory.mktemp("index_sources")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modeling_unimur.data.source_folders.records_folder", lambda: folder)
+        yield

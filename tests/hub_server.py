@@ -1,21 +1,26 @@
 """A small Hugging Face Hub on this machine: models in memory, over HTTP, for clients in other processes.
 
 It speaks what `huggingface_hub` uses to create, fill and read a model repository: commits with small files inline and
-large ones by LFS, branches, tags, file lists, and downloads. It has no Xet: clients set `HF_HUB_DISABLE_XET=1`.
+large ones by LFS, branches, tags, file lists, and downloads, by Xet too where that is asked for. Uploads are never by
+Xet: clients that write set `HF_HUB_DISABLE_XET=1`.
 """
 
 import base64
 import hashlib
 import json
+import math
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 TOKEN = "hf_writer"
 _LFS_ENDINGS = (".safetensors", ".bin", ".gz", ".parquet")  # what a new repository's .gitattributes names
+_CHUNK = 2**16  # bytes of a chunk in the Xet store
 _DATE = "2026-01-01T00:00:00.000Z"
 
 
@@ -29,6 +34,11 @@ class File:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
+
+    @property
+    def xet_hash(self) -> str:
+        """The name of this content in the Xet store. Clients take it as it is; it is not the SHA-256."""
+        return hashlib.blake2b(self.data, digest_size=32).hexdigest()
 
     @property
     def oid(self) -> str:
@@ -87,17 +97,21 @@ class Repository:
 class HubServer:
     """The Hub: `with HubServer() as hub:` serves at `hub.endpoint` until the block ends.
 
+    Args:
+        xet: whether large files are downloaded from a Xet store, as those of the real Hub are.
+
     Attributes:
         repositories (`dict[str, Repository]`): by id.
         requests (`list[tuple[str, str]]`): method and path of each request, in order.
         faults (`list[Fault]`): what goes wrong.
     """
 
-    def __init__(self):
+    def __init__(self, xet: bool = False):
         self.repositories: dict[str, Repository] = {}
         self.requests: list[tuple[str, str]] = []
         self.uploads: dict[str, bytes] = {}  # LFS objects by SHA-256
         self.faults: list[Fault] = []
+        self.xet = xet
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.hub = self
@@ -111,12 +125,22 @@ class HubServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def put(self, repo_id: str, folder: Path) -> str:
+        """Makes a folder a repository, in place of one of that name; its commit."""
+        files = {
+            path.relative_to(folder).as_posix(): File(path.read_bytes(), lfs=path.name.endswith(_LFS_ENDINGS))
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+        self.repositories[repo_id] = Repository()
+        return self.repositories[repo_id].commit(files)
+
     def environment(self, write: bool = False) -> dict[str, str]:
         """Variables that a client's process needs from its start: huggingface_hub reads them at import."""
         variables = {
             "HF_ENDPOINT": self.endpoint,
             "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_XET": "0" if self.xet and not write else "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
@@ -143,6 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
         ("POST", r"/api/models/([^/]+/[^/]+)/paths-info/([^/]+)", "_paths_info"),
         ("GET", r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?", "_info"),
         ("GET", r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", "_resolve"),
+        ("GET", r"/api/models/([^/]+/[^/]+)/xet-read-token/([^/]+)", "_xet_token"),
+        ("GET", r"/xet/v1/reconstructions/([0-9a-f]{64})", "_xet_reconstruction"),
+        ("GET", r"/xet/xorbs/([0-9a-f]{64})", "_xet_xorb"),
     )
 
     def log_message(self, *_) -> None:  # else every request is printed
@@ -340,5 +367,55 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit, "ETag": f'"{file.sha256 if file.lfs else file.oid}"'}
         if file.lfs:
             headers.update({"X-Linked-ETag": headers["ETag"], "X-Linked-Size": len(file.data)})
+            if self.hub.xet:
+                route = f"{self.hub.endpoint}/api/models/{repo_id}/xet-read-token/{commit}"
+                headers.update({"X-Xet-Hash": file.xet_hash, "X-Xet-Refresh-Route": route})
+        self._send(self._content(file), headers=headers)
+
+    def _content(self, file: File) -> bytes:
         changed = self.fault is not None and self.fault.content is not None
-        self._send(self.fault.content(file.data) if changed else file.data, headers=headers)
+        return self.fault.content(file.data) if changed else file.data
+
+    # -- reading by Xet ---------------------------------------------------------------------------------------------
+    # https://huggingface.co/docs/xet: a file is put together from ranges of chunks of "xorbs"; here each file is one
+    # xorb, and is fetched as a whole.
+    def _xet_token(self, repo_id: str, revision: str) -> None:
+        self._find_commit(repo_id, revision)
+        expiration = int(time.time()) + 3600
+        names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
+        values = (f"{self.hub.endpoint}/xet", "xet", expiration)
+        body = dict(zip(("casUrl", "accessToken", "exp"), values, strict=True))
+        self._send(body, headers=dict(zip(names, values, strict=True)))
+
+    def _find_xet(self, xet_hash: str) -> File:
+        for repository in self.hub.repositories.values():
+            for files in repository.commits.values():
+                for file in files.values():
+                    if file.lfs and file.xet_hash == xet_hash:
+                        return file
+        raise _Refused(404, "EntryNotFound", f"No content {xet_hash}")
+
+    def _xet_reconstruction(self, xet_hash: str) -> None:
+        file = self._find_xet(xet_hash)
+        first = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-"))[1])
+        if first >= len(file.data):
+            raise _Refused(416, "RangeNotSatisfiable", "Beyond the end of the file")
+        chunks = {"start": 0, "end": math.ceil(len(file.data) / _CHUNK)}
+        url_range = {"start": 0, "end": len(_xorb(file.data)) - 1}
+        url = f"{self.hub.endpoint}/xet/xorbs/{xet_hash}"
+        answer = {
+            "offset_into_first_range": first,
+            "terms": [{"hash": xet_hash, "unpacked_length": len(file.data), "range": chunks}],
+            "fetch_info": {xet_hash: [{"range": chunks, "url": url, "url_range": url_range}]},
+        }
+        self._send(answer)
+
+    def _xet_xorb(self, xet_hash: str) -> None:
+        self._send(_xorb(self._content(self._find_xet(xet_hash))))
+
+
+def _xorb(data: bytes) -> bytes:
+    """Chunks without compression, each after its header: version, size, kind of compression, size without it."""
+    parts = [data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK)]
+    sizes = [len(part).to_bytes(3, "little") for part in parts]
+    return b"".join(b"\0" + size + b"\0" + size + part for size, part in zip(sizes, parts, strict=True))

@@ -51,7 +51,7 @@ CASES = {
     "no dialogue": (lambda w: w.processor.process_context([]), ValueError, ["at least one"]),
     "an empty string": (lambda w: w.processor.process_context(""), ValueError, ["empty", "one word or one picture"]),
     "only spaces": (lambda w: w.processor.process_context(["hi", " \n\t "]), ValueError, ["Dialogue 1", "empty"]),
-    "a number": (lambda w: w.processor.process_context(7), ValueError, ["7", "expected a string, a picture"]),
+    "a number": (lambda w: w.processor.process_context(7), ValueError, ["7", "expected a string"]),
     "nothing": (lambda w: w.processor.process_context(None), ValueError, ["None", "expected"]),
     "a number in a batch": (lambda w: w.processor.process_context(["hi", 3.5]), ValueError, ["Dialogue 1", "3.5"]),
     "a message without content": (lambda w: w.processor.process_context([USER]), ValueError, ["content"]),
@@ -74,7 +74,7 @@ CASES = {
     "an image part without image": (
         lambda w: w.processor.process_context(part(type="image")),
         ValueError,
-        ["'image'"],
+        ["part 0", "image"],
     ),
     "a picture that is not there": (
         lambda w: w.processor.process_context(["hi", part(type="image", image="/no/such.png")]),
@@ -96,6 +96,48 @@ CASES = {
         ValueError,
         ["turn 0", "int"],
     ),
+    "an image_url part without url": (
+        lambda w: w.processor.process_context(part(type="image_url", image_url={})),
+        ValueError,
+        ["part 0", "image_url"],
+    ),
+    "base64 that is none": (
+        lambda w: w.processor.process_context(part(type="image", base64="@@@")),
+        ValueError,
+        ["part 0", "base64"],
+    ),
+    "half of a surrogate pair": (lambda w: w.processor.process_context(["hi", "a\ud83d"]), ValueError, ["Dialogue 1"]),
+    "half of a surrogate pair in a part": (
+        lambda w: w.processor.process_context(part(type="text", text="\udc80")),
+        ValueError,
+        ["part 0", "udc80"],
+    ),
+    "half of a surrogate pair in a candidate": (
+        lambda w: w.processor.process_texts(["a", "b\ud83d"]),
+        ValueError,
+        ["Text 1", "ud83d"],
+    ),
+    "an unknown option of queries": (lambda w: w.processor.process_queries("a", lenght=3), TypeError, ["lenght"]),
+    "an unknown option of a call": (lambda w: w.processor(text="a", add_special=True), TypeError, ["add_special"]),
+    "an unknown option of texts": (lambda w: w.processor.process_texts("a", maxlen=3), TypeError, ["maxlen"]),
+    "an unknown option of images": (lambda w: w.processor(images=w.picture, crop=3), TypeError, ["crop"]),
+    "an option twice": (
+        lambda w: w.processor(text="a", padding=True, text_kwargs={"padding": False}),
+        TypeError,
+        ["padding"],
+    ),
+    "an unknown padding": (lambda w: w.processor(text="a", padding="left"), ValueError, ["padding", "left"]),
+    "an unknown kind of tensors": (lambda w: w.processor(text="a", return_tensors="tf"), ValueError, ["tf"]),
+    "rows of different lengths": (
+        lambda w: w.processor(text=["a", "a cat slept"], padding=False),
+        ValueError,
+        ["padding=True"],
+    ),
+    "queries as candidate texts": (
+        lambda w: w.model.get_text_features(**w.processor(text=["a cat", "a dog and a bird"])),
+        ValueError,
+        ["process_texts"],
+    ),
     "no room": (lambda w: w.processor.process_context("hi", max_length=1), ValueError, ["max_length=1", "no room"]),
     "no length": (lambda w: w.processor.process_context("hi", max_length=0), ValueError, ["max_length=0"]),
     "a candidate text that is none": (lambda w: w.processor.process_texts(["a", 3]), ValueError, ["Text 1", "int"]),
@@ -103,7 +145,7 @@ CASES = {
     "more places than pictures": (
         lambda w: w.processor(text="<image> and <image>", images=[w.picture]),
         ValueError,
-        ["Text 0", "2 times <image>", "1 pictures"],
+        ["Text 0", "2 times <image>", "1 images"],
     ),
     "pictures for other texts": (
         lambda w: w.processor(text=["a", "b"], images=[[w.picture]]),

@@ -1,6 +1,10 @@
-"""What the processor makes of dialogues, pictures and texts."""
+"""What the processor makes of dialogues, images and texts."""
 
+import base64
 import copy
+import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +13,7 @@ from PIL import Image
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from tests import tiny
+from tests.rounding import assert_same_outputs
 
 
 def decoded(processor, batch, row: int = 0) -> str:
@@ -60,7 +65,7 @@ def test_every_form_of_the_same_picture_is_the_same_context(pair, pictures, tmp_
     for form in forms:
         batch = processor.process_context(form)
         assert torch.equal(batch["input_ids"], expected["input_ids"])
-        assert torch.equal(batch["pixel_values"], expected["pixel_values"])
+        assert_same_outputs(batch["pixel_values"], expected["pixel_values"])
 
 
 def test_a_dialogue_is_rendered_turn_by_turn(pair, pictures):
@@ -71,7 +76,7 @@ def test_a_dialogue_is_rendered_turn_by_turn(pair, pictures):
     assert decoded(processor, batch) == "look <image> and <image>\nnice[RET]"
     assert dialogue == before
     expected = processor.process_images(pictures[:2])["pixel_values"]
-    assert torch.equal(batch["pixel_values"], expected)
+    assert_same_outputs(batch["pixel_values"], expected)
 
 
 def test_a_batch_is_its_rows(pair, pictures):
@@ -79,7 +84,7 @@ def test_a_batch_is_its_rows(pair, pictures):
     dialogues = ["hi", [message([pictures[1]], "what is this?")], "the red balloon over the town", pictures[2]]
     batch = processor.process_context(dialogues)
     assert batch["input_ids"].shape == batch["attention_mask"].shape
-    assert torch.equal(batch["pixel_values"], processor.process_images(pictures[1:3])["pixel_values"])
+    assert_same_outputs(batch["pixel_values"], processor.process_images(pictures[1:3])["pixel_values"])
     for row, dialogue in enumerate(dialogues):
         alone = processor.process_context(dialogue)
         assert decoded(processor, batch, row) == decoded(processor, alone)
@@ -195,7 +200,7 @@ def test_a_picture_that_does_not_fit_whole_falls_away_with_its_pixels(make_model
         assert places % tokens == 0
         kept = pictures[3 - places // tokens : 3]
         expected = processor.process_images([*kept, pictures[3]])["pixel_values"]
-        assert torch.equal(batch["pixel_values"], expected)
+        assert_same_outputs(batch["pixel_values"], expected)
         assert batch["attention_mask"][0].sum() <= length
         with torch.no_grad():
             model.get_multimodal_features(**batch)
@@ -329,3 +334,223 @@ def test_what_a_caption_follows(language_folder, clip_folder, pictures, together
     learned = [at for at, label in enumerate(labels) if label != -100]
     assert not {at + shift for at in found for shift in range(len(body))} & set(learned)
     assert sum(labels[at] == made.tokenizer.eos_token_id for at in learned) == together
+
+
+# -- the options of every processor -----------------------------------------------------------------------------------
+def test_padding_truncation_length_and_tensors_are_honoured(pair):
+    _, processor = pair
+    texts = ["a cat slept on the red sofa", "hi"]
+    plain = processor(text=texts)
+    arrays = processor(text=texts, return_tensors="np")
+    lists = processor(text=texts, return_tensors=None)
+    for key in ("input_ids", "attention_mask"):
+        assert isinstance(plain[key], torch.Tensor)
+        assert isinstance(arrays[key], np.ndarray)
+        assert plain[key].tolist() == arrays[key].tolist() == lists[key]
+    wide = processor(text=texts, padding="max_length", max_length=40)
+    assert wide["input_ids"].shape == (2, 40)
+    assert (wide["attention_mask"].sum(dim=1) == plain["attention_mask"].sum(dim=1)).all()
+    ragged = processor(text=texts, padding=False, return_tensors=None)
+    assert [len(row) for row in ragged["input_ids"]] == plain["attention_mask"].sum(dim=1).tolist()
+    short = processor(text=texts[0], max_length=6)
+    assert short["input_ids"].shape == (1, 6)
+    assert short["input_ids"][0, -5:].tolist() == plain["input_ids"][0, -5:].tolist()  # the latest are kept
+    whole = processor(text=texts[0], max_length=6, truncation=False)
+    assert whole["input_ids"].tolist() == processor(text=texts[0])["input_ids"].tolist()
+
+
+@pytest.mark.parametrize("group", [{}, {"text_kwargs": {"max_length": 9, "padding": "max_length"}}])
+def test_options_flat_or_in_groups(pair, group):
+    _, processor = pair
+    flat = {} if group else {"max_length": 9, "padding": "max_length"}
+    assert processor(text="a", **flat, **group)["input_ids"].shape == (1, 9)
+    assert processor.process_queries("a", **flat, **group)["input_ids"].shape == (1, 9)
+    assert processor.process_texts("a", **flat, **group)["input_ids"].shape == (1, 9)
+
+
+def test_options_of_the_image_processor(pair, pictures):
+    _, processor = pair
+    plain = processor(images=pictures[0])["pixel_values"]
+    raw = processor(images=pictures[0], do_normalize=False, return_tensors="np")["pixel_values"]
+    assert isinstance(raw, np.ndarray)
+    assert 0 <= raw.min() <= raw.max() <= 1
+    assert plain.min() < 0
+    with_text = processor(text="look", images=pictures[0], images_kwargs={"do_normalize": False})
+    assert np.allclose(with_text["pixel_values"].numpy(), raw)
+
+
+def test_options_of_candidate_texts(pair):
+    _, processor = pair
+    texts = ["a cat slept on the red sofa", "hi"]
+    plain = processor.process_texts(texts)
+    cut = processor.process_texts(texts, max_length=4)
+    assert cut["input_ids"].shape == (2, 4)
+    assert processor.process_texts(texts, return_tensors="np")["input_ids"].tolist() == plain["input_ids"].tolist()
+    ragged = processor.process_texts(texts, padding=False, return_tensors=None)["input_ids"]
+    assert [len(row) for row in ragged] == plain["attention_mask"].sum(dim=1).tolist()
+
+
+def test_process_context_is_process_queries(pair):
+    _, processor = pair
+    found, expected = processor.process_context("hi"), processor.process_queries("hi")
+    assert found["input_ids"].tolist() == expected["input_ids"].tolist()
+
+
+# -- the parts of a chat ----------------------------------------------------------------------------------------------
+def parts_with(path: str) -> dict:
+    data = Path(path).read_bytes()
+    text = base64.encodebytes(data).decode()  # with line breaks
+    uri = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return {
+        "image: path": {"type": "image", "image": path},
+        "image: path object": {"type": "image", "image": Path(path)},
+        "image: PIL": {"type": "image", "image": Image.open(path)},
+        "image: array": {"type": "image", "image": np.asarray(Image.open(path))},
+        "image: bytes": {"type": "image", "image": data},
+        "image: data URI": {"type": "image", "image": uri},
+        "path": {"type": "image", "path": path},
+        "url: data URI": {"type": "image", "url": uri},
+        "base64": {"type": "image", "base64": text},
+        "base64: data URI": {"type": "image", "base64": uri},
+        "base64: data URI with line breaks": {"type": "image", "base64": f"data:image/png;base64,{text}"},
+        "image_url": {"type": "image_url", "image_url": {"url": uri, "detail": "low"}},
+        "image_url: string": {"type": "image_url", "image_url": uri},
+    }
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "image: path",
+        "image: path object",
+        "image: PIL",
+        "image: array",
+        "image: bytes",
+        "image: data URI",
+        "path",
+        "url: data URI",
+        "base64",
+        "base64: data URI",
+        "base64: data URI with line breaks",
+        "image_url",
+        "image_url: string",
+    ],
+)
+def test_every_form_of_an_image_part(pair, pictures, name):
+    _, processor = pair
+    expected = processor.process_queries([message("see ", [pictures[0]])])
+    content = [{"type": "text", "text": "see "}, parts_with(pictures[0])[name]]
+    found = processor.process_queries([{"role": "user", "content": content}])
+    for key in ("input_ids", "attention_mask", "pixel_values"):
+        assert torch.equal(found[key], expected[key])
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image", "image": "http://127.0.0.1:9/a.png"},
+        {"type": "image", "url": "HTTPS://127.0.0.1:9/a.png"},
+        {"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/a.png"}},
+    ],
+)
+def test_urls_are_fetched_by_call_or_attribute_alone(pair, monkeypatch, part):
+    _, processor = pair
+    processor = copy.copy(processor)
+    fetched = []
+
+    def fetch(url, timeout):
+        fetched.append(url)
+        file = io.BytesIO()
+        Image.new("RGB", (4, 4)).save(file, "PNG")
+        file.seek(0)
+        return file
+
+    monkeypatch.setattr("urllib.request.urlopen", fetch)
+    dialogue = [{"role": "user", "content": [part]}]
+    with pytest.raises(ValueError, match="allow_urls"):
+        processor.process_queries(dialogue)
+    assert fetched == []
+    processor.process_queries(dialogue, allow_urls=True)
+    processor.allow_urls = True
+    processor.process_queries(dialogue)
+    assert len(fetched) == 2
+    with pytest.raises(ValueError, match="allow_urls"):
+        processor.process_queries(dialogue, allow_urls=False)
+
+
+def test_a_file_cannot_allow_urls(pair, tmp_path):
+    _, processor = pair
+    processor.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "processor_config.json").read_text())
+    assert "allow_urls" not in config
+    (tmp_path / "processor_config.json").write_text(json.dumps({**config, "allow_urls": True}))
+    assert UniMuRProcessor.from_pretrained(tmp_path).allow_urls is False
+    assert UniMuRProcessor.from_pretrained(tmp_path, allow_urls=True).allow_urls is True
+
+
+# -- a text is a text -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    [
+        "report.pdf",
+        "sunset.png",
+        "/no/such/folder/cat.jpg",
+        "https://example.com/cat.png",
+        "what.is.in.this.jpg",
+        "a.svg",
+        "photo of a cat.jpeg",
+        ".png",
+        "C:\\pictures\\cat.png",
+    ],
+)
+def test_a_text_is_a_text(pair, text):
+    _, processor = pair
+    assert decoded(processor, processor.process_queries(text)) == f"{text}[RET]"
+    assert decoded(processor, processor.process_queries([text, text]), 1) == f"{text}[RET]"
+    assert processor.process_texts(text)["input_ids"].shape[0] == 1
+
+
+def test_a_query_that_names_an_image_file_is_that_image(pair, pictures, tmp_path, monkeypatch):
+    _, processor = pair
+    assert "pixel_values" in processor.process_queries(pictures[0])
+    (tmp_path / "notes.txt").write_text("words")
+    monkeypatch.chdir(tmp_path)
+    assert "pixel_values" not in processor.process_queries("notes.txt")
+    turn = [{"role": "user", "content": pictures[0]}]  # the content of a message is a text
+    assert "pixel_values" not in processor.process_queries(turn)
+    assert "pixel_values" not in processor.process_texts(pictures[0])
+
+
+# -- apply_chat_template ----------------------------------------------------------------------------------------------
+def test_apply_chat_template_is_process_queries(pair, pictures):
+    _, processor = pair
+    dialogue = [
+        message("look ", [pictures[0]], " and ", [Image.open(pictures[1])]),
+        {"role": "assistant", "content": "nice"},
+    ]
+    expected = processor.process_queries(dialogue)
+    found = processor.apply_chat_template(dialogue, tokenize=True, return_dict=True)
+    assert found.keys() == expected.keys()
+    for key in expected:
+        assert torch.equal(found[key], expected[key])
+    assert torch.equal(processor.apply_chat_template(dialogue, tokenize=True), expected["input_ids"])
+    batch = processor.apply_chat_template([dialogue, dialogue], tokenize=True, return_dict=True, return_tensors="np")
+    assert batch["input_ids"].shape[0] == 2
+    assert isinstance(batch["pixel_values"], np.ndarray)
+    short = processor.apply_chat_template(dialogue, tokenize=True, return_dict=True, max_length=5)
+    assert short["input_ids"].shape == (1, 5)
+    options = {"padding": "max_length", "max_length": 50}
+    assert processor.apply_chat_template(dialogue, tokenize=True, processor_kwargs=options).shape == (1, 50)
+    template = "{% for message in messages %}{{ mark }}{% endfor %}"
+    marked = processor.apply_chat_template(
+        [message("x")], chat_template=template, tokenize=True, return_dict=True, mark="hm"
+    )
+    assert decoded(processor, marked) == "hm[RET]"
+
+
+def test_apply_chat_template_does_not_read_typed_placeholders(pair):
+    _, processor = pair
+    dialogue = [message("what is <image> and [RET]?")]
+    found = processor.apply_chat_template(dialogue, tokenize=True, return_dict=True)
+    assert "pixel_values" not in found
+    assert (found["input_ids"] == processor.ret_token_ids[0]).sum() == 1

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files, get_relative_imports
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.releasing.clean_folder import write_sentence_transformers
 from tests import tiny
 from tests.environments import closure
 from tests.environments.floor import floor_folder, pins
@@ -144,6 +146,62 @@ def test_the_oldest_transformers_gets_the_same_embeddings(stranger, releases, ex
     assert_same(tmp_path, expected, *names)
 
 
+@pytest.fixture(params=["newest", "oldest"])
+def versions(request) -> list:
+    """Folders that go before the stranger's."""
+    return [floor_folder()] if request.param == "oldest" else []
+
+
+def test_a_strangers_copies_are_the_model(stranger, versions, releases, pictures, tmp_path):
+    done = closure.run(
+        "copy_release.py",
+        pictures[0],
+        "pickle",
+        *(releases / name for name in ("on-clip", "on.open_clip", "heads")),
+        path=[*versions, stranger],
+        work=tmp_path,
+        HF_HUB_CACHE=str(releases / "cache"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_stranger_names_dtypes_by_part(stranger, versions, releases, expected, tmp_path):
+    asked = [
+        (None, ("float32", "float32", "float32")),
+        ("bfloat16", ("bfloat16", "bfloat16", "bfloat16")),
+        ({"language_model": "bfloat16"}, ("bfloat16", "float32", "float32")),
+        ({"clip": "bfloat16", "language_model": "float16"}, ("float16", "bfloat16", "float32")),
+    ]
+    runs = [(name, *case) for name in ("on-clip", "on.open_clip", "heads") for case in asked]
+    lines = [
+        {"repo": str(releases / name), "cache": str(releases / "cache"), **({"dtype": dtype} if dtype else {})}
+        for name, dtype, _ in runs
+    ]
+    process = closure.start("load_on_demand.py", path=[*versions, stranger], work=tmp_path)
+    answers, _ = process.communicate("\n".join(map(json.dumps, lines)), timeout=300)
+    assert process.returncode == 0, (tmp_path / "stderr.txt").read_text(encoding="utf-8")[-2000:]
+    for (name, dtype, wanted), answer in zip(runs, map(json.loads, answers.splitlines()), strict=True):
+        assert "error" not in answer, (name, dtype, answer)
+        assert tuple(answer["dtypes"].values()) == wanted, (name, dtype)
+        assert torch.tensor(answer["embedding"]) @ expected[name]["context"][0] > 0.99, (name, dtype)
+
+
+@pytest.mark.parametrize("name", ["on-clip", "heads"])
+def test_a_strangers_workers_compute_the_same(releases, pictures, tmp_path, name):
+    stranger = closure.link(tmp_path / "stranger", "torch", "torchvision", "transformers", "sentence-transformers")
+    write_sentence_transformers(releases / name)
+    done = closure.run(
+        "copy_release.py",
+        pictures[0],
+        "workers",
+        releases / name,
+        path=[stranger],
+        work=tmp_path,
+        HF_HUB_CACHE=str(releases / "cache"),
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_without_open_clip_one_error_names_it(releases, pictures, tmp_path):
     path = closure.link(tmp_path / "packages", "torch", "transformers", "pillow")
     assert not (path / "open_clip").exists()
@@ -187,12 +245,6 @@ def test_saving_again_keeps_every_file(stranger, releases, pictures, tmp_path):
 
 
 # -- the oldest versions --------------------------------------------------------------------------------------------
-def test_setup_asks_for_the_oldest_versions_that_were_tried():
-    setup = (PACKAGE.parent / "setup.py").read_text(encoding="utf-8")
-    for package in ("transformers", "huggingface_hub"):
-        assert re.search(rf'"{package}>=([\d.]+)[",]', setup)[1] == pins()[package]
-
-
 @pytest.mark.parametrize(
     ("version", "works"), [("5.9.0", False), ("4.57.6", False), ("5.10.0", True), ("6.0.0.dev0", True)]
 )

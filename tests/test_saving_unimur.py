@@ -7,11 +7,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainingArguments
+from transformers import GenerationConfig, Trainer, TrainingArguments
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from tests import tiny
 from tests.hub_cache import publish
+from tests.rounding import assert_same_outputs, assert_same_weights
 
 COMMITS = {"lm": "a1" * 20, "clip": "b2" * 20}
 
@@ -73,6 +74,12 @@ def rewrite(folder, change) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def assert_same_model(found, expected, batch):
+    """The same weights, and outputs that are equal up to rounding."""
+    assert_same_weights(found.state_dict(), expected.state_dict())
+    assert_same_outputs(embed(found, batch), embed(expected, batch))
+
+
 def rename(old: str, new: str):
     """A change that renames one tensor, which must be there."""
     return lambda tensors: tensors.update({new: tensors.pop(old)})
@@ -83,7 +90,7 @@ def test_full_release_comes_back(pair, full, batch):
     model, _ = pair
     again, report = UniMuRModel.from_pretrained(full, output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert torch.equal(embed(again, batch), embed(model, batch))
+    assert_same_model(again, model, batch)
     processor = UniMuRProcessor.from_pretrained(full)
     alone = processor.process_context(["a cat slept"])["input_ids"][0]
     assert alone.tolist() == batch["input_ids"][0][batch["attention_mask"][0].bool()].tolist()
@@ -93,7 +100,7 @@ def test_heads_only_release_comes_back(from_hub, heads, cache, batch):
     model, _ = from_hub
     again, report = UniMuRModel.from_pretrained(heads, cache_dir=str(cache), output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    assert torch.equal(embed(again, batch), embed(model, batch))
+    assert_same_model(again, model, batch)
     assert {n for n, p in again.named_parameters() if p.requires_grad} == set(load_file(heads / "model.safetensors"))
     assert not again.language_model.training
 
@@ -113,13 +120,13 @@ def test_heads_only_and_full_release_agree(from_hub, heads, cache, batch, tmp_pa
     model.save_pretrained(tmp_path, heads_only=False)
     assert len(load_file(tmp_path / "model.safetensors")) > len(list(model.heads.parameters()))
     shutil.copytree(tmp_path, tmp_path / "alone")
-    assert torch.equal(embed(UniMuRModel.from_pretrained(tmp_path / "alone"), batch), embed(model, batch))
+    assert_same_model(UniMuRModel.from_pretrained(tmp_path / "alone"), model, batch)
 
 
 def test_heads_with_folders_in_place_of_the_hub(from_hub, heads, language_folder, clip_folder, batch):
     model, _ = from_hub
     again = UniMuRModel.from_pretrained(heads, language_model=str(language_folder), clip=str(clip_folder))
-    assert torch.equal(embed(again, batch), embed(model, batch))
+    assert_same_model(again, model, batch)
 
 
 def test_saving_heads_once_does_not_change_later_saves(make_model, tmp_path):
@@ -139,7 +146,7 @@ def test_tied_language_models_come_back(make_model, tmp_path, batch, family):
     from_full = UniMuRModel.from_pretrained(tmp_path / "full")
     from_heads = UniMuRModel.from_pretrained(tmp_path / "heads", language_model=str(folder), clip=model.clip)
     for again in (from_full, from_heads):
-        assert torch.equal(embed(again, batch), embed(model, batch))
+        assert_same_model(again, model, batch)
         weights = again.get_input_embeddings().weight, again.get_output_embeddings().weight
         assert torch.equal(*weights) == torch.equal(
             model.get_input_embeddings().weight, model.get_output_embeddings().weight
@@ -214,7 +221,7 @@ def test_the_pin_wins_over_a_moved_branch(from_hub, heads, cache, batch, tmp_pat
     other = tiny.language_model(tmp_path / "other", seed=77)
     publish(moved, "acme/lm", other, "c3" * 20)
     again = UniMuRModel.from_pretrained(heads, cache_dir=str(moved))
-    assert torch.equal(embed(again, batch), embed(model, batch))
+    assert_same_model(again, model, batch)
     processor = UniMuRProcessor.from_backbones("acme/lm", "acme/clip", cache_dir=str(moved))
     newest = UniMuRModel.from_backbones(
         "acme/lm", "acme/clip", processor=processor, hub_arguments={"cache_dir": str(moved)}
@@ -309,6 +316,63 @@ def test_heads_that_name_no_backbone_ask_for_it(make_model, tmp_path):
         UniMuRModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("shared", [False, True], ids=["blobs of a repository", "blobs of a cache"])
+def test_a_cached_release_is_compared_with_what_the_hub_announced(
+    from_hub, heads, batch, tmp_path, shared, language_folder, clip_folder
+):
+    commits = {"unimur": "e5" * 20, **COMMITS}
+    for (name, commit), folder in zip(commits.items(), (heads, language_folder, clip_folder), strict=True):
+        publish(tmp_path, f"acme/{name}", folder, commit, shared=shared)
+    again = UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
+    torch.testing.assert_close(embed(again, batch), embed(from_hub[0], batch), atol=1e-6, rtol=0)
+    weights = tmp_path / "models--acme--unimur" / "snapshots" / commits["unimur"] / "model.safetensors"
+    weights.resolve().write_bytes(weights.read_bytes()[:-4] + b"\x00\x01\x02\x03")
+    with pytest.raises(OSError, match=r"acme/unimur are not those that the Hub announced.*force_download"):
+        UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
+
+
+# -- how text is generated ------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory):
+    """A language model with settings of its own for generating text."""
+    folder = tiny.language_model(tmp_path_factory.mktemp("talkative"))
+    GenerationConfig(bos_token_id=0, eos_token_id=[1, 7], pad_token_id=2, max_new_tokens=5).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("heads_only", [True, False])
+def test_text_is_generated_as_the_language_model_does(make_model, talkative, tmp_path, pictures, heads_only, caplog):
+    model, processor = make_model(talkative)
+    assert model.can_generate()
+    assert model.generation_config is model.language_model.generation_config
+    model.save_pretrained(tmp_path, heads_only=heads_only)
+    assert (tmp_path / "generation_config.json").is_file() != heads_only
+    given = {"language_model": str(talkative), "clip": model.clip} if heads_only else {}
+    again = UniMuRModel.from_pretrained(tmp_path, **given)
+    assert again.generation_config.to_dict() == model.generation_config.to_dict()
+    assert again.generation_config is again.language_model.generation_config
+    prompt = processor.process_caption_prompt(pictures[:2])
+    said = again.generate(**prompt)
+    assert said.shape[1] <= 5
+    assert said.tolist() == model.generate(**prompt).tolist()
+    other = UniMuRModel.from_pretrained(tmp_path, generation_config=GenerationConfig(max_new_tokens=2), **given)
+    assert other.language_model.generation_config.max_new_tokens == 2
+    model.save_pretrained(tmp_path, heads_only=heads_only)  # saving left nothing behind
+    assert model.can_generate()
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
+def test_a_full_release_without_settings_generates_as_its_language_model_does(make_model, tmp_path, pictures):
+    model, processor = make_model()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").unlink()  # as releases were saved before
+    again = UniMuRModel.from_pretrained(tmp_path)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        assert getattr(again.generation_config, name) == getattr(model.generation_config, name)
+    prompt = {**processor.process_caption_prompt(pictures[0]), "max_new_tokens": 3}
+    assert again.generate(**prompt).tolist() == model.generate(**prompt).tolist()
+
+
 # -- the Trainer's checkpoints --------------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("error:There were missing keys")
 def test_checkpoints_hold_the_heads_and_resume(heads, cache, batch, tmp_path, pictures):
@@ -338,7 +402,7 @@ def test_checkpoints_hold_the_heads_and_resume(heads, cache, batch, tmp_path, pi
     names = {name for name, p in model.named_parameters() if p.requires_grad}
     assert load_file(checkpoint / "model.safetensors").keys() == names
     final = UniMuRModel.from_pretrained(tmp_path / "run" / "checkpoint-4", cache_dir=str(cache))
-    assert torch.equal(embed(final, batch), embed(model.eval(), batch))
+    assert_same_model(final, model.eval(), batch)
     before = UniMuRModel.from_pretrained(heads, cache_dir=str(cache))
     assert (embed(before, batch) - embed(model, batch)).abs().max() > 1e-3
     assert torch.equal(before.language_model.lm_head.weight, model.language_model.lm_head.weight)

@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
+
 import gradio as gr
 from responder import ALWAYS, ENDINGS, MAX_LETTERS, NEVER, SHOWN, Conversation, Refused, Responder
 from transformers import pipeline

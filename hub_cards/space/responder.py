@@ -7,6 +7,7 @@ from PIL import Image, UnidentifiedImageError
 
 ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".gif"]
 MAX_PIXELS = 40_000_000
+MAX_SIDE, MAX_ASPECT = 16_384, 50  # a line of pixels is resized to far more of them
 MAX_PICTURES = 4  # of one message
 MAX_LETTERS = 2_000  # of one message
 MAX_TURNS = 40
@@ -58,7 +59,8 @@ class Responder:
         Raises:
             Refused: an empty message, too many or too large pictures, or something that is no picture.
         """
-        text = (text or "").strip()
+        # No tokenizer takes halves of surrogate pairs.
+        text = (text or "").encode("utf-8", "replace").decode().replace("\0", "").strip()
         if not text and not files:
             raise Refused("Write something or add a picture first.")
         if len(text) > MAX_LETTERS:
@@ -118,5 +120,10 @@ def check_picture(file: Path) -> None:
             width, height = picture.size
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise Refused(f"{file.name} cannot be read as a picture.") from error
+    if max(width, height) > min(MAX_SIDE, MAX_ASPECT * min(width, height)):
+        raise Refused(
+            f"{file.name} has {width} x {height} pixels; a side has at most {MAX_SIDE:,}, and {MAX_ASPECT} times the "
+            "other one."
+        )
     if width * height > MAX_PIXELS:
         raise Refused(f"{file.name} has {width} x {height} pixels; {MAX_PIXELS // 10**6} megapixels are the most.")

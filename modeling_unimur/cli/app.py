@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..data.source_folders import source_folders
 from ..releasing.hub_cards import hub_cards
 from . import chat
+from .demo_index import INDEX_FOLDER
 from .errors import CommandError
 
 SPACE = hub_cards("space") / "app.py"
@@ -21,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chat.add_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="who may connect: 0.0.0.0 for all (default: %(default)s)")
+    parser.add_argument(
+        "--allow-folder", action="append", default=[], metavar="DIR", help="whose images the page may show, besides "
+        "the folders that this index was built from on this computer; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
 
 
@@ -52,6 +60,22 @@ def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
     return {key: (path, Path(path).stem.replace("_", " ")) for key, path in sorted(paths.items())}
 
 
+def shown_pictures(
+    pictures: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
+) -> dict[str, tuple[str, str]]:
+    """Those of an index' pictures that the page may show: images below the folders.
+
+    Args:
+        pictures: path and title by id. The paths are the index', and an index may name any file of this computer.
+        folders: that the owner of the computer has named.
+    """
+    from ..data.allowed_images import AllowedImages  # and Pillow
+
+    allowed = AllowedImages(folders)
+    found = ((key, allowed.find(path), title) for key, (path, title) in pictures.items())
+    return {key: (str(path), title) for key, path, title in found if path is not None}
+
+
 def run(args: argparse.Namespace) -> int:
     """Open the model and an index, and serve the page until Ctrl-C."""
     page = space()
@@ -60,10 +84,15 @@ def run(args: argparse.Namespace) -> int:
         pictures = {key: (str(picture.path), picture.title) for key, picture in known.items()}
     else:
         pictures = pictures_of(retriever)
-    there = {key: (path, title) for key, (path, title) in pictures.items() if Path(path).is_file()}
-    if len(there) < len(pictures):
-        print(f"{len(pictures) - len(there):,} pictures of the index are no longer where they were.", flush=True)
+    built_from = [folder for place in (args.index, args.index / INDEX_FOLDER) for folder in source_folders(place)]
+    shown = shown_pictures(pictures, [*args.allow_folder, *built_from])
+    if len(shown) < len(pictures):
+        print(
+            f"{len(pictures) - len(shown):,} of {len(pictures):,} pictures of the index are not shown: they are gone, "
+            "are no images, or lie in other folders than the index was built from (see --allow-folder).",
+            flush=True,
+        )
     page.launch(
-        retriever, there, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser, quiet=False
+        retriever, shown, server_name=args.host, server_port=args.port, inbrowser=not args.no_browser, quiet=False
     )
     return 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..data.allowed_images import is_image_file
 from ..image_loading import load_image
 from .demo_results import Picture, RankedPicture, RankedReply
 from .terminal import Terminal
@@ -167,8 +168,10 @@ def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
         terminal.write(f"unimur: /show takes a number from 1 to {len(session.last)}, not {argument}")
     else:
         path = session.last[int(argument) - 1].picture.path
-        opened = path.exists() and open_picture(path)
-        terminal.write(f"  {path}" + ("" if opened else " (no viewer here)" if path.exists() else " (is gone)"))
+        shown = is_image_file(path)  # an index may name anything
+        opened = shown and open_picture(path)
+        reason = " (is gone)" if not path.exists() else " (is no image)" if not shown else " (no viewer here)"
+        terminal.write(f"  {path}" + ("" if opened else reason))
 
 
 def open_picture(path: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.packages import build_once, cache_dir
+from ..data.source_folders import record_sources
 from .demo_results import Picture
 from .errors import CommandError
 
@@ -97,6 +98,7 @@ def build_index(retriever: Any, folder: Path, pictures: Mapping[str, Picture], r
         (aside / GALLERY_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     build_once(folder, build)
+    record_sources(folder / INDEX_FOLDER, {picture.path.absolute().parent for picture in pictures.values()})
     return read_gallery(folder)
 
 

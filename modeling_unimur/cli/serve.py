@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import os
 
+from .backbone_arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 
 _STOP_SECONDS = 30
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
     )
+    add_backbones(parser)
     parser.add_argument("--collection", metavar="NAME", help="of a Milvus database")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
@@ -30,12 +33,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chat-cache-mib", type=int, default=512, metavar="N", help="memory for chats that go on (default: 512)"
     )
+    parser.add_argument(
+        "--share-chats", action="store_true", help="one cache of chats for all clients, who then can tell by the time "
+        "of an answer what others asked (default: a client's own, by its X-Client or Authorization header)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--proxy", action="append", default=[], metavar="ADDRESS", help="of a proxy before the server, whose "
+        "X-Forwarded-For header says who a client is; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--show-paths", action="store_true", help="answer with absolute paths as the index holds them (default: "
+        "relative names)",
+    )  # fmt: skip
     for field in dataclasses.fields(ServingLimits):
         kind = float if "seconds" in field.name else int
         default = "the model's own" if field.default is None else f"{field.default:,}"
         parser.add_argument(
             f"--max-{field.name.replace('_', '-')}", dest=f"max_{field.name}", type=kind, default=field.default,
-            metavar="N", help=f"of a request (default: {default})",
+            metavar="N", help=f"default: {default}",
         )  # fmt: skip
 
 
@@ -47,30 +62,53 @@ def _above_zero(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; requests that have begun are answered first."""
+    from ..data.source_folders import source_folders
     from ..serving.limits import ServingLimits
+    from ..serving.public_names import PublicNames
     from .retriever import model_folder, open_with_index
 
     names = [field.name for field in dataclasses.fields(ServingLimits)]
     limits = ServingLimits(**{name: getattr(args, f"max_{name}") for name in names})
-    model = model_folder(args.model)
+    model, backbones = model_folder(args.model), chosen_backbones(args)
     try:
         import uvicorn
 
         from ..serving.app import make_app
+        from ..serving.connections import FewerRepeats, protocol_of
     except ImportError as error:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    retriever = open_with_index(model, args.index, args.collection, quiet=not args.debug)
+    retriever = open_with_index(model, args.index, args.collection, quiet=not args.debug, backbones=backbones)
     retriever.chats.max_bytes = args.chat_cache_mib * 2**20
-    app = make_app(retriever, limits, max_batch=args.max_batch)
+    shown = PublicNames(source_folders(args.index), args.show_paths)
+    app = make_app(retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats)
     print(f"{len(retriever.index):,} candidates; POST http://{args.host}:{args.port}/retrieve", flush=True)
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=args.host,
         port=args.port,
         log_level="info" if args.debug else "warning",
         access_log=args.debug,
+        http=protocol_of(_within_open_files(limits), tuple(args.proxy)),
+        ws="none",
+        proxy_headers=bool(args.proxy),
+        forwarded_allow_ips=args.proxy or "",
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
+    for name in ("uvicorn.error", "asyncio", "modeling_unimur.serving.answers"):
+        logging.getLogger(name).addFilter(FewerRepeats())
+    uvicorn.Server(config).run()
     retriever.index.close()
     return 0
+
+
+def _within_open_files(limits):
+    """Limits with no more connections than the system lets the process open, and files to spare."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return limits
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
+        return limits
+    return dataclasses.replace(limits, connections=min(limits.connections, max(allowed // 2, 1)))

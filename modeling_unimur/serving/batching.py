@@ -1,101 +1,148 @@
-"""Requests that arrive together are answered together, on the one thread that runs the model."""
+"""Requests that arrive together are answered together, on threads of their own."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from .requests import Refused
+from .fair_queue import FairQueue, Waiting
+from .refusal import Refused
+
+# Weight of the latest batch in the measured speed.
+_LATEST = 0.3
 
 
 class Batcher:
-    """Collects requests for a model.
+    """Collects requests for some work, such as the model's.
 
     Args:
         work: takes a list of requests, returns for each an answer or an exception; runs on a thread of its own.
         max_batch: requests that are answered together.
-        wait_seconds: how long the first of them waits for others, if the model is idle. While it is busy, requests
+        wait_seconds: how long the first of them waits for others, if the work is idle. While it is busy, requests
             gather by themselves.
         max_waiting: further ones are refused.
+        max_client_waiting: further ones of the same client are refused.
+        max_cost: of the requests that are answered together.
+        threads: that work, each on its own batch.
+        name: of the threads.
     """
 
     def __init__(
-        self, work: Callable[[list], list], max_batch: int = 16, wait_seconds: float = 0.004, max_waiting: int = 512
+        self,
+        work: Callable[[list], list],
+        max_batch: int = 16,
+        wait_seconds: float = 0.004,
+        max_waiting: int = 512,
+        max_client_waiting: int | None = None,
+        max_cost: float = math.inf,
+        threads: int = 1,
+        name: str = "model",
     ):
         self.work, self.max_batch, self.wait_seconds, self.max_waiting = work, max_batch, wait_seconds, max_waiting
+        self.max_client_waiting = max_waiting if max_client_waiting is None else max_client_waiting
+        self.max_cost = max_cost
         self.batches = self.answered = 0
-        self._waiting: list[tuple[object, asyncio.Future]] = []
+        self._queue = FairQueue()
         self._arrived = asyncio.Event()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._task: asyncio.Task | None = None
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._count = threads
+        self._tasks: list[asyncio.Task] = []
+        self._cost_a_second: float | None = None
 
     @property
     def waiting(self) -> int:
-        """Requests that the model has not begun."""
-        return len(self._waiting)
+        """Requests whose work has not begun."""
+        return len(self._queue)
 
     def start(self) -> None:
         """Begins, on the loop that runs."""
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run()) for _ in range(self._count)]
 
     @property
     def is_running(self) -> bool:
         """Whether requests are answered."""
-        return self._task is not None and not self._task.done()
+        return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
-    async def answer(self, request: object, seconds: float) -> object:
-        """The answer to a request.
+    async def answer(self, request: object, seconds: float, client: str = "", cost: float = 1) -> object:
+        """The answer to a request. One that is no longer awaited leaves the queue.
+
+        Args:
+            request: what is asked.
+            seconds: how long it may take.
+            client: who asks; clients take turns.
+            cost: of the answer, in the unit of `max_cost`.
 
         Raises:
-            Refused: 503 when too many wait, 504 when it took longer than `seconds`.
+            Refused: 503 when too many wait or it cannot be answered in time, 429 when too many of this client wait,
+                504 when it took longer than `seconds`.
         """
-        if len(self._waiting) >= self.max_waiting:
-            raise Refused(503, "Too many requests are waiting: come back later.")
-        future = asyncio.get_running_loop().create_future()
-        self._waiting.append((request, future))
+        self._admit(seconds, client)
+        entry = Waiting(request, client, max(cost, 1), asyncio.get_running_loop().create_future())
+        self._queue.put(entry)
         self._arrived.set()
         try:
-            return await asyncio.wait_for(future, seconds)
+            return await asyncio.wait_for(entry.future, seconds)
         except asyncio.TimeoutError as error:
-            raise Refused(504, f"No answer within {seconds:g} seconds.") from error
+            raise Refused(504, f"There was no answer within {seconds:g} seconds.") from error
+        finally:
+            self._queue.discard(entry)
+
+    def _admit(self, seconds: float, client: str) -> None:
+        if len(self._queue) >= self.max_waiting:
+            raise Refused(503, "Too many requests are waiting: come back later.")
+        if self._queue.count(client) >= self.max_client_waiting:
+            raise Refused(429, f"{self.max_client_waiting} of your requests are waiting: come back later.")
+        if self._cost_a_second:
+            expected = self._queue.cost_before(client) / self._cost_a_second
+            if expected > seconds:
+                raise Refused(503, "The server has more to do than it can answer in time.", expected - seconds)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            if len(self._waiting) < self.max_batch:
+            if 0 < len(self._queue) < self.max_batch and self.wait_seconds:
                 await asyncio.sleep(self.wait_seconds)
-            batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
-            if not self._waiting:
+            batch = self._queue.take(self.max_batch, self.max_cost)
+            if not self._queue:
                 self._arrived.clear()
-            batch = [(request, future) for request, future in batch if not future.done()]  # nobody waits for others
+            batch = [entry for entry in batch if not entry.future.done()]  # nobody waits for others
             if not batch:
                 continue
+            start = time.perf_counter()
             try:
-                answers = await loop.run_in_executor(self._thread, self.work, [request for request, _ in batch])
+                answers = await loop.run_in_executor(self._threads, self.work, [entry.request for entry in batch])
             except Exception as error:
                 answers = [error] * len(batch)
+            self._measure(sum(entry.cost for entry in batch), time.perf_counter() - start)
             self.batches += 1
             self.answered += len(batch)
-            for (_, future), answer in zip(batch, answers, strict=True):
-                if future.done():
+            for entry, answer in zip(batch, answers, strict=True):
+                if entry.future.done():
                     continue
                 if isinstance(answer, Exception):
-                    future.set_exception(answer)
+                    entry.future.set_exception(answer)
                 else:
-                    future.set_result(answer)
+                    entry.future.set_result(answer)
+
+    def _measure(self, cost: float, seconds: float) -> None:
+        speed = self._count * cost / max(seconds, 1e-6)
+        known = speed if self._cost_a_second is None else self._cost_a_second
+        self._cost_a_second = known + _LATEST * (speed - known)
 
     async def stop(self) -> None:
-        """Ends when the batch that runs has ended; what still waits is refused."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        for _, future in self._waiting:
-            if not future.done():
-                future.set_exception(Refused(503, "The server is stopping."))
-        self._waiting = []
-        self._thread.shutdown(wait=True)
+        """Ends when the batches that run have ended; what still waits is refused."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for entry in self._queue.take(len(self._queue), math.inf):
+            if not entry.future.done():
+                entry.future.set_exception(Refused(503, "The server is stopping."))
+        self._threads.shutdown(wait=True)
 
 
 __all__ = ["Batcher"]

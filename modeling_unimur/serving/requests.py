@@ -2,124 +2,203 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..image_loading import Image, load_image
 from ..payload_filters import conditions
+from .encoded_image import EncodedImage
 from .limits import ServingLimits
+from .refusal import Refused
 
 MODALITIES = ("both", "text", "image", "joint")
+ROLES = ("user", "assistant", "system", "developer", "tool")
 _FIELDS = {"messages", "top_k", "modality", "where"}
-
-
-class Refused(Exception):
-    """A request that is not answered.
-
-    Args:
-        status: of HTTP.
-        reason: for the client.
-    """
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status, self.reason = status, reason
+# Signs between JSON values, beside those that stand in texts: each may cost Python a hundred bytes.
+_MARKS_A_PART = 100
+# What an image of at most a million pixels costs, in tokens of text.
+_IMAGE_TOKENS = 256
 
 
 @dataclass
 class RetrievalRequest:
-    """A dialogue with its pictures decoded, and how its answer is to be ranked."""
+    """A dialogue with its images, and how its answer is to be ranked.
+
+    Args:
+        messages: chat messages whose images are `EncodedImage`s until `decode`.
+        top_k, modality, where: of the pipeline.
+        tokens: of its words, about.
+        client: whose chat this is, so that it may begin where an earlier request of the same client has ended; None
+            for one that does not say.
+    """
 
     messages: list[dict]
     top_k: int = 5
     modality: str = "both"
     where: dict | None = None
+    tokens: int = 1
+    client: str | None = None
+    images: list[EncodedImage] = field(default_factory=list)
+
+    def decode(self) -> RetrievalRequest:
+        """Decodes the images.
+
+        Raises:
+            Refused: 422 for a damaged one.
+        """
+        for number, message in enumerate(self.messages):
+            for part in message["content"]:
+                if isinstance(part.get("image"), EncodedImage):
+                    part["image"] = _in_message(number, part["image"].decode)
+        return self
+
+    def cost(self, max_tokens: int) -> int:
+        """What the model's work on the context costs, in tokens of text."""
+        return min(self.tokens, max_tokens) + sum(_IMAGE_TOKENS * math.ceil(i.kept_pixels / 1e6) for i in self.images)
+
+    @property
+    def order(self) -> tuple:
+        """Requests of the same order are ranked in one search."""
+        return self.top_k, self.modality, json.dumps(self.where, sort_keys=True)
 
 
 def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
     """Reads `{"messages": [...], "top_k", "modality", "where"}`.
 
-    Messages are chat messages; a picture comes with its bytes, as `{"type": "image", "image": "<base64>"}`, with or
+    Messages are chat messages; an image comes with its bytes, as `{"type": "image", "image": "<base64>"}`, with or
     without `data:image/png;base64,` in front. Paths and addresses are refused: no client has the server open files.
 
     Raises:
-        Refused: 400 for what is no such request, 422 for what is too much or no picture.
+        Refused: 422 for what is no such request or is too much.
     """
     try:
-        request = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Refused(400, f"The body is no JSON: {error}.") from error
+        return _read(body, limits)
+    except RecursionError as error:
+        raise Refused(422, "The body is nested too deeply.") from error
+
+
+def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
+    # Base64 holds none of these signs.
+    marks = sum(body.count(sign) for sign in (b"{", b"[", b",", b":"))
+    if marks > limits.characters + _MARKS_A_PART * limits.parts:
+        raise Refused(422, "The body holds too many JSON values.")
+    try:
+        request = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number)
+    except ValueError as error:
+        raise Refused(422, f"The body is no JSON: {error!s:.200}.") from error
     if isinstance(request, dict) and isinstance(request.get("messages"), str):
         request["messages"] = [{"role": "user", "content": request["messages"]}]
     if not isinstance(request, dict) or not isinstance(request.get("messages"), list) or not request["messages"]:
-        raise Refused(400, 'The body is an object with "messages", a list of chat messages or a string.')
+        raise Refused(422, 'The body must be an object with "messages", a list of chat messages or a string.')
     if unknown := sorted(set(request) - _FIELDS):
-        raise Refused(400, f"Unknown fields {unknown}; there are {sorted(_FIELDS)}.")
+        raise Refused(422, f"Unknown fields {unknown!r:.200}; there are {sorted(_FIELDS)}.")
     if len(request["messages"]) > limits.turns:
         raise Refused(422, f"{len(request['messages'])} turns; at most {limits.turns} are read.")
     top_k, modality, where = request.get("top_k", 5), request.get("modality", "both"), request.get("where")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= limits.top_k:
-        raise Refused(422, f"top_k is a whole number from 1 to {limits.top_k}, not {top_k!r:.40}.")
+        raise Refused(422, f"top_k must be a whole number from 1 to {limits.top_k}, got {top_k!r:.40}.")
     if modality not in MODALITIES:
-        raise Refused(422, f"modality is one of {MODALITIES}, not {modality!r:.40}.")
+        raise Refused(422, f"modality must be one of {MODALITIES}, got {modality!r:.40}.")
+    _check_filter(where, limits)
+    reader = _Reader(limits)
+    messages = [_in_message(number, reader.message, message) for number, message in enumerate(request["messages"])]
+    if not (reader.has_words or reader.images):
+        raise Refused(422, "The dialogue is empty: it needs at least one word or one image.")
+    # A token has about four bytes of English, and never less than one of anything.
+    return RetrievalRequest(messages, top_k, modality, where, reader.bytes // 2 + 1, images=reader.images)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _in_message(number: int, work, *arguments):
+    try:
+        return work(*arguments)
+    except Refused as error:
+        raise Refused(error.status, f"Message {number}: {error.reason}", error.retry_after) from error
+
+
+def _require_text(value: str) -> None:
+    """Refuses what no tokenizer and no database takes."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Refused(422, "A text holds half of a surrogate pair.") from error
+    if "\0" in value:
+        raise Refused(422, "A text holds the NUL character.")
+
+
+def _check_filter(where: Any, limits: ServingLimits) -> None:
+    if where is None:
+        return
+    if not isinstance(where, dict):
+        raise Refused(422, "where must be an object of conditions.")
+    scalars: list = list(where)
+    for value in where.values():
+        inside = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
+        scalars += inside
+        if len(scalars) > limits.filter_values + len(where) or len(where) > limits.filter_values:
+            raise Refused(422, f"where has more than {limits.filter_values} values.")
+    for value in scalars:
+        if isinstance(value, (list, dict)):
+            raise Refused(422, "where is nested too deeply.")
+        if isinstance(value, str):
+            _require_text(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refused(422, "where holds a number that is not finite.")
+    if sum(len(value) for value in scalars if isinstance(value, str)) > limits.characters:
+        raise Refused(422, f"where has more than {limits.characters} characters.")
     try:
         conditions(where)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise Refused(422, str(error)) from error
-    reader = _Reader(limits)
-    messages = [reader.message(number, message) for number, message in enumerate(request["messages"])]
-    if not (reader.has_words or reader.pictures):
-        raise Refused(422, "The dialogue is empty: it needs at least one word or one picture.")
-    return RetrievalRequest(messages, top_k, modality, where)
 
 
 class _Reader:
     """Messages of one dialogue; counts what they hold."""
 
     def __init__(self, limits: ServingLimits):
-        self.limits, self.characters, self.pictures, self.has_words = limits, 0, 0, False
+        self.limits = limits
+        self.parts = self.characters = self.bytes = self.pixels = 0
+        self.images: list[EncodedImage] = []
+        self.has_words = False
 
-    def message(self, number: int, message: Any) -> dict:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-            raise Refused(400, f"Message {number} is no chat message with role and content.")
+    def message(self, message: Any) -> dict:
+        if not isinstance(message, dict) or "content" not in message:
+            raise Refused(422, "not a chat message with role and content.")
+        if message.get("role") not in ROLES:
+            raise Refused(422, f"role must be one of {ROLES}, got {message.get('role')!r:.40}.")
         content = message["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, list):
-            raise Refused(400, f"Message {number}: content is a string or a list of parts.")
-        return {"role": message["role"], "content": [self._part(number, part) for part in parts]}
+            raise Refused(422, "content must be a string or a list of parts.")
+        self.parts += len(parts)
+        if self.parts > self.limits.parts:
+            raise Refused(422, f"more than {self.limits.parts} parts.")
+        return {"role": message["role"], "content": [self._part(part) for part in parts]}
 
-    def _part(self, number: int, part: Any) -> dict:
+    def _part(self, part: Any) -> dict:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             self.characters += len(part["text"])
             self.has_words |= bool(part["text"].strip())
             if self.characters > self.limits.characters:
-                raise Refused(422, f"More than {self.limits.characters} characters.")
+                raise Refused(422, f"more than {self.limits.characters} characters.")
+            _require_text(part["text"])
+            self.bytes += len(part["text"].encode())
             return {"type": "text", "text": part["text"]}
         source = part.get("image", part.get("base64")) if kind == "image" else None
         if not isinstance(source, str):
-            raise Refused(400, f"Message {number}: a part is a text, or an image with its bytes in base64.")
-        self.pictures += 1
-        if self.pictures > self.limits.pictures:
-            raise Refused(422, f"More than {self.limits.pictures} pictures.")
-        return {"type": "image", "image": self._picture(number, source)}
-
-    def _picture(self, number: int, source: str) -> Image.Image:
-        if source.startswith("data:"):
-            source = source.partition(",")[2]
-        try:
-            data = base64.b64decode(source, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise Refused(422, f"Message {number}: a picture comes as base64, not as a path or address.") from error
-        try:
-            with Image.open(io.BytesIO(data)) as picture:
-                return load_image(picture, max_pixels=self.limits.pixels)
-        except Exception as error:  # damaged files make decoders raise nearly anything
-            raise Refused(422, f"Message {number}: not a picture that can be decoded: {error!s:.200}") from error
+            raise Refused(422, "a part must be a text, or an image with its bytes in base64.")
+        if len(self.images) == self.limits.pictures:
+            raise Refused(422, f"more than {self.limits.pictures} pictures.")
+        self.images.append(EncodedImage(source, self.limits))
+        self.pixels += self.images[-1].pixels
+        if self.pixels > self.limits.request_pixels:
+            raise Refused(422, f"the images have more than {self.limits.request_pixels} pixels together.")
+        return {"type": "image", "image": self.images[-1]}
 
 
-__all__ = ["MODALITIES", "Refused", "RetrievalRequest", "read_request"]
+__all__ = ["MODALITIES", "ROLES", "RetrievalRequest", "read_request"]

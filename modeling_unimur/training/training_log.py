@@ -33,6 +33,7 @@ def require_reporters(args: TrainingArguments) -> None:
     Raises:
         ImportError: the message names the extra.
     """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # trackio shows its pages by Gradio
     for name in args.report_to:
         if name in _EXTRAS and importlib.util.find_spec(name) is None:
             raise ImportError(f"training.report_to: {name} is not installed: pip install unimur[{name}]")

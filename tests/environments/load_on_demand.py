@@ -1,7 +1,7 @@
 """Run by tests beside a hub: loads what it is asked for, again and again, and tells what came of it.
 
 Every line of standard input is JSON, `{"repo": id, "cache": folder, ...}` with further arguments of `from_pretrained`;
-every line of standard output is `{"embedding": [...]}` or `{"error": "Type: message"}`.
+every line of standard output is `{"embedding": [...], "dtypes": {part: name}}` or `{"error": "Type: message"}`.
 """
 
 import json
@@ -18,11 +18,13 @@ def answer(repo: str, cache: str, **more) -> dict:
     arguments = {"trust_remote_code": True, "cache_dir": cache, **more}
     try:
         model = AutoModel.from_pretrained(repo, **arguments)
+        arguments.pop("dtype", None)
         processor = AutoProcessor.from_pretrained(repo, **arguments)
         with torch.no_grad():
-            return {
-                "embedding": model.get_multimodal_features(**processor.process_context(TEXT)).pooler_output[0].tolist()
-            }
+            embedding = model.get_multimodal_features(**processor.process_context(TEXT)).pooler_output[0]
+        parts = {part: getattr(model, part) for part in ("language_model", "clip", "heads")}
+        dtypes = {part: str(next(module.parameters()).dtype).split(".")[1] for part, module in parts.items()}
+        return {"embedding": embedding.tolist(), "dtypes": dtypes}
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}"}
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from modeling_unimur.serving.batching import Batcher
-from modeling_unimur.serving.requests import Refused
+from modeling_unimur.serving.refusal import Refused
 
 
 def run(work, scenario, **options):
@@ -109,3 +109,97 @@ def test_stopping_answers_what_runs_and_refuses_the_rest():
 
     found = asyncio.run(main())
     assert all(isinstance(answer, Refused) and answer.status == 503 for answer in found[1:])
+
+
+def test_clients_take_turns_by_what_their_requests_cost():
+    order = []
+
+    def work(requests):
+        order.extend(requests)
+        time.sleep(0.01)
+        return requests
+
+    async def scenario(batcher):
+        heavy = [asyncio.ensure_future(batcher.answer(f"heavy {n}", 5, "one", cost=100)) for n in range(10)]
+        await asyncio.sleep(0.005)
+        light = [asyncio.ensure_future(batcher.answer(f"light {n}", 5, "two", cost=10)) for n in range(10)]
+        return await asyncio.gather(*heavy, *light)
+
+    run(work, scenario, max_batch=1, wait_seconds=0)
+    last = max(place for place, name in enumerate(order) if name.startswith("light"))
+    assert last < 14  # not behind all of the heavy ones
+    assert [name for name in order if name.startswith("light")] == [f"light {n}" for n in range(10)]
+
+
+def test_a_batch_is_bounded_by_its_cost():
+    sizes = []
+
+    def work(requests):
+        sizes.append(len(requests))
+        time.sleep(0.01)
+        return requests
+
+    async def scenario(batcher):
+        return await asyncio.gather(*(batcher.answer(n, 5, cost=40) for n in range(6)), batcher.answer(9, 5, cost=500))
+
+    run(work, scenario, max_batch=8, max_cost=100)
+    assert sizes == [2, 2, 2, 1]
+
+
+def test_too_many_of_one_client_leave_room_for_others():
+    async def scenario(batcher):
+        first = [asyncio.ensure_future(batcher.answer(n, 5, "one")) for n in range(3)]
+        await asyncio.sleep(0.02)
+        first.append(asyncio.ensure_future(batcher.answer(3, 5, "one")))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Refused) as refused:
+            await batcher.answer(9, 5, "one")
+        assert refused.value.status == 429
+        assert refused.value.headers == {"Retry-After": "1"}
+        await batcher.answer("x", 5, "two")
+        await asyncio.gather(*first)
+        await batcher.answer(9, 5, "one")
+
+    def work(requests):
+        time.sleep(0.05)
+        return requests
+
+    run(work, scenario, max_batch=1, wait_seconds=0, max_client_waiting=3)
+
+
+def test_what_cannot_be_answered_in_time_is_refused_at_once():
+    def work(requests):
+        time.sleep(0.1)
+        return requests
+
+    async def scenario(batcher):
+        await batcher.answer("measured", 5, cost=10)
+        waiting = [asyncio.ensure_future(batcher.answer(n, 60, cost=10)) for n in range(12)]
+        await asyncio.sleep(0.01)
+        start = time.perf_counter()
+        with pytest.raises(Refused) as refused:
+            await batcher.answer("late", 0.5, cost=10)
+        assert time.perf_counter() - start < 0.1
+        assert refused.value.status == 503
+        assert refused.value.retry_after > 0
+        await batcher.answer("another client's", 0.5, "other", cost=10)  # it need not wait for the first one's
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert batcher.waiting == 0
+        await batcher.answer("again", 0.5, cost=10)
+
+    run(work, scenario, max_batch=1, wait_seconds=0)
+
+
+def test_two_threads_work_at_a_time():
+    both = threading.Barrier(2)
+
+    def work(requests):
+        both.wait(5)
+        return requests
+
+    async def scenario(batcher):
+        return await asyncio.gather(*(batcher.answer(n, 5) for n in range(4)))
+
+    assert run(work, scenario, max_batch=1, wait_seconds=0, threads=2) == [0, 1, 2, 3]

@@ -1,93 +1,34 @@
 """`unimur serve` as a process of its own: answers, refusals, health, metrics, and how it stops."""
 
 import base64
-import http.client
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
+import torch
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.serving.answers import Answerer
+from modeling_unimur.serving.public_names import PublicNames
 from modeling_unimur.serving.requests import RetrievalRequest
 from tests.hits import assert_same_answer
+from tests.serving.conftest import TEXTS
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
-ROOT = Path(__file__).resolve().parents[2]
-TEXTS = ["she plays guitar", "no, but the birthday cake was good", "what a beautiful morning it is"]
-
-
-class Served:
-    """A server and how to ask it."""
-
-    def __init__(self, process, port: int):
-        self.process, self.port = process, port
-
-    def ask(self, body, method: str = "POST", path: str = "/retrieve", **headers) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
-
-    def retrieve(self, messages, **options) -> tuple[int, dict]:
-        status, body = self.ask(json.dumps({"messages": messages, **options}))
-        return status, json.loads(body)
-
-
-@pytest.fixture(scope="module")
-def retriever(pair, pictures):
-    found = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
-    found.add(images=pictures, texts=TEXTS, text_payloads=[{"n": n} for n in range(3)])
-    return found
-
-
-@pytest.fixture(scope="module")
-def start(pair, retriever, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("served")
-    for part in pair:
-        part.save_pretrained(folder / "model")
-    retriever.save_index(folder / "index")
-    running = []
-
-    def begin(*options) -> Served:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        words = ["serve", "--model", folder / "model", "--index", folder / "index", "--port", port, *options]
-        command = [sys.executable, "-m", "modeling_unimur.cli.main", *map(str, words)]
-        environment = {**os.environ, "HF_MODULES_CACHE": str(folder / "modules")}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-        running.append(process)
-        served = Served(process, port)
-        for _ in range(600):
-            assert process.poll() is None, process.stderr.read()[-2000:]
-            try:
-                if served.ask(None, "GET", "/health")[0] == 200:
-                    return served
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError("the server does not begin")
-
-    yield begin
-    for process in running:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
 def served(start):
     return start("--max-upload-bytes", 20_000, "--max-upload-seconds", 1, "--max-turns", 6)
+
+
+def public(answer: dict) -> dict:
+    """An answer of the pipeline as the server shows it."""
+    return {kind: [PublicNames().hit(hit) for hit in hits] for kind, hits in answer.items()}
 
 
 def chat(turns: int, name: str = "") -> list[dict]:
@@ -98,7 +39,7 @@ def test_answers_are_the_pipeline_s(served, retriever, pictures):
     for turns in range(1, 5):
         status, answer = served.retrieve(chat(turns), top_k=4)
         assert status == 200
-        assert_same_answer(answer, retriever(chat(turns), top_k=4))
+        assert_same_answer(answer, public(retriever(chat(turns), top_k=4)))
     with open(pictures[0], "rb") as file:
         encoded = base64.b64encode(file.read()).decode()
     parts = [{"type": "text", "text": "look"}, {"type": "image", "image": encoded}]
@@ -109,10 +50,10 @@ def test_answers_are_the_pipeline_s(served, retriever, pictures):
 
 def test_many_at_once_and_bad_ones_among_them(served, retriever):
     bad = [
-        (400, b"{no json"), (413, b"x" * 30_000), (422, json.dumps({"messages": "hi", "top_k": 0}).encode()),
+        (422, b"{no json"), (413, b"x" * 30_000), (422, json.dumps({"messages": "hi", "top_k": 0}).encode()),
         (422, json.dumps({"messages": chat(7)}).encode()),
     ]  # fmt: skip
-    expected = {name: retriever(chat(2, name), top_k=3) for name in "abcd"}
+    expected = {name: public(retriever(chat(2, name), top_k=3)) for name in "abcd"}
     failures = []
 
     def client(number: int) -> None:
@@ -152,6 +93,43 @@ def test_a_newer_version_of_the_index_is_taken_over(retriever, pair, tmp_path):
     writer.save_index()
     next((tmp_path / "index").glob("v*/items.jsonl")).write_text("spoilt")
     assert len(answerer(asked)[0]["text"]) == 4
+
+
+def test_an_index_is_not_exchanged_under_a_search(monkeypatch):
+    begun, go_on, events = threading.Event(), threading.Event(), []
+
+    class Index:
+        def refresh(self):
+            events.append("refresh")
+
+    class Retriever:
+        index = Index()
+
+        @staticmethod
+        def rank(embeddings, top_k, modality, where):
+            if where:
+                begun.set()
+                assert go_on.wait(10)
+            events.append(where)
+            return [{"text": []}]
+
+    answerer = Answerer(Retriever(), refresh_seconds=0.05)
+    ask = [(torch.zeros(1, 2), RetrievalRequest([], where={"a": 1}))], [(torch.zeros(1, 2), RetrievalRequest([]))]
+    slow = threading.Thread(target=answerer.rank, args=(ask[0],))
+    slow.start()
+    assert begun.wait(10)
+    time.sleep(0.1)
+    answerer.rank(ask[1])  # not held up
+    assert events == [None]
+    monkeypatch.setattr("modeling_unimur.serving.answers._PATIENCE", 0)
+    patient = threading.Thread(target=answerer.rank, args=(ask[1],))
+    patient.start()
+    time.sleep(0.1)
+    assert events == [None]
+    go_on.set()
+    for thread in (slow, patient):
+        thread.join(10)
+    assert events == [None, {"a": 1}, "refresh", None]
 
 
 def test_a_slow_upload_is_given_up(served):

@@ -35,19 +35,19 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def address(served):
+def address(served, gallery):
     """`unimur app` in a process of its own."""
     reason = webdriver.installed()
     if reason:
         pytest.skip(f"no Chromium with its driver: {reason}")
-    work, port = served[0], webdriver.free_port()
+    work, port, pictures = served[0], webdriver.free_port(), str(gallery[0].parent)
     path = [gradio_folder(), ROOT, Path(sysconfig.get_paths()["purelib"])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "GRADIO_TEMP_DIR": str(work / "temp")}
     command = [sys.executable, "-m", "modeling_unimur.cli.main", "app", "--no-browser", "--port", str(port)]
     with (work / "log.txt").open("w") as log:
         process = subprocess.Popen(
-            [*command, "--model", str(work / "model"), "--index", str(work / "index")],
-            cwd=work, env={**environment, "GRADIO_ANALYTICS_ENABLED": "0"}, stdout=log, stderr=log,
+            [*command, "--model", str(work / "model"), "--index", str(work / "index"), "--allow-folder", pictures],
+            cwd=work, env=environment, stdout=log, stderr=log,
         )  # fmt: skip
     url = f"http://127.0.0.1:{port}/"
 

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.cli.app import pictures_of, space
+from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.cli import app
+from modeling_unimur.cli.app import pictures_of, shown_pictures, space
+from modeling_unimur.cli.main import main
+from modeling_unimur.data.source_folders import record_sources
 from tests.cli.test_main import error_of
 from tests.space.conftest import COLOURS, REPLIES
 
@@ -83,6 +87,8 @@ def test_what_is_refused(responder, empty, tmp_path, gallery):
         ("", [write(tmp_path, "b.svg", b"<svg/>")], r"b\.svg is no picture"),
         ("", [write(tmp_path, "c.png", noise)], r"c\.png cannot be read"),
         ("", [write(tmp_path, "d.png", size=(9000, 9000))], "9000 x 9000 pixels; 40 megapixels"),
+        ("", [write(tmp_path, "f.png", size=(1, 60_000))], "1 x 60000 pixels; a side"),
+        ("", [write(tmp_path, "g.png", size=(6000, 10))], "6000 x 10 pixels; a side"),
         ("", [write(tmp_path, "e.png", gallery[0].read_bytes()[:60])], r"e\.png"),
     ):
         with pytest.raises(Refused, match=told):
@@ -103,3 +109,60 @@ def test_without_gradio_one_line_names_the_extra(monkeypatch, capsys, served):
     status, error = error_of(capsys, "app", "--model", work / "model", "--index", work / "index")
     assert status == 2
     assert "pip install unimur[app]" in error
+
+
+def test_only_images_below_named_folders_are_shown(tmp_path, gallery):
+    """Whatever an index names: it may come from anybody."""
+    allowed, other = tmp_path / "allowed", tmp_path / "allowed too"
+    (allowed / "below").mkdir(parents=True)
+    other.mkdir()
+    image = gallery[0].read_bytes()
+    good = {"a": allowed / "a.png", "b": allowed / "below" / "b.jpg"}
+    for path in (*good.values(), other / "c.png"):
+        path.write_bytes(image)
+    (allowed / "words.png").write_text("no image")
+    (allowed / "page.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (allowed / "link.png").symlink_to(other / "c.png")
+    (allowed / "linked").symlink_to(other)
+    (allowed / "inside.png").symlink_to(allowed / "a.png")
+    bad = [
+        other / "c.png", allowed / "words.png", allowed / "page.svg", allowed / "link.png",
+        allowed / "linked" / "c.png", allowed / ".." / "allowed too" / "c.png", allowed, allowed / "none.png",
+        "/etc/passwd", "/dev/zero", "", "https://example.org/a.png", "a\0.png", "x" * 5000,
+    ]  # fmt: skip
+    pictures = {key: (str(path), "title") for key, path in good.items()}
+    pictures |= {f"bad {number}": (str(path), "title") for number, path in enumerate(bad)}
+    pictures["inside"] = (str(allowed / "inside.png"), "a link that stays")
+    shown = shown_pictures(pictures, [allowed])
+    assert set(shown) == {"a", "b", "inside"}
+    assert shown["inside"] == (str((allowed / "a.png").resolve()), "a link that stays")
+    assert shown_pictures(pictures, []) == {}
+
+
+def test_the_page_of_a_foreign_index_shows_nothing_of_this_computer(
+    monkeypatch, capsys, served, pair, gallery, tmp_path
+):
+
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(gallery[0].read_bytes())
+    foreign = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    foreign.add(
+        images=[str(gallery[0]), str(gallery[1]), str(gallery[2])], image_ids=["a", "b", "c"],
+        image_payloads=[{"image": "/etc/passwd"}, {"image": str(secret)}, {}],
+    )  # fmt: skip
+    foreign.save_index(tmp_path / "index")
+    launched = []
+
+    class Page:
+        @staticmethod
+        def launch(retriever, pictures, **options):
+            launched.append(pictures)
+
+    monkeypatch.setattr(app, "space", lambda: Page)
+    command = ["app", "--model", str(served[0] / "model"), "--index", str(tmp_path / "index")]
+    assert main(command) == 0
+    assert "3 of 3 pictures" in capsys.readouterr().out
+    assert main([*command, "--allow-folder", str(gallery[0].parent)]) == 0
+    record_sources(tmp_path / "index", [gallery[0].parent])
+    assert main(command) == 0
+    assert [set(pictures) for pictures in launched] == [set(), {"c"}, {"c"}]

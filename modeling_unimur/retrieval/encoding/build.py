@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ...data.decoding_workers import worker_count
 from ...data.retrieval_sources import names_a_set
+from ...data.source_folders import folder_of_source, record_sources
 from ...writer_lock import WriterLock
 from ..opening import open_index
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
@@ -67,6 +68,7 @@ class BuildOptions:
         batch_size: items that the model sees at a time.
         chunk_size: items that are stored together; what is killed loses at most one chunk an encoder.
         device: of the model.
+        clip: folder or Hub id of the dual encoder, in place of the one that a heads-only model names.
         show_progress: whether to show bars.
     """
 
@@ -80,6 +82,7 @@ class BuildOptions:
     batch_size: int = 32
     chunk_size: int = 1024
     device: str | None = None
+    clip: str | None = None
     show_progress: bool = False
 
     def __post_init__(self) -> None:
@@ -131,6 +134,7 @@ def build_index(
             if not ranks.first:
                 return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
             changes = run.fill(uri, held, extra)
+            record_sources(uri, [folder_of_source(source)])
             skipped = run.write_skipped(listed_bad)
             with Manifest(work / _MANIFEST) as manifest:
                 items = manifest.count(named)
@@ -195,7 +199,7 @@ class _Run:
         if self.encoder is None:
             from .encoder import CorpusEncoder
 
-            self.encoder = CorpusEncoder.load(self.folder, self.options.device)
+            self.encoder = CorpusEncoder.load(self.folder, self.options.device, self.options.clip)
         return self.encoder
 
     def store(self):

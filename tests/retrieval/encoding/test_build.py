@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.data.source_folders import source_folders
 from modeling_unimur.image_loading import load_image
 from modeling_unimur.retrieval import open_index
 from modeling_unimur.retrieval.encoding.build import build_index
@@ -223,3 +224,11 @@ def test_what_is_refused(encoder, make_model, corpus, tmp_path):
     with pytest.raises(ValueError, match="engine"):
         options(engine="spark")
     assert not (tmp_path / "index").exists()
+
+
+def test_the_folder_of_a_source_is_noted_on_this_computer(encoder, corpus, tmp_path):
+    """Whoever shows images of the index needs to know which folders its owner named; see `AllowedImages`."""
+    build_index(corpus, encoder, tmp_path / "index", options())
+    assert source_folders(tmp_path / "index") == [corpus]
+    (tmp_path / "index").rename(tmp_path / "moved")
+    assert source_folders(tmp_path / "moved") == []

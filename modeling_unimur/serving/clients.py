@@ -1,0 +1,48 @@
+"""Who asks: whose turn it is, and whose chat goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+from collections.abc import Mapping
+
+# A secret of the client, such as a random UUID for each user or session.
+CLIENT_HEADERS = ("x-client", "authorization")
+# Of this process, so that what is kept in memory names nobody.
+_SALT = os.urandom(16)
+
+
+def client_host(peer: tuple | None) -> str:
+    """The address that limits count by: an IPv4 address, or the first half of an IPv6 address, which one client has
+    as a whole."""
+    host = peer[0] if peer else ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return str(host)
+    if address.version == 4:
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
+def client_key(peer: tuple | None, headers: Mapping[str, str]) -> str | None:
+    """The key of a client's kept chats, or None for a request that does not say whose it is.
+
+    Two requests share what is kept only if they come from the same address and show the same secret. The address alone
+    is not enough: behind a proxy all clients have the proxy's.
+
+    Args:
+        peer: host and port.
+        headers: of the request, by lower-case names.
+    """
+    shown = [f"{name}={headers[name]}" for name in CLIENT_HEADERS if headers.get(name)]
+    if not shown:
+        return None
+    named = "\n".join([client_host(peer), *shown]).encode("utf-8", "backslashreplace")
+    return hashlib.blake2b(named, key=_SALT, digest_size=16).hexdigest()
+
+
+__all__ = ["CLIENT_HEADERS", "client_host", "client_key"]
