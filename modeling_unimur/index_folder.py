@@ -2,6 +2,7 @@
 
 folder/CURRENT            name of the version and checksum of its index.json, replaced at once
 folder/v000007/           index.json with what it is and the checksums of the other files
+folder/WRITING            names of the folders that a writer made and has yet to remove; nothing else is removed
 folder/writer.lock        who writes
 """
 
@@ -11,8 +12,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,8 +21,10 @@ from typing import TypeVar
 from .writer_lock import WriterLock
 
 Content = TypeVar("Content")
-_CURRENT, _ABOUT, _LOCK = "CURRENT", "index.json", "writer.lock"
+_CURRENT, _ABOUT, _LOCK, _WRITING = "CURRENT", "index.json", "writer.lock", "WRITING"
 _VERSION = re.compile(r"v\d{6,}")
+_ASIDE = re.compile(r"\.aside-[\w.-]+")
+_POINTER = re.compile(r"\.current-\d+")
 # How often a reader starts again because new versions landed while it read.
 _READ_ATTEMPTS = 10
 
@@ -52,7 +55,7 @@ class IndexFolder:
 
     @staticmethod
     def _ours(name: str) -> bool:
-        return bool(_VERSION.fullmatch(name)) or name == _LOCK or name.startswith((".aside-", ".current-"))
+        return name in (_LOCK, _WRITING) or any(form.fullmatch(name) for form in (_VERSION, _ASIDE, _POINTER))
 
     def current(self) -> str | None:
         """Name of the version that readers see, none before the first."""
@@ -120,9 +123,17 @@ class IndexFolder:
     def _checked(self, version: Path, digest: str, files: bool) -> dict:
         if _digest(version / _ABOUT) != digest:
             raise ValueError(f"The index in {self.path} is damaged ({_ABOUT}); build it again.")
-        about = json.loads((version / _ABOUT).read_text(encoding="utf-8"))
-        for name, expected in about["sha256"].items() if files else ():
-            if _digest(version / name) != expected:
+        try:
+            about = json.loads((version / _ABOUT).read_text(encoding="utf-8"))
+            sums = dict(about["sha256"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"The index in {self.path} is damaged ({_ABOUT}: {error!r:.80}); build it again."
+            ) from error
+        for name, expected in sums.items():
+            if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\:\0"):
+                raise ValueError(f"The index in {self.path} is damaged ({_ABOUT} names {name!r:.60}); build it again.")
+            if files and _digest(version / name) != expected:
                 raise ValueError(f"The index in {self.path} is damaged ({name}); build it again.")
         return about
 
@@ -130,19 +141,22 @@ class IndexFolder:
         """Makes the next version and lets readers see it; the caller holds the lock.
 
         Args:
-            fill: writes files into the empty folder that it is given and returns what is to be known about them.
+            fill: writes files into the empty folder that it is given and returns what is to be known about them. It
+                raises where a write fails: what it leaves there is taken for whole.
 
         Returns:
             The version's name.
         """
         current = self.current()
-        for entry in self.path.iterdir():  # what a writer that was killed left
-            if self._ours(entry.name) and entry.name not in (current, _LOCK):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
-        name = f"v{int(current[1:]) + 1 if current else 1:06d}"
-        aside = Path(tempfile.mkdtemp(prefix=".aside-", dir=self.path))
+        left = self._remove(current)
+        number = int(current[1:]) + 1 if current else 1
+        while os.path.lexists(self.path / f"v{number:06d}"):  # somebody else's
+            number += 1
+        name = f"v{number:06d}"
+        aside = self.path / f".aside-{name}-{secrets.token_hex(4)}"
+        self._note([*left, aside.name, name, *([current] if current else [])])
+        aside.mkdir()
         try:
-            aside.chmod(0o755)  # temporary folders are private
             about = fill(aside)
             about["sha256"] = {file.name: _digest(file) for file in sorted(aside.iterdir())}
             (aside / _ABOUT).write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -152,6 +166,7 @@ class IndexFolder:
             os.replace(aside, self.path / name)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
+            self._note(left)
             raise
         _sync(self.path)
         pointer = self.path / f".current-{os.getpid()}"
@@ -159,10 +174,66 @@ class IndexFolder:
         _sync(pointer)
         os.replace(pointer, self.path / _CURRENT)
         _sync(self.path)
-        if current:
-            # Who reads it now has its files open or starts again with the new version.
-            shutil.rmtree(self.path / current, ignore_errors=True)
+        # Who reads the old version now has its files open or starts again with the new one.
+        self._note(self._remove(name))
         return name
+
+    def _remove(self, current: str | None) -> list[str]:
+        """Removes the versions that writers made and that are not current; returns those that it could not remove."""
+        try:
+            names = (self.path / _WRITING).read_text(encoding="ascii").split()
+        except (FileNotFoundError, UnicodeDecodeError):
+            names = []
+        names = [name for name in names if name != current and (_VERSION.fullmatch(name) or _ASIDE.fullmatch(name))]
+        for name in names:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for entry in self.path.iterdir():
+            if _POINTER.fullmatch(entry.name) and entry.is_file():
+                entry.unlink()
+        return [name for name in names if os.path.lexists(self.path / name)]
+
+    def _note(self, names: list[str]) -> None:
+        """Writes down what may be removed, before it is made."""
+        place = self.path / _WRITING
+        if not names:
+            place.unlink(missing_ok=True)
+            return
+        place.write_text("\n".join(names) + "\n", encoding="ascii")
+        _sync(place)
+        _sync(self.path)
+
+
+class CheckedFile:
+    """A new file of a version, for code that does not notice when a write fails.
+
+    `write` raises where it fails, and leaving the context compares what is on the disk with what was written.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be written whole.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __enter__(self) -> CheckedFile:
+        self._file, self._written = open(self.path, "xb"), hashlib.sha256()
+        return self
+
+    def write(self, data: bytes) -> int:
+        """Writes all of the bytes and returns their number."""
+        self._file.write(data)
+        self._written.update(data)
+        return len(data)
+
+    def __exit__(self, kind: object, *exception: object) -> None:
+        with self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        if kind is None and _digest(self.path) != self._written.hexdigest():
+            raise OSError(f"{self.path} is not what was written to it: the disk may be full or damaged.")
 
 
 def _digest(path: Path) -> str:
@@ -184,4 +255,4 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-__all__ = ["IndexFolder"]
+__all__ = ["CheckedFile", "IndexFolder"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -21,11 +22,17 @@ class Condition(NamedTuple):
 def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
     """Reads a filter: `{"licence": "cc0", "year": {"gte": 2020}, "lang": ["en", "de"]}`.
 
-    All conditions hold together. A field that is missing matches nothing. Values are strings, numbers or booleans;
-    a boolean equals no number, and a bound compares a number with numbers and a string with strings.
+    All conditions hold together, and mean the same in every index:
+
+    - Booleans, numbers and strings are three kinds, and a value is compared with values of its own kind only: `True`
+      equals neither `1` nor `"true"`. Among numbers `1` equals `1.0`.
+    - A list of values holds for a field that equals one of them; the values may be of several kinds.
+    - A bound (`gt`, `gte`, `lt`, `lte`) orders numbers by value and strings by code points; booleans have no order.
+    - A field that is missing, null, a list or an object matches nothing.
+    - Numpy scalars count as the Python values that they hold, as they do in payloads.
 
     Raises:
-        ValueError: what cannot be compared.
+        ValueError: what cannot be compared: None, NaN, infinity, an object, a boolean as a bound, an empty list.
     """
     found: list[Condition] = []
     if where is None:
@@ -33,13 +40,16 @@ def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
     if not isinstance(where, Mapping):
         raise ValueError(f"where is a dict of field: {_TAKES}; not {where!r:.60}.")
     for key, value in where.items():
+        if getattr(value, "ndim", 0) == 1:  # an array
+            value = value.tolist()
         if not isinstance(key, str) or not key:
             raise ValueError(f"where names fields of the payload by strings, not by {key!r:.60}.")
         if isinstance(value, Mapping):
             if not value or not set(value) <= set(_RANGES):
                 raise ValueError(f"where[{key!r}] is {_TAKES}, not {value!r:.60}.")
-            found += [Condition(key, name, (_scalar(key, bound),)) for name, bound in value.items()]
-            if any(isinstance(bound, bool) for bound in value.values()):
+            bounds = [Condition(key, name, (_scalar(key, bound),)) for name, bound in value.items()]
+            found += bounds
+            if any(isinstance(bound.values[0], bool) for bound in bounds):
                 raise ValueError(f"where[{key!r}]: a boolean is no bound.")
         else:
             values = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
@@ -55,9 +65,17 @@ def matches(payload: dict, where: tuple[Condition, ...]) -> bool:
 
 
 def _scalar(key: str, value: Any) -> str | float | bool:
-    if not isinstance(value, (str, bool, int, float)) or value != value:
-        raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
-    return value
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    try:
+        if isinstance(value, str):
+            value.encode()
+            return str(value)
+        if isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value)):
+            return value
+    except (OverflowError, UnicodeEncodeError):
+        pass
+    raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
 
 
 def _family(value: Any) -> type | None:

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from bisect import bisect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from .payload_filters import Condition, matches
 from .saved_index import SavedIndex
-from .vector_index import KINDS, Hit, require_dict
+from .vector_index import KINDS, Hit, check_vectors, checked_id, locked, plain_payload, plain_value
 
 # What an index in a folder calls this kind, beside FAISS' descriptions of its own.
 MEMORY = "memory"
+# The field of a payload that may hold an object.
+_OBJECT = "image"
 
 
 class RetrievalIndex(SavedIndex):
     """Unit vectors of candidates with their ids and payloads, searched exactly by cosine.
 
-    Payloads may hold objects, such as pictures without a file; those are not saved.
+    The field `image` of a payload may hold an object, such as an image without a file; it is kept in memory and not
+    saved.
 
     Args:
         width (`int`, *optional*): of the vectors; that of the first ones by default.
@@ -41,6 +43,7 @@ class RetrievalIndex(SavedIndex):
         self._places: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}  # id -> row
         self._rows: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}  # not yet joined
 
+    @locked
     def count(self, kind: str | None = None) -> int:
         return sum(len(self._ids[one]) for one in (KINDS if kind is None else (kind,)))
 
@@ -48,7 +51,7 @@ class RetrievalIndex(SavedIndex):
         return {item for item in ids if item in self._places[kind]}
 
     def _payload(self, item: str, payload: dict | None) -> dict:
-        return require_dict(item, payload)
+        return plain_payload(item, payload, but=(_OBJECT,))
 
     def _matrix(self, kind: str) -> np.ndarray:
         if len(self._rows[kind]) > 1:
@@ -115,39 +118,52 @@ class RetrievalIndex(SavedIndex):
     # -- one folder -------------------------------------------------------------------------------------------------
     def _write(self, folder: Path) -> dict:
         tensors = {kind: np.ascontiguousarray(self._matrix(kind)) for kind in KINDS if self._ids[kind]}
-        save_file(tensors, folder / "embeddings.safetensors")
+        try:
+            save_file(tensors, folder / "embeddings.safetensors")
+        except SafetensorError as error:
+            raise OSError(f"The vectors cannot be written to {folder.parent}: {error}.") from error
         lost = 0
-        with open(folder / "items.jsonl", "w", encoding="utf-8") as file:
+        with open(folder / "items.jsonl", "w", encoding="utf-8", newline="\n") as file:
             for kind in KINDS:
                 for item, payload in zip(self._ids[kind], self._payloads[kind], strict=True):
-                    written = _written(payload)
+                    written = _without_object(payload)
                     lost += len(written) < len(payload)
                     record = {"kind": kind, "id": item, "payload": written}
-                    file.write(json.dumps(record, ensure_ascii=False, default=os.fspath) + "\n")
+                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
         if lost:
-            warnings.warn(f"{lost} pictures were given as objects: saved without a path.", stacklevel=6)
+            warnings.warn(f"{lost} images were given as objects: saved without a path.", stacklevel=6)
         counts = {kind: self.count(kind) for kind in KINDS}
         return {"factory": MEMORY, "width": self.width, "model": self.model, "counts": counts}
 
     @classmethod
-    def _read(cls, folder: Path, about: dict) -> RetrievalIndex:
+    def _require_own(cls, folder: Path, about: dict) -> None:
         if about.get("factory") != MEMORY:
             raise ValueError(
                 f"The index in {folder} is one of FAISS ({about.get('factory')}): open it with "
                 "`modeling_unimur.retrieval.open_index`."
             )
+
+    @classmethod
+    def _read(cls, folder: Path, about: dict) -> RetrievalIndex:
+        if not isinstance(about["model"], (str, type(None))):
+            raise ValueError(f"its model is {about['model']!r:.60}")
         index = cls(about["width"], about["model"])
         for kind, rows in load_file(folder / "embeddings.safetensors").items():
+            if kind not in KINDS:
+                raise ValueError(f"it holds vectors of {kind!r:.60}")
+            check_vectors(rows, index.width)
             index._rows[kind] = [rows if rows.flags.writeable else rows.copy()]
-        with open(folder / "items.jsonl", encoding="utf-8") as file:
+        with open(folder / "items.jsonl", encoding="utf-8", newline="\n") as file:
             for line in file:
                 record = json.loads(line)
-                kind, item = record["kind"], record["id"]
+                kind, item = record["kind"], checked_id(record["id"])
+                if item in index._places[kind]:
+                    raise ValueError(f"{kind} {item!r:.60} is there twice")
                 index._places[kind][item] = len(index._ids[kind])
                 index._ids[kind].append(item)
-                index._payloads[kind].append(record["payload"])
+                index._payloads[kind].append(plain_payload(item, record["payload"]))
         if any(len(index._matrix(kind)) != index.count(kind) for kind in KINDS):
-            raise ValueError(f"The index in {folder} is damaged: items and vectors do not agree; build it again.")
+            raise ValueError("items and vectors do not agree")
         return index
 
     def _take(self, other: RetrievalIndex) -> None:
@@ -163,17 +179,13 @@ def _best(scores: np.ndarray, top_k: int) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")
 
 
-def _written(payload: dict) -> dict:
+def _without_object(payload: dict) -> dict:
     """What of a payload JSON can hold."""
-
-    def fits(value: Any) -> bool:
-        try:
-            json.dumps(value, allow_nan=False, default=os.fspath)
-        except (TypeError, ValueError):
-            return False
-        return True
-
-    return payload if fits(payload) else {key: value for key, value in payload.items() if fits(value)}
+    try:
+        plain_value(payload.get(_OBJECT))
+    except ValueError:
+        return {key: value for key, value in payload.items() if key != _OBJECT}
+    return payload
 
 
 __all__ = ["MEMORY", "RetrievalIndex"]

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import threading
 from abc import abstractmethod
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from .index_folder import IndexFolder
-from .vector_index import VectorIndex, require_same
+from .vector_index import VectorIndex, locked, require_same
 from .writer_lock import WriterLock
 
 FORMAT = 1
+# What reading files raises that were written by somebody else.
+_UNREADABLE = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError, SafetensorError,
+)  # fmt: skip
 
 
 class SavedIndex(VectorIndex):
@@ -25,6 +32,7 @@ class SavedIndex(VectorIndex):
         self._begin()
 
     def _begin(self) -> None:
+        self._guard = threading.RLock()
         self._folder: IndexFolder | None = None
         self._lock: WriterLock | None = None
         self._version: str | None = None
@@ -35,9 +43,13 @@ class SavedIndex(VectorIndex):
         """Writes files into an empty folder and returns what is to be known about them."""
 
     @classmethod
+    def _require_own(cls, folder: Path, about: dict) -> None:
+        """Refuses the index of another class."""
+
+    @classmethod
     @abstractmethod
     def _read(cls, folder: Path, about: dict) -> SavedIndex:
-        """Reads what `_write` wrote."""
+        """Reads what `_write` wrote; raises whatever a damaged file makes it raise."""
 
     @abstractmethod
     def _take(self, other: SavedIndex) -> None:
@@ -50,6 +62,7 @@ class SavedIndex(VectorIndex):
         if self.read_only:
             raise PermissionError("The index was opened for reading; open it without read_only to change it.")
 
+    @locked
     def keep_in(self, folder: str | os.PathLike) -> None:
         """Reserves a folder without an index for this one; `save` then needs no folder.
 
@@ -71,6 +84,7 @@ class SavedIndex(VectorIndex):
         else:
             lock.release()
 
+    @locked
     def save(self, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False) -> None:
         """Writes the index as the folder's next version, which readers see whole or not at all.
 
@@ -147,9 +161,17 @@ class SavedIndex(VectorIndex):
     def _of_format(cls, folder: Path, about: dict) -> SavedIndex:
         if about.get("format") != FORMAT:
             raise ValueError(f"The index in {folder} has format {about.get('format')}; this version reads {FORMAT}.")
-        index = cls._read(folder, about)
-        if {kind: index.count(kind) for kind in about["counts"]} != about["counts"]:
-            raise ValueError(f"The index in {folder} is damaged: its counts do not agree; build it again.")
+        cls._require_own(folder, about)
+        try:
+            index = cls._read(folder, about)
+            counts = {kind: index.count(kind) for kind in about["counts"]}
+            if counts != about["counts"]:
+                raise ValueError("its counts do not agree")
+        except FileNotFoundError:
+            raise
+        except _UNREADABLE as error:
+            reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"The index in {folder} is damaged: {reason.rstrip('.')}; build it again.") from error
         return index
 
     def refresh(self) -> bool:
@@ -162,10 +184,12 @@ class SavedIndex(VectorIndex):
             return False
         version, index = self._folder.read(self._of_format)
         require_same(self._folder.path, self.width, self.model, index.width, index.model)
-        self._take(index)
-        self._version = version
+        with self._guard:  # others search meanwhile
+            self._take(index)
+            self._version = version
         return True
 
+    @locked
     def close(self) -> None:
         if self._lock is not None:
             self._lock.release()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import os
 import re
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +23,10 @@ UNIT_TOLERANCE = 1e-2
 # What Milvus takes in a JSON field and in an id, in bytes; the same everywhere, so that an index can move.
 PAYLOAD_BYTES = 65_535
 ID_BYTES = 65_535
+_INTEGERS = 2**63
+# Deeper values end the recursion of whatever writes or reads them.
+_MAX_DEPTH = 100
+_BLOCK = 65_536
 _ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
 
 
@@ -48,16 +55,35 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """How many ids of a call of `add` were new and how many took the place of a candidate; together all of them."""
+    """What a call of `add` came to.
+
+    Args:
+        added: ids that were new.
+        replaced: ids that took the place of a candidate; with `added` and `skipped` all that were given.
+        skipped: id and reason of what was left out, for `on_error="skip"`.
+    """
 
     added: int
     replaced: int
+    skipped: tuple[tuple[Any, str], ...] = ()
+
+
+def locked(method: Callable) -> Callable:
+    """Lets one thread at a time into an index: `method` runs under its lock, which a thread may take again."""
+
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        with self._guard:
+            return method(self, *args, **kwargs)
+
+    return run
 
 
 class VectorIndex(ABC):
     """Unit vectors of texts and pictures with ids and payloads, ranked by cosine.
 
-    An id is unique within its kind; adding it again replaces the candidate.
+    An id is unique within its kind; adding it again replaces the candidate. Threads may share an index: each call sees
+    it as the calls before have left it.
 
     Args:
         width: of the vectors.
@@ -75,6 +101,14 @@ class VectorIndex(ABC):
             raise ValueError("An index needs the model of its vectors: model='<name>@<revision>'.")
         self.width = width
         self.model = model
+        self._guard = threading.RLock()
+
+    def __getstate__(self) -> dict:
+        return {name: value for name, value in self.__dict__.items() if name != "_guard"}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._guard = threading.RLock()
 
     # -- what a backend does ----------------------------------------------------------------------------------------
     @abstractmethod
@@ -108,6 +142,7 @@ class VectorIndex(ABC):
         """Lets go of the files and of the connection; what was not saved may be lost."""
 
     # -- what its user calls ----------------------------------------------------------------------------------------
+    @locked
     def add(
         self,
         kind: str,
@@ -115,6 +150,7 @@ class VectorIndex(ABC):
         vectors: np.ndarray,
         payloads: Sequence[dict] | None = None,
         model: str | None = None,
+        on_error: str = "raise",
     ) -> Added:
         """Adds candidates; one whose id is known takes the old one's place, of an id given twice the last counts.
 
@@ -122,30 +158,46 @@ class VectorIndex(ABC):
             kind: `"text"` or `"image"`.
             ids: one a candidate.
             vectors: shape `(candidates, width)`, unit length; an array or a tensor.
-            payloads: a small JSON object a candidate (path or URL, caption, licence), up to 64 KiB each.
+            payloads: a small JSON object a candidate (path or URL, caption, licence), up to 64 KiB each; see
+                `plain_payload` for what it may hold.
             model: the model of these vectors, where the caller knows it.
+            on_error: `"raise"`, or `"skip"`: candidates whose id, vector or payload cannot be taken are left out and
+                named in the answer, and the rest is added.
 
         Raises:
-            ValueError: wrong kind, width, model, id or payload, NaN, vectors that are not normalised. Nothing has
-                been added then.
+            ValueError: wrong kind, width, model, id or payload, NaN, vectors that are not normalised; the message
+                names the candidate. Nothing has been added then.
         """
         _require_kind(kind)
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
         self._require_model(model)
-        ids = [checked_id(item) for item in ids]
-        matrix = self._unit(vectors)
+        ids, matrix = list(ids), self._matrix_of(vectors)
         payloads = [{}] * len(ids) if payloads is None else list(payloads)
         if not len(ids) == len(matrix) == len(payloads):
             raise ValueError(f"{len(ids)} ids, {len(matrix)} vectors and {len(payloads)} payloads do not agree.")
-        if not ids:
-            return Added(0, 0)
-        kept = [self._payload(item, payload) for item, payload in zip(ids, payloads, strict=True)]
-        last = {item: row for row, item in enumerate(ids)}
-        rows = list(last.values())
-        if len(last) < len(ids):
-            matrix, kept = matrix[rows], [kept[row] for row in rows]
-        known = self._add(kind, list(last), matrix, kept)
-        return Added(len(last) - known, len(ids) - len(last) + known)
+        faults = vector_faults(matrix)
+        taken: dict[str, tuple[int, Any]] = {}
+        skipped: list[tuple[Any, str]] = []
+        for row, (item, payload) in enumerate(zip(ids, payloads, strict=True)):
+            try:
+                checked_id(item)
+                if row in faults:
+                    raise ValueError(f"Vector {row} {faults[row]} Its id is {item!r:.60}.")
+                taken[item] = row, self._payload(item, payload)
+            except ValueError as error:
+                if on_error == "raise":
+                    raise
+                skipped.append((item, str(error)))
+        if not taken:
+            return Added(0, 0, tuple(skipped))
+        rows, kept = map(list, zip(*taken.values(), strict=True))
+        if len(rows) < len(ids):
+            matrix = matrix[rows]
+        known = self._add(kind, list(taken), matrix, kept)
+        return Added(len(taken) - known, len(ids) - len(skipped) - len(taken) + known, tuple(skipped))
 
+    @locked
     def remove(self, kind: str, ids: Sequence[str]) -> int:
         """Removes candidates.
 
@@ -166,6 +218,7 @@ class VectorIndex(ABC):
             self._remove(kind, wanted)
         return len(wanted)
 
+    @locked
     def search(
         self,
         vectors: np.ndarray,
@@ -181,7 +234,7 @@ class VectorIndex(ABC):
             top_k: hits a query, fewer where fewer match.
             kind: `"text"` or `"image"`; both in one ranking without it.
             where: conditions on fields of the payload, all of which hold: a value, a list of values, or a range such
-                as `{"gte": 2020}` (`gt`, `gte`, `lt`, `lte`). See `filters.conditions`.
+                as `{"gte": 2020}` (`gt`, `gte`, `lt`, `lte`). See `payload_filters.conditions`.
             model: the model of these vectors, where the caller knows it.
 
         Returns:
@@ -203,6 +256,7 @@ class VectorIndex(ABC):
     def __len__(self) -> int:
         return self.count()
 
+    @locked
     def __contains__(self, key: tuple[str, str]) -> bool:
         kind, item = key
         return bool(self._known(kind, [item]))
@@ -225,23 +279,46 @@ class VectorIndex(ABC):
                 "else. Embed with that model, or build an index for this one."
             )
 
-    def _unit(self, vectors: np.ndarray) -> np.ndarray:
+    def _matrix_of(self, vectors: np.ndarray) -> np.ndarray:
         if hasattr(vectors, "detach"):  # a tensor
             vectors = vectors.detach().float().cpu().numpy()
         matrix = np.ascontiguousarray(vectors, dtype=np.float32)
         width = matrix.shape[-1] if self.width is None else self.width
         if matrix.ndim != 2 or matrix.shape[1] != width:
             raise ValueError(f"The index takes vectors of shape (any, {width}), not {matrix.shape}.")
-        squares = np.einsum("ij,ij->i", matrix, matrix)
-        if not np.isfinite(squares).all():
-            raise ValueError(f"Vector {int(np.argmin(np.isfinite(squares)))} holds NaN or infinity.")
-        away = np.abs(np.sqrt(squares) - 1)
-        if len(away) and away.max() > UNIT_TOLERANCE:
-            row = int(away.argmax())
-            raise ValueError(
-                f"Vector {row} has length {np.sqrt(squares[row]):.4g}, not 1: divide vectors by their norm first."
-            )
         return matrix
+
+    def _unit(self, vectors: np.ndarray) -> np.ndarray:
+        matrix = self._matrix_of(vectors)
+        for row, fault in vector_faults(matrix).items():
+            raise ValueError(f"Vector {row} {fault}")
+        return matrix
+
+
+def vector_faults(matrix: np.ndarray) -> dict[int, str]:
+    """What is wrong with rows `(rows, width)`, by their numbers; nothing for finite ones of unit length."""
+    squares = np.einsum("ij,ij->i", matrix, matrix)
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.abs(np.sqrt(squares) - 1) <= UNIT_TOLERANCE)
+    return {
+        int(row): f"has length {np.sqrt(squares[row]):.4g}, not 1: divide vectors by their norm first."
+        if np.isfinite(squares[row])
+        else "holds NaN or infinity."
+        for row in np.flatnonzero(bad)
+    }
+
+
+def check_vectors(matrix: np.ndarray, width: int | None) -> None:
+    """Refuses vectors that were read but that no `add` can have stored.
+
+    Raises:
+        ValueError: another type than float32, another shape than `(any, width)`, NaN, or another length than 1.
+    """
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.shape[1] != width:
+        raise ValueError(f"its vectors are {matrix.dtype} of shape {matrix.shape}, not float32 of (any, {width})")
+    for start in range(0, len(matrix), _BLOCK):
+        for row, fault in vector_faults(matrix[start : start + _BLOCK]).items():
+            raise ValueError(f"vector {start + row} {fault.rstrip('.')}")
 
 
 def require_same(
@@ -270,37 +347,107 @@ def checked_id(item: str) -> str:
     """An id, as it is.
 
     Raises:
-        ValueError: for what is none.
+        ValueError: for what is none: no string, empty, longer than 65,535 bytes, not Unicode.
     """
     if not isinstance(item, str) or not item:
         raise ValueError(f"An id is a string with something in it, not {item!r:.60}.")
-    if len(item.encode()) > ID_BYTES:
-        raise ValueError(f"An id has at most {ID_BYTES} bytes; {item!r:.60} has {len(item.encode())}.")
+    try:
+        size = len(item.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"An id is Unicode text; {item!r:.60} holds half of a surrogate pair.") from error
+    if size > ID_BYTES:
+        raise ValueError(f"An id has at most {ID_BYTES} bytes; {item!r:.60} has {size}.")
     return item
 
 
-def require_dict(item: str, payload: dict | None) -> dict:
-    """A payload, `{}` for none.
+def plain_payload(item: str, payload: dict | None, but: tuple[str, ...] = ()) -> dict:
+    """A payload of JSON values, which every index holds, writes and filters alike; `{}` for none.
+
+    Numpy scalars, arrays of no dimension and 0-d tensors become Python's values, tuples lists, and paths strings.
+
+    Args:
+        item: whose it is, for the message.
+        payload: to read; it is not changed.
+        but: fields that may hold objects; those are taken as they are.
 
     Raises:
-        ValueError: for what is no dict, naming the item.
+        ValueError: it is no dict, or a field holds what JSON cannot: a date, bytes, a set, an array, NaN, an object,
+            an integer beyond 64 bits, half of a surrogate pair; or it nests deeper than 100 levels. The message names
+            the item and the field.
     """
-    if payload is not None and not isinstance(payload, dict):
+    if payload is None:
+        return {}
+    if not isinstance(payload, dict):
         raise ValueError(f"The payload of {item!r:.60} is a dict of JSON values, not {type(payload).__name__}.")
-    return payload or {}
+    plain = {}
+    for key, value in payload.items():
+        try:
+            plain[_plain_text(key)] = plain_value(value)
+        except ValueError as error:
+            if key in but:
+                plain[key] = value
+                continue
+            raise ValueError(f"The payload of {item!r:.60} cannot be written as JSON: {key!r:.60} {error}") from error
+    return plain
+
+
+def plain_value(value: Any, depth: int = 0) -> Any:
+    """A JSON value from what can be turned into one; see `plain_payload`.
+
+    Raises:
+        ValueError: the rest.
+    """
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return None if value is None else bool(value)
+    if isinstance(value, str):
+        return _plain_text(value)
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a numpy scalar, a 0-d array or tensor
+        unpacked = value.item()
+        # Nanoseconds come out as an integer.
+        is_time = getattr(value.dtype, "kind", "") in ("M", "m")
+        if is_time or not isinstance(unpacked, (bool, int, float, str)):
+            raise ValueError(f"holds {type(unpacked).__name__}, which is no JSON value: convert it.")
+        value = unpacked
+        if isinstance(value, (bool, str)):
+            return plain_value(value)
+    if isinstance(value, int):
+        if not -_INTEGERS <= value < _INTEGERS:
+            raise ValueError("holds an integer beyond 64 bits: store it as a string.")
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("holds NaN or infinity: leave the field out.")
+        return float(value)
+    if depth >= _MAX_DEPTH:
+        raise ValueError(f"nests deeper than {_MAX_DEPTH} levels.")
+    if isinstance(value, (list, tuple)):
+        return [plain_value(one, depth + 1) for one in value]
+    if isinstance(value, dict):
+        return {_plain_text(key): plain_value(one, depth + 1) for key, one in value.items()}
+    if isinstance(value, os.PathLike):
+        return _plain_text(os.fsdecode(value))
+    raise ValueError(
+        f"holds {type(value).__name__}, which is no JSON value: convert it, such as a date to its ISO text."
+    )
+
+
+def _plain_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"is named by {type(value).__name__}; JSON names fields by strings.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("holds half of a surrogate pair, which is no text.") from error
+    return str(value)
 
 
 def payload_text(item: str, payload: dict | None) -> str:
     """A payload as JSON.
 
     Raises:
-        ValueError: for what JSON cannot hold, or too much of it, naming the item.
+        ValueError: for what `plain_payload` refuses, or too much of it, naming the item.
     """
-    payload = require_dict(item, payload)
-    try:
-        text = json.dumps(payload, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The payload of {item!r:.60} cannot be written as JSON: {error}.") from error
+    text = json.dumps(plain_payload(item, payload), ensure_ascii=False)
     if len(text.encode()) > PAYLOAD_BYTES:
         raise ValueError(f"The payload of {item!r:.60} is larger than {PAYLOAD_BYTES} bytes: store where it lies.")
     return text
@@ -311,9 +458,13 @@ __all__ = [
     "Added",
     "Hit",
     "VectorIndex",
+    "check_vectors",
     "checked_id",
     "is_database",
+    "locked",
     "payload_text",
-    "require_dict",
+    "plain_payload",
+    "plain_value",
     "require_same",
+    "vector_faults",
 ]

@@ -96,7 +96,7 @@ def test_objects_are_kept_in_memory_and_saved_without(index, tmp_path):
     thing = object()
     index.add("image", ["object", "path"], unit(2, seed=6), [{"image": thing, "n": 1}, {"image": Path("a.png")}])
     assert index.search(unit(2, seed=6), 1, "image", {"n": 1})[0][0].payload["image"] is thing
-    with pytest.warns(UserWarning, match="1 pictures were given as objects"):
+    with pytest.warns(UserWarning, match="1 images were given as objects"):
         index.save(tmp_path / "index")
     hits = RetrievalIndex.load(tmp_path / "index").search(unit(2, seed=6), 1, "image")
     assert [(hit[0].id, hit[0].payload) for hit in hits] == [("object", {"n": 1}), ("path", {"image": "a.png"})]

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from ..payload_filters import Condition
+from ..retrieval_index import MEMORY
 from ..saved_index import SavedIndex
-from ..vector_index import KINDS, Hit
+from ..vector_index import KINDS, Hit, locked
 from .faiss_part import FaissPart
 from .search_effort import EF_SEARCH, NPROBE
 
@@ -50,13 +51,16 @@ class FaissIndex(SavedIndex):
 
     # -- change and search ------------------------------------------------------------------------------------------
     @property
+    @locked
     def tombstones(self) -> int:
         """Removed candidates that still take memory."""
         return sum(part.tombstones for part in self._parts.values())
 
+    @locked
     def count(self, kind: str | None = None) -> int:
         return sum(len(self._parts[one]) for one in (KINDS if kind is None else (kind,)))
 
+    @locked
     def train(self, kind: str, vectors: np.ndarray) -> None:
         """Fits an inverted file of a kind to a sample `(sample, width)` of its vectors, before the first `add`.
 
@@ -67,10 +71,12 @@ class FaissIndex(SavedIndex):
             raise ValueError(f"There are {kind}s in the index already: train before the first is added.")
         self._parts[kind].train(self._unit(vectors))
 
+    @locked
     def needs_training(self, kind: str) -> bool:
         """Whether an inverted file of a kind is yet to be fitted to vectors."""
         return not self._parts[kind].index.is_trained
 
+    @locked
     def tune(self, ef_search: int | None = None, nprobe: int | None = None) -> None:
         """Changes how far an approximate search looks."""
         self.ef_search, self.nprobe = ef_search or self.ef_search, nprobe or self.nprobe
@@ -122,6 +128,11 @@ class FaissIndex(SavedIndex):
             "nprobe": self.nprobe,
             "counts": {kind: len(part) for kind, part in self._parts.items()},
         }
+
+    @classmethod
+    def _require_own(cls, folder: Path, about: dict) -> None:
+        if about.get("factory") == MEMORY:
+            raise ValueError(f"The index in {folder} is searched without FAISS: open it by `open_index`.")
 
     @classmethod
     def _read(cls, folder: Path, about: dict) -> FaissIndex:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..index_folder import CheckedFile
 from ..payload_filters import Condition, matches
+from ..vector_index import check_vectors, checked_id, payload_text
 
 try:
     import faiss
@@ -16,7 +18,11 @@ except ImportError as error:
 
 # Where fewer than this share of the candidates match a filter, a graph is not walked: their vectors are compared.
 _FEW = 0.1
+# How many times the hits an index of codes brings, for the whole vectors to rank.
+_REFINED = 10
 _SELECTORS_KEPT = 8
+# When an index is read, so many of its codes are decoded; they give vectors back whose lengths are only about 1.
+_DECODED, _LONGEST = 2048, 1.6
 
 
 class FaissPart:
@@ -57,6 +63,8 @@ class FaissPart:
             self._stored, base = faiss.downcast_index(inner.refine_index), faiss.downcast_index(inner.base_index)
         elif isinstance(inner, faiss.IndexHNSW):
             self._stored = faiss.downcast_index(inner.storage)
+            if isinstance(self._stored, faiss.IndexPQ):  # which takes no selector
+                self._stored = None
         if not isinstance(base, (faiss.IndexFlat, faiss.IndexHNSW, faiss.IndexIVF)):
             raise ValueError(f"{self.factory!r} is none of Flat, HNSW and IVF, with what may stand before and after.")
         self._inner = inner
@@ -64,7 +72,7 @@ class FaissPart:
         if self.exact:
             self._stored = inner
         self._numbered = isinstance(inner, faiss.IndexIVF)  # keeps row numbers, may have gaps
-        self._selectors: dict[tuple[Condition, ...], tuple] = {}
+        self._selectors: dict[str, tuple] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -167,34 +175,56 @@ class FaissPart:
     # -- search -----------------------------------------------------------------------------------------------------
     def search(self, vectors: np.ndarray, top_k: int, where: tuple[Condition, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows, both `(queries, at most top_k)`, best first; row -1 where there is no more."""
-        top_k = min(top_k, len(self.rows))
         if not where and not self.tombstones:
             selector, count = None, len(self.rows)
         else:
             selector, count = self._selector(where)
-        if not min(top_k, count):
+        top_k = min(top_k, count)
+        if not top_k:
             return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
         if self._before is not None:
             for place in range(self._before.chain.size()):
                 vectors = self._before.chain.at(place).apply(vectors)
-        few = count < _FEW * len(self.rows)
-        if self.exact or (few and self._stored is not None):
-            parameters = None if selector is None else faiss.SearchParameters(sel=selector)
-            return self._stored.search(vectors, min(top_k, count), params=parameters)
-        return self._inner.search(vectors, min(top_k, count), params=self._parameters(self._inner, selector, few))
+        # Of all rows: a walk goes through the tombstones too.
+        share = count / self.index.ntotal
+        if self.exact or share < _FEW:
+            return self._look_at_all(vectors, top_k, selector)
+        scores, rows = self._inner.search(
+            vectors, top_k, params=self._parameters(self._inner, selector, self.nprobe, top_k, share)
+        )
+        short = np.flatnonzero((rows < 0).any(axis=1))
+        if len(short):  # the walk ended, or its cells held too few
+            scores[short], rows[short] = self._look_at_all(vectors[short], top_k, selector)
+        return scores, rows
 
-    def _parameters(self, index: faiss.Index, selector: faiss.IDSelector | None, few: bool):
+    def _look_at_all(
+        self, vectors: np.ndarray, top_k: int, selector: faiss.IDSelector | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._stored is not None:
+            parameters = None if selector is None else faiss.SearchParameters(sel=selector)
+            return self._stored.search(vectors, top_k, params=parameters)
+        nprobe = self._inner.nlist if self._numbered else 0
+        parameters = self._parameters(self._inner, selector, nprobe, top_k, 1 / self.index.ntotal)
+        return self._inner.search(vectors, top_k, params=parameters)
+
+    def _parameters(
+        self, index: faiss.Index, selector: faiss.IDSelector | None, nprobe: int, top_k: int, share: float
+    ) -> faiss.SearchParameters:
         if isinstance(index, faiss.IndexRefine):
-            base = self._parameters(faiss.downcast_index(index.base_index), selector, few)
-            return faiss.IndexRefineSearchParameters(k_factor=10, base_index_params=base)
+            inner = faiss.downcast_index(index.base_index)
+            base = self._parameters(inner, selector, nprobe, _REFINED * top_k, share)
+            return faiss.IndexRefineSearchParameters(k_factor=_REFINED, base_index_params=base)
         if isinstance(index, faiss.IndexIVF):
-            return faiss.SearchParametersIVF(sel=selector, nprobe=index.nlist if few else self.nprobe)
+            return faiss.SearchParametersIVF(sel=selector, nprobe=nprobe)
         if isinstance(index, faiss.IndexHNSW):
-            return faiss.SearchParametersHNSW(sel=selector, efSearch=self.ef_search)
+            # What the selector refuses takes a place in view as well.
+            wanted = int(np.ceil(max(self.ef_search, top_k) / share))
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=wanted if share < 1 else self.ef_search)
         return faiss.SearchParameters(sel=selector)
 
     def _selector(self, where: tuple[Condition, ...]) -> tuple[faiss.IDSelector, int]:
-        if where not in self._selectors:
+        name = repr(where)  # in which 1, 1.0 and True differ
+        if name not in self._selectors:
             if where:
                 texts = self.payloads
                 chosen = [text is not None and matches(json.loads(text), where) for text in texts]
@@ -203,14 +233,16 @@ class FaissPart:
             bits = np.packbits(np.array(chosen, bool), bitorder="little")
             while len(self._selectors) >= _SELECTORS_KEPT:
                 self._selectors.pop(next(iter(self._selectors)))
-            self._selectors[where] = (faiss.IDSelectorBitmap(bits), sum(chosen))
-        return self._selectors[where]
+            self._selectors[name] = (faiss.IDSelectorBitmap(bits), sum(chosen))
+        return self._selectors[name]
 
     # -- files ------------------------------------------------------------------------------------------------------
     def write(self, folder: Path, name: str) -> None:
         """Writes `NAME.faiss` and `NAME.jsonl`, one line a row."""
-        faiss.write_index(self.index, str(folder / f"{name}.faiss"))
-        with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as file:
+        # FAISS' own writer does not notice when its last bytes do not reach the disk.
+        with CheckedFile(folder / f"{name}.faiss") as file:
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
+        with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
             for item, payload in zip(self.ids, self.payloads, strict=True):
                 # The payload is JSON already.
                 file.write("null\n" if item is None else f"[{json.dumps(item, ensure_ascii=False)}, {payload}]\n")
@@ -220,24 +252,62 @@ class FaissPart:
         """Reads what `write` wrote.
 
         Raises:
-            ValueError: when the two files do not agree.
+            ValueError: when the two files do not agree, or hold what no `add` can have stored.
         """
         part = cls(factory, width, ef_search, nprobe)
+        made = part.index
         part._take(faiss.read_index(str(folder / f"{name}.faiss")))
-        with open(folder / f"{name}.jsonl", encoding="utf-8") as file:
+        if _kinds(made) != _kinds(part.index):
+            raise ValueError(f"{name}.faiss is no {factory!r} of {width} numbers by inner product")
+        with open(folder / f"{name}.jsonl", encoding="utf-8", newline="\n") as file:
             for row, line in enumerate(file):
                 record = json.loads(line)
-                item = record and record[0]
+                item = None if record is None else checked_id(record[0])
+                if item in part.rows:
+                    raise ValueError(f"{name} {item!r:.60} is there twice")
                 part.ids.append(item)
-                part.payloads.append(record and json.dumps(record[1], ensure_ascii=False))
+                part.payloads.append(None if item is None else payload_text(item, record[1]))
                 if item is not None:
                     part.rows[item] = row
         highest = len(part.ids) if part._numbered else part.index.ntotal
-        if part.index.d != width or len(part.ids) != highest or part.tombstones < 0:
-            raise ValueError(
-                f"{name}.faiss and {name}.jsonl in {folder} do not belong together; build the index again."
-            )
+        if len(part.ids) != highest or part.tombstones < 0:
+            raise ValueError(f"{name}.faiss and {name}.jsonl do not belong together")
+        part._check_vectors()
         return part
+
+    def _check_vectors(self) -> None:
+        """Refuses vectors that no `add` can have stored: each where they are whole, a sample of those in codes."""
+        inner, cells = self._inner, ()
+        if self._numbered:
+            lists = inner.invlists
+            cells = [(cell, lists.list_size(cell)) for cell in range(inner.nlist) if lists.list_size(cell)]
+            for cell, size in cells:
+                rows = faiss.rev_swig_ptr(lists.get_ids(cell), size)
+                if rows.min() < 0 or rows.max() >= len(self.ids):
+                    raise ValueError("a cell holds rows that nothing names")
+        if self._before is None and isinstance(self._stored, faiss.IndexFlat):
+            if self._stored.ntotal:
+                flat = faiss.rev_swig_ptr(self._stored.get_xb(), self._stored.ntotal * self._stored.d)
+                check_vectors(flat.reshape(-1, self._stored.d), self._stored.d)
+        elif self._before is None and isinstance(inner, faiss.IndexIVFFlat):
+            for cell, size in cells:
+                codes = faiss.rev_swig_ptr(lists.get_codes(cell), size * inner.code_size)
+                check_vectors(codes.view(np.float32).reshape(size, inner.d), inner.d)
+        else:
+            count = min(self.index.ntotal, _DECODED)
+            alive = [row for row, item in enumerate(self.ids[:count]) if item is not None]
+            decoded = self.index.reconstruct_n(0, count)[alive] if alive else np.empty((0, 1))
+            lengths = np.linalg.norm(decoded, axis=1)
+            if not (lengths <= _LONGEST).all():
+                raise ValueError(f"its codes give vectors of length {lengths.max():.4g}")
+
+
+def _kinds(index: faiss.Index) -> list:
+    """What an index is made of, as far as its factory's description says."""
+    index = faiss.downcast_index(index)
+    parts = [getattr(index, name, None) for name in ("base_index", "refine_index", "index", "storage")]
+    inner = [kind for part in parts if part is not None for kind in _kinds(part)]
+    return [type(index).__name__.removesuffix("IP"), index.d, index.metric_type, *inner]
 
 
 __all__ = ["FaissPart"]

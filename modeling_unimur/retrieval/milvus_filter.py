@@ -6,11 +6,16 @@ import json
 
 from ..payload_filters import Condition
 
+# All others stand for themselves.
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SIGNS = {"in": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 def milvus_expression(where: tuple[Condition, ...]) -> str:
-    """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions."""
+    """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions.
+
+    It may hold for more than `payload_filters.matches` says: milvus-lite takes booleans for numbers.
+    """
     parts = []
     for key, name, values in where:
         # Membership is spelled out: milvus-lite knows `in` for plain fields only.
@@ -21,7 +26,11 @@ def milvus_expression(where: tuple[Condition, ...]) -> str:
 
 
 def _quoted(value: str | float | bool) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str):
+        return '"' + "".join(_ESCAPES.get(sign, sign) for sign in value) + '"'
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = float(value)
+    return json.dumps(value)
 
 
 __all__ = ["milvus_expression"]

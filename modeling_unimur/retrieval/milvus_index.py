@@ -7,12 +7,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
-from ..payload_filters import Condition
-from ..vector_index import ID_BYTES, KINDS, Hit, VectorIndex, require_same
+from ..payload_filters import Condition, matches
+from ..vector_index import ID_BYTES, KINDS, Hit, VectorIndex, locked, require_same
+from .milvus_file import MilvusFile
 from .milvus_filter import milvus_expression
 from .search_effort import EF_SEARCH, NPROBE
 
@@ -50,8 +50,10 @@ class MilvusIndex(VectorIndex):
         ef_search: int,
         nprobe: int,
         read_only: bool,
+        file: MilvusFile | None = None,
     ):
         super().__init__(width, model)
+        self._file, self._closed = file, False
         self._client, self.collection, self.factory, self.read_only = client, collection, factory, read_only
         index_type, _ = _milvus_index(factory)
         effort = {"ef": ef_search} if index_type == "HNSW" else {"nprobe": nprobe} if "IVF" in index_type else {}
@@ -77,7 +79,8 @@ class MilvusIndex(VectorIndex):
             uri: a file `*.db`, or a server's address.
             width, model: of the vectors. A new index needs them; an existing one must have them.
             index: `"Flat"` (exact), `"HNSW32"`, `"IVF1024,Flat"`, `"IVF1024,SQ8"` or `"IVF1024,PQ48"`, of a new one.
-            read_only: refuses changes through this object. A file has one process at a time all the same.
+            read_only: refuses changes through this object. A file has one process at a time all the same. It is
+                served on a socket in a folder that only this user may enter, not on a port.
             collection: its name in the database.
             token: `"user:password"` or a key, where the server wants one.
             timeout: seconds until a server must have answered.
@@ -89,8 +92,10 @@ class MilvusIndex(VectorIndex):
             BlockingIOError: another process has the file.
             ConnectionError: no server answers.
         """
-        client = _connect(uri, token, timeout)
+        file = MilvusFile.open(uri) if uri.endswith(".db") else None
+        client = None
         try:
+            client = _connect(uri if file is None else file.address, token, timeout)
             if client.has_collection(_about(collection)):
                 client.load_collection(_about(collection))
                 client.load_collection(collection)
@@ -111,10 +116,21 @@ class MilvusIndex(VectorIndex):
                 VectorIndex.__init__(cls.__new__(cls), width, model)  # checks them before anything is made
                 _create(client, collection, about)
             return cls(
-                client, collection, about["width"], about["model"], about["factory"], ef_search, nprobe, read_only
+                client,
+                collection,
+                about["width"],
+                about["model"],
+                about["factory"],
+                ef_search,
+                nprobe,
+                read_only,
+                file,
             )
         except BaseException:
-            client.close()
+            if client is not None:
+                client.close()
+            if file is not None:
+                file.release()
             raise
 
     # -- change -----------------------------------------------------------------------------------------------------
@@ -161,36 +177,58 @@ class MilvusIndex(VectorIndex):
             filters.append(milvus_expression(where))
         found: list[list[Hit]] = []
         for part in self._parts(vectors):
+            found += self._ask(vectors[part], top_k, " and ".join(filters), where)
+        return found
+
+    def _ask(self, vectors: np.ndarray, top_k: int, expression: str, where: tuple[Condition, ...]) -> list[list[Hit]]:
+        limit = top_k
+        while True:
             answers = self._client.search(
                 self.collection,
-                data=list(vectors[part]),
-                limit=top_k,
-                filter=" and ".join(filters),
+                data=list(vectors),
+                limit=limit,
+                filter=expression,
                 output_fields=["item", "kind", "payload"],
                 search_params=self._effort,
             )
+            found = []
             for answer in answers:
                 entities = [(hit["entity"], hit["distance"]) for hit in answer]
-                found.append([Hit(e["item"], score, e["kind"], e["payload"]) for e, score in entities])
-        return found
+                hits = [Hit(e["item"], score, e["kind"], e["payload"]) for e, score in entities]
+                found.append([hit for hit in hits if matches(hit.payload, where)][:top_k])
+            # Some that were found do not match, and more may.
+            short = any(
+                len(hits) < top_k and len(answer) == limit for hits, answer in zip(found, answers, strict=True)
+            )
+            if not short or limit == MAX_TOP_K:
+                return found
+            limit = min(MAX_TOP_K, 8 * limit)
 
+    @locked
     def count(self, kind: str | None = None) -> int:
         condition = "" if kind is None else f'kind == "{kind}"'
         return self._client.query(self.collection, filter=condition, output_fields=["count(*)"])[0]["count(*)"]
 
     # -- files ------------------------------------------------------------------------------------------------------
+    @locked
     def save(self) -> None:
         """Flushes; Milvus writes its own log ahead, and what `add` returned from is in it."""
         self._client.flush(self.collection)
 
+    @locked
     def drop(self) -> None:
         """Deletes the index with all its candidates."""
         self._require_writer()
         for name in (self.collection, _about(self.collection)):
             self._client.drop_collection(name)
 
+    @locked
     def close(self) -> None:
-        self._client.close()
+        if not self._closed:
+            self._closed = True
+            self._client.close()
+            if self._file is not None:
+                self._file.release()
 
 
 def _key(kind: str, item: str) -> str:
@@ -215,39 +253,16 @@ def _milvus_index(factory: str) -> tuple[str, dict[str, int]]:
 
 
 def _connect(uri: str, token: str | None, timeout: float) -> MilvusClient:
-    address = uri if "://" in uri or uri.endswith(".db") else f"http://{uri}"
+    address = uri if "://" in uri or uri.startswith("unix:") else f"http://{uri}"
     logger = logging.getLogger("pymilvus")
     level = logger.level
     try:
         logger.setLevel(logging.CRITICAL)  # what it would log is in the error
         return MilvusClient(uri=address, token=token or "", timeout=timeout)
     except MilvusException as error:
-        if not uri.endswith(".db"):
-            raise ConnectionError(f"No Milvus answers at {uri}: {error.message}. Is the server up?") from error
-        if isinstance(error.__cause__, ImportError):
-            raise ImportError(f"{uri} is opened by milvus-lite: `pip install unimur[milvus]`.") from error
-        if _locked(Path(uri) / "LOCK"):
-            raise BlockingIOError(
-                f"Another process has {uri} open; a file has one process at a time. Wait until it closes it, or run a "
-                "Milvus server."
-            ) from error
-        raise ValueError(f"Milvus cannot open {uri}: {error.message}.") from error
+        raise ConnectionError(f"No Milvus answers at {uri}: {error.message}. Is the server up?") from error
     finally:
         logger.setLevel(level)
-
-
-def _locked(path: Path) -> bool:
-    """Whether somebody holds milvus-lite's lock: its error does not say so."""
-    try:
-        import fcntl
-
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except (ImportError, OSError):  # Windows; no lock file
-        pass
-    return False
 
 
 def _create(client: MilvusClient, collection: str, about: dict) -> None:

@@ -120,3 +120,38 @@ def test_missing_library_names_its_extra(module, extra, uri, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert f"`pip install unimur[{extra}]`" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("factory", ["HNSW16", "HNSW16,SQ8", "PCA24,HNSW16", "IVF8,Flat", "IVF8,SQ8,RFlat"])
+@pytest.mark.parametrize("left", [1, 5, 40, 400])
+def test_what_is_left_is_found_before_it_is_saved(factory, left):
+    index = FaissIndex(32, "tiny@1", factory, ef_search=16, nprobe=1)
+    if not index._parts["text"].index.is_trained:
+        index.train("text", CLOUD[:400])
+    index.add("text", IDS, CLOUD, [{"last": n >= 3000 - left} for n in range(3000)])
+    marked = index.search(QUERIES, 10, where={"last": True})
+    index.remove("text", IDS[:-left])
+    assert index.tombstones == 3000 - left
+    for hits in (marked, index.search(QUERIES, 10)):
+        assert all(len({hit.id for hit in row}) == min(10, left) for row in hits)
+        assert all(int(hit.id[1:]) >= 3000 - left for row in hits for hit in row)
+    if "PCA" not in factory and "IVF" not in factory:
+        assert recall(index, min(10, left), slice(3000 - left, None)) >= 0.97
+
+
+def test_codes_that_take_no_selector():
+    """FAISS' product quantizer cannot be told which rows to look at: its graph is walked through."""
+    index = FaissIndex(32, "tiny@1", "HNSW16_PQ4x4")
+    index.add("text", IDS[:300], CLOUD[:300])
+    index.remove("text", IDS[:297])
+    assert [{hit.id for hit in hits} for hits in index.search(QUERIES[:8], 5)] == [set(IDS[297:300])] * 8
+
+
+def test_replaced_over_and_over():
+    """Each replacement leaves a tombstone."""
+    index = FaissIndex(32, "tiny@1", "HNSW16")
+    for _ in range(20):
+        index.add("text", IDS[:50], CLOUD[:50])
+    assert index.tombstones == 19 * 50
+    assert [hits[0].id for hits in index.search(CLOUD[:50], 1)] == IDS[:50]
+    assert len(index.search(CLOUD[:1], 60)[0]) == 50
