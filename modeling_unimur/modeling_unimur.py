@@ -141,7 +141,12 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         """Raises when candidate texts are queries: `processor(text=...)` reads them with the other tokenizer."""
         ret = self.config.ret_token_ids
         text = getattr(self.config.clip_config, "text_config", None)
-        if not ret or self.clip is None or torch.compiler.is_compiling() or ret[-1] == getattr(text, "eos_token_id", None):
+        if (
+            not ret
+            or self.clip is None
+            or torch.compiler.is_compiling()
+            or ret[-1] == getattr(text, "eos_token_id", None)
+        ):
             return
         if input_ids.shape[1] and bool((input_ids[:, -1] == ret[-1]).all()):
             raise ValueError(
