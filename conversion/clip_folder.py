@@ -217,8 +217,8 @@ def save_clip_folder(
 
 def clip_card(licence: str, title: str, note: str) -> str:
     """A card for a converted CLIP."""
-    lines = ["---", f"license: {licence}", "library_name: transformers", "---", f"# {title}", "", note, ""]
-    return "\n".join(lines)
+    metadata = [f"license: {licence}", "library_name: transformers", "pipeline_tag: zero-shot-image-classification"]
+    return "\n".join(["---", *metadata, "---", f"# {title}", "", note, ""])
 
 
 @torch.no_grad()

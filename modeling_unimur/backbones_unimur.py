@@ -159,6 +159,7 @@ class BackbonesMixin:
         clip_revision: "str | None" = None,
         dtype="auto",
         hub_arguments: "dict | None" = None,
+        language_model_arguments: "dict | None" = None,
         **config_arguments,
     ):
         """Joins two pretrained models by untrained heads.
@@ -173,6 +174,8 @@ class BackbonesMixin:
             dtype: of the backbones, "auto" for those of their checkpoints, or a dictionary as `from_pretrained` takes
                 it; the heads are float32 unless that names them.
             hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
+            language_model_arguments (`dict`, *optional*): further arguments of the language model's
+                `from_pretrained`, such as `quantization_config`.
             config_arguments: further arguments of [`UniMuRConfig`].
 
         Returns:
@@ -180,7 +183,12 @@ class BackbonesMixin:
         """
         hub, dtypes = hub_arguments or {}, _part_dtypes(dtype)
         text, text_commit = _load_part(
-            "text", language_model, language_model_revision, dtype=dtypes["language_model"], **hub
+            "text",
+            language_model,
+            language_model_revision,
+            dtype=dtypes["language_model"],
+            **(language_model_arguments or {}),
+            **hub,
         )
         dual = clip_commit = None
         if clip is not None:

@@ -6,12 +6,14 @@ import warnings
 from collections import OrderedDict
 from functools import partial
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 
 from .image_loading import image_bytes, load_image, source_name
 from .messages_unimur import is_message, read_conversation
 from .readout_unimur import FrozenReader
+from .thread_lock import ThreadLock
 
 # About ten chats of a thousand tokens with a language model of 135 million parameters; one with 6.7 billion.
 DEFAULT_BYTES = 512 * 2**20
@@ -30,8 +32,17 @@ class _Kept:
         return sum(state.nbytes for layer in self.layers for state in layer)
 
 
+class ReadChat(NamedTuple):
+    """A dialogue that is read and not run yet: its tokens, and key and features of each picture in them."""
+
+    tokens: "list[int]"
+    pictures: list
+    owner: "str | None"
+
+
 class ChatCache:
-    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended.
+    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended. Several threads may
+    use it; they wait for one another. A copy of it begins empty.
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
@@ -43,6 +54,10 @@ class ChatCache:
         self._chats: list[_Kept] = []  # the one used last stands last
         self._pictures: OrderedDict = OrderedDict()
         self._works: bool | None = None
+        self._lock = ThreadLock()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_chats": [], "_pictures": OrderedDict()}
 
     def __len__(self) -> int:
         return len(self._chats)
@@ -54,8 +69,9 @@ class ChatCache:
 
     def clear(self) -> None:
         """Forgets everything, as it must when the model's weights change."""
-        self._chats, self._works = [], None
-        self._pictures.clear()
+        with self._lock:
+            self._chats, self._works = [], None
+            self._pictures.clear()
 
     def takes(self, conversation) -> bool:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
@@ -67,21 +83,25 @@ class ChatCache:
     @property
     def works(self) -> bool:
         """Whether the language model gives the same numbers from a cache; found out once, by trying."""
-        if self._works is None:
-            reader = FrozenReader(self.model.language_model, self.model.config.ret_layers)
-            self._works = reader.joins_caches
-            if self._works:
-                try:
-                    self._works, reason = self._agrees(), "its cached and its plain result differ"
-                except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-                    self._works, reason = False, str(error).split("\n")[0]
-                if not self._works:
-                    warnings.warn(
-                        f"{type(self.model.language_model).__name__} cannot go on from a chat's cache ({reason}): "
-                        "each turn runs anew; the same numbers, slower.",
-                        stacklevel=2,
-                    )
-        return self._works
+        with self._lock:
+            if self._works is None:
+                self._works = self._tried()
+            return self._works
+
+    def _tried(self) -> bool:
+        if not FrozenReader(self.model.language_model, self.model.config.ret_layers).joins_caches:
+            return False
+        try:
+            works, reason = self._agrees(), "its cached and its plain result differ"
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            works, reason = False, str(error).split("\n")[0]
+        if not works:
+            warnings.warn(
+                f"{type(self.model.language_model).__name__} cannot go on from a chat's cache ({reason}): "
+                "each turn runs anew; the same numbers, slower.",
+                stacklevel=3,
+            )
+        return works
 
     @torch.inference_mode()
     def _agrees(self) -> bool:
@@ -92,7 +112,6 @@ class ChatCache:
         cached, _ = self._extend(layers, row[5:], None)
         return float((plain * cached).sum()) > self.model._least_cosine()
 
-    @torch.inference_mode()
     def embed(
         self,
         conversation,
@@ -113,11 +132,31 @@ class ChatCache:
         Raises:
             ValueError, FileNotFoundError: as `process_queries`.
         """
+        return self.run(self.read(conversation, max_length, allow_urls, owner))
+
+    def read(
+        self,
+        conversation,
+        max_length: "int | None" = None,
+        allow_urls: "bool | None" = None,
+        owner: "str | None" = None,
+        where: str = "The dialogue",
+    ) -> ReadChat:
+        """The first half of `embed`, with its arguments; errors call the dialogue `where`."""
         allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
-        load = partial(self._picture, owner=owner)
-        messages, pictures = read_conversation(conversation, "The dialogue", allow_urls, load=load)
-        data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
-        tokens, pictures = data["input_ids"][0], pictures[lost:]
+        with self._lock:
+            load = partial(self._picture, owner=owner)
+            messages, pictures = read_conversation(conversation, where, allow_urls, load=load)
+            data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
+        return ReadChat(data["input_ids"][0], pictures[lost:], owner)
+
+    @torch.inference_mode()
+    def run(self, chat: ReadChat) -> torch.Tensor:
+        """The second half of `embed`: what follows a kept context is run, and the longer context is kept."""
+        with self._lock:
+            return self._run(*chat)
+
+    def _run(self, tokens: "list[int]", pictures: list, owner: "str | None") -> torch.Tensor:
         body = len(tokens) - self.processor._suffix_length
         places = self._places(tokens[:body], [key for key, _ in pictures])
         kept, common = self._longest(places, owner)
@@ -168,6 +207,7 @@ class ChatCache:
             self._chats.pop(0)
 
     # -- pictures ---------------------------------------------------------------------------------------------------
+    @torch.inference_mode()
     def _picture(self, source, allow_urls: bool, owner: "str | None" = None) -> tuple:
         """A picture's key and what the language model reads of it `(visual_width,)`, computed once."""
         is_encoded = isinstance(source, (str, os.PathLike, bytes))
@@ -191,4 +231,4 @@ def _image_key(content) -> tuple:
     return content.size, hashlib.sha256(content.tobytes()).digest()
 
 
-__all__ = ["DEFAULT_BYTES", "ChatCache"]
+__all__ = ["DEFAULT_BYTES", "ChatCache", "ReadChat"]

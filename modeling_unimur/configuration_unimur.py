@@ -145,9 +145,8 @@ class UniMuRConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):
-        """As transformers has it, but the `dtype` that AutoModel is called with stays an argument of the model, which
-        tells it apart from the one in the file. Older versions of transformers hand it on in the configuration alone.
-        """
+        """Keeps a `dtype` that [`AutoModel`] was called with as an argument of the model, apart from the file's own.
+        Older versions of transformers pass it in the configuration alone."""
         if not kwargs.get("return_unused_kwargs"):
             return super().from_dict(config_dict, **kwargs)
         named = {key: kwargs.pop(key) for key in ("dtype", "torch_dtype") if key in kwargs}

@@ -7,6 +7,10 @@ from .configuration_unimur import _PIPELINES, _sub_config
 FUSIONS = ("sum", "image", "caption", "concat")
 
 
+# Kinds of models that are an encoder of UniVL-DR as they stand.
+DUAL_ENCODERS = ("clip", "siglip", "siglip2", "open_clip")
+
+
 class UniVLDRConfig(PreTrainedConfig):
     """One dual encoder for queries, texts and captioned pictures (Liu et al., ICLR 2023).
 
@@ -61,4 +65,4 @@ class UniVLDRConfig(PreTrainedConfig):
         return self.clip_config.vision_config.hidden_size  # SigLIP has no projection
 
 
-__all__ = ["FUSIONS", "UniVLDRConfig"]
+__all__ = ["DUAL_ENCODERS", "FUSIONS", "UniVLDRConfig"]

@@ -95,7 +95,7 @@ def _parts(content, where: str) -> list:
 def _load(source, where: str, allow_urls: bool, load):
     try:
         return load(source, allow_urls=allow_urls)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
         raise kind(f"{where}: {error}") from error
 

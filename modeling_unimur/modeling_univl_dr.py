@@ -9,9 +9,9 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .backbones_unimur import _load_part, _pooler_output
+from .backbones_unimur import _HUB_ARGUMENTS, _load_part, _pooler_output
 from .configuration_open_clip import OpenCLIPConfig
-from .configuration_univl_dr import UniVLDRConfig
+from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
 from .fusion_univl_dr import DocumentFusion
 from .loading_unimur import CompleteLoadingMixin
 from .loss_univl_dr import candidate_losses, gather_documents
@@ -82,6 +82,28 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     @property
     def _is_open_clip(self) -> bool:
         return self.config.clip_config.model_type == OpenCLIPConfig.model_type
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Loads a UniVL-DR, or a `clip`, `siglip`, `siglip2` or open_clip model as the whole encoder, which is what
+        the released checkpoints of UniVL-DR are.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder.
+            kwargs: those of `PreTrainedModel.from_pretrained`.
+        """
+        hub = {key: kwargs[key] for key in (*_HUB_ARGUMENTS, "revision", "subfolder") if key in kwargs}
+        found = kwargs.get("config") or cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)[0]
+        found = found.get("model_type") if isinstance(found, dict) else found.model_type
+        if found not in DUAL_ENCODERS:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if kwargs.keys() - {*hub, "dtype"} or "subfolder" in hub:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is a dual encoder: pass further arguments to from_backbones."
+            )
+        revision, dtype = hub.pop("revision", None), kwargs.get("dtype", "auto")
+        source = pretrained_model_name_or_path
+        return cls.from_backbones(source, clip_revision=revision, dtype=dtype, hub_arguments=hub)
 
     @classmethod
     def from_backbones(

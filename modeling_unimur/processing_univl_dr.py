@@ -4,6 +4,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import Unpack
 
+from .configuration_univl_dr import DUAL_ENCODERS
 from .fingerprint import FingerprintMixin
 from .messages_unimur import is_conversation, read_conversation
 from .processing_unimur import UniMuRProcessor, UniMuRProcessorKwargs, as_batch, sort_options
@@ -212,8 +213,15 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
     # -- files ------------------------------------------------------------------------------------------------------
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
-        """Loads a processor; `allow_urls` sets that attribute, which no file can."""
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        """Loads a processor, or that of a `clip`, `siglip`, `siglip2` or open_clip model; `allow_urls` sets that
+        attribute, which no file can."""
+        hub = {key: kwargs[key] for key in ("token", "cache_dir", "local_files_only", "revision") if key in kwargs}
+        about, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
+        if about.get("model_type") in DUAL_ENCODERS:
+            arguments = {("clip_revision" if key == "revision" else key): value for key, value in kwargs.items()}
+            processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
+        else:
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         processor.allow_urls = allow_urls
         return processor
 

@@ -97,6 +97,21 @@ def like_rows(
     return parts
 
 
+def cache_argument(decoder: nn.Module) -> str:
+    """The name under which a decoder's `forward` takes a key-value cache.
+
+    transformers 5.24 renamed `past_key_values` to `cache` and drops the old name in 5.40; custom decoders keep the
+    name that they were written with.
+    """
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def cache_of(output) -> "DynamicCache | None":
+    """The key-value cache in a decoder's output, under the new or the old name."""
+    # As of a plain dictionary: asking the output itself for the old name warns.
+    return dict.get(output, "cache", dict.get(output, "past_key_values"))
+
+
 class FrozenReader:
     """Runs a causal language model's decoder on input vectors.
 
@@ -113,10 +128,29 @@ class FrozenReader:
         self._positions = "position_ids" in parameters or any(
             p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()
         )
+        self._cache = cache_argument(self.decoder)
 
-    def _run(self, embeds, mask, positions, **kwargs):
+    def run(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        cache: "DynamicCache | None" = None,
+        **kwargs,
+    ):
+        """The decoder's output for input vectors; the cache and the positions go in under the names that it takes.
+
+        Args:
+            embeds (`torch.Tensor` of shape `(batch, tokens, width)`): input vectors.
+            mask (`torch.Tensor`): attention mask, over the cache and the input vectors.
+            positions (`torch.Tensor` of shape `(batch, tokens)`): positions of the input vectors.
+            cache (`DynamicCache`, *optional*): keys and values of what stands before.
+            kwargs: further arguments of the decoder.
+        """
         if self._positions:  # models with ALiBi have none
             kwargs["position_ids"] = positions
+        if cache is not None:
+            kwargs[self._cache] = cache
         with _quick_backward(self.decoder.config, embeds):
             return self.decoder(inputs_embeds=embeds, attention_mask=mask, return_dict=True, **kwargs)
 
@@ -131,15 +165,15 @@ class FrozenReader:
         """Last hidden states and one cache; rows of like length run together, and no padding beyond theirs."""
         parts = like_rows(mask, call_cost=self.call_cost)
         if len(parts) == 1 or not self.joins_caches:
-            out = self._run(prefix, mask, positions, use_cache=True)
-            return out.last_hidden_state, out.past_key_values
+            out = self.run(prefix, mask, positions, use_cache=True)
+            return out.last_hidden_state, cache_of(out)
         batch, cut = mask.shape
         joined: list = []
         for rows in parts:
             width = max(int(mask[rows].sum(dim=1).max()), 1)
-            out = self._run(prefix[rows, -width:], mask[rows, -width:], positions[rows, -width:], use_cache=True)
+            out = self.run(prefix[rows, -width:], mask[rows, -width:], positions[rows, -width:], use_cache=True)
             states = [out.last_hidden_state[:, None]]
-            states += [state for layer in out.past_key_values.layers for state in (layer.keys, layer.values)]
+            states += [state for layer in cache_of(out).layers for state in (layer.keys, layer.values)]
             if not joined:  # zeros at the padding, which the mask hides
                 joined = [state.new_zeros(batch, state.shape[1], cut, state.shape[3]) for state in states]
             for whole, state in zip(joined, states, strict=True):
@@ -185,11 +219,9 @@ class FrozenReader:
         before = layers[0][0].shape[2] if layers else 0
         mask = torch.ones(1, before + rest.shape[1], dtype=torch.long, device=rest.device)
         positions = torch.arange(before, before + rest.shape[1], device=rest.device)[None]
-        out = self._run(
-            rest, mask, positions, past_key_values=cache, use_cache=True, output_hidden_states=self.layers != [-1]
-        )
+        out = self.run(rest, mask, positions, cache, use_cache=True, output_hidden_states=self.layers != [-1])
         read = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
-        longer = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        longer = [(layer.keys, layer.values) for layer in cache_of(out).layers]
         return [state[:, -last:] for state in read], longer
 
     @staticmethod
@@ -231,16 +263,9 @@ class FrozenReader:
             before, positions = [hidden], positions[:, cut:]
         elif states is not None:
             cache, positions = self._cache_of(states), positions[:, states.shape[3] :]
-        out = self._run(
-            rest,
-            mask,
-            positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            output_hidden_states=every_layer,
-        )
+        out = self.run(rest, mask, positions, cache, use_cache=cache is not None, output_hidden_states=every_layer)
         read = [out.last_hidden_state if layer == -1 else out.hidden_states[layer] for layer in self.layers]
         return [state[:, -last:] for state in read], torch.cat([*before, out.last_hidden_state], dim=1)
 
 
-__all__ = ["FrozenReader", "align_right", "like_rows"]
+__all__ = ["FrozenReader", "align_right", "cache_argument", "cache_of", "like_rows"]

@@ -1,17 +1,30 @@
 """Comparing what a search returns."""
 
+from __future__ import annotations
+
+from dataclasses import asdict, is_dataclass
+
 import pytest
+
+# What rounding changes in a score. Candidates that are nearer to each other than that may change places.
+_ROUNDING = 1e-5
 
 
 def assert_same_hits(found: list, expected: list) -> None:
-    """The same items in the same order, with the same scores up to rounding.
+    """The same items with the same scores, in the same order, up to rounding.
 
     One at a time: pytest takes minutes to tell two long nested lists apart.
     """
     assert len(found) == len(expected)
-    for mine, theirs in zip(found, expected, strict=True):
-        assert {**mine, "score": 0} == {**theirs, "score": 0}
-        assert mine["score"] == pytest.approx(theirs["score"], abs=1e-5)
+    left = [asdict(hit) if is_dataclass(hit) else hit for hit in expected]
+    scores = [hit["score"] for hit in left]
+    for hit, score in zip(found, scores, strict=True):
+        mine = asdict(hit) if is_dataclass(hit) else hit
+        assert mine["score"] == pytest.approx(score, abs=_ROUNDING)
+        near = [other for other in left if abs(other["score"] - mine["score"]) <= _ROUNDING]
+        same = [other for other in near if {**other, "score": 0} == {**mine, "score": 0}]
+        assert same, f"{mine} is not one of {near}"
+        left.remove(same[0])
 
 
 def assert_same_answer(found: dict, expected: dict) -> None:
@@ -19,3 +32,10 @@ def assert_same_answer(found: dict, expected: dict) -> None:
     assert found.keys() == expected.keys()
     for kind in expected:
         assert_same_hits(found[kind], expected[kind])
+
+
+def assert_same_answers(found: list, expected: list) -> None:
+    """The same hits of every query."""
+    assert len(found) == len(expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert_same_hits(mine, theirs)

@@ -1,15 +1,18 @@
-"""Every command and every program in README.md, and the commands of the pages in docs/."""
+"""Every command and every program in README.md and on the pages in docs/."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from conversion.assemble_unimur_mini import assemble
 from modeling_unimur.cli.main import build_parser
+from modeling_unimur.releasing.clean_folder import write_model
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,13 +62,45 @@ def test_links_and_pictures_are_there():
     assert not missing
 
 
-def test_programs_run(tmp_path, pictures):
-    language, clip = tiny.language_model(tmp_path / "lm"), tiny.clip(tmp_path / "clip")
-    names = {"MODEL": str(assemble()), "PICTURES": pictures, "LANGUAGE_MODEL": str(language), "CLIP": str(clip)}
+@pytest.fixture(scope="module")
+def names(tmp_path_factory, make_model, pictures) -> dict:
+    """What programs find under each name, by page; other pages have no programs."""
+    work = tmp_path_factory.mktemp("programs")
+    backbones = {"LANGUAGE_MODEL": str(tiny.language_model(work / "lm")), "CLIP": str(tiny.clip(work / "clip"))}
+    write_model(work / "release", *make_model(), heads_only=False)
+    return {
+        "README.md": {"MODEL": str(assemble()), "PICTURES": pictures, **backbones},
+        "api.md": {"MODEL": str(work / "release"), "IMAGES": pictures, **backbones},
+    }
+
+
+# What must hold at the end of a page's programs.
+ENDS = {"README.md": "len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(PICTURES)"}
+WITH_PROGRAMS = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if blocks("python", page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize("page", WITH_PROGRAMS, ids=lambda page: page.name)
+def test_programs_run(page, names, tmp_path):
     programs = [
-        block for block in blocks("python") if "push_to_hub" not in block
+        block for block in blocks("python", page.read_text(encoding="utf-8")) if "push_to_hub" not in block
     ]  # tests/test_push_to_hub.py has those
-    program = "\n".join([*(f"{name} = {value!r}" for name, value in names.items()), *programs])
-    program += "\nassert len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(PICTURES)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    given = (f"{name} = {value!r}" for name, value in names[page.name].items())
+    body = "\n".join([*given, *programs, f"assert {ENDS.get(page.name, True)}"])
+    # Processes that a program starts import it, and do not run it again.
+    program = tmp_path / "program.py"
+    program.write_text(
+        "def main():\n" + textwrap.indent(body, "    ") + "\n\nif __name__ == '__main__':\n    main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]

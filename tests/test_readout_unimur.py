@@ -1,10 +1,15 @@
 """Rows of like length run together: which they are, and that no number changes."""
 
+import warnings
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
+from transformers.utils import generic
 
 from modeling_unimur import readout_unimur
-from modeling_unimur.readout_unimur import FrozenReader, like_rows
+from modeling_unimur.readout_unimur import FrozenReader, cache_argument, cache_of, like_rows
 
 
 def _mask(lengths, width=None):
@@ -57,6 +62,55 @@ def test_sliding_windows_are_not_joined(make_model, tmp_path):
     assert not FrozenReader(model.language_model, [-1]).joins_caches
 
 
+class _OldNames(nn.Module):
+    """A decoder that takes a cache as `past_key_values` alone, as those written before transformers 5.24 do."""
+
+    def __init__(self, decoder):
+        super().__init__()
+        self.decoder, self.config = decoder, decoder.config
+
+    def forward(self, inputs_embeds, attention_mask, position_ids, past_key_values=None, **kwargs):
+        kwargs[cache_argument(self.decoder)] = past_key_values
+        return self.decoder(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+        )
+
+
+class _NewNames(_OldNames):
+    """A decoder that takes it as `cache` alone, as those of transformers 5.40 do."""
+
+    def forward(self, inputs_embeds, attention_mask, position_ids, cache=None, **kwargs):
+        assert "past_key_values" not in kwargs
+        return super().forward(inputs_embeds, attention_mask, position_ids, cache, **kwargs)
+
+
+@pytest.mark.parametrize("names", [lambda decoder: decoder, _OldNames, _NewNames])
+def test_a_cache_goes_in_under_either_name_without_a_warning(pair, names, monkeypatch):
+    told: list = []
+    monkeypatch.setattr(generic.logger, "warning_once", told.append)
+    model, _ = pair
+    language_model = SimpleNamespace(base_model=names(model.language_model.base_model))
+    reader, whole = FrozenReader(language_model, [-1]), FrozenReader(model.language_model, [-1])
+    vectors = torch.randn(2, 6, model.config.language_width, generator=torch.Generator().manual_seed(3))
+    mask = torch.ones(2, 6, dtype=torch.long)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (expected,), _ = whole.read(None, vectors, mask, last=1)
+        (after_prefix,), _ = reader.read(vectors[:, :4], vectors[:, 4:], mask, last=1)
+        _, layers = reader.extend([], vectors[:1, :3], last=1)
+        (extended,), longer = reader.extend(layers, vectors[:1, 3:], last=1)
+    torch.testing.assert_close(after_prefix, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(extended, expected[:1], atol=1e-5, rtol=0)
+    assert [keys.shape[2] for keys, _ in longer] == [6] * len(longer)
+    assert not told
+
+
+def test_a_cache_comes_out_under_either_name():
+    cache = object()
+    assert cache_of({"cache": cache}) is cache_of({"past_key_values": cache}) is cache
+    assert cache_of({}) is None
+
+
 def _batch(processor):
     texts = ["she plays guitar", "what a beautiful morning it is " * 6, "a cat", "the red balloon over the town " * 4]
     return dict(processor.process_rendered(texts)), dict(processor.process_captions(texts, max_length=40))
@@ -69,8 +123,8 @@ def test_training_in_parts_gives_the_same_losses_and_gradients(make_model, monke
     targets = torch.randn(2, 4, model.config.joint_width, generator=generator)
     pictures = torch.randn(4, model.config.visual_width, generator=generator)
     calls, results = [], []
-    run = FrozenReader._run
-    monkeypatch.setattr(FrozenReader, "_run", lambda self, *a, **k: calls.append(len(a[0])) or run(self, *a, **k))
+    run = FrozenReader.run
+    monkeypatch.setattr(FrozenReader, "run", lambda self, *a, **k: calls.append(len(a[0])) or run(self, *a, **k))
     for cost in (5, 10_000):
         monkeypatch.setattr(readout_unimur, "_CALL_COST_CPU", cost)
         model.zero_grad()

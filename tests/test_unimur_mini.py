@@ -14,6 +14,7 @@ from transformers import pipeline
 from conversion.assemble_unimur_mini import HEADS, assemble, backbones
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.openmoji import load_openmoji
+from tests.rounding import assert_same_outputs, assert_same_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +76,8 @@ def test_heads_only_and_full_release_agree(folder):
     )
     with torch.inference_mode():
         one, other = (m.get_multimodal_features(**batch).pooler_output for m in (full, heads))
-    assert torch.equal(one, other)
+    assert_same_weights(heads.state_dict(), full.state_dict())
+    assert_same_outputs(one, other)
 
 
 def test_committed_heads_are_small_named_and_complete():

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .backbone_arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ TOP_K = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    add_backbones(parser)
     parser.add_argument(
         "--index", metavar="DIR", type=Path, help="saved index (default: the one that `unimur demo` used last)"
     )
@@ -34,7 +36,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     from .demo_index import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
     from .retriever import model_folder, open_retriever
 
-    model = model_folder(args.model)
+    model, backbones = model_folder(args.model), chosen_backbones(args)
     if args.index is not None:
         folder = args.index.expanduser()
         if not folder.is_dir():
@@ -47,7 +49,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
             )
         args.index = folder
     print(f"Loading the model {model.name} ...", flush=True)
-    retriever = open_retriever(model, quiet=not args.debug)
+    retriever = open_retriever(model, quiet=not args.debug, backbones=backbones)
     if (folder / GALLERY_FILE).is_file():
         return retriever, load_index(retriever, folder).pictures
     # An index that was saved by the pipeline itself: its pictures are named by their ids.

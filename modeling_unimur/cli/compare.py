@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .backbone_arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -19,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON lines with turns, and gold_text or gold_image; or dev or test, written by hand (default: dev)",
     )
+    add_backbones(parser)
     parser.add_argument("--gallery", metavar="FOLDER", help="candidate pictures, for a file of your own")
     parser.add_argument(
         "--model", metavar="MODEL", help="a folder or a Hub id (default: the mini that `make demo` builds)"
@@ -100,7 +102,7 @@ def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list,
             found.append(systems.BM25())
         except ImportError as error:
             left_out["BM25"] = str(error)
-    retriever = open_retriever(source)
+    retriever = open_retriever(source, backbones=chosen_backbones(args))
     space = systems.ClipSpace(retriever.model, retriever.processor)
     for name, last in (("clip-last", True), ("clip-whole", False)):
         if name in chosen:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .backbone_arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a folder or a Hub id; several times for several models, such as ablations or a converted FROMAGe "
         "(default: the mini that `make demo` builds)",
     )
+    add_backbones(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results and finished batches go")
     parser.add_argument(
         "--systems",
@@ -105,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if TASKS[args.task].takes == "models" and not args.model:
         raise CommandError(f"--model MODEL is missing: {args.task} needs one of its own kind")
     sources = [model_source(name) for name in (args.model or [None])]
+    chosen_backbones(args)  # a typo is told before the set is read
     if args.card is not None and not args.card.exists():
         raise CommandError(f"there is no model card {args.card}")
 
@@ -179,7 +182,7 @@ def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) ->
     found, left_out = [], {}
     spaces = []
     for source in sources if any(name.startswith(("unimur", "clip")) for name in chosen) else []:
-        retriever = open_retriever(source)
+        retriever = open_retriever(source, backbones=chosen_backbones(args))
         space = systems.ClipSpace(retriever.model, retriever.processor)
         spaces.append((space, source, model_revision(source, retriever.model)))
         if "unimur" in chosen:

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 
+from .backbone_arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 
 _CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
@@ -66,6 +67,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
         "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
     )
     parser.add_argument("--collection", metavar="NAME", help="of a Milvus database")
+    add_backbones(parser)
 
 
 def _count(text: str) -> int:
@@ -137,7 +139,8 @@ def _search(args: argparse.Namespace) -> int:
     parts += [{"type": "image", "image": args.image}] if args.image else []
     if not parts:
         raise CommandError("what to search for? Give a TEXT, an --image, or both")
-    retriever = open_with_index(model_folder(args.model), args.index, args.collection, quiet=not args.debug)
+    model, backbones = model_folder(args.model), chosen_backbones(args)
+    retriever = open_with_index(model, args.index, args.collection, quiet=not args.debug, backbones=backbones)
     messages = [{"role": "user", "content": parts}]
     found = retriever(messages, top_k=args.top_k, modality=args.modality, where=where or None)
     if args.json:

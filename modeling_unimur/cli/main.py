@@ -85,6 +85,11 @@ def _tolerant_streams() -> None:
             stream.reconfigure(errors="replace")
 
 
+def _without_notices() -> None:
+    # transformers imports torchao where it is installed, and torch tells its developers of a registration in it.
+    os.environ.setdefault("TORCH_LOGS", "-torch.utils._pytree")
+
+
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -102,6 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     _tolerant_streams()
+    _without_notices()
     debug = "--debug" in argv
     try:
         parser = build_parser(next((word for word in argv if not word.startswith("-")), None))

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..releasing.hub_cards import CARD_TO_FILL
+from .backbone_arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 
 
@@ -23,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the trained maps alone, a few MB (default where both backbones are named by Hub id and commit)",
     )
     parser.add_argument("--card", metavar="FILE", type=Path, help=f"a filled copy of {CARD_TO_FILL}")
-    for part, words in (("text", "language model"), ("clip", "dual encoder")):
+    flags = {"language model": ("--language-model-base", "--text-base"), "dual encoder": ("--clip-base",)}
+    for words, names in flags.items():
         parser.add_argument(
-            f"--{part}-base", metavar="ID@COMMIT", help=f"the frozen {words}, where the model does not name it"
+            *names, metavar="ID@COMMIT", help=f"the frozen {words} on the Hub, where the model does not name it"
         )
-    for name, words in (("language-model", "language model"), ("clip", "dual encoder")):
-        parser.add_argument(f"--{name}", metavar="FOLDER", help=f"load the frozen {words} from here for the trial")
+    add_backbones(parser)
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep what goes up in this new folder")
     parser.add_argument("--dry-run", action="store_true", help="check, load in a fresh process and list; send nothing")
 
@@ -44,17 +45,15 @@ def run(args: argparse.Namespace) -> int:
     from ..releasing.bases import Base
     from ..releasing.release import release
 
-    bases = {part: Base.parse(text) for part, text in (("text", args.text_base), ("clip", args.clip_base)) if text}
-    backbones = {
-        key: folder for key, folder in (("language_model", args.language_model), ("clip", args.clip)) if folder
-    }
+    named = (("text", args.language_model_base), ("clip", args.clip_base))
+    bases = {part: Base.parse(text) for part, text in named if text}
     made = release(
         source,
         args.repo_id,
         heads_only=True if args.heads_only else False if args.full else None,
         bases=bases,
         card=args.card,
-        backbones=backbones,
+        backbones=chosen_backbones(args),
         private=args.private,
         tag=args.tag,
         dry_run=args.dry_run,

@@ -64,14 +64,21 @@ def chosen_systems(names: str, known: Sequence[str]) -> list[str]:
     return [name for name in known if name in chosen]
 
 
-def open_with_index(folder: Path, uri: str, collection: str | None = None, *, quiet: bool = True) -> Any:
+def open_with_index(
+    folder: Path,
+    uri: str,
+    collection: str | None = None,
+    *,
+    quiet: bool = True,
+    backbones: dict[str, str] | None = None,
+) -> Any:
     """`open_retriever` with an index to search; a typo in a folder's path is told before the model is loaded.
 
     Args:
         folder: of the model.
         uri: of the index.
         collection: of a Milvus index.
-        quiet: as in `open_retriever`.
+        quiet, backbones: as in `open_retriever`.
 
     Raises:
         CommandError: the folder holds no index.
@@ -81,17 +88,25 @@ def open_with_index(folder: Path, uri: str, collection: str | None = None, *, qu
 
     if not is_database(uri) and IndexFolder(uri).about() is None:
         raise CommandError(f"{uri} holds no index; `unimur index build SOURCE --index {uri}` makes one")
-    retriever = open_retriever(folder, quiet=quiet)
+    retriever = open_retriever(folder, quiet=quiet, backbones=backbones)
     retriever.load_index(uri, read_only=True, **({} if collection is None else {"collection": collection}))
     return retriever
 
 
-def open_retriever(folder: Path, *, quiet: bool = True) -> Any:
-    """`pipeline("multimodal-retrieval")` on a model folder, without the libraries' notices when `quiet`."""
+def open_retriever(folder: Path, *, quiet: bool = True, backbones: dict[str, str] | None = None) -> Any:
+    """`pipeline("multimodal-retrieval")` on a model folder.
+
+    Args:
+        folder: of the model.
+        quiet: whether to keep back the libraries' notices.
+        backbones: `language_model` and `clip`, in place of those that the folder names.
+    """
     import transformers
 
     if quiet:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         logging.getLogger("timm").setLevel(logging.ERROR)
-    return transformers.pipeline("multimodal-retrieval", model=str(folder), trust_remote_code=True)
+    return transformers.pipeline(
+        "multimodal-retrieval", model=str(folder), model_kwargs=dict(backbones or {}), trust_remote_code=True
+    )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.cache_utils import DynamicCache
 
-from ..readout_unimur import FrozenReader
+from ..readout_unimur import FrozenReader, cache_of
 
 
 @dataclass
@@ -89,7 +89,7 @@ class SharedPrefix:
 
     def __init__(self, model):
         self.model, self.layers = model, model.config.ret_layers
-        self.decoder = model.language_model.base_model
+        self.reader = FrozenReader(model.language_model, self.layers)
         self._works: bool | None = None
 
     @property
@@ -98,7 +98,7 @@ class SharedPrefix:
         distances in place of positions. Found out once, by trying."""
         if self._works is None:
             reason = "its cache cannot be cut"
-            self._works = FrozenReader(self.model.language_model, self.layers).joins_caches
+            self._works = self.reader.joins_caches
             if self._works:
                 try:
                     self._works, reason = self._agrees(), "its shared and its plain result differ"
@@ -141,10 +141,8 @@ class SharedPrefix:
         mask = torch.tensor([[0] * start + [1] * (width - start) for start in starts], device=device)
         embeds = self.model._embed_tokens(ids, features)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        out = self.decoder(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=True, return_dict=True
-        )
-        layers = [(layer.keys, layer.values) for layer in out.past_key_values.layers]
+        out = self.reader.run(embeds, mask, positions, use_cache=True)
+        layers = [(layer.keys, layer.values) for layer in cache_of(out).layers]
         return Prefix(out.last_hidden_state, layers, starts)
 
     def read_branches(
@@ -186,14 +184,8 @@ class SharedPrefix:
         cache = DynamicCache()
         for layer, (keys, values) in enumerate(prefix.keys_values):
             cache.update(keys[:, :, keep], values[:, :, keep], layer)
-        out = self.decoder(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=True,
-            output_hidden_states=self.layers != [-1],
-            return_dict=True,
+        out = self.reader.run(
+            embeds, mask, positions.to(device), cache, use_cache=True, output_hidden_states=self.layers != [-1]
         )
         last = out.last_hidden_state
         return [last if layer == -1 else out.hidden_states[layer] for layer in self.layers], last

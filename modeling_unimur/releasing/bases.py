@@ -10,6 +10,8 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 PARTS = {"text": "language model", "clip": "dual encoder"}
+# What the command line calls their ids and commits.
+FLAGS = {"text": "--language-model-base", "clip": "--clip-base"}
 
 
 @dataclass(frozen=True)
@@ -57,4 +59,4 @@ def _not_an_id(model: str) -> str:
     )
 
 
-__all__ = ["PARTS", "Base"]
+__all__ = ["FLAGS", "PARTS", "Base"]

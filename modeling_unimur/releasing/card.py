@@ -133,7 +133,7 @@ def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
         license=card.licence,
         language=card.language,
         library_name="transformers",
-        pipeline_tag="other",
+        pipeline_tag="feature-extraction",
         tags=[*_TAGS[config.model_type], *card.tags],
         **optional,
     )

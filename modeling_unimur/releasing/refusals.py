@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .bases import PARTS, Base
+from .bases import FLAGS, PARTS, Base
 
 # What a stranger has: torch and transformers, what they bring, and Pillow.
 _LIBRARIES = {"torch", "transformers", "huggingface_hub", "safetensors", "numpy", "PIL", "tqdm", "tokenizers"}
@@ -161,7 +161,7 @@ def check_bases(config: dict) -> None:
         if model is None:
             raise ValueError(
                 f"These heads name no {words}, so nobody could load them: say which one they were trained on "
-                f"(--{part}-base ID@COMMIT), or release it inside (--full)."
+                f"({FLAGS[part]} ID@COMMIT), or release it inside (--full)."
             )
         Base(model, revision)
 

@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
 from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor, UniVLDRConfig, UniVLDRModel, UniVLDRProcessor
+from ..configuration_univl_dr import DUAL_ENCODERS
 from .bases import PARTS, Base
 from .card import check_card, read_card, render_card
 from .clean_folder import read_heads, write_heads, write_model
@@ -96,8 +97,8 @@ def release(
             source, folder, heads_only=heads_only, bases=bases, card=card, repo_id=repo_id, backbones=backbones
         )
         files = check_release(folder)
-        found = try_release(folder, expected, backbones)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = try_release(folder, expected, backbones if config.get("heads_only") else None)
         left_out = sorted(
             path.relative_to(source).as_posix()
             for path in source.rglob("*")
@@ -135,13 +136,16 @@ def build_release(
         FileNotFoundError, ValueError, OSError: as `release` says.
     """
     config = _source_config(source, bases or {})
-    if config.model_type == UniMuRConfig.model_type:
+    is_unimur = config.model_type == UniMuRConfig.model_type
+    if is_unimur:
         named = config.text_base_model and (config.clip_config is None or config.clip_base_model)
         heads_only = bool(named or config.heads_only) if heads_only is None else heads_only
     elif heads_only or bases:
         raise ValueError("UniVL-DR trains its whole encoder, so it has no heads to release alone: release it whole.")
     if heads_only:
         check_bases(config.to_dict())
+    elif not getattr(config, "heads_only", False):
+        check_config(json.loads((source / "config.json").read_text(encoding="utf-8")), "config.json")
     make_card = _card_of(source, card)
     _, model_class, processor_class = _CLASSES[config.model_type]
     processor = processor_class.from_pretrained(source)
@@ -152,10 +156,11 @@ def build_release(
         write_heads(target, config, heads, processor)
         trained, expected = sum(tensor.numel() for tensor in heads.values()), None
     else:
-        check_config(json.loads((source / "config.json").read_text(encoding="utf-8")), "config.json")
-        given = backbones if backbones and getattr(config, "heads_only", False) else {}
+        given: dict = dict(backbones or {}) if getattr(config, "heads_only", False) else {}
+        given |= {"config": config} if is_unimur else {}
         model = model_class.from_pretrained(source, **given).eval()
-        if config.model_type == UniMuRConfig.model_type:
+        if is_unimur:
+            _forget_folders(model.config)
             write_model(target, model, processor, heads_only=False)
         else:
             write_model(target, model, processor)
@@ -166,13 +171,22 @@ def build_release(
     return expected
 
 
+def _forget_folders(config: UniMuRConfig) -> None:
+    """Leaves out backbones that are folders of this machine: a full release holds them."""
+    for part in PARTS:
+        if getattr(config, f"{part}_base_revision") is None:
+            setattr(config, f"{part}_base_model", None)
+
+
 def config_of(folder: Path) -> PreTrainedConfig:
-    """The configuration of a model's folder, by this package's class for it.
+    """The configuration of a model's folder, by this package's class for it; a dual encoder is an untrained UniVL-DR.
 
     Raises:
         ValueError: it holds a model of another kind.
     """
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if raw.get("model_type") in DUAL_ENCODERS:
+        return UniVLDRConfig(clip_config=raw)
     if raw.get("model_type") not in _CLASSES:
         raise ValueError(f"{folder} holds a {raw.get('model_type')} model; this releases {' and '.join(_CLASSES)}.")
     return _CLASSES[raw["model_type"]][0].from_pretrained(folder)
@@ -193,9 +207,6 @@ def _source_config(source: Path, bases: dict[str, Base]) -> PreTrainedConfig:
     for part, base in bases.items():
         setattr(config, f"{part}_base_model", base.model)
         setattr(config, f"{part}_base_revision", base.revision)
-    for part in PARTS:
-        if getattr(config, f"{part}_base_model", None) is not None:
-            Base(getattr(config, f"{part}_base_model"), getattr(config, f"{part}_base_revision"))
     return config
 
 

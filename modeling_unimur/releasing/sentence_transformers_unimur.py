@@ -24,19 +24,37 @@ _METHODS = {
 _INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "spatial_shapes", "caption_mask")
 
 
+def _says_something(message: dict) -> bool:
+    """Whether a message holds a word or an image."""
+    content = message["content"]
+    if not isinstance(content, (list, tuple)):
+        return not isinstance(content, str) or bool(content.strip())
+    return any(
+        part.get("type") != "text" or str(part.get("text")).strip() for part in content if isinstance(part, dict)
+    )
+
+
 class UniMuRTransformer(InputModule):
     """A model and its processor.
 
-    UniMuR: `encode_query` reads texts, pictures, `{"text", "image"}` and chat messages as dialogues into the unified
-    embedding; `encode_document` embeds candidates, texts or pictures, by the frozen dual encoder. `encode` reads a
-    picture alone as a candidate and everything else as a dialogue, as the model's processor does.
+    UniMuR: `encode_query` reads texts, images, `{"text", "image"}` and chat messages as dialogues into the unified
+    embedding; `encode_document` embeds candidates, texts or images, by the frozen dual encoder. `encode` reads an
+    image alone as a candidate and everything else as a dialogue, as the model's processor does.
 
-    UniVL-DR: queries are texts; documents are texts, pictures, or `{"image", "text"}`, a picture with its caption.
+    UniVL-DR: queries are texts; documents are texts, images, or `{"image", "text"}`, an image with its caption.
+
+    A list of candidates may mix kinds: each has the vector that it has alone. An empty text has the vector of an empty
+    text. A string is an image where it names an existing image file or is a `data:image` URI, and, with
+    `allow_urls=True`, where it is the URL of one; every other string is a text. All three `encode` methods take
+    `allow_urls` and `max_length`.
 
     Args:
         model (`UniMuRModel` or `UniVLDRModel`): with its backbones.
         processor (`UniMuRProcessor` or `UniVLDRProcessor`): its processor.
     """
+
+    # What `encode` passes on to `preprocess` and `forward`.
+    forward_kwargs = {"allow_urls", "max_length"}
 
     def __init__(self, model, processor):
         super().__init__()
@@ -70,56 +88,102 @@ class UniMuRTransformer(InputModule):
 
     # -- reading ----------------------------------------------------------------------------------------------------
     def preprocess(self, inputs, prompt: "str | None" = None, task: "str | None" = None, **kwargs) -> dict:
-        """Inputs of one kind as features.
+        """Inputs as features.
 
         Args:
-            inputs (`list`): texts, pictures, `{"text", "image"}` in reading order, or lists of chat messages.
+            inputs (`list`): texts, images, `{"text", "image"}` in reading order, or lists of chat messages.
             prompt (`str`, *optional*): put before texts, and as a message of its own before messages.
             task (`str`, *optional*): `"query"` or `"document"`.
-            max_length (`int`, *optional*): of dialogues, in tokens.
+            max_length (`int`, *optional*): of dialogues and texts, in tokens.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; no by default.
 
         Raises:
-            ValueError: for another task or option, for inputs of several kinds together, or for a candidate that is
-                neither a text nor a picture.
+            ValueError: for another task or option, for dialogues and candidates together, or for a candidate that the
+                model has no vector for.
         """
-        unknown = {key for key, value in kwargs.items() if value is not None} - {"max_length"}
-        if unknown:
-            raise ValueError(f"This model does not know {sorted(unknown)}; max_length is the one option of encoding.")
-        kinds = [infer_modality(item, supported_modalities=self.modalities) for item in inputs]
-        readings = {self._reading(kind, task) for kind in kinds}
-        if len(readings) > 1:
+        options = {key: value for key, value in kwargs.items() if value is not None}
+        if unknown := set(options) - self.forward_kwargs:
+            raise ValueError(f"This model does not know {sorted(unknown)}, but {sorted(self.forward_kwargs)}.")
+        kinds = [self._kind(item, options.get("allow_urls")) for item in inputs]
+        rows: dict = {}
+        for row, (item, kind) in enumerate(zip(inputs, kinds, strict=True)):
+            rows.setdefault(self._reading(item, kind, task), []).append(row)
+        if len(rows) > 1 and "context" in rows:
             raise ValueError(
-                "Candidates of different kinds, and candidates and dialogues, are encoded apart: call encode for each "
-                "kind, or encode_query to read all of them as dialogues."
+                "Candidates and dialogues are encoded apart: call encode_document for candidates of any kinds, or "
+                "encode_query to read all of them as dialogues."
             )
-        (reading,) = readings
-        if reading == "image":
-            items = [item["image"] if isinstance(item, dict) else item for item in inputs]
-            features = self.processor.process_images(items)
-        elif reading == "text":
-            texts = [item["text"] if isinstance(item, dict) else item for item in inputs]
-            features = self.processor.process_texts([f"{prompt or ''}{text}" for text in texts])
-        elif reading == "document":
-            captions = [f"{prompt or ''}{item['text']}" for item in inputs]
-            features = self.processor.process_documents([item["image"] for item in inputs], captions)
-        else:
-            dialogues = [self._dialogue(item, kind, prompt) for item, kind in zip(inputs, kinds, strict=True)]
-            features = self.processor.process_context(dialogues, max_length=kwargs.get("max_length"))
-            if "pixel_values" in features:  # lets a cached loss cut a batch where contexts have several pictures
-                places = (features["input_ids"] == self.processor.image_token_id).sum(dim=1)
-                features["num_images_per_sample"] = places // self.processor.num_visual_tokens
-        return {**features, "reading": reading}
+        parts = [
+            self._features(reading, [inputs[row] for row in some], [kinds[row] for row in some], prompt, options)
+            for reading, some in rows.items()
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        # A cached loss cuts tensors into smaller batches: `rows` are those that it asks for.
+        places = {row: place for place, row in enumerate(row for some in rows.values() for row in some)}
+        return {"rows": torch.arange(len(inputs)), "places": places, "parts": parts}
 
-    def _reading(self, kind, task: "str | None") -> str:
+    def _kind(self, item, allow_urls: "bool | None"):
+        kind = infer_modality(item, supported_modalities=self.modalities)
+        if isinstance(item, str):
+            allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
+            return "text" if item.startswith(("http://", "https://")) and not allow_urls else kind
+        text = item.get("text") if isinstance(item, dict) and kind != "message" else ""
+        if (kind == "text" and not isinstance(item, dict)) or not (text is None or isinstance(text, str)):
+            raise ValueError(f"A text is a string, not {item!r:.80}: join pairs and lists first.")
+        return kind
+
+    def _reading(self, item, kind, task: "str | None") -> str:
         if task not in (None, "query", "document"):
             raise ValueError(f"The task is 'query' or 'document', not {task!r}.")
+        if self._fuses and kind == "text":  # of queries and documents alike
+            return "text"
         if self._fuses and kind == ("image", "text") and task != "query":
             return "document"
         if task == "document":
             if kind not in ("text", "image"):
-                raise ValueError(f"A candidate is a text or a picture, not {kind!r}: encode_query reads dialogues.")
+                raise ValueError(
+                    f"A candidate is a text or an image, and this model has no vector for {item!r:.120}: "
+                    "encode_query reads it as a dialogue."
+                )
             return kind
         return "image" if kind == "image" and task is None else "context"
+
+    def _features(self, reading: str, items: list, kinds: list, prompt: "str | None", options: dict) -> dict:
+        """Inputs that are read alike."""
+        urls = {"allow_urls": options.get("allow_urls")}
+        if reading == "image":
+            images = [item["image"] if isinstance(item, dict) else item for item in items]
+            features = self.processor.process_images(images, **urls)
+        elif reading == "text":
+            texts = [item["text"] if isinstance(item, dict) else item for item in items]
+            length = min(options.get("max_length", self.processor.max_target_tokens), self.processor.max_target_tokens)
+            features = self.processor.process_texts([f"{prompt or ''}{text}" for text in texts], max_length=length)
+        elif reading == "document":
+            captions = [f"{prompt or ''}{item['text']}" for item in items]
+            features = self.processor.process_documents([item["image"] for item in items], captions, **urls)
+        else:
+            dialogues = [self._dialogue(item, kind, prompt) for item, kind in zip(items, kinds, strict=True)]
+            features = self._contexts(dialogues, max_length=options.get("max_length"), **urls)
+        return {**features, "reading": reading}
+
+    def _contexts(self, dialogues: list, **options) -> dict:
+        """Dialogues, among which may be empty ones."""
+        empty = [row for row, dialogue in enumerate(dialogues) if not any(map(_says_something, dialogue))]
+        for row in empty:  # which the processor refuses
+            dialogues[row] = "-"
+        # Encoding sorts inputs by length: a number would not be the caller's.
+        features = dict(self.processor.process_queries(dialogues, first=None, **options))
+        if empty:
+            bare = self.processor.process_rendered([""])["input_ids"][0]
+            features["input_ids"][empty] = self.tokenizer.pad_token_id
+            features["attention_mask"][empty] = 0
+            features["input_ids"][empty, -len(bare) :] = bare
+            features["attention_mask"][empty, -len(bare) :] = 1
+        if "pixel_values" in features:  # lets a cached loss cut a batch where contexts have several images
+            places = (features["input_ids"] == self.processor.image_token_id).sum(dim=1)
+            features["num_images_per_sample"] = places // self.processor.num_visual_tokens
+        return features
 
     @staticmethod
     def _dialogue(item, kind, prompt: "str | None") -> list:
@@ -134,12 +198,19 @@ class UniMuRTransformer(InputModule):
                 content.append({"type": name, name: value})
         return [{"role": "user", "content": content}]
 
-    def forward(self, features: dict) -> dict:
+    def forward(self, features: dict, **kwargs) -> dict:
         """Adds `sentence_embedding`, unit vectors `(inputs, width)`."""
+        if "parts" in features:
+            every = torch.cat([self._embed(part) for part in features["parts"]])
+            features["sentence_embedding"] = every[[features["places"][row] for row in features["rows"].tolist()]]
+        else:
+            features["sentence_embedding"] = self._embed(features)
+        return features
+
+    def _embed(self, features: dict) -> torch.Tensor:
         method = getattr(self.model, _METHODS[features["reading"]])
         given = {key: features[key] for key in _INPUTS if isinstance(features.get(key), torch.Tensor)}
-        features["sentence_embedding"] = method(**given).pooler_output
-        return features
+        return method(**{key: value.to(self.model.device) for key, value in given.items()}).pooler_output
 
     # -- files ------------------------------------------------------------------------------------------------------
     def save(self, output_path: str, *args, **kwargs) -> None:

@@ -56,26 +56,18 @@ class Answerer:
 
     def embed(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """The vector of each request, `(1, width)`, or why there is none."""
-        chats = self.retriever.chats
-        apart = [
-            number
-            for number, request in enumerate(requests)
-            if request.client is not None and chats.takes(request.messages)
-        ]
-        together = [number for number in range(len(requests)) if number not in set(apart)]
-        vectors: dict[int, torch.Tensor | Exception] = {}
-        for number in apart:
-            vectors[number] = self._tried(lambda at=number: self._continue(requests[at]))
-        if together:
-            found = self._tried(lambda: self._embed([requests[number] for number in together]))
-            if isinstance(found, Exception) and len(together) > 1:  # one of them; the others are answered all the same
-                for number in together:
-                    vectors[number] = self._tried(lambda at=number: self._embed([requests[at]]))
-            elif isinstance(found, Exception):
-                vectors[together[0]] = found
-            else:
-                vectors.update({number: row[None] for number, row in zip(together, found, strict=True)})
-        return [vectors[number] for number in range(len(requests))]
+        found = self._tried(
+            lambda: self.retriever.embed(
+                [request.messages for request in requests],
+                batch_size=len(requests),
+                max_length=self.max_tokens,
+                on_error="skip",
+                owners=[request.client for request in requests],
+            )
+        )
+        if isinstance(found, Exception):  # of the model; one of them may be the cause
+            return [found] if len(requests) == 1 else [self.embed([request])[0] for request in requests]
+        return [self._refused(row) if isinstance(row, Exception) else row[None] for row in found]
 
     def rank(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict | Exception]:
         """The answer to each request by its vector, or why there is none. Requests that are ranked alike are ranked
@@ -125,27 +117,20 @@ class Answerer:
     def _tried(self, work) -> Any:
         try:
             return work()
-        except (ValueError, FileNotFoundError) as error:
-            return Refused(422, str(error))
         except Exception as error:
-            logger.exception("A request could not be answered.")
-            return error
+            return self._refused(error)
 
-    def _continue(self, request: RetrievalRequest) -> torch.Tensor:
-        return self.retriever.chats.embed(request.messages, self.max_tokens, owner=request.client)
-
-    def _embed(self, requests: list[RetrievalRequest]) -> torch.Tensor:
-        retriever = self.retriever
-        inputs = retriever.processor.process_context(
-            [request.messages for request in requests], max_length=self.max_tokens
-        )
-        inputs = {key: value.to(retriever.model.device) for key, value in inputs.items()}
-        with torch.inference_mode():
-            return retriever.model.get_multimodal_features(**inputs).pooler_output
+    @staticmethod
+    def _refused(error: Exception) -> Exception:
+        """What the client hears of an error: its reason, where the request is the reason."""
+        if isinstance(error, (ValueError, FileNotFoundError)):
+            return Refused(422, str(error))
+        logger.error("A request could not be answered.", exc_info=error)
+        return error
 
     def _ranked(self, vectors: torch.Tensor, request: RetrievalRequest) -> list[dict]:
         options = {"top_k": request.top_k, "modality": request.modality, "where": request.where}
-        rows = self.retriever.postprocess({"embeds": vectors}, **options)
+        rows = self.retriever.rank(vectors, **options)
         found = [row if isinstance(row, dict) else {"joint": row} for row in rows]
         return [{kind: [self.names.hit(hit) for hit in hits] for kind, hits in row.items()} for row in found]
 

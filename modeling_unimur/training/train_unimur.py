@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..data.packages import cache_dir
@@ -35,17 +35,20 @@ def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
     processor = UniMuRProcessor.from_backbones(chosen.language_model, chosen.clip, **revisions, **chosen.processor)
     dtype = getattr(torch, chosen.language_model_dtype)
     packed = quantization_config(chosen.language_model_quantization, dtype)
-    frozen = AutoModelForCausalLM.from_pretrained(
+    model = UniMuRModel.from_backbones(
         chosen.language_model,
-        revision=chosen.language_model_revision,
-        dtype=dtype,
-        quantization_config=packed,
+        chosen.clip,
+        processor=processor,
+        dtype={"language_model": dtype},
+        language_model_arguments={} if packed is None else {"quantization_config": packed},
+        **revisions,
+        **chosen.config,
     )
     if packed is not None:
-        prepare_quantised(frozen)
-    model = UniMuRModel.from_backbones(
-        frozen, chosen.clip, processor=processor, clip_revision=chosen.clip_revision, **chosen.config
-    )
+        prepare_quantised(model.language_model)
+    for part, source in (("text", chosen.language_model), ("clip", chosen.clip)):
+        if source is not None and Path(source).is_dir():  # found again on this machine; a release refuses it
+            setattr(model.config, f"{part}_base_model", str(Path(source).absolute()))
     model.config.heads_only = True  # checkpoints need not repeat what never changes
     return model, processor
 

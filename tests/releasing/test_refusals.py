@@ -52,7 +52,7 @@ def test_a_clean_release_passes(folder):
         ({"text_base_model": "C:\\models\\lm"}, r"text_base_model is a local path.*--full"),
         ({"text_base_model": "../lm"}, "is a local path.*--full"),
         ({"text_config": {"_name_or_path": "/data/models/lm"}}, r"text_config\._name_or_path is a local path"),
-        ({"text_base_model": None}, "name no language model.*--text-base ID@COMMIT.*--full"),
+        ({"text_base_model": None}, "name no language model.*--language-model-base ID@COMMIT.*--full"),
         ({"text_base_revision": "main"}, "'main' is no commit: 40 hexadecimal digits"),
         ({"text_config": {"quantization_config": {"bits": 4}}}, r"text_config\.quantization_config.*--heads-only"),
         ({"quantization_config": {"load_in_8bit": True}}, "quantization_config.*--heads-only"),

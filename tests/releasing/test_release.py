@@ -100,7 +100,7 @@ def test_univl_dr_works_in_a_fresh_process(univl_dr_source, card):
 
 # -- what it refuses ------------------------------------------------------------------------------------------------
 def test_heads_without_named_bases(full_source, card, tmp_path):
-    with pytest.raises(ValueError, match=r"name no language model.*--text-base.*--full"):
+    with pytest.raises(ValueError, match=r"name no language model.*--language-model-base.*--full"):
         build_release(full_source, tmp_path / "made", heads_only=True, card=card)
     assert not (tmp_path / "made").exists()
 

@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
 from modeling_unimur.releasing.clean_folder import write_model, write_sentence_transformers
+from tests.rounding import assert_same_outputs, assert_same_weights
 
 TEXTS = ["a cat slept on my keyboard", "no, but the birthday cake was good", "she plays guitar"]
 
@@ -93,16 +95,97 @@ def test_a_prompt_and_a_limit_are_read(embedder):
 def test_what_cannot_be_encoded_is_named(embedder, images):
     with pytest.raises(ValueError, match="encoded apart"):
         embedder.preprocess([TEXTS[0], images[0]])
-    with pytest.raises(ValueError, match="A candidate is a text or a picture"):
+    with pytest.raises(ValueError, match=r"A candidate is a text or an image.*a cat slept"):
         embedder.encode_document([{"text": TEXTS[0], "image": images[0]}])
     with pytest.raises(ValueError, match="'query' or 'document', not 'passage'"):
         embedder.encode(TEXTS, task="passage")
 
 
+@pytest.mark.parametrize("blank", ["", " \n"])
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+def test_an_empty_text_has_a_vector_of_its_own(embedder, images, method, blank):
+    encode = getattr(embedder, method)
+    alone, rest = encode([blank]), encode(TEXTS)
+    among = encode([TEXTS[0], blank, *TEXTS[1:], blank], batch_size=4)
+    np.testing.assert_allclose(among, [rest[0], alone[0], rest[1], rest[2], alone[0]], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(among, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(encode(blank), alone[0], atol=1e-5)
+    assert np.abs(alone - rest).max(axis=1).min() > 1e-3
+    if method != "encode_document":
+        processor = embedder[0].processor
+        np.testing.assert_allclose(alone, ours(embedder, "context", processor.process_rendered([""])), atol=1e-5)
+        messages = [[{"role": "user", "content": blank}], [{"role": "user", "content": TEXTS[0]}]]
+        np.testing.assert_allclose(encode(messages), among[[1, 0]], atol=1e-5)
+        shown = {"text": blank, "image": images[0]}
+        np.testing.assert_allclose(encode([shown])[0], embedder.encode_query([images[0]])[0], atol=1e-5)
+        assert not np.allclose(encode([blank], prompt="Q: "), alone, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_candidates_of_several_kinds_in_one_list(embedder, images, pictures, batch_size):
+    mixed = [images[0], TEXTS[0], {"image": images[1]}, {"text": TEXTS[1]}, "", pictures[2], TEXTS[2]]
+    found = embedder.encode_document(mixed, batch_size=batch_size)
+    for row, item in enumerate(mixed):
+        np.testing.assert_allclose(found[row], embedder.encode_document([item])[0], atol=1e-5)
+    texts = embedder.encode_document([*TEXTS, ""])
+    np.testing.assert_allclose(found[[1, 3, 6, 4]], texts, atol=1e-5)
+    np.testing.assert_allclose(found[[0, 2, 5]], embedder.encode_document(images[:3]), atol=1e-5)
+
+
+@pytest.mark.parametrize("text", ["https://example.com/a.png", "look-at-this.png", "report.pdf"])
+def test_a_text_is_a_text(embedder, text):
+    processor = embedder[0].processor
+    found = embedder.encode_document([text])
+    np.testing.assert_allclose(found, ours(embedder, "text", processor.process_texts([text])), atol=1e-5)
+    messages = [{"role": "user", "content": [{"type": "text", "text": text}]}]
+    expected = ours(embedder, "context", processor.process_queries(messages))
+    np.testing.assert_allclose(embedder.encode_query([text]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", [("a", "b"), ["a", "b"], {"text": ["a", "b"]}])
+def test_pairs_of_texts_are_none(embedder, pair):
+    with pytest.raises(ValueError, match="A text is a string"):
+        embedder.encode([pair])
+
+
+@pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
+def test_addresses_are_fetched_where_the_caller_says_so(embedder, images, pictures, method, monkeypatch):
+    address, fetched = "https://example.com/a.png", []
+
+    def fetch(url):
+        fetched.append(url)
+        with open(pictures[0], "rb") as file:
+            return file.read()
+
+    monkeypatch.setattr(sys.modules[load_module(embedder)], "_fetch", fetch)
+    encode = getattr(embedder, method)
+    with pytest.raises(ValueError, match="allow_urls"):
+        encode([{"image": address}])
+    assert fetched == []
+    expected = encode([images[0]])
+    for form in (address, {"image": address}):
+        np.testing.assert_allclose(encode([form], allow_urls=True), expected, atol=1e-5)
+    assert fetched == [address] * 2
+
+
+def load_module(embedder) -> str:
+    """The name of the loaded release's own module that loads images."""
+    return sys.modules[type(embedder[0].processor).__module__].load_image.__module__
+
+
+@pytest.mark.parametrize("method", ["encode_query", "encode_document"])
+def test_a_shorter_limit_of_one_call(embedder, method):
+    long = " ".join(TEXTS)
+    encode = getattr(embedder, method)
+    assert not np.allclose(encode([long], max_length=7), encode([long]), atol=1e-3)
+    np.testing.assert_array_equal(encode([long], max_length=10_000), encode([long]))
+
+
 def test_saving_again_gives_a_release(embedder, tmp_path):
     embedder.save_pretrained(str(tmp_path / "again"), create_model_card=False)
     again = SentenceTransformer(str(tmp_path / "again"), trust_remote_code=True, device="cpu")
-    np.testing.assert_array_equal(again.encode(TEXTS), embedder.encode(TEXTS))
+    assert_same_weights(again.state_dict(), embedder.state_dict())
+    assert_same_outputs(again.encode(TEXTS), embedder.encode(TEXTS))
     assert {"sentence_transformers_unimur.py", "modules.json", "modeling_unimur.py", "processing_unimur.py"} <= {
         path.name for path in (tmp_path / "again").iterdir()
     }
@@ -137,11 +220,12 @@ def test_training_on_with_a_cached_loss(folder, images, positive, tmp_path):
     assert all(".heads." in key for key in changed)
 
 
-def test_the_cached_loss_equals_the_plain_one(embedder, images):
+@pytest.mark.parametrize("candidates", [lambda images: images[1:], lambda images: [TEXTS[1], images[1], TEXTS[2]]])
+def test_the_cached_loss_equals_the_plain_one(embedder, images, candidates):
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     contexts = [{"text": TEXTS[0], "image": images[0]}, {"text": TEXTS[1], "image": images[:2]}, {"text": TEXTS[2]}]
-    features = [embedder.preprocess(contexts), embedder.preprocess(images[1:], task="document")]
+    features = [embedder.preprocess(contexts), embedder.preprocess(candidates(images), task="document")]
     found = {}
     for name, loss in (
         ("plain", MultipleNegativesRankingLoss(embedder)),
@@ -172,6 +256,16 @@ def test_univl_dr_fuses_a_picture_with_its_caption(univl_dr_source, images, tmp_
         (embedder.encode_document(images), "image", processor.process_images(images)),
     ):
         np.testing.assert_allclose(found, ours(embedder, reading, batch), atol=1e-5)
+    mixed = [TEXTS[0], documents[1], images[2], "", documents[0]]
+    for encode in (embedder.encode, embedder.encode_document):
+        found = encode(mixed, batch_size=3)
+        for row, item in enumerate(mixed):
+            np.testing.assert_allclose(found[row], encode([item])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        embedder.encode_query(["", TEXTS[0]]),
+        ours(embedder, "text", processor.process_texts(["", TEXTS[0]])),
+        atol=1e-5,
+    )
     with pytest.raises(ValueError, match="queries are text"):
         embedder.encode_query(documents)
 

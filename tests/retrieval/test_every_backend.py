@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modeling_unimur.retrieval import Added, open_index
+from tests.hits import assert_same_answers
 from tests.retrieval.vectors import random_units
 
 TEXTS, IMAGES = random_units(40, seed=1), random_units(20, seed=2)
@@ -97,11 +98,10 @@ def test_saved_and_opened_again(place):
         index.remove("image", IMAGE_IDS[:5])
         expected = index.search(QUERIES, 30)
         index.save()
-        assert index.search(QUERIES, 30) == expected
+        assert_same_answers(index.search(QUERIES, 30), expected)
     with open_index(**place) as index:
         assert (len(index), index.width, index.model) == (55, 16, "tiny@1")
-        for hits, others in zip(index.search(QUERIES, 30), expected, strict=True):
-            assert hits == others
+        assert_same_answers(index.search(QUERIES, 30), expected)
         index.add("image", IMAGE_IDS[:1], QUERIES[:1])
         assert found(index.search(QUERIES[:1], 1)[0]) == IMAGE_IDS[:1]
 

@@ -106,7 +106,7 @@ def test_an_index_is_not_exchanged_under_a_search(monkeypatch):
         index = Index()
 
         @staticmethod
-        def postprocess(outputs, top_k, modality, where):
+        def rank(embeddings, top_k, modality, where):
             if where:
                 begun.set()
                 assert go_on.wait(10)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.rounding import assert_same_figures, assert_same_training
 from tests.training.folder_run import write_pictures, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,22 +65,19 @@ def assert_same_run(found: Path, wanted: Path) -> None:
     """Final weights (the best checkpoint's), the last step's weights, optimizer, losses and recalls are equal."""
     files = ["model.safetensors", f"checkpoint-{_STEPS}/model.safetensors"]
     for file in files:
-        right, here = load_file(wanted / file), load_file(found / file)
-        assert right.keys() == here.keys()
-        for name, tensor in right.items():
-            assert torch.equal(tensor, here[name]), f"{file}: {name}"
+        assert_same_training(load_file(found / file), load_file(wanted / file))
     states = [
         torch.load(run / f"checkpoint-{_STEPS}" / "optimizer.pt", weights_only=True)["state"]
         for run in (found, wanted)
     ]
     for key, moments in states[1].items():
-        assert all(torch.equal(moments[name], states[0][key][name]) for name in moments)
-    assert losses(found) == losses(wanted)
+        assert_same_training(states[0][key], moments)
+    assert_same_figures(losses(found), losses(wanted))
     assert sorted(losses(found)) == list(range(1, _STEPS + 1))
     results = [json.loads((run / "results.json").read_text()) for run in (found, wanted)]
-    assert results[0] == results[1]
+    assert_same_figures(*results)
     best = [json.loads((run / f"checkpoint-{_STEPS}/trainer_state.json").read_text()) for run in (found, wanted)]
-    assert best[0]["best_metric"] == best[1]["best_metric"]
+    assert best[0]["best_metric"] == pytest.approx(best[1]["best_metric"])
     assert best[0]["best_global_step"] == best[1]["best_global_step"]
 
 

@@ -68,6 +68,7 @@ class BuildOptions:
         batch_size: items that the model sees at a time.
         chunk_size: items that are stored together; what is killed loses at most one chunk an encoder.
         device: of the model.
+        clip: folder or Hub id of the dual encoder, in place of the one that a heads-only model names.
         show_progress: whether to show bars.
     """
 
@@ -81,6 +82,7 @@ class BuildOptions:
     batch_size: int = 32
     chunk_size: int = 1024
     device: str | None = None
+    clip: str | None = None
     show_progress: bool = False
 
     def __post_init__(self) -> None:
@@ -197,7 +199,7 @@ class _Run:
         if self.encoder is None:
             from .encoder import CorpusEncoder
 
-            self.encoder = CorpusEncoder.load(self.folder, self.options.device)
+            self.encoder = CorpusEncoder.load(self.folder, self.options.device, self.options.clip)
         return self.encoder
 
     def store(self):

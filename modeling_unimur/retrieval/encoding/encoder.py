@@ -32,23 +32,25 @@ class CorpusEncoder:
         self.width: int = model.config.embedding_width
 
     @classmethod
-    def load(cls, folder: str | os.PathLike, device: str | None = None) -> CorpusEncoder:
-        """The encoder of a model folder, on an accelerator if there is one and no other `device` is named.
+    def load(cls, folder: str | os.PathLike, device: str | None = None, clip: str | None = None) -> CorpusEncoder:
+        """The encoder of a model folder, on an accelerator if there is one and no other `device` is named; `clip` is
+        the dual encoder in place of the one that a heads-only model names.
 
         The language model, which reads dialogues and no candidate, is not loaded where the folder holds heads only.
         """
         from transformers import AutoModelForCausalLM, PreTrainedConfig
 
-        from ... import UniMuRConfig, UniMuRModel, UniMuRProcessor, UniVLDRConfig, UniVLDRModel, UniVLDRProcessor
+        from ... import UniMuRConfig, UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if PreTrainedConfig.get_config_dict(folder)[0].get("model_type") == UniVLDRConfig.model_type:
+        if PreTrainedConfig.get_config_dict(folder)[0].get("model_type") != UniMuRConfig.model_type:
             model = UniVLDRModel.from_pretrained(folder)
             return cls(model.to(device), UniVLDRProcessor.from_pretrained(folder))
         config, instead = UniMuRConfig.from_pretrained(folder), {}
         if config.heads_only:
             with torch.device("meta"):
                 instead["language_model"] = AutoModelForCausalLM.from_config(config.text_config)
+            instead |= {"clip": clip} if clip else {}
         model = UniMuRModel.from_pretrained(folder, **instead)
         model.language_model = None
         return cls(model.to(device), UniMuRProcessor.from_pretrained(folder))

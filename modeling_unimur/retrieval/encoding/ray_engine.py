@@ -34,8 +34,10 @@ _ROUND = 256
 class RayEncoder:
     """What an actor does with a batch of chunks: the same as one process does."""
 
-    def __init__(self, source, store: str, records: str, batch_size: int, workers: int, device: str | None):
-        encoder = CorpusEncoder.load(source, device) if isinstance(source, str) else source
+    def __init__(
+        self, source, store: str, records: str, batch_size: int, workers: int, device: str | None, clip: str | None
+    ):
+        encoder = CorpusEncoder.load(source, device, clip) if isinstance(source, str) else source
         self._encoder = ChunkEncoder(encoder, RowStore(store), Path(records), batch_size, workers)
 
     def __call__(self, batch: dict) -> dict:
@@ -73,6 +75,7 @@ def encode_with_ray(
         "batch_size": options.batch_size,
         "workers": options.workers or 0,
         "device": options.device,
+        "clip": options.clip,
     }
     gpus = 1 if ray.cluster_resources().get("GPU") and options.device != "cpu" else 0
     try:
