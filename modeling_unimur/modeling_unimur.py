@@ -127,6 +127,7 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
             ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space; or for
                 ids of the language model's tokenizer, which end with [RET].
         """
+        self._require_clip()
         self._refuse_queries(input_ids)
         if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
             raise ValueError(
@@ -141,12 +142,7 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         """Raises when candidate texts are queries: `processor(text=...)` reads them with the other tokenizer."""
         ret = self.config.ret_token_ids
         text = getattr(self.config.clip_config, "text_config", None)
-        if (
-            not ret
-            or self.clip is None
-            or torch.compiler.is_compiling()
-            or ret[-1] == getattr(text, "eos_token_id", None)
-        ):
+        if not ret or torch.compiler.is_compiling() or ret[-1] == getattr(text, "eos_token_id", None):
             return
         if input_ids.shape[1] and bool((input_ids[:, -1] == ret[-1]).all()):
             raise ValueError(
