@@ -1,4 +1,4 @@
-"""`--language-model` and `--clip` of every command that opens a model."""
+"""`--language-model`, `--clip` and `--trust-remote-code` of every command that opens a model."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ def add_backbones(parser: argparse.ArgumentParser) -> None:
     """Adds `--language-model` and `--clip`, which name the frozen parts of a model that was saved without them."""
     for flag, words in (("--language-model", "language model"), ("--clip", "dual encoder")):
         parser.add_argument(flag, metavar="MODEL", help=f"frozen {words}, a folder or Hub id (default: as saved)")
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds `--trust-remote-code`."""
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run the Python code of the model's folder, which a model of another kind than UniMuR and UniVL-DR needs",
+    )
 
 
 def chosen_backbones(args: argparse.Namespace) -> dict[str, str]:

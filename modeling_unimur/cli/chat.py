@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbone_arguments import add_backbones, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
     add_backbones(parser)
+    add_trust(parser)
     parser.add_argument(
         "--index", metavar="DIR", type=Path, help="saved index (default: the one that `unimur demo` used last)"
     )
@@ -49,7 +50,9 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
             )
         args.index = folder
     print(f"Loading the model {model.name} ...", flush=True)
-    retriever = open_retriever(model, quiet=not args.debug, backbones=backbones)
+    retriever = open_retriever(
+        model, quiet=not args.debug, backbones=backbones, trust_remote_code=args.trust_remote_code
+    )
     if (folder / GALLERY_FILE).is_file():
         return retriever, load_index(retriever, folder).pictures
     # An index that was saved by the pipeline itself: its pictures are named by their ids.

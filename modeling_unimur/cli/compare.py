@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON lines with turns, and gold_text or gold_image; or dev or test, written by hand (default: dev)",
     )
     add_backbones(parser)
+    add_trust(parser)
     parser.add_argument("--gallery", metavar="FOLDER", help="candidate pictures, for a file of your own")
     parser.add_argument(
         "--model", metavar="MODEL", help="a folder or a Hub id (default: the mini that `make demo` builds)"
@@ -102,7 +103,7 @@ def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list,
             found.append(systems.BM25())
         except ImportError as error:
             left_out["BM25"] = str(error)
-    retriever = open_retriever(source, backbones=chosen_backbones(args))
+    retriever = open_retriever(source, backbones=chosen_backbones(args), trust_remote_code=args.trust_remote_code)
     space = systems.ClipSpace(retriever.model, retriever.processor)
     for name, last in (("clip-last", True), ("clip-whole", False)):
         if name in chosen:

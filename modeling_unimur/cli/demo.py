@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .backbone_arguments import add_trust
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def _positive(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    add_trust(parser)
     parser.add_argument("--images", metavar="DIR", type=Path, help="search the pictures of this folder, recursively")
     parser.add_argument("--replies", metavar="FILE", type=Path, help="pool of text replies, one a line")
     parser.add_argument("--dialogues", metavar="FILE", type=Path, help="dialogues, one JSON object a line")
@@ -64,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     gallery_pictures, context = _pictures(own, dialogues, args)
     folder = index_folder(model_key(model), items_key(gallery_pictures, replies))
     print(f"Loading the model {model.name} ...", flush=True)
-    retriever = open_retriever(model, quiet=not args.debug)
+    retriever = open_retriever(model, quiet=not args.debug, trust_remote_code=args.trust_remote_code)
     gallery = _fill(retriever, folder, gallery_pictures, replies)
     answered = answer(retriever, dialogues, gallery, context)
     _write(collect_results(model.name, answered, gallery, args.seed), output)

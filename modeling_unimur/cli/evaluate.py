@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the mini that `make demo` builds)",
     )
     add_backbones(parser)
+    add_trust(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results and finished batches go")
     parser.add_argument(
         "--systems",
@@ -182,7 +183,7 @@ def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) ->
     found, left_out = [], {}
     spaces = []
     for source in sources if any(name.startswith(("unimur", "clip")) for name in chosen) else []:
-        retriever = open_retriever(source, backbones=chosen_backbones(args))
+        retriever = open_retriever(source, backbones=chosen_backbones(args), trust_remote_code=args.trust_remote_code)
         space = systems.ClipSpace(retriever.model, retriever.processor)
         spaces.append((space, source, model_revision(source, retriever.model)))
         if "unimur" in chosen:

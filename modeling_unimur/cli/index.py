@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-from .backbone_arguments import add_backbones, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .errors import CommandError
 
 _CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--where", action="append", default=[], metavar="CONDITION", help="on payloads: licence=cc0, 'year>=2020'"
     )
+    add_trust(search)
     search.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -140,7 +141,14 @@ def _search(args: argparse.Namespace) -> int:
     if not parts:
         raise CommandError("what to search for? Give a TEXT, an --image, or both")
     model, backbones = model_folder(args.model), chosen_backbones(args)
-    retriever = open_with_index(model, args.index, args.collection, quiet=not args.debug, backbones=backbones)
+    retriever = open_with_index(
+        model,
+        args.index,
+        args.collection,
+        quiet=not args.debug,
+        backbones=backbones,
+        trust_remote_code=args.trust_remote_code,
+    )
     messages = [{"role": "user", "content": parts}]
     found = retriever(messages, top_k=args.top_k, modality=args.modality, where=where or None)
     if args.json:

@@ -71,6 +71,7 @@ def open_with_index(
     *,
     quiet: bool = True,
     backbones: dict[str, str] | None = None,
+    trust_remote_code: bool = False,
 ) -> Any:
     """`open_retriever` with an index to search; a typo in a folder's path is told before the model is loaded.
 
@@ -78,7 +79,7 @@ def open_with_index(
         folder: of the model.
         uri: of the index.
         collection: of a Milvus index.
-        quiet, backbones: as in `open_retriever`.
+        quiet, backbones, trust_remote_code: as in `open_retriever`.
 
     Raises:
         CommandError: the folder holds no index.
@@ -88,25 +89,48 @@ def open_with_index(
 
     if not is_database(uri) and IndexFolder(uri).about() is None:
         raise CommandError(f"{uri} holds no index; `unimur index build SOURCE --index {uri}` makes one")
-    retriever = open_retriever(folder, quiet=quiet, backbones=backbones)
+    retriever = open_retriever(folder, quiet=quiet, backbones=backbones, trust_remote_code=trust_remote_code)
     retriever.load_index(uri, read_only=True, **({} if collection is None else {"collection": collection}))
     return retriever
 
 
-def open_retriever(folder: Path, *, quiet: bool = True, backbones: dict[str, str] | None = None) -> Any:
-    """`pipeline("multimodal-retrieval")` on a model folder.
+def open_retriever(
+    folder: Path, *, quiet: bool = True, backbones: dict[str, str] | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The pipeline `multimodal-retrieval` on a model.
+
+    UniMuR, UniVL-DR and dual encoders are loaded by this package's own classes: no code beside their weights is run.
 
     Args:
-        folder: of the model.
+        folder: of the model, or its Hub id.
         quiet: whether to keep back the libraries' notices.
         backbones: `language_model` and `clip`, in place of those that the folder names.
+        trust_remote_code: whether code of the folder may be run, which a model of another kind needs.
+
+    Raises:
+        CommandError: a model of another kind, whose code is not trusted.
     """
     import transformers
+
+    from .. import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor
+    from ..configuration_univl_dr import DUAL_ENCODERS
 
     if quiet:
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         logging.getLogger("timm").setLevel(logging.ERROR)
-    return transformers.pipeline(
-        "multimodal-retrieval", model=str(folder), model_kwargs=dict(backbones or {}), trust_remote_code=True
-    )
+    source, given = str(folder), dict(backbones or {})
+    kind = transformers.PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    own = {"unimur": (UniMuRModel, UniMuRProcessor)}
+    own |= dict.fromkeys(("univl_dr", *DUAL_ENCODERS), (UniVLDRModel, UniVLDRProcessor))
+    if kind in own:
+        model_class, processor_class = own[kind]
+        model = model_class.from_pretrained(source, **given)
+        processor = processor_class.from_pretrained(source, trust_remote_code=False)
+        return transformers.pipeline("multimodal-retrieval", model=model, processor=processor)
+    if not trust_remote_code:
+        raise CommandError(
+            f"{folder} holds a {kind} model, which this package does not know; --trust-remote-code runs the code that "
+            "came with it"
+        )
+    return transformers.pipeline("multimodal-retrieval", model=source, model_kwargs=given, trust_remote_code=True)

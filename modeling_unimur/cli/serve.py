@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 
-from .backbone_arguments import add_backbones, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .errors import CommandError
 
 _STOP_SECONDS = 30
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
     )
     add_backbones(parser)
+    add_trust(parser)
     parser.add_argument("--collection", metavar="NAME", help="of a Milvus database")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
@@ -78,7 +79,14 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    retriever = open_with_index(model, args.index, args.collection, quiet=not args.debug, backbones=backbones)
+    retriever = open_with_index(
+        model,
+        args.index,
+        args.collection,
+        quiet=not args.debug,
+        backbones=backbones,
+        trust_remote_code=args.trust_remote_code,
+    )
     retriever.chats.max_bytes = args.chat_cache_mib * 2**20
     shown = PublicNames(source_folders(args.index), args.show_paths)
     app = make_app(retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats)
