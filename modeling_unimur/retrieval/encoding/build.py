@@ -116,7 +116,7 @@ def build_index(
     """Makes an index of a source, or brings it up to date: the same call begins, resumes and repeats.
 
     An item that cannot be encoded is skipped, and counted with its reason. Ids that a source does not give itself
-    (paths, lines, rows) begin with the source's name from an index' second source on, and an id that an item of
+    (paths, lines, rows) begin with its folder's name from an index' second source on, and an id that an item of
     another source has is refused: no source replaces or removes what came from another.
 
     Args:
@@ -282,10 +282,7 @@ class _Run:
             )
         prefix = ""
         if known:
-            place = (
-                found.base if found.kind == "folder" or len(found.files) > 1 else next(iter(found.files), found.name)
-            )
-            name = prefix = printable(os.path.basename(place)) or "source"
+            name = prefix = printable(os.path.basename(found.base)) or "source"
             number = 1
             while manifest.begins(f"{prefix}/"):
                 number += 1

@@ -26,6 +26,7 @@ ABSENT, CURRENT, OUTDATED = 0, 1, 2
 _IS_HELD = f"((indexed = {CURRENT} AND key IS NOT NULL) OR indexed = {OUTDATED})"
 _LOSE = f"UPDATE items SET stamp = '', indexed = CASE WHEN {_IS_HELD} THEN {OUTDATED} ELSE {ABSENT} END WHERE key = ?"
 _UNSEEN = "NOT EXISTS (SELECT 1 FROM seen WHERE seen.kind = items.kind AND seen.id = items.id)"
+_A = {"text": "a text", "image": "an image"}
 # Variables that one statement may have, in every build of SQLite.
 _VARIABLES = 900
 
@@ -104,7 +105,7 @@ class Manifest:
                 if found.rowcount == 0:
                     answers.append(f"the id of an earlier {item.kind}: the first one counts")
                 elif owner != source and is_encoded:
-                    answers.append(f"the id of an {item.kind} of another source; give it another: {owner}")
+                    answers.append(f"the id of {_A[item.kind]} of another source; give it another: {owner}")
                 else:
                     answers.append(stamp != item.stamp or owner != source)
         return answers

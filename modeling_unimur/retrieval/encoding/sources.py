@@ -96,7 +96,7 @@ def first_reading(found: Found, prefix: str = "") -> Reading:
 
 def _at_top(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
-        return sorted(entry.path for entry in entries if not entry.name.startswith(".") and not entry.is_dir())
+        return sorted(entry.path for entry in entries if not entry.name.startswith(".") and not os.path.isdir(entry))
 
 
 def list_items(source: str | os.PathLike | Found, reading: Reading | None = None) -> Iterator[Item | BadItem]:
