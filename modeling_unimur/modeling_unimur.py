@@ -127,6 +127,7 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
             ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space; or for
                 ids of the language model's tokenizer, which end with [RET].
         """
+        self._require_clip()
         self._refuse_queries(input_ids)
         if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
             raise ValueError(

@@ -4,6 +4,7 @@ import pytest
 from transformers import pipeline
 
 from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.candidates_unimur import picture_vectors
 from modeling_unimur.retrieval import open_index
 from tests import tiny
 from tests.hits import assert_same_answer, assert_same_hits
@@ -87,7 +88,7 @@ def test_another_model_is_refused(pair, place, make_model, pictures, tmp_path):
 
 
 def test_an_index_given_as_an_object(pair, plain, pictures, tmp_path):
-    vectors = plain._embed("image", [pictures[0]], [{}])
+    vectors = picture_vectors(pair[0], pair[1].process_images([pictures[0]]))
     with open_index(tmp_path / "index", 24, "my-clip@1") as index:
         index.add("image", ["mine"], vectors, [{"path": "elsewhere.png"}])
         retriever = make(pair)
