@@ -394,4 +394,12 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-__all__ = ["IMAGE_FORMATS", "MAX_PIXELS", "decode_base64", "image_bytes", "load_image", "source_name"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "MAX_FILE_BYTES",
+    "MAX_PIXELS",
+    "decode_base64",
+    "image_bytes",
+    "load_image",
+    "source_name",
+]

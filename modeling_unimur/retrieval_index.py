@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from .payload_filters import Condition, matches
 from .saved_index import SavedIndex
-from .vector_index import KINDS, Hit, check_vectors, checked_id, locked, plain_payload, plain_value
+from .vector_index import KINDS, Hit, check_vectors, checked_id, locked, plain_payload, plain_value, require_dict
 
 # What an index in a folder calls this kind, beside FAISS' descriptions of its own.
 MEMORY = "memory"
@@ -161,7 +161,7 @@ class RetrievalIndex(SavedIndex):
                     raise ValueError(f"{kind} {item!r:.60} is there twice")
                 index._places[kind][item] = len(index._ids[kind])
                 index._ids[kind].append(item)
-                index._payloads[kind].append(plain_payload(item, record["payload"]))
+                index._payloads[kind].append(require_dict(item, record["payload"]))
         if any(len(index._matrix(kind)) != index.count(kind) for kind in KINDS):
             raise ValueError("items and vectors do not agree")
         return index

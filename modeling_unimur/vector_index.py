@@ -360,6 +360,17 @@ def checked_id(item: str) -> str:
     return item
 
 
+def require_dict(item: str, payload: dict | None) -> dict:
+    """A payload, `{}` for none.
+
+    Raises:
+        ValueError: for what is no dict, naming the item.
+    """
+    if payload is not None and not isinstance(payload, dict):
+        raise ValueError(f"The payload of {item!r:.60} is a dict of JSON values, not {type(payload).__name__}.")
+    return payload or {}
+
+
 def plain_payload(item: str, payload: dict | None, but: tuple[str, ...] = ()) -> dict:
     """A payload of JSON values, which every index holds, writes and filters alike; `{}` for none.
 
@@ -375,12 +386,8 @@ def plain_payload(item: str, payload: dict | None, but: tuple[str, ...] = ()) ->
             an integer beyond 64 bits, half of a surrogate pair; or it nests deeper than 100 levels. The message names
             the item and the field.
     """
-    if payload is None:
-        return {}
-    if not isinstance(payload, dict):
-        raise ValueError(f"The payload of {item!r:.60} is a dict of JSON values, not {type(payload).__name__}.")
     plain = {}
-    for key, value in payload.items():
+    for key, value in require_dict(item, payload).items():
         try:
             plain[_plain_text(key)] = plain_value(value)
         except ValueError as error:
@@ -465,6 +472,7 @@ __all__ = [
     "payload_text",
     "plain_payload",
     "plain_value",
+    "require_dict",
     "require_same",
     "vector_faults",
 ]

@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument(
             "source",
             metavar="SOURCE",
-            help="a folder of pictures; .parquet, .tar (webdataset), .jsonl, .txt as file, folder or pattern; or a "
-            "retrieval set such as gimp_manual",
+            help="a folder of images, tables and archives; .parquet, .tar (webdataset), .jsonl, .txt as file or "
+            "pattern; or a retrieval set such as gimp_manual",
         )
         _common(child)
         child.add_argument("--work", metavar="DIR", help="vectors and manifest (default: beside the index)")
@@ -43,6 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument(
             "--chunk-size", type=_positive, default=1024, metavar="N", help="items stored together (default: 1024)"
         )
+        child.add_argument(
+            "--prune",
+            action="store_true",
+            help="remove items that are gone from the source even if they are more than 20 and a tenth of it",
+        )
+        child.add_argument("--moved-from", metavar="SOURCE", help="where SOURCE lay before; its ids stay")
         child.add_argument("--device", help="of the model (default: an accelerator if there is one)")
     build.add_argument("--kind", metavar="KIND", help="of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
                        "(default: Flat)")  # fmt: skip
@@ -128,6 +134,8 @@ def _build(args: argparse.Namespace) -> int:
     )
     if report.skipped:
         print(f"{report.skipped:,} items were skipped: {report.skipped_file}")
+        for reason, count in report.reasons.items():
+            print(f"{count:>9,} x {reason}")
     return 0
 
 

@@ -15,6 +15,8 @@ from .json_lines import parse_json
 from .picture_bytes import member_address
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
+# Captions and metadata are smaller; a sparse member may claim any size.
+_MEMBER_BYTES = 1 << 24
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -69,8 +71,8 @@ class Sample:
     tar: tarfile.TarFile
 
     def bytes(self, suffix: str) -> bytes:
-        """Content of a member."""
-        return self.tar.extractfile(self.members[suffix]).read()
+        """Content of a member, no more than the first 16 MiB of it."""
+        return self.tar.extractfile(self.members[suffix]).read(_MEMBER_BYTES)
 
     def picture(self) -> str | None:
         """Address of the sample's picture."""
@@ -112,7 +114,7 @@ def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
                     raise tarfile.ReadError("it is cut off")
                 if members:
                     yield Sample(archive, "/".join(filter(None, key)), members, tar)
-        except (tarfile.TarError, OSError) as error:
+        except Exception as error:  # damaged headers make tarfile raise nearly anything
             yield Skipped("archive is damaged", f"{archive}: {error}")
 
 

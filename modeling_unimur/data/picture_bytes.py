@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import os
 import re
+import stat
 
 from PIL import Image
 
-from ..image_loading import load_image
+from ..image_loading import MAX_FILE_BYTES, load_image
 
 _MEMBER = re.compile(r"(?P<archive>.+\.tar)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _LINE = re.compile(r"(?P<table>.+\.tsv)#(?P<offset>\d+)", re.DOTALL)
@@ -43,15 +45,20 @@ def read_picture_bytes(address: str) -> bytes:
     A JPEG in a table that breaks off is given its end, so that what there is of it can be decoded.
 
     Raises:
-        OSError: the file is missing or cannot be read.
-        ValueError: the archive ends within the member, or the table's line is not `id<TAB>base64`.
+        OSError: the file is missing, cannot be read, or is no regular file: a pipe or a device may never end.
+        ValueError: there are too many bytes, the archive ends within the member, or the table's line is not
+            `id<TAB>base64`.
     """
     path, offset, size = split_address(address)
+    status = _regular(path)
+    length = status.st_size if size is None else size
+    if length > MAX_FILE_BYTES:
+        raise ValueError(f"{address}: too large: {length} bytes are more than {MAX_FILE_BYTES}")
     # Opened for each picture: a file that processes inherit would share its position.
     with open(path, "rb") as file:
         file.seek(offset)
         if size == TO_LINE_END:
-            return _decode_line(file.readline(), address)
+            return _decode_line(file.readline(2 * MAX_FILE_BYTES), address)
         data = file.read(-1 if size is None else size)
     if size is not None and len(data) < size:
         raise ValueError(f"{address}: the archive ends after {len(data)} of {size} bytes; bring it anew")
@@ -83,7 +90,10 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
 
 
 class FileStamps:
-    """Tells by path, size and time of change whether a picture's bytes may have changed, without reading them."""
+    """Tells by path, size and times of change whether a picture's bytes may have changed, without reading them.
+
+    The time of the last change of the file's entry is one of them: unlike the one of its content, no program sets it.
+    """
 
     def __init__(self) -> None:
         self._archives: dict[str, str] = {}
@@ -92,7 +102,7 @@ class FileStamps:
         """A string that changes with the file behind an address.
 
         Raises:
-            OSError: the file is not there.
+            OSError: the file is not there, or no regular file.
         """
         path, offset, size = split_address(address)
         if size is None:
@@ -103,8 +113,15 @@ class FileStamps:
 
     @staticmethod
     def _stamp(path: str) -> str:
-        status = os.stat(path)
-        return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}"
+        status = _regular(path)
+        return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
+
+
+def _regular(path: str) -> os.stat_result:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return status
 
 
 __all__ = [

@@ -8,10 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..image_loading import IMAGE_FORMATS, pillow_heif
+
 # Containers that Pillow opens by extension but that hold documents, films or measurements.
 NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 # Pictures that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
-TRIED_ANYWAY = {".avif", ".heic", ".heif", ".jxl", ".svg"}
+TRIED_ANYWAY = {".avif", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".svg", ".svgz"}
+# Of these Pillow would read the small preview that lies in front.
+CAMERA_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
 
 
 def picture_suffixes() -> set[str]:
@@ -21,7 +25,14 @@ def picture_suffixes() -> set[str]:
         for suffix, kind in Image.registered_extensions().items()
         if kind in Image.OPEN and kind not in NOT_PICTURES
     }
-    return readable | TRIED_ANYWAY
+    return readable | TRIED_ANYWAY | CAMERA_RAW
+
+
+def decoded_suffixes() -> set[str]:
+    """Lower-case file name endings of the formats that `load_image` decodes here."""
+    extensions = Image.registered_extensions().items()
+    found = {suffix for suffix, kind in extensions if kind in IMAGE_FORMATS and kind in Image.OPEN}
+    return found if pillow_heif is None else found | {".heic", ".heif"}
 
 
 def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
@@ -52,4 +63,4 @@ def printable(name: str) -> str:
     return name.encode("utf-8", errors="backslashreplace").decode()
 
 
-__all__ = ["picture_suffixes", "printable", "walk_pictures"]
+__all__ = ["CAMERA_RAW", "decoded_suffixes", "picture_suffixes", "printable", "walk_pictures"]

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from datasets import Dataset
-from PIL import Image
 
+from .picture_files import decoded_suffixes, walk_pictures
 from .picture_table import PictureRow, picture_dataset
 from .text_lines import read_lines
 
@@ -41,7 +41,7 @@ def load_picture_folder(folder: str) -> Dataset:
         raise FileNotFoundError(f"There is no picture folder {path}: write folder=PATH with the path of a folder.")
     path, skipped = path.absolute(), Counter()
     captions = path / CAPTIONS_FILE
-    named = _captioned(captions, skipped) if captions.is_file() else _titled(path)
+    named = _captioned(captions, skipped) if captions.is_file() else _titled(path, skipped)
     rows, numbers = [], Counter()
     for file, title in named:
         name = file.relative_to(path).as_posix() if file.is_relative_to(path) else str(file)
@@ -61,7 +61,7 @@ def load_picture_folder(folder: str) -> Dataset:
         )
     if skipped:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(skipped.items()))
-        logger.warning("%s: skipped %s", captions, reasons)
+        logger.warning("%s: skipped %s", captions if captions.is_file() else path, reasons)
     if not rows:
         raise ValueError(f"{path} holds no captioned picture: add pictures, and {CAPTIONS_FILE} for captions.")
     return picture_dataset(rows)
@@ -82,11 +82,15 @@ def _captioned(captions: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
             yield captions.parent / fields[0], " ".join(fields[1].split())
 
 
-def _titled(folder: Path) -> Iterator[tuple[Path, str]]:
-    suffixes = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    for file in sorted(folder.rglob("*")):
-        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
-        if not hidden and file.suffix.lower() in suffixes and file.is_file():
+def _titled(folder: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
+    decoded = decoded_suffixes()
+    found = walk_pictures(folder, lambda error: skipped.update(["folder that cannot be listed"]))
+    for file in sorted(path for path, is_picture in found if is_picture):
+        if file.suffix.lower() not in decoded:
+            skipped[f"{file.suffix.lower()}, which is not decoded here"] += 1
+        elif not file.is_file():
+            skipped["file that is missing or not a regular one"] += 1
+        else:
             title = " ".join(file.stem.replace("_", " ").replace("-", " ").split())
             # File names may hold bytes that are no UTF-8; a table may not.
             yield file, title.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..index_folder import CheckedFile
 from ..payload_filters import Condition, matches
-from ..vector_index import check_vectors, checked_id, payload_text
+from ..vector_index import check_vectors, checked_id, require_dict
 
 try:
     import faiss
@@ -266,7 +266,7 @@ class FaissPart:
                 if item in part.rows:
                     raise ValueError(f"{name} {item!r:.60} is there twice")
                 part.ids.append(item)
-                part.payloads.append(None if item is None else payload_text(item, record[1]))
+                part.payloads.append(item and json.dumps(require_dict(item, record[1]), ensure_ascii=False))
                 if item is not None:
                     part.rows[item] = row
         highest = len(part.ids) if part._numbered else part.index.ntotal

@@ -1,5 +1,6 @@
 """A folder of one's own as a source of captioned pictures."""
 
+import os
 import shutil
 
 import pytest
@@ -63,3 +64,21 @@ def test_is_named_among_the_sources(folder):
     assert len(rows) == 3
     with pytest.raises(ValueError, match=r"foldr=x.*folder=PATH"):
         load_captioned_pictures(["foldr=x"])
+
+
+def test_what_is_passed_over_is_counted(folder, caplog):
+    for name in ("light.hdr", "film.exr", "drawing.svg", "other.svg", "raw.nef", "print.eps", "words.md"):
+        (folder / name).write_bytes(b"x")
+    (folder / "gone.png").symlink_to(folder / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    assert len(load_picture_folder(str(folder))) == 3
+    message = caplog.records[-1].getMessage()
+    for count, what in (
+        (1, ".hdr"),
+        (1, ".exr"),
+        (2, ".svg"),
+        (1, ".nef"),
+        (2, "file that is missing or not a regular"),
+    ):
+        assert f"{count} x {what}" in message
+    assert "md" not in message

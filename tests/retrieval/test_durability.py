@@ -408,3 +408,16 @@ def test_vectors_of_approximate_kinds_are_looked_at(tmp_path, kind):
     resign(tmp_path / "index", scale)
     with pytest.raises(ValueError, match="damaged"):
         open_index(tmp_path / "index", read_only=True)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("memory", "items.jsonl"), ("Flat", "text.jsonl")])
+def test_payloads_of_an_earlier_version_are_read(tmp_path, kind, name):
+    """It took integers of any size and any depth."""
+    with open_index(tmp_path / "index", 16, "tiny@1", kind) as index:
+        index.add("text", ["a"], VECTORS[:1], [{"n": 123456789}])
+        index.save()
+    large, deep = 2**70, {"x": [[1]] * 2}
+    resign(tmp_path / "index", change_lines(name, '"n": 123456789', f'"n": {large}, "deep": {json.dumps(deep)}'))
+    with open_index(tmp_path / "index") as index:
+        assert index.search(VECTORS[:1], 1, where={"n": large})[0][0].payload == {"n": large, "deep": deep}
+        index.save()

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from ...data.decoding_workers import worker_count
+from ...data.json_lines import json_line, read_json_lines
+from ...data.picture_files import printable
 from ...data.retrieval_sources import names_a_set
 from ...data.source_folders import folder_of_source, record_sources
 from ...writer_lock import WriterLock
 from ..opening import open_index
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
-from .items import BadItem, Item
+from .items import Item
 from .manifest import Manifest
-from .plan import Plan, bad_line
+from .plan import Plan
 from .processes import Ranks
-from .sources import list_items
+from .sources import Found, find_source, first_reading, list_items
 
 ENGINES = ("local", "ray")
 SKIPPED_FILE = "skipped.jsonl"
+# An index loses no more of a source than both unless it is asked to: most losses are drives that are not mounted.
+_LOST_UNASKED, _LOST_SHARE = 20, 0.1
 _RECORDS, _VECTORS, _MANIFEST, _LOCK = "records", "vectors", "manifest.sqlite", "lock"
 
 
@@ -39,6 +45,7 @@ class BuildReport:
         added, replaced, removed: in the index.
         skipped: that could not be encoded, all of them in `skipped_file`.
         seconds: of the run.
+        reasons: why items were skipped, and how many for each reason, the most frequent first.
     """
 
     items: int
@@ -51,6 +58,7 @@ class BuildReport:
     skipped: int
     skipped_file: str
     seconds: float
+    reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,6 +78,9 @@ class BuildOptions:
         device: of the model.
         clip: folder or Hub id of the dual encoder, in place of the one that a heads-only model names.
         show_progress: whether to show bars.
+        prune: whether the index may lose more than a tenth of the source's items (and more than 20), because they are
+            not there any more or cannot be read any more.
+        moved_from: where the source lay when it was last listed; its ids stay.
     """
 
     index: str | None = None
@@ -84,6 +95,8 @@ class BuildOptions:
     device: str | None = None
     clip: str | None = None
     show_progress: bool = False
+    prune: bool = False
+    moved_from: str | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -102,17 +115,22 @@ def build_index(
 ) -> BuildReport:
     """Makes an index of a source, or brings it up to date: the same call begins, resumes and repeats.
 
+    An item that cannot be encoded is skipped, and counted with its reason. Ids that a source does not give itself
+    (paths, lines, rows) begin with its folder's name from an index' second source on, and an id that an item of
+    another source has is refused: no source replaces or removes what came from another.
+
     Args:
-        source: see `sources.list_items`. An index may be built from several, one after the other.
+        source: see `sources.find_source`. An index may be built from several, one after the other.
         model: a model folder, or a `CorpusEncoder`.
         uri: of the index, see `open_index`.
         options: see there.
-        must_exist: refuses to begin a new index.
+        must_exist: refuses to begin a new index, and a source that an existing one was not built from.
 
     Raises:
         FileNotFoundError: no such source or model, or (`must_exist`) no index.
+        OSError: the source, or a part of it that items of the index came from, cannot be listed. Nothing is changed.
         ValueError: a source of another format or with nothing in it, a model without a dual encoder, an index of
-            another model or kind.
+            another model or kind, more losses than `prune` allows. Nothing is changed.
         BlockingIOError: another process is building this index.
         ImportError: an extra is missing; the message names it.
     """
@@ -124,18 +142,18 @@ def build_index(
         held = find_held(uri, **extra) if ranks.first else None
         if must_exist and ranks.first and held is None:
             raise FileNotFoundError(f"There is no index in {uri}: make it by `unimur index build`.")
-        listing = list_items(source)
+        found = find_source(source)
         work.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(work / _LOCK, f"The index in {uri}") if ranks.first else None
         try:
             run = _Run(named, work, ranks, options)
             run.name_model(model)
-            unchanged, listed_bad = run.encode(listing)
+            unchanged, listed_bad = run.encode(found, held, must_exist)
             if not ranks.first:
                 return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
             changes = run.fill(uri, held, extra)
             record_sources(uri, [folder_of_source(source)])
-            skipped = run.write_skipped(listed_bad)
+            reasons = run.write_skipped(listed_bad)
             with Manifest(work / _MANIFEST) as manifest:
                 items = manifest.count(named)
             counts = run.counts
@@ -145,9 +163,10 @@ def build_index(
                 known=counts.known,
                 unchanged=unchanged,
                 **asdict(changes),
-                skipped=skipped,
+                skipped=reasons.total(),
                 skipped_file=os.fspath(work / SKIPPED_FILE),
                 seconds=time.perf_counter() - start,
+                reasons=dict(reasons.most_common()),
             )
         finally:
             if lock is not None:
@@ -155,6 +174,7 @@ def build_index(
 
 
 def _named(source: str | os.PathLike) -> str:
+    """What the manifest calls a source, from wherever it is named."""
     if names_a_set(os.fspath(source)):
         kind, at, path = os.fspath(source).partition("=")
         return f"{kind}{at}{os.path.abspath(path)}" if at else kind
@@ -209,19 +229,26 @@ class _Run:
         return RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
 
     # -- encoding ---------------------------------------------------------------------------------------------------
-    def encode(self, listing: Iterator[Item | BadItem]) -> tuple[int, Path]:
+    def encode(self, found: Found, held: Held | None, must_be_known: bool) -> tuple[int, Path]:
         """Encodes this process' share of what the manifest does not know; returns the number of unchanged items and
         the file of those that could not even be listed."""
         records = self.work / _RECORDS
         with Manifest(self.work / _MANIFEST) as manifest:
             if self.ranks.first:
                 self._same_model(manifest)
+                self._decide_reading(found, manifest, must_be_known)
                 manifest.merge(records, manifest.fact("source of records") or self.source)
                 manifest.fact("source of records", self.source)
                 store = self.store()
                 manifest.forget_lost(store.holds, len(store))
+                counts = {} if held is None else held.counts
+                if any(count > counts.get(kind, 0) for kind, count in manifest.indexed().items()):
+                    manifest.nothing_indexed()  # it is another index than the one that was filled
             self.ranks.wait()
-            plan = Plan(listing, manifest, self.options.chunk_size, self.work / f".listed-{self.ranks.rank}")
+            listing = list_items(found, manifest.reading(self.source))
+            plan = Plan(
+                listing, manifest, self.source, self.options.chunk_size, self.work / f".listed-{self.ranks.rank}"
+            )
             chunks = (chunk for number, chunk in enumerate(plan) if number % self.ranks.count == self.ranks.rank)
             first = next(chunks, None)
             if first is not None:
@@ -231,15 +258,51 @@ class _Run:
             if not plan.listed:  # such as a drive that is not mounted
                 raise ValueError(
                     f"{self.source} holds nothing that can be encoded; {manifest.count(self.source)} items of it are "
-                    "in the index, and stay."
+                    f"in the index, and stay. {_first_line(plan.bad)}"
                 )
             totals = self.ranks.total([self.counts.encoded, self.counts.known, self.counts.failed])
             self.counts.encoded, self.counts.known, self.counts.failed = totals
             self.ranks.wait()
             if self.ranks.first:
                 manifest.merge(records, self.source)
+                self._refuse_losses(plan, manifest)
                 manifest.forget_unseen(self.source)
             return plan.unchanged, plan.bad
+
+    def _decide_reading(self, found: Found, manifest: Manifest, must_be_known: bool) -> None:
+        if self.options.moved_from is not None:
+            manifest.move(_named(self.options.moved_from), self.source)
+        known = manifest.sources()
+        if manifest.reading(self.source) is not None:
+            return
+        if must_be_known and known:
+            raise ValueError(
+                f"The index was not built from {self.source} but from {', '.join(known)}: add it by `unimur index "
+                "build`, or say by --moved-from where it lay before."
+            )
+        prefix = ""
+        if known:
+            name = prefix = printable(os.path.basename(found.base)) or "source"
+            number = 1
+            while manifest.begins(f"{prefix}/"):
+                number += 1
+                prefix = f"{name}-{number}"
+        manifest.keep_reading(self.source, first_reading(found, prefix))
+
+    def _refuse_losses(self, plan: Plan, manifest: Manifest) -> None:
+        for bad in plan.hiding:
+            if behind := manifest.unseen(self.source, bad.hides):
+                raise OSError(
+                    f"{bad.item} of {self.source} cannot be read ({bad.reason}), and {behind} items of the index that "
+                    "may lie behind it were not seen. Nothing is changed: mend it and run the same again."
+                )
+        lost, held = manifest.losses(self.source)
+        if lost > max(_LOST_UNASKED, held * _LOST_SHARE) and not self.options.prune:
+            raise ValueError(
+                f"{lost} of the {held} items that the index holds of {self.source} are not there any more, or cannot "
+                "be read any more. Nothing is changed: look at the source, and to remove them run the same with "
+                "--prune (prune=True)."
+            )
 
     def _same_model(self, manifest: Manifest) -> None:
         from ...candidates_unimur import same_space
@@ -277,9 +340,6 @@ class _Run:
         from ...candidates_unimur import same_space
 
         with Manifest(self.work / _MANIFEST) as manifest:
-            counts = {} if held is None else held.counts
-            if any(count > counts.get(kind, 0) for kind, count in manifest.indexed().items()):
-                manifest.nothing_indexed()  # it is another index than the one that was filled
             if held is not None and next(manifest.waiting(1), None) is None:
                 return Changes()
             store = self.store()
@@ -290,21 +350,27 @@ class _Run:
             with open_index(uri, width, name, self.options.index, **extra) as index:
                 return bring_up_to_date(manifest, store, index, self.options.show_progress)
 
-    def write_skipped(self, listed: Path) -> int:
-        """Lists what could not be encoded, one JSON object a line; returns how many."""
-        count, aside = 0, self.work / f".{SKIPPED_FILE}"
+    def write_skipped(self, listed: Path) -> Counter[str]:
+        """Lists what could not be encoded, one JSON object a line; returns how often each reason stands there."""
+        counts: Counter[str] = Counter()
+        aside = self.work / f".{SKIPPED_FILE}"
         with Manifest(self.work / _MANIFEST) as manifest, open(aside, "wb") as file:
-            if listed.is_file():
-                with open(listed, "rb") as lines:
-                    for line in lines:
-                        file.write(line)
-                        count += 1
-                listed.unlink()
-            for item, reason in manifest.failures(self.source):
-                file.write(bad_line(item, reason))
-                count += 1
+            bad = (record for _, record in read_json_lines(listed)) if listed.is_file() else ()
+            failed = ({"item": item, "reason": reason} for item, reason in manifest.failures(self.source))
+            for record in chain(bad, failed):
+                file.write(json_line(record))
+                counts[record["reason"].partition(": ")[0]] += 1
+        listed.unlink(missing_ok=True)
         os.replace(aside, self.work / SKIPPED_FILE)
-        return count
+        return counts
+
+
+def _first_line(bad: Path) -> str:
+    """Why the first of the items that could not be listed could not."""
+    if not bad.is_file():
+        return ""
+    _, record = next(read_json_lines(bad))
+    return f"{record['item']}: {record['reason']}."
 
 
 def _after(first: list, rest: Iterator) -> Iterator:

@@ -93,6 +93,12 @@ class ChunkEncoder:
         records, counts = [], Counts()
         for batch, vectors in prepared:
             rows.update({batch.keys[row]: vector for row, vector in zip(batch.rows, vectors, strict=True)})
+        broken = [key for key, vector in rows.items() if not torch.isfinite(vector).all()]
+        for key in broken:
+            del rows[key]
+            for batch, _ in prepared:
+                batch.fail(key, "the model gives it no vector of finite numbers")
+        for batch, _ in prepared:
             for (place, item), key, reason in zip(batch.batch.items, batch.keys, batch.reasons, strict=True):
                 counts.failed += key is None
                 written = None if key is None else key.hex()

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...candidates_unimur import fuses_captions, picture_inputs
 from ...data.picture_bytes import decode_picture
+from ...data.picture_files import printable
 from ...data.row_store import KEY_TYPE, key_of
 from .items import Item
 from .reading import read_content
@@ -53,6 +54,12 @@ class PreparedBatch:
     rows: list[int] = field(default_factory=list)
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    def fail(self, key: bytes, reason: str) -> None:
+        """Notes that a content could not be encoded, for all items that have it."""
+        for number, other in enumerate(self.keys):
+            if other == key:
+                self.keys[number], self.reasons[number] = None, reason
+
 
 class Preparation(Dataset):
     """Prepares a batch.
@@ -79,22 +86,54 @@ class Preparation(Dataset):
                     payloads.append(payload)
                     done.rows.append(number)
                     fresh.add(key)
-            except (OSError, ValueError) as error:
-                key, reason = None, str(error) or type(error).__name__
+            except Exception as error:  # whatever one item raises is that item's failure
+                key, reason = None, reason_of(error, item.content)
             done.keys.append(key)
             done.reasons.append(reason)
         if contents:
-            text = batch.kind == "text"
-            done.inputs = dict(
-                self.processor.process_texts(contents) if text else picture_inputs(self.processor, contents, payloads)
-            )
+            done.inputs = self._inputs(done, contents, payloads)
         return done
+
+    def _inputs(self, done: PreparedBatch, contents: list, payloads: list[dict]) -> dict[str, torch.Tensor]:
+        """What the processor makes of the contents of `done.rows`, without those that it refuses."""
+
+        def process(numbers: list[int]) -> dict[str, torch.Tensor]:
+            chosen = [contents[number] for number in numbers]
+            if done.batch.kind == "text":
+                return dict(self.processor.process_texts(chosen))
+            return dict(picture_inputs(self.processor, chosen, [payloads[number] for number in numbers]))
+
+        everything = list(range(len(contents)))
+        try:
+            return process(everything)
+        except Exception:
+            taken = []
+            for number in everything:
+                try:
+                    process([number])
+                    taken.append(number)
+                except Exception as error:
+                    done.fail(done.keys[done.rows[number]], reason_of(error))
+            if len(taken) == len(everything):
+                raise
+            done.rows = [done.rows[number] for number in taken]
+            return process(taken) if taken else {}
 
     def _is_stored(self, key: bytes) -> bool:
         if not len(self.stored):
             return False
         wanted = np.array(key, dtype=KEY_TYPE)
         return bool(self.stored[min(int(np.searchsorted(self.stored, wanted)), len(self.stored) - 1)] == wanted)
+
+
+def reason_of(error: Exception, name: str = "") -> str:
+    """Why an item could not be encoded, without the name that a message begins with."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = str(error).removeprefix(f"{name}: ").strip()
+    if not isinstance(error, (OSError, ValueError)) or not text:
+        text = f"{type(error).__name__}: {text}"
+    return printable(text)
 
 
 def content_key(kind: str, data: bytes, caption: object = None) -> bytes:
@@ -119,4 +158,4 @@ def _as_it_is(batch: PreparedBatch) -> PreparedBatch:
     return batch
 
 
-__all__ = ["Batch", "Preparation", "PreparedBatch", "content_key", "prepare"]
+__all__ = ["Batch", "Preparation", "PreparedBatch", "content_key", "prepare", "reason_of"]

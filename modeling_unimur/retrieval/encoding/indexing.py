@@ -63,6 +63,7 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
         if keys:
             index.train(kind, _vectors(store, keys))
     bar = tqdm(desc="Filling the index", unit=" items", disable=not show_progress)
+    refused: list[tuple[str, str, str]] = []
     for rows in manifest.waiting(_BLOCK):
         for kind in KINDS:
             mine = [row for row in rows if row[0] == kind]
@@ -70,14 +71,19 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
             if present:
                 ids, keys, payloads = zip(*present, strict=True)
                 vectors = _vectors(store, keys)
-                added = index.add(kind, list(ids), vectors, [json.loads(payload) for payload in payloads])
+                payloads = [json.loads(payload) for payload in payloads]
+                added = index.add(kind, list(ids), vectors, payloads, on_error="skip")
                 changes.added += added.added
                 changes.replaced += added.replaced
-            gone = [item for _, item, key, _ in mine if key is None and (kind, item) in index]
+                refused += [(kind, item, f"the index does not take it: {reason}") for item, reason in added.skipped]
+            left_out = {item for one, item, _ in refused if one == kind}
+            gone = [item for _, item, key, _ in mine if (key is None or item in left_out) and (kind, item) in index]
             changes.removed += index.remove(kind, gone)
         bar.update(len(rows))
     bar.close()
     index.save()
+    for kind in KINDS:
+        manifest.refuse(kind, [(item, reason) for one, item, reason in refused if one == kind])
     manifest.all_indexed()
     return changes
 

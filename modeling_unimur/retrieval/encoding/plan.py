@@ -16,13 +16,17 @@ class Plan:
     Args:
         listing: all items.
         manifest: what is known.
+        source: of the listing, as the manifest calls it.
         size: items a chunk.
         bad: file for what cannot be encoded; made when there is something.
+
+    After the last chunk `listed` and `unchanged` count items, and `hiding` are those behind which others may lie.
     """
 
-    def __init__(self, listing: Iterator[Item | BadItem], manifest: Manifest, size: int, bad: Path):
-        self.listing, self.manifest, self.size, self.bad = listing, manifest, size, bad
+    def __init__(self, listing: Iterator[Item | BadItem], manifest: Manifest, source: str, size: int, bad: Path):
+        self.listing, self.manifest, self.source, self.size, self.bad = listing, manifest, source, size, bad
         self.listed = self.unchanged = 0
+        self.hiding: list[BadItem] = []
         bad.unlink(missing_ok=True)
 
     def __iter__(self) -> Iterator[list[tuple[int, Item]]]:
@@ -47,21 +51,18 @@ class Plan:
     def _unknown(self, part: list[tuple[int, Item]]) -> list[tuple[int, Item]]:
         if not part:
             return []
-        todo, again = self.manifest.unknown([item for _, item in part])
-        for (_, item), twice in zip(part, again, strict=True):
-            if twice:
-                self._refuse(BadItem(item.id, f"the id of an earlier {item.kind}: the first one counts"))
-        self.unchanged += len(part) - sum(todo) - sum(again)
-        return [entry for entry, wanted in zip(part, todo, strict=True) if wanted]
+        answers = self.manifest.unknown([item for _, item in part], self.source)
+        for (_, item), answer in zip(part, answers, strict=True):
+            if isinstance(answer, str):
+                self._refuse(BadItem(item.id, answer))
+        self.unchanged += answers.count(False)
+        return [entry for entry, answer in zip(part, answers, strict=True) if answer is True]
 
     def _refuse(self, item: BadItem) -> None:
+        if item.hides is not None:
+            self.hiding.append(item)
         with open(self.bad, "ab") as file:
-            file.write(bad_line(item.item, item.reason))
+            file.write(json_line({"item": item.item, "reason": item.reason}))
 
 
-def bad_line(item: str, reason: str) -> bytes:
-    """A line of the file of what could not be encoded."""
-    return json_line({"item": item, "reason": reason})
-
-
-__all__ = ["Plan", "bad_line"]
+__all__ = ["Plan"]

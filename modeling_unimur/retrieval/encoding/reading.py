@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from functools import lru_cache
 
@@ -31,8 +32,8 @@ def read_content(item: Item) -> bytes:
     value = _column(cell["table"], cell["column"], int(cell["group"]))[int(cell["row"])].as_py()
     if isinstance(value, dict):  # as `datasets` stores pictures
         value = value.get("bytes") or value.get("path")
-    if isinstance(value, str):
-        return read_picture_bytes(value)
+    if isinstance(value, str):  # as seen from the table
+        return read_picture_bytes(os.path.join(os.path.dirname(cell["table"]), value))
     if not isinstance(value, bytes) or not value:
         raise ValueError(f"{item.content}: there is no picture in this cell")
     return value

@@ -21,3 +21,11 @@ def counting(pair):
 def corpus(tmp_path):
     """Twelve pictures in two folders."""
     return picture_folder(tmp_path / "corpus", 12)
+
+
+@pytest.fixture
+def release_folder(pair, tmp_path):
+    """A saved model and its processor."""
+    for part in pair:
+        part.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
