@@ -19,13 +19,34 @@ _ENDINGS = {".json", ".safetensors", ".py", ".md", ".jinja", ".txt", ".model"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 _PATH = re.compile(r"(?:file:/*|~|\.{1,2})?/[^/\s]+/|[A-Za-z]:[\\/]|\\\\\w|file:")
 _PATH_IN_TEXT = re.compile(r"(?<![\w.:/<])/(?:home|root|Users|tmp|mnt)/\w+|\b[A-Z]:\\Users\\\w+")
+# Formats as their issuers document them, after the rules of detect-secrets and gitleaks.
 _SECRETS = {
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
-    "a GitHub token": re.compile(r"\bgh[pousr]_[A-Za-z0-9]{36}\b"),
-    "an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{32,}\b|\bAKIA[0-9A-Z]{16}\b"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a Hugging Face token": r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b",
+    "a GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{22,}\b",
+    "a GitLab token": r"\bgl(?:pat|dt|rt|cbt|ptt|ft|soat|agent)-[A-Za-z0-9_-]{20,}",
+    "a Slack token": r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}|\bxapp-\d-[A-Za-z0-9-]{10,}",
+    "a Slack webhook": r"hooks\.slack\.com/services/T\w+/B\w+/\w+",
+    "a Google key": r"\bAIza[A-Za-z0-9_-]{35}|\bGOCSPX-[A-Za-z0-9_-]{20,}|\bya29\.[A-Za-z0-9_-]{20,}",
+    "an AWS key": r"\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}\b",
+    "an AWS secret": r"(?i:aws_?secret_?(?:access_?)?key)\W{1,6}[A-Za-z0-9/+=]{40}\b",
+    "an Azure key": r"(?i:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40,}={0,2}",
+    "an API key": r"\bsk-[A-Za-z0-9_-]{20,}|\b[sr]k_(?:live|test)_[A-Za-z0-9]{16,}|\bgsk_\w{40,}",
+    "a mail service's key": r"\bSG\.[\w-]{16,}\.[\w-]{16,}",
+    "a package registry's token": r"\bnpm_[A-Za-z0-9]{36}\b|\bpypi-[A-Za-z0-9_-]{40,}",
+    "a bot's token": r"\b\d{8,10}:AA[A-Za-z0-9_-]{33}\b|\bSK[0-9a-f]{32}\b|\bdop_v1_[0-9a-f]{64}\b",
+    "a signed web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
+    "a password in an address": r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"<>{}]{1,64}:[^\s/:@'\"<>{}]{1,128}@[\w.-]+",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----",
 }
-_SECRET_KEYS = {"token", "auth_token", "use_auth_token", "api_key", "password"}
+_SECRETS = {what: re.compile(pattern) for what, pattern in _SECRETS.items()}
+# Keys of a configuration that hold one, by their ends; a tokenizer's `bos_token` and such are none.
+_SECRET_KEY = re.compile(
+    r"(?:^|_)(?:password|passwd|secret|api_?key|apikey|access_key|private_key|credentials?)$"
+    r"|^(?:token|hf_token|hub_token|push_to_hub_token)$|(?:auth|access|refresh|bearer|api|hub|hf|github|gitlab|slack)_token$",
+    re.IGNORECASE,
+)
+# A class of this release, and not of another repository, whose code would run wherever the release is loaded.
+_CODE_REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 
 
 def check_release(folder: Path) -> dict[str, int]:
@@ -137,15 +158,51 @@ def check_config(config, name: str) -> None:
             )
         if not isinstance(value, str):
             continue
-        if last in _SECRET_KEYS and value:
+        if _SECRET_KEY.search(last) and value:
             raise ValueError(f"{name}: {key} holds a secret: take it out, and revoke it if the file was ever shared.")
         if last != "chat_template" and _PATH.match(value):
             raise ValueError(
                 f"{name}: {key} is a local path ({value}), which nobody else has: give a Hub id, or release the "
                 "backbones inside (--full)."
             )
+    check_code_references(config, name)
     if isinstance(config, dict) and config.get("heads_only"):
         check_bases(config)
+
+
+def check_code_references(config, name: str) -> None:
+    """Refuses a configuration that names code of another repository, wherever in it: loading would run that code.
+
+    Args:
+        config: a JSON document.
+        name: of its file.
+
+    Raises:
+        ValueError: naming the key and the remedy.
+    """
+    for key, value in _values(config):
+        parts = key.split(".")
+        if not isinstance(value, str) or not (
+            "auto_map" in parts or (parts[-1] == "impl" and "custom_pipelines" in parts)
+        ):
+            continue
+        if not _CODE_REFERENCE.fullmatch(value):
+            raise ValueError(
+                f"{name}: {key} runs {value!r}, which is no class of this release: take it out. Only file.Class of a "
+                "file in the same folder may stand there."
+            )
+
+
+def check_source(folder: Path) -> None:
+    """Refuses a model's folder whose files name code of another repository, before anything is loaded from it.
+
+    Raises:
+        ValueError: naming the file, the key and the remedy.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        name = path.relative_to(folder).as_posix()
+        if path.name != "tokenizer.json" and "checkpoint-" not in name:
+            check_code_references(_json(path.read_text(encoding="utf-8", errors="replace"), name), name)
 
 
 def check_bases(config: dict) -> None:
@@ -208,4 +265,4 @@ def check_code(text: str, name: str, folder: Path) -> None:
                 )
 
 
-__all__ = ["check_bases", "check_code", "check_config", "check_release"]
+__all__ = ["check_bases", "check_code", "check_code_references", "check_config", "check_release", "check_source"]

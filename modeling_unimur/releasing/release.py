@@ -20,7 +20,7 @@ from .card import check_card, read_card, render_card
 from .clean_folder import read_heads, write_heads, write_model
 from .fresh_load import embeddings
 from .hub_cards import CARD_TO_FILL
-from .refusals import check_bases, check_config, check_release
+from .refusals import check_bases, check_config, check_release, check_source
 from .trial import try_release
 from .upload import require_free_tag, upload
 
@@ -136,6 +136,7 @@ def build_release(
         FileNotFoundError, ValueError, OSError: as `release` says.
     """
     config = _source_config(source, bases or {})
+    check_source(source)
     is_unimur = config.model_type == UniMuRConfig.model_type
     if is_unimur:
         named = config.text_base_model and (config.clip_config is None or config.clip_base_model)

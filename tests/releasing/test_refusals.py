@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from modeling_unimur.releasing.bases import Base
-from modeling_unimur.releasing.refusals import check_release
+from modeling_unimur.releasing.refusals import check_release, check_source
 
 
 @pytest.fixture
@@ -121,3 +121,105 @@ def test_a_base_is_an_id_and_a_commit(text):
     with pytest.raises(ValueError, match=r"ID@COMMIT|no commit"):
         Base.parse(text)
     assert Base.parse("acme/lm@" + "a1" * 20) == Base("acme/lm", "a1" * 20)
+
+
+A40 = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5jK7m"
+# In pieces, so that this file itself holds no token.
+TOKENS = {
+    "Hugging Face": "hf" + "_" + A40[:34],
+    "GitHub": "ghp" + "_" + A40[:36],
+    "GitHub, fine-grained": "github" + "_pat_" + A40[:22] + "_" + A40,
+    "GitLab": "glpat" + "-" + A40[:20],
+    "Slack": "xoxb" + "-123456789012-" + A40[:24],
+    "Slack, app": "xapp" + "-1-A0123456789-" + A40[:24],
+    "Slack, webhook": "https://hooks.slack" + ".com/services/T0000/B0000/" + A40[:24],
+    "Google": "AIza" + A40[:35],
+    "Google, OAuth": "ya29" + "." + A40,
+    "AWS": "AKIA" + "ABCDEFGHIJKLMNOP",
+    "AWS, secret": "aws_secret_access_key = " + A40,
+    "Azure": "AccountKey=" + A40 * 2 + "==",
+    "OpenAI": "sk" + "-proj-" + A40,
+    "Anthropic": "sk" + "-ant-api03-" + A40,
+    "Stripe": "sk" + "_live_" + A40[:24],
+    "SendGrid": "SG" + "." + A40[:22] + "." + A40,
+    "npm": "npm" + "_" + A40[:36],
+    "PyPI": "pypi" + "-AgEIcHlwaS5vcmc" + A40,
+    "Telegram": "1234567890" + ":AA" + A40[:33],
+    "JWT": "eyJ" + A40[:20] + ".eyJ" + A40[:20] + "." + A40[:20],
+    "address": "https://me:" + "s3cr3tpass@example.com/repo.git",
+    "database": "postgresql://user:" + "hunter2@db.example.com:5432/x",
+    "private key": "-----BEGIN OPENSSH " + "PRIVATE KEY-----",
+}
+KEYS = ("token", "hf_token", "wandb_api_key", "api_key", "password", "db_password", "client_secret", "access_token",
+        "auth_token", "aws_secret_access_key", "apiKey", "private_key", "hub_token")  # fmt: skip
+HARMLESS = {
+    "commit": "a1" * 20,
+    "sha256": "3f" * 32,
+    "base64": "iVBORw0KGgo" + "AAAANSUhEUgAA" * 5,
+    "address": "https://example.com:8080/a@b",
+    "citation": "https://aclanthology.org/2024.findings-eacl.105/",
+    "time": "12:30@noon",
+    "skill": "sk-learn is a library",
+    "task": "ask_live_questions",
+    "mail": "mailto:someone@example.com",
+    "emoji": ":smile:@:cat:",
+}
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_every_kind_of_token_is_refused(folder, name):
+    for change_it in (
+        lambda: change(folder, note=f"see {TOKENS[name]} here"),
+        lambda: (folder / "README.md").write_text(f"# a card\n{TOKENS[name]}\n"),
+        lambda: (folder / "b.py").write_text(f"x = 1  # {TOKENS[name]}\n"),
+    ):
+        before = {path: path.read_bytes() for path in folder.iterdir()}
+        change_it()
+        with pytest.raises(ValueError, match="take it out"):
+            check_release(folder)
+        for path, content in before.items():
+            path.write_bytes(content)
+    check_release(folder)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_keys_that_hold_a_secret(folder, key):
+    change(folder, nested={key: "abc"})
+    with pytest.raises(ValueError, match=key):
+        check_release(folder)
+
+
+def test_what_looks_alike_passes(folder):
+    change(folder, **HARMLESS, bos_token="<s>", image_token="<image>", pad_token="x", ret_token="[RET]", secretary="y")
+    (folder / "README.md").write_text("# a card\n" + "\n".join(HARMLESS.values()))
+    check_release(folder)
+
+
+FOREIGN = "someone/else--modeling_x.Model"
+
+
+@pytest.mark.parametrize("file", ["config.json", "processor_config.json", "tokenizer_config.json", "deep/a.json"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"auto_map": {"AutoModel": FOREIGN}},
+        {"auto_map": {"AutoTokenizer": [None, FOREIGN]}},
+        {"image_processor": {"auto_map": {"AutoImageProcessor": FOREIGN}}},
+        {"custom_pipelines": {"x": {"impl": FOREIGN, "pt": ["AutoModel"]}}},
+        {"auto_map": {"AutoModel": "../modeling_x.Model"}},
+    ],
+)
+def test_code_of_another_repository_is_refused(folder, file, content):
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**kept, **content}))
+    for check in (check_source, check_release):
+        with pytest.raises(ValueError, match="no class of this release"):
+            check(folder)
+
+
+def test_code_of_this_release_passes(folder):
+    change(folder, auto_map={"AutoModel": "a.Model"}, custom_pipelines={"x": {"impl": "b.Pipe", "pt": ["AutoModel"]}})
+    check_source(folder)
+    check_release(folder)
