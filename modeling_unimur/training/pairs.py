@@ -93,8 +93,10 @@ def load_pairs(
 def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, PicturePairs]":
     splits = {}
     group_ids: dict[str, int] = {}
-    for name, rows in split_by_title(load_captioned_pictures(sources)).items():
-        rows = rows.filter(lambda row: bool(row["title"].strip()))
+    parts = split_by_title(load_captioned_pictures(sources))
+    parts = {name: rows.filter(lambda row: bool(row["title"].strip())) for name, rows in parts.items()}
+    _require_every_split({name: len(rows) for name, rows in parts.items()}, sources)
+    for name, rows in parts.items():
         pictures = frozen_pictures.features(list(rows["image"]))
         tell(pictures.describe(f"{name}, pictures"))
         texts, owners, title_rows = [], [], []
@@ -118,6 +120,16 @@ def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, Pic
             title_rows=torch.tensor(title_rows),
         )
     return splits
+
+
+def _require_every_split(sizes: "dict[str, int]", sources: "list[str]") -> None:
+    """Refuses too few pairs before any feature is computed."""
+    empty = [name for name, size in sizes.items() if not size]
+    if empty:
+        raise ValueError(
+            f"{sum(sizes.values())} captioned images of {', '.join(sources)} are too few: by title, none is left "
+            f"for {' and '.join(empty)}. Bring more images with different titles; a hundred are enough."
+        )
 
 
 def in_memory_if_small(features: CachedFeatures) -> "torch.Tensor | StoredRows":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +60,8 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: another format, or an item that is none; the message names it.
+        ValueError: another format, an item that is none, ids for some of the items only, or an id that stands twice;
+            the message names the item.
     """
     if kind not in KINDS:
         raise ValueError(f"kind is one of {KINDS}, not {kind!r}.")
@@ -69,7 +71,7 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
         records, name = list(source), "the texts"
     if not records:
         raise ValueError(f"{name} holds no item: give {_FORMATS}, one item a vector.")
-    items = ReadyItems([], [], [], [], own_ids=all(isinstance(r, dict) and r.get("id") is not None for r in records))
+    items = ReadyItems([], [], [], [], own_ids=_have_ids(records, name))
     for number, record in enumerate(records):
         record = {"text": record} if isinstance(record, str) or record is None else record
         if not isinstance(record, dict) or not isinstance(record.get("text") or "", str):
@@ -83,14 +85,29 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
         items.texts.append(text)
         items.kinds.append(own_kind)
         items.payloads.append((record.get("text") or "") if own_kind == "text" else record.get("image") or item_id)
-    seen: set[tuple[str, str]] = set()
-    for key in zip(items.kinds, items.ids, strict=True):
-        if key in seen:
+    seen: dict[tuple[str, str], int] = {}
+    for number, key in enumerate(zip(items.kinds, items.ids, strict=True)):
+        first = seen.setdefault(key, number)
+        if first != number:
             raise ValueError(
-                f"{name}: two {key[0]} items have the id {key[1]!r}: give each an id of its own, such as {key[1]}#2."
+                f"{name}: two {key[0]} items, {first} and {number}, have the id {key[1]!r} (a number and its digits "
+                f"as text are one id): give each an id of its own, such as {key[1]}#2."
             )
-        seen.add(key)
     return items
+
+
+def _have_ids(records: list, name: str) -> bool:
+    """Whether the records name their ids: all of them or none, since one without an id cannot be joined by id."""
+    named = [isinstance(record, dict) and record.get("id") is not None for record in records]
+    if any(named) and not all(named):
+        raise ValueError(
+            f"{name}, item {named.index(False)}: it has no id, unlike {sum(named)} of the {len(named)} items: give "
+            "each item an id, or none of them."
+        )
+    for number, record in enumerate(records if any(named) else ()):
+        if isinstance(record["id"], bool) or not isinstance(record["id"], (str, int)):
+            raise ValueError(f"{name}, item {number}: an id is a text or a whole number, not {record['id']!r:.80}.")
+    return all(named)
 
 
 def _records(path: Path) -> list:
@@ -174,6 +191,13 @@ def join(vectors: ReadyVectors, items: ReadyItems) -> ReadyIndex:
             )
         if not missing and len(places) == count == len(set(vectors.ids)):
             items = items.select([places[item_id] for item_id in vectors.ids])
+        elif not missing and vectors.ids != items.ids:
+            # An id that stands twice does not say which text is meant; only the same ids in the same order do.
+            twice = next(i for ids in (vectors.ids, items.ids) for i, times in Counter(ids).items() if times > 1)
+            raise ValueError(
+                f"The id {twice!r} stands more than once, and vectors and texts are in different orders: give each "
+                "vector and its text an id of their own, or write both in one order."
+            )
     elif vectors.ids is not None and len(set(vectors.ids)) == count:
         items = ReadyItems(vectors.ids, items.texts, items.kinds, items.payloads)
     notes = [vectors.note] if vectors.note else []

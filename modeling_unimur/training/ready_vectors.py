@@ -153,8 +153,12 @@ def _read_parquet(path: Path, column: str | None) -> ReadyVectors:
             "with one encoder."
         )
     values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(widths), int(widths[0]))
-    ids = list(map(str, table.column("id").to_pylist())) if "id" in table.column_names else None
-    return ReadyVectors(values, ids)
+    if "id" not in table.column_names:
+        return ReadyVectors(values)
+    ids = table.column("id").to_pylist()
+    if None in ids:
+        raise ValueError(f"{path}: row {ids.index(None)} has no id: give each row an id, or leave the column id out.")
+    return ReadyVectors(values, list(map(str, ids)))
 
 
 def _read_faiss(path: Path) -> ReadyVectors:

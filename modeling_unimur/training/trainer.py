@@ -55,6 +55,7 @@ class RetrievalTrainer(Trainer):
         if given.get("model") is not None and given.get("args") is not None:
             self._prepare_ranks(given["model"], given["args"], given.get("data_collator"))
         super().__init__(*args, **kwargs)
+        self._require_a_step()
         self._recalls = recalls
         self._chunk = getattr(self.args, "gradient_cache_chunk", None)
         limit = getattr(self.args, "max_logit_scale", None)
@@ -65,6 +66,19 @@ class RetrievalTrainer(Trainer):
         patience = getattr(self.args, "early_stopping_patience", None)
         if patience is not None:
             self.add_callback(EarlyStopping(patience, self.args.early_stopping_threshold))
+
+    def _require_a_step(self) -> None:
+        """Refuses a batch that is larger than the data where the last, smaller one is dropped: nothing would train."""
+        data = self.train_dataset
+        if data is None or not hasattr(data, "__len__") or not self.args.dataloader_drop_last:
+            return
+        batch = self.args.train_batch_size * self.args.world_size
+        if len(data) < batch:
+            raise ValueError(
+                f"{len(data)} rows make no batch of {batch}, and dataloader_drop_last drops a smaller one: "
+                f"set training.per_device_train_batch_size to {max(len(data) // self.args.world_size, 1)} or less, or "
+                "bring more data."
+            )
 
     @staticmethod
     def _prepare_ranks(model, args, collator) -> None:

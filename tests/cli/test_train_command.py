@@ -65,3 +65,18 @@ def test_a_recipe_that_is_not_there(capsys):
     assert "no recipe nowhere.yaml" in error_of(capsys, "train", "nowhere.yaml")[1]
     beside = str(Path(__file__).parents[2] / "recipes" / "unimur_min.yaml")
     assert "unimur_mini.yaml" in error_of(capsys, "train", beside)[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 16])
+def test_too_few_images_are_told_before_anything_is_computed(count, recipe, tmp_path, capsys):
+    few = tmp_path / "few"
+    few.mkdir()
+    lines = (tmp_path / "pictures" / "captions.tsv").read_text().splitlines()[: count + 1]
+    (few / "captions.tsv").write_text("\n".join(lines) + "\n")
+    for line in lines[1:]:
+        name = line.split("\t")[0]
+        (few / name).write_bytes((tmp_path / "pictures" / name).read_bytes())
+    assert main(["train", str(recipe), f"data.sources=[folder={few}]"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("unimur: ")
+    assert f"{count} captioned images" in error or "per_device_train_batch_size" in error

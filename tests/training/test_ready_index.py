@@ -159,7 +159,7 @@ def test_texts_of_every_form(tmp_path):
         ("3", "item 0: an item is a text"),
         ('{"text": 3}', "item 0"),
         ('{"text": "x", "kind": "sound"}', "sound"),
-        ('{"id": 1, "text": "x"}\n{"id": 1, "text": "y"}', "two text items have the id '1'"),
+        ('{"id": 1, "text": "x"}\n{"id": 1, "text": "y"}', "have the id '1'"),
     ],
 )
 def test_bad_texts(content, named, tmp_path):
@@ -218,3 +218,36 @@ def test_the_written_index_finds_the_nearest(tmp_path):
     for row, hits in enumerate(again.search(unit, top_k=1)):
         assert hits[0].id == f"i{row}"
         assert hits[0].score == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("records", "token"),
+    [
+        ([{"id": "a", "text": "x"}, {"text": "y"}, {"id": "c", "text": "z"}], "item 1"),
+        ([{"id": "a", "text": "x"}, {"id": "b", "text": "y"}, "z"], "item 2"),
+        ([{"id": None, "text": "x"}, {"id": "b", "text": "y"}], "item 0"),
+        ([{"id": 1, "text": "x"}, {"id": "2", "text": "y"}, {"id": "1", "text": "z"}], "0 and 2"),
+        ([{"id": "a", "text": "x"}, {"id": "a", "text": "y"}], "0 and 1"),
+        ([{"id": "a", "text": "x"}, {"id": 1.5, "text": "y"}], "item 1"),
+        ([{"id": True, "text": "x"}, {"id": "b", "text": "y"}], "item 0"),
+    ],
+)
+def test_all_items_or_none_have_an_id_of_their_own(records, token):
+    with pytest.raises(ValueError, match=token):
+        load_items(records)
+
+
+def test_an_id_that_stands_twice_joins_only_in_one_order():
+    records = [{"id": "a", "text": "x"}, {"id": "a", "text": "y", "kind": "image"}, {"id": "b", "text": "z"}]
+    vectors = np.eye(3, dtype=np.float32)
+    assert join(ReadyVectors(vectors, ["a", "a", "b"]), load_items(records)).items.texts == ["x", "y", "z"]
+    with pytest.raises(ValueError, match="'a'"):
+        join(ReadyVectors(vectors, ["b", "a", "a"]), load_items(records))
+
+
+def test_a_row_of_a_table_without_an_id_is_an_error(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table({"id": ["a", None], "vector": [[1.0, 0.0], [0.0, 1.0]]}), tmp_path / "v.parquet")
+    with pytest.raises(ValueError, match="row 1"):
+        load_vectors(tmp_path / "v.parquet")

@@ -159,3 +159,10 @@ def test_parameter_report(pair):
     report = parameter_report(pair[0])
     assert "heads.ret_embedding: 32" in report
     assert "Trained: " in report
+
+
+def test_a_batch_larger_than_the_data_is_refused(make_model, tmp_path):
+    model, processor = make_model()
+    given = arguments(tmp_path, per_device_train_batch_size=64, dataloader_drop_last=True)
+    with pytest.raises(ValueError, match="per_device_train_batch_size"):
+        RetrievalTrainer(model=model, args=given, train_dataset=Rows(), data_collator=DualAlignmentCollator(processor))
