@@ -160,6 +160,25 @@ def _parts(config: PreTrainedConfig, trained: int) -> list[tuple[str, str, str]]
     return [language_model, (*dual, "no"), ("heads", heads, f"yes, {trained:,} parameters")]
 
 
+def _escaped(card: Card) -> Card:
+    """The card with its texts as Markdown shows them: no HTML but links, and no row of a table or of a list that ends
+    early."""
+
+    def escape(value, in_row: bool):
+        if isinstance(value, dict):
+            return {key: escape(inner, True) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [escape(inner, True) for inner in value]
+        if not isinstance(value, str):
+            return value
+        text = re.sub(r"<(?!https?://)", "&lt;", value)
+        return " ".join(text.split()).replace("|", r"\|") if in_row else text
+
+    fields = {item.name: escape(getattr(card, item.name), item.name == "title") for item in dataclasses.fields(card)}
+    citation = card.citation and card.citation.replace("```", "'''")  # shown as it is, in a block of code
+    return dataclasses.replace(card, **{**fields, "citation": citation})
+
+
 def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str = "<this folder>") -> str:
     """A card as Markdown with the Hub's metadata.
 
@@ -187,7 +206,7 @@ def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str
         ModelCard.from_template(
             metadata(card, config),
             template_path=str(TEMPLATE),
-            card=card,
+            card=_escaped(card),
             heads_only=heads_only,
             is_dialogue=config.model_type == "unimur",
             needs=needs,

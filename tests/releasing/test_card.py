@@ -170,3 +170,21 @@ def test_a_committed_card_claims_what_was_measured(name):
         key = f"{task}_r{rank}" if task else f"both {result.metric_name}"
         assert abs(result.metric_value - measured[key]) <= 0.05, result
         assert str(result.metric_value) in text.split("## Results")[1], result
+
+
+def test_what_a_person_writes_cannot_break_the_page(tmp_path):
+    content = yaml.safe_load(filled(tmp_path).read_text(encoding="utf-8"))
+    row = content["training_data"][0]
+    row["notes"] = "drawn | by\n\n## Results\nhand <script>alert(1)</script>"
+    content |= {"limits": ["knows\n---\nnothing", "see <https://example.com>"], "notes": ["<img src=x onerror=y>"]}
+    content |= {"citation": "@a{b}\n```\n<script>", "summary": "Reads <b>all</b>.", "title": "A\nB"}
+    (tmp_path / "card.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    text = render_card(read_card(tmp_path / "card.yaml"), config(**NAMED), 887_000, "acme/unimur")
+    page = text.split("\n---\n", 1)[1]
+    shown, citation = page.split("## Citation")
+    assert not re.search(r"<(?!https?://)", re.sub(r"```.*?```", "", shown, flags=re.DOTALL))
+    assert r"drawn \| by ## Results hand &lt;script>" in shown
+    assert "- knows --- nothing\n" in shown
+    assert "see <https://example.com>" in shown
+    assert citation.count("```") == 2
+    assert re.findall(r"^## Results$", shown, flags=re.MULTILINE) == ["## Results"]
