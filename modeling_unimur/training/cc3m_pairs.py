@@ -81,7 +81,7 @@ def load_cc3m_pairs(
         if split not in tables:
             part[(positions >= cut) & (positions < cut + held_out_fraction)] = number
             cut += held_out_fraction
-    splits = {}
+    chosen = {}
     for number, split in enumerate(("train", "validation", "test")):
         table, own = tables.get(split, tables["train"]), groups
         rows = np.flatnonzero(part == number)
@@ -93,8 +93,9 @@ def load_cc3m_pairs(
                 f"Not one of {len(groups)} pairs is for {split}: name cc3m_{split}=PATH in data.sources, or raise "
                 f"data.held_out_fraction ({held_out_fraction})."
             )
-        splits[split] = _pairs(split, table, rows, own, frozen_pictures, frozen_texts, tell)
-    return splits
+        chosen[split] = (table, rows, own)
+    # Only now, so that a split without a pair is told before hours of encoding.
+    return {split: _pairs(split, *parts, frozen_pictures, frozen_texts, tell) for split, parts in chosen.items()}
 
 
 def _pairs(split, table, rows, groups, frozen_pictures, frozen_texts, tell) -> PicturePairs:

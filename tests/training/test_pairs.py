@@ -95,7 +95,7 @@ def test_large_splits_stay_on_disk_and_train_alike(make_model, clip_folder, sour
                 torch.testing.assert_close(one[name], other[name])
 
 
-def test_a_slice_by_hash_is_held_out_where_a_split_has_no_path(make_model, clip_folder, tmp_path, cache):
+def test_a_slice_by_hash_is_held_out_where_a_split_has_no_path(make_model, clip_folder, tmp_path, cache, monkeypatch):
     model, _ = make_model()
     path = write_tsv(tmp_path / "data/cc3m.tsv", 60)
     splits = load(model, clip_folder, [f"cc3m={path}"], held_out_fraction=0.2)
@@ -108,6 +108,11 @@ def test_a_slice_by_hash_is_held_out_where_a_split_has_no_path(make_model, clip_
     fewer = load(model, clip_folder, [f"cc3m={path}"], held_out_fraction=0.2)
     for name, split in fewer.items():
         assert set(split.texts) == texts[name] & set(captions(60)[20:])
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("features were computed")
+
+    monkeypatch.setattr(cc3m_pairs, "_pairs", refuse)
     with pytest.raises(ValueError, match=r"for validation: name cc3m_validation=PATH.*held_out_fraction"):
         load(model, clip_folder, [f"cc3m={path}"], held_out_fraction=0.0)
 
