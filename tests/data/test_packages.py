@@ -1,8 +1,11 @@
 """Packages are fetched once, whole or not at all, and are offline afterwards."""
 
+import hashlib
+import io
 import shutil
 import stat
 import subprocess
+import tarfile
 import zipfile
 
 import pytest
@@ -27,6 +30,10 @@ def index(tmp_path, monkeypatch):
         wheel.writestr(f"{information}/METADATA", "Metadata-Version: 2.1\nName: Tiny_Pictures\nVersion: 1.2\n")
         wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{information}/RECORD", "")
+    (wheel,) = folder.iterdir()
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    for version in ("1.2", "9.9"):
+        monkeypatch.setitem(packages.WHEEL_HASHES, f"tiny-pictures=={version}", digest)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
@@ -54,6 +61,41 @@ def test_package_that_is_not_there_names_itself_and_leaves_nothing(index):
     with pytest.raises(PackageUnavailable, match=r"tiny-pictures==9\.9.*Remedy: check the network"):
         pip_package("tiny-pictures==9.9")
     assert list((cache_dir() / "packages").iterdir()) == []
+
+
+def test_a_wheel_with_another_hash_is_refused_and_leaves_nothing(index):
+    (wheel,) = index.iterdir()
+    with zipfile.ZipFile(wheel, "a") as file:
+        file.writestr("tiny_pictures/more.txt", "something else")
+    with pytest.raises(PackageUnavailable, match=r"(?i)tiny-pictures==1\.2.*hash"):
+        pip_package("tiny-pictures==1.2")
+    assert list((cache_dir() / "packages").iterdir()) == []
+
+
+def test_no_code_of_a_source_archive_is_run(index, tmp_path, monkeypatch):
+    (wheel,) = index.iterdir()
+    wheel.unlink()
+    marker, archive = tmp_path / "marker", index / "tiny_pictures-1.2.tar.gz"
+    content = f"open({str(marker)!r}, 'w').close()\n".encode()
+    with tarfile.open(archive, "w:gz") as file:
+        member = tarfile.TarInfo("tiny_pictures-1.2/setup.py")
+        member.size = len(content)
+        file.addfile(member, io.BytesIO(content))
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setitem(packages.WHEEL_HASHES, "tiny-pictures==1.2", digest)
+    with pytest.raises(PackageUnavailable, match=r"tiny-pictures==1\.2"):
+        pip_package("tiny-pictures==1.2")
+    assert not marker.exists()
+
+
+def test_a_package_without_a_known_hash_is_not_fetched(index):
+    with pytest.raises(ValueError, match="hash"):
+        pip_package("somebody-else==1.0")
+
+
+def test_every_requirement_has_a_hash():
+    named = {value for name, value in vars(packages).items() if name.endswith("_REQUIREMENT")}
+    assert named == set(packages.WHEEL_HASHES)
 
 
 @pytest.mark.parametrize("requirement", ["numpy", "numpy>=1", "--index-url==x", "a==1 b==2", ""])
