@@ -17,7 +17,7 @@ from .loading_unimur import readable_weights, require_complete, require_finite, 
 from .modeling_open_clip import OpenCLIPModel
 
 # Arguments that say where files come from, as opposed to what is built from them.
-_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
 # Arguments that place or pack the frozen weights; the trained heads stay whole on one device.
 _PLACEMENT_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "quantization_config")
 _PARTS = {"text": "language_model", "clip": "clip"}
@@ -74,7 +74,7 @@ def _is_commit(revision) -> bool:
     return isinstance(revision, str) and len(revision) == 40 and all(c in "0123456789abcdef" for c in revision)
 
 
-def _pooler_output(features) -> torch.Tensor:
+def pooled_output(features) -> torch.Tensor:
     return features if isinstance(features, torch.Tensor) else features.pooler_output
 
 
@@ -86,12 +86,12 @@ def _commit(source: str, revision: "str | None", hub: dict) -> "str | None":
     return Path(config).parent.name  # <cache>/models--owner--name/snapshots/<commit>/config.json
 
 
-def _load_part(part: str, source, revision: "str | None", **kwargs) -> "tuple[nn.Module, str | None]":
+def load_backbone(part: str, source, revision: "str | None", **kwargs) -> "tuple[nn.Module, str | None]":
     """One backbone from a Hub id or a folder, whole, and its commit; with an error that names it."""
     if not isinstance(source, (str, os.PathLike)):
         return source, None
     where = f"{source!r}" + (f" at revision {revision}" if revision else "")
-    hub = {key: kwargs[key] for key in _HUB_ARGUMENTS if key in kwargs}
+    hub = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
     try:
         commit = _commit(os.fspath(source), revision, hub)
         if commit:
@@ -182,7 +182,7 @@ class BackbonesMixin:
             `UniMuRModel`: it is saved without backbones that came from the Hub, and with those that did not.
         """
         hub, dtypes = hub_arguments or {}, _part_dtypes(dtype)
-        text, text_commit = _load_part(
+        text, text_commit = load_backbone(
             "text",
             language_model,
             language_model_revision,
@@ -192,7 +192,7 @@ class BackbonesMixin:
         )
         dual = clip_commit = None
         if clip is not None:
-            dual, clip_commit = _load_part("clip", clip, clip_revision, dtype=dtypes["clip"], **hub)
+            dual, clip_commit = load_backbone("clip", clip, clip_revision, dtype=dtypes["clip"], **hub)
         config = UniMuRConfig(
             text_config=text.config,
             clip_config=None if dual is None else dual.config,
@@ -258,7 +258,7 @@ class BackbonesMixin:
                 something that is no part or no dtype.
             OSError: when a backbone cannot be had; it names the id and the revision.
         """
-        source = {k: kwargs[k] for k in (*_HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
+        source = {k: kwargs[k] for k in (*HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
         kwargs["ignore_mismatched_sizes"] = True  # else the error would not say which
         dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
         dtypes = _part_dtypes(torch_dtype if dtype is None else dtype)
@@ -302,7 +302,7 @@ class BackbonesMixin:
         require_finite(model.heads, str(pretrained_model_name_or_path))
         revision = getattr(config, "_commit_hash", None) or kwargs.get("revision")
         require_intact(str(pretrained_model_name_or_path), revision, kwargs.get("cache_dir"))
-        hub = {k: v for k, v in source.items() if k in _HUB_ARGUMENTS}
+        hub = {k: v for k, v in source.items() if k in HUB_ARGUMENTS}
         for part, given in (("text", language_model), ("clip", clip)):
             if getattr(config, f"{part}_config") is not None:
                 dtype = dtypes[_PARTS[part]]
@@ -330,7 +330,7 @@ class BackbonesMixin:
         if part == "clip":
             kwargs.pop("quantization_config", None)
         source, revision = (base, revision) if given is None else (given, None)
-        backbone, _ = _load_part(part, source, revision, dtype=dtype, **kwargs)
+        backbone, _ = load_backbone(part, source, revision, dtype=dtype, **kwargs)
         found = backbone.config
         for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
             if getattr(found, key, None) != getattr(expected, key, None):
@@ -418,7 +418,7 @@ class BackbonesMixin:
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None) -> torch.Tensor:
         """Texts through the frozen text tower: `(texts, joint_width)`, not normalised."""
-        return _pooler_output(self._require_clip().get_text_features(input_ids, attention_mask=attention_mask))
+        return pooled_output(self._require_clip().get_text_features(input_ids, attention_mask=attention_mask))
 
 
-__all__ = ["BackbonesMixin"]
+__all__ = ["HUB_ARGUMENTS", "BackbonesMixin", "load_backbone", "pooled_output"]

@@ -16,7 +16,7 @@ if [int(n) for n in transformers.__version__.split(".")[:2]] < [int(n) for n in 
     )
 
 # Makes `pipeline(model=folder)` find the task; `pt` names classes of transformers itself.
-_PIPELINES = {
+CUSTOM_PIPELINES = {
     "multimodal-retrieval": {
         "impl": "pipeline_multimodal_retrieval.MultimodalRetrievalPipeline",
         "pt": ["AutoModel"],
@@ -26,7 +26,7 @@ _PIPELINES = {
 }
 
 
-def _sub_config(value):
+def backbone_config(value):
     """A backbone's configuration out of the dictionary a file holds."""
     if value is None or isinstance(value, PreTrainedConfig):
         return value
@@ -112,8 +112,8 @@ class UniMuRConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         **kwargs,
     ):
-        self.text_config = _sub_config(text_config if text_config is not None else {"model_type": "opt"})
-        self.clip_config = _sub_config(clip_config)
+        self.text_config = backbone_config(text_config if text_config is not None else {"model_type": "opt"})
+        self.clip_config = backbone_config(clip_config)
         self.text_base_model, self.text_base_revision = text_base_model, text_base_revision
         self.clip_base_model, self.clip_base_revision = clip_base_model, clip_base_revision
         self.heads_only = heads_only
@@ -134,7 +134,7 @@ class UniMuRConfig(PreTrainedConfig):
         self.logit_scale_init_value = logit_scale_init_value
         self.image_threshold = image_threshold
         self.initializer_range = initializer_range
-        kwargs.setdefault("custom_pipelines", dict(_PIPELINES))
+        kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
         attention = [getattr(sub, "_attn_implementation", None) for sub in subs]
         super().__init__(**kwargs)
@@ -219,4 +219,4 @@ class UniMuRConfig(PreTrainedConfig):
         return width
 
 
-__all__ = ["UniMuRConfig"]
+__all__ = ["CUSTOM_PIPELINES", "UniMuRConfig", "backbone_config"]

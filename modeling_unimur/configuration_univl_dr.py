@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_unimur import _PIPELINES, _sub_config
+from .configuration_unimur import CUSTOM_PIPELINES, backbone_config
 
 FUSIONS = ("sum", "image", "caption", "concat")
 
@@ -41,13 +41,13 @@ class UniVLDRConfig(PreTrainedConfig):
         initializer_range: float = 0.02,
         **kwargs,
     ):
-        self.clip_config = _sub_config(clip_config if clip_config is not None else {"model_type": "clip"})
+        self.clip_config = backbone_config(clip_config if clip_config is not None else {"model_type": "clip"})
         self.fusion = fusion
         self.image_weight = float(image_weight)
         self.learn_image_weight = learn_image_weight
         self.image_threshold = image_threshold
         self.initializer_range = initializer_range
-        kwargs.setdefault("custom_pipelines", dict(_PIPELINES))
+        kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         attention = getattr(self.clip_config, "_attn_implementation", None)
         super().__init__(**kwargs)
         if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over a loaded backbone

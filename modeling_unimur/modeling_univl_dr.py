@@ -9,7 +9,7 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .backbones_unimur import _HUB_ARGUMENTS, _load_part, _pooler_output
+from .backbones_unimur import HUB_ARGUMENTS, load_backbone, pooled_output
 from .configuration_open_clip import OpenCLIPConfig
 from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
 from .fusion_univl_dr import DocumentFusion
@@ -92,7 +92,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             pretrained_model_name_or_path: Hub id or folder.
             kwargs: those of `PreTrainedModel.from_pretrained`.
         """
-        hub = {key: kwargs[key] for key in (*_HUB_ARGUMENTS, "revision", "subfolder") if key in kwargs}
+        hub = {key: kwargs[key] for key in (*HUB_ARGUMENTS, "revision", "subfolder") if key in kwargs}
         found = kwargs.get("config") or cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)[0]
         found = found.get("model_type") if isinstance(found, dict) else found.model_type
         if found not in DUAL_ENCODERS:
@@ -128,7 +128,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             OSError: it cannot be loaded; the message names it.
             ValueError: it lacks weights, or is no dual encoder.
         """
-        dual, _ = _load_part("clip", clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
+        dual, _ = load_backbone("clip", clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
         if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
             raise ValueError(
                 f"{clip!r:.80} is no dual encoder of texts and pictures: pass a CLIP, SigLIP or open_clip model, or "
@@ -155,7 +155,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
 
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None) -> torch.Tensor:
         """Texts `(texts, tokens)` as `(texts, width)`, not normalised."""
-        return _pooler_output(self.clip.get_text_features(input_ids, attention_mask=attention_mask))
+        return pooled_output(self.clip.get_text_features(input_ids, attention_mask=attention_mask))
 
     def encode_images(
         self,
@@ -174,7 +174,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         # SigLIP 2 takes pictures of any shape.
         extra = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
         extra = {} if spatial_shapes is None else extra
-        return _pooler_output(self.clip.get_image_features(pixel_values.to(self.clip.dtype), **extra))
+        return pooled_output(self.clip.get_image_features(pixel_values.to(self.clip.dtype), **extra))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None

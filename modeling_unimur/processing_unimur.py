@@ -39,11 +39,6 @@ class UniMuRProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call: `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None for
     lists), and those of the image processor; flat, or in `text_kwargs`, `images_kwargs` and `common_kwargs`."""
 
-    _defaults = {
-        "text_kwargs": {"padding": True, "truncation": True},
-        "common_kwargs": {"return_tensors": "pt"},
-    }
-
 
 def sort_options(options: dict) -> "tuple[dict, dict, str | None]":
     """The options of a call as those of texts, those of images, and the kind of tensors.

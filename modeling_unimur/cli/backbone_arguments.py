@@ -23,6 +23,19 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def opening_arguments(args: argparse.Namespace) -> dict:
+    """What a command line says about opening a model, as arguments of `retriever.open_retriever`.
+
+    Raises:
+        CommandError: a backbone's path is no folder.
+    """
+    return {
+        "quiet": not args.debug,
+        "backbones": chosen_backbones(args),
+        "trust_remote_code": args.trust_remote_code,
+    }
+
+
 def chosen_backbones(args: argparse.Namespace) -> dict[str, str]:
     """What `add_backbones` has read, as arguments of `from_pretrained`.
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     from .demo_index import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
     from .retriever import model_folder, open_retriever
 
-    model, backbones = model_folder(args.model), chosen_backbones(args)
+    model, opening = model_folder(args.model), opening_arguments(args)
     if args.index is not None:
         folder = args.index.expanduser()
         if not folder.is_dir():
@@ -50,9 +50,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
             )
         args.index = folder
     print(f"Loading the model {model.name} ...", flush=True)
-    retriever = open_retriever(
-        model, quiet=not args.debug, backbones=backbones, trust_remote_code=args.trust_remote_code
-    )
+    retriever = open_retriever(model, **opening)
     if (folder / GALLERY_FILE).is_file():
         return retriever, load_index(retriever, folder).pictures
     # An index that was saved by the pipeline itself: its pictures are named by their ids.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -103,7 +103,7 @@ def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list,
             found.append(systems.BM25())
         except ImportError as error:
             left_out["BM25"] = str(error)
-    retriever = open_retriever(source, backbones=chosen_backbones(args), trust_remote_code=args.trust_remote_code)
+    retriever = open_retriever(source, **opening_arguments(args))
     space = systems.ClipSpace(retriever.model, retriever.processor)
     for name, last in (("clip-last", True), ("clip-whole", False)):
         if name in chosen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones, opening_arguments
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -108,7 +108,10 @@ def run(args: argparse.Namespace) -> int:
     if TASKS[args.task].takes == "models" and not args.model:
         raise CommandError(f"--model MODEL is missing: {args.task} needs one of its own kind")
     sources = [model_source(name) for name in (args.model or [None])]
-    chosen_backbones(args)  # a typo is told before the set is read
+    if chosen_backbones(args) and TASKS[args.task].takes == "models":
+        raise CommandError(
+            f"--language-model and --clip are not for {args.task}, whose models hold their whole encoder"
+        )
     if args.card is not None and not args.card.exists():
         raise CommandError(f"there is no model card {args.card}")
 
@@ -183,7 +186,7 @@ def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) ->
     found, left_out = [], {}
     spaces = []
     for source in sources if any(name.startswith(("unimur", "clip")) for name in chosen) else []:
-        retriever = open_retriever(source, backbones=chosen_backbones(args), trust_remote_code=args.trust_remote_code)
+        retriever = open_retriever(source, **opening_arguments(args))
         space = systems.ClipSpace(retriever.model, retriever.processor)
         spaces.append((space, source, model_revision(source, retriever.model)))
         if "unimur" in chosen:

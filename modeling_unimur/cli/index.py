@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 
 _CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
@@ -148,15 +148,8 @@ def _search(args: argparse.Namespace) -> int:
     parts += [{"type": "image", "image": args.image}] if args.image else []
     if not parts:
         raise CommandError("what to search for? Give a TEXT, an --image, or both")
-    model, backbones = model_folder(args.model), chosen_backbones(args)
-    retriever = open_with_index(
-        model,
-        args.index,
-        args.collection,
-        quiet=not args.debug,
-        backbones=backbones,
-        trust_remote_code=args.trust_remote_code,
-    )
+    model, opening = model_folder(args.model), opening_arguments(args)
+    retriever = open_with_index(model, args.index, args.collection, **opening)
     messages = [{"role": "user", "content": parts}]
     found = retriever(messages, top_k=args.top_k, modality=args.modality, where=where or None)
     if args.json:

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 
 _STOP_SECONDS = 30
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
     names = [field.name for field in dataclasses.fields(ServingLimits)]
     limits = ServingLimits(**{name: getattr(args, f"max_{name}") for name in names})
-    model, backbones = model_folder(args.model), chosen_backbones(args)
+    model, opening = model_folder(args.model), opening_arguments(args)
     try:
         import uvicorn
 
@@ -79,14 +79,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    retriever = open_with_index(
-        model,
-        args.index,
-        args.collection,
-        quiet=not args.debug,
-        backbones=backbones,
-        trust_remote_code=args.trust_remote_code,
-    )
+    retriever = open_with_index(model, args.index, args.collection, **opening)
     retriever.chats.max_bytes = args.chat_cache_mib * 2**20
     shown = PublicNames(source_folders(args.index), args.show_paths)
     app = make_app(retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats)

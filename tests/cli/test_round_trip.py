@@ -153,5 +153,6 @@ def test_a_converted_univl_dr(work):
         UNIMUR_CACHE=work / "cache",
     )
     assert "Loaded in a fresh process" in shown
+    assert main([str(word) for word in [*asked, work / "x", "--model", work / "clip", "--clip", work / "clip"]]) == 2
     assert config_of(work / "release")["model_type"] == "univl_dr"
     assert figures(work, "converted") == figures(work, "released")
