@@ -14,7 +14,7 @@ from .adapt_contexts import Contexts, Groups
 from .dev_sets import DevSet
 from .ready_items import ReadyIndex
 from .text_encoders import TextSpace
-from .unpaired_texts import SOURCES, load_texts
+from .unpaired_texts import DEFAULT_SOURCES, load_texts
 
 # Texts that tell whether an encoder made an index, the median cosine below which it did not, and that below which a
 # prompt, a cut or another precision makes a difference.
@@ -102,7 +102,7 @@ def encoder_contexts(
             contexts.text_rows[number] = row_of(groups.texts[group])
     notes: list[str] = []
     try:
-        sources = load_texts(list(SOURCES))
+        sources = load_texts(list(DEFAULT_SOURCES))
     except PackageUnavailable as error:
         sources = {}
         notes.append(f"Dialogues and glosses are left out, so contexts are the index's own texts: {error}")

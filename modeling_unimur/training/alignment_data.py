@@ -18,7 +18,11 @@ from .unpaired_texts import TextContext, load_texts, text_rows
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
 _DEV_CONTEXTS = 500
-_DEV_NAMES = {"glosses": ("gloss_title", None), "dialogues": ("dialogue_text", "dialogue_image")}
+_DEV_NAMES = {
+    "glosses": ("gloss_title", None),
+    "dialogues": ("dialogue_text", "dialogue_image"),
+    "chats": ("chat_reply", None),
+}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Contexts that are texts alone: glosses and dialogues, whose right answer is a text and now and then a picture, and
+"""Contexts that are texts alone: glosses, dialogues and chats, whose right answer is a text and perhaps an image, and
 texts that are their own right answer."""
 
 from collections.abc import Callable, Iterable
@@ -8,10 +8,6 @@ import torch
 
 from .context_rows import TextRows
 from .pairs import PicturePairs
-
-SOURCES = ("glosses", "dialogues")
-# Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
-OWN_SOURCES = ("words", "turns")
 
 
 @dataclass
@@ -29,7 +25,69 @@ class TextContext:
     picture: str = ""
 
 
-def load_texts(sources: "list[str]") -> "dict[str, dict[str, list[TextContext]]]":
+Splits = dict[str, list[TextContext]]
+
+
+def _glosses() -> Splits:
+    from ..data.dialogues import load_glosses
+
+    return {
+        split: [TextContext([row["gloss"]], row["title"]) for row in rows] for split, rows in load_glosses().items()
+    }
+
+
+def _dialogues() -> Splits:
+    from ..data.dialogues import load_dialogue_texts
+
+    return {split: _told(rows) for split, rows in load_dialogue_texts().items()}
+
+
+def _chats() -> Splits:
+    from ..data.chats import SPLITS, load_chats
+
+    return {split: _told(load_chats(split)) for split in SPLITS}
+
+
+def _told(rows: "Iterable[dict]") -> "list[TextContext]":
+    """Rows with `turns` and `target_text`, and `target_picture` where they have one."""
+    return [
+        TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row.get("target_picture", ""))
+        for row in rows
+    ]
+
+
+def _words() -> Splits:
+    from ..data.dialogues import load_glosses, split_of
+
+    # A held-out thing may share its name with another one that is not held out.
+    titles = [row["title"] for row in load_glosses()["train"]]
+    return _themselves(title for title in titles if split_of([title])[0] == "train")
+
+
+def _turns() -> Splits:
+    from ..data.dialogues import load_dialogue_texts
+
+    return _themselves(turn["content"] for row in load_dialogue_texts()["train"] for turn in row["turns"])
+
+
+def _themselves(texts: "Iterable[str]") -> Splits:
+    """Distinct texts, each its own right answer, for training alone: they measure copying."""
+    return {"train": [TextContext([text], text) for text in dict.fromkeys(texts)]}
+
+
+_LOADERS: "dict[str, Callable[[], Splits]]" = {
+    "glosses": _glosses,
+    "dialogues": _dialogues,
+    "chats": _chats,
+    # Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
+    "words": _words,
+    "turns": _turns,
+}
+# What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the pictures' words.
+DEFAULT_SOURCES = ("glosses", "dialogues")
+
+
+def load_texts(sources: "list[str]") -> "dict[str, Splits]":
     """The named sources.
 
     Returns:
@@ -38,38 +96,12 @@ def load_texts(sources: "list[str]") -> "dict[str, dict[str, list[TextContext]]]
 
     Raises:
         ValueError: for an unknown source.
+        PackageUnavailable: the package of a source cannot be fetched.
     """
-    unknown = sorted({*sources} - {*SOURCES, *OWN_SOURCES})
+    unknown = sorted({*sources} - {*_LOADERS})
     if unknown:
-        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join((*SOURCES, *OWN_SOURCES))}.")
-    from ..data.dialogues import load_dialogue_texts, load_glosses, split_of
-
-    found: dict[str, dict[str, list[TextContext]]] = {}
-    if "glosses" in sources:
-        found["glosses"] = {
-            split: [TextContext([row["gloss"]], row["title"]) for row in rows]
-            for split, rows in load_glosses().items()
-        }
-    if "dialogues" in sources:
-        found["dialogues"] = {
-            split: [
-                TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row["target_picture"])
-                for row in rows
-            ]
-            for split, rows in load_dialogue_texts().items()
-        }
-    if "words" in sources:
-        # A held-out thing may share its name with another one that is not held out.
-        titles = [row["title"] for row in load_glosses()["train"]]
-        found["words"] = _themselves(title for title in titles if split_of([title])[0] == "train")
-    if "turns" in sources:
-        found["turns"] = _themselves(t["content"] for row in load_dialogue_texts()["train"] for t in row["turns"])
-    return found
-
-
-def _themselves(texts: "Iterable[str]") -> "dict[str, list[TextContext]]":
-    """Distinct texts, each its own right answer, for training alone: they measure copying."""
-    return {"train": [TextContext([text], text) for text in dict.fromkeys(texts)]}
+        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join(_LOADERS)}.")
+    return {source: _LOADERS[source]() for source in dict.fromkeys(sources)}
 
 
 def text_rows(
@@ -105,4 +137,4 @@ def text_rows(
     return TextRows(turns, encode(targets), owners, ids, pictures, image_targets, own, own_share)
 
 
-__all__ = ["OWN_SOURCES", "SOURCES", "TextContext", "load_texts", "text_rows"]
+__all__ = ["DEFAULT_SOURCES", "Splits", "TextContext", "load_texts", "text_rows"]

@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.data.dialogues import load_dialogue_texts, load_glosses, split_of
-from modeling_unimur.training.unpaired_texts import load_texts
+from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.installable import loaded_or_skipped
 
 
@@ -25,6 +25,13 @@ def test_texts_that_are_their_own_right_answers():
     assert {context.target for context in found["turns"]["train"]} == said
 
 
+def test_chats_are_a_source(monkeypatch):
+    row = {"turns": [{"role": "user", "content": "Hi"}], "target_text": "Hello to you too"}
+    monkeypatch.setattr("modeling_unimur.data.chats.load_chats", lambda split: [row | {"target_text": split}])
+    found = load_texts(["chats"])["chats"]
+    assert found == {split: [TextContext(["Hi"], split)] for split in ("train", "validation", "test")}
+
+
 def test_an_unknown_source_is_named():
-    with pytest.raises(ValueError, match=r"poems.*glosses, dialogues, words, turns"):
+    with pytest.raises(ValueError, match=r"poems.*glosses, dialogues, chats, words, turns"):
         load_texts(["poems"])
