@@ -69,12 +69,21 @@ def load_chats(split: str) -> Dataset:
         raise ValueError(f"There is no split {split!r} of the chats: choose from {', '.join(SPLITS)}.")
 
     def build(folder: Path) -> None:
-        raw = (pip_package(CHITCHAT_REQUIREMENT) / "chitchat_dataset" / "dataset.json").read_bytes()
-        for name, rows in build_chats(read_chats(parse_json(raw))).items():
+        for name, rows in build_chats(fetch_chats()).items():
             columns = {column: [row[column] for row in rows] for column in CHAT_FEATURES}
             Dataset.from_dict(columns, features=CHAT_FEATURES).save_to_disk(folder / name)
 
     return load_from_disk(build_once(cache_dir() / "data" / f"chats-{VERSION}", build) / split)
+
+
+def fetch_chats() -> dict[str, list[str]]:
+    """Turns of each chat, by the chat's id, from the package.
+
+    Raises:
+        PackageUnavailable: pip cannot bring it.
+    """
+    path = pip_package(CHITCHAT_REQUIREMENT) / "chitchat_dataset" / "dataset.json"
+    return read_chats(parse_json(path.read_bytes()))
 
 
 def read_chats(chats: Mapping[str, dict]) -> dict[str, list[str]]:
@@ -95,17 +104,18 @@ def chat_split(chat_id: str) -> str:
     return "train"
 
 
-def build_chats(chats: Mapping[str, list[str]]) -> dict[str, list[dict]]:
-    """Rows of each split from the turns of each chat, as `load_chats` keeps them."""
+def build_chats(chats: Mapping[str, list[str]], context_turns: int = CONTEXT_TURNS) -> dict[str, list[dict]]:
+    """Rows of each split from the turns of each chat, as `load_chats` keeps them, with contexts of so many turns."""
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for chat_id, turns in chats.items():
-        rows[chat_split(chat_id)] += _pairs(chat_id, turns)
+        rows[chat_split(chat_id)] += _pairs(chat_id, turns, context_turns)
     said = Counter(reply_key(text) for turns in chats.values() for text in turns)
     wordings: dict[str, str] = {}
     for row in rows["train"]:
         row["target_text"] = wordings.setdefault(reply_key(row["target_text"]), row["target_text"])
     for split in _HELD_OUT:
-        rows[split] = _pool(row for row in rows[split] if said[reply_key(row["target_text"])] == 1)
+        alone = [row for row in rows[split] if said[reply_key(row["target_text"])] == 1]
+        rows[split] = _pool(alone, context_turns)
     return rows
 
 
@@ -119,13 +129,14 @@ def without_addresses(text: str) -> str:
     return " ".join(_ADDRESS.sub(" ", text).split())
 
 
-def _pairs(chat_id: str, turns: list[str]) -> Iterator[dict]:
+def _pairs(chat_id: str, turns: list[str], context_turns: int) -> Iterator[dict]:
+    cleaned = list(map(without_addresses, turns))
     for place in range(1, len(turns)):
         reply = turns[place]
         if not FEWEST_WORDS <= sum(map(bool, map(_LETTERS.search, reply.split()))) <= MOST_WORDS:
             continue
-        context = [text for text in map(without_addresses, turns[max(0, place - CONTEXT_TURNS) : place]) if text]
-        if not context or without_addresses(reply) != reply:
+        context = [text for text in cleaned[max(0, place - context_turns) : place] if text]
+        if not context or cleaned[place] != reply:
             continue
         roles = ("assistant", "user") if len(context) % 2 == 0 else ("user", "assistant")
         yield {
@@ -137,7 +148,7 @@ def _pairs(chat_id: str, turns: list[str]) -> Iterator[dict]:
         }
 
 
-def _pool(rows: Iterable[dict]) -> list[dict]:
+def _pool(rows: Iterable[dict], context_turns: int) -> list[dict]:
     """Up to `POOL_SIZE` rows, none of whose replies stands in the context of another one."""
     rows = sorted(rows, key=lambda row: hashlib.sha256(row["dialogue_id"].encode()).digest())
     taken: dict[str, list[int]] = {}
@@ -145,7 +156,7 @@ def _pool(rows: Iterable[dict]) -> list[dict]:
     for row in rows:
         place = int(row["dialogue_id"].rpartition("/")[2])
         others = taken.setdefault(row["group"], [])
-        if len(chosen) < POOL_SIZE and all(abs(place - other) > CONTEXT_TURNS for other in others):
+        if len(chosen) < POOL_SIZE and all(abs(place - other) > context_turns for other in others):
             others.append(place)
             chosen.append(row)
     return chosen
@@ -157,6 +168,7 @@ __all__ = [
     "POOL_SIZE",
     "build_chats",
     "chat_split",
+    "fetch_chats",
     "load_chats",
     "read_chats",
     "reply_key",

@@ -21,7 +21,10 @@ _DEV_CONTEXTS = 500
 _DEV_NAMES = {
     "glosses": ("gloss_title", None),
     "dialogues": ("dialogue_text", "dialogue_image"),
+    "questions": ("questions_text", "questions_image"),
     "chats": ("chat_reply", None),
+    "long_dialogues": ("long_dialogue_text", "long_dialogue_image"),
+    "long_chats": ("long_chat_reply", None),
 }
 
 

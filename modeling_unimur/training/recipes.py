@@ -95,7 +95,11 @@ class DataArguments:
         default=0.0, metadata={"help": "Probability of two pictures with their captions in one row (FROMAGe: 0.5)."}
     )
     texts: list[str] = field(
-        default_factory=list, metadata={"help": "Unpaired texts for textual matching: glosses, dialogues, chats."}
+        default_factory=list,
+        metadata={
+            "help": "Unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues, "
+            "long_chats."
+        },
     )
     text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})
     texts_per_source: int | None = field(

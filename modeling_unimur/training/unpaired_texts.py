@@ -48,6 +48,24 @@ def _chats() -> Splits:
     return {split: _told(load_chats(split)) for split in SPLITS}
 
 
+def _long_chats() -> Splits:
+    from ..data.long_dialogues import load_long_chats
+
+    return {split: _told(rows) for split, rows in load_long_chats().items()}
+
+
+def _long_dialogues() -> Splits:
+    from ..data.long_dialogues import load_long_dialogues
+
+    return {split: _told(rows) for split, rows in load_long_dialogues().items()}
+
+
+def _questions() -> Splits:
+    from ..data.dialogues import load_questions
+
+    return {split: _told(rows) for split, rows in load_questions().items()}
+
+
 def _told(rows: "Iterable[dict]") -> "list[TextContext]":
     """Rows with `turns` and `target_text`, and `target_picture` where they have one."""
     return [
@@ -78,7 +96,10 @@ def _themselves(texts: "Iterable[str]") -> Splits:
 _LOADERS: "dict[str, Callable[[], Splits]]" = {
     "glosses": _glosses,
     "dialogues": _dialogues,
+    "questions": _questions,
     "chats": _chats,
+    "long_dialogues": _long_dialogues,
+    "long_chats": _long_chats,
     # Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
     "words": _words,
     "turns": _turns,

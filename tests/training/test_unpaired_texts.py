@@ -33,5 +33,7 @@ def test_chats_are_a_source(monkeypatch):
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(ValueError, match=r"poems.*glosses, dialogues, chats, words, turns"):
+    with pytest.raises(
+        ValueError, match=r"poems.*glosses, dialogues, questions, chats, long_dialogues, long_chats, words, turns"
+    ):
         load_texts(["poems"])
