@@ -98,7 +98,7 @@ class DataArguments:
         default_factory=list,
         metadata={
             "help": "Unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues, "
-            "long_chats."
+            "long_chats; or chats=PATH, your own, JSON lines of chat messages."
         },
     )
     text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})

@@ -66,6 +66,13 @@ def _questions() -> Splits:
     return {split: _told(rows) for split, rows in load_questions().items()}
 
 
+def _own_chats(path: str) -> Splits:
+    from ..data.own_chats import read_own_chats, split_own_chats
+
+    rows, _ = read_own_chats(path)
+    return {split: _told(part) for split, part in split_own_chats(rows).items()}
+
+
 def _told(rows: "Iterable[dict]") -> "list[TextContext]":
     """Rows with `turns` and `target_text`, and `target_picture` where they have one."""
     return [
@@ -104,6 +111,7 @@ _LOADERS: "dict[str, Callable[[], Splits]]" = {
     "words": _words,
     "turns": _turns,
 }
+_PATH_LOADERS: "dict[str, Callable[[str], Splits]]" = {"chats": _own_chats}
 # What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the pictures' words.
 DEFAULT_SOURCES = ("glosses", "dialogues")
 
@@ -111,18 +119,29 @@ DEFAULT_SOURCES = ("glosses", "dialogues")
 def load_texts(sources: "list[str]") -> "dict[str, Splits]":
     """The named sources.
 
+    Args:
+        sources: names, or `chats=PATH`: a person's own chats, as `data.own_chats.read_own_chats` takes them.
+
     Returns:
         `dict`: source to `train`, and to `validation` and `test` unless its texts are their own right answers; nothing
         in `train` is about a picture of the other two.
 
     Raises:
-        ValueError: for an unknown source.
+        ValueError: for an unknown source, or a file of chats that holds none.
+        FileNotFoundError: for a file that is not there.
         PackageUnavailable: the package of a source cannot be fetched.
     """
-    unknown = sorted({*sources} - {*_LOADERS})
-    if unknown:
-        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join(_LOADERS)}.")
-    return {source: _LOADERS[source]() for source in dict.fromkeys(sources)}
+    found: dict[str, Splits] = {}
+    for source in dict.fromkeys(sources):
+        name, at_path, path = source.partition("=")
+        if at_path and name in _PATH_LOADERS and path:
+            found[source] = _PATH_LOADERS[name](path)
+        elif source in _LOADERS:
+            found[source] = _LOADERS[source]()
+        else:
+            choices = [*_LOADERS, *(f"{name}=PATH" for name in _PATH_LOADERS)]
+            raise ValueError(f"Unknown source of texts {source!r}: choose from {', '.join(choices)}.")
+    return found
 
 
 def text_rows(

@@ -32,6 +32,19 @@ def test_chats_are_a_source(monkeypatch):
     assert found == {split: [TextContext(["Hi"], split)] for split in ("train", "validation", "test")}
 
 
+def test_own_chats_are_a_source(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"turns": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n')
+    source = f"chats={path}"
+    assert load_texts([source]) == {source: {"train": [TextContext(["Hi"], "Hello")], "validation": [], "test": []}}
+
+
+@pytest.mark.parametrize("source", ["chats=", "dialogues=file.jsonl", "=x"])
+def test_only_chats_are_read_from_a_file(source):
+    with pytest.raises(ValueError, match="chats=PATH"):
+        load_texts([source])
+
+
 def test_an_unknown_source_is_named():
     with pytest.raises(
         ValueError, match=r"poems.*glosses, dialogues, questions, chats, long_dialogues, long_chats, words, turns"
