@@ -15,6 +15,7 @@ from .outputs_unimur import UniMuROutput
 # Not used here: a saved model carries the files that its own module imports, and these belong beside it.
 from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
 from .processing_unimur import UniMuRProcessor  # noqa: F401
+from .query_anchor_unimur import UniMuRQueryAnchor
 from .readout_unimur import FrozenReader, align_right
 
 
@@ -41,6 +42,9 @@ class UniMuRPreTrainedModel(PreTrainedModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.text_logit_scale is not None:
                 init.constant_(module.text_logit_scale, self.config.logit_scale_init_value)
+        if isinstance(module, UniMuRQueryAnchor):
+            for tensor, value in module.initial_values():
+                init.constant_(tensor, value)
 
 
 class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
