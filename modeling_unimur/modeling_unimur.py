@@ -220,13 +220,17 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
                 "UniMuRProcessor.process_queries makes them with query_anchor='encoder', as the processor beside the "
                 "model does."
             )
-        own = (ids[:, 0] != ids[:, 1]).any(dim=1)
-        rows = [ids[:, 0], ids[:, 1][own]]
-        masks = None if mask is None else torch.cat([mask[:, 0], mask[:, 1][own]])
-        found = self.encode_texts(torch.cat(rows), masks)
-        last = found[: len(ids)].clone()
-        last[own] = found[len(ids) :]
-        return torch.stack([found[: len(ids)], last], dim=1)
+        whole = self.encode_texts(ids[:, 0], None if mask is None else mask[:, 0])
+        last, own = whole.clone(), (ids[:, 0] != ids[:, 1]).any(dim=1)
+        if bool(own.any()):
+            rows, row_mask = ids[own, 1], None
+            if mask is not None:  # last turns are shorter than dialogues: cut the padding that all of them have
+                row_mask = mask[own, 1]
+                columns = row_mask.ne(0).any(dim=0)
+                columns[0] = True
+                rows, row_mask = rows[:, columns], row_mask[:, columns]
+            last[own] = self.encode_texts(rows, row_mask)
+        return torch.stack([whole, last], dim=1)
 
     def _mean_images(self, counts, visual_features, features, like: torch.Tensor) -> torch.Tensor:
         """The mean of the unit vectors of each context's images, zeros for a context without any."""
