@@ -21,7 +21,10 @@ _METHODS = {
     "text": "get_text_features",
     "image": "get_image_features",
 }
-_INPUTS = ("input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "spatial_shapes", "caption_mask")
+_INPUTS = (
+    "input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "spatial_shapes", "caption_mask",
+    "anchor_input_ids", "anchor_attention_mask", "anchor_text_mask", "anchor_features", "turn_statistics",
+)  # fmt: skip
 
 
 def _says_something(message: dict) -> bool:
@@ -180,6 +183,9 @@ class UniMuRTransformer(InputModule):
             features["attention_mask"][empty] = 0
             features["input_ids"][empty, -len(bare) :] = bare
             features["attention_mask"][empty, -len(bare) :] = 1
+            for name, nothing in (("anchor_text_mask", False), ("anchor_features", 0), ("turn_statistics", 0)):
+                if name in features:
+                    features[name][empty] = nothing
         if "pixel_values" in features:  # lets a cached loss cut a batch where contexts have several images
             places = (features["input_ids"] == self.processor.image_token_id).sum(dim=1)
             features["num_images_per_sample"] = places // self.processor.num_visual_tokens
