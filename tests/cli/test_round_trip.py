@@ -67,6 +67,21 @@ def figures(work: Path, name: str) -> dict:
     return {key: value for key, value in record["systems"][0].items() if key in ("values", "means")}
 
 
+def converted_clip(work: Path) -> Path:
+    """A checkpoint of UniVL-DR's training, converted."""
+    tiny.tokenizer(eos=True).save_pretrained(work / "words")
+    state = clip_checkpoints.plain(clip_checkpoints.model_cfg()).state_dict()
+    torch.save({"model": state}, work / "model.best.pt")
+    return convert_clip_to_hf.convert(work / "model.best.pt", work / "clip", tokenizer=work / "words")
+
+
+def converted_open_clip(work: Path) -> Path:
+    """A folder of open_clip, converted."""
+    (work / "open_clip").mkdir()
+    source_folder(work / "open_clip", clip_checkpoints.model_cfg(quick_gelu=False), {"resize_mode": "squash"})
+    return convert_open_clip_to_hf.convert(work / "open_clip", work / "clip")
+
+
 def test_backbones_of_the_hub(work, language_folder, clip_folder):
     cache, run = work / "hub", work / "run"
     for (name, commit), folder in zip(COMMITS.items(), (language_folder, clip_folder), strict=True):
@@ -97,12 +112,11 @@ def test_backbones_of_the_hub(work, language_folder, clip_folder):
     assert figures(work, "again") == figures(work, "whole") == figures(work, "trained")
 
 
-def test_backbones_of_this_machine(work, language_folder, clip_folder, capsys):
-    run, where = work / "run", ["--language-model", language_folder, "--clip", clip_folder]
+def test_backbones_of_this_machine(work, language_folder, capsys):
+    run, clip = work / "run", converted_open_clip(work)
+    where = ["--language-model", language_folder, "--clip", clip]
     settings = {"output_dir": str(run), "max_steps": 2, "save_steps": 2, "eval_steps": 2}
-    recipe = write_recipe(
-        work / "recipe.yaml", write_pictures(work / "images"), language_folder, clip_folder, **settings
-    )
+    recipe = write_recipe(work / "recipe.yaml", write_pictures(work / "images"), language_folder, clip, **settings)
     release = ["release", run, "--repo-id", "acme/unimur", "--card", work / "card.yaml", "--dry-run"]
     commands(
         ["train", recipe],
@@ -150,21 +164,6 @@ def test_converted_heads(make, convert, work):
     )
     assert str(work) not in (work / "full" / "config.json").read_text()
     assert figures(work, "figures") == figures(work, "again") == figures(work, "whole")
-
-
-def converted_clip(work: Path) -> Path:
-    """A checkpoint of UniVL-DR's training, converted."""
-    tiny.tokenizer(eos=True).save_pretrained(work / "words")
-    state = clip_checkpoints.plain(clip_checkpoints.model_cfg()).state_dict()
-    torch.save({"model": state}, work / "model.best.pt")
-    return convert_clip_to_hf.convert(work / "model.best.pt", work / "clip", tokenizer=work / "words")
-
-
-def converted_open_clip(work: Path) -> Path:
-    """A folder of open_clip, converted."""
-    (work / "open_clip").mkdir()
-    source_folder(work / "open_clip", clip_checkpoints.model_cfg(quick_gelu=False), {"resize_mode": "squash"})
-    return convert_open_clip_to_hf.convert(work / "open_clip", work / "clip")
 
 
 @pytest.mark.parametrize("make", [converted_clip, converted_open_clip])
