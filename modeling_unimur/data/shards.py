@@ -59,32 +59,43 @@ def read_shards(
 ) -> Iterator[tuple[Path, Content]]:
     """Path and content of all files of a store, each compared with its checksum, which reads all of it.
 
-    A damaged file is renamed, so that nobody reads it again, and reported in one warning. One that an earlier version
-    wrote has no checksum and is taken as it is.
-
     Args:
         folder: of the store; it need not be there.
-        parse: makes the content out of tensors, which are views of the mapped file; a ValueError says what is wrong
-            with them.
+        parse: as in `read_shard`.
         known: paths that are passed over.
 
     Raises:
         PermissionError: a file may not be read.
     """
     for shard in sorted(folder.glob("*.safetensors")):
-        if shard in known:
-            continue
-        try:
-            _verify(shard)
-            content = parse(map_tensors(shard))
-        except PermissionError:
-            raise
-        except FileNotFoundError:  # another process has put it aside
-            continue
-        except (OSError, *_DAMAGE) as error:
-            put_aside(shard, error)
-            continue
-        yield shard, content
+        if shard not in known and (content := read_shard(shard, parse)) is not None:
+            yield shard, content
+
+
+def read_shard(shard: Path, parse: Callable[[dict[str, torch.Tensor]], Content]) -> Content | None:
+    """The content of a file, after it was compared with its checksum; None where it is not there, or damaged.
+
+    A damaged file is renamed, so that nobody reads it again, and reported in one warning. One that an earlier version
+    wrote has no checksum and is taken as it is.
+
+    Args:
+        shard: the file.
+        parse: makes the content out of tensors, which are views of the mapped file; a ValueError says what is wrong
+            with them.
+
+    Raises:
+        PermissionError: the file may not be read.
+    """
+    try:
+        _verify(shard)
+        return parse(map_tensors(shard))
+    except PermissionError:
+        raise
+    except FileNotFoundError:  # also one that another process has put aside
+        return None
+    except (OSError, *_DAMAGE) as error:
+        put_aside(shard, error)
+        return None
 
 
 def put_aside(file: Path, reason: object) -> None:
@@ -162,4 +173,4 @@ def _line(*values: object) -> bytes:
     return json.dumps(values).encode() + b"\n"
 
 
-__all__ = ["map_tensors", "put_aside", "read_shards", "write_shard"]
+__all__ = ["map_tensors", "put_aside", "read_shard", "read_shards", "write_shard"]

@@ -181,4 +181,7 @@ def test_a_converted_dual_encoder(make, work):
     assert "Loaded in a fresh process" in shown
     assert main([str(word) for word in [*asked, work / "x", "--model", folder, "--clip", folder]]) == 2
     assert config_of(work / "release")["model_type"] == "univl_dr"
+    processor = json.loads((work / "release" / "processor_config.json").read_text())
+    size = json.loads((folder / "preprocessor_config.json").read_text())["size"]
+    assert processor["image_processor"]["size"] == size
     assert figures(work, "converted") == figures(work, "released")

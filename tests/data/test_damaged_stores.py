@@ -12,6 +12,8 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
+from modeling_unimur.evaluation.protocols import encoding
+from modeling_unimur.evaluation.systems.base import Gallery
 from modeling_unimur.retrieval.encoding.build import build_index
 from modeling_unimur.training import picture_batches, picture_views, prefix_store
 from modeling_unimur.training.frozen_features import FeatureOptions, FrozenPictures, FrozenTexts
@@ -155,6 +157,36 @@ class Prefixes(Store):
         return self.below(self.folders[seed])
 
 
+class Evaluation(Store):
+    """Finished batches of an evaluation: candidates and queries."""
+
+    has_vectors, name = True, "fixed"
+
+    def prepare(self):
+        self.monkeypatch.setattr(encoding, "_TEXTS", 2)
+        self.monkeypatch.setattr(encoding, "_DIALOGUES", 2)
+
+    def index(self, gallery):
+        self.texts = gallery.texts
+
+    def vectors(self, kind):
+        return self.encode_queries(self.texts)
+
+    def encode_queries(self, texts):
+        self.count += len(texts)
+        return torch.tensor([[float(text), float(self.revision)] for text in texts])
+
+    def run(self, seed):
+        self.count, self.revision, numbers = 0, str(seed), [str(number) for number in range(9)]
+        found, _ = encoding.encode([self], [[number] for number in numbers], Gallery(numbers), self.work / "batches")
+        rows = np.concatenate([found["fixed"].queries, found["fixed"].candidates["text"]])
+        return torch.from_numpy(rows), self.count
+
+    def files(self, seed):
+        self.revision = str(seed)
+        return self.below(encoding.work_folder(self, self.work / "batches"))
+
+
 class Words(Store):
     """One file, which is damaged by the line."""
 
@@ -202,7 +234,7 @@ def in_another_place(own, other):
     return own[:2]
 
 
-STORES = (Pictures, Contents, Texts, Views, Corpus, Prefixes, Words)
+STORES = (Pictures, Contents, Texts, Views, Corpus, Prefixes, Evaluation, Words)
 DAMAGES = (truncated, bit_flipped, empty, of_another_store, in_another_place)
 
 
