@@ -5,8 +5,8 @@
 
 Both towers are frozen. The text tower spans the joint space as it is; images come into it through a `PictureHead`,
 whose trained tensors lie in `hub_cards/clip-lite2-minilm/`. Its classifier is EfficientNet-Lite2's own. MiniLM's
-vectors of the classes' names and glosses are its zero-shot vectors, and those of the first names the start of its class
-vectors.
+vectors of the classes' names and glosses are its zero-shot vectors, and those of the first names the start of its
+class vectors.
 """
 
 from __future__ import annotations
