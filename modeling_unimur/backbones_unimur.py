@@ -168,7 +168,8 @@ class BackbonesMixin:
             language_model (`str` or `PreTrainedModel`): Hub id, folder, or a causal language model.
             clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one pass
                 `projection_dim`, the width of the ready embeddings that are the candidates.
-            processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of pictures.
+            processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of pictures. It learns
+                what `query_anchor` the model has.
             language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
                 that it resolves to is recorded.
             dtype: of the backbones, "auto" for those of their checkpoints, or a dictionary as `from_pretrained` takes
@@ -193,6 +194,8 @@ class BackbonesMixin:
         dual = clip_commit = None
         if clip is not None:
             dual, clip_commit = load_backbone("clip", clip, clip_revision, dtype=dtypes["clip"], **hub)
+        for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
+            setattr(processor, name, config_arguments.setdefault(name, getattr(processor, name)))
         config = UniMuRConfig(
             text_config=text.config,
             clip_config=None if dual is None else dual.config,
@@ -413,7 +416,16 @@ class BackbonesMixin:
         # SigLIP 2 takes pictures of any shape; the name of its mask differs between versions of transformers.
         extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
         pooled = clip.vision_model(pixel_values, *extra).pooler_output
-        return pooled, clip.visual_projection(pooled) if hasattr(clip, "visual_projection") else pooled
+        return pooled, self.project_images(pooled)
+
+    @torch.no_grad()
+    def project_images(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Outputs of the frozen image tower `(images, pooled_width)` in the joint space `(images, joint_width)`."""
+        clip = self._require_clip()
+        pooled = pooled.to(clip.dtype)
+        if clip.config.model_type == OpenCLIPConfig.model_type:
+            return clip.project_image(pooled)
+        return clip.visual_projection(pooled) if hasattr(clip, "visual_projection") else pooled
 
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None) -> torch.Tensor:

@@ -3,6 +3,8 @@
 import torch
 from transformers import BatchFeature
 
+from .anchor_inputs_unimur import ANCHOR_ROWS
+
 
 class CaptionsMixin:
     """The part of [`UniMuRProcessor`] that prepares the way from a picture to text."""
@@ -65,6 +67,8 @@ class CaptionsMixin:
     def _without_readout(self, batch: BatchFeature) -> BatchFeature:
         for key in ("input_ids", "attention_mask"):
             batch[key] = batch[key][:, : -self._suffix_length]
+        for key in ANCHOR_ROWS:
+            batch.pop(key, None)
         return batch
 
 

@@ -33,11 +33,13 @@ class _Kept:
 
 
 class ReadChat(NamedTuple):
-    """A dialogue that is read and not run yet: its tokens, and key and features of each picture in them."""
+    """A dialogue that is read and not run yet: its tokens, key and features of each picture in them, and the inputs
+    of an anchored query, whose few texts are embedded anew in every turn."""
 
     tokens: "list[int]"
     pictures: list
     owner: "str | None"
+    anchors: dict
 
 
 class ChatCache:
@@ -107,7 +109,7 @@ class ChatCache:
     def _agrees(self) -> bool:
         table = self.model.get_input_embeddings().num_embeddings
         row = [(7 * place + 3) % table for place in range(9)] + self.model.config.ret_token_ids
-        plain = self.model.get_multimodal_features(torch.tensor([row], device=self.model.device)).pooler_output
+        plain = self.model.get_readout_features(torch.tensor([row], device=self.model.device))
         _, layers = self._extend([], row[:5], None)
         cached, _ = self._extend(layers, row[5:], None)
         return float((plain * cached).sum()) > self.model._least_cosine()
@@ -148,13 +150,19 @@ class ChatCache:
             load = partial(self._picture, owner=owner)
             messages, pictures = read_conversation(conversation, where, allow_urls, load=load)
             data, (lost,) = self.processor._tokenize([self.processor.render(messages)], max_length, keep="latest")
-        return ReadChat(data["input_ids"][0], pictures[lost:], owner)
+            anchors = self.processor.process_anchors([messages])
+        return ReadChat(data["input_ids"][0], pictures[lost:], owner, anchors)
 
     @torch.inference_mode()
     def run(self, chat: ReadChat) -> torch.Tensor:
         """The second half of `embed`: what follows a kept context is run, and the longer context is kept."""
+        tokens, pictures, owner, anchors = chat  # a pipeline hands on a plain tuple
         with self._lock:
-            return self._run(*chat)
+            readout = self._run(tokens, pictures, owner)
+            counts = torch.tensor([[len(tokens)], [len(pictures)]], device=readout.device)
+            seen = torch.stack([feature for _, feature in pictures]).to(readout.device) if pictures else None
+            anchors = {name: value.to(readout.device) for name, value in anchors.items()}
+            return self.model.anchor_queries(readout, *counts, seen, **anchors).query
 
     def _run(self, tokens: "list[int]", pictures: list, owner: "str | None") -> torch.Tensor:
         body = len(tokens) - self.processor._suffix_length

@@ -75,6 +75,17 @@ class UniMuRConfig(PreTrainedConfig):
         logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
         image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
             development set.
+        query_anchor (`str`): `"none"`, the paper: a query is what the language model reads at [RET]. `"encoder"`: a
+            query is the frozen encoder's own vectors of the dialogue (words of all turns, words of the last turn,
+            images of the context), weighted, and the readout is added as their correction.
+        query_correction (`str`): of an anchored query. `"linear"`: a weight on the readout. `"mlp"`: also a network
+            of one hidden layer on the readout and the vectors of all words and of the last turn's.
+        query_correction_size (`int`): units of that hidden layer.
+        query_correction_dropout (`float`): dropout of that hidden layer.
+        query_gate (`bool`): whether a logistic regression decides for each dialogue how much of the correction is
+            added, by the features of `query_anchor_unimur.gate_features`.
+        anchor_base_model, anchor_base_revision (`str`, *optional*): without a dual encoder, the id of the
+            sentence-transformers model that made the ready embeddings, and its commit. Anchored queries need it.
     """
 
     model_type = "unimur"
@@ -109,6 +120,13 @@ class UniMuRConfig(PreTrainedConfig):
         separate_logit_scales: bool = False,
         logit_scale_init_value: float = math.log(1 / 0.07),
         image_threshold: float | None = None,
+        query_anchor: str = "none",
+        query_correction: str = "linear",
+        query_correction_size: int = 512,
+        query_correction_dropout: float = 0.5,
+        query_gate: bool = False,
+        anchor_base_model: str | None = None,
+        anchor_base_revision: str | None = None,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -133,6 +151,11 @@ class UniMuRConfig(PreTrainedConfig):
         self.separate_logit_scales = separate_logit_scales
         self.logit_scale_init_value = logit_scale_init_value
         self.image_threshold = image_threshold
+        self.query_anchor, self.query_correction = query_anchor, query_correction
+        self.query_correction_size = query_correction_size
+        self.query_correction_dropout = query_correction_dropout
+        self.query_gate = query_gate
+        self.anchor_base_model, self.anchor_base_revision = anchor_base_model, anchor_base_revision
         self.initializer_range = initializer_range
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
@@ -179,6 +202,31 @@ class UniMuRConfig(PreTrainedConfig):
                     f"projection_dim={self.projection_dim} differs from the dual encoder's {self.joint_width}: set "
                     "map_image_targets and map_text_targets, or leave projection_dim out."
                 )
+        self._check_anchor()
+
+    def _check_anchor(self) -> None:
+        for name, choices in (("query_anchor", ("none", "encoder")), ("query_correction", ("linear", "mlp"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        if self.query_correction_size < 1:
+            raise ValueError(f"query_correction_size must be at least 1, got {self.query_correction_size}.")
+        if not 0 <= self.query_correction_dropout < 1:
+            raise ValueError(
+                f"query_correction_dropout must be at least 0 and less than 1, got {self.query_correction_dropout}."
+            )
+        if self.query_anchor == "none":
+            return
+        if self.joint_width != self.embedding_width and not self.map_text_targets:
+            raise ValueError(
+                f"query_anchor={self.query_anchor!r} needs texts in the space of the candidates, which has "
+                f"{self.embedding_width} dimensions; the text tower has {self.joint_width}. Set map_text_targets, or "
+                "query_anchor='none'."
+            )
+        if self.clip_config is not None and self.anchor_base_model is not None:
+            raise ValueError(
+                "anchor_base_model names the encoder of ready embeddings. This model has a dual encoder "
+                "(clip_config), which is its anchor: leave anchor_base_model out."
+            )
 
     # -- widths ---------------------------------------------------------------------------------------------------
     @property

@@ -79,6 +79,7 @@ class FingerprintMixin:
         _require_whole(processor, place)
         _require_same(processor, place, chosen)
         _require_model(processor, place)
+        _adopt_anchor(processor, place, chosen)
         return processor
 
 
@@ -227,6 +228,14 @@ def _require_model(processor, place: _Place) -> None:
                 f"{place.source}: tokenizer.json has {name} {getattr(processor, name)}, and config.json "
                 f"{config[name]}: they belong to different models. {_REMEDY}"
             )
+
+
+def _adopt_anchor(processor, place: _Place, chosen: "set[str]") -> None:
+    """Prepares what the model beside the processor needs for anchored queries, whatever the processor was saved as."""
+    config = place.json("config.json")
+    for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
+        if hasattr(processor, name) and name not in chosen and config.get(name) is not None:
+            setattr(processor, name, config[name])
 
 
 def _vocabulary(config) -> "int | None":

@@ -5,6 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_unimur import UniMuRConfig
+from .query_anchor_unimur import UniMuRQueryAnchor
 
 
 class UniMuRHeads(nn.Module):
@@ -28,6 +29,8 @@ class UniMuRHeads(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         separate = config.separate_logit_scales
         self.text_logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value))) if separate else None
+        # The encoder's own vectors of a dialogue, which the readout corrects; the paper has none.
+        self.query_anchor = UniMuRQueryAnchor(config) if config.query_anchor != "none" else None
 
     def visual_inputs(self, visual_features: torch.Tensor) -> torch.Tensor:
         """`(pictures, visual_width)` to the language model's input vectors `(pictures * tokens, language_width)`."""

@@ -25,6 +25,14 @@ def is_image(value) -> bool:
     return is_file or value[:11].lower() == "data:image/"
 
 
+def words_of_turn(message: dict) -> str:
+    """The words of one message, without its images."""
+    content = message["content"]
+    if isinstance(content, str):
+        return content.strip()
+    return " ".join(part["text"] for part in content or () if part["type"] == "text").strip()
+
+
 def require_unicode(text: str, where: str) -> str:
     """Returns the text.
 
@@ -146,4 +154,4 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False,
     return messages, images
 
 
-__all__ = ["is_conversation", "is_image", "is_message", "read_conversation", "require_unicode"]
+__all__ = ["is_conversation", "is_image", "is_message", "read_conversation", "require_unicode", "words_of_turn"]

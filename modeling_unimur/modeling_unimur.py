@@ -10,11 +10,12 @@ from .configuration_unimur import UniMuRConfig
 from .contexts_unimur import ContextsMixin
 from .heads_unimur import UniMuRHeads
 from .loss_unimur import contrastive_loss, next_token_loss
-from .outputs_unimur import UniMuROutput
+from .outputs_unimur import UniMuROutput, UniMuRQueryOutput
 
 # Not used here: a saved model carries the files that its own module imports, and these belong beside it.
 from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
 from .processing_unimur import UniMuRProcessor  # noqa: F401
+from .query_anchor_unimur import AnchoredQuery, UniMuRQueryAnchor
 from .readout_unimur import FrozenReader, align_right
 
 
@@ -41,6 +42,9 @@ class UniMuRPreTrainedModel(PreTrainedModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
             if module.text_logit_scale is not None:
                 init.constant_(module.text_logit_scale, self.config.logit_scale_init_value)
+        if isinstance(module, UniMuRQueryAnchor):
+            for tensor, value in module.initial_values():
+                init.constant_(tensor, value)
 
 
 class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
@@ -85,8 +89,14 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         pixel_attention_mask: "torch.Tensor | None" = None,
         spatial_shapes: "torch.Tensor | None" = None,
         prefix_states: "torch.Tensor | None" = None,
-    ) -> BaseModelOutputWithPooling:
-        """The unified embedding of dialogues.
+        anchor_input_ids: "torch.Tensor | None" = None,
+        anchor_attention_mask: "torch.Tensor | None" = None,
+        anchor_text_mask: "torch.Tensor | None" = None,
+        anchor_features: "torch.Tensor | None" = None,
+        anchor_image_features: "torch.Tensor | None" = None,
+        turn_statistics: "torch.Tensor | None" = None,
+    ) -> UniMuRQueryOutput:
+        """The unified embedding of dialogues; with `config.query_anchor`, the anchored query.
 
         Args:
             input_ids, attention_mask (`(batch, tokens)`): contexts that end with [RET], padded on either side.
@@ -95,16 +105,145 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
             pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for pictures of any shape.
             prefix_states (*optional*): of `get_prefix_states` for the contexts without pictures, as wide as the
                 longest of them.
+            anchor_input_ids, anchor_attention_mask, anchor_text_mask, anchor_features, anchor_image_features,
+                turn_statistics: of anchored queries, as in `anchor_queries`.
 
         Returns:
-            `BaseModelOutputWithPooling`: `pooler_output` of shape `(batch, projection_dim)`, unit vectors.
+            `UniMuRQueryOutput`: `pooler_output` of shape `(batch, projection_dim)`, unit vectors.
 
         Raises:
-            ValueError: when a context does not end with [RET], or the number of pictures is not that of the places.
+            ValueError: when a context does not end with [RET], the number of pictures is not that of the places, or
+                the inputs of anchored queries are missing.
         """
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
-        embeds, _ = self._unify(input_ids, attention_mask, visual_features, prefix_states)
-        return BaseModelOutputWithPooling(pooler_output=embeds)
+        found, _ = self._queries(
+            input_ids,
+            attention_mask,
+            visual_features,
+            prefix_states,
+            anchor_input_ids=anchor_input_ids,
+            anchor_attention_mask=anchor_attention_mask,
+            anchor_text_mask=anchor_text_mask,
+            anchor_features=anchor_features,
+            anchor_image_features=anchor_image_features,
+            turn_statistics=turn_statistics,
+        )
+        return UniMuRQueryOutput(
+            pooler_output=found.query,
+            readout_embeds=found.readout,
+            anchor_embeds=found.anchor,
+            correction_embeds=found.correction,
+            gate=found.gate,
+        )
+
+    def get_readout_features(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: "torch.Tensor | None" = None,
+        visual_features: "torch.Tensor | None" = None,
+        prefix_states: "torch.Tensor | None" = None,
+    ) -> torch.Tensor:
+        """What the language model reads at [RET] `(batch, projection_dim)`, unit vectors: the query of the paper, and
+        `readout_embeds` of an anchored one. The arguments are those of `get_multimodal_features`."""
+        return self._unify(input_ids, attention_mask, visual_features, prefix_states)[0]
+
+    def _queries(self, input_ids, attention_mask, visual_features, prefix_states, **anchors):
+        """Queries, and what `_unify` ran of the language model."""
+        readout, parts = self._unify(input_ids, attention_mask, visual_features, prefix_states)
+        if self.heads.query_anchor is None:
+            return AnchoredQuery(readout, readout), parts
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        images = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
+        return self.anchor_queries(readout, mask.ne(0).sum(dim=1), images, visual_features, **anchors), parts
+
+    def anchor_queries(
+        self,
+        readout: torch.Tensor,
+        num_tokens: torch.Tensor,
+        num_images: torch.Tensor,
+        visual_features: "torch.Tensor | None" = None,
+        anchor_input_ids: "torch.Tensor | None" = None,
+        anchor_attention_mask: "torch.Tensor | None" = None,
+        anchor_text_mask: "torch.Tensor | None" = None,
+        anchor_features: "torch.Tensor | None" = None,
+        anchor_image_features: "torch.Tensor | None" = None,
+        turn_statistics: "torch.Tensor | None" = None,
+    ) -> AnchoredQuery:
+        """The queries of dialogues whose readout is known: with `query_anchor="none"` the readout itself.
+
+        Args:
+            readout (`(batch, projection_dim)`): of `get_readout_features`.
+            num_tokens, num_images (`(batch,)`): tokens and images of each context.
+            visual_features (`(images, visual_width)`, *optional*): of the contexts' images in reading order.
+            anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn,
+                of the dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the frozen text tower's
+                output computed before, zeros where there are no words.
+            anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words.
+            anchor_image_features (`(images, width)`, *optional*): the frozen image tower's output, as
+                `target_image_features` of `forward`; from `visual_features` by default.
+            turn_statistics (`(batch, 2)`): number of turns, and the share of them with a question mark.
+
+        Raises:
+            ValueError: inputs are missing, or do not fit the batch.
+        """
+        if self.heads.query_anchor is None:
+            return AnchoredQuery(readout, readout)
+        if anchor_features is None:
+            anchor_features = self._anchor_texts(anchor_input_ids, anchor_attention_mask)
+        if turn_statistics is None:
+            raise ValueError(
+                "Anchored queries (query_anchor='encoder') need turn_statistics: UniMuRProcessor.process_queries "
+                "makes them with query_anchor='encoder', as the processor beside the model does."
+            )
+        wanted = (len(readout), 2, self.config.joint_width)
+        if tuple(anchor_features.shape) != wanted:
+            raise ValueError(f"anchor_features must be of shape {wanted}, got {tuple(anchor_features.shape)}.")
+        there = anchor_features.ne(0).any(dim=-1)
+        if anchor_text_mask is not None:
+            there = there & anchor_text_mask.to(there)
+        vectors = self.heads.text_target(anchor_features.flatten(0, 1)).unflatten(0, (-1, 2)) * there[..., None]
+        image = self._mean_images(num_images, visual_features, anchor_image_features, like=vectors[:, 0])
+        statistics = torch.cat([num_tokens.to(turn_statistics)[:, None], turn_statistics], dim=1)
+        return self.heads.query_anchor(readout, vectors[:, 0], vectors[:, 1], image, statistics)
+
+    def _anchor_texts(self, ids: "torch.Tensor | None", mask: "torch.Tensor | None") -> torch.Tensor:
+        """The text tower's output of `(batch, 2, tokens)`; a dialogue of one turn runs once."""
+        if self.clip is None:
+            raise ValueError(
+                "Anchored queries of a model without a dual encoder need anchor_features: set anchor_encoder of the "
+                "UniMuRProcessor (or of the pipeline) to the encoder that made the index, or name it as "
+                "anchor_base_model in the configuration."
+            )
+        if ids is None:
+            raise ValueError(
+                "Anchored queries (query_anchor='encoder') need anchor_input_ids or anchor_features: "
+                "UniMuRProcessor.process_queries makes them with query_anchor='encoder', as the processor beside the "
+                "model does."
+            )
+        whole = self.encode_texts(ids[:, 0], None if mask is None else mask[:, 0])
+        last, own = whole.clone(), (ids[:, 0] != ids[:, 1]).any(dim=1)
+        if bool(own.any()):
+            rows, row_mask = ids[own, 1], None
+            if mask is not None:  # last turns are shorter than dialogues: cut the padding that all of them have
+                row_mask = mask[own, 1]
+                columns = row_mask.ne(0).any(dim=0)
+                columns[0] = True
+                rows, row_mask = rows[:, columns], row_mask[:, columns]
+            last[own] = self.encode_texts(rows, row_mask)
+        return torch.stack([whole, last], dim=1)
+
+    def _mean_images(self, counts, visual_features, features, like: torch.Tensor) -> torch.Tensor:
+        """The mean of the unit vectors of each context's images, zeros for a context without any."""
+        if features is None and visual_features is not None:
+            is_target = self.config.map_image_targets or self.config.visual_feature == "projected"
+            features = visual_features if is_target else self.project_images(visual_features)
+        if features is None or not len(features):
+            return torch.zeros_like(like)
+        unit = self.heads.image_target(features)
+        owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+        if len(owners) != len(unit):
+            raise ValueError(f"The contexts hold {len(owners)} images, and the anchor got features of {len(unit)}.")
+        return torch.zeros_like(like).index_add(0, owners, unit.to(like)) / counts.clamp(min=1).to(like)[:, None]
 
     def get_image_features(
         self,
@@ -233,6 +372,12 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         caption_pixel_values: "torch.Tensor | None" = None,
         caption_visual_features: "torch.Tensor | None" = None,
         multimodal_embeds: "torch.Tensor | None" = None,
+        anchor_input_ids: "torch.Tensor | None" = None,
+        anchor_attention_mask: "torch.Tensor | None" = None,
+        anchor_text_mask: "torch.Tensor | None" = None,
+        anchor_features: "torch.Tensor | None" = None,
+        anchor_image_features: "torch.Tensor | None" = None,
+        turn_statistics: "torch.Tensor | None" = None,
         num_context_labels: "float | None" = None,
         num_caption_labels: "float | None" = None,
         return_loss: bool = True,
@@ -253,8 +398,10 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
                 the placeholders of their pictures; labels are -100 where nothing is learned.
             caption_pixel_values (`(batch, 3, height, width)`, *optional*): those pictures; or
                 `caption_visual_features (batch, visual_width)`, computed before.
-            multimodal_embeds (`(batch, projection_dim)`, *optional*): unified embeddings in place of the contexts, as
+            multimodal_embeds (`(batch, projection_dim)`, *optional*): queries in place of the contexts, as
                 gradient caching computes them before.
+            anchor_input_ids, anchor_attention_mask, anchor_text_mask, anchor_features, anchor_image_features,
+                turn_statistics: of anchored queries, as in `anchor_queries`.
             num_context_labels, num_caption_labels (*optional*): what the sums of the next-token losses of contexts and
                 of captions are divided by, where these are a part of a batch; the labels given here by default.
             return_loss: whether to compute losses.
@@ -274,7 +421,19 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         output.multimodal_embeds, parts = multimodal_embeds, None
         if input_ids is not None:
             visual = self._visual(pixel_values, visual_features)
-            output.multimodal_embeds, parts = self._unify(input_ids, attention_mask, visual, prefix_states)
+            found, parts = self._queries(
+                input_ids,
+                attention_mask,
+                visual,
+                prefix_states,
+                anchor_input_ids=anchor_input_ids,
+                anchor_attention_mask=anchor_attention_mask,
+                anchor_text_mask=anchor_text_mask,
+                anchor_features=anchor_features,
+                anchor_image_features=anchor_image_features,
+                turn_statistics=turn_statistics,
+            )
+            output.multimodal_embeds, output.readout_embeds = found.query, found.readout
         if output.multimodal_embeds is not None:
             if return_loss and output.image_embeds is not None and config.visual_matching_weight:
                 output.visual_matching_loss = contrastive_loss(

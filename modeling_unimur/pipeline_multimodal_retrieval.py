@@ -129,6 +129,12 @@ class MultimodalRetrievalPipeline(Pipeline):
     ```
 
     Several threads may use one pipeline. They wait for one another, so that a batch is faster than threads.
+
+    Args:
+        anchor_encoder (*optional*): for anchored queries of a model whose candidates are ready embeddings: the encoder
+            that made them, a `SentenceTransformer` or a callable from a list of texts to vectors. By default the one
+            that the model's configuration names is loaded.
+        args, kwargs: of every pipeline.
     """
 
     _load_processor = True
@@ -136,8 +142,10 @@ class MultimodalRetrievalPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, anchor_encoder=None, **kwargs):
         super().__init__(*args, **kwargs)
+        if anchor_encoder is not None:
+            self.processor.anchor_encoder = anchor_encoder
         self.index = RetrievalIndex()
         self._model_lock, self._index_lock = ThreadLock(), SharedLock()
         # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out.

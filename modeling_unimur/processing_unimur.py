@@ -7,6 +7,7 @@ from tokenizers import AddedToken, processors
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
+from .anchor_inputs_unimur import AnchorInputsMixin
 from .captions_unimur import CaptionsMixin
 from .fingerprint import FingerprintMixin
 from .image_loading import load_image
@@ -91,7 +92,7 @@ def as_batch(data: dict, tensors: "str | None") -> BatchFeature:
     return BatchFeature({name: rows.numpy() if tensors == "np" else rows for name, rows in made.items()})
 
 
-class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
+class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, ProcessorMixin):
     """Prepares dialogues for the language model and candidates for the dual encoder.
 
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
@@ -129,6 +130,9 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
             as OpenAI's CLIP and open_clip do, for encoders that were trained so; `None` leaves them as they are.
         squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
             FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
+        query_anchor (`str`): that of the model's configuration. With `"encoder"` the inputs of a dialogue hold its
+            words for the encoder too; see `process_anchors`.
+        anchor_base_model, anchor_base_revision (`str`, *optional*): those of the model's configuration.
         fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
     """
 
@@ -155,6 +159,9 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         start_each_caption: bool = False,
         squash_images: bool = False,
         clean_text: str | None = None,
+        query_anchor: str = "none",
+        anchor_base_model: str | None = None,
+        anchor_base_revision: str | None = None,
         fingerprint: dict | None = None,
         **kwargs,
     ):
@@ -167,7 +174,8 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
         self.caption_ends, self.start_each_caption = caption_ends, start_each_caption
         self.squash_images, self.clean_text = squash_images, check_cleaning(clean_text)
-        self.fingerprint = fingerprint
+        self.query_anchor, self.fingerprint = query_anchor, fingerprint
+        self.anchor_base_model, self.anchor_base_revision = anchor_base_model, anchor_base_revision
         if tokenizer is not None:
             self._append_readout(tokenizer)
         self._own_template = _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
@@ -192,11 +200,8 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
                 `local_files_only` go to the loaders.
         """
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
-        revisions = {
-            name: {"revision": kwargs.pop(f"{name}_revision")} if kwargs.get(f"{name}_revision") else {}
-            for name in ("language_model", "clip")
-        }
-        kwargs = {key: value for key, value in kwargs.items() if not key.endswith("_revision")}
+        given = {name: kwargs.pop(f"{name}_revision", None) for name in ("language_model", "clip")}
+        revisions = {name: {"revision": revision} if revision else {} for name, revision in given.items()}
         tokenizer = AutoTokenizer.from_pretrained(language_model, **revisions["language_model"], **hub)
         if clip is None:
             from transformers import CLIPImageProcessor
@@ -288,14 +293,15 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
 
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` of shape `(batch, tokens)`, padded on the left, and, if
-            there are images, `pixel_values` of shape `(images, 3, height, width)` in reading order.
+            there are images, `pixel_values` of shape `(images, 3, height, width)` in reading order; for anchored
+            queries also what `process_anchors` returns.
 
         Raises:
             ValueError, FileNotFoundError: naming the dialogue, the turn and the part that is wrong.
             TypeError: an unknown option.
         """
         messages, images = self._read_all(conversations, allow_urls, first)
-        return self._encode([self.render(dialogue) for dialogue in messages], images, max_length, kwargs)
+        return self._encode([self.render(dialogue) for dialogue in messages], images, max_length, kwargs, messages)
 
     process_context = process_queries  # its name in the first releases
 
@@ -340,7 +346,7 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         allow_urls, max_length = options.pop("allow_urls", None), options.pop("max_length", None)
         messages, images = self._read_all(conversation, allow_urls, 0)
         texts = [self.render(dialogue, chat_template=chat_template, **kwargs) for dialogue in messages]
-        batch = self._encode(texts, images, max_length, options)
+        batch = self._encode(texts, images, max_length, options, messages)
         return batch if return_dict else batch["input_ids"]
 
     def render(self, messages: "list[dict]", **template) -> str:
@@ -379,7 +385,12 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         return self._prefix_length + self._suffix_length
 
     def _encode(
-        self, texts: list[str], images: list[list], max_length: int | None, options: "dict | None" = None
+        self,
+        texts: list[str],
+        images: list[list],
+        max_length: int | None,
+        options: "dict | None" = None,
+        dialogues: "list[list[dict]] | None" = None,
     ) -> BatchFeature:
         text, image, tensors = sort_options(options or {})
         max_length = text.pop("max_length", max_length)
@@ -388,6 +399,8 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         kept = [one for several, lost in zip(images, dropped, strict=True) for one in several[lost:]]
         if kept:
             batch.update(self.process_images(kept, return_tensors=tensors, **image))
+        if dialogues is not None:
+            batch.update(as_batch(self.process_anchors(dialogues), tensors))
         return batch
 
     def process_rendered(self, texts: list[str], max_length: int | None = None, keep: str = "first") -> BatchFeature:
@@ -499,7 +512,13 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
                 raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} images.")
             texts[number] = line
         loaded = [self._load(several, allow_urls) for several in nested]
-        return self._encode(texts, loaded, max_length, kwargs)
+        return self._encode(texts, loaded, max_length, kwargs, [self._turns(line) for line in texts])
+
+    def _turns(self, text: str) -> list[dict]:
+        """The turns of a context that is written out: its lines, as the processor's own template writes them; with
+        another template the whole text is one."""
+        lines = text.split("\n") if self.chat_template == self._own_template else [text]
+        return [{"role": "user", "content": line.replace(self.image_token, " ")} for line in lines if line.strip()]
 
     @staticmethod
     def _per_text(images, count: int) -> list[list]:
@@ -546,11 +565,14 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
         allow_urls = self.allow_urls if allow_urls is None else allow_urls
         return [load_image(image, allow_urls=allow_urls) for image in images]
 
-    def process_texts(self, texts: "str | list[str]", **kwargs: Unpack[UniMuRProcessorKwargs]) -> BatchFeature:
+    def process_texts(
+        self, texts: "str | list[str]", keep: str = "first", **kwargs: Unpack[UniMuRProcessorKwargs]
+    ) -> BatchFeature:
         """Prepares candidate texts for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`.
 
         Args:
             texts (`str` or `list[str]`): a string is always a text, whatever it looks like.
+            keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
             kwargs: `padding` (`target_padding` by default), `truncation` (True), `max_length` (`max_target_tokens`)
                 and `return_tensors`.
 
@@ -566,7 +588,8 @@ class UniMuRProcessor(CaptionsMixin, FingerprintMixin, ProcessorMixin):
             require_unicode(text, f"Text {number}")
         texts = clean_texts(texts, self.clean_text)
         options = {"padding": self.target_padding, "truncation": True, "max_length": self.max_target_tokens, **options}
-        encoded = self.target_tokenizer(texts, verbose=False, **options)
+        tokenizer = self._latest_tokenizer() if keep == "latest" else self.target_tokenizer
+        encoded = tokenizer(texts, verbose=False, **options)
         keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
         return as_batch({key: encoded[key] for key in keys}, tensors)
 

@@ -82,6 +82,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
     score_retrieval = staticmethod(UniMuRProcessor.score_retrieval)
 
     _load = UniMuRProcessor._load
+    _latest_tokenizer = UniMuRProcessor._latest_tokenizer
 
     def process_queries(
         self,

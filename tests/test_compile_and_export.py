@@ -48,9 +48,13 @@ class Readout(torch.nn.Module):
 
 
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("kind", "fullgraph"), [("queries", False), ("texts", True), ("images", True)])
-def test_compiled_methods_compute_the_same(pair, pictures, backend, kind, fullgraph):
+@pytest.mark.parametrize(
+    ("kind", "fullgraph"), [("queries", False), ("anchored queries", False), ("texts", True), ("images", True)]
+)
+def test_compiled_methods_compute_the_same(pair, make_model, pictures, backend, kind, fullgraph):
     torch.compiler.reset()
+    if kind.startswith("anchored"):
+        pair, kind = make_model(query_anchor="encoder", query_correction="mlp", query_gate=True), "queries"
     method = getattr(pair[0].eval(), METHODS[kind])
     compiled = torch.compile(method, backend=backend, dynamic=True, fullgraph=fullgraph)
     with torch.no_grad():

@@ -20,6 +20,7 @@ from tests.environments import closure
 from tests.environments.floor import floor_folder, pins
 from tests.environments.load_release import embeddings
 from tests.hub_cache import publish
+from tests.test_query_anchor import shake
 
 PACKAGE = Path(__file__).parents[1] / "modeling_unimur"
 FLAT = sorted(path for path in PACKAGE.glob("*.py") if path.name not in ("__init__.py", "auto_classes.py"))
@@ -82,7 +83,9 @@ def releases(tmp_path_factory, make_model, language_folder, clip_folder):
     publish(cache, "acme/clip", clip_folder, "b2" * 20)
     hub = {"cache_dir": str(cache)}
     processor = UniMuRProcessor.from_backbones("acme/lm", "acme/clip", **hub)
-    model = UniMuRModel.from_backbones("acme/lm", "acme/clip", processor=processor, hub_arguments=hub)
+    anchor = {"query_anchor": "encoder", "query_correction": "mlp", "query_gate": True}
+    model = UniMuRModel.from_backbones("acme/lm", "acme/clip", processor=processor, hub_arguments=hub, **anchor)
+    shake(model)
     for part in (model, processor):
         part.save_pretrained(work / "heads")
     return work

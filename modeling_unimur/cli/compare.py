@@ -9,7 +9,7 @@ from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
-SYSTEMS = ("bm25", "clip-last", "clip-whole", "clip-linear", "unimur")
+SYSTEMS = ("bm25", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "unimur")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,9 +106,7 @@ def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list,
             left_out["BM25"] = str(error)
     retriever = open_retriever(source, **opening_arguments(args))
     space = systems.ClipSpace(retriever.model, retriever.processor)
-    for name, last in (("clip-last", True), ("clip-whole", False)):
-        if name in chosen:
-            found.append(systems.ClipText(space, last_turn=last))
+    found += [make(space) for name, make in systems.CLIP_TEXTS.items() if name in chosen]
     if "clip-linear" in chosen:
         linear = systems.ClipTextLinear(space)
         try:

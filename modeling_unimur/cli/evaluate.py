@@ -9,7 +9,7 @@ from .backbone_arguments import add_backbones, add_trust, chosen_backbones, open
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
-SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-linear", "bm25", "chance")
+SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "bm25", "chance")
 # The linear map needs text to be fitted on, which takes packages and minutes.
 _DEFAULT = tuple(name for name in SYSTEMS if name != "clip-linear")
 _TABLE = "table"
@@ -191,9 +191,9 @@ def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) ->
         spaces.append((space, source, model_revision(source, retriever.model)))
         if "unimur" in chosen:
             found.append(_known(systems.UniMuR(space, _name(source, sources)), *spaces[-1][1:]))
-    for name, last in (("clip-last", True), ("clip-whole", False)):
+    for name, make in systems.CLIP_TEXTS.items():
         if name in chosen:
-            found.append(_known(systems.ClipText(spaces[0][0], last_turn=last), *spaces[0][1:]))
+            found.append(_known(make(spaces[0][0]), *spaces[0][1:]))
     if "clip-linear" in chosen:
         from .compare import training_text
 

@@ -75,7 +75,7 @@ class AnswerScorer(TurnEncoder):
             ]
         scores: list[np.ndarray | None] = [None] * len(questions)
         image_token = self.processor.image_token_id
-        for stream in plan_streams(rows, [skipped for *_, skipped in contexts], 0, image_token):
+        for stream in plan_streams(rows, [context[2] for context in contexts], 0, image_token):
             sources = contexts[stream.branches[0].row][1]
             prefix = self._prefix.read_streams([stream], self._features(sources))
             for context in stream.branches:

@@ -122,7 +122,7 @@ class SharedPrefix:
         width = len(rows[0])
         ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=self.model.device)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=self.model.device)
-        plain = self.model.get_multimodal_features(ids, mask).pooler_output
+        plain = self.model.get_readout_features(ids, mask)
         cosines = [(found[number] * plain[number]).sum() for number in range(len(rows))]
         return all(float(cosine) > self.model._least_cosine() for cosine in cosines)
 
@@ -194,7 +194,8 @@ class SharedPrefix:
     def unify(
         self, streams: Sequence[Stream], features: torch.Tensor | None, ret: bool = False
     ) -> tuple[dict[int, torch.Tensor], dict[int, float]]:
-        """Unified embeddings of the contexts that the branches stand for, by their numbers.
+        """Readouts of the contexts that the branches stand for, by their numbers: their unified embeddings, before
+        any anchor.
 
         Args:
             streams: to run together; every branch ends with [RET].
@@ -202,7 +203,7 @@ class SharedPrefix:
             ret: whether to find as well how likely the language model says [RET] where it stands.
 
         Returns:
-            The embeddings, and the logarithms of that likelihood, which are none without `ret`.
+            The readouts, and the logarithms of that likelihood, which are none without `ret`.
         """
         prefix = self.read_streams(streams, features)
         states, hidden = self.read_branches(prefix, [stream.branches for stream in streams])

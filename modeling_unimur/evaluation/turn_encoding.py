@@ -13,6 +13,8 @@ from .shared_prefix import SharedPrefix, Stream, plan_streams
 
 # Streams that run together, and tokens of theirs with padding: enough to keep one core busy, little memory.
 _STREAMS, _TOKENS = 8, 4096
+# Contexts whose queries are anchored together.
+_ANCHORED = 64
 _PICTURES = 16
 _PLACEHOLDER = Image.new("RGB", (1, 1))
 _SOURCES = ("image", "path", "url", "base64")
@@ -75,7 +77,7 @@ class TurnEncoder:
             else:
                 jobs += [(Stream(list(read[number][0]), branches=[]), read[number][1]) for number in members]
         if not share:
-            return self._each(jobs, found), likely
+            return self._anchored(self._each(jobs, found), read), likely
         for batch in _buckets(jobs):
             features = self._features([source for _, sources in batch for source in sources])
             vectors, said = self._prefix.unify([stream for stream, _ in batch], features, ret)
@@ -83,7 +85,22 @@ class TurnEncoder:
                 found[number] = vector.float().cpu()
             for number, value in said.items():
                 likely[number] = value
-        return found, likely
+        return self._anchored(found, read), likely
+
+    def _anchored(self, readouts: torch.Tensor, read: list) -> torch.Tensor:
+        """The queries of contexts whose readouts `(contexts, width)` are known."""
+        if self.model.config.query_anchor == "none":
+            return readouts
+        device, parts = self.model.device, []
+        for first in range(0, len(read), _ANCHORED):
+            some = read[first : first + _ANCHORED]
+            counts = torch.tensor([[len(tokens), len(sources)] for tokens, sources, *_ in some], device=device).T
+            features = self._features([source for _, sources, *_ in some for source in sources])
+            anchors = self.processor.process_anchors([messages for *_, messages in some])
+            anchors = {name: value.to(device) for name, value in anchors.items()}
+            readout = readouts[first : first + _ANCHORED].to(device, self.model.dtype)
+            parts.append(self.model.anchor_queries(readout, *counts, features, **anchors).query.float().cpu())
+        return torch.cat(parts) if parts else readouts
 
     def _each(self, jobs: list[tuple[Stream, list]], found: torch.Tensor) -> torch.Tensor:
         order = sorted(range(len(jobs)), key=lambda number: len(jobs[number][0].tokens))
@@ -95,12 +112,11 @@ class TurnEncoder:
             ids = torch.tensor(rows, device=self.model.device)
             mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps], device=self.model.device)
             features = self._features([source for number in numbers for source in jobs[number][1]])
-            output = self.model.get_multimodal_features(ids, mask, visual_features=features)
-            found[numbers] = output.pooler_output.float().cpu()
+            found[numbers] = self.model.get_readout_features(ids, mask, features).float().cpu()
         return found
 
-    def _read(self, context: Sequence[dict], number: int) -> tuple[list[int], list, int]:
-        """Tokens of a context, its pictures' sources, and how many of them do not fit."""
+    def _read(self, context: Sequence[dict], number: int) -> tuple[list[int], list, int, list[dict]]:
+        """Tokens of a context, its pictures' sources, how many of them do not fit, and its messages."""
         sources: list = []
         messages, _ = read_conversation(
             [_without_pictures(message, sources) for message in context], f"Dialogue {number}"
@@ -108,7 +124,7 @@ class TurnEncoder:
         batch = self.processor.process_rendered([self.processor.render(messages)], keep="latest")
         tokens = batch["input_ids"][0].tolist()
         kept = tokens.count(self.processor.image_token_id) // self.processor.num_visual_tokens
-        return tokens, sources[len(sources) - kept :], len(sources) - kept
+        return tokens, sources[len(sources) - kept :], len(sources) - kept, messages
 
     def _features(self, sources: Sequence) -> torch.Tensor | None:
         """What the language model reads of pictures `(pictures, visual_width)`."""

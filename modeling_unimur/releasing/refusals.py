@@ -221,6 +221,8 @@ def check_bases(config: dict) -> None:
                 f"({FLAGS[part]} ID@COMMIT), or release it inside (--full)."
             )
         Base(model, revision)
+    if config.get("anchor_base_model") is not None:  # the encoder of ready embeddings
+        Base(config["anchor_base_model"], config.get("anchor_base_revision"))
 
 
 # -- code -------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,10 @@ _METHODS = {
     "image": "get_image_features",
 }
 _IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
-_INPUTS = ("input_ids", "attention_mask", *_IMAGE_INPUTS, "caption_mask")
+_INPUTS = (
+    "input_ids", "attention_mask", *_IMAGE_INPUTS, "caption_mask",
+    "anchor_input_ids", "anchor_attention_mask", "anchor_text_mask", "anchor_features", "turn_statistics",
+)  # fmt: skip
 
 
 def _says_something(message: dict) -> bool:
@@ -181,6 +184,9 @@ class UniMuRTransformer(InputModule):
             features["attention_mask"][empty] = 0
             features["input_ids"][empty, -len(bare) :] = bare
             features["attention_mask"][empty, -len(bare) :] = 1
+            for name, nothing in (("anchor_text_mask", False), ("anchor_features", 0), ("turn_statistics", 0)):
+                if name in features:
+                    features[name][empty] = nothing
         if "pixel_values" in features:
             # A cached loss cuts every tensor by rows, and a row has any number of images: they go by the row that has
             # them, in no tensor of the batch.

@@ -101,7 +101,7 @@ def read_contexts(
         for some in tqdm(batches, desc="Reading contexts"):
             batch = collator(some)
             inputs = {key: batch[key] for key in _INPUTS if key in batch}
-            model.get_multimodal_features(**{key: value.to(model.device) for key, value in inputs.items()})
+            model.get_readout_features(**{key: value.to(model.device) for key, value in inputs.items()})
             read = [caught[number].mean(dim=1).float().cpu() for number in range(len(hooks))]
             read = torch.cat(read, dim=1)
             for kind in ("text", "image"):

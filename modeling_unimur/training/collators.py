@@ -51,8 +51,10 @@ class DualAlignmentCollator:
 
     def _contexts(self, rows: "list[dict]") -> dict:
         limit = self.max_context_tokens + self.processor.overhead_tokens
-        texts = [render_turns(self.processor, row["turns"], row["visual_features"] is not None) for row in rows]
+        dialogues = [turn_messages(row["turns"], row["visual_features"] is not None) for row in rows]
+        texts = [self.processor.render(dialogue) for dialogue in dialogues]
         batch = dict(self.processor.process_rendered(texts, max_length=limit, keep=self.keep_context))
+        batch.update(self.processor.process_anchors(dialogues))
         places = (batch["input_ids"] == self.processor.image_token_id).any(dim=1)  # a cut may have taken it
         shown = [row["visual_features"] for row, place in zip(rows, places.tolist(), strict=True) if place]
         if shown:
@@ -86,15 +88,20 @@ class DualAlignmentCollator:
         return batch
 
 
-def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: bool = False) -> str:
-    """Turns as the processor writes a dialogue, with a picture's placeholder before the last one's words."""
+def turn_messages(turns: "list[str]", picture_first: bool = False) -> "list[dict]":
+    """Turns as chat messages, with a picture's placeholder before the last one's words."""
     messages = []
     for number, turn in enumerate(turns):
         content = [{"type": "text", "text": turn}]
         if picture_first and number == len(turns) - 1:
             content.insert(0, {"type": "image"})
         messages.append({"role": "user" if number % 2 == 0 else "assistant", "content": content})
-    return processor.render(messages)
+    return messages
 
 
-__all__ = ["DualAlignmentCollator", "render_turns"]
+def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: bool = False) -> str:
+    """Turns as the processor writes a dialogue, with a picture's placeholder before the last one's words."""
+    return processor.render(turn_messages(turns, picture_first))
+
+
+__all__ = ["DualAlignmentCollator", "render_turns", "turn_messages"]

@@ -7,7 +7,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
-from .collators import render_turns
+from .collators import turn_messages
 from .context_rows import TextRows
 from .pairs import PicturePairs
 from .prefix_store import PrefixStore
@@ -84,11 +84,14 @@ def embed_contexts(
         store: of frozen prefixes, for contexts that are embedded again and again.
         keep: which tokens of a longer context are kept, the `"latest"` or the `"first"`.
     """
-    texts = [render_turns(processor, turns) for turns in contexts]
+    dialogues = [turn_messages(turns) for turns in contexts]
+    texts = [processor.render(dialogue) for dialogue in dialogues]
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     limit, parts = max_tokens + processor.overhead_tokens, []
     for start in tqdm(range(0, len(order), batch_size), desc="Embedding contexts", leave=False):
-        batch = processor.process_rendered([texts[i] for i in order[start : start + batch_size]], limit, keep)
+        some = order[start : start + batch_size]
+        batch = processor.process_rendered([texts[i] for i in some], limit, keep)
+        batch.update(processor.process_anchors([dialogues[i] for i in some]))
         if store is not None:
             batch["prefix_states"] = store.states(batch["input_ids"], batch["attention_mask"])
         parts.append(model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu())

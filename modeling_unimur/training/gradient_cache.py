@@ -1,19 +1,19 @@
 """Gradient caching: a batch's contexts run a chunk at a time, and its contrastive losses still see all of them.
 
-Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (arXiv:2101.06983). The frozen
-backbones have no dropout that trains, so a chunk that runs twice gives the same numbers without replaying random
-states.
+Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (arXiv:2101.06983). The heads may
+have dropout (`query_correction="mlp"`), so the second run of a chunk draws the random numbers of the first.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
+from ..anchor_inputs_unimur import ANCHOR_ROWS
 from ..outputs_unimur import UniMuROutput
 
-_BY_ROW = ("input_ids", "attention_mask", "labels")
-_BY_PICTURE = ("pixel_values", "visual_features")
+_BY_ROW = ("input_ids", "attention_mask", "labels", *ANCHOR_ROWS)
+_BY_PICTURE = ("pixel_values", "visual_features", "anchor_image_features")
 
 
 def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[dict]":
@@ -46,6 +46,23 @@ def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[di
             longest = int(chunk["attention_mask"][words].sum(dim=1).max()) - config.num_ret_tokens
             chunk["prefix_states"] = states[first : first + int(words.sum()), :, :, states.shape[3] - longest :]
         yield chunk
+
+
+class _RandomStates:
+    """The states of the generators that a run on a device draws from, to draw the same again."""
+
+    def __init__(self, device: torch.device):
+        self.devices = [device] if device.type == "cuda" else []
+        self.states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(one) for one in self.devices)]
+
+    @contextmanager
+    def again(self) -> "Iterator[None]":
+        """Draws the same numbers within, and goes on outside as if nothing had been drawn."""
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.states[0])
+            for device, state in zip(self.devices, self.states[1:], strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
 
 
 def _encode_targets(model: torch.nn.Module, batch: dict, rows: int) -> dict:
@@ -109,10 +126,15 @@ def gradient_cached_step(
     targets = {name: value for name, value in batch.items() if name.startswith("target_")}
 
     output, gradient = UniMuROutput(), None
+    drawn: list[_RandomStates] = []
     if contexts:
         with torch.no_grad(), autocast():
             targets = _encode_targets(bare, targets, rows)
-            embeds = torch.cat([model(**chunk, return_loss=False).multimodal_embeds for chunk in contexts])
+            parts = []
+            for chunk in contexts:
+                drawn.append(_RandomStates(bare.device))
+                parts.append(model(**chunk, return_loss=False).multimodal_embeds)
+            embeds = torch.cat(parts)
         embeds = embeds.to(torch.promote_types(embeds.dtype, torch.float32)).requires_grad_()
         factor = torch.zeros((), device=embeds.device, requires_grad=True)
         with no_sync():
@@ -127,7 +149,7 @@ def gradient_cached_step(
     for number, chunk in enumerate(chunks):
         last = number == len(chunks) - 1
         with nullcontext() if last else no_sync():
-            with autocast():
+            with autocast(), drawn[number].again() if number < len(drawn) else nullcontext():
                 part = model(**chunk, **counts)
             terms = [] if part.loss is None else [part.loss]
             total = total + sum(term.detach() for term in terms)

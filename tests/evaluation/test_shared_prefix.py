@@ -11,6 +11,7 @@ from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
 from modeling_unimur.evaluation.shared_prefix import SharedPrefix, plan_streams
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder
 from tests import tiny
+from tests.test_query_anchor import shake
 
 LINES = [
     "good morning",
@@ -62,10 +63,19 @@ def _groups(pictures):
     return [beginnings([text(line) for line in LINES]), beginnings(with_pictures), [[text("hello")]]]
 
 
+@pytest.mark.parametrize("anchor", ["none", "encoder"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
-def test_turns_in_one_pass_equal_turns_anew(family, make_model, tmp_path, pictures):
+def test_turns_in_one_pass_equal_turns_anew(family, anchor, make_model, tmp_path, pictures):
     language = tiny.language_model(tmp_path, family, bos=family == "opt")
-    model, processor = make_model(language=language, processor={"readout_prompt": " means"}, ret_layers=[-1, 1])
+    model, processor = make_model(
+        language=language,
+        processor={"readout_prompt": " means"},
+        ret_layers=[-1, 1],
+        query_anchor=anchor,
+        query_gate=True,
+    )
+    if anchor == "encoder":
+        shake(model)
     groups = _groups(pictures)
     encoder = TurnEncoder(model, processor)
     assert encoder._prefix.works

@@ -15,9 +15,12 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from transformers import BertConfig, BertModel
 
 from modeling_unimur.releasing.clean_folder import write_model, write_sentence_transformers
+from tests import tiny
 from tests.rounding import assert_same_outputs, assert_same_weights
+from tests.test_query_anchor import shake
 
 TEXTS = ["a cat slept on my keyboard", "no, but the birthday cake was good", "she plays guitar"]
 
@@ -28,6 +31,22 @@ def folder(make_model, tmp_path_factory):
     path = tmp_path_factory.mktemp("release") / "unimur"
     write_model(path, *make_model(processor={"num_visual_tokens": 2}), heads_only=False)
     return path
+
+
+@pytest.fixture(scope="module")
+def anchored_folder(make_model, tmp_path_factory):
+    torch.manual_seed(9)
+    path = tmp_path_factory.mktemp("release") / "anchored"
+    model, processor = make_model(query_anchor="encoder", query_correction="mlp", query_gate=True)
+    shake(model)
+    write_model(path, model, processor, heads_only=False)
+    return path
+
+
+@pytest.fixture(params=["paper", "anchored"])
+def any_embedder(request, folder, anchored_folder):
+    path = folder if request.param == "paper" else anchored_folder
+    return SentenceTransformer(str(path), trust_remote_code=True, device="cpu")
 
 
 @pytest.fixture
@@ -47,7 +66,8 @@ def ours(embedder, reading: str, batch) -> np.ndarray:
         return getattr(embedder[0].model, f"get_{method}_features")(**batch).pooler_output.numpy()
 
 
-def test_encoding_equals_the_model(embedder, images):
+def test_encoding_equals_the_model(any_embedder, images):
+    embedder = any_embedder
     processor = embedder[0].processor
     messages = [[{"role": "user", "content": TEXTS[0]}, {"role": "assistant", "content": TEXTS[1]}]]
     both = [{"text": TEXTS[0], "image": images[0]}, {"image": images[1:3], "text": TEXTS[1]}]
@@ -103,7 +123,8 @@ def test_what_cannot_be_encoded_is_named(embedder, images):
 
 @pytest.mark.parametrize("blank", ["", " \n"])
 @pytest.mark.parametrize("method", ["encode", "encode_query", "encode_document"])
-def test_an_empty_text_has_a_vector_of_its_own(embedder, images, method, blank):
+def test_an_empty_text_has_a_vector_of_its_own(any_embedder, images, method, blank):
+    embedder = any_embedder
     encode = getattr(embedder, method)
     alone, rest = encode([blank]), encode(TEXTS)
     among = encode([TEXTS[0], blank, *TEXTS[1:], blank], batch_size=4)
@@ -113,7 +134,8 @@ def test_an_empty_text_has_a_vector_of_its_own(embedder, images, method, blank):
     assert np.abs(alone - rest).max(axis=1).min() > 1e-3
     if method != "encode_document":
         processor = embedder[0].processor
-        np.testing.assert_allclose(alone, ours(embedder, "context", processor.process_rendered([""])), atol=1e-5)
+        nothing = {**processor.process_rendered([""]), **processor.process_anchors([[]])}
+        np.testing.assert_allclose(alone, ours(embedder, "context", nothing), atol=1e-5)
         messages = [[{"role": "user", "content": blank}], [{"role": "user", "content": TEXTS[0]}]]
         np.testing.assert_allclose(encode(messages), among[[1, 0]], atol=1e-5)
         shown = {"text": blank, "image": images[0]}
@@ -221,7 +243,8 @@ def test_training_on_with_a_cached_loss(folder, images, positive, tmp_path):
 
 
 @pytest.mark.parametrize("candidates", [lambda images: images[1:], lambda images: [TEXTS[1], images[1], TEXTS[2]]])
-def test_the_cached_loss_equals_the_plain_one(embedder, images, candidates):
+def test_the_cached_loss_equals_the_plain_one(any_embedder, images, candidates):
+    embedder = any_embedder.eval()
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     contexts = [{"text": TEXTS[0], "image": images[0]}, {"text": TEXTS[1], "image": images[:2]}, {"text": TEXTS[2]}]
@@ -239,6 +262,32 @@ def test_the_cached_loss_equals_the_plain_one(embedder, images, candidates):
     assert len(found["plain"]) == len(found["cached"]) > 4
     for plain, cached in zip(found["plain"], found["cached"], strict=True):
         torch.testing.assert_close(cached, plain, atol=1e-5, rtol=1e-4)
+
+
+def test_the_encoder_of_ready_embeddings_anchors_their_queries(make_model, tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(2)
+    bert = BertConfig(vocab_size=400, max_position_embeddings=64, pad_token_id=2, **sizes)
+    BertModel(bert).save_pretrained(tmp_path / "encoder")
+    tiny.tokenizer(eos=True).save_pretrained(tmp_path / "encoder")
+    encoder = SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
+    encoder.max_seq_length = 32
+    encoder.save_pretrained(str(tmp_path / "encoder"))
+    model, processor = make_model(
+        clip=None, projection_dim=32, query_anchor="encoder", anchor_base_model=str(tmp_path / "encoder")
+    )
+    with torch.no_grad():
+        model.heads.query_anchor.readout_weight.zero_()
+    write_model(tmp_path / "release", model, processor, heads_only=False)
+    embedder = SentenceTransformer(str(tmp_path / "release"), trust_remote_code=True, device="cpu")
+    vectors = encoder.encode(TEXTS, normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.encode_query(TEXTS), vectors, atol=1e-5)
+    chat = [{"role": "user", "content": text} for text in TEXTS]
+    both = vectors[-1] + encoder.encode("\n".join(TEXTS), normalize_embeddings=True)
+    np.testing.assert_allclose(embedder.encode_query([chat])[0], both / np.linalg.norm(both), atol=1e-5)
+    long = [" ".join([word, *TEXTS * 9]) for word in ("balloon", "guitar")]  # the latest words are kept
+    np.testing.assert_allclose(*embedder.encode_query(long), atol=1e-5)
+    assert not np.allclose(*encoder.encode(long), atol=1e-3)
 
 
 def test_univl_dr_fuses_a_picture_with_its_caption(univl_dr_source, images, tmp_path):

@@ -26,8 +26,9 @@ def pairs(pair):
     )
 
 
-def test_scores_are_cosines_of_the_contexts(pair, pairs):
-    model, processor = pair
+@pytest.mark.parametrize("anchor", ["none", "encoder"])
+def test_scores_are_cosines_of_the_contexts(make_model, pairs, anchor):
+    model, processor = make_model(query_anchor=anchor)
     sets = picture_sets(pairs, pairs.pooled)
     found = scores(model, processor, sets)
     batch = processor.process_context([[{"role": "user", "content": title}] for title in pairs.titles])

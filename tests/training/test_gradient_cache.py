@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling_unimur.training.gradient_cache import gradient_cached_step, label_counts, split_rows
+from tests.test_query_anchor import shake
 
 _TEXTS = ["a cat", "the red balloon over the town", "she plays guitar", "no", "what a beautiful morning", "cake", "my"]
 _SHOWN = (0, 3, 4)  # contexts with a picture
@@ -19,6 +20,8 @@ _EVERYTHING = {
     "caption_loss_weight": 0.7,
     "ret_layers": [1, -1],
 }
+
+_ANCHOR = {"query_anchor": "encoder", "query_correction": "mlp", "query_gate": True}
 
 
 def batch_for(processor, rows: int = len(_TEXTS), captions: int = 5, visual: int = 48, width: int = 24) -> dict:
@@ -60,10 +63,31 @@ def everything(make_model):
     return model.double(), processor
 
 
+@pytest.fixture(scope="module")
+def anchored(make_model):
+    """The same with anchored queries, every part of which has a gradient."""
+    torch.manual_seed(0)
+    model, processor = make_model(processor={"num_ret_tokens": 2}, **_EVERYTHING, **_ANCHOR)
+    shake(model)
+    return model.double(), processor
+
+
+def anchors_for(processor, rows: int = len(_TEXTS)) -> dict:
+    """What anchored queries need of the contexts of `batch_for`, and of their pictures."""
+    generator = torch.Generator().manual_seed(1)
+    features = torch.randn(rows, 2, 24, generator=generator, dtype=torch.float64)
+    features[3] = 0  # a picture without words
+    batch = processor.process_anchors([[{"role": "user", "content": text}] for text in _TEXTS[:rows]])
+    return {"anchor_features": features, "turn_statistics": batch["turn_statistics"]}
+
+
+@pytest.mark.parametrize("queries", ["plain", "anchored"])
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
-def test_equals_the_direct_step(everything, chunk):
-    model, processor = everything
+def test_equals_the_direct_step(everything, anchored, queries, chunk):
+    model, processor = everything if queries == "plain" else anchored
     batch = batch_for(processor)
+    if queries != "plain":
+        batch.update(anchors_for(processor))
     outputs = model(**batch)
     outputs.loss.backward()
     wanted = gradients(model)
@@ -87,6 +111,23 @@ def test_direct_losses_of_parts_do_not_add_up(everything):
         parts = [model(**chunk) for chunk in split_rows(batch, 3, model.config, "caption_")]
     mean = torch.stack([part.caption_loss for part in parts]).mean()
     assert abs(float(mean - whole.caption_loss)) > 1e-3
+
+
+def test_dropout_draws_the_same_in_both_runs_of_a_chunk(make_model):
+    model, processor = make_model(caption_loss_weight=0.0, **_ANCHOR)
+    shake(model)
+    model = model.double().train()
+    batch = {**batch_for(processor, width=24), **anchors_for(processor)}
+    batch = {name: value for name, value in batch.items() if not name.startswith(("caption_", "target_image"))}
+    targets = {name: value for name, value in batch.items() if name.startswith("target_")}
+    torch.manual_seed(5)
+    parts = [model(**chunk, return_loss=False).multimodal_embeds for chunk in split_rows(batch, 3, model.config)]
+    model(multimodal_embeds=torch.cat(parts), **targets).loss.backward()
+    wanted, drawn = gradients(model), torch.rand(1)
+    torch.manual_seed(5)
+    gradient_cached_step(model, batch, 3, bare=model, backward=torch.Tensor.backward)
+    assert_same(gradients(model), wanted, atol=1e-9, rtol=1e-6)
+    assert torch.equal(torch.rand(1), drawn)  # and what is drawn next is new
 
 
 def test_raw_targets_and_pictures(make_model):

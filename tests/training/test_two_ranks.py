@@ -39,6 +39,7 @@ def whole_batch(processor, special: str) -> dict:
     if shown:
         batch["visual_features"] = features(len(shown), 48)
     batch["target_image_features"], batch["target_text_features"] = features(6, 48), features(6, 24)
+    batch["anchor_features"], batch["turn_statistics"] = features(12, 24).unflatten(0, (6, 2)), features(6, 2).abs()
     # Only the first rank has captions, and pictures in its contexts, in the uneven batch.
     captions = _TEXTS[:3] if special == "uneven" else _TEXTS
     batch.update(processor.process_captions(captions, 24))

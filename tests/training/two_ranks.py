@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.training.gradient_cache import gradient_cached_step, split_rows
 from modeling_unimur.training.ranks import fit_batch, reach_all_weights, reduce_trained_only
+from tests.test_query_anchor import shake
 
 
 def build(language_model: str, clip: str) -> UniMuRModel:
@@ -24,7 +25,9 @@ def build(language_model: str, clip: str) -> UniMuRModel:
     model = UniMuRModel.from_backbones(
         language_model, clip, processor=processor, projection_dim=16, map_image_targets=True, map_text_targets=True,
         separate_logit_scales=True, ret_token_loss_weight=0.5,
+        query_anchor="encoder", query_correction="mlp", query_gate=True,
     )  # fmt: skip
+    shake(model)
     return model.double()  # so that what differs is the method and not the rounding
 
 

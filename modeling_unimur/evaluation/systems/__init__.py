@@ -4,15 +4,17 @@ from .base import Gallery, RetrievalSystem, Weights, megabytes, words_of_dialogu
 from .bm25 import BM25
 from .chance import Chance
 from .clip_space import ClipSpace
-from .clip_text import ClipText, ClipTextLinear
+from .clip_text import CLIP_TEXTS, ClipText, ClipTextAnchor, ClipTextLinear
 from .sentence_transformer import SentenceTransformerSystem, load_sentence_transformer
 from .unimur import UniMuR
 
 __all__ = [
     "BM25",
+    "CLIP_TEXTS",
     "Chance",
     "ClipSpace",
     "ClipText",
+    "ClipTextAnchor",
     "ClipTextLinear",
     "Gallery",
     "RetrievalSystem",

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...messages_unimur import words_of_turn
+
 KINDS = ("text", "image")
 Messages = Sequence[dict]
 
@@ -95,11 +97,6 @@ class RetrievalSystem(ABC):
     def vectors(self, kind: str) -> torch.Tensor:
         """Those vectors `(candidates of the kind, width)`, of the candidates that are indexed."""
         return self._candidates[kind]
-
-
-def words_of_turn(message: dict) -> str:
-    """The words of one message, without its pictures."""
-    return " ".join(part["text"] for part in message["content"] if part["type"] == "text").strip()
 
 
 def words_of_dialogue(messages: Messages) -> str:

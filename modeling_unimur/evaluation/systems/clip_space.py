@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -32,9 +31,6 @@ class ClipSpace:
                 "for it. Compare a model with a dual encoder, such as unimur-mini."
             )
         self.model, self.processor = model, processor
-        self._latest = copy.copy(processor)
-        self._latest.target_tokenizer = copy.deepcopy(processor.target_tokenizer)
-        self._latest.target_tokenizer.truncation_side = "left"
         self._kept: dict = {}
 
     @property
@@ -51,12 +47,12 @@ class ClipSpace:
             latest: keep the end of a text that is longer than the tower reads, not its beginning.
             desc: of a progress bar.
         """
-        processor = self._latest if latest else self.processor
+        keep = "latest" if latest else "first"
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         found = torch.empty(len(texts), self.model.config.joint_width)
         for start in tqdm(range(0, len(order), _TEXTS), desc=desc, disable=desc is None, leave=False):
             rows = order[start : start + _TEXTS]
-            batch = processor.process_texts([texts[row] for row in rows]).to(self.model.device)
+            batch = self.processor.process_texts([texts[row] for row in rows], keep=keep).to(self.model.device)
             found[rows] = F.normalize(self.model.encode_texts(**batch).float().cpu(), dim=-1)
         return found
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .base import Gallery, Messages, RetrievalSystem, Weights, words_of_dialogue, words_of_last_turn
+from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue, words_of_last_turn
 from .clip_space import ClipSpace
 from .ridge import RidgeMap, fit_ridge
 
@@ -42,6 +42,62 @@ class ClipText(RetrievalSystem):
 
     def weights(self) -> Weights:
         return Weights(beyond=0, total=self.space.weight_bytes)
+
+
+# From vectors of whole dialogues, of last turns and of targets, each `(pairs, width)`, and groups `(pairs,)`, equal
+# where a target is right: what turns the first two into queries.
+AnchorFit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.nn.Module]
+
+
+class ClipTextAnchor(ClipText):
+    """CLIP-T of the whole dialogue and of its last turn together: the anchor of an anchored query without a language
+    model.
+
+    Args:
+        space: of the dual encoder.
+        fitting: how the two are joined, learned by `fit`; by default they are added.
+    """
+
+    def __init__(self, space: ClipSpace, fitting: AnchorFit | None = None):
+        super().__init__(space)
+        self.fitting, self.joined = fitting, None
+        self.name = "CLIP-T, whole + last" if fitting is None else "CLIP-T, fitted anchor"
+        self.sees = "the words of all turns and those of the last turn that has words (the latest that its text tower"
+        self.sees += " holds of each), no pictures between them; candidates by the dual encoder's vectors"
+
+    def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:
+        """Learns how the two vectors are joined, where `fitting` was given.
+
+        Args:
+            contexts: the texts of each dialogue's turns.
+            targets: the text that each leads to.
+        """
+        if self.fitting is None:
+            return
+        turns = [[words for words in context if words.strip()] or [""] for context in contexts]
+        whole, last = (  # copied, since autograd takes no tensor of the inference mode
+            self.space.texts(texts, latest=True, desc="CLIP-T of dialogues").clone()
+            for texts in (["\n".join(words) for words in turns], [words[-1] for words in turns])
+        )
+        distinct = list(dict.fromkeys(targets))
+        numbers = {target: number for number, target in enumerate(distinct)}
+        groups = torch.tensor([numbers[target] for target in targets])
+        wanted = self.space.texts(distinct, desc="CLIP-T of targets")[groups]
+        self.joined = self.fitting(whole, last, wanted, groups)
+
+    @torch.inference_mode()
+    def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
+        if self.fitting is not None and self.joined is None:
+            raise ValueError("The anchor is not fitted: call fit(contexts, targets) first.")
+        whole, last = (
+            self.space.texts([read(messages) for messages in dialogues], latest=True)
+            for read in (words_of_dialogue, words_of_last_turn)
+        )
+        return F.normalize(whole + last if self.joined is None else self.joined(whole, last), dim=-1)
+
+    def weights(self) -> Weights:
+        own = num_bytes([self.joined])
+        return Weights(beyond=own, total=self.space.weight_bytes + own)
 
 
 class ClipTextLinear(ClipText):
@@ -84,4 +140,12 @@ class ClipTextLinear(ClipText):
         return Weights(beyond=own, total=self.space.weight_bytes + own)
 
 
-__all__ = ["ClipText", "ClipTextLinear"]
+# Those that learn nothing, by their names on the command line.
+CLIP_TEXTS: dict[str, Callable[[ClipSpace], ClipText]] = {
+    "clip-last": lambda space: ClipText(space, last_turn=True),
+    "clip-whole": ClipText,
+    "clip-anchor": ClipTextAnchor,
+}
+
+
+__all__ = ["CLIP_TEXTS", "AnchorFit", "ClipText", "ClipTextAnchor", "ClipTextLinear"]
