@@ -5,6 +5,7 @@ import math
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
+from .coherent_reply import Coherence
 from .configuration_open_clip import OpenCLIPConfig
 
 # Older ones copy only a part of a local folder's code, and then miss the rest.
@@ -75,6 +76,10 @@ class UniMuRConfig(PreTrainedConfig):
         logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
         image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
             development set.
+        coherence_weight (`float`): how much the texts that rank high say about the images of `coherent=True`; 0 leaves
+            two independent rankings. It is the weight of the cosine within a pair (`modality="pair"`) as well.
+        coherence_text_share (`float`): share of that weight where images vote on texts.
+        coherence_temperature (`float`): of the softmax by which the candidates of one kind vote on the other.
     """
 
     model_type = "unimur"
@@ -109,6 +114,9 @@ class UniMuRConfig(PreTrainedConfig):
         separate_logit_scales: bool = False,
         logit_scale_init_value: float = math.log(1 / 0.07),
         image_threshold: float | None = None,
+        coherence_weight: float = 1.0,
+        coherence_text_share: float = 0.25,
+        coherence_temperature: float = 0.02,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -133,6 +141,8 @@ class UniMuRConfig(PreTrainedConfig):
         self.separate_logit_scales = separate_logit_scales
         self.logit_scale_init_value = logit_scale_init_value
         self.image_threshold = image_threshold
+        self.coherence_weight, self.coherence_text_share = coherence_weight, coherence_text_share
+        self.coherence_temperature = coherence_temperature
         self.initializer_range = initializer_range
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
@@ -156,6 +166,7 @@ class UniMuRConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.visual_feature not in ("pooled", "projected"):
             raise ValueError(f"visual_feature is 'pooled' or 'projected', not {self.visual_feature!r}.")
+        Coherence.of(self)
         for name in ("num_visual_tokens", "num_ret_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
