@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from ...coherent_reply import Coherence
 from ...image_loading import load_image
 from ..systems.base import KINDS, Gallery, Messages, RetrievalSystem
 from ..systems.unimur import UniMuR
@@ -66,6 +67,7 @@ class Encoded:
         kinds: that it can rank.
         ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
             to.
+        coherence: of coherent replies, where that is how these are ranked.
     """
 
     system: RetrievalSystem
@@ -73,6 +75,7 @@ class Encoded:
     candidates: dict[str, np.ndarray] = field(default_factory=dict)
     kinds: tuple[str, ...] = KINDS
     ret: np.ndarray | None = None
+    coherence: Coherence | None = None
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
         """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.

@@ -5,6 +5,7 @@ from .bm25 import BM25
 from .chance import Chance
 from .clip_space import ClipSpace
 from .clip_text import ClipText, ClipTextLinear
+from .coherent import CoherentReply
 from .sentence_transformer import SentenceTransformerSystem, load_sentence_transformer
 from .unimur import UniMuR
 
@@ -14,6 +15,7 @@ __all__ = [
     "ClipSpace",
     "ClipText",
     "ClipTextLinear",
+    "CoherentReply",
     "Gallery",
     "RetrievalSystem",
     "SentenceTransformerSystem",
