@@ -74,12 +74,12 @@ class UniMuRConfig(PreTrainedConfig):
             of its table.
         separate_logit_scales (`bool`): whether textual matching has a temperature of its own.
         logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
-        image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
-            development set.
         coherence_weight (`float`): how much the texts that rank high say about the images of `coherent=True`; 0 leaves
             two independent rankings. It is the weight of the cosine within a pair (`modality="pair"`) as well.
         coherence_text_share (`float`): share of that weight where images vote on texts.
         coherence_temperature (`float`): of the softmax by which the candidates of one kind vote on the other.
+        image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
+            development set.
     """
 
     model_type = "unimur"
@@ -113,10 +113,10 @@ class UniMuRConfig(PreTrainedConfig):
         loss_vocab_size: int | None = None,
         separate_logit_scales: bool = False,
         logit_scale_init_value: float = math.log(1 / 0.07),
-        image_threshold: float | None = None,
         coherence_weight: float = 1.0,
         coherence_text_share: float = 0.25,
         coherence_temperature: float = 0.02,
+        image_threshold: float | None = None,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -140,9 +140,9 @@ class UniMuRConfig(PreTrainedConfig):
         self.ret_in_caption_loss, self.loss_vocab_size = ret_in_caption_loss, loss_vocab_size
         self.separate_logit_scales = separate_logit_scales
         self.logit_scale_init_value = logit_scale_init_value
-        self.image_threshold = image_threshold
         self.coherence_weight, self.coherence_text_share = coherence_weight, coherence_text_share
         self.coherence_temperature = coherence_temperature
+        self.image_threshold = image_threshold
         self.initializer_range = initializer_range
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
