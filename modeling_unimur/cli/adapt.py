@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--language-model", required=True, metavar="ID", help="a causal one: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where heads and index go")
     parser.add_argument("--encoder", metavar="ID", help="what made the vectors, to teach dialogues too")
+    parser.add_argument(
+        "--chats", metavar="FILE", help="your own, JSON lines of chat messages, to learn from too; needs --encoder"
+    )
     parser.add_argument("--kind", choices=("text", "image"), default="text", help="of items that do not say theirs")
     parser.add_argument("--vector-column", metavar="NAME", help="of a parquet file with several columns of vectors")
     parser.add_argument("--contexts", type=_positive, metavar="N", help="to train on, at most (default: 10000)")
@@ -57,7 +60,7 @@ def _number(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Fits heads, prints what they and their rivals find, and how to query."""
-    for name in filter(None, (args.embeddings, args.texts)):
+    for name in filter(None, (args.embeddings, args.texts, args.chats)):
         if not Path(name).expanduser().is_file():
             raise CommandError(f"there is no file {name}")
     from ..training.adapt import INDEX_FOLDER, AdaptOptions, adapt
@@ -70,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
         args.language_model,
         args.output,
         encoder=args.encoder,
+        chats=args.chats,
         kind=args.kind,
         vector_column=args.vector_column,
         save_index=not args.no_index,

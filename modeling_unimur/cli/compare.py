@@ -18,7 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dialogues",
         default="dev",
         metavar="FILE",
-        help="JSON lines with turns, and gold_text or gold_image; or dev or test, written by hand (default: dev)",
+        help="JSON lines with turns, and gold_text or gold_image; dev or test, written by hand; or chats, 1,000 of "
+        "real people (default: dev)",
     )
     add_backbones(parser)
     add_trust(parser)
@@ -57,9 +58,9 @@ def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
     """Dialogues and glosses of the training split, as the heads of UniMuR-mini see them too."""
     import random
 
-    from ..training.unpaired_texts import SOURCES, load_texts
+    from ..training.unpaired_texts import DEFAULT_SOURCES, load_texts
 
-    contexts = [context for parts in load_texts(list(SOURCES)).values() for context in parts["train"]]
+    contexts = [context for parts in load_texts(list(DEFAULT_SOURCES)).values() for context in parts["train"]]
     chosen = random.Random(seed).sample(contexts, min(count, len(contexts)))
     return [context.turns for context in chosen], [context.target for context in chosen]
 

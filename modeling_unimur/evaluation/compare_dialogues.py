@@ -49,6 +49,29 @@ def own_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
     return dialogues, gallery_of(pictures, dialogues)
 
 
+def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
+    """Real chats of `validation` or `test`; candidates are the replies of all of them, and no images.
+
+    Raises:
+        ValueError: there is no such split.
+        PackageUnavailable: the chats cannot be fetched.
+    """
+    from ..data.chats import load_chats
+
+    dialogues = [
+        ComparedDialogue(
+            row["dialogue_id"],
+            tuple(
+                {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in row["turns"]
+            ),
+            row["target_text"],
+            (),
+        )
+        for row in load_chats(split)
+    ]
+    return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
+
+
 def gallery_of(pictures, dialogues: Sequence[ComparedDialogue]) -> Gallery:
     """Candidates out of rows of `load_captioned_pictures` and the dialogues' gold texts.
 
@@ -188,16 +211,24 @@ def _dialogue(record: dict, where: str, number: int, known: dict, folder: Path |
 
 
 def load_compared(source: str | os.PathLike, gallery: str | os.PathLike | None = None):
-    """`own_dialogues` for `dev` or `test`, `read_dialogues_file` for a file.
+    """`own_dialogues` for `dev` or `test`, `chat_dialogues` for `chats`, `read_dialogues_file` for a file.
 
     Raises:
-        ValueError: a gallery for `dev` or `test`, which have theirs.
+        ValueError: a gallery for `dev`, `test` or `chats`, which have theirs.
     """
-    if os.fspath(source) in GALLERY_SPLITS:
+    name = os.fspath(source)
+    if name in (*GALLERY_SPLITS, "chats"):
         if gallery is not None:
             raise ValueError(f"The dialogues of {source} have their own gallery: leave the gallery out.")
-        return own_dialogues(os.fspath(source))
+        return chat_dialogues("test") if name == "chats" else own_dialogues(name)
     return read_dialogues_file(source, gallery)
 
 
-__all__ = ["ComparedDialogue", "gallery_of", "load_compared", "own_dialogues", "read_dialogues_file"]
+__all__ = [
+    "ComparedDialogue",
+    "chat_dialogues",
+    "gallery_of",
+    "load_compared",
+    "own_dialogues",
+    "read_dialogues_file",
+]

@@ -105,6 +105,7 @@ def adapt(
     output_dir: str | os.PathLike,
     *,
     encoder: str | os.PathLike | None = None,
+    chats: str | os.PathLike | None = None,
     kind: str = "text",
     vector_column: str | None = None,
     language_model_revision: str | None = None,
@@ -128,6 +129,8 @@ def adapt(
         output_dir: gets the heads, the processor, `results.json` and the index. A language model from a folder is
             named by its path there: pass `language_model=` to load the heads on another machine.
         encoder: Hub id or folder of what made the vectors, a sentence-transformers model or a CLIP-like one.
+        chats: a person's own, JSON lines of chat messages, which the heads learn as well: every turn after the first
+            one is the reply to those before it. Needs the encoder, which embeds the replies.
         kind: of items that do not say theirs.
         vector_column: of a parquet file with several.
         language_model_revision: branch, tag or commit on the Hub.
@@ -143,10 +146,15 @@ def adapt(
     Raises:
         FileNotFoundError: a file is not there.
         ValueError: an unknown format, no vectors, NaN, numbers or widths that do not agree, too few texts, an encoder
-            that did not make these vectors, or an output folder with something else in it.
+            that did not make these vectors, chats without an encoder or without a reply, or an output folder with
+            something else in it.
         ImportError: naming the extra that brings what reads a file or runs the encoder.
     """
     options, begin = options or AdaptOptions(), time.perf_counter()
+    if chats is not None and encoder is None:
+        raise ValueError(
+            f"Replies of the chats in {chats} need vectors: name the encoder that made those of the index."
+        )
     output = _free_folder(output_dir)
     index = _ready_index(embeddings, texts, kind, vector_column)
     groups = Groups.of(index)
@@ -170,7 +178,7 @@ def adapt(
     table, sets = index.vectors, held_out_sets(index, groups, held_out, options.seed)
     if space is not None:
         unseen, count = [*held_out, *choosing], options.contexts - own_share
-        extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table)
+        extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table, chats)
         table, sets = extra.table, [*sets, *extra.sets]
         index.notes.extend(extra.notes)
     rows = AdaptRows(contexts, table, index.vectors)

@@ -14,13 +14,13 @@ from .adapt_contexts import Contexts, Groups
 from .dev_sets import DevSet
 from .ready_items import ReadyIndex
 from .text_encoders import TextSpace
-from .unpaired_texts import SOURCES, load_texts
+from .unpaired_texts import DEFAULT_SOURCES, load_texts
 
 # Texts that tell whether an encoder made an index, the median cosine below which it did not, and that below which a
 # prompt, a cut or another precision makes a difference.
 _PROBES, _OTHER, _SAME = 64, 0.8, 0.98
 _DEV_CONTEXTS = 200
-_DEV_NAMES = {"glosses": "gloss_to_title", "dialogues": "built_dialogue_to_text"}
+_DEV_NAMES = {"glosses": "gloss_to_title", "dialogues": "built_dialogue_to_text", "chats": "own_chat_to_reply"}
 
 
 def require_same_space(space: TextSpace, index: ReadyIndex) -> str:
@@ -82,15 +82,17 @@ def encoder_contexts(
     contexts: Contexts,
     count: int,
     table: torch.Tensor,
+    chats: str | None = None,
 ) -> EncoderContexts:
-    """Adds to the contexts: a right text for pictures that have only a caption, and dialogues and glosses.
+    """Adds to the contexts: a right text for pictures that have only a caption, dialogues and glosses, and own chats.
 
     Args:
         space: of the index.
         groups: of the index; `chosen` are trained on, `held_out` judge: a text of the latter is never a right answer.
         contexts: are added to.
-        count: dialogues and glosses to add, at most.
+        count: of what is added, at most; each source has an equal share.
         table (`(rows, width)`): the right texts so far.
+        chats: path of a person's own chats, as `read_own_chats` takes them.
     """
     targets: dict[str, int] = {}
 
@@ -101,10 +103,10 @@ def encoder_contexts(
         if contexts.text_rows[number] < 0:
             contexts.text_rows[number] = row_of(groups.texts[group])
     notes: list[str] = []
+    sources = load_texts([f"chats={chats}"]) if chats is not None else {}
     try:
-        sources = load_texts(list(SOURCES))
+        sources |= load_texts(list(DEFAULT_SOURCES))
     except PackageUnavailable as error:
-        sources = {}
         notes.append(f"Dialogues and glosses are left out, so contexts are the index's own texts: {error}")
     places = {groups.texts[group].casefold(): group for group in chosen}
     kept = {groups.texts[group].casefold() for group in held_out}
@@ -121,7 +123,9 @@ def encoder_contexts(
             contexts.add(context.turns, group, row_of(context.target), -1)
     if targets:
         table = torch.cat([table, space(list(targets), desc="Encoding right answers")])
-    return EncoderContexts(table, [_dev_set(space, name, parts) for name, parts in sources.items()], notes)
+    return EncoderContexts(
+        table, [_dev_set(space, name, parts) for name, parts in sources.items() if parts["validation"]], notes
+    )
 
 
 def _dev_set(space: TextSpace, source: str, parts: dict) -> DevSet:
@@ -130,7 +134,14 @@ def _dev_set(space: TextSpace, source: str, parts: dict) -> DevSet:
     numbers = {target: number for number, target in enumerate(distinct)}
     ids = np.array([numbers[context.target] for context in contexts])
     vectors = space(distinct, desc="Encoding right answers")
-    return DevSet(_DEV_NAMES[source], [c.turns for c in contexts], ids, "text", vectors, np.arange(len(distinct)))
+    return DevSet(
+        _DEV_NAMES[source.partition("=")[0]],
+        [c.turns for c in contexts],
+        ids,
+        "text",
+        vectors,
+        np.arange(len(distinct)),
+    )
 
 
 __all__ = ["EncoderContexts", "encoder_contexts", "require_same_space"]

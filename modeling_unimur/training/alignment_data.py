@@ -18,7 +18,15 @@ from .unpaired_texts import TextContext, load_texts, text_rows
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
 _DEV_CONTEXTS = 500
-_DEV_NAMES = {"glosses": ("gloss_title", None), "dialogues": ("dialogue_text", "dialogue_image")}
+_DEV_NAMES = {
+    "glosses": ("gloss_title", None),
+    "dialogues": ("dialogue_text", "dialogue_image"),
+    "questions": ("questions_text", "questions_image"),
+    "chats": ("chat_reply", None),
+    "chats=": ("own_chat_reply", None),
+    "long_dialogues": ("long_dialogue_text", "long_dialogue_image"),
+    "long_chats": ("long_chat_reply", None),
+}
 
 
 @dataclass
@@ -146,8 +154,9 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
         rows = MixedRows([rows, training(texts, data.texts_per_source)], shares, seed)
         for split, found in sets.items():
             for source, parts in texts.items():
-                names = _DEV_NAMES[source]
-                found.extend(text_sets(contexts(split, _spaced(parts[split], _DEV_CONTEXTS)), *names, found[0]))
+                names = _DEV_NAMES["".join(source.partition("=")[:2])]
+                if chosen_contexts := _spaced(parts[split], _DEV_CONTEXTS):  # few chats may leave a split empty
+                    found.extend(text_sets(contexts(split, chosen_contexts), *names, found[0]))
     if not (model.config.map_text_targets or model.config.embedding_width == model.config.joint_width):
         # FROMAGe: nothing maps texts into the space of the pictures, so nothing is to be ranked there.
         sets = {split: [dev for dev in found if dev.kind != "text"] for split, found in sets.items()}

@@ -95,7 +95,11 @@ class DataArguments:
         default=0.0, metadata={"help": "Probability of two pictures with their captions in one row (FROMAGe: 0.5)."}
     )
     texts: list[str] = field(
-        default_factory=list, metadata={"help": "Unpaired texts for textual matching: glosses, dialogues."}
+        default_factory=list,
+        metadata={
+            "help": "Unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues, "
+            "long_chats; or chats=PATH, your own, JSON lines of chat messages."
+        },
     )
     text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})
     texts_per_source: int | None = field(
@@ -126,8 +130,8 @@ class DataArguments:
     refit_texts: list[str] = field(
         default_factory=list,
         metadata={
-            "help": "Further texts that the refit reads, each its own right answer: words (of the glosses), turns (of "
-            "the dialogues)."
+            "help": "Further texts that the refit alone reads: as in `texts`, or words (of the glosses) and turns (of "
+            "the dialogues), which are their own right answers."
         },
     )
     captions_per_batch: int | None = field(

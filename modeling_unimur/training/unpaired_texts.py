@@ -1,4 +1,4 @@
-"""Contexts that are texts alone: glosses and dialogues, whose right answer is a text and now and then a picture, and
+"""Contexts that are texts alone: glosses, dialogues and chats, whose right answer is a text and perhaps an image, and
 texts that are their own right answer."""
 
 from collections.abc import Callable, Iterable
@@ -8,10 +8,6 @@ import torch
 
 from .context_rows import TextRows
 from .pairs import PicturePairs
-
-SOURCES = ("glosses", "dialogues")
-# Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
-OWN_SOURCES = ("words", "turns")
 
 
 @dataclass
@@ -29,47 +25,123 @@ class TextContext:
     picture: str = ""
 
 
-def load_texts(sources: "list[str]") -> "dict[str, dict[str, list[TextContext]]]":
+Splits = dict[str, list[TextContext]]
+
+
+def _glosses() -> Splits:
+    from ..data.dialogues import load_glosses
+
+    return {
+        split: [TextContext([row["gloss"]], row["title"]) for row in rows] for split, rows in load_glosses().items()
+    }
+
+
+def _dialogues() -> Splits:
+    from ..data.dialogues import load_dialogue_texts
+
+    return {split: _told(rows) for split, rows in load_dialogue_texts().items()}
+
+
+def _chats() -> Splits:
+    from ..data.chats import SPLITS, load_chats
+
+    return {split: _told(load_chats(split)) for split in SPLITS}
+
+
+def _long_chats() -> Splits:
+    from ..data.long_dialogues import load_long_chats
+
+    return {split: _told(rows) for split, rows in load_long_chats().items()}
+
+
+def _long_dialogues() -> Splits:
+    from ..data.long_dialogues import load_long_dialogues
+
+    return {split: _told(rows) for split, rows in load_long_dialogues().items()}
+
+
+def _questions() -> Splits:
+    from ..data.dialogues import load_questions
+
+    return {split: _told(rows) for split, rows in load_questions().items()}
+
+
+def _own_chats(path: str) -> Splits:
+    from ..data.own_chats import read_own_chats, split_own_chats
+
+    rows, _ = read_own_chats(path)
+    return {split: _told(part) for split, part in split_own_chats(rows).items()}
+
+
+def _told(rows: "Iterable[dict]") -> "list[TextContext]":
+    """Rows with `turns` and `target_text`, and `target_picture` where they have one."""
+    return [
+        TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row.get("target_picture", ""))
+        for row in rows
+    ]
+
+
+def _words() -> Splits:
+    from ..data.dialogues import load_glosses, split_of
+
+    # A held-out thing may share its name with another one that is not held out.
+    titles = [row["title"] for row in load_glosses()["train"]]
+    return _themselves(title for title in titles if split_of([title])[0] == "train")
+
+
+def _turns() -> Splits:
+    from ..data.dialogues import load_dialogue_texts
+
+    return _themselves(turn["content"] for row in load_dialogue_texts()["train"] for turn in row["turns"])
+
+
+def _themselves(texts: "Iterable[str]") -> Splits:
+    """Distinct texts, each its own right answer, for training alone: they measure copying."""
+    return {"train": [TextContext([text], text) for text in dict.fromkeys(texts)]}
+
+
+_LOADERS: "dict[str, Callable[[], Splits]]" = {
+    "glosses": _glosses,
+    "dialogues": _dialogues,
+    "questions": _questions,
+    "chats": _chats,
+    "long_dialogues": _long_dialogues,
+    "long_chats": _long_chats,
+    # Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
+    "words": _words,
+    "turns": _turns,
+}
+_PATH_LOADERS: "dict[str, Callable[[str], Splits]]" = {"chats": _own_chats}
+# What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the pictures' words.
+DEFAULT_SOURCES = ("glosses", "dialogues")
+
+
+def load_texts(sources: "list[str]") -> "dict[str, Splits]":
     """The named sources.
+
+    Args:
+        sources: names, or `chats=PATH`: a person's own chats, as `data.own_chats.read_own_chats` takes them.
 
     Returns:
         `dict`: source to `train`, and to `validation` and `test` unless its texts are their own right answers; nothing
         in `train` is about a picture of the other two.
 
     Raises:
-        ValueError: for an unknown source.
+        ValueError: for an unknown source, or a file of chats that holds none.
+        FileNotFoundError: for a file that is not there.
+        PackageUnavailable: the package of a source cannot be fetched.
     """
-    unknown = sorted({*sources} - {*SOURCES, *OWN_SOURCES})
-    if unknown:
-        raise ValueError(f"Unknown sources of texts {unknown}: choose from {', '.join((*SOURCES, *OWN_SOURCES))}.")
-    from ..data.dialogues import load_dialogue_texts, load_glosses, split_of
-
-    found: dict[str, dict[str, list[TextContext]]] = {}
-    if "glosses" in sources:
-        found["glosses"] = {
-            split: [TextContext([row["gloss"]], row["title"]) for row in rows]
-            for split, rows in load_glosses().items()
-        }
-    if "dialogues" in sources:
-        found["dialogues"] = {
-            split: [
-                TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row["target_picture"])
-                for row in rows
-            ]
-            for split, rows in load_dialogue_texts().items()
-        }
-    if "words" in sources:
-        # A held-out thing may share its name with another one that is not held out.
-        titles = [row["title"] for row in load_glosses()["train"]]
-        found["words"] = _themselves(title for title in titles if split_of([title])[0] == "train")
-    if "turns" in sources:
-        found["turns"] = _themselves(t["content"] for row in load_dialogue_texts()["train"] for t in row["turns"])
+    found: dict[str, Splits] = {}
+    for source in dict.fromkeys(sources):
+        name, at_path, path = source.partition("=")
+        if at_path and name in _PATH_LOADERS and path:
+            found[source] = _PATH_LOADERS[name](path)
+        elif source in _LOADERS:
+            found[source] = _LOADERS[source]()
+        else:
+            choices = [*_LOADERS, *(f"{name}=PATH" for name in _PATH_LOADERS)]
+            raise ValueError(f"Unknown source of texts {source!r}: choose from {', '.join(choices)}.")
     return found
-
-
-def _themselves(texts: "Iterable[str]") -> "dict[str, list[TextContext]]":
-    """Distinct texts, each its own right answer, for training alone: they measure copying."""
-    return {"train": [TextContext([text], text) for text in dict.fromkeys(texts)]}
 
 
 def text_rows(
@@ -105,4 +177,4 @@ def text_rows(
     return TextRows(turns, encode(targets), owners, ids, pictures, image_targets, own, own_share)
 
 
-__all__ = ["OWN_SOURCES", "SOURCES", "TextContext", "load_texts", "text_rows"]
+__all__ = ["DEFAULT_SOURCES", "Splits", "TextContext", "load_texts", "text_rows"]

@@ -40,6 +40,8 @@ def test_adapt_prints_what_it_found_and_how_to_query(files, language_folder, cap
     ("change", "named"),
     [
         (["--texts", "no_such.jsonl"], "no_such.jsonl"),
+        (["--chats", "no_such.jsonl"], "no_such.jsonl"),
+        (["--chats", "texts.jsonl"], "encoder"),
         (["--texts", "few.txt"], "2 texts for 64 vectors"),
         (["--language-model", "no_such_model"], "no_such_model"),
         (["--epochs", "-1"], "--epochs"),

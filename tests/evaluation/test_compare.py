@@ -191,6 +191,16 @@ def test_a_bad_dialogue_is_named(record, named, own):
         read_dialogues_file(write_lines(record), folder)
 
 
+def test_real_chats_compete_for_their_replies(monkeypatch):
+    row = {"dialogue_id": "c/1", "turns": [{"role": "user", "content": "hi"}], "target_text": "hello to you"}
+    monkeypatch.setattr("modeling_unimur.data.chats.load_chats", lambda split: [row | {"target_text": f"of {split}"}])
+    (found,), gallery = load_compared("chats")
+    assert found.messages == ({"role": "user", "content": [{"type": "text", "text": "hi"}]},)
+    assert (found.right_text, found.right_images, gallery.texts, gallery.images) == ("of test", (), ("of test",), ())
+    with pytest.raises(ValueError, match="gallery"):
+        load_compared("chats", "folder")
+
+
 def test_files_that_are_not_there(tmp_path, own):
     with pytest.raises(FileNotFoundError, match="no dialogues"):
         load_compared(tmp_path / "none.jsonl")

@@ -21,7 +21,7 @@ from modeling_unimur.training.dev_sets import DevSet, embed_contexts
 from modeling_unimur.training.ready_items import join, load_items
 from modeling_unimur.training.ready_vectors import ReadyVectors, load_vectors
 from modeling_unimur.training.sharpen_readout import sharpen_readout
-from modeling_unimur.training.unpaired_texts import TextContext
+from modeling_unimur.training.unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training import colour_index
 
@@ -185,6 +185,27 @@ def test_an_encoder_teaches_dialogues_and_pictures_with_a_caption_alone(
     built = results["held_out"]["built_dialogue_to_text"]
     assert (built["queries"], built["candidates"]) == (10, 10)
     assert any("pictures alone" in note for note in results["notes"])
+
+
+def test_own_chats_are_learnt_with_an_encoder(clip_vectors, clip_folder, language_folder, tmp_path, monkeypatch):
+    def unavailable(names):
+        if names == list(DEFAULT_SOURCES):
+            raise PackageUnavailable("no WordNet here")
+        return load_texts(names)
+
+    monkeypatch.setattr(adapt_encoder, "load_texts", unavailable)
+    path, lines = tmp_path / "mine.jsonl", []
+    for number in range(40):
+        turns = [{"role": "user", "content": f"ask {number}"}, {"role": "assistant", "content": f"reply {number}"}]
+        lines.append(json.dumps({"turns": turns}))
+    path.write_text("\n".join(lines))
+    options = AdaptOptions(contexts=64, dtype="float32")
+    given = (clip_vectors[0], colour_index.texts(), language_folder, tmp_path / "heads")
+    results = adapt(*given, encoder=clip_folder, chats=path, options=options)
+    assert results["contexts"] > 32 + 20
+    assert results["held_out"]["own_chat_to_reply"]["queries"] > 0
+    with pytest.raises(ValueError, match="encoder"):
+        adapt(*given, chats=path)
 
 
 def test_without_installable_texts_the_index_alone_teaches(

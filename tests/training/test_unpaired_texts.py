@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.data.dialogues import load_dialogue_texts, load_glosses, split_of
-from modeling_unimur.training.unpaired_texts import load_texts
+from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.installable import loaded_or_skipped
 
 
@@ -25,6 +25,28 @@ def test_texts_that_are_their_own_right_answers():
     assert {context.target for context in found["turns"]["train"]} == said
 
 
+def test_chats_are_a_source(monkeypatch):
+    row = {"turns": [{"role": "user", "content": "Hi"}], "target_text": "Hello to you too"}
+    monkeypatch.setattr("modeling_unimur.data.chats.load_chats", lambda split: [row | {"target_text": split}])
+    found = load_texts(["chats"])["chats"]
+    assert found == {split: [TextContext(["Hi"], split)] for split in ("train", "validation", "test")}
+
+
+def test_own_chats_are_a_source(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"turns": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}\n')
+    source = f"chats={path}"
+    assert load_texts([source]) == {source: {"train": [TextContext(["Hi"], "Hello")], "validation": [], "test": []}}
+
+
+@pytest.mark.parametrize("source", ["chats=", "dialogues=file.jsonl", "=x"])
+def test_only_chats_are_read_from_a_file(source):
+    with pytest.raises(ValueError, match="chats=PATH"):
+        load_texts([source])
+
+
 def test_an_unknown_source_is_named():
-    with pytest.raises(ValueError, match=r"poems.*glosses, dialogues, words, turns"):
+    with pytest.raises(
+        ValueError, match=r"poems.*glosses, dialogues, questions, chats, long_dialogues, long_chats, words, turns"
+    ):
         load_texts(["poems"])

@@ -1,7 +1,14 @@
 """Dialogues that lead to a picture or a text without naming it, built from WordNet and pictures' words."""
 
 from .builder import FORMS, Dialogue
-from .texts import build_dialogues, build_glosses, load_dialogue_texts, load_glosses
+from .texts import (
+    build_dialogues,
+    build_glosses,
+    build_questions,
+    load_dialogue_texts,
+    load_glosses,
+    load_questions,
+)
 from .things import split_of
 
 __all__ = [
@@ -9,7 +16,9 @@ __all__ = [
     "Dialogue",
     "build_dialogues",
     "build_glosses",
+    "build_questions",
     "load_dialogue_texts",
     "load_glosses",
+    "load_questions",
     "split_of",
 ]

@@ -56,7 +56,7 @@ def question_answer(talk: Talk) -> list[str]:
     user_asks = rng.random() < 0.5
     turns = [] if user_asks else [talk.greeted(talk.choose(question_phrases.QUESTION_OPENERS))]
     room = 3 if not user_asks else 4
-    pairs = _category_pairs(talk, rng.randint(1, room - 1))
+    pairs = category_pairs(talk, rng.randint(1, room - 1))
     told = rng.randint(1, room - len(pairs))
     for _ in range(told):
         if talk.left:
@@ -205,7 +205,7 @@ def caption(talk: Talk) -> list[str]:
     """Questions about a picture and their answers, as in visual dialogue; the target is the picture's caption."""
     rng = talk.rng
     turns = [talk.greeted(talk.choose(question_phrases.PICTURE_QUESTIONS)), talk.tell()]
-    for question, answer in _category_pairs(talk, rng.randint(0, 2)):
+    for question, answer in category_pairs(talk, rng.randint(0, 2)):
         turns += [question, answer]
     while talk.left and len(turns) < MOST_TURNS and (not talk.is_told or rng.random() < 0.6):
         turns += [talk.choose(question_phrases.DETAIL_QUESTIONS), talk.tell()]
@@ -239,7 +239,7 @@ def _echo(talk: Talk) -> str:
     return talk.choose(phrases.ECHOES, fact=talk.fact())
 
 
-def _category_pairs(talk: Talk, count: int) -> list[tuple[str, str]]:
+def category_pairs(talk: Talk, count: int) -> list[tuple[str, str]]:
     """Questions about the kind of thing with true answers, at most one of them yes."""
     rng, answers = talk.rng, talk.thing.categories
     right = [asked for asked, yes in answers.items() if yes]

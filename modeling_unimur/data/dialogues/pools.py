@@ -8,16 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .glosses import plain
 from .lexicon import CONCRETE, Lexicon, plain_name
 from .stems import content_stems
-from .things import Thing, picture_thing, picture_words, synset_thing
+from .things import Thing, caption_thing, head_noun, picture_thing, picture_words, synset_thing
 
 # Of a pool's dialogues: no field of words may rule the others out.
 LARGEST_LEXNAME_SHARE = 0.3
+# Of sentences and glosses that serve as captions.
+_FEWEST_WORDS, _MOST_WORDS = 5, 20
 # A title that is a file's name, a code or a whole remark.
 _ODD_TITLE = re.compile(r"[_#@\d]|\b(?:the letter|letter|kanji|flag of|sign for)\b", re.I)
-
-
+_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_LONE_LETTER = re.compile(r"\b[b-zB-HJ-Z]\b(?!')")
 # Faces of clocks, which share their name with a flower.
 _CLOCK = re.compile(r"o\Wclock", re.I)
 # A stamp's sentence that says what there is to see, and not a fact about it.
@@ -95,6 +98,65 @@ def make_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *
         Pool("word", _first(_useful_one_by_one(lexicon, words), most // 5 + 1), 0.11, 1),
         Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most), 0.39, 3),
     ]
+
+
+def make_question_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
+    """What ten rounds of questions are about: captions of pictures, things to be guessed, sentences and glosses.
+
+    Args: as `make_pools` takes them.
+    """
+    linked, _ = link_pictures(lexicon, pictures)
+    keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
+    nouns = [key for key in lexicon.synsets if key not in linked and _is_common_noun(lexicon, key)]
+    spoken = [key for key, row in lexicon.synsets.items() if row["examples"]]
+    for some in (keys, nouns, spoken):
+        rng.shuffle(some)
+    nouns.sort(key=lambda key: lexicon.familiarity(key) == 0)
+    captions = list(_caption_things(lexicon, pictures))
+    rng.shuffle(captions)
+    return [
+        Pool("picture", captions, 0.20, 4),
+        Pool("linked", _useful(synset_thing(lexicon, key, linked[key]) for key in keys), 0.15, 4),
+        Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most // 4 + 1), 0.10, 1),
+        Pool("gloss", _first(_gloss_things(lexicon, [*keys, *nouns]), most), 0.25, 1),
+        Pool("sentence", _first(_example_things(lexicon, spoken), most), 0.30, 2),
+    ]
+
+
+def _caption_things(lexicon: Lexicon, pictures: Iterable[dict]) -> Iterator[Thing]:
+    for picture in pictures:
+        title = picture["title"]
+        caption = _usable_caption(picture) or _BRACKETS.sub("", title)
+        odd = _ODD_TITLE.search(title) or _ODD_TITLE.search(caption) or _LONE_LETTER.search(caption)
+        if odd or len(caption.split()) < 3 or not caption.isascii():
+            continue
+        noun = head_noun(lexicon, title)
+        key = lexicon.noun_of_title(noun) if noun else ""
+        yield caption_thing(
+            lexicon,
+            f"{picture['image_id']}/caption",
+            caption,
+            [title],
+            key=key if key and not lexicon.is_disputed(noun, content_stems(picture_words(picture))) else "",
+            pictures=[picture],
+            license=picture["license"],
+        )
+
+
+def _gloss_things(lexicon: Lexicon, keys: Iterable[str]) -> Iterator[Thing]:
+    for key in keys:
+        row = lexicon.synsets[key]
+        gloss = "; ".join(plain(row["gloss"]))
+        if _FEWEST_WORDS <= len(gloss.split()) <= _MOST_WORDS:
+            yield caption_thing(lexicon, f"{key}/gloss", gloss, row["lemmas"], key=key, license=row["license"])
+
+
+def _example_things(lexicon: Lexicon, keys: Iterable[str]) -> Iterator[Thing]:
+    for key in keys:
+        row = lexicon.synsets[key]
+        example = max(row["examples"], key=len)
+        if _FEWEST_WORDS <= len(example.split()) <= _MOST_WORDS:
+            yield caption_thing(lexicon, f"{key}/example", example, row["lemmas"], license=row["license"])
 
 
 def take(pool: Pool, split: str, count: int) -> Iterator[tuple[Thing, int]]:

@@ -1,6 +1,7 @@
 """Questions and their answers: about a word, about the kind of thing, about a picture. None of it names a thing.
 
-The slots are those of `phrases`; `{category}` is one of `lexicon.CATEGORIES`, `{usage}` a sentence with a blank.
+The slots are those of `phrases`; `{category}` is one of `lexicon.CATEGORIES`, `{usage}` a sentence with a blank;
+`{text}` and `{noun}` those of a `captions.Piece`, `{a}` the article of the noun.
 """
 
 WORD_OPENERS = (
@@ -187,4 +188,64 @@ USAGES = (
         '"{usage}"',
     ),
     *('someone wrote "{usage}"', 'I read "{usage}"', 'in a sentence: "{usage}"', 'think of "{usage}"'),
+)
+
+# By the kind of a piece of a caption: questions that it answers, and those that say it and are answered by yes or no.
+PIECE_QUESTIONS = {
+    "what": ("what is it?", "what do you see?", "what does it show?", "what's in it?", "what are we looking at?"),
+    "event": ("what happens?", "what's going on?", "what is it about?", "what's the story?", "what is said?"),
+    "colour": (
+        "what colour is the {noun}?",
+        "what color is it?",
+        "which colour?",
+        "what colour does the {noun} have?",
+    ),
+    "size": ("how big is the {noun}?", "what size is it?", "is it big or small?", "how large?"),
+    "number": ("how many {noun}?", "how many are there?", "is there just one?", "just one?"),
+    "modifier": ("what kind of {noun}?", "what sort of {noun} is it?", "what is the {noun} like?", "which {noun}?"),
+    "where": ("where is it?", "where?", "where exactly?", "where does it happen?", "in what place?"),
+    "having": ("what does it have?", "is there anything with it?", "does it have anything on it?", "any details?"),
+    "purpose": ("what is it for?", "what do people do with it?", "what's the use of it?", "what for?"),
+    "doing": ("what is it doing?", "is it doing anything?", "what is going on there?", "doing what?"),
+    "clause": ("tell me more about it", "what about it?", "anything more to say?", "can you say more?"),
+    "more": ("what else?", "anything else?", "what more do you see?", "is that all?", "and what else is there?"),
+    "tag": ("what does it make you think of?", "what would you file it under?", "any keyword?", "what is the topic?"),
+}
+POLAR_QUESTIONS = {
+    "what": (
+        "is it {a} {text}?",
+        "is there {a} {text}?",
+        "do you see {a} {text}?",
+        "{a} {text}?",
+        "any {text} in it?",
+    ),
+    "colour": ("is the {noun} {text}?", "is it {text}?", "{text}?", "does it look {text}?"),
+    "size": ("is the {noun} {text}?", "is it {text}?", "would you call it {text}?"),
+    "number": ("{text} of them?", "are there {text}?", "{text}, right?"),
+    "modifier": ("{a} {text} one?", "would you say {text}?", "so {text}?"),
+    "where": ("is there {a} {noun}?", "can you see {a} {noun}?", "is it {text}?", "{text}?", "any {noun}?"),
+    "having": ("does it have {a} {noun}?", "is there {a} {noun}?", "any {noun}?", "do you see {a} {noun}?"),
+    "purpose": ("is it {text}?", "{text}?", "so it's {text}?"),
+    "doing": ("is it {text}?", "{text}?", "so it's {text}?"),
+    "tag": ("does it have to do with {text}?", "is it about {text}?", "{text}?", "would you file it under {text}?"),
+}
+PIECE_ANSWERS = (
+    *("{text}", "{text}", "{text}", "{text}", "I'd say {text}", "{text}, I think", "looks like {text}"),
+    *("{text}, as far as I can see", "{text} it seems", "I believe {text}", "just {text}", "mostly {text}"),
+)
+# What people ask of any picture, and is neither right nor wrong of one that says nothing of it.
+GENERAL_QUESTIONS = (
+    *("is it in colour?", "is it a close-up?", "is the image clear?", "is it a good picture?", "is it a photo?"),
+    *("are there any people?", "is anyone in it?", "how many people are there?", "any animals?", "do you see a dog?"),
+    *("is it indoors or outdoors?", "is it outside?", "is it inside?", "is it sunny?", "is it day or night?"),
+    *("how's the weather?", "can you see the sky?", "any clouds?", "are there any trees?", "is there any grass?"),
+    *("are there any buildings?", "do you see any cars?", "is there any text?", "any words on it?", "any numbers?"),
+    *("what's in the background?", "anything in the background?", "are there any other objects?", "anything else?"),
+    *("is it old?", "does it look new?", "is it clean?", "can you see a window?", "is there a table?", "any plants?"),
+    *("is there a woman?", "is there a man?", "any children?", "are they smiling?", "is there any water?"),
+    *("is there any food?", "can you tell where it was taken?", "can you see the floor?", "any shadows?"),
+)
+UNSURE = (
+    *("I can't tell", "not sure", "can't say", "hard to tell", "don't know", "no idea", "not that I can see"),
+    *("not that I see", "I can't see that", "I don't see any", "maybe", "it doesn't say", "can't tell from here"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
@@ -18,7 +18,8 @@ from ..wordnet import load_wordnet
 from .builder import Dialogue, make_dialogue
 from .glosses import plain
 from .lexicon import Lexicon
-from .pools import Pool, link_pictures, make_pools, take
+from .pools import Pool, link_pictures, make_pools, make_question_pools, take
+from .questions import make_questions
 from .stems import content_stems, hidden_stems, says
 from .things import split_of
 
@@ -30,7 +31,9 @@ DEFAULT_SIZE = 24_000
 HELD_OUT_SHARE = 0.1
 # Raised whenever the dialogues change, so that those cached by an older version are not read.
 VERSION = 1
+QUESTIONS_VERSION = 1
 
+Make = Callable[..., "Dialogue | None"]
 DIALOGUE_FEATURES = Features(
     {
         "dialogue_id": Value("string"),
@@ -85,12 +88,37 @@ def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
 
 def build_dialogues(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
     """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_pictures`."""
-    pools = make_pools(lexicon, pictures, random.Random(seed), most=size)
+    return _told(make_pools(lexicon, pictures, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
+
+
+def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
+    """Dialogues of five to ten questions and answers about one thing, made once and kept in the cache.
+
+    `form` is `caption_questions`: pieces of a caption (of a picture, a gloss, an example sentence) are asked for or
+    asked about, among questions that nothing is known of; the caption is the target and no message holds most of it.
+    Or it is `twenty_questions`: about a thing that nobody names, with its title as the target.
+
+    Returns, Raises: as `load_dialogue_texts`; `target_kind` is `caption` or `title`.
+    """
+
+    def build(folder: Path) -> None:
+        lexicon = Lexicon(_rows(load_wordnet()))
+        build_questions(lexicon, _rows(load_captioned_pictures()), seed=seed, size=size).save_to_disk(folder)
+
+    return _load(build_once(cache_dir() / "data" / f"questions-{QUESTIONS_VERSION}-{seed}-{size}", build))
+
+
+def build_questions(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
+    """The dialogues that `load_questions` keeps, from a lexicon and rows of `load_captioned_pictures`."""
+    pools = make_question_pools(lexicon, pictures, random.Random(seed), most=size)
+    return _told(pools, make_questions, seed=seed, size=size)
+
+
+def _told(pools: Sequence[Pool], make: Make, *, seed: int, size: int) -> DatasetDict:
     parts = {}
     for split in SPLITS:
-        rows = _split_rows(
-            pools, split, seed=seed, size=size if split == "train" else max(1, int(size * HELD_OUT_SHARE))
-        )
+        wanted = size if split == "train" else max(1, int(size * HELD_OUT_SHARE))
+        rows = _split_rows(pools, split, make, seed=seed, size=wanted)
         random.Random(f"{seed}:{split}").shuffle(rows)
         columns = {name: [row[name] for row in rows] for name in DIALOGUE_FEATURES}
         parts[split] = Dataset.from_dict(columns, features=DIALOGUE_FEATURES)
@@ -145,7 +173,7 @@ def build_glosses(lexicon: Lexicon, pictures: Sequence[dict]) -> DatasetDict:
     return DatasetDict({split: Dataset.from_dict(part, features=_GLOSS_FEATURES) for split, part in columns.items()})
 
 
-def _split_rows(pools: Sequence[Pool], split: str, *, seed: int, size: int) -> list[Dialogue]:
+def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, size: int) -> list[Dialogue]:
     rows: list[Dialogue] = []
     said: set[tuple[str, ...]] = set()
     failed = 0
@@ -155,7 +183,7 @@ def _split_rows(pools: Sequence[Pool], split: str, *, seed: int, size: int) -> l
         wanted = size - len(rows) if pool is pools[-1] else round(size * pool.share)
         jobs = list(take(pool, split, wanted))
         for thing, number in tqdm(jobs, desc=f"Writing dialogues ({split}, {pool.name})", unit="dialogue"):
-            row = make_dialogue(thing, things, seed=seed, number=number)
+            row = make(thing, things, seed=seed, number=number)
             texts = tuple(turn["content"] for turn in row["turns"]) if row else ()
             if row is None or texts in said:
                 failed += 1

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..captioned_pictures import normalise_title, split_of_title, title_group
+from .captions import Piece, caption_pieces
 from .glosses import is_noun_phrase, noun_phrase, plain, statements
 from .lexicon import CONCRETE, Lexicon
 from .stems import STOP_WORDS, content_stems, hidden_stems, says, word_set
@@ -50,6 +51,7 @@ class Thing:
         usages: example sentences as (with a blank, in full).
         caption: a sentence about its picture, which may be the target.
         details: what the caption says beside the head noun.
+        pieces: of the caption, for questions that may name the thing.
         pictures: (id, title) of its pictures in its split.
         categories: answers to "is it ...?".
         hidden: stems that the dialogue must not say.
@@ -74,6 +76,7 @@ class Thing:
     usages: tuple[tuple[str, str], ...] = ()
     caption: str = ""
     details: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     pictures: tuple[tuple[str, str], ...] = ()
     categories: dict[str, bool] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
@@ -180,6 +183,45 @@ def picture_thing(lexicon: Lexicon, picture: dict) -> Thing | None:
         group=group,
         split=split,
         license=picture["license"],
+    )
+
+
+def caption_thing(
+    lexicon: Lexicon,
+    thing_id: str,
+    caption: str,
+    names: Sequence[str],
+    *,
+    key: str = "",
+    pictures: Sequence[dict] = (),
+    license: str,
+) -> Thing:
+    """A caption as a thing of its own, which questions may name, since its own words are what is wanted.
+
+    Args:
+        thing_id: names the caption.
+        caption: a noun phrase or a sentence.
+        names: decide its split.
+        key: of the synset that it is about, empty where none is known.
+        pictures: rows of `load_captioned_pictures` that have this caption.
+    """
+    split, group = split_of(names)
+    tags = _tags(pictures, frozenset())
+    words = content_stems(caption)
+    pieces = caption_pieces(caption, lambda word: bool(lexicon.noun_of_title(word)))
+    return Thing(
+        thing_id=thing_id,
+        title=names[0],
+        names=tuple(names),
+        lexname=lexicon.synsets[key]["lexname"] if key else "",
+        synset_id=key,
+        caption=caption,
+        pieces=(*pieces, *(Piece("tag", tag) for tag in tags[:3] if not content_stems(tag) <= words)),
+        pictures=tuple((picture["image_id"], picture["title"]) for picture in pictures),
+        categories=lexicon.categories(key) if key and lexicon.synsets[key]["part_of_speech"] == "noun" else {},
+        group=group,
+        split=split,
+        license=license,
     )
 
 

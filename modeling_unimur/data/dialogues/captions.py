@@ -1,0 +1,136 @@
+"""A caption in pieces: what is there, what it is like, where it is, what it does; each answers a question."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .stems import content_stems, word_set
+
+# What a word before the noun is asked for by.
+_KINDS = {
+    word: kind
+    for kind, words in {
+        "colour": "black white red green blue yellow orange purple violet pink brown grey gray golden silver beige "
+        "dark pale colorful colourful reddish brownish greenish yellowish blackish whitish",
+        "size": "big large small little tiny huge tall short long wide narrow thin thick giant enormous",
+        "number": "two three four five six seven eight nine ten several many",
+    }.items()
+    for word in words.split()
+}
+_PLACES = word_set(
+    "in on at under over near behind beside above below inside outside across through around between along against "
+    "into onto toward towards beneath from off up down"
+)
+_HAVING = word_set("with having wearing without")
+_DETERMINERS = word_set("a an the some any one his her its their your my this that these those")
+_AUXILIARIES = word_set("is are was were be been has have had do does did can could will would may must")
+_PRONOUNS = word_set("i you he she it we they there")
+# Behind these a phrase is not at its end.
+_OPEN = _DETERMINERS | _AUXILIARIES | _PLACES | _HAVING | {"used", "made", "for", "of", "to", "not"}
+_CLAUSES = word_set("that which who whose where when while because if as until")
+_CONJUNCTIONS = word_set("and or but")
+_WORD = re.compile(r"[^\W_]")
+_STOPS = ",;:."
+_MARKS = f"{_STOPS}!?()"
+
+
+class Piece(NamedTuple):
+    """A part of a caption.
+
+    Args:
+        kind: `what` (a noun), `event` (a sentence), `colour`, `size`, `number`, `modifier`, `where`, `having`,
+            `purpose`, `doing`, `clause`, `more`, or `tag`.
+        text: the words that answer.
+        noun: what a question about it may call its thing, empty where nothing.
+    """
+
+    kind: str
+    text: str
+    noun: str = ""
+
+
+def caption_pieces(caption: str, is_noun: Callable[[str], bool]) -> tuple[Piece, ...]:
+    """The pieces of a caption, in its order; their words together are most of its words.
+
+    Args:
+        caption: a noun phrase or a sentence.
+        is_noun: whether a word can be a noun.
+    """
+    pieces: list[Piece] = []
+    for number, (kind, words) in enumerate(_segments(caption)):
+        if number == 0:
+            pieces += _first(words, is_noun)
+        else:
+            pieces.append(Piece(kind, " ".join(words), _bare(words[1:]) if kind in ("where", "having") else ""))
+    return tuple(piece for piece in pieces if content_stems(piece.text))
+
+
+def _segments(caption: str) -> list[tuple[str, list[str]]]:
+    """Kinds and words of what stands between prepositions, marks and conjunctions."""
+    found: list[tuple[str, list[str]]] = []
+    kind, words = "what", []
+
+    def close(following: str) -> None:
+        nonlocal kind, words
+        if words and found and not content_stems(" ".join(words)):
+            # "of it", "in this": nothing to ask for.
+            found[-1][1].extend(words)
+        elif words:
+            found.append((kind, words))
+        kind, words = following, []
+
+    for token in caption.replace(" - ", ", ").split():
+        word = token.strip(_MARKS).casefold()
+        if not _WORD.search(word):
+            continue
+        following = _begins(word)
+        if following and words and words[-1].casefold() not in _OPEN and content_stems(" ".join(words)):
+            close(following)
+            if word in _CONJUNCTIONS:
+                continue
+        words.append(token.strip(_MARKS))
+        if token[-1] in _STOPS:
+            close("more")
+    close("more")
+    return found
+
+
+def _begins(word: str) -> str:
+    """The kind of the piece that a word begins, empty where it begins none."""
+    if word in _PLACES:
+        return "where"
+    if word in _HAVING:
+        return "having"
+    if word in ("for", "used"):
+        return "purpose"
+    if word in _CLAUSES:
+        return "clause"
+    if word == "like" or word in _CONJUNCTIONS:
+        return "more"
+    return "doing" if word.endswith("ing") and len(word) > 5 else ""
+
+
+def _first(words: list[str], is_noun: Callable[[str], bool]) -> list[Piece]:
+    """The first piece: a noun phrase falls into its noun and what stands before it, a sentence stays whole."""
+    head, _, rest = " ".join(words).partition(" of ")
+    parts = head.split()
+    while len(parts) > 1 and parts[0].casefold() in _DETERMINERS:
+        parts = parts[1:]
+    noun = parts[-1]
+    if not is_noun(noun) or (_AUXILIARIES | _PRONOUNS | _DETERMINERS) & {part.casefold() for part in parts}:
+        return [Piece("event", " ".join(words))]
+    pieces = [Piece("what", noun)]
+    pieces += [Piece(_KINDS.get(part.casefold(), "modifier"), part, noun) for part in parts[:-1]]
+    return [*pieces, Piece("more", rest)] if rest else pieces
+
+
+def _bare(words: list[str]) -> str:
+    """A short noun phrase without its article, for "is there ...?"; empty where it is none."""
+    if words and words[0].casefold() in _DETERMINERS:
+        words = words[1:]
+    return " ".join(words) if 0 < len(words) < 4 else ""
+
+
+__all__ = ["Piece", "caption_pieces"]
