@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -123,14 +123,14 @@ def agreement(texts: Sequence[Hit], images: Sequence[Hit]) -> np.ndarray:
 
 def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Cosines of two matrices' rows, float64. What codes of an index decode to is not of length 1."""
-    rows, columns = np.asarray(rows, np.float64), np.asarray(columns, np.float64)
-    lengths = np.linalg.norm(rows, axis=1)[:, None] * np.linalg.norm(columns, axis=1)
-    return rows @ columns.T / np.maximum(lengths, 1e-12)
+    lengths = [np.sqrt(np.einsum("ij,ij->i", one, one, dtype=np.float64)) for one in (rows, columns)]
+    return (rows @ columns.T) / np.maximum(np.multiply.outer(*lengths), 1e-12)
 
 
 def _ranked(hits: Sequence[Hit], scores: np.ndarray) -> list[Hit]:
     order = np.argsort(-scores, kind="stable").tolist()
-    return [replace(hits[place], score=float(scores[place]), cosine=hits[place].score) for place in order]
+    found = ((hits[place], float(scores[place])) for place in order)
+    return [Hit(hit.id, score, hit.kind, hit.payload, hit.score, hit.vector) for hit, score in found]
 
 
 __all__ = ["DEPTH", "Coherence", "Pair", "agreement", "cosines"]

@@ -64,6 +64,8 @@ class CoherentReply(RetrievalSystem):
 
     def scores(self, queries: Any, kind: str) -> np.ndarray:
         vectors = {each: np.asarray(self.base.vectors(each)) for each in KINDS}
+        if not all(map(len, vectors.values())):
+            return self.base.scores(queries, kind)
         columns = [self.base.scores(queries, each) for each in KINDS]
         return np.stack(
             [
