@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ...coherent_reply import Coherence
 from ...data.shards import read_shard, write_shard
 from ...image_loading import load_image
 from ..systems.base import KINDS, Gallery, Messages, RetrievalSystem
@@ -65,6 +66,7 @@ class Encoded:
         kinds: that it can rank.
         ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
             to.
+        coherence: of coherent replies, where that is how these are ranked.
     """
 
     system: RetrievalSystem
@@ -72,6 +74,7 @@ class Encoded:
     candidates: dict[str, np.ndarray] = field(default_factory=dict)
     kinds: tuple[str, ...] = KINDS
     ret: np.ndarray | None = None
+    coherence: Coherence | None = None
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
         """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.
