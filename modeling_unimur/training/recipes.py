@@ -249,6 +249,8 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         value = getattr(recipe.model, name, None)
         if value:
             setattr(recipe.model, name, value.replace("$UNIMUR_CACHE", str(cache_dir())))
+    if recipe.task == "unimur" and (recipe.data.images or recipe.model.image_head):
+        raise ValueError(f"{path}: data.images and model.image_head are for task clip; leave them out.")
     if recipe.task == "unimur" and not recipe.model.language_model:
         raise ValueError(f"{path}, section `model`: task unimur needs language_model.")
     return recipe
