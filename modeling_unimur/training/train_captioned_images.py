@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # Images of the development split that are ranked, with all of their captions.
 _MOST_RANKED = 1000
+_MEASURE = "caption_image_r10"
 
 
 def caption_recalls(images: torch.Tensor, texts: torch.Tensor, owners: torch.Tensor) -> dict[str, float]:
@@ -90,6 +91,14 @@ def train(recipe: Recipe) -> dict:
         return {}
     with torch.inference_mode():
         trained = recalls(model.eval())
+    if trained[_MEASURE] < untrained[_MEASURE]:
+        logger.warning(
+            "%s on the development split fell from %.1f to %.1f %%: the dual encoder does better as it was. Keep it, "
+            "or bring more captioned images.",
+            _MEASURE,
+            untrained[_MEASURE],
+            trained[_MEASURE],
+        )
     for part in (model.fold(), *processors):
         part.save_pretrained(args.output_dir)
     results = {
