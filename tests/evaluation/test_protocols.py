@@ -310,7 +310,7 @@ def test_captions_of_a_folder_and_of_karpathys_splits(tmp_path, some_systems):
     assert np.isfinite(whole.systems["UniMuR"].values["image2caption r1"]).sum() == 3
     split = run("captions", tmp_path / "dataset_coco.json", some_systems)
     assert len(split.query_ids) == 4
-    assert "1 pictures are missing." in split.notes
+    assert "1 images are missing." in split.notes
 
 
 # -- systems ----------------------------------------------------------------------------------------------------------
