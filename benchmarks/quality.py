@@ -13,6 +13,9 @@ over queries.
   all such pictures; `gloss_image_*`: -> the picture among all; `clip_gloss_...`: by the small CLIP's text tower.
 - `dialogue_image_*`, `dialogue_text_*` and `clip_whole_...`, `clip_last_...`, `clip_linear_...`, `bm25_...`: the 100
   hand-written test dialogues -> picture, -> reply; `_short` up to two turns, `_long` from three on.
+- `coherent_image_*`, `coherent_text_*`: UniMuR-mini's coherent replies; `clip_whole_coherent_...`: those of the small
+  CLIP's text tower. `consistency`, `consistency_plain`: share of dialogues whose first text and first image are right
+  for one dialogue, in coherent replies and in two independent rankings; `clip_whole_consistency...`: of that tower.
 - `..._low`, `..._high`: ends of the interval; `dialogue_image_r10_over_clip_whole...`: the paired difference.
 """
 
@@ -41,7 +44,7 @@ from modeling_unimur.evaluation.compare import CUTOFFS, Comparison, compare
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
 from modeling_unimur.evaluation.retrieval_metrics import first_right_ranks
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
-from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, UniMuR
+from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
 from modeling_unimur.training.dev_sets import DevSet, picture_sets, scores, text_sets
 from modeling_unimur.training.pairs import load_pairs, project
 from modeling_unimur.training.recipes import load_recipe
@@ -121,9 +124,12 @@ def dialogue_systems(space: ClipSpace, models: list[UniMuRModel], texts: int) ->
         own = copy.copy(space)
         own.model = model
         ours.append(UniMuR(own, name=f"UniMuR, run {number}"))
+    whole = ClipText(space, last_turn=False)
     return {
         "dialogue": ours,
-        "clip_whole": [ClipText(space, last_turn=False)],
+        "coherent": [CoherentReply(system) for system in ours],
+        "clip_whole": [whole],
+        "clip_whole_coherent": [CoherentReply(whole)],
         "clip_last": [ClipText(space, last_turn=True)],
         "clip_linear": [linear],
         "bm25": [BM25()],
@@ -136,6 +142,8 @@ def dialogue_figures(space: ClipSpace, models: list[UniMuRModel], texts: int) ->
     systems = dialogue_systems(space, models, texts)
     found = compare(dialogues, gallery, list(itertools.chain(*systems.values())), timed=False)
     long = np.array([len(dialogue.messages) >= 3 for dialogue in dialogues])
+    results = {result.name: result for result in found.systems}
+    consistent = {name: np.array([results[one.name].consistent for one in some]) for name, some in systems.items()}
     ranks = {
         (name, kind): np.stack([_ranks(found, system.name, kind) for system in some])
         for name, some in systems.items()
@@ -147,6 +155,9 @@ def dialogue_figures(space: ClipSpace, models: list[UniMuRModel], texts: int) ->
         figures.update(recall_figures(title, rows))
         for part, chosen in (("short", ~long), ("long", long)):
             figures.update(recall_figures(f"{title}_{part}", rows[:, chosen], cutoffs=(1, 10)))
+    for name, title in (("", "dialogue"), ("clip_whole_", "clip_whole")):
+        figures.update(with_interval(f"{name}consistency_plain", consistent[title]))
+        figures.update(with_interval(f"{name}consistency", consistent[f"{name}coherent"]))
     for kind, k in itertools.product(("image", "text"), (1, 10)):
         for part, chosen in (("", long | ~long), ("_short", ~long), ("_long", long)):
             ours, theirs = (100.0 * (ranks[name, kind][:, chosen] <= k) for name in ("dialogue", "clip_whole"))

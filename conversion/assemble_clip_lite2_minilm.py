@@ -3,9 +3,10 @@
     python conversion/assemble_clip_lite2_minilm.py                # with the trained projection, for use
     python conversion/assemble_clip_lite2_minilm.py --untrained    # with a random one, to train it
 
-Both towers are frozen. The text tower spans the joint space as it is; pictures come into it through a `PictureHead`,
-whose trained tensors lie in `hub_cards/clip-lite2-minilm/`. Its classifier is EfficientNet-Lite2's own, and its class
-vectors begin as what MiniLM makes of the classes' names.
+Both towers are frozen. The text tower spans the joint space as it is; images come into it through a `PictureHead`,
+whose trained tensors lie in `hub_cards/clip-lite2-minilm/`. Its classifier is EfficientNet-Lite2's own. MiniLM's
+vectors of the classes' names and glosses are its zero-shot vectors, and those of the first names the start of its
+class vectors.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ from conversion.convert_efficientnet_lite_to_timm import ARCHITECTURE, convert  
 from conversion.packaged_minilm import minilm_folder  # noqa: E402
 from modeling_unimur import OpenCLIPConfig, OpenCLIPModel  # noqa: E402
 from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
+from modeling_unimur.training.train_clip import trained_state  # noqa: E402
 
 CARD_FOLDER = ROOT / "hub_cards" / "clip-lite2-minilm"
 PROJECTION = CARD_FOLDER / "projection.safetensors"
 _IMAGE_SIZE = 260  # pixels, EfficientNet-Lite2's own
 _EMBED_DIM = 384  # MiniLM's width, so that its space needs no map
 _SEED = 0
-# Width and dropout were chosen on the validation split.
-_HEAD = {"hidden_features": 1024, "dropout": 0.3, "classes": 1000}
+_CLASSES = ImageNetInfo()  # in the classifier's order
+# Width and dropout were chosen on the validation split; temperature and rank on photographs too.
+_HEAD = {"hidden_features": 1024, "dropout": 0.3, "classes": 1000, "zero_shot_temperature": 2.0, "gate_rank": 512}
 
 
 def untrained_model() -> OpenCLIPModel:
@@ -76,18 +79,32 @@ def untrained_model() -> OpenCLIPModel:
     model.model.text.transformer.load_state_dict(text_tower.state_dict())
     for part in (model.model.visual.trunk, model.model.text, head.classifier):
         part.requires_grad_(False)
-    head.class_vectors.data.copy_(_class_vectors(model.eval()))
+    described = [_CLASSES.index_to_description(index, detailed=True) for index in range(_HEAD["classes"])]
+    names = [_CLASSES.index_to_description(index, detailed=False).split(",")[0] for index in range(_HEAD["classes"])]
+    head.zero_shot_vectors.copy_(_centred(_text_vectors(model.eval(), described)))
+    head.class_vectors.data.copy_(_text_vectors(model, names))
     return model
 
 
 @torch.inference_mode()
-def _class_vectors(model: OpenCLIPModel) -> torch.Tensor:
-    """MiniLM's vectors of the first names of ImageNet's classes, in the classifier's order; normalised."""
-    classes = ImageNetInfo()
-    names = [classes.index_to_description(index, detailed=False).split(",")[0] for index in range(_HEAD["classes"])]
-    batch = processors()[1](names, padding=True, return_tensors="pt")
-    found = model.get_text_features(batch["input_ids"], attention_mask=batch["attention_mask"])
-    return F.normalize(found.pooler_output, dim=-1)
+def _text_vectors(model: OpenCLIPModel, texts: list[str]) -> torch.Tensor:
+    """What MiniLM makes of texts; normalised."""
+    tokenizer, found = processors()[1], []
+    for start in range(0, len(texts), 100):
+        batch = tokenizer(texts[start : start + 100], padding=True, return_tensors="pt")
+        found.append(model.get_text_features(batch["input_ids"], attention_mask=batch["attention_mask"]).pooler_output)
+    return F.normalize(torch.cat(found), dim=-1)
+
+
+def _centred(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors without their mean, and without what is left along it.
+
+    Ranking images for a text by these is ranking by centred vectors on both sides, though the texts' vectors stay as
+    they are.
+    """
+    mean = vectors.mean(0)
+    centred, direction = vectors - mean, F.normalize(mean, dim=0)
+    return centred - (centred @ direction)[:, None] * direction
 
 
 def processors() -> tuple[CLIPImageProcessor, AutoTokenizer]:
@@ -118,7 +135,7 @@ def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path
         if trained:
             projection = {key: value.float() for key, value in load_file(PROJECTION).items()}
             unknown = model.load_state_dict(projection, strict=False).unexpected_keys
-            wanted = {key for key, p in model.named_parameters() if p.requires_grad}
+            wanted = set(trained_state(model))
             if unknown or wanted != set(projection):
                 raise ValueError(
                     f"{PROJECTION} does not hold this model's projection: {sorted(wanted ^ set(projection))}"

@@ -3,9 +3,9 @@
     python conversion/assemble_univl_dr_mini.py [--output FOLDER]
     python conversion/assemble_univl_dr_mini.py --take RUN    # commit what a run has trained
 
-The small dual encoder, and in it the tensors that `recipes/univl_dr_mini.yaml` trained, which lie in
-`hub_cards/univl-dr-mini/` in float16: those of the ladder, `runs/univl_dr_ladder/gimp_manual/balanced-0`. The second
-call finds the folder and returns at once.
+The small dual encoder, with the form of image head that it was trained with, and in it the tensors that
+`recipes/univl_dr_mini.yaml` trained, which lie in `hub_cards/univl-dr-mini/` in float16: those of the ladder,
+`runs/univl_dr_ladder/gimp_manual/balanced-0`. The second call finds the folder and returns at once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # noqa: E402
 from conversion.release_version import release_version  # noqa: E402
-from modeling_unimur import UniVLDRModel, UniVLDRProcessor  # noqa: E402
+from modeling_unimur import OpenCLIPModel, UniVLDRModel, UniVLDRProcessor  # noqa: E402
 from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
 from modeling_unimur.releasing.clean_folder import write_model  # noqa: E402
 
@@ -35,7 +35,9 @@ _CONFIG, _PROCESSOR = ("fusion", "image_weight", "learn_image_weight"), ("max_ta
 
 def _fresh(arguments: dict) -> tuple[UniVLDRModel, UniVLDRProcessor]:
     clip = str(assemble_clip())
-    model = UniVLDRModel.from_backbones(clip, dtype=torch.float32, **arguments["config"])
+    # An older form of the head leaves some tensors of the folder aside.
+    dual = OpenCLIPModel.from_pretrained(clip, picture_head=arguments["picture_head"], dtype=torch.float32)
+    model = UniVLDRModel.from_backbones(dual, dtype=torch.float32, **arguments["config"])
     return model, UniVLDRProcessor.from_backbones(clip, **arguments["processor"])
 
 
@@ -47,6 +49,7 @@ def take(run: str | Path) -> None:
     """
     model, processor = UniVLDRModel.from_pretrained(run), UniVLDRProcessor.from_pretrained(run)
     arguments = {
+        "picture_head": model.config.clip_config.picture_head,
         "config": {name: getattr(model.config, name) for name in _CONFIG},
         "processor": {name: getattr(processor, name) for name in _PROCESSOR},
     }

@@ -92,15 +92,33 @@ def _convert(package: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
     source_tokenizer = AutoTokenizer.from_pretrained(source_dir, gguf_file=GGUF_FILE)
-    ordinary_tokenizer(source_tokenizer, settings["max_position_embeddings"]).save_pretrained(folder)
+    special = special_tokens(source_dir / GGUF_FILE)
+    ordinary_tokenizer(source_tokenizer, settings["max_position_embeddings"], special).save_pretrained(folder)
 
     (folder / "README.md").write_text(_CARD, encoding="utf-8")
     (licence,) = package.glob("*.dist-info/LICENSE")
     shutil.copyfile(licence, folder / "LICENSE")
-    _verify(folder, source, source_tokenizer)
+    _verify(folder, source, source_tokenizer, special)
 
 
-def ordinary_tokenizer(source: PreTrainedTokenizerFast, max_length: int) -> PreTrainedTokenizerFast:
+def special_tokens(gguf_file: Path) -> dict[str, str]:
+    """What a GGUF file names as special tokens; the loader of older transformers (5.17) confuses them.
+
+    Returns:
+        `dict[str, str]`: `bos_token`, `eos_token`, `pad_token`, `unk_token`, those that the file has.
+    """
+    from gguf import GGUFReader
+
+    fields = GGUFReader(gguf_file).fields
+    keys = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
+    found = {name: fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in keys.items()}
+    tokens = fields["tokenizer.ggml.tokens"]
+    return {name: tokens.contents(int(field.contents())) for name, field in found.items() if field is not None}
+
+
+def ordinary_tokenizer(
+    source: PreTrainedTokenizerFast, max_length: int, special: dict[str, str]
+) -> PreTrainedTokenizerFast:
     """The GGUF's tokenizer with the digit rule that its loader leaves out.
 
     The file names its pre-tokenizer `smollm`: every digit is a token of its own, then GPT-2's byte level. The loader
@@ -113,17 +131,16 @@ def ordinary_tokenizer(source: PreTrainedTokenizerFast, max_length: int) -> PreT
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token=source.bos_token,
-        eos_token=source.eos_token,
-        pad_token=source.pad_token,
-        unk_token=source.unk_token,
+        **special,
         chat_template=source.chat_template,
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
 
 
-def _verify(folder: Path, source: LlamaForCausalLM, source_tokenizer: PreTrainedTokenizerFast) -> None:
+def _verify(
+    folder: Path, source: LlamaForCausalLM, source_tokenizer: PreTrainedTokenizerFast, special: dict[str, str]
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
@@ -131,8 +148,8 @@ def _verify(folder: Path, source: LlamaForCausalLM, source_tokenizer: PreTrained
     ids = range(len(source_tokenizer))
     if tokenizer.convert_ids_to_tokens(ids) != source_tokenizer.convert_ids_to_tokens(ids):
         raise ValueError(f"{folder}: the converted vocabulary differs from its source")
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
-        if getattr(tokenizer, name) != getattr(source_tokenizer, name):
+    for name, wanted in {**special, "chat_template": source_tokenizer.chat_template}.items():
+        if getattr(tokenizer, name) != wanted:
             raise ValueError(f"{folder}: {name} differs from the source")
     model.eval()
     worst = 0.0

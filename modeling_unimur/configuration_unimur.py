@@ -5,6 +5,7 @@ import math
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
+from .coherent_reply import Coherence
 from .configuration_open_clip import OpenCLIPConfig
 
 # Older ones copy only a part of a local folder's code, and then miss the rest.
@@ -73,6 +74,10 @@ class UniMuRConfig(PreTrainedConfig):
             of its table.
         separate_logit_scales (`bool`): whether textual matching has a temperature of its own.
         logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
+        coherence_weight (`float`): how much the texts that rank high say about the images of `coherent=True`; 0 leaves
+            two independent rankings. It is the weight of the cosine within a pair (`modality="pair"`) as well.
+        coherence_text_share (`float`): share of that weight where images vote on texts.
+        coherence_temperature (`float`): of the softmax by which the candidates of one kind vote on the other.
         image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
             development set.
         query_anchor (`str`): `"none"`, the paper: a query is what the language model reads at [RET]. `"encoder"`: a
@@ -119,6 +124,9 @@ class UniMuRConfig(PreTrainedConfig):
         loss_vocab_size: int | None = None,
         separate_logit_scales: bool = False,
         logit_scale_init_value: float = math.log(1 / 0.07),
+        coherence_weight: float = 1.0,
+        coherence_text_share: float = 0.25,
+        coherence_temperature: float = 0.02,
         image_threshold: float | None = None,
         query_anchor: str = "none",
         query_correction: str = "linear",
@@ -150,6 +158,8 @@ class UniMuRConfig(PreTrainedConfig):
         self.ret_in_caption_loss, self.loss_vocab_size = ret_in_caption_loss, loss_vocab_size
         self.separate_logit_scales = separate_logit_scales
         self.logit_scale_init_value = logit_scale_init_value
+        self.coherence_weight, self.coherence_text_share = coherence_weight, coherence_text_share
+        self.coherence_temperature = coherence_temperature
         self.image_threshold = image_threshold
         self.query_anchor, self.query_correction = query_anchor, query_correction
         self.query_correction_size = query_correction_size
@@ -179,6 +189,7 @@ class UniMuRConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.visual_feature not in ("pooled", "projected"):
             raise ValueError(f"visual_feature is 'pooled' or 'projected', not {self.visual_feature!r}.")
+        Coherence.of(self)
         for name in ("num_visual_tokens", "num_ret_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")

@@ -51,34 +51,117 @@ class OpenCLIPOutput(ModelOutput):
     logit_scale: torch.FloatTensor | None = None
 
 
-class PictureHead(nn.Module):
-    """Pooled picture features into the joint space: a layer norm and two layers, and what a classifier sees.
+class ImageGate(nn.Module):
+    """How familiar an image is to a head, from 0 to 1: near 1 for images like those that it was trained on.
 
-    The classifier of the picture tower's pretraining names what it sees in a picture; the mean of the names' vectors,
-    weighted by its confidence (ConSE, Norouzi et al. 2014), joins the output of the two layers. So things that the
-    tower knows are found by names that no trained pair held.
+    `sigmoid(sharpness * ln(threshold / d))`, where `d` is the squared Mahalanobis distance of the pooled feature,
+    scaled to a mean square of 1, to those of the training images. Their covariance is kept as its first principal
+    components and one variance for all other directions. The gate is 1 everywhere until it is fitted
+    (`training.image_gate.fit_gate`).
+
+    Args:
+        in_features (`int`): width of the pooled feature.
+        rank (`int`): number of principal components.
+        sharpness (`float`): of the transition in the logarithm of the distance.
+    """
+
+    def __init__(self, in_features: int, rank: int, sharpness: float = 8.0):
+        super().__init__()
+        self.sharpness = sharpness
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("components", torch.zeros(rank, in_features))
+        self.register_buffer("precisions", torch.zeros(rank))
+        self.register_buffer("residual_precision", torch.zeros(1))
+        self.register_buffer("threshold", torch.ones(1))
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Opens the gate for all images, as before it was fitted."""
+        self.precisions.zero_()
+        self.residual_precision.zero_()
+        self.threshold.fill_(1)
+
+    @staticmethod
+    def scaled(pooled_features: torch.Tensor) -> torch.Tensor:
+        """Features `(..., in_features)` with a mean square of 1, in float32."""
+        return F.normalize(pooled_features.float(), dim=-1) * pooled_features.shape[-1] ** 0.5
+
+    def distance(self, pooled_features: torch.Tensor) -> torch.Tensor:
+        """`(..., in_features)` to squared distances `(..., 1)`, in float32."""
+        centred, components = self.scaled(pooled_features) - self.mean.float(), self.components.float()
+        inside = centred @ components.T
+        outside = centred - inside @ components
+        distance = (inside.square() * self.precisions.float()).sum(-1, keepdim=True)
+        return distance + outside.square().sum(-1, keepdim=True) * self.residual_precision.float()
+
+    def forward(self, pooled_features: torch.Tensor) -> torch.Tensor:
+        """`(..., in_features)` to `(..., 1)`, in the dtype of the features."""
+        distance = self.distance(pooled_features).clamp(min=1e-12)
+        gate = torch.sigmoid(self.sharpness * (self.threshold.float().log() - distance.log()))
+        return gate.to(pooled_features.dtype)
+
+
+class PictureHead(nn.Module):
+    """Pooled image features into the joint space: a layer norm and two layers, and what a classifier sees.
+
+    The classifier of the image tower's pretraining names what it sees in an image; the mean of the class vectors,
+    weighted by its probabilities (ConSE, Norouzi et al. 2014), joins the output of the two layers. Images of things
+    that no training pair held are then found by their names: `layers(x) + class_weight * softmax(class_scale * logits)
+    @ class_vectors`, in which all but the classifier is trained.
+
+    With `zero_shot_temperature` an [`ImageGate`] interpolates between this trained vector, for images like those that
+    it was trained on, and `softmax(logits / zero_shot_temperature) @ zero_shot_vectors`, scaled to the same length,
+    for all others. The zero-shot vectors are fixed (text vectors of the class names), so that training on one kind of
+    image costs nothing on the others.
 
     Args:
         in_features, out_features (`int`): widths of the pooled feature and of the joint space.
         hidden_features (`int`): between the two layers.
         dropout (`float`): before the last layer.
         classes (`int`): of the classifier; 0 leaves it out.
+        zero_shot_temperature (`float`, *optional*): divides the classifier's logits in the zero-shot vector; `None`
+            leaves that vector and the gate out.
+        gate_rank (`int`): principal components of the gate.
+
+    Raises:
+        ValueError: `zero_shot_temperature` is not positive, or there are no classes.
     """
 
     def __init__(
-        self, in_features: int, out_features: int, hidden_features: int, dropout: float = 0.0, classes: int = 0
+        self,
+        in_features: int,
+        out_features: int,
+        hidden_features: int,
+        dropout: float = 0.0,
+        classes: int = 0,
+        zero_shot_temperature: float | None = None,
+        gate_rank: int = 512,
     ):
         super().__init__()
+        if zero_shot_temperature is not None and not (classes and zero_shot_temperature > 0):
+            raise ValueError(
+                f"zero_shot_temperature must be positive and needs classes; got {zero_shot_temperature} with "
+                f"{classes} classes."
+            )
         self.norm = nn.LayerNorm(in_features)
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.dropout = nn.Dropout(dropout)
         self.fc2 = nn.Linear(hidden_features, out_features)
-        self.classifier = None
+        self.classifier = self.gate = None
+        self.zero_shot_temperature = zero_shot_temperature
         if classes:
             self.classifier = nn.Linear(in_features, classes)
             self.class_vectors = nn.Parameter(torch.zeros(classes, out_features))
             self.class_scale = nn.Parameter(torch.ones(1))
             self.class_weight = nn.Parameter(torch.ones(1))
+        if zero_shot_temperature is not None:
+            self.register_buffer("zero_shot_vectors", torch.zeros(classes, out_features))
+            self.gate = ImageGate(in_features, min(gate_rank, in_features))
+
+    def zero_shot(self, pooled_features: torch.Tensor) -> torch.Tensor:
+        """`(..., in_features)` to normalised vectors `(..., out_features)` that no training has seen."""
+        seen = F.softmax(self.classifier(pooled_features) / self.zero_shot_temperature, dim=-1)
+        return F.normalize(seen @ self.zero_shot_vectors, dim=-1)
 
     def forward(self, pooled_features: torch.Tensor) -> torch.Tensor:
         """`(..., in_features)` to `(..., out_features)`, not normalised."""
@@ -86,6 +169,10 @@ class PictureHead(nn.Module):
         if self.classifier is not None:
             seen = F.softmax(self.class_scale * self.classifier(pooled_features), dim=-1)
             out = out + self.class_weight * (seen @ self.class_vectors)
+        if self.gate is not None:
+            unseen = out.norm(dim=-1, keepdim=True) * self.zero_shot(pooled_features)
+            gate = self.gate(pooled_features)
+            out = gate * out + (1 - gate) * unseen
         return out
 
 
@@ -248,4 +335,4 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         return OpenCLIPOutput(loss=loss, image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=scale)
 
 
-__all__ = ["OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput", "PictureHead"]
+__all__ = ["ImageGate", "OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput", "PictureHead"]

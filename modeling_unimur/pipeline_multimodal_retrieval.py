@@ -18,13 +18,14 @@ from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .candidates_unimur import picture_inputs, picture_vectors, same_space, space_name, text_vectors
 from .chat_cache_unimur import ChatCache
+from .coherent_reply import DEPTH, Coherence
 from .image_loading import load_image
 from .index_folder import IndexFolder
 from .messages_unimur import is_conversation, is_image, is_message, read_conversation, require_unicode
 from .retrieval_index import MEMORY, RetrievalIndex
 from .shared_lock import SharedLock
 from .thread_lock import ThreadLock
-from .vector_index import KINDS, Hit, is_database
+from .vector_index import KINDS, MODALITIES, Hit, is_database
 
 _ON_ERROR = ("raise", "skip")
 
@@ -107,6 +108,8 @@ def _reason(error: Exception) -> str:
 def _shown(hit: Hit, *more: str) -> dict:
     """A hit as the pipeline returns it."""
     known = {"id": hit.id, "score": hit.score, **{name: getattr(hit, name) for name in more}}
+    if hit.cosine is not None:
+        known["cosine"] = hit.cosine
     return {**known, hit.kind: None, **hit.payload, **known}
 
 
@@ -429,18 +432,22 @@ class MultimodalRetrievalPipeline(Pipeline):
         allow_urls=None,
         where=None,
         on_error=None,
+        coherent=None,
         **kwargs,
     ):
         if kwargs:
             raise TypeError(f"multimodal-retrieval does not know {sorted(kwargs)}.")
-        if modality is not None and modality not in ("both", "joint", *KINDS):
-            raise ValueError(f"modality is 'both', 'text', 'image' or 'joint', not {modality!r}.")
+        if modality is not None and modality not in MODALITIES:
+            raise ValueError(f"modality must be one of {MODALITIES}, got {modality!r}.")
+        if coherent is not None and not isinstance(coherent, bool):
+            raise ValueError(f"coherent must be True or False, got {coherent!r}.")
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
             raise ValueError(f"top_k is a whole number from 1 on, not {top_k!r}.")
         if on_error is not None and on_error not in _ON_ERROR:
             raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}.")
         pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error}
         post = {"top_k": top_k, "modality": modality, "image_threshold": image_threshold, "where": where}
+        post["coherent"] = coherent
         return (
             {key: value for key, value in pre.items() if value is not None},
             {},
@@ -457,8 +464,13 @@ class MultimodalRetrievalPipeline(Pipeline):
             batch_size (`int`, *optional*): dialogues embedded at a time, 8 by default.
             num_workers (`int`, *optional*): processes that read dialogues and decode images, none by default.
             top_k (`int`): hits of each kind, 5 by default.
-            modality (`str`): `"both"` (default), `"text"`, `"image"`, or `"joint"` for one ranking of both kinds.
-            image_threshold (`float`, *optional*): best cosine from which on images are returned at all.
+            modality (`str`): `"both"` (default), `"text"`, `"image"`, `"joint"` for one ranking of both kinds, or
+                `"pair"` for ranked pairs of a text and an image.
+            coherent (`bool`): whether texts and images are rescored by how well they agree with each other
+                (`coherent_reply.Coherence`, by `coherence_weight`, `coherence_text_share` and `coherence_temperature`
+                of the configuration). False by default.
+            image_threshold (`float`, *optional*): best cosine from which on images are returned at all, in answers
+                that are no joint ranking and no pairs.
             where (`dict`, *optional*): what a candidate's payload must say, as in
                 `{"licence": "cc0", "year": {"gte": 2020}}`.
             max_length (`int`, *optional*): longest context in tokens; the latest are kept.
@@ -469,8 +481,13 @@ class MultimodalRetrievalPipeline(Pipeline):
 
         Returns:
             `dict` or `list`: `{"text": [{"id", "score", "text"}], "image": [{"id", "score", "image"}]}` with what else
-            their payloads hold, a list of hits with their `"kind"` for `"joint"`; a list of these for a list of
-            dialogues; an iterable of these for a generator or a dataset.
+            their payloads hold, a list of hits with their `"kind"` for `"joint"`, a list of
+            `{"score", "text": hit, "image": hit}` for `"pair"`; a list of these for a list of dialogues; an iterable
+            of these for a generator or a dataset. `score` is the cosine with the dialogue. A hit that was rescored by
+            `coherent=True` has that as `cosine`, and `score` is the sum of it and of the other kind's vote; where one
+            kind has no candidate, the answer is that of a plain call. `"joint"` merges the rescored hits of both kinds
+            by their scores. The score of a pair is the sum of its hits' scores and of `coherence_weight` times the
+            cosine between its text and its image.
 
         Raises:
             ValueError: for a malformed dialogue, an image that cannot be read, or an index without candidates.
@@ -501,9 +518,11 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     def _require_candidates(self, modality: str) -> None:
         kinds = (modality,) if modality in KINDS else KINDS
-        if not any(self.index.count(kind) for kind in kinds):
+        there = [self.index.count(kind) > 0 for kind in kinds]
+        if not (all(there) if modality == "pair" else any(there)):
+            missing = [kind for kind, found in zip(kinds, there, strict=True) if not found]
             raise ValueError(
-                f"There is no {' or '.join(kinds)} to retrieve: call add(images=..., texts=...) or load_index(...) "
+                f"There is no {' or '.join(missing)} to retrieve: call add(images=..., texts=...) or load_index(...) "
                 "first."
             )
 
@@ -604,7 +623,7 @@ class MultimodalRetrievalPipeline(Pipeline):
 
         Args:
             embeddings (`torch.Tensor`): unit vectors `(dialogues, width)`, as `embed` returns them.
-            kwargs: `top_k`, `modality`, `image_threshold` and `where`, as in a call.
+            kwargs: `top_k`, `modality`, `coherent`, `image_threshold` and `where`, as in a call.
 
         Returns:
             `list`: the answer to each dialogue, as in a call.
@@ -671,21 +690,35 @@ class MultimodalRetrievalPipeline(Pipeline):
             answers.insert(place, {"error": _reason(error)})
         return answers
 
-    def _ranked(self, embeds, top_k=5, modality="both", image_threshold=None, where=None) -> list:
+    def _ranked(self, embeds, top_k=5, modality="both", image_threshold=None, where=None, coherent=False) -> list:
+        coherence = Coherence.of(self.model.config)
+        # Both kinds are looked up, as far as they vote, also for an answer of one kind.
+        joins = modality == "pair" or (coherent and coherence.weight > 0)
+        kinds = (modality,) if modality in KINDS and not joins else KINDS
         with self._index_lock.shared():
-            if modality == "joint":
-                return [
-                    [_shown(hit, "kind") for hit in hits] for hits in self.index.search(embeds, top_k, None, where)
-                ]
-            kinds = KINDS if modality == "both" else (modality,)
-            found = {kind: self.index.search(embeds, top_k, kind, where) for kind in kinds}
+            if modality == "joint" and not joins:
+                found = self.index.search(embeds, top_k, None, where)
+                return [[_shown(hit, "kind") for hit in hits] for hits in found]
+            depth = max(top_k, DEPTH) if joins else top_k
+            found = [self.index.search(embeds, depth, kind, where, with_vectors=joins) for kind in kinds]
         threshold = self.model.config.image_threshold if image_threshold is None else image_threshold
         results = []
-        for row in range(len(embeds)):
-            hits = {kind: [_shown(hit) for hit in found[kind][row]] for kind in kinds}
-            if threshold is not None and hits.get("image") and hits["image"][0]["score"] < threshold:
-                hits["image"] = []
-            results.append(hits)
+        for rows in zip(*found, strict=True):
+            hits = dict(zip(kinds, rows, strict=True))
+            best = hits["image"][0].score if hits.get("image") else None
+            if coherent and joins:
+                hits = dict(zip(KINDS, coherence.rescore(hits["text"], hits["image"]), strict=True))
+            if modality == "pair":
+                pairs = coherence.pairs(hits["text"], hits["image"], top_k)
+                results.append([{"score": p.score, "text": _shown(p.text), "image": _shown(p.image)} for p in pairs])
+            elif modality == "joint":
+                merged = sorted([*hits["text"], *hits["image"]], key=lambda hit: -hit.score)
+                results.append([_shown(hit, "kind") for hit in merged[:top_k]])
+            else:
+                if threshold is not None and best is not None and best < threshold:
+                    hits["image"] = []
+                wanted = KINDS if modality == "both" else (modality,)
+                results.append({kind: [_shown(hit) for hit in hits[kind][:top_k]] for kind in wanted})
         return results
 
     # -- files ------------------------------------------------------------------------------------------------------

@@ -601,6 +601,17 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
 
     # -- files ----------------------------------------------------------------------------------------------------
     @classmethod
+    def _load_tokenizer_from_pretrained(cls, sub_processor_type, *args, **kwargs):
+        """Tells transformers that the dual encoder's tokenizer has no configuration beside it.
+
+        Otherwise it looks for one, and older releases fail at that: they leave out a private repository's `token`,
+        and with `local_files_only` they take the missing file for an error.
+        """
+        if sub_processor_type == "target_tokenizer":
+            kwargs["config"] = PreTrainedConfig()
+        return super()._load_tokenizer_from_pretrained(sub_processor_type, *args, **kwargs)
+
+    @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
         """Loads a processor; `allow_urls` sets that attribute, which no file can."""
         processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

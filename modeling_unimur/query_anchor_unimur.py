@@ -72,8 +72,10 @@ class UniMuRQueryAnchor(nn.Module):
     def __init__(self, config: UniMuRConfig):
         super().__init__()
         width, hidden = config.embedding_width, config.query_correction_size
-        for name in ("whole", "last", "image", "readout"):
+        for name in ("whole", "last", "readout"):
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(())))
+        # Without a dual encoder contexts hold no images, and no gradient would ever reach their weight.
+        self.image_weight = None if config.clip_config is None else nn.Parameter(torch.empty(()))
         self.correction = None
         if config.query_correction == "mlp":
             dropout = nn.Dropout(config.query_correction_dropout)
@@ -89,9 +91,10 @@ class UniMuRQueryAnchor(nn.Module):
         values = [
             (self.whole_weight, 1.0),
             (self.last_weight, 1.0),
-            (self.image_weight, 0.5),
             (self.readout_weight, 0.7),
         ]
+        if self.image_weight is not None:
+            values.append((self.image_weight, 0.5))
         if self.correction is not None:
             values += [(self.correction[-1].weight, 0.0), (self.correction[-1].bias, 0.0)]
         if self.gate is not None:
@@ -131,7 +134,9 @@ class UniMuRQueryAnchor(nn.Module):
             image (`(batch, width)`): means of the unit vectors of the context's images; zeros where there are none.
             statistics (`(batch, 3)`): as in `gate_features`.
         """
-        anchor = self.whole_weight * whole + self.last_weight * last + self.image_weight * image
+        anchor = self.whole_weight * whole + self.last_weight * last
+        if self.image_weight is not None:
+            anchor = anchor + self.image_weight * image
         correction = self.readout_weight * readout
         if self.correction is not None:
             inputs = torch.cat([readout, whole, last], dim=-1)

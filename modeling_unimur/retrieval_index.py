@@ -88,7 +88,12 @@ class RetrievalIndex(SavedIndex):
         self._rows[kind] = [matrix[: len(self._ids[kind])].copy()]
 
     def _search(
-        self, vectors: np.ndarray, top_k: int, kinds: Sequence[str], where: tuple[Condition, ...]
+        self,
+        vectors: np.ndarray,
+        top_k: int,
+        kinds: Sequence[str],
+        where: tuple[Condition, ...],
+        with_vectors: bool,
     ) -> list[list[Hit]]:
         scores, parts, starts = [], [], [0]
         for kind in kinds:
@@ -110,7 +115,8 @@ class RetrievalIndex(SavedIndex):
             kind, rows = parts[number]
             row = column - starts[number]
             row = row if rows is None else rows[row]
-            return Hit(self._ids[kind][row], score, kind, self._payloads[kind][row])
+            vector = self._matrix(kind)[row].copy() if with_vectors else None
+            return Hit(self._ids[kind][row], score, kind, self._payloads[kind][row], vector=vector)
 
         found = zip(np.take_along_axis(every, best, axis=1).tolist(), best.tolist(), strict=True)
         return [[hit(score, column) for score, column in zip(*row, strict=True)] for row in found]

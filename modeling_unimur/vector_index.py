@@ -18,6 +18,8 @@ import numpy as np
 from .payload_filters import Condition, conditions
 
 KINDS = ("text", "image")
+# What an answer holds: a ranking of each kind, of one, of both together, or of pairs.
+MODALITIES = ("both", *KINDS, "joint", "pair")
 # Vectors of unit length that were rounded to bfloat16 stay within this of it.
 UNIT_TOLERANCE = 1e-2
 # What Milvus takes in a JSON field and in an id, in bytes; the same everywhere, so that an index can move.
@@ -45,12 +47,16 @@ class Hit:
         score: cosine with the query.
         kind: `"text"` or `"image"`.
         payload: what was stored with it.
+        cosine: that with the query, where `score` is another number (`coherent_reply`).
+        vector: the candidate's, `(width,)`, where it was asked for.
     """
 
     id: str
     score: float
     kind: str
     payload: dict = field(default_factory=dict)
+    cosine: float | None = None
+    vector: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +131,12 @@ class VectorIndex(ABC):
 
     @abstractmethod
     def _search(
-        self, vectors: np.ndarray, top_k: int, kinds: Sequence[str], where: tuple[Condition, ...]
+        self,
+        vectors: np.ndarray,
+        top_k: int,
+        kinds: Sequence[str],
+        where: tuple[Condition, ...],
+        with_vectors: bool,
     ) -> list[list[Hit]]:
         """The best candidates of each query, best first."""
 
@@ -226,6 +237,7 @@ class VectorIndex(ABC):
         kind: str | None = None,
         where: Mapping[str, Any] | None = None,
         model: str | None = None,
+        with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """The best candidates of each query.
 
@@ -236,6 +248,7 @@ class VectorIndex(ABC):
             where: conditions on fields of the payload, all of which hold: a value, a list of values, or a range such
                 as `{"gte": 2020}` (`gt`, `gte`, `lt`, `lte`). See `payload_filters.conditions`.
             model: the model of these vectors, where the caller knows it.
+            with_vectors: whether hits bring their vectors; of an index of codes, what the codes decode to.
 
         Returns:
             Hits of each query, best first.
@@ -251,7 +264,8 @@ class VectorIndex(ABC):
         matrix = self._unit(vectors)
         if not len(matrix):
             return []
-        return self._search(matrix, top_k, KINDS if kind is None else (kind,), conditions(where))
+        kinds = KINDS if kind is None else (kind,)
+        return self._search(matrix, top_k, kinds, conditions(where), with_vectors)
 
     def __len__(self) -> int:
         return self.count()
@@ -462,6 +476,7 @@ def payload_text(item: str, payload: dict | None) -> str:
 
 __all__ = [
     "KINDS",
+    "MODALITIES",
     "Added",
     "Hit",
     "VectorIndex",

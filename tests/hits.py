@@ -22,9 +22,16 @@ def assert_same_hits(found: list, expected: list) -> None:
         mine = asdict(hit) if is_dataclass(hit) else hit
         assert mine["score"] == pytest.approx(score, abs=_ROUNDING)
         near = [other for other in left if abs(other["score"] - mine["score"]) <= _ROUNDING]
-        same = [other for other in near if {**other, "score": 0} == {**mine, "score": 0}]
+        same = [other for other in near if _named(other) == _named(mine)]
         assert same, f"{mine} is not one of {near}"
+        if same[0].get("cosine") is not None:
+            assert mine["cosine"] == pytest.approx(same[0]["cosine"], abs=_ROUNDING)
         left.remove(same[0])
+
+
+def _named(hit: dict) -> dict:
+    """What of a hit does not round."""
+    return {**hit, "score": 0, "cosine": hit.get("cosine") is not None}
 
 
 def assert_same_answer(found: dict, expected: dict) -> None:

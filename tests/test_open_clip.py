@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from modeling_unimur import OpenCLIPConfig, OpenCLIPModel, UniMuRModel
+from modeling_unimur.modeling_open_clip import PictureHead
 from tests import tiny
 from tests.rounding import assert_same_outputs, assert_same_weights
 
@@ -182,3 +183,73 @@ def test_a_text_longer_than_the_tower_reads(case):
         return
     with pytest.raises(ValueError, match="17 tokens; this tower reads 16"):
         wrapped.get_text_features(torch.ones(1, 17, dtype=torch.long))
+
+
+OLD_HEAD = {"hidden_features": 24, "dropout": 0.1, "classes": 5}
+GATED_HEAD = {**OLD_HEAD, "zero_shot_temperature": 2.0, "gate_rank": 4}
+
+
+def filled_head(arguments: dict) -> PictureHead:
+    """A head whose tensors are all drawn, with a gate that is neither open nor closed."""
+    head = PictureHead(16, 8, **arguments).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, tensor in head.state_dict().items():
+            if not name.endswith("threshold"):
+                tensor.copy_(torch.rand(tensor.shape, generator=generator))
+        if head.gate is not None:
+            head.gate.threshold.copy_(head.gate.distance(torch.rand(9, 16, generator=generator)).mean())
+    return head
+
+
+def pooled_features() -> torch.Tensor:
+    return torch.rand(6, 16, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def test_old_form_of_the_head_is_the_sum_of_layers_and_classes():
+    head, x = filled_head(OLD_HEAD), pooled_features()
+    assert set(head.state_dict()) == {
+        *("norm.weight", "norm.bias", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"),
+        *("classifier.weight", "classifier.bias", "class_vectors", "class_scale", "class_weight"),
+    }
+    seen = F.softmax(head.class_scale * head.classifier(x), dim=-1) @ head.class_vectors
+    torch.testing.assert_close(head(x), head.fc2(F.gelu(head.fc1(head.norm(x)))) + head.class_weight * seen)
+
+
+@torch.no_grad()
+def test_gated_head_lies_between_the_trained_and_the_zero_shot_vector():
+    head, x = filled_head(GATED_HEAD), pooled_features()
+    old = PictureHead(16, 8, **OLD_HEAD).eval()
+    old.load_state_dict({name: tensor for name, tensor in head.state_dict().items() if name in old.state_dict()})
+    gate = head.gate(x)
+    assert ((gate > 0.01) & (gate < 0.99)).any()
+    zero_shot = F.normalize(F.softmax(head.classifier(x) / 2, dim=-1) @ head.zero_shot_vectors, dim=-1)
+    expected = gate * old(x) + (1 - gate) * zero_shot * old(x).norm(dim=-1, keepdim=True)
+    torch.testing.assert_close(head(x), expected)
+    head.gate.threshold.fill_(1e4)
+    torch.testing.assert_close(head(x), old(x), atol=1e-5, rtol=1e-5)
+    head.gate.threshold.fill_(1e-4)
+    torch.testing.assert_close(F.normalize(head(x), dim=-1), zero_shot)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("arguments", [OLD_HEAD, GATED_HEAD], ids=("old", "gated"))
+def test_either_form_of_the_head_is_saved_and_loaded(tmp_path, arguments):
+    config = OpenCLIPModel.from_pretrained(tiny.open_clip_folder(tmp_path / "plain", "timm_hf")).config
+    config.picture_head = arguments
+    model = OpenCLIPModel(config).eval()
+    for name, tensor in model.model.visual.head.state_dict().items():
+        tensor.copy_(torch.rand(tensor.shape, generator=torch.Generator().manual_seed(len(name))))
+    model.save_pretrained(tmp_path / "saved")
+    again = OpenCLIPModel.from_pretrained(tmp_path / "saved")
+    assert_same_weights(again.state_dict(), model.state_dict())
+    assert again.config.picture_head == arguments
+    x = torch.rand(4, config.vision_width)
+    assert_same_outputs(again.project_image(x), model.project_image(x))
+
+
+@pytest.mark.parametrize("arguments", [{"classes": 0}, {"zero_shot_temperature": 0.0}])
+def test_zero_shot_vectors_need_classes_and_a_temperature(arguments):
+    with pytest.raises(ValueError, match="zero_shot_temperature"):
+        PictureHead(16, 8, **{**GATED_HEAD, **arguments})

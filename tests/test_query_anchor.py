@@ -402,6 +402,14 @@ def test_ready_embeddings_are_anchored_by_their_encoder(ready):
     assert processor.anchor_encoder.asked  # still there
 
 
+def test_ready_embeddings_have_no_weight_that_cannot_train(ready):
+    model, processor = ready
+    model.get_multimodal_features(**processor.process_queries(chat(3))).pooler_output.sum().backward()
+    head = dict(model.heads.query_anchor.named_parameters())
+    assert "image_weight" not in head
+    assert all(bool(parameter.grad.any()) for parameter in head.values())
+
+
 def test_without_their_encoder_the_error_says_how_to_name_it(ready):
     model, processor = ready
     processor.anchor_encoder = None

@@ -83,7 +83,7 @@ def test_heads_only_and_full_release_agree(folder):
 def test_committed_heads_are_small_named_and_complete():
     folders = (HEADS, HEADS.with_name("clip-lite2-minilm"))
     size = sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors"))
-    assert size < 10_000_000
+    assert size < 12_000_000
     config = json.loads((HEADS / "config.json").read_text())
     assert config["heads_only"] is True
     assert not any(

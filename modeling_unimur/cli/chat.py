@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", metavar="DIR", type=Path, help="saved index (default: the one that `unimur demo` used last)"
     )
+    parser.add_argument(
+        "--coherent", action="store_true", help="rank texts and images by how well they agree with each other too"
+    )
 
 
 def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
@@ -71,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         # Importing it gives input() line editing and history; Windows has none.
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")
-    converse(ChatSession(retriever, pictures, top_k=TOP_K), sys.stdout, input if is_typed else _piped_line)
+    session = ChatSession(retriever, pictures, top_k=TOP_K, options={"coherent": args.coherent})
+    converse(session, sys.stdout, input if is_typed else _piped_line)
     return 0
 
 

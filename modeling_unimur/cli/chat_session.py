@@ -35,11 +35,13 @@ class ChatSession:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
         pictures: what is known of the index's pictures, by id; others are named by their id.
         top_k: answers of each kind.
+        options: further options of each call, such as `{"coherent": True}`.
     """
 
     retriever: Any
     pictures: Mapping[str, Picture] = field(default_factory=dict)
     top_k: int = 3
+    options: Mapping[str, Any] = field(default_factory=dict)
     messages: list[dict] = field(default_factory=list)
     pending: list[Path] = field(default_factory=list)
     last: list[RankedPicture] = field(default_factory=list)
@@ -52,7 +54,7 @@ class ChatSession:
         parts: list[dict] = [{"type": "text", "text": text}] if text else []
         parts += [{"type": "image", "image": str(path)} for path in self.pending]
         messages = [*self.messages, {"role": "user", "content": parts}]
-        found = self.retriever(messages, top_k=self.top_k)
+        found = self.retriever(messages, top_k=self.top_k, **self.options)
         replies = [RankedReply(item["text"], float(item["score"])) for item in found["text"]]
         self.last = [RankedPicture(self._picture(item), float(item["score"])) for item in found["image"]]
         self.messages = messages

@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search.add_argument("query", metavar="TEXT", nargs="?", help="what is said")
     search.add_argument("--image", metavar="PATH", help="a picture that is shown with it")
     _common(search)
-    search.add_argument("--modality", choices=("both", "text", "image", "joint"), default="both")
+    search.add_argument("--modality", choices=("both", "text", "image", "joint", "pair"), default="both")
+    search.add_argument(
+        "--coherent", action="store_true", help="rank texts and images by how well they agree with each other too"
+    )
     search.add_argument("--top-k", type=_positive, default=5, metavar="N", help="default: 5")
     search.add_argument(
         "--where", action="append", default=[], metavar="CONDITION", help="on payloads: licence=cc0, 'year>=2020'"
@@ -151,14 +154,20 @@ def _search(args: argparse.Namespace) -> int:
     model, opening = model_folder(args.model), opening_arguments(args)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     messages = [{"role": "user", "content": parts}]
-    found = retriever(messages, top_k=args.top_k, modality=args.modality, where=where or None)
+    options = {"top_k": args.top_k, "modality": args.modality, "coherent": args.coherent}
+    found = retriever(messages, where=where or None, **options)
     if args.json:
         print(json.dumps(found, ensure_ascii=False))
         return 0
     terminal = Terminal(sys.stdout)
-    for kind, hits in (found if isinstance(found, dict) else {"joint": found}).items():
+    for kind, hits in (found if isinstance(found, dict) else {args.modality: found}).items():
         terminal.write(f"{kind}:")
         for hit in hits:
-            named = hit.get("text") or hit.get("caption") or hit.get("image") or hit["id"]
-            terminal.write(f"  {hit['score']:.3f}  {hit['id']}" + (f"  {named}" if named != hit["id"] else ""))
+            parts = [hit["text"], hit["image"]] if kind == "pair" else [hit]
+            terminal.write(f"  {hit['score']:.3f}  {'  +  '.join(map(_line, parts))}")
     return 0
+
+
+def _line(hit: dict) -> str:
+    named = hit.get("text") or hit.get("caption") or hit.get("image") or hit["id"]
+    return hit["id"] + (f"  {named}" if named != hit["id"] else "")

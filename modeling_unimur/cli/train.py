@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
         return _tell(recipe, train(recipe, args.resume, args.overwrite))
     recipe.training.resume_from_checkpoint = starting_point(recipe.training, args.resume, args.overwrite)
-    if recipe.task == "clip":
+    if recipe.task == "clip" and recipe.data.images:
+        from ..training.train_captioned_images import train
+    elif recipe.task == "clip":
         from ..training.train_clip import train
     else:
         from ..training.train_unimur import train

@@ -2,19 +2,18 @@
 
 import copy
 import hashlib
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+
+from .shards import map_tensors, read_shards, write_shard
 
 # Bytes of a key. Half of SHA-256: no two of some million different contents ever share one.
 KEY_BYTES = 16
 KEY_TYPE = np.dtype(f"S{KEY_BYTES}")
-_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 # Fewer rows a file than this are taken one by one.
 _SPREAD = 8
 # Sorted runs of keys that are searched one after the other before they are merged.
@@ -27,30 +26,6 @@ def key_of(content: "str | bytes") -> bytes:
     digest = hashlib.sha256(data).digest()
     # numpy drops zero bytes at the end of a string, so that none ends with one.
     return digest[: KEY_BYTES - 1] + bytes([digest[KEY_BYTES - 1] | 1])
-
-
-def map_tensors(path: "str | os.PathLike") -> "dict[str, torch.Tensor]":
-    """Tensors of a safetensors file as views of the mapped file: what is never indexed is never read.
-
-    Raises:
-        ValueError: the file is damaged; the message names it.
-    """
-    size = os.path.getsize(path)
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        flat = torch.empty(0, dtype=torch.uint8).set_(
-            torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size), 0, (size,)
-        )
-        tensors = {}
-        for name, about in header.items():
-            begin, end = (8 + length + offset for offset in about["data_offsets"])
-            tensors[name] = flat[begin:end].view(_TYPES[about["dtype"]]).view(about["shape"])
-    except (ValueError, KeyError, RuntimeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it, and what it held is computed again.") from error
-    return tensors
 
 
 class StoredRows:
@@ -131,12 +106,16 @@ class RowStore:
     Each shard is written whole, aside and renamed, so a run that is killed leaves nothing half-written, and several
     processes may write at once. Keys are held in memory, 24 bytes a row; rows are not.
 
+    Opening a store compares all shards with their checksums, see `shards.read_shards`; the rows of a damaged one are
+    not there.
+
     Args:
-        folder: of this store; made when the first shard is written.
+        folder: of this store; made when the first shard is written. Its name is the store's identity, and says what
+            the rows depend on besides their keys.
         dtype: of the rows on disk: float32, bfloat16 or uint8.
 
     Raises:
-        ValueError: a shard is damaged.
+        PermissionError: a shard may not be read.
     """
 
     def __init__(self, folder: "str | os.PathLike", dtype: torch.dtype = torch.float32):
@@ -145,25 +124,32 @@ class RowStore:
         self._starts: list[int] = []
         self._count, self._width = 0, 0
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
-        keys = [self._adopt(shard) for shard in sorted(self.folder.glob("*.safetensors"))]
-        if keys:
-            self._runs = [self._sorted(np.concatenate(keys), 0)]
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes in the shards that others have written since."""
+        start, found = self._count, []
+        for shard, (keys, width) in read_shards(self.folder, _columns, set(self._files)):
+            self._adopt(shard, len(keys), width)
+            found.append(keys)
+        if found:
+            self._include(np.concatenate(found), start)
 
     @staticmethod
     def _sorted(keys: np.ndarray, start: int) -> "tuple[np.ndarray, np.ndarray]":
         order = np.argsort(keys, kind="stable")
         return keys[order], order + start
 
-    def _adopt(self, shard: Path) -> np.ndarray:
-        held = map_tensors(shard)
-        if set(held) != {"features", "keys"} or len(held["features"]) != len(held["keys"]):
-            raise ValueError(f"{shard} is no shard of rows and keys: delete it.")
-        keys = np.ascontiguousarray(held["keys"].numpy()).view(KEY_TYPE).reshape(-1).copy()
+    def _adopt(self, shard: Path, count: int, width: int) -> None:
         self._files.append(shard)
         self._starts.append(self._count)
-        self._count += len(keys)
-        self._width = held["features"].shape[1]
-        return keys
+        self._count += count
+        self._width = width
+
+    def _include(self, keys: np.ndarray, start: int) -> None:
+        self._runs.append(self._sorted(keys, start))
+        if len(self._runs) > _RUNS:
+            self._merge()
 
     def __len__(self) -> int:
         return self._count
@@ -198,23 +184,27 @@ class RowStore:
         """Writes a shard of rows `(n, width)`; keys that are already there are no error, and the first row counts."""
         if not keys:
             return
-        packed = np.array(keys, dtype=KEY_TYPE)
+        packed, start = np.array(keys, dtype=KEY_TYPE), self._count
         table = torch.from_numpy(packed.view(np.uint8).reshape(-1, KEY_BYTES).copy())
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(np.sort(packed).tobytes()).hexdigest()[:16]
-        aside, shard = self.folder / f".{name}.{os.getpid()}", self.folder / f"{name}.safetensors"
-        save_file({"features": rows.to(self.dtype).contiguous().cpu(), "keys": table}, aside)
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, shard)
-        start = self._count
-        self._runs.append(self._sorted(self._adopt(shard), start))
-        if len(self._runs) > _RUNS:
-            self._merge()
+        # The same keys in another order are another file: whoever has mapped this one knows its rows by number.
+        name = hashlib.sha256(packed.tobytes()).hexdigest()[:16]
+        shard = write_shard(self.folder, name, {"features": rows.to(self.dtype), "keys": table})
+        self._adopt(shard, len(keys), rows.shape[1])
+        self._include(packed, start)
 
     def rows(self, numbers: np.ndarray) -> StoredRows:
         """The rows of these numbers, in this order, not read yet."""
         return StoredRows(list(self._files), np.array(self._starts, dtype=np.int64), numbers, self._width)
 
 
-__all__ = ["KEY_BYTES", "KEY_TYPE", "RowStore", "StoredRows", "key_of", "map_tensors"]
+def _columns(tensors: "dict[str, torch.Tensor]") -> "tuple[np.ndarray, int]":
+    """Keys of a shard `(n,)`, and the width of its rows."""
+    if set(tensors) != {"features", "keys"}:
+        raise ValueError("it holds no rows and keys")
+    features, keys = tensors["features"], tensors["keys"]
+    if features.ndim != 2 or keys.dtype != torch.uint8 or keys.shape != (len(features), KEY_BYTES):
+        raise ValueError("its rows and keys do not agree")
+    return np.ascontiguousarray(keys.numpy()).view(KEY_TYPE).reshape(-1).copy(), features.shape[1]
+
+
+__all__ = ["KEY_BYTES", "KEY_TYPE", "RowStore", "StoredRows", "key_of"]

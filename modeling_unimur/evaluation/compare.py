@@ -35,6 +35,8 @@ class SystemResult:
         milliseconds: median time of a turn, warm: one dialogue read and scored against all candidates; or None.
         megabytes_beyond, megabytes_total: weights, as in `systems.Weights`.
         seconds_candidates: what `index` took; the first system of a dual encoder pays for all that share it.
+        consistent: 100 for a dialogue whose first text and first picture are right for one and the same dialogue, be
+            it this one or another, else 0; None without dialogues that have both.
     """
 
     name: str
@@ -46,6 +48,7 @@ class SystemResult:
     megabytes_beyond: float
     megabytes_total: float
     seconds_candidates: float
+    consistent: list[float] | None = None
 
 
 @dataclass
@@ -121,9 +124,10 @@ def _run(system, dialogues, gallery, right, timed) -> SystemResult:
     messages = [list(dialogue.messages) for dialogue in dialogues]
     queries = system.encode_queries(messages)
     long = np.array([len(dialogue.messages) >= _LONG for dialogue in dialogues])
-    recalls, by_turns, ranks = {}, {}, {}
+    recalls, by_turns, ranks, first = {}, {}, {}, {}
     for kind, mask in right.items():
         found = np.asarray(system.scores(queries, kind), dtype=np.float64)
+        first[kind] = found.argmax(axis=1)
         one = [first_right_ranks(found[n : n + 1], np.array([True]), mask[n])[0] for n in range(len(mask))]
         ranks[kind] = [int(rank) or None for rank in one]
         recalls[kind] = {f"r{k}": vars(bootstrap(_hits(ranks[kind], k))).copy() for k in CUTOFFS}
@@ -146,7 +150,18 @@ def _run(system, dialogues, gallery, right, timed) -> SystemResult:
         megabytes_beyond=megabytes(weights.beyond),
         megabytes_total=megabytes(weights.total),
         seconds_candidates=seconds,
+        consistent=_consistent(right, first),
     )
+
+
+def _consistent(right: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> list[float] | None:
+    both = np.ones(len(next(iter(right.values()))), dtype=bool)
+    for mask in right.values():
+        both &= mask.any(axis=1)
+    if len(right) < len(KINDS) or not both.any():
+        return None
+    found = np.logical_and(*(right[kind][:, first[kind]] for kind in KINDS)).any(axis=0)
+    return (100.0 * found[both]).tolist()
 
 
 def _hits(ranks: Sequence[int | None], cutoff: int) -> np.ndarray:

@@ -112,7 +112,7 @@ def _slug(text: str) -> str:
 
 def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
     """The block at the top of a card, with the results as the Hub's `model-index`."""
-    bases = [getattr(config, f"{part}_base_model", None) for part in ("text", "clip")]
+    bases = [getattr(config, f"{part}_base_model", None) for part in ("text", "clip", "anchor")]
     named = [base for base in bases if base]
     results = [
         EvalResult(
@@ -142,7 +142,9 @@ def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
 def _described(config: PreTrainedConfig, part: str) -> str:
     sub = getattr(config, f"{part}_config")
     if sub is None:
-        return "none: candidates are ready embeddings"
+        encoder = getattr(config, "anchor_base_model", None)
+        made = f" of [{encoder}](https://huggingface.co/{encoder})" if encoder else ""
+        return f"none: candidates are ready embeddings{made}"
     base, revision = (getattr(config, f"{part}_base_{key}", None) for key in ("model", "revision"))
     where = f"[{base}](https://huggingface.co/{base}) at `{revision}`" if base else "in this folder"
     if base is None and getattr(config, "heads_only", False):
@@ -156,6 +158,7 @@ def _parts(config: PreTrainedConfig, trained: int) -> list[tuple[str, str, str]]
     if config.model_type == "univl_dr":
         return [(*dual, f"yes, {trained:,} parameters")]
     heads = "picture -> language model, language model -> embedding, [RET], temperature"
+    heads += ", anchor of the query" if config.query_anchor != "none" else ""
     language_model = ("language model", _described(config, "text"), "no")
     return [language_model, (*dual, "no"), ("heads", heads, f"yes, {trained:,} parameters")]
 
@@ -192,6 +195,8 @@ def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str
     needs = "torch, transformers 5.10.1 or newer and pillow"
     if config.clip_config is not None and config.clip_config.model_type == "open_clip":
         needs += ", and `open_clip_torch`"
+    if getattr(config, "anchor_base_model", None) is not None:
+        needs += ", and `sentence-transformers`"
     missing = {"text": "language_model", "clip": "clip"}
     missing = [
         name

@@ -21,8 +21,9 @@ _METHODS = {
     "text": "get_text_features",
     "image": "get_image_features",
 }
+_IMAGE_INPUTS = ("pixel_values", "pixel_attention_mask", "spatial_shapes")
 _INPUTS = (
-    "input_ids", "attention_mask", "pixel_values", "pixel_attention_mask", "spatial_shapes", "caption_mask",
+    "input_ids", "attention_mask", *_IMAGE_INPUTS, "caption_mask",
     "anchor_input_ids", "anchor_attention_mask", "anchor_text_mask", "anchor_features", "turn_statistics",
 )  # fmt: skip
 
@@ -186,9 +187,13 @@ class UniMuRTransformer(InputModule):
             for name, nothing in (("anchor_text_mask", False), ("anchor_features", 0), ("turn_statistics", 0)):
                 if name in features:
                     features[name][empty] = nothing
-        if "pixel_values" in features:  # lets a cached loss cut a batch where contexts have several images
+        if "pixel_values" in features:
+            # A cached loss cuts every tensor by rows, and a row has any number of images: they go by the row that has
+            # them, in no tensor of the batch.
             places = (features["input_ids"] == self.processor.image_token_id).sum(dim=1)
-            features["num_images_per_sample"] = places // self.processor.num_visual_tokens
+            counts = (places // self.processor.num_visual_tokens).tolist()
+            features["row_images"] = {key: features.pop(key).split(counts) for key in _IMAGE_INPUTS if key in features}
+            features["rows"] = torch.arange(len(dialogues))
         return features
 
     @staticmethod
@@ -216,6 +221,10 @@ class UniMuRTransformer(InputModule):
     def _embed(self, features: dict) -> torch.Tensor:
         method = getattr(self.model, _METHODS[features["reading"]])
         given = {key: features[key] for key in _INPUTS if isinstance(features.get(key), torch.Tensor)}
+        for key, images in features.get("row_images", {}).items():
+            some = torch.cat([images[row] for row in features["rows"].tolist()])
+            if len(some):
+                given[key] = some
         return method(**{key: value.to(self.model.device) for key, value in given.items()}).pooler_output
 
     # -- files ------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,16 +96,22 @@ class FaissIndex(SavedIndex):
         return {item for item in ids if item in self._parts[kind].rows}
 
     def _search(
-        self, vectors: np.ndarray, top_k: int, kinds: Sequence[str], where: tuple[Condition, ...]
+        self,
+        vectors: np.ndarray,
+        top_k: int,
+        kinds: Sequence[str],
+        where: tuple[Condition, ...],
+        with_vectors: bool,
     ) -> list[list[Hit]]:
         parts = [(kind, self._parts[kind]) for kind in kinds if len(self._parts[kind])]
         found = [part.search(vectors, top_k, where) for _, part in parts]
         hits: list[list[Hit]] = [[] for _ in vectors]
         for (kind, part), (scores, rows) in zip(parts, found, strict=True):
             ids, payloads = part.ids, part.payloads
+            stored = iter(part.vectors(rows[rows >= 0])) if with_vectors else itertools.repeat(None)
             for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
                 hits[place] += [
-                    Hit(ids[row], value, kind, json.loads(payloads[row]))
+                    Hit(ids[row], value, kind, json.loads(payloads[row]), vector=next(stored))
                     for value, row in zip(values, numbers, strict=True)
                     if row >= 0
                 ]

@@ -73,6 +73,7 @@ class FaissPart:
             self._stored = inner
         self._numbered = isinstance(inner, faiss.IndexIVF)  # keeps row numbers, may have gaps
         self._selectors: dict[str, tuple] = {}
+        self._places: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -83,6 +84,10 @@ class FaissPart:
         return self.index.ntotal - len(self.rows)
 
     # -- change -----------------------------------------------------------------------------------------------------
+    def _changed(self) -> None:
+        self._selectors.clear()
+        self._places = None
+
     def train(self, vectors: np.ndarray) -> None:
         """Fits cells and codes to a sample of the vectors to come, `(sample, width)`.
 
@@ -123,7 +128,7 @@ class FaissPart:
                 self.ids.append(ids[place])
                 self.payloads.append(payloads[place])
                 self.rows[ids[place]] = row
-        self._selectors.clear()
+        self._changed()
         return len(known)
 
     def _matrix(self) -> np.ndarray:
@@ -137,7 +142,7 @@ class FaissPart:
 
     def remove(self, ids: list[str]) -> None:
         """Removes candidates that are there."""
-        self._selectors.clear()
+        self._changed()
         if not self.exact:
             for item in ids:
                 self._bury(item)
@@ -155,7 +160,7 @@ class FaissPart:
         """Frees the tombstones; a graph is built again, which takes as long as building it did."""
         if not self.tombstones:
             return
-        self._selectors.clear()
+        self._changed()
         if self._numbered:
             listed = np.ones(len(self.ids), bool)
             listed[list(self.rows.values())] = False
@@ -235,6 +240,41 @@ class FaissPart:
                 self._selectors.pop(next(iter(self._selectors)))
             self._selectors[name] = (faiss.IDSelectorBitmap(bits), sum(chosen))
         return self._selectors[name]
+
+    # -- vectors ----------------------------------------------------------------------------------------------------
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors `(rows, width)` of rows by their numbers; of codes, what they decode to.
+
+        Raises:
+            ValueError: what stands before the codes cannot be undone.
+        """
+        if not len(rows):
+            return np.empty((0, self.index.d), np.float32)
+        found = self._decoded(rows) if self._numbered else self._inner.reconstruct_batch(rows)
+        if self._before is not None:
+            chain = self._before.chain
+            try:
+                for place in reversed(range(chain.size())):
+                    found = faiss.downcast_VectorTransform(chain.at(place)).reverse_transform(found)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self.factory!r} gives no vectors back: coherent replies need an index without whitening."
+                ) from error
+        return found
+
+    def _decoded(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of an inverted file, which finds them by cell and place in it."""
+        inner, lists = self._inner, self._inner.invlists
+        if self._places is None:
+            self._places = np.full((len(self.ids), 2), -1, np.int64)
+            for cell in range(inner.nlist):
+                if size := lists.list_size(cell):
+                    numbers = faiss.rev_swig_ptr(lists.get_ids(cell), size)
+                    self._places[numbers, 0], self._places[numbers, 1] = cell, np.arange(size)
+        found = np.empty((len(rows), inner.d), np.float32)
+        for vector, (cell, place) in zip(found, self._places[rows].tolist(), strict=True):
+            inner.reconstruct_from_offset(cell, place, faiss.swig_ptr(vector))
+        return found
 
     # -- files ------------------------------------------------------------------------------------------------------
     def write(self, folder: Path, name: str) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -168,7 +169,12 @@ class MilvusIndex(VectorIndex):
 
     # -- search -----------------------------------------------------------------------------------------------------
     def _search(
-        self, vectors: np.ndarray, top_k: int, kinds: Sequence[str], where: tuple[Condition, ...]
+        self,
+        vectors: np.ndarray,
+        top_k: int,
+        kinds: Sequence[str],
+        where: tuple[Condition, ...],
+        with_vectors: bool,
     ) -> list[list[Hit]]:
         if top_k > MAX_TOP_K:
             raise ValueError(f"Milvus returns at most {MAX_TOP_K} hits a query, not {top_k}.")
@@ -178,7 +184,7 @@ class MilvusIndex(VectorIndex):
         found: list[list[Hit]] = []
         for part in self._parts(vectors):
             found += self._ask(vectors[part], top_k, " and ".join(filters), where)
-        return found
+        return self._with_vectors(found) if with_vectors else found
 
     def _ask(self, vectors: np.ndarray, top_k: int, expression: str, where: tuple[Condition, ...]) -> list[list[Hit]]:
         limit = top_k
@@ -203,6 +209,16 @@ class MilvusIndex(VectorIndex):
             if not short or limit == MAX_TOP_K:
                 return found
             limit = min(MAX_TOP_K, 8 * limit)
+
+    def _with_vectors(self, found: list[list[Hit]]) -> list[list[Hit]]:
+        """Hits with their vectors; one that another client has removed since it was found is left out."""
+        keys = list(dict.fromkeys(_key(hit.kind, hit.id) for hits in found for hit in hits))
+        vectors = {}
+        for part in self._parts(keys):
+            rows = self._client.get(self.collection, ids=keys[part], output_fields=["key", "vector"])
+            vectors |= {row["key"]: np.asarray(row["vector"], np.float32) for row in rows}
+        pairs = [[(hit, vectors.get(_key(hit.kind, hit.id))) for hit in hits] for hits in found]
+        return [[replace(hit, vector=vector) for hit, vector in row if vector is not None] for row in pairs]
 
     @locked
     def count(self, kind: str | None = None) -> int:

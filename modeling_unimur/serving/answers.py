@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..vector_index import KINDS
 from .public_names import PublicNames
 from .refusal import Refused
 from .requests import RetrievalRequest
@@ -46,7 +47,8 @@ class Answerer:
         self._state, self._searches = threading.Condition(), 0
 
     def __call__(self, requests: list[RetrievalRequest]) -> list[dict | Exception]:
-        """An answer `{"text": [...], "image": [...]}` or `{"joint": [...]}` to each request, or why there is none."""
+        """An answer to each request, or why there is none: `{"text": [...], "image": [...]}`, `{"joint": [...]}` or
+        `{"pair": [{"score", "text", "image"}]}`."""
         vectors = self.embed(requests)
         good = [number for number, vector in enumerate(vectors) if not isinstance(vector, Exception)]
         answers: list = list(vectors)
@@ -87,7 +89,7 @@ class Answerer:
 
     def count(self) -> dict[str, int]:
         """Candidates by kind."""
-        return {kind: self.retriever.index.count(kind) for kind in ("text", "image")}
+        return {kind: self.retriever.index.count(kind) for kind in KINDS}
 
     @contextmanager
     def _current_index(self) -> Iterator[None]:
@@ -129,10 +131,15 @@ class Answerer:
         return error
 
     def _ranked(self, vectors: torch.Tensor, request: RetrievalRequest) -> list[dict]:
-        options = {"top_k": request.top_k, "modality": request.modality, "where": request.where}
+        options = {name: getattr(request, name) for name in ("top_k", "modality", "where", "coherent")}
         rows = self.retriever.rank(vectors, **options)
-        found = [row if isinstance(row, dict) else {"joint": row} for row in rows]
-        return [{kind: [self.names.hit(hit) for hit in hits] for kind, hits in row.items()} for row in found]
+        found = [row if isinstance(row, dict) else {request.modality: row} for row in rows]
+        return [{kind: [self._shown(hit, kind) for hit in hits] for kind, hits in row.items()} for row in found]
+
+    def _shown(self, hit: dict, kind: str) -> dict:
+        if kind != "pair":
+            return self.names.hit(hit)
+        return {"score": hit["score"], **{one: self.names.hit(hit[one]) for one in KINDS}}
 
 
 __all__ = ["Answerer"]

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..payload_filters import conditions
+from ..vector_index import MODALITIES
 from .encoded_image import EncodedImage
 from .limits import ServingLimits
 from .refusal import Refused
 
-MODALITIES = ("both", "text", "image", "joint")
 ROLES = ("user", "assistant", "system", "developer", "tool")
-_FIELDS = {"messages", "top_k", "modality", "where"}
+_FIELDS = {"messages", "top_k", "modality", "where", "coherent"}
 # Signs between JSON values, beside those that stand in texts: each may cost Python a hundred bytes.
 _MARKS_A_PART = 100
 # What an image of at most a million pixels costs, in tokens of text.
@@ -27,7 +27,7 @@ class RetrievalRequest:
 
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
-        top_k, modality, where: of the pipeline.
+        top_k, modality, where, coherent: of the pipeline.
         tokens: of its words, about.
         client: whose chat this is, so that it may begin where an earlier request of the same client has ended; None
             for one that does not say.
@@ -39,6 +39,7 @@ class RetrievalRequest:
     where: dict | None = None
     tokens: int = 1
     client: str | None = None
+    coherent: bool = False
     images: list[EncodedImage] = field(default_factory=list)
 
     def decode(self) -> RetrievalRequest:
@@ -60,11 +61,11 @@ class RetrievalRequest:
     @property
     def order(self) -> tuple:
         """Requests of the same order are ranked in one search."""
-        return self.top_k, self.modality, json.dumps(self.where, sort_keys=True)
+        return self.top_k, self.modality, self.coherent, json.dumps(self.where, sort_keys=True)
 
 
 def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
-    """Reads `{"messages": [...], "top_k", "modality", "where"}`.
+    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent"}`.
 
     Messages are chat messages; an image comes with its bytes, as `{"type": "image", "image": "<base64>"}`, with or
     without `data:image/png;base64,` in front. Paths and addresses are refused: no client has the server open files.
@@ -100,13 +101,17 @@ def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
         raise Refused(422, f"top_k must be a whole number from 1 to {limits.top_k}, got {top_k!r:.40}.")
     if modality not in MODALITIES:
         raise Refused(422, f"modality must be one of {MODALITIES}, got {modality!r:.40}.")
+    coherent = request.get("coherent", False)
+    if not isinstance(coherent, bool):
+        raise Refused(422, f"coherent must be true or false, got {coherent!r:.40}.")
     _check_filter(where, limits)
     reader = _Reader(limits)
     messages = [_in_message(number, reader.message, message) for number, message in enumerate(request["messages"])]
     if not (reader.has_words or reader.images):
         raise Refused(422, "The dialogue is empty: it needs at least one word or one image.")
     # A token has about four bytes of English, and never less than one of anything.
-    return RetrievalRequest(messages, top_k, modality, where, reader.bytes // 2 + 1, images=reader.images)
+    tokens = reader.bytes // 2 + 1
+    return RetrievalRequest(messages, top_k, modality, where, tokens, coherent=coherent, images=reader.images)
 
 
 def _no_number(name: str) -> None:

@@ -56,8 +56,10 @@ def cache_recipe(
         `dict`: the splits as `load_pairs` gives them.
 
     Raises:
-        ValueError: task univl_dr, which computes the features of a frozen image tower when it begins to train.
+        ValueError: task univl_dr or `data.images`, whose features are computed when the training begins.
     """
+    if getattr(recipe.data, "images", None):
+        raise ValueError("The features of data.images are computed when training begins: run `unimur train` alone.")
     if recipe.task == "univl_dr":
         raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
     clip, image_processor, tokenizer = load_dual_encoder(recipe.model.clip, recipe.model.clip_revision, device)

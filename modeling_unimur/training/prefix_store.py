@@ -1,12 +1,11 @@
 """Keys and values of contexts before [RET], computed once and kept in memory."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 
+from ..data.shards import read_shards, write_shard
 from ..modeling_unimur import UniMuRModel
 from .frozen_features import fingerprint
 
@@ -38,19 +37,16 @@ class PrefixStore:
         self.bytes, self.folder = 0, None
         if folder is not None:
             self.folder = Path(folder) / fingerprint(model.language_model)
-            for shard in sorted(self.folder.glob("*.safetensors")):
-                for key, row in load_file(shard).items():
-                    self._keep(bytes.fromhex(key), row, written=True)
+            for _, rows in read_shards(self.folder, _by_key):
+                for key, row in rows.items():
+                    self._keep(key, row, written=True)
 
     def flush(self) -> None:
         """Writes what the folder lacks."""
         if self.folder is None or not self._unwritten:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(b"".join(self._unwritten)).hexdigest()[:16]
-        aside = self.folder / f".{name}.{os.getpid()}"
-        save_file({key.hex(): row for key, row in self._unwritten.items()}, aside)
-        os.replace(aside, self.folder / f"{name}.safetensors")
+        write_shard(self.folder, name, {key.hex(): row for key, row in self._unwritten.items()})
         self._unwritten, self._unwritten_bytes = {}, 0
 
     @staticmethod
@@ -111,6 +107,12 @@ class PrefixStore:
         for place, row in zip(states, rows, strict=True):
             place[:, :, before - row.shape[2] :] = row
         return states
+
+
+def _by_key(tensors: "dict[str, torch.Tensor]") -> "dict[bytes, torch.Tensor]":
+    if any(row.ndim != 4 for row in tensors.values()):
+        raise ValueError("it holds no keys and values of a language model")
+    return {bytes.fromhex(key): row.clone() for key, row in tensors.items()}
 
 
 __all__ = ["PrefixStore"]

@@ -20,6 +20,12 @@ class ModelArguments:
     """The backbones and the heads on them."""
 
     clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
+    image_head: dict | None = field(
+        default=None,
+        metadata={
+            "help": "With data.images: arguments of a new PictureHead of an open_clip model, which then trains."
+        },
+    )
     language_model: str | None = field(default=None, metadata={"help": "Hub id or folder; only for task unimur."})
     language_model_dtype: str = field(
         default="float32", metadata={"help": "Of the frozen language model; bfloat16 is 2.6 times faster with AMX."}
@@ -44,9 +50,19 @@ class DataArguments:
             "cc3m_validation=PATH and cc3m_test=PATH."
         },
     )
+    images: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task clip: captioned images in place of `sources`; a folder with captions.tsv (file, tab, "
+            "caption), the JSON file of Karpathy's splits, or a `datasets` id."
+        },
+    )
     held_out_fraction: float = field(
         default=0.005,
-        metadata={"help": "Share of cc3m=PATH kept for validation, and for test, where they have no path."},
+        metadata={
+            "help": "Share of cc3m=PATH kept for validation, and for test, where they have no path; of `images` for "
+            "validation."
+        },
     )
     feature_dtype: str = field(
         default="float32",
@@ -237,6 +253,8 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         value = getattr(recipe.model, name, None)
         if value:
             setattr(recipe.model, name, value.replace("$UNIMUR_CACHE", str(cache_dir())))
+    if recipe.task == "unimur" and (recipe.data.images or recipe.model.image_head):
+        raise ValueError(f"{path}: data.images and model.image_head are for task clip; leave them out.")
     if recipe.task == "unimur" and not recipe.model.language_model:
         raise ValueError(f"{path}, section `model`: task unimur needs language_model.")
     return recipe

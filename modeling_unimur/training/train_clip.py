@@ -17,6 +17,7 @@ from ..modeling_open_clip import OpenCLIPModel
 from .clip_pictures import joined, near_twins
 from .clip_rows import ClipRows, Draws, EpochDraws, clip_rows
 from .guards import TrainingGuard
+from .image_gate import fit_gate
 from .pairs import PicturePairs, load_pairs, project
 from .picture_views import ViewOptions
 from .recipes import Recipe
@@ -74,6 +75,12 @@ def twin_groups(pairs: PicturePairs) -> torch.Tensor:
     return joined(first, near_twins(pairs.pooled[:], titles, pairs.pooled[:], titles))
 
 
+def trained_state(model) -> "dict[str, torch.Tensor]":
+    """Tensors by name that a run of task `clip` gives a dual encoder: what trains, and the fitted gate of its head."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return trained | {name: b for name, b in model.named_buffers() if ".head.gate." in name}
+
+
 def train(recipe: Recipe) -> "dict[str, float]":
     """Runs a recipe of task `clip`.
 
@@ -101,6 +108,9 @@ def train(recipe: Recipe) -> "dict[str, float]":
             held_out_fraction=recipe.data.held_out_fraction,
         )
         rows = _training_rows(recipe, model, image_processor, tokenizer, splits)
+    gate = getattr(getattr(model.model.visual, "head", None), "gate", None)
+    if gate is not None:
+        gate.reset()  # the trained part learns alone
     logger.info("%s", parameter_report(model))
     with torch.inference_mode():
         untrained = title_recalls(model.eval(), splits["test"])
@@ -114,16 +124,17 @@ def train(recipe: Recipe) -> "dict[str, float]":
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     output = Path(args.output_dir)
+    if gate is not None:
+        fit_gate(gate, _pooled(rows))
     with torch.no_grad():
-        for parameter in model.parameters():  # the model and the figures are those of the file of half the size
-            if parameter.requires_grad:
-                parameter.copy_(parameter.half())
+        for tensor in trained_state(model).values():  # the model and the figures are those of the smaller file
+            tensor.copy_(tensor.half())
     if not trainer.is_world_process_zero():
         return {}
     model.save_pretrained(output)
     for part in (image_processor, tokenizer):
         part.save_pretrained(output)
-    trained_tensors = {name: p.detach().half().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    trained_tensors = {name: p.detach().half().contiguous() for name, p in trained_state(model).items()}
     save_file(trained_tensors, output / "projection.safetensors", metadata={"format": "pt"})
     results = {
         "task": "clip",
@@ -154,6 +165,10 @@ def _training_rows(recipe: Recipe, model, image_processor, tokenizer, splits) ->
     )
 
 
+def _pooled(rows: Dataset) -> torch.Tensor:
+    return rows.pairs.pooled[:] if isinstance(rows, _Rows) else rows.pooled
+
+
 def _pictures(rows: Dataset) -> int:
     return len(rows.pairs.paths) if isinstance(rows, _Rows) else len(rows)
 
@@ -171,4 +186,4 @@ def _judged(model, splits: "dict[str, PicturePairs]", output: Path) -> dict:
     }
 
 
-__all__ = ["title_ranks", "title_recalls", "train", "twin_groups"]
+__all__ = ["title_ranks", "title_recalls", "train", "trained_state", "twin_groups"]

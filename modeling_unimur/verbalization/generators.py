@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import transformers
+from packaging.version import Version
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -13,6 +15,9 @@ from .ocr import OcrVerbalizer
 
 # Lengths of UniVL-DR's verbalizer are not known; a caption of CC3M has ten words.
 _NEW_TOKENS = 32
+# Before transformers 5.18, GIT counts the positions of its cached tokens twice and leaves padding unmasked: without a
+# cache its words are right.
+_WRONG_CACHES = ("git",) if Version(transformers.__version__) < Version("5.18") else ()
 
 
 class UniMuRVerbalizer:
@@ -71,12 +76,13 @@ class ImageToTextVerbalizer:
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
         self.key = f"image-to-text {_state(source)} {kwargs.get('revision')} {prompt!r} {max_new_tokens}"
         self.processor.tokenizer.padding_side = "left"  # what is generated follows the last token
+        self._options = {"use_cache": False} if self.model.config.model_type in _WRONG_CACHES else {}
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
         """One line a picture."""
         inputs = self._inputs(images, captions).to(self.model.device, self.model.dtype)
-        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False)
+        ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **self._options)
         asked = inputs.get("input_ids")
         if asked is not None and torch.equal(ids[:, : asked.shape[1]], asked):  # decoders repeat what they were asked
             ids = ids[:, asked.shape[1] :]

@@ -93,6 +93,20 @@ class QueryCollator:
         return {**batch, "labels": labels}
 
 
+def next_token_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
+    """Cross-entropy of each token's logits with the label behind it; images may stand before the text.
+
+    Args:
+        outputs: with `logits` `(rows, images and tokens, vocabulary)`.
+        labels: `(rows, tokens)`, -100 where nothing is learned.
+        num_items_in_batch (*optional*): what the sum is divided by; the count of labels by default.
+    """
+    wanted = labels[:, 1:].flatten()
+    logits = outputs.logits[:, -labels.shape[1] : -1].flatten(0, 1)
+    count = (wanted != -100).sum() if num_items_in_batch is None else num_items_in_batch
+    return torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum") / count
+
+
 def train_query_writer(
     source: str,
     retrieval: RetrievalSet,
@@ -125,7 +139,10 @@ def train_query_writer(
     if not torch.accelerator.is_available():
         defaults["use_cpu"] = True
     args = TrainingArguments(output_dir=str(output), **{**defaults, **arguments})
-    trainer = Trainer(model, args, data_collator=QueryCollator(processor, prompt), train_dataset=pairs)
+    # GIT's own loss shifts the labels twice in older transformers (5.13), which teaches every second token.
+    loss = next_token_loss if model.config.model_type == "git" else None
+    collator = QueryCollator(processor, prompt)
+    trainer = Trainer(model, args, data_collator=collator, train_dataset=pairs, compute_loss_func=loss)
     trainer.train()
     if trainer.is_world_process_zero():
         model.save_pretrained(output)

@@ -86,6 +86,26 @@ def test_pipeline(release, dialogue_file):
 
 
 @pytest.mark.slow
+def test_coherent_reply(release, dialogue_file):
+    indexes, options = ("memory", "flat", "hnsw", "ivf"), ["--candidates", 2000]
+    figures = _quick(
+        "coherent_reply", "--model", release, "--dialogues", dialogue_file, *options, "--indexes", *indexes
+    )
+    assert set(figures) == {"candidates", "reference_spread", "busy_retries"} | {
+        f"{index}_{name}"
+        for index in indexes
+        for name in (
+            *(f"{part}_{title}_ms" for part in ("call", "rank") for title in ("plain", "coherent")),
+            *(f"rank_{title}_ms_b8" for title in ("plain", "coherent")),
+            *("call_over_plain", "rank_over_plain", "rank_over_plain_b8", "pair_ms"),
+        )
+    }
+    assert all(math.isfinite(value) for value in figures.values())
+    assert all(value > 0 for name, value in figures.items() if "_ms" in name or "_over_" in name)
+    assert figures["candidates"] == 2000
+
+
+@pytest.mark.slow
 def test_training_step_prints_its_figures(training_figures):
     assert set(training_figures) == TRAINING_STEP
     assert all(math.isfinite(value) for value in training_figures.values())

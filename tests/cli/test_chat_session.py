@@ -44,6 +44,17 @@ def talk(make_picture):
     return type_lines
 
 
+def test_options_are_those_of_each_call():
+    seen = []
+
+    def retriever(messages, **options):
+        seen.append(options)
+        return {"text": [], "image": []}
+
+    ChatSession(retriever, top_k=2, options={"coherent": True}).ask("hello")
+    assert seen == [{"top_k": 2, "coherent": True}]
+
+
 def test_answers_show_texts_titles_and_paths_and_carry_the_conversation_on(talk):
     shown, recorder = talk("hello", "and now?")
     assert shown.count("reply 0") == 2

@@ -31,7 +31,7 @@ def test_a_task_with_every_system_then_a_table_and_a_card(mmdialog, release_fold
     assert record["systems"][0]["revision"].startswith("sha256:")
     assert record["systems"][0]["source"] == str(release_folder)
     assert {entry.metric_name for entry in ModelCard.load(card).data.eval_results} >= {"text_r1", "image_r1"}
-    kept = sorted((tmp_path / "one" / "batches").rglob("*.npy"))
+    kept = sorted((tmp_path / "one" / "batches").rglob("*.safetensors"))
     assert kept
     before = [path.stat().st_mtime_ns for path in kept]
 

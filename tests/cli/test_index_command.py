@@ -37,6 +37,13 @@ def test_build_update_and_search(release_folder, tmp_path, capsys):
     assert "text 2" in shown
     assert "text 0" not in shown
     assert "png" not in shown
+    assert main(["index", "search", "hello", *common, "--coherent", "--json"]) == 0
+    assert all("cosine" in hit for hits in json.loads(capsys.readouterr().out).values() for hit in hits)
+    assert main(["index", "search", "hello", *common, "--modality", "pair", "--top-k", "1"]) == 0
+    title, line = capsys.readouterr().out.splitlines()[-2:]
+    assert title == "pair:"
+    assert "text " in line
+    assert ".png" in line
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from conversion import convert_clip_to_hf, convert_fromage_to_hf
+from conversion import convert_clip_to_hf, convert_fromage_to_hf, convert_gill_to_hf, convert_open_clip_to_hf
 from conversion.heads_release import Backbone
 from modeling_unimur.cli.main import main
 from tests import tiny
 from tests.conversion import clip_checkpoints
 from tests.conversion.test_convert_fromage import make as make_fromage
+from tests.conversion.test_convert_gill import make as make_gill
+from tests.conversion.test_convert_open_clip import source_folder
 from tests.data import published_files
 from tests.data.webqa_files import write_released
 from tests.hub_cache import publish
@@ -65,6 +67,21 @@ def figures(work: Path, name: str) -> dict:
     return {key: value for key, value in record["systems"][0].items() if key in ("values", "means")}
 
 
+def converted_clip(work: Path) -> Path:
+    """A checkpoint of UniVL-DR's training, converted."""
+    tiny.tokenizer(eos=True).save_pretrained(work / "words")
+    state = clip_checkpoints.plain(clip_checkpoints.model_cfg()).state_dict()
+    torch.save({"model": state}, work / "model.best.pt")
+    return convert_clip_to_hf.convert(work / "model.best.pt", work / "clip", tokenizer=work / "words")
+
+
+def converted_open_clip(work: Path) -> Path:
+    """A folder of open_clip, converted."""
+    (work / "open_clip").mkdir()
+    source_folder(work / "open_clip", clip_checkpoints.model_cfg(quick_gelu=False), {"resize_mode": "squash"})
+    return convert_open_clip_to_hf.convert(work / "open_clip", work / "clip")
+
+
 def test_backbones_of_the_hub(work, language_folder, clip_folder):
     cache, run = work / "hub", work / "run"
     for (name, commit), folder in zip(COMMITS.items(), (language_folder, clip_folder), strict=True):
@@ -95,12 +112,11 @@ def test_backbones_of_the_hub(work, language_folder, clip_folder):
     assert figures(work, "again") == figures(work, "whole") == figures(work, "trained")
 
 
-def test_backbones_of_this_machine(work, language_folder, clip_folder, capsys):
-    run, where = work / "run", ["--language-model", language_folder, "--clip", clip_folder]
+def test_backbones_of_this_machine(work, language_folder, capsys):
+    run, clip = work / "run", converted_open_clip(work)
+    where = ["--language-model", language_folder, "--clip", clip]
     settings = {"output_dir": str(run), "max_steps": 2, "save_steps": 2, "eval_steps": 2}
-    recipe = write_recipe(
-        work / "recipe.yaml", write_pictures(work / "images"), language_folder, clip_folder, **settings
-    )
+    recipe = write_recipe(work / "recipe.yaml", write_pictures(work / "images"), language_folder, clip, **settings)
     release = ["release", run, "--repo-id", "acme/unimur", "--card", work / "card.yaml", "--dry-run"]
     commands(
         ["train", recipe],
@@ -123,36 +139,49 @@ def test_backbones_of_this_machine(work, language_folder, clip_folder, capsys):
     assert "--clip /no/such/clip" in capsys.readouterr().err
 
 
-def test_a_converted_fromage(work):
+@pytest.mark.parametrize(
+    ("make", "convert"),
+    [(make_fromage, convert_fromage_to_hf.convert), (make_gill, convert_gill_to_hf.convert)],
+    ids=["fromage", "gill"],
+)
+def test_converted_heads(make, convert, work):
     folders = tiny.language_model(work / "opt", "opt", bos=True), tiny.clip(work / "clip")
-    _, checkpoint = make_fromage(work / "checkpoint")
-    convert_fromage_to_hf.convert(checkpoint, work / "fromage", *(Backbone(str(folder)) for folder in folders))
+    _, checkpoint = make(work / "checkpoint")
+    convert(checkpoint, work / "converted", *(Backbone(str(folder)) for folder in folders))
     where = ["--language-model", folders[0], "--clip", folders[1]]
-    release = ["release", work / "fromage", "--repo-id", "acme/fromage", "--dry-run", "--keep"]
-    asked = ["evaluate", "mmdialog-images", "--data", work / "mmdialog", "--model", work / "fromage"]
+    release = ["release", work / "converted", "--repo-id", "acme/converted", "--dry-run", "--keep"]
+    asked = ["evaluate", "mmdialog-images", "--data", work / "mmdialog", "--systems", "unimur", "--model"]
     shown = commands(
-        [*asked, "--systems", "unimur", "--output", work / "figures", *where],
+        [*asked, work / "converted", "--output", work / "figures", *where],
         [*release, work / "heads", *BASES, *where],
         [*release, work / "full", "--full", *where],
+        [*asked, work / "heads", "--output", work / "again", *where],
+        [*asked, work / "full", "--output", work / "whole"],
     )
     assert shown.count("Loaded in a fresh process") == 2
+    assert (
+        config_of(work / "heads").items() >= {"heads_only": True, "clip_base_revision": COMMITS["acme/clip"]}.items()
+    )
+    assert str(work) not in (work / "full" / "config.json").read_text()
+    assert figures(work, "figures") == figures(work, "again") == figures(work, "whole")
 
 
-def test_a_converted_univl_dr(work):
-    tiny.tokenizer(eos=True).save_pretrained(work / "words")
-    state = clip_checkpoints.plain(clip_checkpoints.model_cfg()).state_dict()
-    torch.save({"model": state}, work / "model.best.pt")
-    convert_clip_to_hf.convert(work / "model.best.pt", work / "clip", tokenizer=work / "words")
+@pytest.mark.parametrize("make", [converted_clip, converted_open_clip])
+def test_a_converted_dual_encoder(make, work):
+    folder = make(work)
     (work / "webqa").mkdir()
     write_released(work / "webqa")
     asked = ["evaluate", "webqa", "--data", work / "webqa", "--setting", "released", "--output"]
     shown = commands(
-        [*asked, work / "converted", "--model", work / "clip"],
-        ["release", work / "clip", "--repo-id", "acme/univl-dr", "--dry-run", "--keep", work / "release"],
+        [*asked, work / "converted", "--model", folder],
+        ["release", folder, "--repo-id", "acme/univl-dr", "--dry-run", "--keep", work / "release"],
         [*asked, work / "released", "--model", work / "release"],
         UNIMUR_CACHE=work / "cache",
     )
     assert "Loaded in a fresh process" in shown
-    assert main([str(word) for word in [*asked, work / "x", "--model", work / "clip", "--clip", work / "clip"]]) == 2
+    assert main([str(word) for word in [*asked, work / "x", "--model", folder, "--clip", folder]]) == 2
     assert config_of(work / "release")["model_type"] == "univl_dr"
+    processor = json.loads((work / "release" / "processor_config.json").read_text())
+    size = json.loads((folder / "preprocessor_config.json").read_text())["size"]
+    assert processor["image_processor"]["size"] == size
     assert figures(work, "converted") == figures(work, "released")

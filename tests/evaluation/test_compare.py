@@ -65,6 +65,14 @@ def test_ranks_and_recalls(comparison):
     assert good.milliseconds > 0
 
 
+def test_consistency_looks_at_the_first_of_each_kind(comparison):
+    # Two dialogues have both. "yes" and a are right for the first, "no" and c for the second, "no" and a for none.
+    good, poor = comparison.systems
+    assert good.consistent == [100.0, 0.0]
+    assert poor.consistent == [100.0, 100.0]  # each the other's
+    assert compare(DIALOGUES[2:3], GALLERY, [Fixed("x", [[1, 0]] * 3, [[1, 0, 0]] * 3)]).systems[0].consistent is None
+
+
 def test_differences_are_paired(comparison):
     found = comparison.difference("good", "poor", "text", 1)
     assert found["mean"] == pytest.approx(200 / 3)

@@ -1,19 +1,24 @@
 """Every protocol end to end on files in the published formats, on the small random model."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import pipeline
 
+from modeling_unimur.coherent_reply import Coherence
 from modeling_unimur.data.dialog_schema import Dialog, Turn
 from modeling_unimur.evaluation import systems
 from modeling_unimur.evaluation.protocols import TaskOptions, task_function
-from modeling_unimur.evaluation.protocols.encoding import Encoded
-from modeling_unimur.evaluation.protocols.mmdialog import reply_figures
+from modeling_unimur.evaluation.protocols.encoding import Encoded, encode
+from modeling_unimur.evaluation.protocols.mmdialog import open_replies, reply_figures, with_coherent_replies
 from modeling_unimur.evaluation.protocols.replies import read_replies
 from modeling_unimur.evaluation.protocols.visdial import visdial_context
 from modeling_unimur.evaluation.systems.base import Gallery
+from modeling_unimur.retrieval_index import RetrievalIndex
 from tests.data import published_files as files
 
 
@@ -34,7 +39,8 @@ def test_mmdialog(layout, tmp_path, some_systems, clip_folder):
     found = run("mmdialog", tmp_path, some_systems, over_return=50, judge=str(clip_folder))
     assert len(found.query_ids) == 8  # two replies in each of four dialogues
     assert set(found.clusters) == {"900", "901", "902", "903"}
-    assert list(found.systems) == ["UniMuR", "CLIP-T, whole dialogue", "BM25", "chance"]
+    names = ["UniMuR", "UniMuR, coherent reply", "CLIP-T, whole dialogue", "BM25", "chance"]
+    assert list(found.systems) == names
     for figures in found.systems.values():
         has_image = ~np.isnan(figures.values["image_r1"])
         assert has_image.sum() == 2
@@ -54,7 +60,7 @@ def test_relevance_in_its_own_space_takes_a_dual_encoder(tmp_path, some_systems)
     files.write_mmdialog(tmp_path)
     found = run("mmdialog", tmp_path, some_systems)
     with_it = [name for name, figures in found.systems.items() if "mm_relevance_own_space" in figures.values]
-    assert with_it == ["UniMuR", "CLIP-T, whole dialogue"]
+    assert with_it == ["UniMuR", "UniMuR, coherent reply", "CLIP-T, whole dialogue"]
     assert found.systems["UniMuR"].values["mm_relevance_own_space"].max() <= 100
 
 
@@ -126,6 +132,38 @@ def test_figures_of_replies_by_hand():
     # a returns t0 (of a) and p1 (of c); c returns t2 and p1, both of c.
     assert [value["consistency"][0], value["consistency"][2]] == [0, 100]
     assert figures.scalars["image_auc"] == 0.5
+
+
+def test_coherent_replies_are_those_of_the_pipeline(tmp_path, pair, some_systems):
+    """Every reply's own candidates in an index of their own."""
+    model, processor = pair
+    files.write_mmdialog(tmp_path)
+    replies, _, _ = open_replies(str(tmp_path), TaskOptions())
+    encoded, _ = encode(some_systems[:1], replies.groups, replies.gallery)
+    both = with_coherent_replies(encoded)
+    assert list(both) == ["UniMuR", "UniMuR, coherent reply"]
+    plain, coherent = (reply_figures(replies, system, TaskOptions(over_return=50)) for system in both.values())
+    for name in ("image_rate", "over_return", "image_rate@over50"):  # what is returned at all goes by the cosines
+        np.testing.assert_array_equal(coherent.values[name], plain.values[name])
+    assert coherent.scalars == plain.scalars
+    retriever = pipeline("multimodal-retrieval", model=model, processor=processor)
+    system, names = both["UniMuR, coherent reply"], {"text": replies.gallery.texts, "image": replies.gallery.image_ids}
+    for place, reply in enumerate(replies.replies):
+        retriever.index = RetrievalIndex()
+        for kind in ("text", "image"):
+            numbers = sorted({*replies.pools[kind][reply.dialog].tolist(), *reply.golds.get(kind, ())})
+            vectors = torch.from_numpy(system.candidates[kind][numbers])
+            retriever.add_embeddings(kind, [names[kind][n] for n in numbers], vectors, [{} for _ in numbers])
+        answer = retriever.rank(torch.from_numpy(system.queries[place : place + 1]), top_k=50, coherent=True)[0]
+        for kind in ("text", "image"):
+            golds = reply.golds.get(kind, ())
+            if len(golds) == 1:
+                rank = [hit["id"] for hit in answer[kind]].index(names[kind][golds[0]]) + 1
+                for k in (1, 5, 10):
+                    assert coherent.values[f"{kind}_r{k}"][place] == 100 * (rank <= k)
+    independent = replace(system, coherence=Coherence(weight=0.0))
+    for name, column in reply_figures(replies, independent, TaskOptions(over_return=50)).values.items():
+        np.testing.assert_array_equal(column, plain.values[name])
 
 
 def test_own_dialogues_in_mmdialogs_format(tmp_path, some_systems, pictures, monkeypatch):
@@ -272,7 +310,7 @@ def test_captions_of_a_folder_and_of_karpathys_splits(tmp_path, some_systems):
     assert np.isfinite(whole.systems["UniMuR"].values["image2caption r1"]).sum() == 3
     split = run("captions", tmp_path / "dataset_coco.json", some_systems)
     assert len(split.query_ids) == 4
-    assert "1 pictures are missing." in split.notes
+    assert "1 images are missing." in split.notes
 
 
 # -- systems ----------------------------------------------------------------------------------------------------------

@@ -8,18 +8,22 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel, pipeline
 
+from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.coherent_reply import DEPTH, Coherence
 from modeling_unimur.evaluation.systems import (
     BM25,
     ClipSpace,
     ClipText,
     ClipTextAnchor,
     ClipTextLinear,
+    CoherentReply,
     Gallery,
     SentenceTransformerSystem,
     UniMuR,
     words_of_dialogue,
     words_of_last_turn,
 )
+from modeling_unimur.evaluation.systems.coherent import coherent_scores
 from modeling_unimur.evaluation.systems.ridge import fit_ridge
 from tests import tiny
 
@@ -242,6 +246,42 @@ def test_unimur_scores_as_its_pipeline_does(mapped, make_model, gallery, picture
     heads = sum(4 * p.numel() for p in retriever.model.heads.parameters())
     language = sum(4 * p.numel() for p in retriever.model.language_model.parameters())
     assert system.weights().beyond == heads + language
+
+
+def test_coherent_replies_rank_as_the_pipeline_does(make_model, gallery, pictures):
+    model, processor = make_model()
+    base = UniMuR(ClipSpace(model, processor))
+    system = CoherentReply(base)
+    assert system.name == "UniMuR, coherent reply"
+    assert system.weights() == base.weights()
+    system.index(gallery)
+    dialogues = [says("look", "who is that"), says("good night")]
+    queries = system.encode_queries(dialogues)
+    retriever = MultimodalRetrievalPipeline(model=model, processor=processor)
+    retriever.add(images=pictures, image_ids=list(gallery.image_ids), texts=list(TEXTS))
+    names = {"text": TEXTS, "image": gallery.image_ids}
+    for kind in ("text", "image"):
+        scores = system.scores(queries, kind)
+        for row, answer in zip(scores, retriever(dialogues, top_k=9, coherent=True), strict=True):
+            assert [hit["id"] for hit in answer[kind]] == [names[kind][n] for n in np.argsort(-row)]
+            assert [hit["score"] for hit in answer[kind]] == pytest.approx(sorted(row, reverse=True), abs=1e-5)
+    independent = CoherentReply(base, Coherence(weight=0.0))
+    np.testing.assert_array_equal(independent.scores(queries, "image"), base.scores(queries, "image"))
+
+
+def test_candidates_behind_the_first_keep_their_order():
+    rng = np.random.default_rng(0)
+    vectors = {kind: rng.normal(size=(count, 8)) for kind, count in (("text", 70), ("image", 60))}
+    scores = {kind: rng.uniform(-1, 1, len(rows)) for kind, rows in vectors.items()}
+    scores["image"][:8] = -np.inf
+    found = coherent_scores(Coherence(), scores, vectors)
+    for kind, row in scores.items():
+        before, after = np.argsort(-row, kind="stable"), np.argsort(-found[kind], kind="stable")
+        assert set(before[:DEPTH]) == set(after[:DEPTH])
+        assert before[DEPTH:].tolist() == after[DEPTH:].tolist()
+    assert np.isneginf(found["image"][:8]).all()
+    scores["image"][:] = -np.inf
+    np.testing.assert_array_equal(coherent_scores(Coherence(), scores, vectors)["text"], scores["text"])
 
 
 def test_a_model_without_a_dual_encoder_is_refused(make_model):

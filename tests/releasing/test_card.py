@@ -76,6 +76,16 @@ def test_heads_that_name_no_backbone_are_loaded_with_them():
     assert "Nothing was measured" in text
 
 
+def test_the_encoder_of_ready_embeddings_is_named():
+    text = {"text_config": {"model_type": "llama", "num_hidden_layers": 2}, "projection_dim": 24}
+    named = {**NAMED, "clip_base_model": None, "query_anchor": "encoder", "anchor_base_model": "acme/encoder"}
+    card = render_card(Card(title="t", licence="mit"), UniMuRConfig(**text, **named), 10)
+    assert ModelCard(card).data.base_model == ["acme/lm", "acme/encoder"]
+    assert "candidates are ready embeddings of [acme/encoder]" in card
+    assert "sentence-transformers" in card
+    assert "anchor of the query" in card
+
+
 def test_a_full_release_is_no_adapter():
     text = render_card(Card(title="t", licence="mit"), config(), 10)
     assert "base_model_relation" not in text

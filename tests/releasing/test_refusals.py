@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from modeling_unimur.releasing.bases import Base
-from modeling_unimur.releasing.refusals import check_release, check_source
+from modeling_unimur.releasing.refusals import check_bases, check_release, check_source
 
 
 @pytest.fixture
@@ -121,6 +121,22 @@ def test_a_base_is_an_id_and_a_commit(text):
     with pytest.raises(ValueError, match=r"ID@COMMIT|no commit"):
         Base.parse(text)
     assert Base.parse("acme/lm@" + "a1" * 20) == Base("acme/lm", "a1" * 20)
+
+
+@pytest.mark.parametrize(
+    ("model", "revision", "told"),
+    [
+        ("acme/encoder", None, "no commit"),
+        ("acme/encoder", "main", "no commit"),
+        ("/data/encoder", "a1" * 20, "local"),
+    ],
+)
+def test_the_encoder_of_an_anchor_is_an_id_and_a_commit(model, revision, told):
+    heads = {"text_config": {}, "text_base_model": "acme/lm", "text_base_revision": "a1" * 20}
+    check_bases(heads)
+    check_bases({**heads, "anchor_base_model": "acme/encoder", "anchor_base_revision": "b2" * 20})
+    with pytest.raises(ValueError, match=told):
+        check_bases({**heads, "anchor_base_model": model, "anchor_base_revision": revision})
 
 
 A40 = "aB3dE5gH7jK9mN1pQ3sT5vW7yZ9bC1dF3gH5jK7m"

@@ -45,7 +45,8 @@ def test_same_answers_as_in_memory(pair, plain, place, pictures):
         retriever.load_index(uri)
     retriever.load_index(uri, create=kind)
     fill(retriever, pictures).save_index()
-    for arguments in ({}, {"modality": "joint"}, {"modality": "image"}, {"where": {"licence": "cc0"}}):
+    coherent = [{"coherent": True}, {"coherent": True, "modality": "joint"}]
+    for arguments in ({}, {"modality": "joint"}, {"modality": "image"}, {"where": {"licence": "cc0"}}, *coherent):
         assert_same(retriever("hi", top_k=9, **arguments), plain("hi", top_k=9, **arguments))
     hits = retriever("hi", top_k=9, where={"year": {"gte": 2002}})
     assert [hit["image"] for hit in hits["image"]] == [pictures[3]]
@@ -110,7 +111,8 @@ def test_the_code_of_a_release_opens_the_package_s_indexes(pair, plain, pictures
     assert type(retriever).__module__.startswith("transformers_modules.")
     retriever.load_index(tmp_path / "index", create="HNSW16")
     fill(retriever, pictures).save_index()
-    assert_same(retriever("hi", top_k=9), plain("hi", top_k=9))
+    for coherent in (False, True):
+        assert_same(retriever("hi", top_k=9, coherent=coherent), plain("hi", top_k=9, coherent=coherent))
     reader = make(pair)
     reader.load_index(tmp_path / "index", read_only=True)
     assert_same(reader("hi", top_k=9), plain("hi", top_k=9))

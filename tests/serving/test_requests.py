@@ -50,6 +50,10 @@ def test_what_is_read():
     found = read(messages=[user("a"), user(parts)], top_k=7, modality="joint", where={"year": {"gte": 3}})
     assert found.decode().messages[1]["content"][1]["image"].size == (8, 8)
     assert (found.top_k, found.modality, found.where) == (7, "joint", {"year": {"gte": 3}})
+    assert not found.coherent
+    # Those that are ranked otherwise are not ranked together.
+    assert read(messages="hi", coherent=True).order != read(messages="hi").order
+    assert read(messages="hi", modality="pair", coherent=True).coherent
     assert read(messages=[user([{"type": "image", "base64": png()}])]).messages
 
 
@@ -102,6 +106,8 @@ def nested(depth: int):
         ({"messages": "hi", "top_k": nested(400)}, "1 to 7"),
         ({"messages": "hi", "top_k": 10**4000}, "1 to 7"),
         ({"messages": "hi", "modality": "sound"}, "modality"),
+        ({"messages": "hi", "coherent": "yes"}, "coherent"),
+        ({"messages": "hi", "coherent": None}, "coherent"),
         ({"messages": "hi", "modality": ["text"]}, "modality"),
         ({"messages": "hi", "where": {"a": None}}, "where"),
         ({"messages": "hi", "where": [1]}, "where"),

@@ -14,7 +14,7 @@ from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.public_names import PublicNames
 from modeling_unimur.serving.requests import RetrievalRequest
-from tests.hits import assert_same_answer
+from tests.hits import assert_same_answer, assert_same_hits
 from tests.serving.conftest import TEXTS
 
 pytest.importorskip("fastapi")
@@ -46,6 +46,17 @@ def test_answers_are_the_pipeline_s(served, retriever, pictures):
     status, answer = served.retrieve([{"role": "user", "content": parts}], modality="joint", where={"n": [1, 2]})
     assert status == 200
     assert {hit["id"] for hit in answer["joint"]} == set(TEXTS[1:])
+    status, answer = served.retrieve(chat(1), top_k=4, coherent=True)
+    assert status == 200
+    expected = retriever(chat(1), top_k=4, coherent=True)
+    assert_same_answer(answer, public(expected))
+    assert "cosine" in answer["image"][0]
+    status, answer = served.retrieve(chat(1), top_k=4, modality="pair")
+    assert status == 200
+    pairs = retriever(chat(1), top_k=4, modality="pair")
+    for kind in ("text", "image"):
+        assert_same_hits([pair[kind] for pair in answer["pair"]], [PublicNames().hit(pair[kind]) for pair in pairs])
+    assert [pair["score"] for pair in answer["pair"]] == pytest.approx([pair["score"] for pair in pairs], abs=1e-5)
 
 
 def test_many_at_once_and_bad_ones_among_them(served, retriever):
@@ -106,7 +117,7 @@ def test_an_index_is_not_exchanged_under_a_search(monkeypatch):
         index = Index()
 
         @staticmethod
-        def rank(embeddings, top_k, modality, where):
+        def rank(embeddings, where, **options):
             if where:
                 begun.set()
                 assert go_on.wait(10)

@@ -209,31 +209,34 @@ def test_a_resumed_run_is_not_judged_by_its_few_last_steps():
 
 
 def test_under_ddp(make_model, tmp_path):
-    model, processor = make_model()
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        wrapped = DistributedDataParallel(model, find_unused_parameters=True)
-        guard, state = TrainingGuard(wrapped), type("State", (), {"global_step": 0, "max_steps": 100})()
-        guard.on_train_begin(None, state, None)
-        assert "heads.ret_embedding" in guard._trained
-        optimizer = torch.optim.SGD(model.heads.parameters(), lr=0.1)
-        rows = Rows()
-        batch = DualAlignmentCollator(processor, captions_per_batch=2)([rows[i] for i in range(8)])
-        for step in range(1, 21):
-            optimizer.zero_grad()
-            wrapped(**batch).loss.backward()
-            guard.on_pre_optimizer_step(None, state, None, optimizer=optimizer)
-            optimizer.step()
-            state.global_step = step
-            guard.on_step_end(None, state, None)
-        assert not guard._unseen
-        guard.on_train_end(None, state, None)
-        with torch.no_grad():
-            frozen(model)[0].mul_(2)
-        with pytest.raises(RuntimeError, match="changed"):
-            guard.on_train_end(None, state, None)
+        guard_a_wrapped_model(*make_model())  # what wraps the model must be gone before the connection
     finally:
         dist.destroy_process_group()
+
+
+def guard_a_wrapped_model(model, processor) -> None:
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)
+    guard, state = TrainingGuard(wrapped), type("State", (), {"global_step": 0, "max_steps": 100})()
+    guard.on_train_begin(None, state, None)
+    assert "heads.ret_embedding" in guard._trained
+    optimizer = torch.optim.SGD(model.heads.parameters(), lr=0.1)
+    rows = Rows()
+    batch = DualAlignmentCollator(processor, captions_per_batch=2)([rows[i] for i in range(8)])
+    for step in range(1, 21):
+        optimizer.zero_grad()
+        wrapped(**batch).loss.backward()
+        guard.on_pre_optimizer_step(None, state, None, optimizer=optimizer)
+        optimizer.step()
+        state.global_step = step
+        guard.on_step_end(None, state, None)
+    assert not guard._unseen
+    guard.on_train_end(None, state, None)
+    with torch.no_grad():
+        frozen(model)[0].mul_(2)
+    with pytest.raises(RuntimeError, match="changed"):
+        guard.on_train_end(None, state, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8, torch.float64])

@@ -22,15 +22,21 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def clip(tmp_path):
+HEADS = {"trained alone": {}, "gated": {"zero_shot_temperature": 2.0, "gate_rank": 8}}
+
+
+@pytest.fixture(params=HEADS.values(), ids=HEADS)
+def clip(tmp_path, request):
     """The small encoder of timm and transformers towers with a `PictureHead` of three classes."""
     folder = tiny.open_clip_folder(tmp_path / "clip")
     config = OpenCLIPModel.from_pretrained(folder).config
-    config.picture_head = {"hidden_features": 24, "dropout": 0.1, "classes": 3}
+    config.picture_head = {"hidden_features": 24, "dropout": 0.1, "classes": 3, **request.param}
     torch.manual_seed(0)
     model = OpenCLIPModel(config)
-    model.model.visual.head.class_vectors.data.normal_()
+    head = model.model.visual.head
+    head.class_vectors.data.normal_()
+    if head.gate is not None:
+        head.zero_shot_vectors.normal_()
     model.save_pretrained(folder)
     return folder
 
@@ -63,9 +69,12 @@ def test_trains_saves_and_resumes_to_the_same_weights(tmp_path, clip):
     whole = tmp_path / "whole"
     results = train_clip.train(load_recipe(recipe_file(tmp_path / "one.json", pictures, clip, whole)))
     trained = load_file(whole / "projection.safetensors")
+    gate = ("mean", "components", "precisions", "residual_precision", "threshold")
+    is_gated = "zero_shot_temperature" in OpenCLIPModel.from_pretrained(clip).config.picture_head
     assert {key.removeprefix("model.visual.head.") for key in trained} == {
         *("norm.weight", "norm.bias", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"),
         *("class_vectors", "class_scale", "class_weight", "model.logit_scale"),
+        *(f"gate.{name}" for name in gate if is_gated),
     }
     before = OpenCLIPModel.from_pretrained(clip).state_dict()
     after = OpenCLIPModel.from_pretrained(whole).state_dict()

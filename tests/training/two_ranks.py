@@ -43,15 +43,14 @@ def half(batch: dict, rank: int, ranks: int, config) -> dict:
     return mine
 
 
-def main(language_model: str, clip: str, batch: str, output: str, chunk: int) -> None:
-    """One step."""
-    dist.init_process_group("gloo")
-    rank, ranks = dist.get_rank(), dist.get_world_size()
-    model = build(language_model, clip)
-    reduce_trained_only(model)
+def step(model: UniMuRModel, mine: dict, chunk: int) -> torch.Tensor:
+    """The loss; the gradients are at the weights.
+
+    What wraps the model is gone on return: as the last owner of the ranks' connection it would close it while it holds
+    Python's lock, for which the connection's thread may be waiting.
+    """
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     wrapped = DistributedDataParallel(model)  # find_unused_parameters is off
-    mine = fit_batch(model, half(load_file(batch), rank, ranks, model.config))
     if chunk:
         outputs = gradient_cached_step(
             wrapped, mine, chunk, bare=model, backward=torch.Tensor.backward, no_sync=wrapped.no_sync,
@@ -60,8 +59,18 @@ def main(language_model: str, clip: str, batch: str, output: str, chunk: int) ->
     else:
         outputs = wrapped(**mine)
         reach_all_weights(outputs.loss, trained).backward()
-    losses = [torch.zeros_like(outputs.loss) for _ in range(ranks)]
-    dist.all_gather(losses, outputs.loss.detach())
+    return outputs.loss.detach()
+
+
+def main(language_model: str, clip: str, batch: str, output: str, chunk: int) -> None:
+    """One step."""
+    dist.init_process_group("gloo")
+    rank, ranks = dist.get_rank(), dist.get_world_size()
+    model = build(language_model, clip)
+    reduce_trained_only(model)
+    loss = step(model, fit_batch(model, half(load_file(batch), rank, ranks, model.config)), chunk)
+    losses = [torch.zeros_like(loss) for _ in range(ranks)]
+    dist.all_gather(losses, loss)
     if rank == 0:
         gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
         save_file({"loss": torch.stack(losses).mean().reshape(1), **gradients}, output)

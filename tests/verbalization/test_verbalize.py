@@ -24,7 +24,7 @@ from modeling_unimur.verbalization import (
     train_query_writer,
     verbalize,
 )
-from modeling_unimur.verbalization.query_writer import QueryCollator
+from modeling_unimur.verbalization.query_writer import QueryCollator, next_token_loss
 from tests import tiny
 
 
@@ -151,6 +151,17 @@ def test_unimur_writes(pair, pictures, tmp_path):
         ids = pair[0].generate(**inputs, max_new_tokens=5, do_sample=False, pad_token_id=2)
     text = pair[1].tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
     assert words[0] == next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def test_each_token_is_learned_from_the_one_before():
+    logits = torch.randn(2, 3 + 4, 9)  # three places of images
+    labels = torch.tensor([[-100, 4, 5, 6], [-100, -100, 7, 8]])
+    wanted = [
+        logits[row, 3 + n - 1].log_softmax(-1)[labels[row, n]] for row, n in ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3))
+    ]
+    outputs = type("Outputs", (), {"logits": logits})()
+    torch.testing.assert_close(next_token_loss(outputs, labels), -torch.stack(wanted).mean())
+    torch.testing.assert_close(next_token_loss(outputs, labels, 10), -torch.stack(wanted).sum() / 10)
 
 
 def test_a_captioner_learns_the_training_queries(captioner, corpus, tmp_path):

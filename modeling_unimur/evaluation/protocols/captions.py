@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from ...data.captioned_images import read_captioned
 from ..provenance import files_digest
 from ..systems.base import Gallery, RetrievalSystem
 from .encoding import Encoded, encode
@@ -16,51 +16,6 @@ from .mmdialog import system_about
 from .options import TaskOptions
 from .ranking import CUTOFFS, gold_ranks, recall_values
 from .results import Figures, TaskResult
-
-
-def read_captioned(data: str, split: str) -> tuple[list[str], list[tuple[str, int]], list[Path], list[str]]:
-    """Pictures and their captions.
-
-    Args:
-        data: a folder of pictures (with `captions.tsv`, or their names are their captions), or the JSON file of
-            Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`) with the pictures' folders beside it.
-        split: of such a file.
-
-    Returns:
-        files of the pictures, `(caption, number of its picture)`, the files that identify the data, and notes.
-
-    Raises:
-        FileNotFoundError, ValueError: nothing is there, or it is no such file.
-    """
-    path = Path(data).expanduser()
-    if path.is_dir():
-        from ...data.picture_folder_source import CAPTIONS_FILE, load_picture_folder
-
-        table = load_picture_folder(str(path))
-        files = list(dict.fromkeys(table["image"]))
-        numbers = {file: number for number, file in enumerate(files)}
-        pairs = [(title, numbers[file]) for title, file in zip(table["title"], table["image"], strict=True)]
-        named = path / CAPTIONS_FILE
-        return files, pairs, [named] if named.is_file() else list(map(Path, files)), []
-    if not path.is_file():
-        raise FileNotFoundError(f"There is neither a folder nor a file {path}.")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
-        chosen = [entry for entry in entries if entry["split"] == split]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no file of Karpathy's splits ({error!r}).") from error
-    files, pairs, missing = [], [], 0
-    for entry in chosen:
-        names = [Path(entry.get("filepath", ""), entry["filename"]), Path("images", entry["filename"])]
-        file = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
-        if file is None:
-            missing += 1
-            continue
-        pairs += [(sentence["raw"].strip(), len(files)) for sentence in entry["sentences"]]
-        files.append(str(file))
-    if not files:
-        raise ValueError(f"{path}: none of the {len(chosen)} pictures of the split {split!r} lies beside it.")
-    return files, pairs, [path], [f"{missing} pictures are missing."] if missing else []
 
 
 def evaluate_captions(
@@ -128,4 +83,4 @@ def _first_caption_ranks(system: Encoded, golds: np.ndarray, pictures: int) -> n
     return ranks
 
 
-__all__ = ["evaluate_captions", "read_captioned"]
+__all__ = ["evaluate_captions"]

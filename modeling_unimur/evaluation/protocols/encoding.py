@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
+from ...coherent_reply import Coherence
+from ...data.shards import read_shard, write_shard
 from ...image_loading import load_image
 from ..systems.base import KINDS, Gallery, Messages, RetrievalSystem
 from ..systems.unimur import UniMuR
@@ -26,33 +28,31 @@ _TEXTS, _PICTURES, _DIALOGUES = 512, 64, 8
 
 
 class Chunks:
-    """Arrays on disk, one a batch; without a folder they are only returned.
+    """Arrays on disk, one a batch, with checksums; without a folder they are only returned.
 
     Args:
-        folder: made when the first is written; None keeps nothing.
+        folder: `system/kind`, made when the first is written; None keeps nothing.
         items: what the arrays are made of, in order. Other items have other files.
     """
 
     def __init__(self, folder: Path | None, items: Sequence[str]):
-        digest = hashlib.sha256()
-        for item in items:
-            digest.update(hashlib.sha256(item.encode("utf-8", "surrogatepass")).digest())
-        self.folder = None if folder is None else folder / digest.hexdigest()[:16]
+        self.folder = None
+        if folder is not None:
+            digest = hashlib.sha256("/".join(folder.parts[-2:]).encode())
+            for item in items:
+                digest.update(hashlib.sha256(item.encode("utf-8", "surrogatepass")).digest())
+            self.folder = folder / digest.hexdigest()[:16]
 
     def get(self, number: int) -> np.ndarray | None:
-        """The array of a batch, if it is there."""
-        if self.folder is None or not (self.folder / f"{number:06d}.npy").is_file():
+        """The array of a batch, if it is there and whole."""
+        if self.folder is None:
             return None
-        return np.load(self.folder / f"{number:06d}.npy")
+        return read_shard(self.folder / f"{number:06d}.safetensors", lambda tensors: tensors["array"].numpy())
 
     def put(self, number: int, array: np.ndarray) -> None:
         """Keeps the array of a batch; a kill leaves the whole file or none."""
-        if self.folder is None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        aside = self.folder / f".{number:06d}.{os.getpid()}.npy"
-        np.save(aside, array)
-        os.replace(aside, self.folder / f"{number:06d}.npy")
+        if self.folder is not None:
+            write_shard(self.folder, f"{number:06d}", {"array": torch.from_numpy(array)})
 
 
 @dataclass
@@ -66,6 +66,7 @@ class Encoded:
         kinds: that it can rank.
         ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
             to.
+        coherence: of coherent replies, where that is how these are ranked.
     """
 
     system: RetrievalSystem
@@ -73,6 +74,7 @@ class Encoded:
     candidates: dict[str, np.ndarray] = field(default_factory=dict)
     kinds: tuple[str, ...] = KINDS
     ret: np.ndarray | None = None
+    coherence: Coherence | None = None
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
         """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.

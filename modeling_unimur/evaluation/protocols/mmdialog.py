@@ -5,19 +5,23 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
+from ...coherent_reply import Coherence
 from ...data.mmdialog import MMDialog
 from ..dialogue_benchmark import GALLERY_SPLITS
 from ..provenance import files_digest
-from ..systems.base import RetrievalSystem
+from ..systems.base import KINDS, RetrievalSystem
+from ..systems.coherent import coherent_name, coherent_scores
+from ..systems.unimur import UniMuR
 from .encoding import Encoded, encode
 from .judging import ClipJudge
 from .options import TaskOptions
 from .own_sets import image_words, own_folder, write_own_mmdialog
-from .pools import PoolRanks, rank_in_pools
+from .pools import PoolRanks, Scorer, rank_in_pools
 from .replies import Reply, ReplySet, read_replies
 from .response_metrics import aligned_recall, area_under_curve, intent_f1, mm_relevance, threshold_for
 from .results import Figures, TaskResult
@@ -34,6 +38,8 @@ _NOTES = (
     "these very replies; @ret: the same on the probability of [RET]; @threshold: the model's own or the given one.",
     "consistency: of the replies with a gold text and a gold picture, those whose returned text and picture come from "
     "the same dialogue, right or wrong; this definition is ours.",
+    "coherent reply: texts and pictures of a reply's own candidates, rescored with one another as by the pipeline's "
+    "coherent=True; what is returned (thresholds, image_rate) goes by the cosines as without it.",
     "intent_f1: F1 of the returned against the gold kinds, aligned from the left, mean over replies. MM-Relevance: as "
     "MMDialog, 100 x the cosine; in the system's own space unless a judge is named, which the measure's name says.",
 )
@@ -91,6 +97,7 @@ def evaluate_mmdialog(
     """
     replies, about, missing = open_replies(data, options)
     encoded, broken = encode(systems, replies.groups, replies.gallery, work)
+    encoded = with_coherent_replies(encoded)
     judge = ClipJudge(options.judge) if options.judge else None
     found = {}
     for name, system in encoded.items():
@@ -142,9 +149,23 @@ def evaluate_mmdialog_images(
     )
 
 
+def with_coherent_replies(encoded: dict[str, Encoded]) -> dict[str, Encoded]:
+    """Each UniMuR that ranks texts and pictures once more behind itself, as coherent replies."""
+    found = {}
+    for name, system in encoded.items():
+        found[name] = system
+        if isinstance(system.system, UniMuR) and len(system.kinds) > 1:
+            coherence = Coherence.of(system.system.model.config)
+            if coherence.weight:
+                found[coherent_name(name)] = replace(system, coherence=coherence)
+    return found
+
+
 def system_about(system: Encoded, seconds: float) -> dict[str, object]:
     """What a table says of a system."""
     about: dict[str, object] = {"sees": system.system.sees, "seconds": round(seconds, 3)}
+    if system.coherence is not None:
+        about["coherence"] = asdict(system.coherence)
     for name in ("source", "revision"):
         if getattr(system.system, name, None):
             about[name] = getattr(system.system, name)
@@ -161,9 +182,36 @@ def _rank(replies: ReplySet, system: Encoded, kind: str, wanted: Sequence[tuple[
         return PoolRanks(np.zeros(count, np.int64), np.full(count, -1), np.full(count, -np.inf))
     columns = zip(*((reply.query, reply.dialog, gold) for reply, gold in wanted), strict=True)
     queries, owners, golds = map(np.array, columns)
-    return rank_in_pools(
-        lambda rows, candidates: system.scores(kind, rows, candidates), queries, owners, golds, replies.pools[kind]
-    )
+    plain = lambda rows, candidates: system.scores(kind, rows, candidates)  # noqa: E731
+    found = rank_in_pools(plain, queries, owners, golds, replies.pools[kind])
+    if system.coherence is None:
+        return found
+    coherent = rank_in_pools(_coherent(replies, system, kind), queries, owners, golds, replies.pools[kind])
+    # Whether a picture is returned at all is decided by its cosine.
+    return replace(coherent, best_scores=found.best_scores)
+
+
+def _coherent(replies: ReplySet, system: Encoded, kind: str) -> Scorer:
+    """Scores of replies' candidates, rescored among the pools and the right answers of each reply."""
+    of_query = {reply.query: reply for reply in replies.replies}
+
+    def scores(rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        found = np.full((len(rows), len(candidates)), -np.inf)
+        for place, query in enumerate(rows.tolist()):
+            reply = of_query[query]
+            lists = {
+                each: np.unique(np.append(replies.pools[each][reply.dialog], reply.golds.get(each, ())).astype(int))
+                for each in KINDS
+            }
+            cosines = {each: system.scores(each, np.array([query]), numbers)[0] for each, numbers in lists.items()}
+            vectors = {each: system.candidates[each][numbers] for each, numbers in lists.items()}
+            # The right answers of the dialogue's other replies do not compete.
+            competing = np.isin(candidates, lists[kind])
+            rescored = coherent_scores(system.coherence, cosines, vectors)[kind]
+            found[place, competing] = rescored[np.searchsorted(lists[kind], candidates[competing])]
+        return found
+
+    return scores
 
 
 def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judge: ClipJudge | None = None) -> Figures:
@@ -295,4 +343,12 @@ def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None
     return "mm_relevance" if judge is not None else "mm_relevance_own_space", found
 
 
-__all__ = ["CUTOFFS", "evaluate_mmdialog", "evaluate_mmdialog_images", "open_replies", "reply_figures", "system_about"]
+__all__ = [
+    "CUTOFFS",
+    "evaluate_mmdialog",
+    "evaluate_mmdialog_images",
+    "open_replies",
+    "reply_figures",
+    "system_about",
+    "with_coherent_replies",
+]

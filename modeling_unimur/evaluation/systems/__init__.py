@@ -5,6 +5,7 @@ from .bm25 import BM25
 from .chance import Chance
 from .clip_space import ClipSpace
 from .clip_text import CLIP_TEXTS, ClipText, ClipTextAnchor, ClipTextLinear
+from .coherent import CoherentReply
 from .sentence_transformer import SentenceTransformerSystem, load_sentence_transformer
 from .unimur import UniMuR
 
@@ -16,6 +17,7 @@ __all__ = [
     "ClipText",
     "ClipTextAnchor",
     "ClipTextLinear",
+    "CoherentReply",
     "Gallery",
     "RetrievalSystem",
     "SentenceTransformerSystem",

@@ -16,6 +16,7 @@ from ...data.decoding_workers import worker_count
 from ...data.json_lines import json_line, read_json_lines
 from ...data.picture_files import printable
 from ...data.retrieval_sources import names_a_set
+from ...data.row_store import RowStore
 from ...data.source_folders import folder_of_source, record_sources
 from ...writer_lock import WriterLock
 from ..opening import open_index
@@ -190,6 +191,7 @@ class _Run:
         self.folder: str | None = None
         self.name = ""
         self.counts = None
+        self._store: RowStore | None = None
 
     def name_model(self, model) -> None:
         """Finds out the model's name, by loading it only if its folder has changed since it was last loaded."""
@@ -222,11 +224,11 @@ class _Run:
             self.encoder = CorpusEncoder.load(self.folder, self.options.device, self.options.clip)
         return self.encoder
 
-    def store(self):
-        """Vectors of this model by content."""
-        from ...data.row_store import RowStore
-
-        return RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
+    def store(self) -> RowStore:
+        """Vectors of this model by content, opened once: that reads all of them."""
+        if self._store is None:
+            self._store = RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
+        return self._store
 
     # -- encoding ---------------------------------------------------------------------------------------------------
     def encode(self, found: Found, held: Held | None, must_be_known: bool) -> tuple[int, Path]:
@@ -239,8 +241,7 @@ class _Run:
                 self._decide_reading(found, manifest, must_be_known)
                 manifest.merge(records, manifest.fact("source of records") or self.source)
                 manifest.fact("source of records", self.source)
-                store = self.store()
-                manifest.forget_lost(store.holds, len(store))
+                manifest.forget_lost(self.store().holds)
                 counts = {} if held is None else held.counts
                 if any(count > counts.get(kind, 0) for kind, count in manifest.indexed().items()):
                     manifest.nothing_indexed()  # it is another index than the one that was filled
@@ -343,6 +344,7 @@ class _Run:
             if held is not None and next(manifest.waiting(1), None) is None:
                 return Changes()
             store = self.store()
+            store.refresh()  # others may have encoded, too
             width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
             # One that the pipeline made may call this model by a name with other numbers.
             known = held is not None and held.model is not None and same_space(held.model, self.name)

@@ -91,7 +91,8 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
 def _vectors(store: RowStore, keys: Sequence[bytes]) -> torch.Tensor:
     numbers = store.find(np.array(keys, dtype=KEY_TYPE))
     if (numbers < 0).any():
-        raise ValueError(f"{int((numbers < 0).sum())} vectors are gone from {store.folder}: run the same again.")
+        gone = int((numbers < 0).sum())
+        raise ValueError(f"{gone} vectors are gone from {store.folder}: update the index from each of its sources.")
     return store.rows(numbers).tensor()
 
 

@@ -19,16 +19,17 @@ CREATE TABLE IF NOT EXISTS items (
     PRIMARY KEY (kind, id)) WITHOUT ROWID;
 DROP INDEX IF EXISTS waiting;
 CREATE INDEX IF NOT EXISTS pending ON items (place) WHERE indexed != 1;
+CREATE TEMP TABLE IF NOT EXISTS lost (key BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE IF NOT EXISTS seen (kind TEXT, id TEXT, PRIMARY KEY (kind, id)) WITHOUT ROWID;
 """
 # What the index has of an item: nothing, the item as it is here (nothing, if it has no key), or an older state of it.
 ABSENT, CURRENT, OUTDATED = 0, 1, 2
 _IS_HELD = f"((indexed = {CURRENT} AND key IS NOT NULL) OR indexed = {OUTDATED})"
-_LOSE = f"UPDATE items SET stamp = '', indexed = CASE WHEN {_IS_HELD} THEN {OUTDATED} ELSE {ABSENT} END WHERE key = ?"
 _UNSEEN = "NOT EXISTS (SELECT 1 FROM seen WHERE seen.kind = items.kind AND seen.id = items.id)"
 _A = {"text": "a text", "image": "an image"}
 # Variables that one statement may have, in every build of SQLite.
 _VARIABLES = 900
+_BLOCK = 4096
 
 
 class Record(NamedTuple):
@@ -207,20 +208,21 @@ class Manifest:
             self._database.execute("DELETE FROM facts WHERE name = ?", (f"source={source}",))
         self.keep_reading(to, reading)
 
-    def forget_lost(self, find: Callable[[list[bytes]], Sequence[bool]], stored: int) -> None:
-        """Marks items for encoding whose vectors are gone.
+    def forget_lost(self, find: Callable[[list[bytes]], Sequence[bool]]) -> None:
+        """Marks items for encoding whose vectors are gone; what the index has of them stays.
 
         Args:
             find: says of some keys whether their vectors are there.
-            stored: number of vectors that are there.
         """
-        query = "SELECT DISTINCT key FROM items WHERE key IS NOT NULL"
-        if self._database.execute(f"SELECT COUNT(*) FROM ({query})").fetchone()[0] <= stored:
-            return
-        keys = [key for (key,) in self._database.execute(query)]
-        lost = [(key,) for key, there in zip(keys, find(keys), strict=True) if not there]
-        with self._transaction():
-            self._database.executemany(_LOSE, lost)
+        cursor, lost = self._database.execute("SELECT key FROM items WHERE key IS NOT NULL"), set()
+        while rows := cursor.fetchmany(_BLOCK):
+            keys = [key for (key,) in rows]
+            lost.update(key for key, there in zip(keys, find(keys), strict=True) if not there)
+        if lost:
+            with self._transaction():
+                self._database.execute("DELETE FROM lost")
+                self._database.executemany("INSERT INTO lost VALUES (?)", [(key,) for key in lost])
+                self._database.execute("UPDATE items SET stamp = '' WHERE key IN (SELECT key FROM lost)")
 
     # -- what an index holds ----------------------------------------------------------------------------------------
     def indexed(self) -> dict[str, int]:

@@ -166,6 +166,35 @@ def test_a_lost_shard_of_vectors_is_encoded_again(counting, corpus, tmp_path):
     assert_same_content(content(tmp_path / "index"), before)
 
 
+def test_lost_vectors_are_noticed_beside_those_of_older_contents(counting, corpus, tmp_path):
+    build_index(corpus, counting, tmp_path / "index", options())
+    for number in range(8):  # what the store has of these is of no use any more
+        picture(corpus / "ab"[number % 2] / f"{number}.png", 100 + number)
+    build_index(corpus, counting, tmp_path / "index", options())
+    before = content(tmp_path / "index")
+    latest = max((tmp_path / "index.encoding").rglob("*.safetensors"), key=lambda shard: shard.stat().st_mtime_ns)
+    latest.unlink()
+    (tmp_path / "index").rename(tmp_path / "elsewhere")
+    build_index(corpus, counting, tmp_path / "index", options())
+    assert 20 < counting.seen < 32
+    assert_same_content(content(tmp_path / "index"), before)
+
+
+def test_an_index_keeps_what_it_has_where_vectors_are_lost(counting, corpus, tmp_path):
+    other = picture(tmp_path / "other" / "x.png", 50).parent
+    for source in (corpus, other):
+        build_index(source, counting, tmp_path / "index", options())
+    before = content(tmp_path / "index")
+    for shard in (tmp_path / "index.encoding" / "vectors").rglob("*.safetensors"):
+        shard.unlink()
+    report = build_index(other, counting, tmp_path / "index", options())
+    assert (report.encoded, report.replaced, report.removed) == (1, 0, 0)
+    assert_same_content(content(tmp_path / "index"), before)
+    report = build_index(corpus, counting, tmp_path / "index", options())
+    assert (report.encoded, report.replaced, report.removed) == (12, 0, 0)
+    assert_same_content(content(tmp_path / "index"), before)
+
+
 def test_inverted_files_are_trained_first(encoder, tmp_path):
     folder = picture_folder(tmp_path / "corpus", 60)
     report = build_index(folder, encoder, tmp_path / "index", options(index="IVF2,Flat", chunk_size=100))

@@ -1,0 +1,157 @@
+"""Images with one or more captions each: a folder with `captions.tsv`, Karpathy's splits, or a `datasets` id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+
+from .packages import cache_dir
+from .picture_folder_source import CAPTIONS_FILE, load_picture_folder
+
+logger = logging.getLogger(__name__)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CAPTION_COLUMNS = ("caption", "captions", "text", "sentences", "raw")
+
+
+def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, int]], list[Path], list[str]]:
+    """Images and their captions.
+
+    Args:
+        data: a folder of images (with `captions.tsv`, or their names are their captions), or the JSON file of
+            Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`) with the images' folders beside it.
+        splits: of such a file.
+
+    Returns:
+        files of the images, `(caption, number of its image)`, the files that identify the data, and notes.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing is there, or it is no such file.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        table = load_picture_folder(str(path))
+        files = list(dict.fromkeys(table["image"]))
+        numbers = {file: number for number, file in enumerate(files)}
+        pairs = [(title, numbers[file]) for title, file in zip(table["title"], table["image"], strict=True)]
+        named = path / CAPTIONS_FILE
+        return files, pairs, [named] if named.is_file() else list(map(Path, files)), []
+    if not path.is_file():
+        raise FileNotFoundError(f"There is neither a folder nor a file {path}.")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+        chosen = [entry for entry in entries if entry["split"] in splits]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no file of Karpathy's splits ({error!r}).") from error
+    files, pairs, missing = [], [], 0
+    for entry in chosen:
+        names = [Path(entry.get("filepath", ""), entry["filename"]), Path("images", entry["filename"])]
+        file = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+        if file is None:
+            missing += 1
+            continue
+        pairs += [(sentence["raw"].strip(), len(files)) for sentence in entry["sentences"]]
+        files.append(str(file))
+    if not files:
+        named = ", ".join(map(repr, splits))
+        raise ValueError(f"{path}: none of the {len(chosen)} images of the split {named} lies beside it.")
+    return files, pairs, [path], [f"{missing} images are missing."] if missing else []
+
+
+def captioned_image_splits(data: str, held_out_fraction: float) -> dict[str, dict[str, list[str]]]:
+    """Captioned images for training and for development; no image is in both.
+
+    Args:
+        data: as `read_captioned`, or the id `owner/name` of a data set for `datasets.load_dataset`, whose split
+            `train` has a column of images and a column with a caption or a list of captions.
+        held_out_fraction: share of the images for development, chosen by a hash of their names. Karpathy's files name
+            their own (`val`).
+
+    Returns:
+        `train` and `validation`: files of images, each with its captions.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing is there, it is of another form, or a split is empty.
+    """
+    path = Path(data).expanduser()
+    if path.is_file():
+        return {
+            name: _by_file(*read_captioned(data, *splits))
+            for name, splits in (("train", ("train", "restval")), ("validation", ("val",)))
+        }
+    if path.is_dir():
+        captions = _by_file(*read_captioned(data))
+    elif _HUB_ID.fullmatch(data):
+        captions = _from_datasets(data)
+    else:
+        raise FileNotFoundError(
+            f"There is neither a folder nor a file {data}: set data.images to a folder of images with {CAPTIONS_FILE} "
+            "(file, tab, caption), to the JSON file of Karpathy's splits, or to a `datasets` id such as owner/name."
+        )
+    if not 0 < held_out_fraction < 1:
+        raise ValueError(f"data.held_out_fraction must be between 0 and 1, got {held_out_fraction}.")
+    # The same images are held out wherever the folder lies, and when images are added.
+    ranked = sorted(captions, key=lambda file: hashlib.sha256(Path(file).name.encode("utf-8", "replace")).digest())
+    count = max(round(held_out_fraction * len(ranked)), 1)
+    if count >= len(ranked):
+        raise ValueError(f"{data}: {len(ranked)} captioned images are too few to hold {count} out. Add images.")
+    held_out = set(ranked[:count])
+    return {
+        "train": {file: texts for file, texts in captions.items() if file not in held_out},
+        "validation": {file: captions[file] for file in ranked[:count]},
+    }
+
+
+def _by_file(files: list[str], pairs: list[tuple[str, int]], _, notes: list[str]) -> dict[str, list[str]]:
+    for note in notes:
+        logger.warning("%s", note)
+    captions: dict[str, list[str]] = {file: [] for file in files}
+    for caption, number in pairs:
+        if caption:
+            captions[files[number]].append(caption)
+    return {file: texts for file, texts in captions.items() if texts}
+
+
+def _from_datasets(name: str) -> dict[str, list[str]]:
+    """Writes the images of a data set into the cache, once."""
+    from datasets import Image, load_dataset
+
+    try:
+        table = load_dataset(name, split="train")
+    except (OSError, ValueError) as error:  # of which the errors of the Hub are kinds
+        raise FileNotFoundError(
+            f"data.images={name} is no folder or file here, and `datasets` cannot load it: "
+            f"{(str(error) or repr(error)).splitlines()[0]}"
+        ) from error
+    image = next((column for column, kind in table.features.items() if isinstance(kind, Image)), None)
+    text = next((column for column in _CAPTION_COLUMNS if column in table.features), None)
+    if image is None or text is None:
+        raise ValueError(
+            f"{name} needs a column of images and one of captions ({', '.join(_CAPTION_COLUMNS)}); it has "
+            f"{', '.join(table.features)}."
+        )
+    folder = cache_dir() / "images" / name.replace("/", "--")
+    folder.mkdir(parents=True, exist_ok=True)
+    captions, skipped = {}, 0
+    for row in table.cast_column(image, Image(decode=False)):
+        texts = [row[text]] if isinstance(row[text], str) else list(row[text] or ())
+        texts = [part.strip() for part in texts if isinstance(part, str) and part.strip()]
+        content = (row[image] or {}).get("bytes")
+        file = (row[image] or {}).get("path")
+        if content is not None:
+            file = folder / hashlib.sha256(content).hexdigest()
+            if not file.is_file():
+                file.write_bytes(content)
+        if not texts or file is None:
+            skipped += 1
+            continue
+        captions.setdefault(str(file), []).extend(texts)
+    if skipped:
+        logger.warning("%s: skipped %d rows without an image or a caption", name, skipped)
+    return captions
+
+
+__all__ = ["captioned_image_splits", "read_captioned"]

@@ -1,0 +1,86 @@
+"""A system's texts and images, rescored with one another as `retriever(..., coherent=True)` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...coherent_reply import DEPTH, Coherence, cosines
+from .base import KINDS, Gallery, Messages, RetrievalSystem, Weights
+
+
+def coherent_scores(
+    coherence: Coherence, scores: Mapping[str, np.ndarray], vectors: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """One query's scores of all its candidates, in any order, as those of its coherent reply.
+
+    The first of each kind are rescored; the others keep their order and stand behind them.
+
+    Args:
+        coherence: the weights.
+        scores: kind -> `(candidates,)`, cosines; minus infinity for a candidate that cannot be read.
+        vectors: kind -> `(candidates, width)`.
+
+    Returns:
+        kind -> `(candidates,)`; the given scores where the weight is 0 or one kind has no candidate.
+    """
+    found = {kind: np.array(scores[kind], dtype=np.float64) for kind in KINDS}
+    first = {}
+    for kind, row in found.items():
+        order = np.argsort(-row, kind="stable")[:DEPTH]
+        first[kind] = order[np.isfinite(row[order])]
+    if not coherence.weight or not all(map(len, first.values())):
+        return found
+    agreement = cosines(*(vectors[kind][first[kind]] for kind in KINDS))
+    rescored = coherence.scores(*(found[kind][first[kind]] for kind in KINDS), agreement)
+    for kind, new in zip(KINDS, rescored, strict=True):
+        # Nobody behind the first was higher than the last of them; cosines are at most 2 apart.
+        found[kind] += new.min() - 1 - found[kind][first[kind][-1]]
+        found[kind][first[kind]] = new
+    return found
+
+
+class CoherentReply(RetrievalSystem):
+    """Another system's rankings as coherent replies.
+
+    Args:
+        base: with vectors of both kinds, whose scores are cosines.
+        coherence: the weights; those of the base's model by default.
+    """
+
+    def __init__(self, base: RetrievalSystem, coherence: Coherence | None = None):
+        self.base = base
+        self.coherence = coherence or Coherence.of(getattr(getattr(base, "model", None), "config", None))
+        self.name = coherent_name(base.name)
+        self.sees = f"as {base.name}; its first {DEPTH} texts and images vote on one another"
+
+    def index(self, gallery: Gallery) -> None:
+        self.base.index(gallery)
+
+    def encode_queries(self, dialogues: Sequence[Messages]) -> Any:
+        return self.base.encode_queries(dialogues)
+
+    def scores(self, queries: Any, kind: str) -> np.ndarray:
+        vectors = {each: np.asarray(self.base.vectors(each)) for each in KINDS}
+        if not all(map(len, vectors.values())):
+            return self.base.scores(queries, kind)
+        columns = [self.base.scores(queries, each) for each in KINDS]
+        return np.stack(
+            [
+                coherent_scores(self.coherence, dict(zip(KINDS, rows, strict=True)), vectors)[kind]
+                for rows in zip(*columns, strict=True)
+            ]
+        )
+
+    def weights(self) -> Weights:
+        return self.base.weights()
+
+
+def coherent_name(name: str) -> str:
+    """The row of a system's coherent replies."""
+    return f"{name}, coherent reply"
+
+
+__all__ = ["CoherentReply", "coherent_name", "coherent_scores"]
