@@ -42,7 +42,7 @@ def anchor(correction: str = "mlp", gate: bool = True) -> UniMuRQueryAnchor:
 def queries(
     name: str, rows: int, seed: int, good: tuple[str, ...], noise: float = 0.7, turn: bool = False
 ) -> QuerySet:
-    """Dialogues of which the parts in `good` resemble the target, and the others are random. With `turn` the readout is
+    """Dialogues whose parts in `good` resemble the target; the others are random. With `turn` the readout is
     the target behind a fixed permutation, which only a trained correction undoes."""
     generator = torch.Generator().manual_seed(seed)
     targets = F.normalize(torch.randn(rows, WIDTH, generator=generator), dim=-1)

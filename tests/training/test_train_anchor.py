@@ -49,4 +49,5 @@ def test_readout_then_anchor_and_the_anchor_alone(tmp_path, monkeypatch, languag
     assert model.heads.query_anchor.gate is not None
     with torch.no_grad():
         found = model.get_multimodal_features(**processor.process_queries(["a red cat"]))
-    assert found.gate.shape == (1, 1) and found.readout_embeds.shape == found.pooler_output.shape
+    assert found.gate.shape == (1, 1)
+    assert found.readout_embeds.shape == found.pooler_output.shape
