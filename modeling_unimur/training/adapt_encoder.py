@@ -20,7 +20,14 @@ from .unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 # prompt, a cut or another precision makes a difference.
 _PROBES, _OTHER, _SAME = 64, 0.8, 0.98
 _DEV_CONTEXTS = 200
-_DEV_NAMES = {"glosses": "gloss_to_title", "dialogues": "built_dialogue_to_text", "chats": "own_chat_to_reply"}
+_DEV_NAMES = {
+    "glosses": "gloss_to_title",
+    "dialogues": "built_dialogue_to_text",
+    "chats": "own_chat_to_reply",
+    "questions": "questions_to_text",
+}
+# A kind of dialogue that is not trained on: weights that suit short dialogues alone show in ten rounds of questions.
+_UNTRAINED = ("questions",)
 
 
 def require_same_space(space: TextSpace, index: ReadyIndex) -> str:
@@ -65,7 +72,7 @@ class EncoderContexts:
 
     Args:
         table (`(rows, width)`): the right texts so far, then the new ones.
-        sets: from glosses, built dialogues and own chats to their texts, to judge by.
+        sets: from glosses, built dialogues, own chats and rounds of questions to their texts, to judge by.
         choosing: the same of other contexts, to choose by.
         notes: what a person should know.
     """
@@ -105,9 +112,10 @@ def encoder_contexts(
         if contexts.text_rows[number] < 0:
             contexts.text_rows[number] = row_of(groups.texts[group])
     notes: list[str] = []
-    sources = load_texts([f"chats={chats}"]) if chats is not None else {}
+    sources, untrained = load_texts([f"chats={chats}"]) if chats is not None else {}, {}
     try:
         sources |= load_texts(list(DEFAULT_SOURCES))
+        untrained = load_texts(list(_UNTRAINED))
     except PackageUnavailable as error:
         notes.append(f"Dialogues and glosses are left out, so contexts are the index's own texts: {error}")
     places = {groups.texts[group].casefold(): group for group in chosen}
@@ -126,7 +134,7 @@ def encoder_contexts(
     if targets:
         table = torch.cat([table, space(list(targets), desc="Encoding right answers")])
     found = EncoderContexts(table, notes=notes)
-    for name, parts in sources.items():
+    for name, parts in (sources | untrained).items():
         choosing, judging = _held_out(parts)
         found.choosing += [_dev_set(space, name, choosing)] if choosing else []
         found.sets += [_dev_set(space, name, judging)] if judging else []

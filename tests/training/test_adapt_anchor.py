@@ -28,12 +28,16 @@ from tests.training import colour_index
 
 module = importlib.import_module("modeling_unimur.training.adapt")
 OPTIONS = AdaptOptions(contexts=120, dtype="float32")
+SOURCES = ("gloss_to_title", "built_dialogue_to_text", "questions_to_text")
 ASKED = [["a red cat"], ["hello", "a blue balloon", "no"], ["is it a town?", "it is, and white", "a white town"]]
 
 
 def _sources(names):
-    contexts = [TextContext(["guess", f"number {n}"], f"a thing of kind {n}") for n in range(60)]
-    return {"dialogues": {"train": contexts[:40], "validation": contexts[40:50], "test": contexts[50:]}}
+    found = {}
+    for name in names:
+        contexts = [TextContext(["guess", f"number {n}"], f"a thing of kind {n}, {name}") for n in range(60)]
+        found[name] = {"train": contexts[:40], "validation": contexts[40:50], "test": contexts[50:]}
+    return found
 
 
 @pytest.fixture(scope="module", params=["clip", "sentence_transformers"])
@@ -69,7 +73,7 @@ def adapted(encoder, vectors, language_folder, tmp_path_factory):
 def require_not_below(results) -> None:
     """The guarantee: on the contexts that chose, neither the mean nor a single set is below the encoder alone."""
     assert results["chosen_by"]["encoder"] <= min(results["chosen_by"].values())
-    assert set(results["anchor"]["chosen_on"]) >= {"text_to_text", "dialogue_to_text", "built_dialogue_to_text"}
+    assert set(results["anchor"]["chosen_on"]) >= {"text_to_text", "dialogue_to_text", *SOURCES}
     for found in results["anchor"]["chosen_on"].values():
         assert found["anchored"] >= found["encoder"]
 
@@ -87,6 +91,12 @@ def test_the_choice_is_not_below_the_encoder(adapted):
     lines = report(results)
     assert sum("encoder and heads" in line for line in lines) == len(results["held_out"])
     assert sum(line.startswith("Written: the encoder") for line in lines) == 1
+
+
+def test_a_kind_of_dialogue_that_is_not_trained_on_counts(adapted):
+    _, results, _ = adapted
+    assert results["contexts"] == 60 + 2 * 30  # the index; glosses and dialogues have equal shares, questions none
+    assert {"questions_to_text"} <= set(results["anchor"]["chosen_on"]) & set(results["held_out"])
 
 
 def test_the_encoder_reads_each_context_once(adapted):
