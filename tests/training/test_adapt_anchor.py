@@ -230,7 +230,7 @@ def test_a_good_readout_is_taken_and_noise_is_not(make_choice, sets):
 
 def test_what_helps_one_set_must_not_harm_another(make_choice, sets):
     choice = make_choice()
-    choice.offer("one-sided", [_right(sets[0], 0.1, 20), -_right(sets[1], 0.1, 21)])
+    choice.offer("one-sided", [_right(sets[0], 0.1, 20), _unit(40, WIDTH, seed=21)])
     for dev in sets:
         assert choice.choices["one-sided"].by_set[dev.name] >= choice.choices["encoder"].by_set[dev.name]
 
