@@ -1,6 +1,6 @@
 """What dual alignment training reads, and what it is judged by."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import ConcatDataset, Dataset
@@ -18,6 +18,8 @@ from .unpaired_texts import TextContext, load_texts, text_rows
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
 _DEV_CONTEXTS = 500
+# At least so many dialogues of a kind choose the anchored query.
+_LEAST_DEV_CONTEXTS = 150
 _DEV_NAMES = {
     "glosses": ("gloss_title", None),
     "dialogues": ("dialogue_text", "dialogue_image"),
@@ -38,6 +40,7 @@ class AlignmentData:
         refit: what the readout is solved for at the end, each context once.
         dev, test: what the run is judged by.
         pictures: how many each split has.
+        anchor: kind of dialogue to the rows that the anchored query is fitted on and those that choose.
     """
 
     train: Dataset
@@ -45,6 +48,7 @@ class AlignmentData:
     dev: "list[DevSet]"
     test: "list[DevSet]"
     pictures: "dict[str, int]"
+    anchor: "dict[str, tuple[Dataset, Dataset]]" = field(default_factory=dict)
 
 
 class _Pictures:
@@ -125,8 +129,8 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
         data.picture_context_fraction,
         seed,
     )
-    refit = rows
-    if data.texts:
+    refit, anchor = rows, {}
+    if data.texts or data.anchor_texts:
         towers = frozen_towers(model.clip, tokenizer, cleaning)
         installable = [source for source in data.sources if not source.startswith("cc3m")]
         rows_of_pictures = load_captioned_pictures(installable) if installable else []
@@ -146,7 +150,13 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
             chosen = [context for source in sources.values() for context in _spaced(source["train"], count)]
             return contexts("train", chosen, data.own_words_share)
 
+        for name, parts in load_texts(list(data.anchor_texts)).items():
+            count = data.anchor_texts[name]
+            held_out = min(max(count // 5, _LEAST_DEV_CONTEXTS), _DEV_CONTEXTS)
+            chosen = _spaced(parts["train"], count), _spaced(parts["validation"], held_out)
+            anchor[name] = (contexts("train", chosen[0]), contexts("validation", chosen[1]))
         texts = load_texts(data.texts)
+    if data.texts:
         if data.refit_readout:
             further = load_texts(data.refit_texts)
             refit = ConcatDataset([rows, training({**texts, **further}, data.refit_texts_per_source)])
@@ -160,9 +170,8 @@ def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, s
     if not (model.config.map_text_targets or model.config.embedding_width == model.config.joint_width):
         # FROMAGe: nothing maps texts into the space of the pictures, so nothing is to be ranked there.
         sets = {split: [dev for dev in found if dev.kind != "text"] for split, found in sets.items()}
-    return AlignmentData(
-        rows, refit, sets["validation"], sets["test"], {name: len(p.paths) for name, p in splits.items()}
-    )
+    counts = {name: len(p.paths) for name, p in splits.items()}
+    return AlignmentData(rows, refit, sets["validation"], sets["test"], counts, anchor)
 
 
 __all__ = ["AlignmentData", "contexts_read", "load_data"]

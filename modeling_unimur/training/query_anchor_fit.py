@@ -6,23 +6,44 @@ minutes on a laptop.
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import itertools
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
+from tqdm.auto import tqdm, trange
 
+from ..anchor_inputs_unimur import ANCHOR_ROWS
+from ..data.shards import read_shard, write_shard
 from ..evaluation.retrieval_metrics import first_right_ranks
+from ..loss_unimur import contrastive_loss
 from ..modeling_unimur import UniMuRModel
-from ..query_anchor_unimur import UniMuRQueryAnchor
+from ..query_anchor_unimur import UniMuRQueryAnchor, gate_features
 from .collators import DualAlignmentCollator
+from .frozen_features import fingerprint
 from .training_rows import all_rows
 
+logger = logging.getLogger(__name__)
+
 _BATCH = 32
+# Of the correction: factor on the cosines, rows of each kind a step, learning rate, steps between two looks at the
+# held-out sets. Chosen on held-out chats and built dialogues.
+_SCALE, _ROWS, _RATE, _EVERY = 20.0, 256, 3e-4, 20
+# Rows of a kind of dialogue that judge a gate.
+_JUDGES = 500
+# Values that a weight of the gate takes, and what a change must gain in points of the mean reciprocal rank.
+_GATE_BIASES = (-3.0, -2.0, -1.4, -0.6, 0.0, 0.8, 2.0, 4.0)
+_GATE_WEIGHTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
+_GATE_GAIN = 0.1
+# Of gates whose mean reciprocal rank is within so many points of the best one, the most closed is taken.
+_GATE_CAUTION = 0.25
 # Weights to choose from; that of the whole dialogue is 1. Zeros everywhere are the dual encoder alone.
 _WEIGHTS = {
     "last_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -30,6 +51,7 @@ _WEIGHTS = {
     "readout_weight": (0.0, 0.25, 0.5, 0.7, 1.0, 1.5),
 }
 _INPUTS = ("input_ids", "attention_mask", "visual_features")
+_VECTORS = ("readout", "whole", "last", "image", "statistics")
 
 
 @dataclass
@@ -74,46 +96,70 @@ class QuerySet:
 
 @torch.no_grad()
 def read_queries(
-    model: UniMuRModel, name: str, rows: Dataset, collator: DualAlignmentCollator, kind: str = "text"
-) -> QuerySet:
+    model: UniMuRModel, name: str, rows: Dataset, collator: DualAlignmentCollator, folder: Path | None = None
+) -> list[QuerySet]:
     """Runs the frozen models over dialogues once.
 
     Args:
         model: with an anchored query; its readout is trained.
         name: of the kind of dialogue.
-        rows: as for `DualAlignmentCollator`; those without a target of the kind are left out.
+        rows: as for `DualAlignmentCollator`.
         collator: the run's.
-        kind: of the targets, `text` or `image`.
+        folder (*optional*): keeps the vectors for the next run, by the weights of the model and the dialogues.
+
+    Returns:
+        `list[QuerySet]`: the dialogues with a right text, then those with a right image; none that is empty.
 
     Raises:
-        ValueError: the model has no anchored query, or no row has a target of the kind.
+        ValueError: the model has no anchored query.
     """
     if model.heads.query_anchor is None:
         raise ValueError("This model has no anchored query: set query_anchor='encoder' in its configuration.")
-    feature = f"target_{kind}_features"
-    known = [row for row in all_rows(rows) if row[feature] is not None]
-    if not known:
-        raise ValueError(f"No row of {name} has a target of kind {kind!r}.")
-    order = sorted(range(len(known)), key=lambda number: sum(map(len, known[number]["turns"])))
+    known = sorted(all_rows(rows), key=lambda row: sum(map(len, row["turns"])))
+    vectors = None
+    if folder is not None:
+        key = hashlib.sha256(f"{collator.max_context_tokens}\n".encode())
+        for row in known:
+            key.update("\n".join([*row["turns"], ""]).encode())
+        place = folder / _fingerprint(model) / f"{key.hexdigest()[:32]}.safetensors"
+        vectors = read_shard(place, lambda tensors: {name: tensors[name].clone() for name in _VECTORS})
+    if vectors is None:
+        vectors = _run(model, name, known, collator)
+        if folder is not None:
+            write_shard(place.parent, place.stem, vectors)
+    found = []
+    for kind in ("text", "image"):
+        numbers = [number for number, row in enumerate(known) if row[f"target_{kind}_features"] is not None]
+        if numbers:
+            targets = torch.stack([known[number][f"target_{kind}_features"] for number in numbers]).float()
+            groups = torch.stack([known[number]["target_ids"] for number in numbers])
+            parts = [vectors[field][numbers] for field in _VECTORS]
+            found.append(QuerySet(name, *parts, F.normalize(targets, dim=-1), groups))
+    return found
+
+
+def _fingerprint(model: UniMuRModel) -> str:
+    """Of all weights that make the vectors: everything but the anchored query."""
+    anchor, model.heads.query_anchor = model.heads.query_anchor, None
+    try:
+        return fingerprint(model)
+    finally:
+        model.heads.query_anchor = anchor
+
+
+def _run(model: UniMuRModel, name: str, known: list[dict], collator: DualAlignmentCollator) -> dict[str, torch.Tensor]:
     caught: list[tuple] = []
     hook = model.heads.query_anchor.register_forward_pre_hook(
         lambda _, inputs: caught.append(tuple(value.float().cpu() for value in inputs))
     )
-    targets, groups = [], []
     try:
-        for start in tqdm(range(0, len(order), _BATCH), desc=f"Reading {name}"):
-            batch = collator([known[number] for number in order[start : start + _BATCH]])
-            inputs = {
-                key: value for key, value in batch.items() if key in _INPUTS or key.startswith(("anchor", "turn"))
-            }
+        for start in tqdm(range(0, len(known), _BATCH), desc=f"Reading {name}"):
+            batch = collator(known[start : start + _BATCH])
+            inputs = {key: value for key, value in batch.items() if key in (*_INPUTS, *ANCHOR_ROWS)}
             model.get_multimodal_features(**{key: value.to(model.device) for key, value in inputs.items()})
-            targets.append(F.normalize(batch[feature].float(), dim=-1))
-            groups.append(batch["target_ids"])
     finally:
         hook.remove()
-    back = torch.tensor(order).argsort()
-    vectors = [torch.cat(some)[back] for some in (*zip(*caught, strict=True), targets, groups)]
-    return QuerySet(name, *vectors)
+    return {field: torch.cat(parts) for field, parts in zip(_VECTORS, zip(*caught, strict=True), strict=True)}
 
 
 def mean_mrr(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet]) -> float:
@@ -170,4 +216,156 @@ def fit_weights(
     }
 
 
-__all__ = ["QuerySet", "fit_weights", "mean_mrr", "read_queries"]
+def fit_correction(
+    anchor: UniMuRQueryAnchor, train: Sequence[QuerySet], dev: Sequence[QuerySet], seed: int, steps: int = 160
+) -> float:
+    """Trains the network of the correction by InfoNCE, one batch of each kind a step, and keeps its best state on the
+    held-out sets.
+
+    Args:
+        anchor: with `query_correction="mlp"`; its weights are those of `fit_weights`; that of the readout is
+            trained too.
+        train: kinds of dialogue.
+        dev: held-out dialogues of them.
+        seed: of the batches, of the network's start and of its dropout.
+        steps: at most.
+
+    Returns:
+        `float`: the mean reciprocal rank on the held-out sets, in percent.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    anchor.correction[0].reset_parameters()
+    trained = [anchor.readout_weight, *anchor.correction.parameters()]
+    optimizer = torch.optim.AdamW(trained, lr=_RATE, weight_decay=0.0)
+    scale, best, kept = torch.tensor(_SCALE), -1.0, {}
+    for step in trange(steps + 1, desc="Fitting the correction", leave=False):
+        if step % _EVERY == 0 or step == steps:
+            merit = mean_mrr(anchor.eval(), dev)
+            if merit > best:
+                best, kept = merit, copy.deepcopy(anchor.state_dict())
+        if step == steps:
+            break
+        anchor.train()
+        with torch.enable_grad():
+            losses = []
+            for some in train:
+                rows = some.rows(torch.randint(len(some), (_ROWS,), generator=generator))
+                losses.append(contrastive_loss(anchor(*rows.inputs).query, rows.targets, scale, rows.groups))
+            optimizer.zero_grad()
+            torch.stack(losses).sum().backward()
+            optimizer.step()
+    anchor.load_state_dict(kept)
+    anchor.eval()
+    return best
+
+
+@torch.no_grad()
+def fit_gate(
+    anchor: UniMuRQueryAnchor,
+    left_out: Sequence[tuple[UniMuRQueryAnchor, QuerySet]],
+    known: Sequence[tuple[UniMuRQueryAnchor, QuerySet]] = (),
+) -> dict:
+    """Sets the gate on the correction to the best of a search by the mean reciprocal rank over the judges.
+
+    The losses of a short training say little about a gate, since a larger correction spreads the cosines whether it is
+    right or wrong; so the ranks decide. The bias is chosen first, by the kinds that were left out alone; then one
+    weight after the other where it gains over all.
+
+    Args:
+        anchor: its gate is set.
+        left_out: pairs of an anchor that was fitted without a kind of dialogue, and dialogues of that kind.
+        known: the same of kinds that it was fitted on.
+
+    Returns:
+        `dict`: `bias`, `weights`, and the mean reciprocal rank of every kind by the anchor alone, without a gate and
+        with it.
+    """
+    parts = []
+    for fitted, some in [*left_out, *known]:
+        found = fitted(*some.inputs)
+        features = gate_features(found.readout, found.anchor, some.whole, some.last, some.statistics)
+        parts.append((some, found, features))
+    every = torch.cat([features for _, _, features in parts])
+    mean, spread = every.mean(dim=0), every.std(dim=0).clamp(min=1e-3)
+
+    def merits(bias: float, weights: Sequence[float]) -> list[float]:
+        values = torch.tensor(weights)
+        gates = [torch.sigmoid((features - mean) / spread @ values + bias) for _, _, features in parts]
+        return [
+            some.mrr(F.normalize(found.anchor + gate[:, None] * found.correction, dim=-1))
+            for gate, (some, found, _) in zip(gates, parts, strict=True)
+        ]
+
+    width = every.shape[1]
+    weights, scores = [0.0] * width, {bias: merits(bias, [0.0] * width) for bias in _GATE_BIASES}
+    by_left_out = {bias: float(np.mean(each[: len(left_out)] or each)) for bias, each in scores.items()}
+    bias = min(bias for bias, merit in by_left_out.items() if merit >= max(by_left_out.values()) - _GATE_CAUTION)
+    best = float(np.mean(scores[bias]))
+    for number in [*range(width), *range(width)]:
+        for value in _GATE_WEIGHTS:
+            tried = [*weights[:number], value, *weights[number + 1 :]]
+            merit = float(np.mean(merits(bias, tried)))
+            if merit > best + _GATE_GAIN:
+                best, weights = merit, tried
+    anchor.feature_mean.copy_(mean)
+    anchor.feature_spread.copy_(spread)
+    anchor.gate.weight.copy_(torch.tensor([weights]))
+    anchor.gate.bias.fill_(bias)
+    names = [f"{some.name} left out" for _, some in left_out] + [some.name for _, some in known]
+    return {
+        "bias": bias,
+        "weights": weights,
+        "anchor": dict(zip(names, merits(-1e4, [0.0] * width), strict=True)),
+        "without_gate": dict(zip(names, merits(1e4, [0.0] * width), strict=True)),
+        "with_gate": dict(zip(names, merits(bias, weights), strict=True)),
+    }
+
+
+def fit_query_anchor(
+    anchor: UniMuRQueryAnchor, train: Sequence[QuerySet], dev: Sequence[QuerySet], seed: int, steps: int = 160
+) -> dict:
+    """Fits all of an anchored query: weights, correction, and the gate.
+
+    The gate is fitted by leaving kinds of dialogue out: for each kind a correction is fitted on the others, and the
+    gate must rank the left-out dialogues well. So a kind that was never trained on is not drawn away from the anchor.
+
+    Args:
+        anchor: is fitted.
+        train: kinds of dialogue, text replies or images.
+        dev: held-out dialogues of them; of the same names.
+        seed: of the correction.
+        steps: of the correction.
+
+    Returns:
+        `dict`: what was chosen, and the mean reciprocal rank in percent of every held-out set: `encoder` (the dialogue
+        by the dual encoder), `anchor`, `chosen`, and `gate` with those of the left-out kinds.
+    """
+    anchor.eval()
+    with torch.no_grad():
+        for tensor, value in anchor.initial_values():
+            tensor.fill_(value)
+    gate, anchor.gate = anchor.gate, None
+    try:
+        found: dict = {"weights": fit_weights(anchor, dev)}
+        start = copy.deepcopy(anchor.state_dict())
+        judges: list[tuple[UniMuRQueryAnchor, QuerySet]] = []
+        names = list(dict.fromkeys(some.name for some in train))
+        if gate is not None and anchor.correction is not None and len(names) > 1:
+            for name in names:
+                without = copy.deepcopy(anchor)
+                known, left_out = ([some for some in dev if (some.name == name) == out] for out in (False, True))
+                fit_correction(without, [some for some in train if some.name != name], known, seed, steps)
+                judges += [(without, some) for some in left_out]
+        anchor.load_state_dict(start)
+        if anchor.correction is not None:
+            found["corrected"] = fit_correction(anchor, train, dev, seed, steps)
+        ungated = copy.deepcopy(anchor)
+    finally:
+        anchor.gate = gate
+    if gate is not None:
+        found["gate"] = fit_gate(anchor, judges, [(ungated, some) for some in dev])
+    return found
+
+
+__all__ = ["QuerySet", "fit_correction", "fit_gate", "fit_query_anchor", "fit_weights", "mean_mrr", "read_queries"]

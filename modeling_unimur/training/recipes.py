@@ -36,6 +36,13 @@ class ModelArguments:
     clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     language_model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     config: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRConfig."})
+    heads: str | None = field(
+        default=None,
+        metadata={
+            "help": "Task unimur: file of trained heads to begin with; with training.max_steps: 0 only the anchored "
+            "query is fitted."
+        },
+    )
     processor: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRProcessor."})
 
 
@@ -109,6 +116,16 @@ class DataArguments:
     )
     concatenate_captions: float = field(
         default=0.0, metadata={"help": "Probability of two pictures with their captions in one row (FROMAGe: 0.5)."}
+    )
+    anchor_texts: dict[str, int] = field(
+        default_factory=dict,
+        metadata={
+            "help": "Kinds of dialogue that the anchored query is fitted on (query_anchor), named as `texts`, and how "
+            "many of each."
+        },
+    )
+    max_anchor_tokens: int = field(
+        default=400, metadata={"help": "Longest of these dialogues; the latest tokens are kept."}
     )
     texts: list[str] = field(
         default_factory=list,

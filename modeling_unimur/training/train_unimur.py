@@ -2,14 +2,17 @@
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..data.packages import cache_dir
-from .alignment_data import load_data
+from .alignment_data import AlignmentData, load_data
 from .closed_form_start import start_in_closed_form
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, recalls
@@ -17,6 +20,7 @@ from .guards import TrainingGuard
 from .picture_map_start import start_picture_map
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
+from .query_anchor_fit import fit_query_anchor, read_queries
 from .recipes import Recipe
 from .refit_readout import refit_readout
 from .rescale_ret import RescaleRet
@@ -50,7 +54,29 @@ def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
         if source is not None and Path(source).is_dir():  # found again on this machine; a release refuses it
             setattr(model.config, f"{part}_base_model", str(Path(source).absolute()))
     model.config.heads_only = True  # checkpoints need not repeat what never changes
+    if chosen.heads is not None:
+        _take_heads(model, Path(chosen.heads))
     return model, processor
+
+
+def _take_heads(model: UniMuRModel, source: Path) -> None:
+    """Sets the trained heads to those of a file, with the anchored query or without."""
+    tensors = {key.removeprefix("heads."): value for key, value in load_file(source).items()}
+    missing, unknown = model.heads.load_state_dict(tensors, strict=False)
+    missing = [name for name in missing if not name.startswith("query_anchor.")]
+    if missing or unknown:
+        raise ValueError(f"{source} does not hold the heads of this model: missing {missing}, unknown {unknown}.")
+
+
+@contextmanager
+def paper_query(model: UniMuRModel) -> "Iterator[None]":
+    """The readout alone is the query, as in the paper: the anchored query is fitted over a trained readout."""
+    anchor, model.heads.query_anchor = model.heads.query_anchor, None
+    kind, model.config.query_anchor = model.config.query_anchor, "none"
+    try:
+        yield
+    finally:
+        model.heads.query_anchor, model.config.query_anchor = anchor, kind
 
 
 def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":
@@ -80,43 +106,49 @@ def train(recipe: Recipe) -> "dict[str, float]":
     def measure(sets: "list[DevSet]") -> "dict[str, float]":
         return recalls(model, processor, sets, limit, store, recipe.data.keep_context)
 
-    untrained = measure(data.test)
-    collator = DualAlignmentCollator(
-        processor,
-        recipe.data.max_caption_tokens,
-        limit,
-        recipe.data.captions_per_batch,
-        recipe.data.concatenate_captions,
-        store,
-        recipe.data.keep_context,
-    )
-    if recipe.data.closed_form_start and not args.resume_from_checkpoint:
-        start_picture_map(model, data.train, collator, args.seed)
-        start_in_closed_form(model, data.train, collator, args.seed, with_pictures=True)
-    trainer = RetrievalTrainer(
-        model=model,
-        args=args,
-        data_collator=collator,
-        train_dataset=data.train,
-        eval_dataset=data.dev[0].contexts,
-        recalls=lambda _: measure(data.dev),
-        processing_class=processor,
-        callbacks=[TrainingGuard(model), *([RescaleRet(model)] if args.rescale_ret else [])],
-    )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    refit = {}
-    if recipe.data.refit_readout:
+    with paper_query(model):
+        untrained = measure(data.test) if args.max_steps != 0 else {}
+        collator = DualAlignmentCollator(
+            processor,
+            recipe.data.max_caption_tokens,
+            limit,
+            recipe.data.captions_per_batch,
+            recipe.data.concatenate_captions,
+            store,
+            recipe.data.keep_context,
+        )
+        if recipe.data.closed_form_start and not args.resume_from_checkpoint:
+            start_picture_map(model, data.train, collator, args.seed)
+            start_in_closed_form(model, data.train, collator, args.seed, with_pictures=True)
+        trainer = RetrievalTrainer(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=data.train,
+            eval_dataset=data.dev[0].contexts,
+            recalls=lambda _: measure(data.dev),
+            processing_class=processor,
+            callbacks=[TrainingGuard(model), *([RescaleRet(model)] if args.rescale_ret else [])],
+        )
+        if args.max_steps != 0:
+            trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+        readout: dict = {}
+        if recipe.data.refit_readout:
+            model.eval()
+            readout = {"refit": refit_readout(model, data.refit, collator, lambda: measure(data.dev), args.seed)}
+        measured = measure(data.test)
+    if model.heads.query_anchor is not None:
         model.eval()
-        refit = {"refit": refit_readout(model, data.refit, collator, lambda: measure(data.dev), args.seed)}
+        readout |= {"test_readout": measured, "query_anchor": _fit_anchor(model, processor, data, recipe)}
     if store is not None:
         store.flush()
     results = {
         "task": "unimur",
         "seed": args.seed,
         "pictures": data.pictures,
-        "test": measure(data.test),
+        "test": measured if model.heads.query_anchor is None else measure(data.test),
         "test_untrained": untrained,
-        **refit,
+        **readout,
     }
     output = Path(args.output_dir)
     if trainer.is_world_process_zero():
@@ -126,4 +158,16 @@ def train(recipe: Recipe) -> "dict[str, float]":
     return results
 
 
-__all__ = ["build", "prefix_store", "train"]
+def _fit_anchor(model: UniMuRModel, processor: UniMuRProcessor, data: AlignmentData, recipe: Recipe) -> dict:
+    """Fits the anchored query on the recipe's kinds of dialogue."""
+    limit = recipe.data.max_anchor_tokens
+    collator = DualAlignmentCollator(processor, recipe.data.max_caption_tokens, limit)
+    folder = cache_dir() / "queries"
+    train, dev = [], []
+    for name, (rows, held_out) in data.anchor.items():
+        train += read_queries(model, name, rows, collator, folder)
+        dev += read_queries(model, name, held_out, collator, folder)
+    return fit_query_anchor(model.heads.query_anchor, train, dev, recipe.training.seed)
+
+
+__all__ = ["build", "paper_query", "prefix_store", "train"]
