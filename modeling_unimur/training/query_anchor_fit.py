@@ -169,7 +169,12 @@ def mean_mrr(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet]) -> float:
 
 
 @torch.no_grad()
-def fit_weights(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet], names: Sequence[str] = tuple(_WEIGHTS)) -> dict:
+def fit_weights(
+    anchor: UniMuRQueryAnchor,
+    sets: Sequence[QuerySet],
+    names: Sequence[str] = tuple(_WEIGHTS),
+    no_set_below: bool = False,
+) -> dict:
     """Sets the weights of an anchored query to the best of a grid by the mean reciprocal rank over the sets.
 
     The grid holds the encoder alone, so the result is never below it on these sets; of equal weights the smaller ones
@@ -179,6 +184,7 @@ def fit_weights(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet], names: Sequ
         anchor: its weights are set; the rest stays as it is.
         sets: held-out dialogues that neither the readout nor the correction was fitted on.
         names: of the weights that are chosen; `whole_weight` is 1.
+        no_set_below: whether weights are left out that put any single set below the encoder alone.
 
     Returns:
         `dict`: the chosen weights, the merit of the encoder alone (`encoder`) and that of the result (`chosen`).
@@ -187,11 +193,19 @@ def fit_weights(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet], names: Sequ
     has_images = any(bool(some.image.any()) for some in sets)
     names = [name for name in names if getattr(anchor, name, None) is not None]
     grids = [_WEIGHTS[name] if name != "image_weight" or has_images else (0.0,) for name in names]
-    merits: dict[tuple[float, ...], float] = {}
+    every: dict[tuple[float, ...], list[float]] = {}
     for values in itertools.product(*grids):
         for name, value in zip(names, values, strict=True):
             getattr(anchor, name).fill_(value)
-        merits[values] = mean_mrr(anchor, sets)
+        every[values] = [some.mrr(anchor(*some.inputs).query) for some in sets]
+    alone = every[tuple(0.0 for _ in names)]
+    if no_set_below:
+        every = {
+            values: found
+            for values, found in every.items()
+            if all(mine >= theirs for mine, theirs in zip(found, alone, strict=True))
+        }
+    merits = {values: float(np.mean(found)) for values, found in every.items()}
     best = max(merits, key=lambda values: (merits[values], -sum(values)))
     for name, value in zip(names, best, strict=True):
         getattr(anchor, name).fill_(value)
