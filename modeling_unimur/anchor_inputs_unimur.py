@@ -3,9 +3,9 @@
 import copy
 
 import torch
-from torch.utils.data import get_worker_info
 
 from .messages_unimur import words_of_turn
+from .text_encoder_unimur import encode_queries, load_text_encoder
 
 _QUESTION_MARKS = "?\uff1f\u061f"  # also the full-width and the Arabic one
 # The arguments of `UniMuRModel` that these inputs become, one row a dialogue.
@@ -24,7 +24,8 @@ class AnchorInputsMixin:
     Attributes:
         anchor_encoder (*optional*): what embeds the words where candidates are ready embeddings of another encoder: a
             `SentenceTransformer`, or a callable from a list of texts to vectors `(texts, width)`. By default the
-            model that `anchor_base_model` names is loaded when it is first needed. It is never saved.
+            model that `anchor_base_model` names, of sentence-transformers or a dual encoder (CLIP, SigLIP,
+            open_clip), is loaded when it is first needed. It is never saved.
     """
 
     anchor_encoder = None
@@ -50,8 +51,7 @@ class AnchorInputsMixin:
         turns = [[words_of_turn(message) for message in messages] for messages in dialogues]
         asked = [[any(mark in words for mark in _QUESTION_MARKS) for words in dialogue] for dialogue in turns]
         statistics = [[len(marks), sum(marks) / max(len(marks), 1)] for marks in asked]
-        said = [[words for words in dialogue if words] or [""] for dialogue in turns]
-        texts = [text for words in said for text in ("\n".join(words), words[-1])]
+        texts = [text for messages in dialogues for text in anchor_words(messages)]
         found = {"turn_statistics": torch.tensor(statistics, dtype=torch.float32).reshape(-1, 2)}
         if self.anchor_encoder is not None or self.anchor_base_model is not None:
             vectors = self._embed_words(texts)
@@ -63,18 +63,22 @@ class AnchorInputsMixin:
     def _embed_words(self, texts: "list[str]") -> torch.Tensor:
         """Vectors of texts by `anchor_encoder`, float32 on the CPU, zeros for empty texts; each text once."""
         if self.anchor_encoder is None:
-            self.anchor_encoder = _load_encoder(self.anchor_base_model, self.anchor_base_revision)
+            self.anchor_encoder = self._load_anchor_encoder()
         distinct = list(dict.fromkeys(text for text in texts if text)) or [" "]
-        encoder = self.anchor_encoder
-        if isinstance(encoder, torch.nn.Module) and hasattr(encoder, "encode_query"):
-            shown = [_latest_words(text, encoder) for text in distinct]
-            vectors = encoder.encode_query(shown, convert_to_tensor=True, show_progress_bar=False)
-        else:
-            vectors = encoder(distinct)
-        vectors = torch.as_tensor(vectors).detach().float().cpu()
+        vectors = encode_queries(self.anchor_encoder, distinct)
         places = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([places.get(text, len(distinct)) for text in texts])
         return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])[rows]
+
+    def _load_anchor_encoder(self):
+        try:
+            return load_text_encoder(self.anchor_base_model, self.anchor_base_revision)
+        except (ImportError, OSError, ValueError) as error:
+            kind = ImportError if isinstance(error, ImportError) else ValueError
+            raise kind(
+                f"The encoder of anchored queries cannot be loaded: {error} Or pass anchor_encoder, a "
+                "SentenceTransformer or a callable from texts to vectors, to the pipeline or the processor."
+            ) from error
 
     def to_dict(self) -> dict:
         """What is saved. The encoder and the tokenizer's copy are not, and transformers would copy them first."""
@@ -94,28 +98,11 @@ class AnchorInputsMixin:
         return kept[1]
 
 
-def _load_encoder(name: str, revision: "str | None"):
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            f"Anchored queries need the encoder {name!r}, which sentence-transformers loads: `pip install "
-            "unimur[sentence_transformers]`, or pass anchor_encoder, a callable from texts to vectors."
-        ) from error
-    device = None if get_worker_info() is None else "cpu"  # an accelerator cannot be used after a fork
-    return SentenceTransformer(name, revision=revision, device=device)
+def anchor_words(messages: "list[dict]") -> "tuple[str, str]":
+    """What the encoder reads of a dialogue: the words of all turns, a line each, and those of the last turn that has
+    any; empty texts where nobody said anything."""
+    said = [words for words in map(words_of_turn, messages) if words] or [""]
+    return "\n".join(said), said[-1]
 
 
-def _latest_words(text: str, encoder) -> str:
-    """The end of a text that is longer than a sentence-transformers model reads."""
-    limit, tokenizer = getattr(encoder, "max_seq_length", None), getattr(encoder, "tokenizer", None)
-    if not limit or not getattr(tokenizer, "is_fast", False):
-        return text
-    prompt = (getattr(encoder, "prompts", None) or {}).get("query") or ""
-    room = limit - len(tokenizer(prompt, verbose=False)["input_ids"])
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = encoded["offset_mapping"]
-    return text[offsets[-room][0] :] if 0 < room < len(offsets) else text
-
-
-__all__ = ["ANCHOR_ROWS", "AnchorInputsMixin"]
+__all__ = ["ANCHOR_ROWS", "AnchorInputsMixin", "anchor_words"]

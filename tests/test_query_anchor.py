@@ -417,6 +417,31 @@ def test_without_their_encoder_the_error_says_how_to_name_it(ready):
         embed(model, processor, "a cat")
 
 
+@pytest.mark.parametrize("kind", ["clip", "open_clip"])
+def test_the_text_tower_of_a_dual_encoder_anchors_ready_embeddings(make_model, clip_folder, tmp_path, kind):
+    folder = clip_folder if kind == "clip" else tiny.open_clip_folder(tmp_path / "tower", "clip")
+    dual, own = make_model(clip=folder)
+    width = dual.config.joint_width
+    model, processor = make_model(
+        clip=None, projection_dim=width, query_anchor="encoder", anchor_base_model=str(folder)
+    )
+    with torch.no_grad():
+        model.heads.query_anchor.readout_weight.zero_()
+    long = [" ".join([word, *["she plays guitar"] * 30]) for word in ("balloon", "cat")]  # the latest words are kept
+    given = ["a cat slept", "no", *long, [turn("hi?"), turn("she plays guitar")]]
+    expected = torch.cat([tower(dual, own, text) for text in given[:-1]])
+    both = tower(dual, own, "hi?\nshe plays guitar") + tower(dual, own, "she plays guitar")
+    close(embed(model, processor, given), torch.cat([expected, F.normalize(both, dim=-1)]))
+
+
+@pytest.mark.parametrize("name", ["acme/moved", "no/such/folder"])
+def test_an_encoder_that_is_gone_is_named(ready, name):
+    model, processor = ready
+    processor.anchor_encoder, processor.anchor_base_model = None, name
+    with pytest.raises(ValueError, match=rf"{name}.*anchor_encoder"):
+        embed(model, processor, "a cat")
+
+
 def test_an_encoder_that_is_named_needs_its_library(ready, monkeypatch):
     model, processor = ready
     processor.anchor_encoder, processor.anchor_base_model = None, "acme/encoder"

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    BertModel,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -147,4 +148,19 @@ def open_clip_folder(folder: Path, kind: str = "timm_hf") -> Path:
     tok.save_pretrained(folder)
     side = {"height": 32, "width": 32}
     CLIPImageProcessor(size=side, do_center_crop=False, crop_size=side).save_pretrained(folder)
+    return folder
+
+
+def sentence_encoder(folder: Path, seed: int = 2) -> Path:
+    """A model of sentence-transformers of 32 dimensions that reads 32 tokens."""
+    from sentence_transformers import SentenceTransformer
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(seed)
+    bert = BertConfig(vocab_size=400, max_position_embeddings=64, pad_token_id=2, **sizes)
+    BertModel(bert).save_pretrained(folder)
+    tokenizer(eos=True).save_pretrained(folder)
+    encoder = SentenceTransformer(str(folder), device="cpu")
+    encoder.max_seq_length = 32
+    encoder.save_pretrained(str(folder))
     return folder

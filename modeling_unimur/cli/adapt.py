@@ -13,8 +13,12 @@ _ROWS = (
     ("closed_form", "heads, closed form"),
     ("sharpened", "heads, sharpened"),
     ("trained", "heads, with [RET]"),
-    *((f"{kept}_own_metric", "heads, lengths kept") for kept in ("closed_form", "sharpened", "trained")),
     ("encoder", "the encoder itself"),
+    ("anchored", "encoder and heads"),
+    *(
+        (f"{kept}_own_metric", "written, lengths kept")
+        for kept in ("closed_form", "sharpened", "trained", "encoder", "anchored")
+    ),
 )
 
 
@@ -26,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--language-model", required=True, metavar="ID", help="a causal one: folder or Hub id")
     parser.add_argument("--output", required=True, metavar="FOLDER", help="where heads and index go")
-    parser.add_argument("--encoder", metavar="ID", help="what made the vectors, to teach dialogues too")
+    parser.add_argument(
+        "--encoder", metavar="ID", help="what made the vectors: queries are its own, corrected by the heads"
+    )
     parser.add_argument(
         "--chats", metavar="FILE", help="your own, JSON lines of chat messages, to learn from too; needs --encoder"
     )
@@ -104,8 +110,22 @@ def report(results: dict) -> list[str]:
         for key, label in _ROWS:
             if key in row:
                 lines.append(f"  {label:<22}{row[key]['r1']:>7.1f}{row[key]['r10']:>7.1f}")
-    words = results["kept"].replace("_", " ")
-    lines.append(f"Written: {words}, which found most of further texts that none of them was fitted on.")
+    lines.append(_written(results))
     if any(name == "text_to_text" for name in results["held_out"]) and results["encoder"]:
         lines.append("From a whole text to its own vector the encoder is right by definition: its row is the ceiling.")
     return lines
+
+
+def _written(results: dict) -> str:
+    """What the folder holds, and why."""
+    anchor, judged = results.get("anchor"), "further texts and dialogues that nothing was fitted on"
+    if anchor is None:
+        words = results["kept"].replace("_", " ")
+        return f"Written: {words}, which found most of further texts that none of them was fitted on."
+    if results["kept"] == "encoder":
+        return f"Written: the encoder alone; on {judged}, neither the last turn nor the heads found more."
+    words = anchor["readout"].replace("_", " ")
+    return (
+        f"Written: the encoder's whole dialogue + {anchor['last_weight']:g} last turn + {anchor['readout_weight']:g} "
+        f"heads ({words}), which is nowhere below the encoder alone on {judged}."
+    )

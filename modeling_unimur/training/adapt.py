@@ -5,7 +5,7 @@ from transformers import pipeline
 from modeling_unimur.training.adapt import adapt
 
 adapt("products.npy", "products.jsonl", "HuggingFaceTB/SmolLM2-135M-Instruct", "my-heads",
-      encoder="sentence-transformers/all-MiniLM-L6-v2")  # the encoder, if at hand, teaches dialogues too
+      encoder="sentence-transformers/all-MiniLM-L6-v2")  # the encoder, if at hand, is what the heads correct
 
 retriever = pipeline("multimodal-retrieval", model="my-heads", trust_remote_code=True)
 retriever.load_index("my-heads/index")
@@ -31,6 +31,8 @@ from transformers import AutoConfig, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..readout_unimur import FrozenReader
+from ..releasing.clean_folder import write_model
+from .adapt_anchor import AnchorChoice
 from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
 from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
@@ -43,7 +45,7 @@ from .prefix_store import PrefixStore
 from .ready_items import ReadyIndex, join, load_items
 from .ready_vectors import load_vectors
 from .sharpen_readout import sharpen_readout
-from .text_encoders import load_text_space
+from .text_encoders import folder_or_id, load_text_space
 from .trainer import RetrievalTrainer
 
 logger = logging.getLogger(__name__)
@@ -121,13 +123,19 @@ def adapt(
     for it, and with `epochs` trained together with [RET], while the tokens before [RET] have passed the frozen
     language model for good. Which of these is written, texts decide that none of them saw.
 
+    With the encoder at hand, queries are anchored: the encoder's own vectors of the whole dialogue and of its last
+    turn, corrected by the readout. The weights are chosen on texts, dialogues, glosses, own chats and rounds of
+    questions that nothing was fitted on and that judge nothing, from a grid that holds the encoder alone: the result
+    is not below it on any of these sets. The folder names the encoder, which runs with every query.
+
     Args:
         embeddings: `.npy`, `.parquet`, a FAISS index whose vectors can be had back, or an array `(items, width)`.
         texts: one a vector: `.jsonl` or `.parquet` with `text` and, if wanted, `id`, `kind` (`text` or `image`),
             `image`; `.txt`; or a list of texts or records. None reads them from the parquet file of the vectors.
         language_model: Hub id or folder of a causal language model.
-        output_dir: gets the heads, the processor, `results.json` and the index. A language model from a folder is
-            named by its path there: pass `language_model=` to load the heads on another machine.
+        output_dir: gets the heads, the processor, `results.json` and the index. A language model or an encoder from a
+            folder is named by its path there: pass `language_model=` and `anchor_encoder=` to load the heads on
+            another machine.
         encoder: Hub id or folder of what made the vectors, a sentence-transformers model or a CLIP-like one.
         chats: a person's own, JSON lines of chat messages, which the heads learn as well: every turn after the first
             one is the reply to those before it. Needs the encoder, which embeds the replies.
@@ -140,8 +148,11 @@ def adapt(
     Returns:
         `dict`: what `results.json` holds. `held_out` has for each set (`text_to_text`, `dialogue_to_image`, ...) the
         numbers of `queries` and `candidates`, and recalls in percent: `chance`, `untrained`, `closed_form`,
-        `sharpened`, `trained`, `encoder` (its own vector of the same words), and `<kept>_own_metric` where the vectors
-        are not normalised; `kept` says which heads were written.
+        `sharpened`, `trained` (readouts alone), `encoder` (its own vector of the same words), `anchored` (encoder and
+        readout together), and `<kept>_own_metric` where the vectors are not normalised; `kept` says which of them was
+        written. With an encoder it is `anchored`, or `encoder` where nothing was worth a weight, and `anchor` has the
+        readout, the weights, and what the encoder alone and the anchored query reached on the sets that chose
+        (`chosen_on`: mean reciprocal rank in percent).
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -176,10 +187,11 @@ def adapt(
     own_share = options.contexts if space is None else math.ceil(options.contexts / 2)
     contexts = training_contexts(groups, chosen, own_share, options.seed)
     table, sets = index.vectors, held_out_sets(index, groups, held_out, options.seed)
+    deciding = held_out_sets(index, groups, choosing, options.seed + 1)
     if space is not None:
         unseen, count = [*held_out, *choosing], options.contexts - own_share
         extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table, chats)
-        table, sets = extra.table, [*sets, *extra.sets]
+        table, sets, deciding = extra.table, [*sets, *extra.sets], [*deciding, *extra.choosing]
         index.notes.extend(extra.notes)
     rows = AdaptRows(contexts, table, index.vectors)
 
@@ -195,20 +207,23 @@ def adapt(
     # A start alone reads every context once: nothing is worth keeping.
     collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
 
-    def judge(sets: list[DevSet] = sets) -> list[torch.Tensor]:
+    def judge(sets: list[DevSet]) -> list[torch.Tensor]:
         return [embed_contexts(model, processor, dev.contexts, limit, store) for dev in sets]
 
-    def merit() -> float:
-        dev = held_out_sets(index, groups, choosing, options.seed + 1)
-        return float(np.mean([sum(recall_of(q, d).values()) / 2 for q, d in zip(judge(dev), dev, strict=True)]))
+    anchors = None if space is None else AnchorChoice(space, model.config, deciding, sets)
 
     args = _arguments(output, options)
     model.to(args.device)
-    figures, prepared = {"untrained": judge()}, time.perf_counter()
+    figures, prepared = {"untrained": judge(sets)}, time.perf_counter()
     read, merits, heads = read_contexts(model, rows, collator), {}, {}
 
     def keep(name: str) -> None:
-        figures[name], merits[name] = judge(), merit()
+        figures[name], found = judge(sets), judge(deciding)
+        if anchors is not None:
+            anchors.offer(name, found)
+        else:
+            recalls = [recall_of(queries, dev) for queries, dev in zip(found, deciding, strict=True)]
+            merits[name] = float(np.mean([sum(recall.values()) / 2 for recall in recalls]))
         heads[name] = {key: tensor.clone() for key, tensor in model.heads.state_dict().items()}
 
     start = fit_readout(read, options.seed)
@@ -221,14 +236,16 @@ def adapt(
     if steps:
         _train(model, rows, collator, args, steps, processor)
         keep("trained")
-    kept = max(merits, key=merits.__getitem__)
-    model.heads.load_state_dict(heads[kept])
+    readout = kept = max(merits, key=merits.__getitem__) if anchors is None else anchors.best
+    model.heads.load_state_dict(heads[readout])
+    if anchors is not None:
+        figures["encoder"], figures["anchored"] = anchors.own_queries(), anchors.queries(figures[readout])
+        kept = "encoder" if anchors.is_encoder_alone else "anchored"
+        merits = {name: choice.merit for name, choice in anchors.choices.items()}
+        anchors.install(model, processor)
+        # Of longer dialogues the language model reads what it was judged by, and the encoder all that it holds.
+        processor.max_context_tokens = limit + processor.overhead_tokens
     trained = time.perf_counter()
-    if space is not None:
-        figures["encoder"] = [
-            space(["\n".join(turns) for turns in dev.contexts], query=True, desc="The encoder's own queries")
-            for dev in sets
-        ]
     results = {
         "task": "adapt",
         "language_model": os.fspath(language_model),
@@ -245,6 +262,7 @@ def adapt(
         "steps": steps,
         "kept": kept,
         "chosen_by": merits,
+        **({} if anchors is None else {"anchor": anchors.report()}),
         "ridge_penalty": start.penalty,
         "trained_parameters": sum(p.numel() for p in model.heads.parameters()),
         "seconds": {
@@ -283,9 +301,7 @@ def _ready_index(embeddings, texts, kind: str, column: str | None) -> ReadyIndex
 
 def _untrained(language_model, revision, index: ReadyIndex, contexts, options: AdaptOptions):
     """The model before training, on a language model that is named by where it came from."""
-    source = os.fspath(language_model)
-    is_folder = Path(source).expanduser().is_dir()
-    source = str(Path(source).expanduser().absolute()) if is_folder else source
+    source = folder_or_id(language_model)
     try:
         processor = UniMuRProcessor.from_backbones(
             source, language_model_revision=revision, readout_prompt=options.readout_prompt
@@ -307,7 +323,7 @@ def _untrained(language_model, revision, index: ReadyIndex, contexts, options: A
         separate_logit_scales=both,
         caption_loss_weight=0.0,
     )
-    if is_folder:
+    if Path(source).is_dir():
         model.config.text_base_model = source
     model.config.heads_only = True
     return model, processor
@@ -367,8 +383,7 @@ def _table(sets: list[DevSet], figures: dict[str, list[torch.Tensor]], index: Re
 
 def _save(model, processor, index: ReadyIndex | None, results: dict, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output, heads_only=True)
-    processor.save_pretrained(output)
+    write_model(output, model, processor, heads_only=True)
     if index is not None:
         index.to_retrieval_index().save(output / INDEX_FOLDER)
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -14,13 +14,20 @@ from .adapt_contexts import Contexts, Groups
 from .dev_sets import DevSet
 from .ready_items import ReadyIndex
 from .text_encoders import TextSpace
-from .unpaired_texts import DEFAULT_SOURCES, load_texts
+from .unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 
 # Texts that tell whether an encoder made an index, the median cosine below which it did not, and that below which a
 # prompt, a cut or another precision makes a difference.
 _PROBES, _OTHER, _SAME = 64, 0.8, 0.98
 _DEV_CONTEXTS = 200
-_DEV_NAMES = {"glosses": "gloss_to_title", "dialogues": "built_dialogue_to_text", "chats": "own_chat_to_reply"}
+_DEV_NAMES = {
+    "glosses": "gloss_to_title",
+    "dialogues": "built_dialogue_to_text",
+    "chats": "own_chat_to_reply",
+    "questions": "questions_to_text",
+}
+# A kind of dialogue that is not trained on: weights that suit short dialogues alone show in ten rounds of questions.
+_UNTRAINED = ("questions",)
 
 
 def require_same_space(space: TextSpace, index: ReadyIndex) -> str:
@@ -65,12 +72,14 @@ class EncoderContexts:
 
     Args:
         table (`(rows, width)`): the right texts so far, then the new ones.
-        sets: from glosses and built dialogues to their texts.
+        sets: from glosses, built dialogues, own chats and rounds of questions to their texts, to judge by.
+        choosing: the same of other contexts, to choose by.
         notes: what a person should know.
     """
 
     table: torch.Tensor
     sets: list[DevSet] = field(default_factory=list)
+    choosing: list[DevSet] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -103,9 +112,10 @@ def encoder_contexts(
         if contexts.text_rows[number] < 0:
             contexts.text_rows[number] = row_of(groups.texts[group])
     notes: list[str] = []
-    sources = load_texts([f"chats={chats}"]) if chats is not None else {}
+    sources, untrained = load_texts([f"chats={chats}"]) if chats is not None else {}, {}
     try:
         sources |= load_texts(list(DEFAULT_SOURCES))
+        untrained = load_texts(list(_UNTRAINED))
     except PackageUnavailable as error:
         notes.append(f"Dialogues and glosses are left out, so contexts are the index's own texts: {error}")
     places = {groups.texts[group].casefold(): group for group in chosen}
@@ -123,13 +133,27 @@ def encoder_contexts(
             contexts.add(context.turns, group, row_of(context.target), -1)
     if targets:
         table = torch.cat([table, space(list(targets), desc="Encoding right answers")])
-    return EncoderContexts(
-        table, [_dev_set(space, name, parts) for name, parts in sources.items() if parts["validation"]], notes
-    )
+    found = EncoderContexts(table, notes=notes)
+    for name, parts in (sources | untrained).items():
+        choosing, judging = _held_out(parts)
+        found.choosing += [_dev_set(space, name, choosing)] if choosing else []
+        found.sets += [_dev_set(space, name, judging)] if judging else []
+        if not choosing:
+            notes.append(f"Too few contexts of {name.partition('=')[0]} to hold any out: nothing is chosen by them.")
+    return found
 
 
-def _dev_set(space: TextSpace, source: str, parts: dict) -> DevSet:
-    contexts = parts["validation"][:_DEV_CONTEXTS]
+def _held_out(parts: dict[str, list[TextContext]]) -> tuple[list[TextContext], list[TextContext]]:
+    """Contexts that choose, and others that judge: the validation and the test split, or halves of the only one."""
+    choosing, judging = parts["validation"], parts["test"]
+    if not choosing or not judging:
+        both = [*choosing, *judging]
+        half = (len(both) + 1) // 2
+        choosing, judging = both[:half], both[half:]
+    return choosing[:_DEV_CONTEXTS], judging[:_DEV_CONTEXTS]
+
+
+def _dev_set(space: TextSpace, source: str, contexts: list[TextContext]) -> DevSet:
     distinct = list(dict.fromkeys(context.target for context in contexts))
     numbers = {target: number for number, target in enumerate(distinct)}
     ids = np.array([numbers[context.target] for context in contexts])

@@ -36,8 +36,8 @@ def held_out_sets(index: ReadyIndex, groups: Groups, held_out: Sequence[int], se
     return sets
 
 
-def recall_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None) -> dict[str, float]:
-    """Recalls in percent, `r1` and `r10`.
+def ranks_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None) -> np.ndarray:
+    """Ranks `(contexts,)` of the first right candidates, from 1 on.
 
     Args:
         queries (`(contexts, width)`): of the contexts of the set.
@@ -53,7 +53,12 @@ def recall_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None)
         )
         for start in range(0, len(queries), _CHUNK)
     ]
-    return recall_at(np.concatenate(ranks), _CUTOFFS)
+    return np.concatenate(ranks)
+
+
+def recall_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None) -> dict[str, float]:
+    """Recalls in percent, `r1` and `r10`; the arguments are those of `ranks_of`."""
+    return recall_at(ranks_of(queries, dev, score), _CUTOFFS)
 
 
 def chance(dev: DevSet) -> dict[str, float]:
@@ -82,4 +87,4 @@ def own_metric_score(raw: torch.Tensor, metric: str | None) -> Callable:
     return lambda queries, _: queries @ raw.T
 
 
-__all__ = ["chance", "held_out_sets", "own_metric_score", "recall_of"]
+__all__ = ["chance", "held_out_sets", "own_metric_score", "ranks_of", "recall_of"]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..data.row_store import StoredRows
-from ..text_cleaning import clean_texts
+from ..text_encoder_unimur import TextEncoder, placed
 
 
 class FrozenTowers(NamedTuple):
@@ -24,50 +24,7 @@ class FrozenTowers(NamedTuple):
     picture_tower: nn.Module
     encode_pictures: Callable[..., torch.Tensor]
     text_tower: nn.Module
-    encode_texts: "TextEncoder"
-
-
-class TextEncoder:
-    """Strings through a dual encoder's text tower, tokenised as `UniMuRProcessor.process_texts` does: padded to the
-    longest, or for SigLIP to the full length and without a mask, and cut at the longest text that the tower reads.
-
-    Args:
-        clip: the dual encoder.
-        tokenizer: its own.
-        clean_text: as `UniMuRProcessor` takes it.
-    """
-
-    def __init__(self, clip, tokenizer, clean_text: "str | None" = None):
-        self.clip, self.tokenizer, self.clean_text = clip, tokenizer, clean_text
-        self.full = clip.config.model_type.startswith("siglip")
-        lengths = (tokenizer.model_max_length, _text_positions(clip))
-        limits = [length for length in lengths if length and length < 100_000]
-        self.settings = {"padding": "max_length" if self.full else True, "truncation": bool(limits)}
-        if limits:
-            self.settings["max_length"] = min(limits)
-
-    def __call__(self, lines: "list[str]") -> torch.Tensor:
-        batch = self.tokenizer(clean_texts(lines, self.clean_text), return_tensors="pt", **self.settings)
-        mask = None if self.full else _placed(self.clip, batch["attention_mask"])
-        features = self.clip.get_text_features(_placed(self.clip, batch["input_ids"]), attention_mask=mask)
-        return features if isinstance(features, torch.Tensor) else features.pooler_output
-
-    @property
-    def key(self) -> str:
-        """What features depend on besides the weights."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        settings = f"{self.settings}" if self.clean_text is None else f"{self.settings}\n{self.clean_text}"
-        if backend is None:
-            return f"{type(self.tokenizer).__name__}\n{settings}"
-        plain = copy.deepcopy(backend)  # a tokenizer notes its last padding and truncation in itself
-        plain.no_truncation()
-        plain.no_padding()
-        return f"{plain.to_str()}\n{settings}"
-
-
-def _placed(clip, tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.to(next(clip.parameters()).device)
-    return tensor.to(clip.dtype) if tensor.is_floating_point() else tensor
+    encode_texts: TextEncoder
 
 
 def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTowers:
@@ -91,18 +48,11 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
 
     def encode_pictures(pixel_values: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
         if hasattr(clip, "project_image"):
-            return clip.get_image_features(_placed(clip, pixel_values)).pooled_features
+            return clip.get_image_features(placed(clip, pixel_values)).pooled_features
         # SigLIP 2 takes pictures of any shape, with a mask and their shapes; their names differ between versions.
-        return clip.vision_model(*(_placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
+        return clip.vision_model(*(placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
 
     return FrozenTowers(picture_tower, encode_pictures, text_tower, TextEncoder(clip, tokenizer, clean_text))
-
-
-def _text_positions(clip) -> "int | None":
-    """Longest text in tokens, where the configuration says so."""
-    if hasattr(clip, "project_image"):
-        return clip.config.context_length
-    return getattr(clip.config.text_config, "max_position_embeddings", None)
 
 
 def project(clip, pooled: "torch.Tensor | StoredRows") -> "torch.Tensor | StoredRows":

@@ -42,8 +42,9 @@ _JUDGES = 500
 _GATE_BIASES = (-3.0, -2.0, -1.4, -0.6, 0.0, 0.8, 2.0, 4.0)
 _GATE_WEIGHTS = (-2.0, -1.0, -0.5, 0.5, 1.0, 2.0)
 _GATE_GAIN = 0.1
-# Of gates whose mean reciprocal rank is within so many points of the best one, the most closed is taken.
-_GATE_CAUTION = 0.25
+# The most closed gate is taken that keeps this share of what the correction can gain on kinds that were left out: its
+# gain there is flat, and kinds that nobody thought of are further away than these.
+_GATE_SHARE = 0.75
 # Weights to choose from; that of the whole dialogue is 1. Zeros everywhere are the dual encoder alone.
 _WEIGHTS = {
     "last_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -162,14 +163,25 @@ def _run(model: UniMuRModel, name: str, known: list[dict], collator: DualAlignme
     return {field: torch.cat(parts) for field, parts in zip(_VECTORS, zip(*caught, strict=True), strict=True)}
 
 
+def merit_of(figures: Sequence[float]) -> float:
+    """One figure for mean reciprocal ranks of several kinds: their geometric mean, in which a point of a hard kind
+    counts more than a point of an easy one."""
+    return float(np.exp(np.mean(np.log(np.maximum(figures, 1e-3)))))
+
+
 def mean_mrr(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet]) -> float:
-    """The mean over kinds of the mean reciprocal rank, in percent."""
+    """The mean over sets of the mean reciprocal rank, in percent (`merit_of`)."""
     with torch.no_grad():
-        return float(np.mean([some.mrr(anchor(*some.inputs).query) for some in sets]))
+        return merit_of([some.mrr(anchor(*some.inputs).query) for some in sets])
 
 
 @torch.no_grad()
-def fit_weights(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet], names: Sequence[str] = tuple(_WEIGHTS)) -> dict:
+def fit_weights(
+    anchor: UniMuRQueryAnchor,
+    sets: Sequence[QuerySet],
+    names: Sequence[str] = tuple(_WEIGHTS),
+    no_set_below: bool = False,
+) -> dict:
     """Sets the weights of an anchored query to the best of a grid by the mean reciprocal rank over the sets.
 
     The grid holds the encoder alone, so the result is never below it on these sets; of equal weights the smaller ones
@@ -179,6 +191,7 @@ def fit_weights(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet], names: Sequ
         anchor: its weights are set; the rest stays as it is.
         sets: held-out dialogues that neither the readout nor the correction was fitted on.
         names: of the weights that are chosen; `whole_weight` is 1.
+        no_set_below: whether weights are left out that put any single set below the encoder alone.
 
     Returns:
         `dict`: the chosen weights, the merit of the encoder alone (`encoder`) and that of the result (`chosen`).
@@ -187,11 +200,19 @@ def fit_weights(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet], names: Sequ
     has_images = any(bool(some.image.any()) for some in sets)
     names = [name for name in names if getattr(anchor, name, None) is not None]
     grids = [_WEIGHTS[name] if name != "image_weight" or has_images else (0.0,) for name in names]
-    merits: dict[tuple[float, ...], float] = {}
+    every: dict[tuple[float, ...], list[float]] = {}
     for values in itertools.product(*grids):
         for name, value in zip(names, values, strict=True):
             getattr(anchor, name).fill_(value)
-        merits[values] = mean_mrr(anchor, sets)
+        every[values] = [some.mrr(anchor(*some.inputs).query) for some in sets]
+    alone = every[tuple(0.0 for _ in names)]
+    if no_set_below:
+        every = {
+            values: found
+            for values, found in every.items()
+            if all(mine >= theirs for mine, theirs in zip(found, alone, strict=True))
+        }
+    merits = {values: merit_of(found) for values, found in every.items()}
     best = max(merits, key=lambda values: (merits[values], -sum(values)))
     for name, value in zip(names, best, strict=True):
         getattr(anchor, name).fill_(value)
@@ -285,13 +306,15 @@ def fit_gate(
 
     width = every.shape[1]
     weights, scores = [0.0] * width, {bias: merits(bias, [0.0] * width) for bias in _GATE_BIASES}
-    by_left_out = {bias: float(np.mean(each[: len(left_out)] or each)) for bias, each in scores.items()}
-    bias = min(bias for bias, merit in by_left_out.items() if merit >= max(by_left_out.values()) - _GATE_CAUTION)
-    best = float(np.mean(scores[bias]))
+    by_left_out = {bias: merit_of(each[: len(left_out)] or each) for bias, each in scores.items()}
+    closed = merit_of(merits(-1e4, [0.0] * width)[: len(left_out) or None])
+    enough = closed + _GATE_SHARE * (max(by_left_out.values()) - closed)
+    bias = min(bias for bias, merit in by_left_out.items() if merit >= enough)
+    best = merit_of(scores[bias])
     for number in [*range(width), *range(width)]:
         for value in _GATE_WEIGHTS:
             tried = [*weights[:number], value, *weights[number + 1 :]]
-            merit = float(np.mean(merits(bias, tried)))
+            merit = merit_of(merits(bias, tried))
             if merit > best + _GATE_GAIN:
                 best, weights = merit, tried
     anchor.feature_mean.copy_(mean)

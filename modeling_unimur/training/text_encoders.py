@@ -5,18 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer, PreTrainedConfig
 
-from ..configuration_open_clip import OpenCLIPConfig
-from ..evaluation.systems.sentence_transformer import load_sentence_transformer
-from ..modeling_open_clip import OpenCLIPModel
-from .frozen_towers import TextEncoder
+from ..text_encoder_unimur import TextEncoder, encode_queries, load_text_encoder
 
-_DUAL_ENCODERS = ("clip", "siglip", "siglip2", OpenCLIPConfig.model_type)
 _BATCH = 64
 
 
@@ -25,14 +22,17 @@ class TextSpace:
     """Texts to unit vectors.
 
     Args:
-        name: Hub id or folder.
+        name: Hub id or absolute path of the folder.
         encode: a list of texts to `(texts, width)`, as candidates.
-        encode_query: the same as queries, for encoders that have a form of their own for them.
+        encode_query: the same as queries, for encoders that have a form of their own for them; of longer texts the
+            latest words, as an anchored query reads them.
+        revision: the commit on the Hub; None for a folder.
     """
 
     name: str
     encode: Callable[[list[str]], torch.Tensor]
     encode_query: Callable[[list[str]], torch.Tensor]
+    revision: str | None = None
 
     def __call__(self, texts: Sequence[str], query: bool = False, desc: str = "Encoding texts") -> torch.Tensor:
         """Unit vectors `(texts, width)`, with a progress bar; texts of like length run together."""
@@ -52,27 +52,36 @@ def load_text_space(source: str | os.PathLike) -> TextSpace:
         source: Hub id or folder.
 
     Raises:
+        OSError: a dual encoder that could not be loaded.
         ValueError: when there is no such model.
         ImportError: without the library that runs it.
     """
-    name = os.fspath(source)
-    try:
-        about = {} if Path(name, "modules.json").is_file() else PreTrainedConfig.get_config_dict(name)[0]
-    except OSError:  # a sentence-transformers model may have no configuration of its own at the top
-        about = {}
-    kind = about.get("model_type")
-    if kind in _DUAL_ENCODERS:
-        cls = OpenCLIPModel if kind == OpenCLIPConfig.model_type else AutoModel
-        clip = cls.from_pretrained(name).eval()
-        encode = torch.inference_mode()(TextEncoder(clip, AutoTokenizer.from_pretrained(name)))
-        return TextSpace(name, encode, encode)
-    model = load_sentence_transformer(name)
-    settings = {"convert_to_tensor": True, "show_progress_bar": False}
-    return TextSpace(
-        name,
-        lambda texts: model.encode_document(texts, **settings),
-        lambda texts: model.encode_query(texts, **settings),
-    )
+    name = folder_or_id(source)
+    revision = _commit(name)
+    encoder = load_text_encoder(name, revision)
+    if isinstance(encoder, TextEncoder):
+        encode = torch.inference_mode()(encoder)
+    else:
+        encode = partial(encoder.encode_document, convert_to_tensor=True, show_progress_bar=False)
+    return TextSpace(name, encode, partial(encode_queries, encoder), revision)
 
 
-__all__ = ["TextSpace", "load_text_space"]
+def folder_or_id(source: str | os.PathLike) -> str:
+    """The absolute path where the source is a folder, else the Hub id as it is."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.is_dir() else os.fspath(source)
+
+
+def _commit(name: str) -> str | None:
+    """The commit that the main branch of a repository stands for now; None where it cannot be had."""
+    if os.path.isdir(name):
+        return None
+    for file in ("config.json", "modules.json"):
+        try:  # <cache>/models--owner--name/snapshots/<commit>/<file>
+            return Path(hf_hub_download(name, file)).parent.name
+        except (OSError, ValueError):  # the loader says what is wrong
+            continue
+    return None
+
+
+__all__ = ["TextSpace", "folder_or_id", "load_text_space"]

@@ -15,7 +15,6 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-from transformers import BertConfig, BertModel
 
 from modeling_unimur.releasing.clean_folder import write_model, write_sentence_transformers
 from tests import tiny
@@ -265,14 +264,7 @@ def test_the_cached_loss_equals_the_plain_one(any_embedder, images, candidates):
 
 
 def test_the_encoder_of_ready_embeddings_anchors_their_queries(make_model, tmp_path):
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    torch.manual_seed(2)
-    bert = BertConfig(vocab_size=400, max_position_embeddings=64, pad_token_id=2, **sizes)
-    BertModel(bert).save_pretrained(tmp_path / "encoder")
-    tiny.tokenizer(eos=True).save_pretrained(tmp_path / "encoder")
-    encoder = SentenceTransformer(str(tmp_path / "encoder"), device="cpu")
-    encoder.max_seq_length = 32
-    encoder.save_pretrained(str(tmp_path / "encoder"))
+    encoder = SentenceTransformer(str(tiny.sentence_encoder(tmp_path / "encoder")), device="cpu")
     model, processor = make_model(
         clip=None, projection_dim=32, query_anchor="encoder", anchor_base_model=str(tmp_path / "encoder")
     )

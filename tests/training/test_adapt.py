@@ -21,7 +21,7 @@ from modeling_unimur.training.dev_sets import DevSet, embed_contexts
 from modeling_unimur.training.ready_items import join, load_items
 from modeling_unimur.training.ready_vectors import ReadyVectors, load_vectors
 from modeling_unimur.training.sharpen_readout import sharpen_readout
-from modeling_unimur.training.unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
+from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training import colour_index
 
@@ -59,6 +59,9 @@ def test_the_folder_holds_heads_alone_and_is_ready_to_query(adapted, language_fo
     assert retriever("a red cat", top_k=1)["text"][0]["id"] == f"item-{best}"
     assert retriever("a red cat", top_k=1)["text"][0]["text"] == colour_index.texts()[best]
     assert set(results["items"].items()) == {("text", 64), ("image", 0)}
+    assert retriever.model.config.query_anchor == retriever.processor.query_anchor == "none"  # no encoder, no anchor
+    assert results["kept"] in ("closed_form", "sharpened", "trained")
+    assert not {"anchor", "encoder", "anchored"} & {*results["held_out"]["text_to_text"], *set(results) - {"encoder"}}
 
     elsewhere = UniMuRModel.from_pretrained(folder, language_model=str(language_folder))
     processor = UniMuRProcessor.from_pretrained(folder)
@@ -169,7 +172,8 @@ def _sources(names):
     """Dialogues as `load_texts` gives them; one is about a text of the index."""
     contexts = [TextContext(["guess", f"number {n}"], f"a thing of kind {n}") for n in range(40)]
     contexts += [TextContext(["it meows", "and is red"], "A red cat")]
-    return {"dialogues": {"train": contexts, "validation": contexts[:10], "test": []}}
+    known = {"dialogues": {"train": contexts, "validation": contexts[:10], "test": contexts[10:20]}}
+    return {name: parts for name, parts in known.items() if name in names}
 
 
 def test_an_encoder_teaches_dialogues_and_pictures_with_a_caption_alone(
@@ -189,7 +193,7 @@ def test_an_encoder_teaches_dialogues_and_pictures_with_a_caption_alone(
 
 def test_own_chats_are_learnt_with_an_encoder(clip_vectors, clip_folder, language_folder, tmp_path, monkeypatch):
     def unavailable(names):
-        if names == list(DEFAULT_SOURCES):
+        if not names[0].startswith("chats="):
             raise PackageUnavailable("no WordNet here")
         return load_texts(names)
 
@@ -204,6 +208,7 @@ def test_own_chats_are_learnt_with_an_encoder(clip_vectors, clip_folder, languag
     results = adapt(*given, encoder=clip_folder, chats=path, options=options)
     assert results["contexts"] > 32 + 20
     assert results["held_out"]["own_chat_to_reply"]["queries"] > 0
+    assert "own_chat_to_reply" in results["anchor"]["chosen_on"]
     with pytest.raises(ValueError, match="encoder"):
         adapt(*given, chats=path)
 

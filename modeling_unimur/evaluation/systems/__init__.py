@@ -6,7 +6,7 @@ from .chance import Chance
 from .clip_space import ClipSpace
 from .clip_text import CLIP_TEXTS, ClipText, ClipTextAnchor, ClipTextLinear
 from .coherent import CoherentReply
-from .sentence_transformer import SentenceTransformerSystem, load_sentence_transformer
+from .sentence_transformer import SentenceTransformerSystem
 from .unimur import UniMuR
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "SentenceTransformerSystem",
     "UniMuR",
     "Weights",
-    "load_sentence_transformer",
     "megabytes",
     "words_of_dialogue",
     "words_of_last_turn",

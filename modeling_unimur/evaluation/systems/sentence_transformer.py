@@ -9,29 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...text_encoder_unimur import load_sentence_transformer
 from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue
-
-
-def load_sentence_transformer(source: str | os.PathLike):
-    """A `SentenceTransformer` from a Hub id or a folder.
-
-    Raises:
-        ImportError: without sentence-transformers.
-        ValueError: when there is no such model.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            "A sentence-transformers model needs its library: `pip install unimur[sentence_transformers]`."
-        ) from error
-    try:
-        return SentenceTransformer(os.fspath(source))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{os.fspath(source)!r} could not be loaded as a sentence-transformers model: check the id or the folder. "
-            f"({str(error).splitlines()[0]})"
-        ) from error
 
 
 class SentenceTransformerSystem(RetrievalSystem):
@@ -68,4 +47,4 @@ class SentenceTransformerSystem(RetrievalSystem):
         return Weights(beyond=own, total=own)
 
 
-__all__ = ["SentenceTransformerSystem", "load_sentence_transformer"]
+__all__ = ["SentenceTransformerSystem"]
