@@ -75,6 +75,7 @@ train: $(VENV)/.installed
 	$(BIN)/python conversion/assemble_clip_lite2_minilm.py --untrained
 	$(BIN)/unimur train recipes/clip_lite2_minilm.yaml
 	$(BIN)/unimur train recipes/unimur_mini.yaml
+	$(BIN)/unimur train recipes/unimur_mini_anchor.yaml model.heads=runs/unimur_mini/model.safetensors
 
 $(TOOLS)/.installed:
 	$(PYTHON) -m venv $(TOOLS)

@@ -112,7 +112,7 @@ def without_language_model(seed: int) -> UniMuRQueryAnchor:
         for sets, rows in zip((train, dev), parts, strict=True):
             for some in read_queries(model, name, rows, collator, cache_dir() / "queries"):
                 inputs = (torch.zeros_like(some.readout), *some.inputs[1:])
-                sets.append(QuerySet(name, *inputs, some.targets, some.groups))
+                sets.append(QuerySet(name, *inputs, some.targets, some.groups, some.kind))
     anchor = model.heads.query_anchor
     fit_query_anchor(anchor, train, dev, seed)
     anchor.gate = None  # there is nothing to be held back

@@ -94,7 +94,7 @@ class UniMuRQueryAnchor(nn.Module):
             (self.readout_weight, 0.7),
         ]
         if self.image_weight is not None:
-            values.append((self.image_weight, 0.5))
+            values.append((self.image_weight, 0.3))
         if self.correction is not None:
             values += [(self.correction[-1].weight, 0.0), (self.correction[-1].bias, 0.0)]
         if self.gate is not None:

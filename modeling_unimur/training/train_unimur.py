@@ -167,7 +167,8 @@ def _fit_anchor(model: UniMuRModel, processor: UniMuRProcessor, data: AlignmentD
     folder = cache_dir() / "queries"
     train, dev = [], []
     for name, (rows, held_out) in data.anchor.items():
-        train += read_queries(model, name, rows, collator, folder)
+        if model.heads.query_anchor.correction is not None:  # weights and gate are chosen on held-out dialogues
+            train += read_queries(model, name, rows, collator, folder)
         dev += read_queries(model, name, held_out, collator, folder)
     return fit_query_anchor(model.heads.query_anchor, train, dev, recipe.training.seed)
 

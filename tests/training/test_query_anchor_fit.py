@@ -120,8 +120,8 @@ def test_the_gate_closes_for_a_kind_that_the_correction_harms():
     assert len(found["weights"]) == len(GATE_FEATURES)
     gates = [float(fitted(*some.inputs).gate.mean().detach()) for some in (good, bad)]
     assert gates[0] > gates[1]
-    assert found["with_gate"]["questions left out"] > found["without_gate"]["questions left out"]
-    for name, some in (("chats left out", good), ("questions left out", bad)):
+    assert found["with_gate"]["questions, text, left out"] > found["without_gate"]["questions, text, left out"]
+    for name, some in (("chats, text, left out", good), ("questions, text, left out", bad)):
         assert found["with_gate"][name] == pytest.approx(some.mrr(fitted(*some.inputs).query.detach()), abs=0.2)
 
 
