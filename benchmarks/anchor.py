@@ -6,9 +6,9 @@ The frozen models run once over the test dialogues; every row below is made of t
 reciprocal ranks in percent; `..._low` and `..._high` are the ends of a 95 % bootstrap interval over the queries, and
 further heads (`--heads`, one a seed) are averaged.
 
-- Sets: `dialogue_text`, `dialogue_image`: the 200 hand-written dialogues (dev and test; nothing was chosen on them) ->
-  reply, -> image, each part among its own candidates; `chat`: 1,000 chats -> reply; `more`: `--dialogues`, JSON lines
-  of chat messages, one reply of each dialogue among all, a kind that no fit has seen.
+- Sets: `dialogue_text`, `dialogue_image`: the 100 hand-written test dialogues -> reply, -> image; `dev_...`: those of
+  dev, by which the linear correction was preferred to the network; `chat`: 1,000 chats -> reply; `more`:
+  `--dialogues`, JSON lines of chat messages, one reply of each dialogue among all, a kind that no fit has seen.
 - `encoder_*`: the whole dialogue by the dual encoder's text tower; `last_*`: its last turn; `whole_last_*`: the sum.
 - `fitted_*`: weights and a network of these two, fitted like the anchored query but without the language model.
 - `readout_*`: the language model's vector alone (the paper's query); `anchored_*`: the anchored query; `ungated_*`:
@@ -191,7 +191,7 @@ def main() -> None:
         }
         for system, runs in queries_of(parts, anchors, fitted).items():
             for kind in gallery.kinds():
-                title = f"dialogue_{kind}" if name in ("dev", "test") else name
+                title = {"test": f"dialogue_{kind}", "dev": f"dev_dialogue_{kind}"}.get(name, name)
                 found = np.stack([reciprocal_ranks(run, parts[f"{kind}s"], right[kind]) for run in runs])
                 ranks.setdefault(title, {}).setdefault(system, []).append(found)
     figures: dict[str, float] = {"seeds": len(anchors)}
