@@ -151,7 +151,7 @@ def draw_contact_sheet(results: DemoResults, width: int = WIDTH) -> Image.Image:
     _text(header, 0, y + 2, f"{results.model}: {results.summary()}", BODY, width - 2 * MARGIN, SOFT, 1)
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     y = 0
-    about = f"Model {results.model}; seed {results.seed}; {versions}. Scores are cosines."
+    about = f"Model {results.model}; seed {results.seed}; {versions}. Scores of coherent replies."
     for line in [about, *results.credits()]:
         y = _text(footer, 0, y, line, SMALL, width - 2 * MARGIN, SOFT, None)
     rows = [_row(number, dialogue, inner) for number, dialogue in enumerate(results.dialogues, start=1)]

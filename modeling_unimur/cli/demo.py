@@ -150,7 +150,7 @@ def answer(
     from .demo_results import AnsweredDialogue, RankedPicture, RankedReply
 
     resolved = [dialogue.resolved(context) for dialogue in dialogues]
-    found = retriever([messages for _, messages in resolved], top_k=TOP_K)
+    found = retriever([messages for _, messages in resolved], top_k=TOP_K, coherent=True)
     return tuple(
         AnsweredDialogue(
             dialogue.title,

@@ -108,7 +108,8 @@ def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
         f'<p class="facts">{escape(results.model)} · {escape(results.summary())}</p></header>\n'
         f"<main>{dialogues}</main>\n"
         f"<footer><p>Model {escape(results.model)}; seed {results.seed}; {escape(versions)}. "
-        "Scores are cosines between the conversation's vector and the item's; bars are relative to the best item of "
+        "Replies and images are rescored by how well they agree (coherent replies); a score is the cosine with the "
+        "conversation's vector plus that agreement. Bars are relative to the best item of "
         "their list. Pictures that stand in a conversation are not in the gallery.</p>"
         f"<ul>{credits}</ul></footer>\n</body></html>\n"
     )
