@@ -59,6 +59,21 @@ def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
     return model, processor
 
 
+def _require_whole(recipe: Recipe) -> None:
+    """Raises for a recipe whose anchored query could not be fitted, before anything is loaded."""
+    kind = recipe.model.config.get("query_anchor", "none")
+    if (kind != "none") != bool(recipe.data.anchor_texts):
+        raise ValueError(
+            f"model.config.query_anchor is {kind!r} and data.anchor_texts is {recipe.data.anchor_texts}: the anchored "
+            "query is fitted on kinds of dialogue, such as {chats: 2500}. Set both or neither."
+        )
+    heads = recipe.model.heads
+    if heads is not None and not Path(heads).is_file():
+        raise FileNotFoundError(
+            f"There is no file {heads}: set model.heads to the model.safetensors of trained heads."
+        )
+
+
 def _take_heads(model: UniMuRModel, source: Path) -> None:
     """Sets the trained heads to those of a file, with the anchored query or without."""
     tensors = {key.removeprefix("heads."): value for key, value in load_file(source).items()}
@@ -94,6 +109,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     of the trained and the untrained heads on the test split.
     """
     args: TrainingArguments = recipe.training
+    _require_whole(recipe)
     set_seed(args.seed)
     model, processor = build(recipe)
     with args.main_process_first(local=False, desc="frozen features"):  # the others read what the first one wrote

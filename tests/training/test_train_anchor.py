@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,7 +13,26 @@ from modeling_unimur.training.train_unimur import train
 from tests.training.folder_run import write_pictures, write_recipe
 from tests.training.test_alignment_data import chats
 
+
 CONFIG = {"query_anchor": "encoder", "query_correction": "mlp", "query_correction_size": 8, "query_gate": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "error", "word"),
+    [
+        ({"config": {"query_anchor": "encoder"}}, {}, ValueError, "anchor_texts"),
+        ({}, {"anchor_texts": {"chats": 5}}, ValueError, "query_anchor"),
+        ({"heads": "nowhere.safetensors"}, {}, FileNotFoundError, "nowhere.safetensors"),
+    ],
+)
+def test_what_does_not_fit_is_told_before_anything_is_loaded(model, data, error, word, tmp_path):
+    recipe = write_recipe(tmp_path / "recipe.yaml", tmp_path / "images", tmp_path / "lm", tmp_path / "clip")
+    content = json.loads(recipe.read_text())
+    content["model"] |= model
+    content["data"] |= data
+    recipe.write_text(json.dumps(content))
+    with pytest.raises(error, match=word):
+        train(load_recipe(recipe, [f"training.output_dir={tmp_path / 'run'}"]))
 
 
 def test_readout_then_anchor_and_the_anchor_alone(tmp_path, monkeypatch, language_folder, clip_folder):
