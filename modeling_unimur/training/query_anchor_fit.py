@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import logging
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +23,13 @@ from tqdm.auto import tqdm, trange
 from ..anchor_inputs_unimur import ANCHOR_ROWS
 from ..data.shards import read_shard, write_shard
 from ..evaluation.retrieval_metrics import first_right_ranks
+from ..fingerprint import processor_fingerprint
 from ..loss_unimur import contrastive_loss
 from ..modeling_unimur import UniMuRModel
 from ..query_anchor_unimur import UniMuRQueryAnchor, gate_features
 from .collators import DualAlignmentCollator
 from .frozen_features import fingerprint
 from .training_rows import all_rows
-
-logger = logging.getLogger(__name__)
 
 _BATCH = 32
 # Of the correction: factor on the cosines, rows of each kind a step, learning rate, steps between two looks at the
@@ -108,7 +107,8 @@ def read_queries(
         name: of the kind of dialogue.
         rows: as for `DualAlignmentCollator`.
         collator: the run's.
-        folder (*optional*): keeps the vectors for the next run, by the weights of the model and the dialogues.
+        folder (*optional*): keeps the vectors for the next run, by the weights of the model, what the processor makes
+            of a dialogue, and the dialogues. Dialogues with images are always read.
 
     Returns:
         `list[QuerySet]`: the dialogues with a right text, then those with a right image; none that is empty.
@@ -120,10 +120,11 @@ def read_queries(
         raise ValueError("This model has no anchored query: set query_anchor='encoder' in its configuration.")
     known = sorted(all_rows(rows), key=lambda row: sum(map(len, row["turns"])))
     vectors = None
+    if any(row["visual_features"] is not None for row in known):
+        folder = None
     if folder is not None:
-        key = hashlib.sha256(f"{collator.max_context_tokens}\n".encode())
-        for row in known:
-            key.update("\n".join([*row["turns"], ""]).encode())
+        read = [processor_fingerprint(collator.processor), collator.max_context_tokens, collator.keep_context]
+        key = hashlib.sha256(json.dumps([read, [row["turns"] for row in known]]).encode())
         place = folder / _fingerprint(model) / f"{key.hexdigest()[:32]}.safetensors"
         vectors = read_shard(place, lambda tensors: {name: tensors[name].clone() for name in _VECTORS})
     if vectors is None:
@@ -224,7 +225,7 @@ def fit_weights(
         getattr(anchor, name).fill_(value)
     return {
         **dict(zip(names, best, strict=True)),
-        "encoder": merits[tuple(0.0 for _ in names)],
+        "encoder": start,
         "chosen": merits[best],
     }
 
@@ -354,8 +355,8 @@ def fit_query_anchor(
         steps: of the correction.
 
     Returns:
-        `dict`: what was chosen, and the mean reciprocal rank in percent of every held-out set: `encoder` (the dialogue
-        by the dual encoder), `anchor`, `chosen`, and `gate` with those of the left-out kinds.
+        `dict`: `weights` of `fit_weights`, `corrected` of `fit_correction` (with a network), and `gate` of `fit_gate`
+        (with a gate).
     """
     anchor.eval()
     with torch.no_grad():
@@ -364,7 +365,6 @@ def fit_query_anchor(
     gate, anchor.gate = anchor.gate, None
     try:
         found: dict = {"weights": fit_weights(anchor, dev)}
-        start = copy.deepcopy(anchor.state_dict())
         judges: list[tuple[UniMuRQueryAnchor, QuerySet]] = []
         names = list(dict.fromkeys(some.name for some in train))
         if gate is not None and anchor.correction is not None and len(names) > 1:
@@ -373,7 +373,6 @@ def fit_query_anchor(
                 known, left_out = ([some for some in dev if (some.name == name) == out] for out in (False, True))
                 fit_correction(without, [some for some in train if some.name != name], known, seed, steps)
                 judges += [(without, some) for some in left_out]
-        anchor.load_state_dict(start)
         if anchor.correction is not None:
             found["corrected"] = fit_correction(anchor, train, dev, seed, steps)
         ungated = copy.deepcopy(anchor)

@@ -64,6 +64,11 @@ def test_readout_then_anchor_and_the_anchor_alone(tmp_path, monkeypatch, languag
     for name, tensor in load_file(alone / "model.safetensors").items():
         torch.testing.assert_close(tensor, after[name], rtol=0, atol=1e-6)
 
+    content["model"]["processor"] = {"readout_prompt": " in a word:"}  # the vectors are others
+    recipe.write_text(json.dumps(content))
+    with pytest.raises(AssertionError, match="read again"):
+        train(load_recipe(recipe, [f"training.output_dir={tmp_path / 'other'}", heads, "training.max_steps=0"]))
+
     model, processor = UniMuRModel.from_pretrained(alone).eval(), UniMuRProcessor.from_pretrained(alone)
     assert model.heads.query_anchor.gate is not None
     with torch.no_grad():
