@@ -104,7 +104,7 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"There are no dialogues {path}: give a file of JSON lines, or dev or test.")
+        raise FileNotFoundError(f"There are no dialogues {path}: give a file of JSON lines, or dev, test or chats.")
     records = []
     for number, value in read_json_lines(path):
         where = f"{path.name}, line {number}"
