@@ -35,6 +35,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from packaging.utils import canonicalize_name
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPConfig, OPTConfig
 
 from benchmarks.harness import (
@@ -263,7 +264,7 @@ def main() -> None:
     notes = [
         "dtypes of the checkpoints (the mini's float32), warm cache; minimum of 7 rounds, variants in turn",
         "megabytes of 10^6 bytes",
-        "; ".join(f"{name}: newest {newest[name]}, oldest {pins()[name]}" for name in newest),
+        "; ".join(f"{name}: newest {newest[name]}, oldest {pins()[canonicalize_name(name)]}" for name in newest),
     ]
     report("release", args, run(args), notes)
 
