@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import trange
 
+from ..contrastive_loss import contrastive_loss
 from ..evaluation.systems.ridge import RidgeMap
-from ..loss_unimur import contrastive_loss
 from .closed_form_start import ReadContexts, from_standard
 
 # CLIP's temperature at its start. Both were chosen on 300 held-out WordNet glosses (SmolLM2-135M, all-MiniLM-L6-v2):
