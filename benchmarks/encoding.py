@@ -39,9 +39,9 @@ from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, repo
 from modeling_unimur.data.decoding_workers import worker_count
 from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.data.picture_files import walk_pictures
+from modeling_unimur.encoding.build import BuildOptions, build_index
+from modeling_unimur.encoding.encoder import CorpusEncoder
 from modeling_unimur.image_loading import load_image
-from modeling_unimur.retrieval.encoding.build import BuildOptions, build_index
-from modeling_unimur.retrieval.encoding.encoder import CorpusEncoder
 
 FEW, ALL = 1000, 8000
 QUICK_FEW, QUICK_ALL = 8, 24

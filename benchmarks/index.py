@@ -46,7 +46,7 @@ from benchmarks.harness import (
     report,
 )
 from modeling_unimur.data.packages import cache_dir
-from modeling_unimur.retrieval.faiss_index import APPROXIMATE, FaissIndex
+from modeling_unimur.index.faiss import APPROXIMATE, FaissIndex
 from modeling_unimur.vector_index import VectorIndex
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
@@ -180,7 +180,7 @@ def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
     queries, quick = np.load(folder / "queries.npy"), {"retries": 1, "pause_seconds": 1} if is_quick else {}
     kind, factory = PARTS[name]
     if kind == "milvus":
-        from modeling_unimur.retrieval.milvus_index import MilvusIndex
+        from modeling_unimur.index.milvus import MilvusIndex
     before, start = own_mib(), time.perf_counter()
     if kind == "faiss":
         index: VectorIndex = FaissIndex(vectors.shape[1], "benchmark@1", factory)

@@ -13,7 +13,7 @@ _WHERE = {
     "MultimodalRetrievalPipeline": "pipeline_multimodal_retrieval",
     "OpenCLIPConfig": "configuration_open_clip",
     "OpenCLIPModel": "modeling_open_clip",
-    "RetrievalIndex": "retrieval_index",
+    "RetrievalIndex": "memory_index",
     "UniMuRConfig": "configuration_unimur",
     "UniMuRModel": "modeling_unimur",
     "UniMuROutput": "outputs_unimur",

@@ -21,8 +21,8 @@ from .chat_cache_unimur import ChatCache
 from .coherent_reply import DEPTH, Coherence
 from .image_loading import load_image
 from .index_folder import IndexFolder
+from .memory_index import MEMORY, RetrievalIndex
 from .messages_unimur import is_conversation, is_image, is_message, read_conversation, require_unicode
-from .retrieval_index import MEMORY, RetrievalIndex
 from .shared_lock import SharedLock
 from .thread_lock import ThreadLock
 from .vector_index import KINDS, MODALITIES, Hit, is_database
@@ -366,13 +366,13 @@ class MultimodalRetrievalPipeline(Pipeline):
         """Searches and fills another index from now on.
 
         Args:
-            index: a folder, a Milvus file `*.db` or a server's address; or an index of `modeling_unimur.retrieval`.
+            index: a folder, a Milvus file `*.db` or a server's address; or an index of `modeling_unimur.index`.
                 All but a folder of `save_index` need that package.
             create (`str`, *optional*): makes an index of this kind where there is none: `"memory"`, or in FAISS' words
                 `"Flat"`, `"HNSW32"`, `"IVF1024,PQ48"`.
             read_only (`bool`): for searching only, beside a process that writes.
             model (`str`, *optional*): what the index calls this model, where that is another name than `space`.
-            options: of `modeling_unimur.retrieval.open_index`.
+            options: of `modeling_unimur.index.open_index`.
 
         Raises:
             FileNotFoundError: when there is none.
@@ -406,7 +406,7 @@ class MultimodalRetrievalPipeline(Pipeline):
                 f"{place} holds no index: make one with `save_index`, or name its kind by create=."
             )
         try:
-            package = importlib.import_module("modeling_unimur.retrieval")
+            package = importlib.import_module("modeling_unimur.index")
         except ImportError as error:
             raise ImportError(
                 f"The index in {place} is opened by the package: `pip install unimur[faiss]`, or unimur[milvus]."

@@ -10,11 +10,11 @@ from transformers import pipeline
 
 from modeling_unimur import UniMuRConfig
 from modeling_unimur.coherent_reply import DEPTH, Coherence
-from modeling_unimur.retrieval import open_index
-from modeling_unimur.retrieval_index import RetrievalIndex
+from modeling_unimur.index import open_index
+from modeling_unimur.memory_index import RetrievalIndex
 from modeling_unimur.vector_index import Hit
 from tests.hits import assert_same_answer, assert_same_hits
-from tests.retrieval.vectors import jittered, random_units, unit
+from tests.index.vectors import jittered, random_units, unit
 
 WIDTH, MODEL = 24, "tiny@1"
 # Texts and images around the same centres, so that votes change the order; more of each than vote.

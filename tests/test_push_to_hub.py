@@ -110,7 +110,7 @@ def test_a_release_brings_its_code_and_no_local_path(hub, pushed, name, language
     release = files(hub, f"acme/{name}")
     entry = ROOT / "modeling_unimur" / "modeling_unimur.py"
     package = {Path(path).name: Path(path).read_bytes() for path in [entry, *get_relative_import_files(entry)]}
-    assert {"processing_unimur.py", "pipeline_multimodal_retrieval.py", "retrieval_index.py"} <= package.keys()
+    assert {"processing_unimur.py", "pipeline_multimodal_retrieval.py", "memory_index.py"} <= package.keys()
     assert {path: file.data for path, file in release.items() if path.endswith(".py")} == package
     assert {"config.json", "processor_config.json", "chat_template.jinja", "tokenizer.json"} <= release.keys()
     for path, file in release.items():

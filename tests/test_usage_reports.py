@@ -14,7 +14,7 @@ class _Started(Exception):
 
 
 def _ray_engine():
-    importlib.import_module("modeling_unimur.retrieval.encoding.ray_engine")
+    importlib.import_module("modeling_unimur.encoding.ray_engine")
 
 
 def _space():

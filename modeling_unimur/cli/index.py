@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from ..retrieval.encoding.build import BuildOptions, build_index
+    from ..encoding.build import BuildOptions, build_index
     from .retriever import model_folder
 
     names = {field.name for field in dataclasses.fields(BuildOptions)} - {"index", "show_progress"}

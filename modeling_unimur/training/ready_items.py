@@ -13,7 +13,7 @@ import torch
 
 from ..data.json_lines import read_json_lines
 from ..data.text_lines import read_lines
-from ..retrieval_index import RetrievalIndex
+from ..memory_index import RetrievalIndex
 from ..vector_index import KINDS
 from .ready_vectors import ReadyVectors, read_table
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.harness import RESULTS, ROOT
-from tests.retrieval.encoding.corpora import picture_folder
+from tests.encoding.corpora import picture_folder
 
 FIGURES = {
     "encode_over_backbone",

@@ -7,7 +7,7 @@ import pytest
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.index import read_conditions
 from modeling_unimur.cli.main import main
-from tests.retrieval.encoding.corpora import picture, picture_folder
+from tests.encoding.corpora import picture, picture_folder
 
 
 def test_build_update_and_search(release_folder, tmp_path, capsys):

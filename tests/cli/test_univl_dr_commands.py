@@ -15,7 +15,7 @@ from modeling_unimur.cli.retriever import model_folder
 from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.limits import ServingLimits
 from modeling_unimur.serving.requests import read_request
-from tests.retrieval.encoding.corpora import picture
+from tests.encoding.corpora import picture
 from tests.training.univl_dr_set import write_set
 
 

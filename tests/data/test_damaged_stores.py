@@ -12,15 +12,15 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
+from modeling_unimur.encoding.build import build_index
 from modeling_unimur.evaluation.protocols import encoding
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.retrieval.encoding.build import build_index
 from modeling_unimur.training import picture_batches, picture_views, prefix_store
 from modeling_unimur.training.frozen_features import FeatureOptions, FrozenPictures, FrozenTexts
 from modeling_unimur.training.picture_views import FrozenPictureViews, ViewOptions
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
-from tests.retrieval.encoding.corpora import CountingEncoder, content, options, picture_folder
+from tests.encoding.corpora import CountingEncoder, content, options, picture_folder
 
 SIDE = {"height": 8, "width": 8}
 PROCESSOR = CLIPImageProcessor(do_resize=False, do_center_crop=False, size=SIDE, crop_size=SIDE)

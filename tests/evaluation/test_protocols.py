@@ -18,7 +18,7 @@ from modeling_unimur.evaluation.protocols.mmdialog import open_replies, reply_fi
 from modeling_unimur.evaluation.protocols.replies import read_replies
 from modeling_unimur.evaluation.protocols.visdial import visdial_context
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.retrieval_index import RetrievalIndex
+from modeling_unimur.memory_index import RetrievalIndex
 from tests.data import published_files as files
 
 

@@ -1,0 +1,383 @@
+"""A source into an index: what is new or has changed is encoded, what is gone is removed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from ..data.decoding_workers import worker_count
+from ..data.json_lines import json_line, read_json_lines
+from ..data.picture_files import printable
+from ..data.retrieval_sources import names_a_set
+from ..data.row_store import RowStore
+from ..data.source_folders import folder_of_source, record_sources
+from ..index.opening import open_index
+from ..writer_lock import WriterLock
+from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
+from .items import Item
+from .manifest import Manifest
+from .plan import Plan
+from .processes import Ranks
+from .sources import Found, find_source, first_reading, list_items
+
+ENGINES = ("local", "ray")
+SKIPPED_FILE = "skipped.jsonl"
+# An index loses no more of a source than both unless it is asked to: most losses are drives that are not mounted.
+_LOST_UNASKED, _LOST_SHARE = 20, 0.1
+_RECORDS, _VECTORS, _MANIFEST, _LOCK = "records", "vectors", "manifest.sqlite", "lock"
+
+
+@dataclass
+class BuildReport:
+    """What a run came to, in items.
+
+    Args:
+        items: of the source that are in the index now.
+        encoded: contents that the model saw in this run.
+        known: new items whose content was encoded before.
+        unchanged: passed over without being read.
+        added, replaced, removed: in the index.
+        skipped: that could not be encoded, all of them in `skipped_file`.
+        seconds: of the run.
+        reasons: why items were skipped, and how many for each reason, the most frequent first.
+    """
+
+    items: int
+    encoded: int
+    known: int
+    unchanged: int
+    added: int
+    replaced: int
+    removed: int
+    skipped: int
+    skipped_file: str
+    seconds: float
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class BuildOptions:
+    """How an index is built; none of it changes a vector.
+
+    Args:
+        index: kind of a new one, in FAISS' words, or `"memory"`.
+        collection: of a Milvus database.
+        work: folder for vectors and manifest, by default beside the index; all machines must see it.
+        engine: `"local"` (one process, or those of torchrun) or `"ray"`.
+        ray_address: of a cluster; by default one of this machine.
+        ray_workers: encoders of Ray, each with a copy of the model.
+        workers: processes that decode, for each encoder; by default as many as there are spare CPUs.
+        batch_size: items that the model sees at a time.
+        chunk_size: items that are stored together; what is killed loses at most one chunk an encoder.
+        device: of the model.
+        clip: folder or Hub id of the dual encoder, in place of the one that a heads-only model names.
+        show_progress: whether to show bars.
+        prune: whether the index may lose more than a tenth of the source's items (and more than 20), because they are
+            not there any more or cannot be read any more.
+        moved_from: where the source lay when it was last listed; its ids stay.
+    """
+
+    index: str | None = None
+    collection: str | None = None
+    work: str | None = None
+    engine: str = "local"
+    ray_address: str | None = None
+    ray_workers: int = 2
+    workers: int | None = None
+    batch_size: int = 32
+    chunk_size: int = 1024
+    device: str | None = None
+    clip: str | None = None
+    show_progress: bool = False
+    prune: bool = False
+    moved_from: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is one of {ENGINES}, not {self.engine!r}.")
+        for name in ("batch_size", "chunk_size", "ray_workers"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+
+
+def build_index(
+    source: str | os.PathLike,
+    model,
+    uri: str | os.PathLike,
+    options: BuildOptions | None = None,
+    must_exist: bool = False,
+) -> BuildReport:
+    """Makes an index of a source, or brings it up to date: the same call begins, resumes and repeats.
+
+    An item that cannot be encoded is skipped, and counted with its reason. Ids that a source does not give itself
+    (paths, lines, rows) begin with its folder's name from an index' second source on, and an id that an item of
+    another source has is refused: no source replaces or removes what came from another.
+
+    Args:
+        source: see `sources.find_source`. An index may be built from several, one after the other.
+        model: a model folder, or a `CorpusEncoder`.
+        uri: of the index, see `open_index`.
+        options: see there.
+        must_exist: refuses to begin a new index, and a source that an existing one was not built from.
+
+    Raises:
+        FileNotFoundError: no such source or model, or (`must_exist`) no index.
+        OSError: the source, or a part of it that items of the index came from, cannot be listed. Nothing is changed.
+        ValueError: a source of another format or with nothing in it, a model without a dual encoder, an index of
+            another model or kind, more losses than `prune` allows. Nothing is changed.
+        BlockingIOError: another process is building this index.
+        ImportError: an extra is missing; the message names it.
+    """
+    options, start = options or BuildOptions(), time.perf_counter()
+    uri, named = os.fspath(uri), _named(source)
+    extra = {} if options.collection is None else {"collection": options.collection}
+    work = Path(options.work or work_folder(uri, options.collection))
+    with Ranks() as ranks:
+        held = find_held(uri, **extra) if ranks.first else None
+        if must_exist and ranks.first and held is None:
+            raise FileNotFoundError(f"There is no index in {uri}: make it by `unimur index build`.")
+        found = find_source(source)
+        work.mkdir(parents=True, exist_ok=True)
+        lock = WriterLock(work / _LOCK, f"The index in {uri}") if ranks.first else None
+        try:
+            run = _Run(named, work, ranks, options)
+            run.name_model(model)
+            unchanged, listed_bad = run.encode(found, held, must_exist)
+            if not ranks.first:
+                return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
+            changes = run.fill(uri, held, extra)
+            record_sources(uri, [folder_of_source(source)])
+            reasons = run.write_skipped(listed_bad)
+            with Manifest(work / _MANIFEST) as manifest:
+                items = manifest.count(named)
+            counts = run.counts
+            return BuildReport(
+                items=items,
+                encoded=counts.encoded,
+                known=counts.known,
+                unchanged=unchanged,
+                **asdict(changes),
+                skipped=reasons.total(),
+                skipped_file=os.fspath(work / SKIPPED_FILE),
+                seconds=time.perf_counter() - start,
+                reasons=dict(reasons.most_common()),
+            )
+        finally:
+            if lock is not None:
+                lock.release()
+
+
+def _named(source: str | os.PathLike) -> str:
+    """What the manifest calls a source, from wherever it is named."""
+    if names_a_set(os.fspath(source)):
+        kind, at, path = os.fspath(source).partition("=")
+        return f"{kind}{at}{os.path.abspath(path)}" if at else kind
+    return os.path.abspath(os.path.expanduser(os.fspath(source))).encode("utf-8", "backslashreplace").decode()
+
+
+class _Run:
+    """One call of `build_index` in one process."""
+
+    def __init__(self, source: str, work: Path, ranks: Ranks, options: BuildOptions):
+        self.source, self.work, self.ranks, self.options = source, work, ranks, options
+        self.encoder = None
+        self.folder: str | None = None
+        self.name = ""
+        self.counts = None
+        self._store: RowStore | None = None
+
+    def name_model(self, model) -> None:
+        """Finds out the model's name, by loading it only if its folder has changed since it was last loaded."""
+        from .chunks import Counts
+        from .encoder import folder_stamp
+
+        self.counts = Counts()
+        if not isinstance(model, (str, os.PathLike)):
+            self.encoder, self.name = model, model.name
+            return
+        self.folder = os.path.abspath(model)
+        if not os.path.isfile(os.path.join(self.folder, "config.json")):
+            raise FileNotFoundError(f"{model} is no model folder: it holds no config.json.")
+        stamp = folder_stamp(self.folder)
+        if self.ranks.first:
+            with Manifest(self.work / _MANIFEST) as manifest:
+                self.name = manifest.fact(f"model {stamp}") or ""
+                if not self.name:
+                    self.name = manifest.fact(f"model {stamp}", self.loaded().name)
+        self.ranks.wait()
+        if not self.ranks.first:
+            with Manifest(self.work / _MANIFEST) as manifest:
+                self.name = manifest.fact(f"model {stamp}")
+
+    def loaded(self):
+        """The encoder, which is loaded when it is first needed."""
+        if self.encoder is None:
+            from .encoder import CorpusEncoder
+
+            self.encoder = CorpusEncoder.load(self.folder, self.options.device, self.options.clip)
+        return self.encoder
+
+    def store(self) -> RowStore:
+        """Vectors of this model by content, opened once: that reads all of them."""
+        if self._store is None:
+            self._store = RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
+        return self._store
+
+    # -- encoding ---------------------------------------------------------------------------------------------------
+    def encode(self, found: Found, held: Held | None, must_be_known: bool) -> tuple[int, Path]:
+        """Encodes this process' share of what the manifest does not know; returns the number of unchanged items and
+        the file of those that could not even be listed."""
+        records = self.work / _RECORDS
+        with Manifest(self.work / _MANIFEST) as manifest:
+            if self.ranks.first:
+                self._same_model(manifest)
+                self._decide_reading(found, manifest, must_be_known)
+                manifest.merge(records, manifest.fact("source of records") or self.source)
+                manifest.fact("source of records", self.source)
+                manifest.forget_lost(self.store().holds)
+                counts = {} if held is None else held.counts
+                if any(count > counts.get(kind, 0) for kind, count in manifest.indexed().items()):
+                    manifest.nothing_indexed()  # it is another index than the one that was filled
+            self.ranks.wait()
+            listing = list_items(found, manifest.reading(self.source))
+            plan = Plan(
+                listing, manifest, self.source, self.options.chunk_size, self.work / f".listed-{self.ranks.rank}"
+            )
+            chunks = (chunk for number, chunk in enumerate(plan) if number % self.ranks.count == self.ranks.rank)
+            first = next(chunks, None)
+            if first is not None:
+                self._encode_chunks(first, chunks)
+            for _ in chunks:  # the engine has taken all
+                pass
+            if not plan.listed:  # such as a drive that is not mounted
+                raise ValueError(
+                    f"{self.source} holds nothing that can be encoded; {manifest.count(self.source)} items of it are "
+                    f"in the index, and stay. {_first_line(plan.bad)}"
+                )
+            totals = self.ranks.total([self.counts.encoded, self.counts.known, self.counts.failed])
+            self.counts.encoded, self.counts.known, self.counts.failed = totals
+            self.ranks.wait()
+            if self.ranks.first:
+                manifest.merge(records, self.source)
+                self._refuse_losses(plan, manifest)
+                manifest.forget_unseen(self.source)
+            return plan.unchanged, plan.bad
+
+    def _decide_reading(self, found: Found, manifest: Manifest, must_be_known: bool) -> None:
+        if self.options.moved_from is not None:
+            manifest.move(_named(self.options.moved_from), self.source)
+        known = manifest.sources()
+        if manifest.reading(self.source) is not None:
+            return
+        if must_be_known and known:
+            raise ValueError(
+                f"The index was not built from {self.source} but from {', '.join(known)}: add it by `unimur index "
+                "build`, or say by --moved-from where it lay before."
+            )
+        prefix = ""
+        if known:
+            name = prefix = printable(os.path.basename(found.base)) or "source"
+            number = 1
+            while manifest.begins(f"{prefix}/"):
+                number += 1
+                prefix = f"{name}-{number}"
+        manifest.keep_reading(self.source, first_reading(found, prefix))
+
+    def _refuse_losses(self, plan: Plan, manifest: Manifest) -> None:
+        for bad in plan.hiding:
+            if behind := manifest.unseen(self.source, bad.hides):
+                raise OSError(
+                    f"{bad.item} of {self.source} cannot be read ({bad.reason}), and {behind} items of the index that "
+                    "may lie behind it were not seen. Nothing is changed: mend it and run the same again."
+                )
+        lost, held = manifest.losses(self.source)
+        if lost > max(_LOST_UNASKED, held * _LOST_SHARE) and not self.options.prune:
+            raise ValueError(
+                f"{lost} of the {held} items that the index holds of {self.source} are not there any more, or cannot "
+                "be read any more. Nothing is changed: look at the source, and to remove them run the same with "
+                "--prune (prune=True)."
+            )
+
+    def _same_model(self, manifest: Manifest) -> None:
+        from ..candidates_unimur import same_space
+
+        known = manifest.fact("model")
+        if known is not None and not same_space(known, self.name):
+            raise ValueError(
+                f"{self.work} holds the vectors of {known}, not of {self.name}: they mean something else. Build with "
+                "that model, or another index with this one."
+            )
+        # One name, although other numbers (bfloat16) may turn a digit of it.
+        self.name = manifest.fact("model", known or self.name)
+
+    def _encode_chunks(self, first: list[tuple[int, Item]], rest: Iterator[list[tuple[int, Item]]]) -> None:
+        options = self.options
+        with tqdm(desc="Encoding", unit=" items", disable=not (options.show_progress and self.ranks.first)) as bar:
+            if options.engine == "ray":
+                from .ray_engine import encode_with_ray
+
+                source = self.folder if self.folder is not None else self.encoder
+                self.counts.add(encode_with_ray(source, self.store(), self.work / _RECORDS, first, rest, options, bar))
+                return
+            from .chunks import ChunkEncoder
+
+            # A small corpus is decoded before processes have started.
+            more = next(rest, None)
+            many = len(first) if more is None else 2 * options.chunk_size
+            workers = worker_count(options.workers, many)
+            chunks = ChunkEncoder(self.loaded(), self.store(), self.work / _RECORDS, options.batch_size, workers)
+            self.counts.add(chunks.encode(_after([first, *([more] if more else [])], rest), bar.update))
+
+    # -- the index --------------------------------------------------------------------------------------------------
+    def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
+        """Brings the index up to date; leaves it alone where nothing is waiting."""
+        from ..candidates_unimur import same_space
+
+        with Manifest(self.work / _MANIFEST) as manifest:
+            if held is not None and next(manifest.waiting(1), None) is None:
+                return Changes()
+            store = self.store()
+            store.refresh()  # others may have encoded, too
+            width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
+            # One that the pipeline made may call this model by a name with other numbers.
+            known = held is not None and held.model is not None and same_space(held.model, self.name)
+            name = held.model if known else self.name
+            with open_index(uri, width, name, self.options.index, **extra) as index:
+                return bring_up_to_date(manifest, store, index, self.options.show_progress)
+
+    def write_skipped(self, listed: Path) -> Counter[str]:
+        """Lists what could not be encoded, one JSON object a line; returns how often each reason stands there."""
+        counts: Counter[str] = Counter()
+        aside = self.work / f".{SKIPPED_FILE}"
+        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "wb") as file:
+            bad = (record for _, record in read_json_lines(listed)) if listed.is_file() else ()
+            failed = ({"item": item, "reason": reason} for item, reason in manifest.failures(self.source))
+            for record in chain(bad, failed):
+                file.write(json_line(record))
+                counts[record["reason"].partition(": ")[0]] += 1
+        listed.unlink(missing_ok=True)
+        os.replace(aside, self.work / SKIPPED_FILE)
+        return counts
+
+
+def _first_line(bad: Path) -> str:
+    """Why the first of the items that could not be listed could not."""
+    if not bad.is_file():
+        return ""
+    _, record = next(read_json_lines(bad))
+    return f"{record['item']}: {record['reason']}."
+
+
+def _after(first: list, rest: Iterator) -> Iterator:
+    yield from first
+    yield from rest
+
+
+__all__ = ["ENGINES", "SKIPPED_FILE", "BuildOptions", "BuildReport", "build_index"]

@@ -1,0 +1,109 @@
+"""Vectors from the work folder into an index."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..data.row_store import KEY_TYPE, RowStore
+from ..index.opening import open_index
+from ..index_folder import IndexFolder
+from ..vector_index import KINDS, VectorIndex, is_database
+from .manifest import Manifest
+
+_BLOCK = 2048
+# Vectors that an inverted file is fitted to; FAISS takes no more than 256 a cell.
+_SAMPLE = 131_072
+
+
+@dataclass
+class Changes:
+    """Candidates that were new, that took the place of another, and that were taken out."""
+
+    added: int = 0
+    replaced: int = 0
+    removed: int = 0
+
+
+class Held(NamedTuple):
+    """Candidates of each kind that an index holds, and the name of their model."""
+
+    counts: dict[str, int]
+    model: str | None
+
+
+def find_held(uri: str, **options: object) -> Held | None:
+    """What an index holds; None where there is no index."""
+    if not is_database(uri):
+        about = IndexFolder(uri).about()
+        return None if about is None else Held(about["counts"], about["model"])
+    try:
+        with open_index(uri, read_only=True, **options) as index:
+            return Held({kind: index.count(kind) for kind in KINDS}, index.model)
+    except FileNotFoundError:
+        return None
+
+
+def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, show_progress: bool = False) -> Changes:
+    """Adds, replaces and removes what the manifest says is waiting, saves the index, and remembers it.
+
+    Whatever it is interrupted by, doing it again gives the same index.
+    """
+    changes = Changes()
+    for kind in KINDS:
+        needs = getattr(index, "needs_training", None)
+        keys = manifest.waiting_keys(kind, _SAMPLE) if needs is not None and needs(kind) else []
+        if keys:
+            index.train(kind, _vectors(store, keys))
+    bar = tqdm(desc="Filling the index", unit=" items", disable=not show_progress)
+    refused: list[tuple[str, str, str]] = []
+    for rows in manifest.waiting(_BLOCK):
+        for kind in KINDS:
+            mine = [row for row in rows if row[0] == kind]
+            present = [(item, key, payload) for _, item, key, payload in mine if key is not None]
+            if present:
+                ids, keys, payloads = zip(*present, strict=True)
+                vectors = _vectors(store, keys)
+                payloads = [json.loads(payload) for payload in payloads]
+                added = index.add(kind, list(ids), vectors, payloads, on_error="skip")
+                changes.added += added.added
+                changes.replaced += added.replaced
+                refused += [(kind, item, f"the index does not take it: {reason}") for item, reason in added.skipped]
+            left_out = {item for one, item, _ in refused if one == kind}
+            gone = [item for _, item, key, _ in mine if (key is None or item in left_out) and (kind, item) in index]
+            changes.removed += index.remove(kind, gone)
+        bar.update(len(rows))
+    bar.close()
+    index.save()
+    for kind in KINDS:
+        manifest.refuse(kind, [(item, reason) for one, item, reason in refused if one == kind])
+    manifest.all_indexed()
+    return changes
+
+
+def _vectors(store: RowStore, keys: Sequence[bytes]) -> torch.Tensor:
+    numbers = store.find(np.array(keys, dtype=KEY_TYPE))
+    if (numbers < 0).any():
+        gone = int((numbers < 0).sum())
+        raise ValueError(f"{gone} vectors are gone from {store.folder}: update the index from each of its sources.")
+    return store.rows(numbers).tensor()
+
+
+def work_folder(uri: str, collection: str | None = None) -> str:
+    """Where the vectors and the manifest of an index lie by default: beside it, or in the cache for a server's."""
+    if is_database(uri) and not uri.endswith(".db"):
+        from ..data.packages import cache_dir
+
+        name = "".join(sign if sign.isalnum() else "-" for sign in f"{uri}-{collection or 'unimur'}")
+        return os.fspath(cache_dir() / "encoding" / name)
+    return f"{os.path.abspath(uri)}.encoding"
+
+
+__all__ = ["Changes", "Held", "bring_up_to_date", "find_held", "work_folder"]

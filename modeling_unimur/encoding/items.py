@@ -1,0 +1,98 @@
+"""What a source holds: things to encode, and what cannot be."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import functools
+import logging
+from typing import Any, NamedTuple
+
+from ..data.picture_files import printable
+from ..data.row_store import key_of
+from ..vector_index import checked_id, payload_text, plain_value
+
+logger = logging.getLogger(__name__)
+
+
+class Item(NamedTuple):
+    """One text or picture.
+
+    Args:
+        kind: `"text"` or `"image"`.
+        id: unique within its kind.
+        content: the text itself, or the address of the picture (`reading`).
+        payload: JSON of what comes back with a hit.
+        stamp: changes when the content or the payload may have.
+        named: whether the source itself gives the id, which is then kept as it is.
+    """
+
+    kind: str
+    id: str
+    content: str
+    payload: str
+    stamp: str
+    named: bool = False
+
+
+class BadItem(NamedTuple):
+    """Something that cannot be encoded.
+
+    Args:
+        item: what it is called.
+        reason: why, as `"reason"` or `"reason: particulars"`.
+        hides: how the ids of items begin that may lie behind it, such as those of a folder that cannot be listed; None
+            where there are none.
+    """
+
+    item: str
+    reason: str
+    hides: str | None = None
+
+
+def make_item(
+    kind: str, item_id: str, content: str, payload: dict[str, Any], stamp: str = "", named: bool = False
+) -> Item | BadItem:
+    """An item, or why it can be none: an id or a payload that no index takes, an empty text.
+
+    Args:
+        kind, item_id, content, named: of `Item`.
+        payload: fields that JSON can hold.
+        stamp: of the file behind a picture.
+    """
+    what = "id"
+    try:
+        checked_id(item_id)
+        what = "payload"
+        written = payload_text(item_id, payload)
+    except ValueError as error:
+        return BadItem(printable(str(item_id)), printable(f"no index takes its {what}: {error}"))
+    if kind == "text" and not content.strip():
+        return BadItem(item_id, "an empty text")
+    return Item(kind, item_id, content, written, key_of(f"{stamp}\0{written}").hex(), named)
+
+
+def plain_fields(record: dict[str, Any], *without: str) -> dict[str, Any]:
+    """Fields of a record that JSON can hold, but for some; dates become their ISO texts, decimals numbers. Missing
+    values (None, NaN) are left out, and so is what JSON cannot hold, which the log says once a field."""
+    fields = {}
+    for key, value in record.items():
+        if key in without or value is None or (isinstance(value, float) and value != value):
+            continue
+        if isinstance(value, (datetime.date, datetime.time)):
+            value = value.isoformat()
+        elif isinstance(value, decimal.Decimal):
+            value = float(value)
+        try:
+            fields[key] = plain_value(value)
+        except ValueError as error:
+            _warn_of_field(key, str(error))
+    return fields
+
+
+@functools.lru_cache(maxsize=1000)
+def _warn_of_field(key: str, problem: str) -> None:
+    logger.warning("Field %r is left out of payloads: it %s", key, problem)
+
+
+__all__ = ["BadItem", "Item", "make_item", "plain_fields"]

@@ -1,0 +1,143 @@
+"""What is the flat index' own: no width or model needed, objects as payloads, no lock held; see tests/index."""
+
+import json
+import stat
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modeling_unimur import RetrievalIndex
+from modeling_unimur.index_folder import IndexFolder
+from tests.hits import assert_same_answers
+from tests.index.vectors import random_units as unit
+
+
+@pytest.fixture
+def index():
+    index = RetrievalIndex(model="tiny@1")
+    index.add("text", [f"t{i}" for i in range(30)], unit(30, seed=1), [{"text": f"text {i}"} for i in range(30)])
+    index.add("image", [f"i{i}" for i in range(20)], unit(20, seed=2), [{"image": f"{i}.png"} for i in range(20)])
+    return index
+
+
+def test_search_is_exact(index):
+    queries, texts, images = unit(5, seed=3), unit(30, seed=1), unit(20, seed=2)
+    for kind, vectors in (("text", texts), ("image", images)):
+        for row, hits in enumerate(index.search(queries, 4, kind)):
+            cosines = vectors @ queries[row]
+            best = np.argsort(-cosines)[:4].tolist()
+            assert [hit.id for hit in hits] == [f"{kind[0]}{i}" for i in best]
+            assert [hit.score for hit in hits] == pytest.approx(cosines[best].tolist(), abs=1e-6)
+            assert hits[0].payload == ({"text": f"text {best[0]}"} if kind == "text" else {"image": f"{best[0]}.png"})
+
+
+def test_width_is_that_of_the_first_vectors():
+    index = RetrievalIndex()
+    assert index.search(unit(2), 3) == [[], []]
+    assert index.search(unit(2, 8), 3, "text", {"a": 1}) == [[], []]
+    index.add("text", ["a"], unit(1, 8))
+    assert (index.width, index.model) == (8, None)
+    with pytest.raises(ValueError, match=r"shape \(any, 8\), not \(1, 5\)"):
+        index.add("image", ["a"], unit(1, 5))
+    index.search(unit(1, 8), model="anybody@1")  # what has no model refuses nobody
+
+
+def test_the_folder_holds_everything(index, tmp_path):
+    index.add("text", ["שלום", 'a "b"\n'], unit(2, seed=7), [{"text": "שלום"}, {"text": {"x": [1]}, "year": 2024}])
+    index.remove("image", ["i0", "i19", "i4"])
+    index.save(tmp_path / "index")
+    again = RetrievalIndex.load(tmp_path / "index")
+    queries = unit(4, seed=8)
+    assert_same_answers(again.search(queries, 60), index.search(queries, 60))
+    assert (again.width, again.model, len(again)) == (16, "tiny@1", 49)
+    again.add("image", ["i1"], unit(1, seed=9))  # vectors that were read can be written to
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert stat.S_IMODE((tmp_path / "index").stat().st_mode) & 0o055 == 0o055  # others may read it
+    with pytest.raises(ValueError, match="was made by 'tiny@1', not by 'tiny@2'"):
+        RetrievalIndex.load(tmp_path / "index", model="tiny@2")
+
+
+def test_nobody_is_kept_out_while_it_is_open(index, tmp_path):
+    index.save(tmp_path / "index")
+    other = RetrievalIndex.load(tmp_path / "index")
+    other.remove("text", ["t0"])
+    other.save()
+    # What it does not know of is not overwritten.
+    with pytest.raises(ValueError, match="has changed since it was read"):
+        index.save()
+    assert len(RetrievalIndex.load(tmp_path / "index")) == 49
+
+
+def test_another_index_is_replaced_only_on_demand(index, tmp_path):
+    index.save(tmp_path / "index")
+    small = RetrievalIndex()
+    small.add("text", ["only"], unit(1))
+    with pytest.raises(ValueError, match="holds another index"):
+        small.save(tmp_path / "index")
+    small.save(tmp_path / "index", replace=True)
+    assert len(RetrievalIndex.load(tmp_path / "index")) == 1
+    RetrievalIndex().save(tmp_path / "index", replace=True)
+    assert len(RetrievalIndex.load(tmp_path / "index")) == 0
+
+
+def test_a_folder_with_something_else_is_left_alone(index, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds something else"):
+        index.save(tmp_path, replace=True)
+    assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
+    (tmp_path / "empty").mkdir()
+    index.save(tmp_path / "empty")
+    assert len(RetrievalIndex.load(tmp_path / "empty")) == 50
+
+
+def test_objects_are_kept_in_memory_and_saved_without(index, tmp_path):
+    thing = object()
+    index.add("image", ["object", "path"], unit(2, seed=6), [{"image": thing, "n": 1}, {"image": Path("a.png")}])
+    assert index.search(unit(2, seed=6), 1, "image", {"n": 1})[0][0].payload["image"] is thing
+    with pytest.warns(UserWarning, match="1 images were given as objects"):
+        index.save(tmp_path / "index")
+    hits = RetrievalIndex.load(tmp_path / "index").search(unit(2, seed=6), 1, "image")
+    assert [(hit[0].id, hit[0].payload) for hit in hits] == [("object", {"n": 1}), ("path", {"image": "a.png"})]
+    index.remove("image", ["object"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index.save()
+
+
+@pytest.mark.parametrize("name", ["embeddings.safetensors", "items.jsonl", "index.json"])
+def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
+    index.save(tmp_path / "index")
+    path = tmp_path / "index" / "v000001" / name
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=rf"The index in {tmp_path / 'index'} is damaged \({name}\)"):
+        RetrievalIndex.load(tmp_path / "index")
+    path.unlink()
+    with pytest.raises(ValueError, match="is gone"):
+        RetrievalIndex.load(tmp_path / "index")
+
+
+def test_what_does_not_belong_together(index, tmp_path):
+    def write(folder, **about):
+        known = index._write(folder)
+        with open(folder / "items.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"kind": "text", "id": "x", "payload": {}}) + "\n")
+        return {"format": 1, **known, **about}
+
+    cases = [({}, "items and vectors do not agree"), ({"format": 99}, "format 99"), ({"factory": "Flat"}, "FAISS")]
+    for number, (about, words) in enumerate(cases):
+        folder = IndexFolder(tmp_path / str(number))
+        folder.path.mkdir()
+        folder.write(lambda place, about=about: write(place, **about))
+        with pytest.raises(ValueError, match=words):
+            RetrievalIndex.load(folder.path)
+
+
+def test_an_index_of_an_earlier_version_is_named(tmp_path):
+    for name in ("index.json", "embeddings.safetensors", "items.jsonl"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match="written by an earlier version"):
+        RetrievalIndex.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        RetrievalIndex.load(tmp_path / "nothing")
