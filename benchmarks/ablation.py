@@ -33,7 +33,7 @@ from transformers import set_seed
 from benchmarks.harness import RESULTS, ROOT, machine, versions
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.evaluation.curves import draw_curves
-from modeling_unimur.evaluation.retrieval_metrics import (
+from modeling_unimur.evaluation.metrics import (
     cross_modal_consistency,
     first_right_ranks,
     image_retrieval_rate,

@@ -28,7 +28,7 @@ from benchmarks.harness import ROOT, argument_parser, report
 from benchmarks.quality import recall_figures
 from modeling_unimur import OpenCLIPModel
 from modeling_unimur.data.captioned_images import read_captioned
-from modeling_unimur.evaluation.retrieval_metrics import first_right_ranks
+from modeling_unimur.evaluation.metrics import first_right_ranks
 from modeling_unimur.training.frozen_features import FrozenPictures
 from modeling_unimur.training.frozen_towers import frozen_towers, project
 from modeling_unimur.training.pairs import PicturePairs, load_pairs

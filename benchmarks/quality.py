@@ -40,9 +40,9 @@ from modeling_unimur.cli.compare import training_text
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures
 from modeling_unimur.data.dialogues import load_glosses
 from modeling_unimur.data.packages import cache_dir
-from modeling_unimur.evaluation.compare import CUTOFFS, Comparison, compare
+from modeling_unimur.evaluation.compare import Comparison, compare
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
-from modeling_unimur.evaluation.retrieval_metrics import first_right_ranks
+from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
 from modeling_unimur.training.dev_sets import DevSet, picture_sets, scores, text_sets

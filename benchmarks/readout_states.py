@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.evaluation.retrieval_metrics import first_right_ranks
+from modeling_unimur.evaluation.metrics import first_right_ranks
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.closed_form_start import ReadContexts, fit_readout
 from modeling_unimur.training.collators import render_turns

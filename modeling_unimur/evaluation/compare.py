@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from .compare_dialogues import ComparedDialogue
-from .retrieval_metrics import first_right_ranks, recall_at
+from .metrics import CUTOFFS, recall_at, right_ranks
 from .significance import bootstrap, paired_bootstrap
 from .systems.base import KINDS, Gallery, RetrievalSystem, megabytes
 
-CUTOFFS = (1, 5, 10)
 # Dialogues that are timed, after those that warm up.
 _TIMED, _WARM = 40, 3
 # From this many turns on a dialogue counts as long.
@@ -128,7 +127,7 @@ def _run(system, dialogues, gallery, right, timed) -> SystemResult:
     for kind, mask in right.items():
         found = np.asarray(system.scores(queries, kind), dtype=np.float64)
         first[kind] = found.argmax(axis=1)
-        one = [first_right_ranks(found[n : n + 1], np.array([True]), mask[n])[0] for n in range(len(mask))]
+        one = right_ranks(found, mask)
         ranks[kind] = [int(rank) or None for rank in one]
         recalls[kind] = {f"r{k}": vars(bootstrap(_hits(ranks[kind], k))).copy() for k in CUTOFFS}
         has = mask.any(axis=1)
@@ -136,7 +135,7 @@ def _run(system, dialogues, gallery, right, timed) -> SystemResult:
         for name, chosen in (("short", has & ~long), ("long", has & long)):
             if chosen.any():
                 by_turns[kind][name] = {
-                    **recall_at(np.array(one)[chosen], CUTOFFS),
+                    **recall_at(one[chosen]),
                     "dialogues": int(chosen.sum()),
                 }
     weights = system.weights()
@@ -180,4 +179,4 @@ def _median_milliseconds(system: RetrievalSystem, messages: list, kinds: Sequenc
     return statistics.median(spent[_WARM:])
 
 
-__all__ = ["CUTOFFS", "KINDS", "Comparison", "SystemResult", "compare"]
+__all__ = ["Comparison", "SystemResult", "compare"]

@@ -6,7 +6,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from .compare import CUTOFFS, Comparison, SystemResult
+from .compare import Comparison, SystemResult
+from .metrics import CUTOFFS
 from .systems.base import KINDS
 
 _KIND_WORDS = {"text": "text", "image": "picture"}

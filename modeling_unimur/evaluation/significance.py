@@ -1,4 +1,6 @@
-"""Intervals by the bootstrap over queries."""
+"""Means with 95 % intervals, by the percentile bootstrap over queries or over clusters of queries."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -17,12 +19,26 @@ class Interval:
     high: float
 
 
-def bootstrap(values: np.ndarray, seed: int = 0, samples: int = _SAMPLES) -> Interval:
-    """Percentile bootstrap of the mean.
+def bootstrap(
+    values: np.ndarray,
+    clusters: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    samples: int = _SAMPLES,
+) -> Interval:
+    """Mean and its percentile interval; whole clusters are drawn.
+
+    `scipy.stats.bootstrap` is not used: it has neither clusters nor weights, and scipy is no dependency.
 
     Args:
-        values (`(queries,)` or `(runs, queries)`): one figure a query; runs are averaged first, queries resampled.
+        values (`(queries,)` or `(runs, queries)`): NaN where a measure does not apply to a query, which is then left
+            out. Runs are averaged first.
+        clusters (`(queries,)`, *optional*): what is drawn, such as the dialogue of each query; each query by default.
+        weights (`(queries,)`, *optional*): of the mean, 1 each by default.
         seed, samples: of the resampling.
+
+    Returns:
+        `Interval`: all NaN where nothing applies.
 
     Raises:
         ValueError: without a value.
@@ -31,17 +47,38 @@ def bootstrap(values: np.ndarray, seed: int = 0, samples: int = _SAMPLES) -> Int
     values = values.mean(axis=0) if values.ndim == 2 else values
     if not values.size:
         raise ValueError("An interval of no values: pass at least one.")
+    applies = ~np.isnan(values)
+    if not applies.any():
+        return Interval(np.nan, np.nan, np.nan)
+    values = values[applies]
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=np.float64)[applies]
+    owners = np.arange(len(values))
+    if clusters is not None:
+        names, numbers = np.unique(np.asarray(clusters)[applies], return_inverse=True)
+        owners = numbers if len(names) < len(values) else owners
+    sums, counts = np.bincount(owners, weights * values), np.bincount(owners, weights)
     rng = np.random.default_rng(seed)
-    means = np.array([values[rng.integers(len(values), size=len(values))].mean() for _ in range(samples)])
+    means = np.empty(samples)
+    for sample in range(samples):
+        drawn = rng.integers(len(sums), size=len(sums))
+        means[sample] = sums[drawn].sum() / max(counts[drawn].sum(), 1e-12)
     low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(sums.sum() / counts.sum()), float(low), float(high))
 
 
-def paired_bootstrap(ours: np.ndarray, theirs: np.ndarray, seed: int = 0, samples: int = _SAMPLES) -> Interval:
-    """Interval of the mean difference of two systems on the same queries.
+def paired_bootstrap(
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    clusters: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    seed: int = 0,
+    samples: int = _SAMPLES,
+) -> Interval:
+    """Interval of the mean difference of two systems on the same queries; those that apply to both count.
 
     Args:
         ours, theirs (`(queries,)` or `(runs, queries)`): in the same order of queries.
+        clusters, weights, seed, samples: as in `bootstrap`.
 
     Raises:
         ValueError: for other numbers of queries.
@@ -50,7 +87,7 @@ def paired_bootstrap(ours: np.ndarray, theirs: np.ndarray, seed: int = 0, sample
     if ours.shape[-1] != theirs.shape[-1]:
         raise ValueError(f"{ours.shape[-1]} queries against {theirs.shape[-1]}: a pair is two figures of one query.")
     means = [values.mean(axis=0) if values.ndim == 2 else values for values in (ours, theirs)]
-    return bootstrap(means[0] - means[1], seed, samples)
+    return bootstrap(means[0] - means[1], clusters, weights, seed, samples)
 
 
 __all__ = ["Interval", "bootstrap", "paired_bootstrap"]

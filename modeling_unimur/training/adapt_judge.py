@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
+from ..evaluation.metrics import first_right_ranks, recall_at
 from .adapt_contexts import Groups, judging_contexts
 from .dev_sets import DevSet
 from .ready_items import ReadyIndex

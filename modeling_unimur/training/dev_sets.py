@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
+from ..evaluation.metrics import first_right_ranks, recall_at
 from .collators import turn_messages
 from .context_rows import TextRows
 from .pairs import PicturePairs

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm, trange
 
 from ..anchor_inputs_unimur import ANCHOR_ROWS
 from ..data.shards import read_shard, write_shard
-from ..evaluation.retrieval_metrics import first_right_ranks
+from ..evaluation.metrics import first_right_ranks
 from ..fingerprint import processor_fingerprint
 from ..loss_unimur import contrastive_loss
 from ..modeling_unimur import UniMuRModel

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..data.retrieval_set import RetrievalSet
-from ..evaluation.rank_metrics import DEPTH, all_measures, judge, rank
+from ..evaluation.metrics import DEPTH, all_measures, judge, rank
 from .documents import Documents
 from .encode_set import embed_documents, embed_queries
 
@@ -97,7 +97,7 @@ class RetrievalJudge:
 
     def __call__(self, model, vectors: "torch.Tensor | None" = None) -> "dict[str, float]":
         """Means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
-        `rank_metrics.MEASURES`; and `images_10`, the share of pictures among the first ten."""
+        `metrics.MEASURES`; and `images_10`, the share of pictures among the first ten."""
         rankings = self.rankings(model, vectors)
         figures = {
             name.replace("@", "_"): float(np.mean(values))

@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, set_seed
 
 from ..backbones_unimur import load_backbone
 from ..data.captioned_images import captioned_image_splits
-from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
+from ..evaluation.metrics import first_right_ranks, recall_at
 from .captioned_image_model import CaptionedImageModel
 from .clip_rows import ClipRows, Draws, EpochDraws
 from .frozen_features import FrozenPictures, FrozenTexts

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
 
 from ..data.captioned_pictures import load_captioned_pictures, split_by_title
-from ..evaluation.retrieval_metrics import first_right_ranks, recall_at
+from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel
 from .clip_pictures import joined, near_twins
 from .clip_rows import ClipRows, Draws, EpochDraws, clip_rows

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
 
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 
@@ -36,3 +37,32 @@ def test_bad_input_is_refused():
         bootstrap(np.array([]))
     with pytest.raises(ValueError, match="2 queries against 3"):
         paired_bootstrap(np.ones(2), np.ones(3))
+
+
+def test_intervals_draw_whole_dialogues():
+    rng = np.random.default_rng(6)
+    level = rng.normal(size=40)  # replies of a dialogue are alike
+    clusters = np.repeat(np.arange(40), 5)
+    values = level[clusters] + 0.1 * rng.normal(size=200)
+    found = bootstrap(values, clusters)
+    assert found.mean == pytest.approx(values.mean())
+    means = values.reshape(40, 5).mean(axis=1)
+    wanted = scipy_bootstrap((means,), np.mean, method="percentile", n_resamples=4000, rng=0).confidence_interval
+    assert (found.low, found.high) == pytest.approx((wanted.low, wanted.high), abs=0.03)
+    alone = bootstrap(values, np.arange(200))
+    assert found.high - found.low > 1.5 * (alone.high - alone.low)
+
+
+def test_weights_and_values_that_do_not_apply():
+    values, clusters = np.array([100.0, 0.0, np.nan]), np.array(["a", "b", "b"])
+    assert bootstrap(values, clusters, np.array([3.0, 1.0, 9.0])).mean == pytest.approx(75)
+    assert np.isnan(bootstrap(np.array([np.nan]), np.array(["a"])).mean)
+
+
+def test_paired_intervals():
+    rng = np.random.default_rng(7)
+    ours = rng.normal(size=100)
+    found = paired_bootstrap(ours + 0.5, ours, np.arange(100))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match="pair"):
+        paired_bootstrap(ours, ours[1:], np.arange(100))

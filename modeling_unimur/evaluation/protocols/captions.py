@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ...data.captioned_images import read_captioned
+from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
 from ..systems.base import Gallery, RetrievalSystem
-from .encoding import Encoded, encode
+from .encoding import encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .ranking import CUTOFFS, gold_ranks, recall_values
 from .results import Figures, TaskResult
 
 
@@ -38,15 +38,15 @@ def evaluate_captions(
     gallery = Gallery((), tuple(files), tuple(files), ("",) * len(files))
     groups = [[[{"role": "user", "content": [{"type": "text", "text": caption}]}]] for caption, _ in pairs]
     encoded, broken = encode(systems, groups, gallery, work)
-    golds = np.array([number for _, number in pairs])
+    golds, every = np.array([number for _, number in pairs]), np.arange(len(pairs))
     figures = {}
     for name, system in encoded.items():
         start = time.perf_counter()
-        values = recall_values(gold_ranks(system, "image", np.arange(len(pairs)), golds), "caption2image ")
-        firsts = _first_caption_ranks(system, golds, len(files))
+        values = recall_values(system.gold_ranks("image", every, golds), prefix="caption2image ")
+        firsts = system.query_ranks("image", every, golds)
         # A picture's figure stands at its first caption, so that all columns are as long.
         first = np.unique(golds, return_index=True)[1]
-        for measure, column in recall_values(firsts, "image2caption ").items():
+        for measure, column in recall_values(firsts, prefix="image2caption ").items():
             values[measure] = np.full(len(pairs), np.nan)
             values[measure][first] = column
         figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
@@ -63,24 +63,6 @@ def evaluate_captions(
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
     ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
     return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)
-
-
-def _first_caption_ranks(system: Encoded, golds: np.ndarray, pictures: int) -> np.ndarray:
-    """For each picture with a caption the rank of its best placed one among all captions."""
-    wanted = np.unique(golds)
-    ranks = np.zeros(len(wanted), dtype=np.int64)
-    if "image" not in system.kinds:
-        return ranks
-    block = max(2**25 // max(len(golds), 1), 1)
-    every = np.arange(len(golds))
-    for start in range(0, len(wanted), block):
-        part = wanted[start : start + block]
-        scores = system.scores("image", every, part).T
-        own = golds[None, :] == part[:, None]
-        best = np.where(own, scores, -np.inf).max(axis=1)
-        ahead = ((scores >= best[:, None]) & ~own).sum(axis=1)
-        ranks[start : start + block] = np.where(np.isneginf(best), 0, ahead + 1)
-    return ranks
 
 
 __all__ = ["evaluate_captions"]

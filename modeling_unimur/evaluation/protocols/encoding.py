@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ...coherent_reply import Coherence
 from ...data.shards import read_shard, write_shard
 from ...image_loading import load_image
+from ..metrics import right_ranks
 from ..systems.base import KINDS, Gallery, Messages, RetrievalSystem
 from ..systems.unimur import UniMuR
 from ..turn_encoding import TurnEncoder
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # Items of one batch, after which what was computed is on the disk.
 _TEXTS, _PICTURES, _DIALOGUES = 512, 64, 8
+# Scores that are in memory at a time.
+_CELLS = 2**25
 
 
 class Chunks:
@@ -90,6 +93,60 @@ class Encoded:
             return np.where(np.isnan(found), -np.inf, found)
         found = np.asarray(self.system.scores([self.queries[row] for row in rows], kind))
         return found if candidates is None else found[:, candidates]
+
+    def gold_ranks(
+        self, kind: str, queries: np.ndarray, golds: np.ndarray, excluded: Sequence[Sequence[int]] | None = None
+    ) -> np.ndarray:
+        """Rank of each query's right candidate among all candidates, by `right_ranks`.
+
+        Args:
+            kind: of the candidates.
+            queries (`(wanted,)`): numbers of queries.
+            golds (`(wanted,)`): numbers of the right candidates.
+            excluded: for each query, candidates that do not compete.
+
+        Returns:
+            `(wanted,)`: from 1; 0 where the right candidate cannot be read, or the system does not rank the kind.
+        """
+        queries, golds = np.asarray(queries), np.asarray(golds)
+        ranks = np.zeros(len(queries), dtype=np.int64)
+        if kind not in self.kinds or not len(queries):
+            return ranks
+        block = max(_CELLS // max(self.scores(kind, queries[:1]).shape[1], 1), 1)
+        for start in range(0, len(queries), block):
+            rows = slice(start, start + block)
+            scores = self.scores(kind, queries[rows])
+            right = np.zeros(scores.shape, dtype=bool)
+            right[np.arange(len(scores)), golds[rows]] = True
+            if excluded is not None:
+                hidden = np.zeros(scores.shape, dtype=bool)
+                for place, names in enumerate(excluded[rows]):
+                    hidden[place, list(names)] = True
+                scores = np.where(hidden & ~right, -np.inf, scores)
+            ranks[rows] = right_ranks(scores, right)
+        return ranks
+
+    def query_ranks(self, kind: str, queries: np.ndarray, golds: np.ndarray) -> np.ndarray:
+        """The other direction: for each distinct right candidate, the rank of its best query among all queries.
+
+        Args:
+            kind, queries, golds: as `gold_ranks`.
+
+        Returns:
+            `(distinct,)`: in the order of `np.unique(golds)`.
+        """
+        golds = np.asarray(golds)
+        wanted = np.unique(golds)
+        ranks = np.zeros(len(wanted), dtype=np.int64)
+        if kind not in self.kinds:
+            return ranks
+        block = max(_CELLS // max(len(golds), 1), 1)
+        for start in range(0, len(wanted), block):
+            part = wanted[start : start + block]
+            ranks[start : start + block] = right_ranks(
+                self.scores(kind, queries, part).T, golds[None, :] == part[:, None]
+            )
+        return ranks
 
 
 def work_folder(system: RetrievalSystem, work: Path | None) -> Path | None:

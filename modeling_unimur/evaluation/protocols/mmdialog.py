@@ -13,6 +13,15 @@ import numpy as np
 from ...coherent_reply import Coherence
 from ...data.mmdialog import MMDialog
 from ..dialogue_benchmark import GALLERY_SPLITS
+from ..metrics import (
+    CUTOFFS,
+    aligned_recall,
+    area_under_curve,
+    intent_f1,
+    mm_relevance,
+    recall_values,
+    threshold_for,
+)
 from ..provenance import files_digest
 from ..systems.base import KINDS, RetrievalSystem
 from ..systems.coherent import coherent_name, coherent_scores
@@ -23,10 +32,8 @@ from .options import TaskOptions
 from .own_sets import image_words, own_folder, write_own_mmdialog
 from .pools import PoolRanks, Scorer, rank_in_pools
 from .replies import Reply, ReplySet, read_replies
-from .response_metrics import aligned_recall, area_under_curve, intent_f1, mm_relevance, threshold_for
 from .results import Figures, TaskResult
 
-CUTOFFS = (1, 5, 10)
 _NOTES = (
     "Every turn but the first is a reply; all turns before it are the context. A gold text or picture stands among "
     "the negatives of its dialogue; candidates that score as high as it stand before it.",
@@ -135,8 +142,7 @@ def evaluate_mmdialog_images(
     for name, system in encoded.items():
         start = time.perf_counter()
         ranks = _rank(replies, system, "image", wanted).ranks
-        values = {f"r{k}": 100.0 * ((ranks > 0) & (ranks <= k)) for k in CUTOFFS}
-        found[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+        found[name] = Figures(recall_values(ranks), about=system_about(system, time.perf_counter() - start))
     return TaskResult(
         "mmdialog-images",
         about,
@@ -344,7 +350,6 @@ def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None
 
 
 __all__ = [
-    "CUTOFFS",
     "evaluate_mmdialog",
     "evaluate_mmdialog_images",
     "open_replies",

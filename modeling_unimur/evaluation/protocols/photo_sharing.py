@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ...data.photochat import PhotoChat, PhotoDialog
+from ..metrics import CUTOFFS, area_under_curve, recall_values, threshold_for
 from ..provenance import files_digest
 from ..systems.base import Gallery, RetrievalSystem
 from .encoding import Encoded, encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .ranking import CUTOFFS, gold_ranks, recall_values
-from .response_metrics import area_under_curve, threshold_for
 from .results import Figures, TaskResult
 
 _ROLES = ("user", "assistant")
@@ -62,7 +61,7 @@ def evaluate_photochat(
     figures = {}
     for name, system in encoded.items():
         start = time.perf_counter()
-        values = recall_values(gold_ranks(system, "image", ends - 1, golds))
+        values = recall_values(system.gold_ranks("image", ends - 1, golds))
         values["sum"] = sum(values[f"r{k}"] for k in CUTOFFS)
         scalars, shared = _when(system, ends, options)
         values[f"shared@over{options.over_return:g}"] = shared

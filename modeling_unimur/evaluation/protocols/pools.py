@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..metrics import right_ranks
+
 # Numbers of queries, numbers of candidates -> scores `(queries, candidates)`.
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -61,22 +63,14 @@ def rank_in_pools(
         if not len(every):
             continue
         scores = np.asarray(scorer(queries[part], every))
-        scores = np.where(np.isnan(scores), -np.inf, scores)
-        rows, has = np.arange(len(scores)), golds[part] >= 0
-        others = scores[:, : len(pool)]
-        gold_scores = np.full(len(scores), -np.inf)
-        places = len(pool) + np.searchsorted(wanted, golds[part][has])
-        gold_scores[has] = scores[rows[has], places]
-        readable = has & ~np.isneginf(gold_scores)
-        ahead = (others >= gold_scores[:, None]) & (pool[None, :] != golds[part][:, None])
-        found.ranks[part] = np.where(readable, ahead.sum(axis=1) + 1, 0)
-        if len(pool):
-            leads = others.argmax(axis=1)
-            found.best[part], found.best_scores[part] = pool[leads], others[rows, leads]
-        better = readable & (gold_scores > found.best_scores[part])
-        found.best[part] = np.where(better, golds[part], found.best[part])
-        found.best_scores[part] = np.where(better, gold_scores, found.best_scores[part])
-        found.best[part] = np.where(np.isneginf(found.best_scores[part]), -1, found.best[part])
+        right = every[None, :] == golds[part][:, None]
+        # The pool, and of the right candidates that are appended to it the query's own.
+        competing = right | (np.arange(len(every)) < len(pool))
+        scores = np.where(competing & ~np.isnan(scores), scores, -np.inf)
+        found.ranks[part] = right_ranks(scores, right)
+        leads = scores.argmax(axis=1)
+        found.best_scores[part] = scores[np.arange(len(scores)), leads]
+        found.best[part] = np.where(np.isneginf(found.best_scores[part]), -1, every[leads])
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..compare_report import aligned, markdown_table
 from ..provenance import package_versions, this_machine
-from .intervals import paired_interval, weighted_interval
+from ..significance import bootstrap, paired_bootstrap
 
 _RESULTS, _VALUES = "results.json", "values.npz"
 
@@ -67,7 +67,7 @@ class TaskResult:
         """Mean and 95 % interval of a measure; computed once."""
         if (system, measure) not in self._intervals:
             figures = self.systems[system]
-            self._intervals[system, measure] = weighted_interval(
+            self._intervals[system, measure] = bootstrap(
                 figures.values[measure], self.clusters, figures.weights.get(measure), self.seed
             )
         return self._intervals[system, measure]
@@ -82,7 +82,7 @@ class TaskResult:
         weights = one.weights.get(measure)
         if weights is not None and not np.array_equal(weights, other.weights.get(measure)):
             raise ValueError(f"{ours} and {theirs} weigh the queries of {measure} differently: they cannot be paired.")
-        return paired_interval(one.values[measure], other.values[measure], self.clusters, weights, self.seed)
+        return paired_bootstrap(one.values[measure], other.values[measure], self.clusters, weights, self.seed)
 
     # -- files --------------------------------------------------------------------------------------------------------
     def save(self, folder: str | os.PathLike) -> list[Path]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from ...data.vist import VIST, Story
+from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
 from ..systems.base import Gallery, RetrievalSystem
 from .encoding import encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .ranking import CUTOFFS, gold_ranks, recall_values
 from .results import Figures, TaskResult
 
 # Sentences of a story that are read, and whether the pictures between them are (Koh et al., ICML 2023, table 1).
@@ -74,8 +74,8 @@ def evaluate_vist(
             queries = np.arange(len(whole)) * len(SETTINGS) + place
             # What was shown never is the answer, but where a story ends with a picture that it began with.
             seen = [[numbers[n] for n in story.image_ids[:-1] if n != story.image_ids[-1]] for story in whole]
-            ranks = gold_ranks(system, "image", queries, golds, seen if shown else None)
-            values.update(recall_values(ranks, f"{setting}: "))
+            ranks = system.gold_ranks("image", queries, golds, seen if shown else None)
+            values.update(recall_values(ranks, prefix=f"{setting}: "))
         figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
     about = {
         "path": data,

@@ -12,15 +12,14 @@ from tqdm.auto import tqdm
 from ...data.visdial import VisDial, VisDialDialog
 from ..answer_ranking import AnswerScorer, Question
 from ..dialogue_benchmark import GALLERY_SPLITS
+from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
 from ..provenance import files_digest
-from ..rank_metrics import judge, ndcg_at_k
 from ..systems.base import Gallery, RetrievalSystem
 from ..systems.unimur import UniMuR
 from .encoding import Chunks, encode, work_folder
 from .mmdialog import system_about
 from .options import TaskOptions
 from .own_sets import own_folder, write_own_visdial
-from .ranking import CUTOFFS, gold_ranks, recall_values
 from .results import Figures, TaskResult
 
 _ANSWER_CUTOFFS = (1, 5, 10, 20)
@@ -108,8 +107,8 @@ def evaluate_visdial(
             whole = np.array([len(dialog.rounds) >= count for dialog in dialogs])  # others have no such figure
             rows = golds[whole]
             queries = np.array([starts[n] + shown[n].index(count or len(dialogs[n].rounds)) for n in rows], dtype=int)
-            forward = gold_ranks(system, "image", queries, rows)
-            backward = _dialogue_ranks(system, queries, rows)
+            forward = system.gold_ranks("image", queries, rows)
+            backward = system.query_ranks("image", queries, rows)
             for prefix, ranks in (("dialogue2image", forward), ("image2dialogue", backward)):
                 for measure, column in recall_values(ranks).items():
                     full = np.full(len(dialogs), np.nan)
@@ -130,16 +129,6 @@ def evaluate_visdial(
     ]
     ids = np.array([dialog.image_id for dialog in dialogs])
     return TaskResult("visdial", about, ids, ids, found, notes, main, options.seed)
-
-
-def _dialogue_ranks(system, queries: np.ndarray, golds: np.ndarray) -> np.ndarray:
-    """Rank of each picture's dialogue among all dialogues."""
-    if "image" not in system.kinds:
-        return np.zeros(len(queries), dtype=np.int64)
-    scores = system.scores("image", queries)[:, golds]
-    right = scores.diagonal()
-    ahead = (scores >= right[None, :]).sum(axis=0) - 1  # without itself
-    return np.where(np.isneginf(right), 0, ahead + 1)
 
 
 def evaluate_visdial_answers(
@@ -211,7 +200,7 @@ def answer_values(
     """
     ranks, ndcg = np.empty(len(scores), dtype=np.int64), np.full(len(scores), np.nan)
     for number, (row, gold, grades) in enumerate(zip(scores, golds, relevance, strict=True)):
-        ranks[number] = 1 + int((np.delete(row, gold) >= row[gold]).sum())
+        ranks[number] = first_right_ranks(np.asarray(row)[None], np.array([gold]), np.arange(len(row)))[0]
         if grades is None:
             continue
         positive = {option: grade for option, grade in enumerate(grades) if grade > 0}

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ..retrieval_metrics import first_right_ranks
+from ..metrics import first_right_ranks
 
 # Relative to the mean variance of an input.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)

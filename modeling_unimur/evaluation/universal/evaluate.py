@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..rank_metrics import DEPTH, all_measures, judge, rank
+from ..metrics import DEPTH, all_measures, judge, rank
 from ..significance import bootstrap, paired_bootstrap
 from .systems import UniversalSystem
 from .task import SETTINGS, RetrievalTask
@@ -25,7 +25,7 @@ class SettingResult:
 
     Args:
         rows (`(queries,)`): numbers of the queries that the setting can answer.
-        measures: name (`rank_metrics.MEASURES`) -> percent `(queries,)`.
+        measures: name (`metrics.MEASURES`) -> percent `(queries,)`.
         rankings (`(queries, 100)`): numbers of documents, -1 for none.
     """
 

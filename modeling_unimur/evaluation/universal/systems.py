@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..rank_metrics import rank
+from ..metrics import rank
 from ..systems.base import Gallery
 from ..systems.bm25 import BM25
 

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from modeling_unimur.evaluation.protocols.response_metrics import intent_f1
+from modeling_unimur.evaluation.metrics import intent_f1
 
 _DESCRIPTION = """\
 How well a system knows whether a reply is a text, a picture or both: MMDialog's intent F1 (kinds aligned from the

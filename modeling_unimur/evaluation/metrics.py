@@ -1,0 +1,340 @@
+"""Ranks, recalls and graded measures of retrieval, on plain arrays.
+
+Every recall of the project comes from `right_ranks`: the rank of the first right candidate, where candidates of equal
+score stand before it, so that a constant score earns nothing.
+
+The graded measures are those of `trec_eval` (`recip_rank` cut at k, `ndcg_cut`, `recall`, `success`) with one
+difference: a query for which nothing was returned counts 0 and is not left out of the mean. There a ranking is a row
+of document numbers, best first, -1 where nothing was returned; `judge` looks up the grades at each rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CUTOFFS = (1, 5, 10)
+
+
+# -- the first right candidate ----------------------------------------------------------------------------------------
+def right_ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Rank of the best placed right candidate of each query.
+
+    Candidates that score as high as the right one stand before it. A candidate that scores minus infinity or NaN is
+    not returned.
+
+    Args:
+        scores (`(queries, candidates)`): higher is better.
+        right (`(queries, candidates)`): which candidates are right.
+
+    Returns:
+        `(queries,)`: ranks from 1; 0 where no right candidate exists or none is returned.
+    """
+    scores, right = np.asarray(scores), np.asarray(right, dtype=bool)
+    # fmax skips NaN.
+    best = np.fmax.reduce(np.where(right, scores, -np.inf), axis=1, initial=-np.inf)
+    ahead = ((scores >= best[:, None]) & ~right).sum(axis=1)
+    return np.where(np.isneginf(best), 0, ahead + 1)
+
+
+def first_right_ranks(scores: np.ndarray, query_groups: np.ndarray, candidate_groups: np.ndarray) -> np.ndarray:
+    """`right_ranks` where a candidate is right if its group is the query's.
+
+    Args:
+        scores (`(queries, candidates)`): higher is better.
+        query_groups (`(queries,)`), candidate_groups (`(candidates,)`): groups, comparable by `==`.
+    """
+    return right_ranks(scores, np.asarray(query_groups)[:, None] == np.asarray(candidate_groups)[None, :])
+
+
+def recall_values(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS, prefix: str = "") -> dict[str, np.ndarray]:
+    """`r1`, `r5`, ...: 100 for each query whose first right candidate is among the first k, else 0.
+
+    Args:
+        ranks (`(queries,)`): from `right_ranks`; rank 0 counts as missed.
+        cutoffs: values of k.
+        prefix: of the names.
+    """
+    ranks = np.asarray(ranks)
+    return {f"{prefix}r{k}": 100.0 * ((ranks > 0) & (ranks <= k)) for k in cutoffs}
+
+
+def recall_at(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
+    """Means of `recall_values`: recalls in percent.
+
+    Raises:
+        ValueError: `ranks` is empty.
+    """
+    if not len(ranks):
+        raise ValueError("Recall of no queries: pass at least one.")
+    return {name: float(values.mean()) for name, values in recall_values(ranks, cutoffs).items()}
+
+
+def cross_modal_consistency(
+    text_scores: np.ndarray, image_scores: np.ndarray, text_groups: np.ndarray, image_groups: np.ndarray
+) -> float:
+    """Share of queries, in percent, whose first text and first image belong to the same group, right or wrong.
+
+    Args:
+        text_scores (`(queries, texts)`), image_scores (`(queries, images)`): higher is better.
+        text_groups (`(texts,)`), image_groups (`(images,)`): groups, comparable by `==`.
+    """
+    texts = np.asarray(text_groups)[np.asarray(text_scores).argmax(axis=1)]
+    return float(100 * (texts == np.asarray(image_groups)[np.asarray(image_scores).argmax(axis=1)]).mean())
+
+
+def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> float:
+    """Share of queries, in percent, for which an image leads the joint ranking of texts and images.
+
+    The scores of either kind are standardised over all queries and candidates first, because the texts of a dual
+    encoder lie nearer to one another than to its images.
+
+    Args:
+        text_scores (`(queries, texts)`), image_scores (`(queries, images)`): of queries that ask for an image.
+    """
+    best = []
+    for scores in (np.asarray(text_scores, dtype=np.float64), np.asarray(image_scores, dtype=np.float64)):
+        best.append(((scores - scores.mean()) / max(scores.std(), 1e-12)).max(axis=1))
+    return float(100 * (best[1] > best[0]).mean())
+
+
+# -- graded relevance -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GradedRankings:
+    """Grades of rankings.
+
+    Args:
+        gains (`(queries, depth)`): grade of the document at each rank; 0 where it is not relevant or there is none.
+        ideal (`(queries, most)`): grades of all relevant documents of a query, highest first, then zeros. A query
+            without relevance has zeros alone, and 0 by every measure.
+    """
+
+    gains: np.ndarray
+    ideal: np.ndarray
+
+    @property
+    def relevant(self) -> np.ndarray:
+        """Number of relevant documents of each query `(queries,)`."""
+        return (self.ideal > 0).sum(axis=1)
+
+
+def rank(scores: np.ndarray, depth: int) -> np.ndarray:
+    """The best documents of each query.
+
+    Documents of equal score come in the order of their numbers. A score of minus infinity (or none, NaN) means that
+    the document was not returned.
+
+    Args:
+        scores (`(queries, documents)`): higher is better.
+        depth: the longest ranking.
+
+    Returns:
+        `(queries, min(depth, documents))`: document numbers, -1 behind the last one returned.
+
+    Raises:
+        ValueError: scores that are no matrix, or a depth under 1.
+    """
+    scores = np.asarray(scores)
+    if scores.ndim != 2 or depth < 1:
+        raise ValueError(
+            f"Scores of shape {scores.shape} at depth {depth}: pass (queries, documents), and at least 1."
+        )
+    depth = min(depth, scores.shape[1])
+    if not depth:
+        return np.empty((len(scores), 0), dtype=np.int64)
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    found = np.empty((len(scores), depth), dtype=np.int64)
+    for number, row in enumerate(scores):
+        # All that score as high as the last place, so that the order among equals is that of their numbers.
+        least = np.partition(row, len(row) - depth)[len(row) - depth]
+        candidates = np.flatnonzero(row >= least)
+        best = candidates[np.argsort(-row[candidates], kind="stable")[:depth]]
+        found[number] = np.where(np.isneginf(row[best]), -1, best)
+    return found
+
+
+def judge(rankings: np.ndarray, relevance: Sequence[Mapping[int, float]]) -> GradedRankings:
+    """Rankings and relevance as the arrays that the measures take.
+
+    Args:
+        rankings (`(queries, depth)`): document numbers, best first; -1 for none.
+        relevance: for each query, document number -> grade; grades of 0 and below are not relevant.
+
+    Raises:
+        ValueError: other numbers of queries, or a document that is ranked twice for one query.
+    """
+    rankings = np.asarray(rankings, dtype=np.int64)
+    if rankings.ndim != 2 or len(rankings) != len(relevance):
+        raise ValueError(f"Rankings of shape {rankings.shape} for {len(relevance)} queries: one row a query.")
+    gains = np.zeros(rankings.shape)
+    positive = [sorted((grade for grade in grades.values() if grade > 0), reverse=True) for grades in relevance]
+    ideal = np.zeros((len(relevance), max(map(len, positive), default=0)))
+    for number, (row, grades) in enumerate(zip(rankings, relevance, strict=True)):
+        returned = row[row >= 0]
+        if len(np.unique(returned)) < len(returned):
+            raise ValueError(f"Query {number}: a document stands twice in its ranking.")
+        gains[number] = [max(grades.get(int(document), 0), 0) if document >= 0 else 0 for document in row]
+        ideal[number, : len(positive[number])] = positive[number]
+    return GradedRankings(gains, ideal)
+
+
+def mrr_at_k(judged: GradedRankings, k: int) -> np.ndarray:
+    """1 / rank of the first relevant document among the first k, else 0 `(queries,)`; its mean is MRR@k."""
+    hits = judged.gains[:, : _cut(k)] > 0
+    if not hits.shape[1]:
+        return np.zeros(len(hits))
+    return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
+
+
+def ndcg_at_k(judged: GradedRankings, k: int) -> np.ndarray:
+    """Discounted gain over the best that there is `(queries,)`: the grade itself is the gain, 1 / log2(rank + 1) the
+    discount, as `ndcg_cut` of trec_eval."""
+    best = _discounted(judged.ideal[:, : _cut(k)])
+    return np.divide(_discounted(judged.gains[:, :k]), best, out=np.zeros(len(best)), where=best > 0)
+
+
+def recall_at_k(judged: GradedRankings, k: int) -> np.ndarray:
+    """Share of the relevant documents that are among the first k `(queries,)`."""
+    found = (judged.gains[:, : _cut(k)] > 0).sum(axis=1)
+    return np.divide(found, judged.relevant, out=np.zeros(len(found)), where=judged.relevant > 0)
+
+
+def hit_at_k(judged: GradedRankings, k: int) -> np.ndarray:
+    """1 where any relevant document is among the first k, else 0 `(queries,)`.
+
+    Some reports call this recall: with two relevant documents it can be 1 where the recall is 0.5.
+    """
+    return (judged.gains[:, : _cut(k)] > 0).any(axis=1).astype(np.float64)
+
+
+# The columns of UniVL-DR's tables (Liu et al., ICLR 2023), and hits beside them.
+MEASURES = {
+    "mrr@10": (mrr_at_k, 10),
+    "mrr@20": (mrr_at_k, 20),
+    "ndcg@10": (ndcg_at_k, 10),
+    "ndcg@20": (ndcg_at_k, 20),
+    "recall@20": (recall_at_k, 20),
+    "recall@100": (recall_at_k, 100),
+    "hit@1": (hit_at_k, 1),
+    "hit@10": (hit_at_k, 10),
+    "hit@20": (hit_at_k, 20),
+}
+DEPTH = max(k for _, k in MEASURES.values())
+
+
+def all_measures(judged: GradedRankings) -> dict[str, np.ndarray]:
+    """Every measure of `MEASURES`, in percent, one figure a query."""
+    return {name: 100 * measure(judged, k) for name, (measure, k) in MEASURES.items()}
+
+
+def _cut(k: int) -> int:
+    if k < 1:
+        raise ValueError(f"A cut-off of {k}: pass at least 1.")
+    return k
+
+
+def _discounted(gains: np.ndarray) -> np.ndarray:
+    return (gains / np.log2(np.arange(2, gains.shape[1] + 2))).sum(axis=1)
+
+
+# -- replies of several elements --------------------------------------------------------------------------------------
+# Recall, intent F1 and MM-Relevance are those of MMDialog (Feng et al., ACL 2023). Overall recall, image retrieval
+# rate and cross-modal consistency follow the abstract of UniMuR (Findings of EACL 2024); their definitions are ours.
+def intent_f1(returned: Sequence[str], gold: Sequence[str]) -> float:
+    """F1, 0 to 1, of two sequences of kinds that are aligned from the left: the share of places that agree, over the
+    length of either.
+
+    Args:
+        returned, gold: such as `["text", "image"]`.
+    """
+    agree = sum(one == other for one, other in zip(returned, gold, strict=False))
+    return 2 * agree / max(len(returned) + len(gold), 1)
+
+
+def mm_relevance(returned: np.ndarray, gold: np.ndarray) -> float:
+    """MM-Relevance: similarity place by place, from the left, over the length of either sequence; harmonic mean.
+
+    Args:
+        returned (`(elements, width)`), gold (`(elements, width)`): unit vectors of the elements, by one CLIP.
+
+    Returns:
+        1 for equal sequences; 0 where either is empty, or the similarities sum to nothing.
+    """
+    shared = min(len(returned), len(gold))
+    total = float((np.asarray(returned[:shared]) * np.asarray(gold[:shared])).sum()) if shared else 0.0
+    return 2 * max(total, 0.0) / (len(returned) + len(gold)) if shared else 0.0
+
+
+def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) -> float:
+    """The least threshold at which no more than a share of the replies without a gold picture get one.
+
+    A picture is returned where the score is at least the threshold; equal scores are decided alike.
+
+    Args:
+        scores (`(replies,)`): how much the system would return a picture.
+        wanted (`(replies,)`): whether there is a gold one.
+        over_return: share, 0 to 1, of those that are not wanted.
+
+    Raises:
+        ValueError: a share outside 0 to 1, or no reply without a gold picture.
+    """
+    if not 0 <= over_return <= 1:
+        raise ValueError(f"A share of over-returned pictures lies in 0 to 1, not {over_return}.")
+    others = np.sort(np.asarray(scores, dtype=np.float64)[~np.asarray(wanted, dtype=bool)])
+    if not len(others):
+        raise ValueError("Every reply has a gold picture: how often one is returned in vain cannot be matched.")
+    allowed = int(np.floor(over_return * len(others) + 1e-9))
+    if allowed >= len(others):
+        return -np.inf
+    return float(np.nextafter(others[len(others) - allowed - 1], np.inf))
+
+
+def area_under_curve(scores: np.ndarray, wanted: np.ndarray) -> float:
+    """Probability that a reply with a gold picture scores higher than one without, equal scores counting half; NaN
+    without both."""
+    scores, wanted = np.asarray(scores, dtype=np.float64), np.asarray(wanted, dtype=bool)
+    positive, negative = np.sort(scores[wanted]), np.sort(scores[~wanted])
+    if not len(positive) or not len(negative):
+        return float("nan")
+    below = np.searchsorted(negative, positive, side="left") + np.searchsorted(negative, positive, side="right")
+    return float(below.sum() / (2 * len(positive) * len(negative)))
+
+
+def aligned_recall(ranks: Sequence[int], returned: int, k: int) -> float:
+    """Recall@k, 0 to 1, of one reply's elements of a kind: aligned from the left, an element for which nothing was
+    returned counts 0, and so does one of rank 0.
+
+    Args:
+        ranks: of the gold elements, in order.
+        returned: how many elements of the kind the system returned.
+        k: cut-off.
+    """
+    return sum(0 < rank <= k for rank in ranks[:returned]) / max(len(ranks), 1)
+
+
+__all__ = [
+    "CUTOFFS",
+    "DEPTH",
+    "MEASURES",
+    "GradedRankings",
+    "aligned_recall",
+    "all_measures",
+    "area_under_curve",
+    "cross_modal_consistency",
+    "first_right_ranks",
+    "hit_at_k",
+    "image_retrieval_rate",
+    "intent_f1",
+    "judge",
+    "mm_relevance",
+    "mrr_at_k",
+    "ndcg_at_k",
+    "rank",
+    "recall_at",
+    "recall_at_k",
+    "recall_values",
+    "right_ranks",
+    "threshold_for",
+]
