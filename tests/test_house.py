@@ -31,19 +31,6 @@ KNOWN_CIRCLES = {("modeling_unimur.training.cc3m_pairs", "modeling_unimur.traini
 KNOWN_ARROWS: set[str] = set()
 # `module: name` of private names that a module uses and another one defines.
 KNOWN_PRIVATE_NAMES = {
-    "modeling_unimur.chat_cache_unimur: _embed_tokens",
-    "modeling_unimur.chat_cache_unimur: _least_cosine",
-    "modeling_unimur.chat_cache_unimur: _suffix_length",
-    "modeling_unimur.chat_cache_unimur: _tokenize",
-    "modeling_unimur.chat_cache_unimur: _visual_choice",
-    "modeling_unimur.evaluation.answer_ranking: _embed_tokens",
-    "modeling_unimur.evaluation.answer_ranking: _softcap",
-    "modeling_unimur.evaluation.answer_ranking: _suffix_length",
-    "modeling_unimur.evaluation.shared_prefix: _embed_tokens",
-    "modeling_unimur.evaluation.shared_prefix: _least_cosine",
-    "modeling_unimur.evaluation.shared_prefix: _softcap",
-    "modeling_unimur.evaluation.turn_encoding: _suffix_length",
-    "modeling_unimur.evaluation.turn_encoding: _visual_choice",
     "modeling_unimur.training.gradient_cache: _image_target_features",
 }
 # `module = module` that share ten consecutive lines of code.
