@@ -3,8 +3,8 @@
 import pytest
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.picture_folder import find_pictures
 from modeling_unimur.data.picture_files import picture_suffixes
+from unimur_mini.demo.picture_folder import find_pictures
 
 
 def test_pictures_of_all_folders_and_formats_are_found_once(picture_folder):
