@@ -24,7 +24,7 @@ from modeling_unimur.evaluation.systems import (
     words_of_last_turn,
 )
 from modeling_unimur.evaluation.systems.coherent import coherent_scores
-from modeling_unimur.evaluation.systems.ridge import fit_ridge
+from modeling_unimur.training.readout_fit import fit_ridge
 from tests import tiny
 
 TEXTS = ("a cat slept on my keyboard", "the red balloon over the town", "she plays guitar")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from torch.nn import functional as F
 
 from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue, words_of_last_turn
 from .clip_space import ClipSpace
-from .ridge import RidgeMap, fit_ridge
+
+if TYPE_CHECKING:
+    from ...training.readout_fit import RidgeMap
 
 
 class ClipText(RetrievalSystem):
@@ -121,6 +124,8 @@ class ClipTextLinear(ClipText):
             contexts: the texts of each dialogue's turns.
             targets: the text that each leads to.
         """
+        from ...training.readout_fit import fit_ridge
+
         inputs = self.space.texts(["\n".join(turns) for turns in contexts], latest=True, desc="CLIP-T of dialogues")
         distinct = list(dict.fromkeys(targets))
         numbers = {target: number for number, target in enumerate(distinct)}
