@@ -61,6 +61,9 @@ EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra n
 # The version stands here, and is read without importing the package.
 ENTRY = Path(__file__).with_name("modeling_unimur") / "__init__.py"
 
+# What the mini models and `unimur demo` need: a package of its own, which is installed too.
+MINI = "examples/mini"
+
 # What `unimur app` and `unimur release` read beside the package: an installed one has them inside.
 SHIPPED = ("space", "template")
 
@@ -85,7 +88,11 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["modeling_unimur", "modeling_unimur.*"]),
+    packages=[
+        *find_packages(include=["modeling_unimur", "modeling_unimur.*"]),
+        *find_packages(MINI, include=["unimur_mini", "unimur_mini.*"]),
+    ],
+    package_dir={"unimur_mini": f"{MINI}/unimur_mini"},
     package_data={
         "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"]
     },

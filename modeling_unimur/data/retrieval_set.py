@@ -86,7 +86,7 @@ class RetrievalSet:
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Mapping[str, Dataset]], group: str | None = None) -> RetrievalSet:
-        """Makes one from tables by name and split, as `load_gimp_manual` gives them; other tables are left out.
+        """Makes one from tables by name and split, as a reader gives them; other tables are left out.
 
         Args:
             tables: with `queries`, `corpus`, `qrels` and perhaps `hard_negatives` and `pairs`.

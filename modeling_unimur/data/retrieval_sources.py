@@ -5,16 +5,21 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from .registry import SETS, find_loader, is_address
+
 if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
     from .retrieval_set import RetrievalSet
 
 # What a set is called, and whether "=PATH" follows.
-NAMED = {"gimp_manual": False, "picture_dictionary": False, "webqa": True, "folder": True}
+NAMED = {**dict.fromkeys(SETS, False), "picture_dictionary": False, "webqa": True, "folder": True}
 SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items())
 
 
 def names_a_set(source: str) -> bool:
-    """Whether a source is a retrieval set's name (`gimp_manual`, `webqa=PATH`, ...) and no file or folder."""
+    """Whether a source is a retrieval set's name (`gimp_manual`, `webqa=PATH`, `package.module:function`) and no file
+    or folder."""
+    if is_address(source):
+        return True
     kind, _, path = source.partition("=")
     return kind in NAMED and bool(path) == NAMED[kind] and not os.path.exists(source)
 
@@ -26,12 +31,13 @@ def load_retrieval_set(
 
     Args:
         source: `gimp_manual` (Debian's package, sections as groups), `picture_dictionary` (clip art, emoji and stamps
-            beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), or `folder=PATH`, what
-            `RetrievalSet.save` wrote.
+            beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), `folder=PATH`, what
+            `RetrievalSet.save` wrote, or `package.module:function`, a function that returns a `RetrievalSet`.
         captions, deduplicate, setting: of WebQA, as `load_webqa` takes them.
 
     Raises:
         FileNotFoundError: it is not there.
+        ImportError: the package that brings it is not installed.
         ValueError: another name, or one of the choices for a set that has none.
     """
     from .retrieval_set import RetrievalSet
@@ -47,14 +53,13 @@ def load_retrieval_set(
             raise ValueError(f"{name}={value!r} is a choice of webqa=PATH, and {source} has none.")
     if kind == "folder" and path:
         return RetrievalSet.load(path)
-    if source == "gimp_manual":
-        from .gimp_manual import load_gimp_manual
-
-        return RetrievalSet.from_tables(load_gimp_manual(), group="section")
     if source == "picture_dictionary":
         from .picture_dictionary import load_picture_dictionary
 
         return load_picture_dictionary()
+    load = find_loader(source, SETS)
+    if load is not None:
+        return load()
     raise ValueError(f"A retrieval set is one of {', '.join(SOURCES)}, not {source!r}.")
 
 

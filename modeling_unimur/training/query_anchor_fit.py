@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm, trange
 
 from ..anchor_inputs_unimur import ANCHOR_ROWS
+from ..contrastive_loss import contrastive_loss
 from ..data.shards import read_shard, write_shard
 from ..evaluation.metrics import first_right_ranks
 from ..fingerprint import processor_fingerprint
-from ..loss_unimur import contrastive_loss
 from ..modeling_unimur import UniMuRModel
 from ..query_anchor_unimur import UniMuRQueryAnchor, gate_features
 from .collators import DualAlignmentCollator, all_rows

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm, trange
 
+from ..contrastive_loss import contrastive_loss
 from ..evaluation.metrics import first_right_ranks
-from ..loss_unimur import contrastive_loss
 from ..modeling_unimur import UniMuRModel
 from .collators import DualAlignmentCollator, all_rows, render_turns
 

@@ -26,3 +26,7 @@ def test_the_space_and_the_cards_template_are_in_the_package(tmp_path):
         assert copied.read_bytes() == here.read_bytes()
     assert (package / "releasing" / "model_card.md.jinja").is_file()
     assert not list((package / "hub_cards").rglob("*.pyc"))
+    here = ROOT / "examples" / "mini" / "unimur_mini"
+    files = [file.relative_to(here) for file in here.rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert files
+    assert {file for file in files if not (tmp_path / "unimur_mini" / file).is_file()} == set()

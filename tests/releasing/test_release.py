@@ -150,7 +150,7 @@ def test_a_release_needs_a_card(heads_source, tmp_path):
 def test_a_release_that_does_not_load_is_refused(heads_source, hub_cache, card, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_cache))
     build_release(heads_source, tmp_path / "made", card=card)
-    code = tmp_path / "made" / "messages_unimur.py"
+    code = tmp_path / "made" / "conversation.py"
     code.write_text("from modeling_unimur import load_image\n" + code.read_text())
     with pytest.raises(ValueError, match=r"does not work in a fresh process: .*modeling_unimur"):
         try_release(tmp_path / "made")

@@ -6,16 +6,16 @@ from collections import Counter, defaultdict
 import pytest
 from PIL import Image
 
-from modeling_unimur.data.gimp_manual import (
+from tests.installable import loaded_or_skipped
+from unimur_mini.gimp_manual import (
     load_gimp_manual,
     manual_folder,
     read_manual,
     read_tables,
     write_tables,
 )
-from modeling_unimur.data.gimp_manual.pages import read_folder, read_page, without_number
-from modeling_unimur.data.gimp_manual.queries import index_entries, sentence_spans
-from tests.installable import loaded_or_skipped
+from unimur_mini.gimp_manual.pages import read_folder, read_page, without_number
+from unimur_mini.gimp_manual.queries import index_entries, sentence_spans
 
 HEAD = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
 <!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">

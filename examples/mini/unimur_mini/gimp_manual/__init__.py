@@ -37,10 +37,19 @@ What stays imperfect: a link may be incidental to its sentence ("operations like
 captions tell of settings ("quality: 100") that no one could see in the picture.
 """
 
+from modeling_unimur.data.retrieval_set import RetrievalSet
+
 from .tables import GIMP_MANUAL_LICENSE, load_gimp_manual, manual_folder, read_manual, read_tables, write_tables
+
+
+def gimp_manual() -> RetrievalSet:
+    """The manual with its sections as groups. Raises: as `load_gimp_manual`."""
+    return RetrievalSet.from_tables(load_gimp_manual(), group="section")
+
 
 __all__ = [
     "GIMP_MANUAL_LICENSE",
+    "gimp_manual",
     "load_gimp_manual",
     "manual_folder",
     "read_manual",

@@ -1,0 +1,142 @@
+"""The order of the house: which file may import which, what stays private, and that nothing is written twice.
+
+The lists hold what is not mended yet. A list only gets shorter: a new violation fails, and so does an entry that is
+no longer needed. Names are dotted, so that a rename of a module reaches them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests import house
+
+# Arrows go from a higher floor to a lower one, or stay on a floor. The files at the top of the package are the ground.
+GROUND = 0
+FLOORS = {
+    "cli": 3,
+    "training": 2,
+    "evaluation": 2,
+    "serving": 2,
+    "releasing": 2,
+    "verbalization": 2,
+    "encoding": 1,
+    "index": 1,
+    "retrieval": 1,
+    "data": 1,
+}
+
+# Circles of imports, each as its modules in alphabetical order.
+KNOWN_CIRCLES = {("modeling_unimur.training.cc3m_pairs", "modeling_unimur.training.pairs")}
+# `importer -> imported` against the arrows.
+KNOWN_ARROWS: set[str] = set()
+# `module: name` of private names that a module uses and another one defines.
+KNOWN_PRIVATE_NAMES = {
+    "modeling_unimur.chat_cache_unimur: _embed_tokens",
+    "modeling_unimur.chat_cache_unimur: _least_cosine",
+    "modeling_unimur.chat_cache_unimur: _suffix_length",
+    "modeling_unimur.chat_cache_unimur: _tokenize",
+    "modeling_unimur.chat_cache_unimur: _visual_choice",
+    "modeling_unimur.evaluation.answer_ranking: _embed_tokens",
+    "modeling_unimur.evaluation.answer_ranking: _softcap",
+    "modeling_unimur.evaluation.answer_ranking: _suffix_length",
+    "modeling_unimur.evaluation.shared_prefix: _embed_tokens",
+    "modeling_unimur.evaluation.shared_prefix: _least_cosine",
+    "modeling_unimur.evaluation.shared_prefix: _softcap",
+    "modeling_unimur.evaluation.turn_encoding: _suffix_length",
+    "modeling_unimur.evaluation.turn_encoding: _visual_choice",
+    "modeling_unimur.training.gradient_cache: _image_target_features",
+}
+# `module = module` that share ten consecutive lines of code.
+KNOWN_EQUAL_PLACES: set[str] = set()
+
+
+def assert_only(found: set, known: set, remedy: str) -> None:
+    assert not found - known, f"{remedy}: {sorted(found - known)}"
+    assert not known - found, f"no longer needed in the list of this test: {sorted(known - found)}"
+
+
+def floor(module: str) -> int:
+    parts = module.split(".")
+    is_room = len(parts) > 1 and (house.ROOT / house.PACKAGE / parts[1]).is_dir()
+    return FLOORS[parts[1]] if is_room else GROUND
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.parent.name for path in (house.ROOT / house.PACKAGE).glob("*/__init__.py")}
+    assert rooms - {"__pycache__"} <= FLOORS.keys()
+
+
+def test_no_circle_of_imports():
+    found = {tuple(circle) for circle in house.circles(house.arrows())}
+    assert_only(found, KNOWN_CIRCLES, "modules that import each other, inside functions too")
+
+
+def test_no_circle_of_rooms():
+    rooms: dict[str, set[str]] = {}
+    for importer, targets in house.arrows().items():
+        if floor(importer) > GROUND:
+            inside = {target.split(".")[1] for target in targets if floor(target) > GROUND}
+            rooms.setdefault(importer.split(".")[1], set()).update(inside)
+    assert not house.circles(rooms)
+
+
+def test_arrows_run_one_way():
+    found = {
+        f"{importer} -> {target}"
+        for importer, targets in house.arrows().items()
+        for target in targets
+        if floor(importer) < floor(target)
+    }
+    assert_only(found, KNOWN_ARROWS, "a lower floor imports a higher one")
+
+
+def test_private_names_stay_in_their_file():
+    found = house.private_imports() | house.private_uses()
+    assert_only(found, KNOWN_PRIVATE_NAMES, "private names of other files (make them public, or move the caller)")
+
+
+def test_no_ten_equal_lines():
+    found = house.equal_places(10, "modeling_unimur", "conversion")
+    new = {pair: places for pair, places in found.items() if pair not in KNOWN_EQUAL_PLACES}
+    assert_only(set(found), KNOWN_EQUAL_PLACES, f"the same code in two places ({new})")
+
+
+# -- the checks themselves ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}, [["a", "b", "c"]]),
+        ({"a": {"b"}, "b": {"a"}, "c": {"d"}, "d": {"c"}}, [["a", "b"], ["c", "d"]]),
+    ],
+)
+def test_circles_are_found(graph, expected):
+    assert house.circles(graph) == expected
+
+
+@pytest.fixture
+def small_house(tmp_path, monkeypatch):
+    """Two modules in place of the repository."""
+    folder = tmp_path / house.PACKAGE
+    folder.mkdir()
+    body = "\n".join(f"    total += {number}" for number in range(10))
+    (folder / "a.py").write_text(
+        "from .b import _hidden\n\n\ndef walk(other):\n    total = 0\n" + body + "\n    return other._inner\n"
+    )
+    (folder / "b.py").write_text(
+        '"""b"""\n\n_hidden = 1\n\n\nclass B:\n    def __init__(self):\n        import modeling_unimur.a\n\n'
+        "        self._inner = 2\n\n\ndef other():\n    total = 1\n\n    # twice\n" + body + "\n    return total\n"
+    )
+    monkeypatch.setattr(house, "ROOT", tmp_path)
+    for cached in (house.tree, house.modules, house.imports, house.arrows):
+        cached.cache_clear()
+    yield
+    for cached in (house.tree, house.modules, house.imports, house.arrows):
+        cached.cache_clear()
+
+
+def test_violations_are_found(small_house):
+    assert house.circles(house.arrows()) == [["modeling_unimur.a", "modeling_unimur.b"]]
+    assert house.private_imports() == {"modeling_unimur.a: modeling_unimur.b._hidden"}
+    assert house.private_uses() == {"modeling_unimur.a: _inner"}
+    assert set(house.equal_places(10, house.PACKAGE)) == {"modeling_unimur.a = modeling_unimur.b"}
