@@ -111,7 +111,7 @@ def test_openais_tokenizer_without_a_hub():
     found = tokenizer(samples, padding="max_length", truncation=True, return_tensors="pt")
     for row, mask, right in zip(found["input_ids"], found["attention_mask"], expected, strict=True):
         assert row[mask.bool()].tolist() == right[right != 0].tolist()
-    with pytest.raises(ValueError, match=r"The model has 400 tokens.*pass its own tokenizer"):
+    with pytest.raises(ValueError, match="400 tokens"):
         clip_tokenizer(CLIPConfig(text_config={"vocab_size": 400}))
 
 
@@ -151,7 +151,7 @@ def test_back_only_what_the_layout_can_say(tmp_path):
         output = tmp_path / options.pop("output", "clip.pt")
         with pytest.raises(ValueError, match=message):
             convert_back(folder, output, **options)
-    with pytest.raises(ValueError, match="has the model type opt"):
+    with pytest.raises(ValueError, match="type opt"):
         convert_back(tiny.language_model(tmp_path / "opt", "opt"), tmp_path / "clip.pt")
     assert not (tmp_path / "clip.pt").exists()
 

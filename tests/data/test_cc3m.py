@@ -70,7 +70,7 @@ def test_official_file_beside_downloaded_pictures(tmp_path, pictures, name):
 
 def test_numbered_pictures_are_not_guessed_at(tmp_path):
     path = official(tmp_path, lambda line, url: f"{line:09d}.jpg", "images")
-    with pytest.raises(FileNotFoundError, match=r"CRC-32 of the URL.*images.*::FOLDER"):
+    with pytest.raises(FileNotFoundError, match="::FOLDER"):
         list(read_tsv(path))
 
 

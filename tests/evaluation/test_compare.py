@@ -83,7 +83,7 @@ def test_differences_are_paired(comparison):
 
 def test_what_cannot_be_compared():
     system = Fixed("one", [[1, 0]], [[1, 0, 0]])
-    with pytest.raises(ValueError, match="a dialogue and a system"):
+    with pytest.raises(ValueError, match="a system"):
         compare([], GALLERY, [system])
     with pytest.raises(ValueError, match="one name"):
         compare(DIALOGUES[:1], GALLERY, [system, system])
@@ -204,7 +204,7 @@ def test_real_chats_compete_for_their_replies(monkeypatch):
 def test_files_that_are_not_there(tmp_path, own):
     with pytest.raises(FileNotFoundError, match="no dialogues"):
         load_compared(tmp_path / "none.jsonl")
-    with pytest.raises(ValueError, match="holds no dialogue"):
+    with pytest.raises(ValueError, match="no dialogue"):
         load_compared(own[1](""))
     with pytest.raises(ValueError, match="own gallery"):
         load_compared("dev", tmp_path)

@@ -186,13 +186,13 @@ def test_a_gallery_without_the_pictures_is_refused():
         "license": "",
     }
     gallery = picture_dataset([{**row, "author": ""}])
-    with pytest.raises(ValueError, match=r"^\d+ pictures that the dev dialogues need are not there, such as"):
+    with pytest.raises(ValueError, match=r"^\d+ pictures"):
         load_dialogue_benchmark("dev", gallery)
 
 
 @pytest.mark.parametrize("read", [read_dialogues, gallery_ids, benchmark_gallery, load_dialogue_benchmark])
 def test_an_unknown_part_is_refused(read):
-    with pytest.raises(ValueError, match="unknown part 'validation' of the dialogues: choose from dev, test"):
+    with pytest.raises(ValueError, match="'validation'"):
         read("validation")
 
 
@@ -211,7 +211,7 @@ def test_an_unknown_part_is_refused(read):
 )
 def test_records_of_another_form_are_refused(change, message):
     record = {**read_dialogues("dev")[0], **change}
-    with pytest.raises(ValueError, match=f"^mine, line 3: {message}"):
+    with pytest.raises(ValueError, match=f"line 3: {message}"):
         parse_dialogue(json.dumps(record), where="mine, line 3")
 
 

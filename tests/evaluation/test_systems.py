@@ -71,7 +71,7 @@ def test_ridge_chooses_a_large_penalty_where_there_is_nothing_to_learn():
 
 
 def test_ridge_needs_something():
-    with pytest.raises(ValueError, match="four texts with two targets"):
+    with pytest.raises(ValueError, match="two targets"):
         fit_ridge(torch.ones(5, 2), torch.ones(5, 2), torch.zeros(5))
 
 
@@ -290,7 +290,7 @@ def test_candidates_behind_the_first_keep_their_order():
 
 def test_a_model_without_a_dual_encoder_is_refused(make_model):
     model, processor = make_model(clip=None, projection_dim=8)
-    with pytest.raises(ValueError, match="no dual encoder"):
+    with pytest.raises(ValueError, match="dual encoder"):
         ClipSpace(model, processor)
 
 

@@ -126,7 +126,7 @@ def in_process(hub, monkeypatch):
 
 
 def test_a_tag_never_moves(released, in_process):
-    with pytest.raises(ValueError, match=r"acme/unimur has a tag v1 already.*another --tag"):
+    with pytest.raises(ValueError, match=r"v1 .*--tag"):
         require_free_tag("acme/unimur", "v1")
     require_free_tag("acme/unimur", "v2")
     require_free_tag("acme/nothing-yet", "v1")

@@ -58,7 +58,7 @@ def test_parquet_with_several_columns_of_vectors(tmp_path):
             load_vectors(tmp_path / "v.parquet", column)
     for bad in ([[1.0, 2.0], [1.0]], [[1.0, 2.0], None], [None, [1.0]]):
         pq.write_table(pa.table({"a": pa.array(bad, pa.list_(pa.float32()))}), tmp_path / "bad.parquet")
-        with pytest.raises(ValueError, match=r"row [01] has a vector of"):
+        with pytest.raises(ValueError, match=r"row [01]"):
             load_vectors(tmp_path / "bad.parquet")
 
 
@@ -170,12 +170,12 @@ def test_bad_texts(content, named, tmp_path):
 
 def test_other_bad_texts(tmp_path):
     (tmp_path / "t.csv").write_text("x")
-    with pytest.raises(ValueError, match=r"format \.csv is unknown"):
+    with pytest.raises(ValueError, match=r"\.csv"):
         load_items(tmp_path / "t.csv")
     pq.write_table(pa.table({"words": ["x"]}), tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match="no column `text`"):
+    with pytest.raises(ValueError, match="`text`"):
         load_items(tmp_path / "t.parquet")
-    with pytest.raises(ValueError, match="kind is one of"):
+    with pytest.raises(ValueError, match="kind is"):
         load_items(["x"], kind="sound")
 
 
@@ -187,7 +187,7 @@ def test_texts_go_to_vectors_by_id_or_by_order():
     assert by_order.items.texts == ["text c", "text a", "text b"]
     named = join(ReadyVectors(VECTORS[:3], ids=list("abc")), load_items(["x", "y", "z"]))
     assert named.items.ids == list("abc")
-    with pytest.raises(ValueError, match=r"1 ids of the vectors .* 'd'"):
+    with pytest.raises(ValueError, match=r"1 ids .*'d'"):
         join(ReadyVectors(VECTORS[:3], ids=list("abd")), load_items(records))
 
 
