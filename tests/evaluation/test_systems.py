@@ -184,9 +184,6 @@ def test_clip_text_reads_the_last_turn_or_all(space, gallery):
 def test_the_linear_map_leaves_what_is_right_alone(space):
     system = ClipTextLinear(space, fit_ridge)
     texts = [f"{word} number {n}" for word in ("cat", "cake") for n in range(12)]
-        ClipTextLinear(space, fit_ridge),
-        [f"{word} number {n}" for word in ("cat", "cake") for n in range(12)],
-    )
     with pytest.raises(ValueError, match="not fitted"):
         system.encode_queries([says("x")])
     system.fit([[text] for text in texts], texts)
