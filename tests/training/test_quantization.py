@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.training.arguments import RetrievalTrainingArguments
+from modeling_unimur.training.callbacks import TrainingGuard
 from modeling_unimur.training.collators import DualAlignmentCollator
-from modeling_unimur.training.guards import TrainingGuard
 from modeling_unimur.training.quantization import KINDS, prepare_quantised, quantization_config
 from modeling_unimur.training.trainer import RetrievalTrainer
 from tests import tiny

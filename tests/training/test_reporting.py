@@ -7,9 +7,9 @@ import pytest
 from transformers import TrainingArguments
 
 from modeling_unimur.training.arguments import RetrievalTrainingArguments
+from modeling_unimur.training.callbacks import require_reporters
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.trainer import RetrievalTrainer
-from modeling_unimur.training.training_log import require_reporters
 from tests.training.test_trainer import Rows, arguments
 
 _TERMS = {"loss", "caption_loss", "visual_matching_loss", "textual_matching_loss", "ret_token_loss"}

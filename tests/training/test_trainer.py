@@ -6,8 +6,8 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from modeling_unimur import UniMuRModel
+from modeling_unimur.training.callbacks import TrainingGuard
 from modeling_unimur.training.collators import DualAlignmentCollator
-from modeling_unimur.training.guards import TrainingGuard
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 from tests.rounding import assert_same_training
 

@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerCallback
 
+from modeling_unimur.training.callbacks import TrainingGuard, checksum
 from modeling_unimur.training.collators import DualAlignmentCollator
-from modeling_unimur.training.guards import TrainingGuard
 from modeling_unimur.training.trainer import RetrievalTrainer
-from modeling_unimur.training.weight_bits import checksum
 from tests.training.test_trainer import Rows, arguments
 
 
