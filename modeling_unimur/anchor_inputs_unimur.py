@@ -4,7 +4,7 @@ import copy
 
 import torch
 
-from .messages_unimur import words_of_turn
+from .conversation import words_of_turn
 from .text_encoder_unimur import encode_queries, load_text_encoder
 
 _QUESTION_MARKS = "?\uff1f\u061f"  # also the full-width and the Arabic one

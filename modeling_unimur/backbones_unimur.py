@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from .configuration_open_clip import OpenCLIPConfig
 from .configuration_unimur import UniMuRConfig
-from .loading_unimur import readable_weights, require_complete, require_finite, require_intact
+from .loading import readable_weights, require_complete, require_finite, require_intact
 from .modeling_open_clip import OpenCLIPModel
 
 # Arguments that say where files come from, as opposed to what is built from them.

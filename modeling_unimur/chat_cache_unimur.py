@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import torch
 
+from .conversation import is_message, read_conversation
 from .image_loading import image_bytes, load_image, source_name
-from .messages_unimur import is_message, read_conversation
 from .readout_unimur import FrozenReader
 from .thread_lock import ThreadLock
 

@@ -14,8 +14,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_open_clip import OpenCLIPConfig
-from .loading_unimur import CompleteLoadingMixin
-from .loss_unimur import contrastive_loss
+from .contrastive_loss import contrastive_loss
+from .loading import CompleteLoadingMixin
 
 try:
     import open_clip

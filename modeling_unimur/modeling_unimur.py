@@ -8,8 +8,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .backbones_unimur import BackbonesMixin
 from .configuration_unimur import UniMuRConfig
 from .contexts_unimur import ContextsMixin
+from .contrastive_loss import contrastive_loss, next_token_loss
 from .heads_unimur import UniMuRHeads
-from .loss_unimur import contrastive_loss, next_token_loss
 from .outputs_unimur import UniMuROutput, UniMuRQueryOutput
 
 # Not used here: a saved model carries the files that its own module imports, and these belong beside it.

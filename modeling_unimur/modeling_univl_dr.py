@@ -12,9 +12,9 @@ from transformers.utils import ModelOutput
 from .backbones_unimur import HUB_ARGUMENTS, load_backbone, pooled_output
 from .configuration_open_clip import OpenCLIPConfig
 from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
+from .contrastive_loss import candidate_losses, gather_documents
 from .fusion_univl_dr import DocumentFusion
-from .loading_unimur import CompleteLoadingMixin
-from .loss_univl_dr import candidate_losses, gather_documents
+from .loading import CompleteLoadingMixin
 from .modeling_open_clip import OpenCLIPModel
 
 # Not used here: a saved model carries the files that its own module imports, and these belong beside it.
@@ -271,7 +271,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
                 documents are by default, which is in-batch training.
             document_ids (`(documents,)`), known_ids (`(queries, most)`, *optional*): ids, and those that are no
                 negatives of a query (-1 fills up). With them the documents of all ranks are candidates.
-            false_negative_threshold (*optional*): as in `loss_univl_dr.candidate_losses`.
+            false_negative_threshold (*optional*): as in `contrastive_loss.candidate_losses`.
             return_loss: whether to compute losses.
 
         Raises:

@@ -9,9 +9,9 @@ from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
 from .anchor_inputs_unimur import AnchorInputsMixin
 from .captions_unimur import CaptionsMixin
+from .conversation import is_conversation, read_conversation, require_unicode
 from .fingerprint import FingerprintMixin
 from .image_loading import load_image
-from .messages_unimur import is_conversation, read_conversation, require_unicode
 from .template_rendering import render_bounded
 from .text_cleaning import check_cleaning, clean_texts
 

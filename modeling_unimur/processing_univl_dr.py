@@ -5,8 +5,8 @@ from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTra
 from transformers.processing_utils import Unpack
 
 from .configuration_univl_dr import DUAL_ENCODERS
+from .conversation import is_conversation, read_conversation
 from .fingerprint import FingerprintMixin
-from .messages_unimur import is_conversation, read_conversation
 from .processing_unimur import UniMuRProcessor, UniMuRProcessorKwargs, as_batch, sort_options
 from .text_cleaning import check_cleaning, clean_texts
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..messages_unimur import read_conversation
+from ..conversation import read_conversation
 from .chats import chat_split, reply_key
 from .dialog_schema import ReadReport
 from .json_lines import scan_json_lines

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..conversation import read_conversation
 from ..data.json_lines import read_json_lines
 from ..image_loading import load_image
-from ..messages_unimur import read_conversation
 from .dialogue_benchmark import GALLERY_SPLITS, DialogueExample, benchmark_gallery, load_dialogue_benchmark
 from .systems.base import Gallery
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from PIL import Image
 
+from ..conversation import read_conversation
 from ..image_loading import load_image
-from ..messages_unimur import read_conversation
 from .shared_prefix import SharedPrefix, Stream, plan_streams
 
 # Streams that run together, and tokens of theirs with padding: enough to keep one core busy, little memory.

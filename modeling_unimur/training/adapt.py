@@ -37,14 +37,13 @@ from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
 from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
-from .closed_form_start import fit_readout, read_contexts, set_readout
+from .callbacks import TrainingGuard
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
-from .guards import TrainingGuard
 from .prefix_store import PrefixStore
+from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout
 from .ready_items import ReadyIndex, join, load_items
 from .ready_vectors import load_vectors
-from .sharpen_readout import sharpen_readout
 from .text_encoders import folder_or_id, load_text_space
 from .trainer import RetrievalTrainer
 

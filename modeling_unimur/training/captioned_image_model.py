@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..loss_unimur import contrastive_loss
+from ..contrastive_loss import contrastive_loss
 from ..modeling_open_clip import OpenCLIPModel, OpenCLIPOutput, PictureHead
 from .frozen_towers import project
 

@@ -21,15 +21,14 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm, trange
 
 from ..anchor_inputs_unimur import ANCHOR_ROWS
+from ..contrastive_loss import contrastive_loss
 from ..data.shards import read_shard, write_shard
 from ..evaluation.metrics import first_right_ranks
 from ..fingerprint import processor_fingerprint
-from ..loss_unimur import contrastive_loss
 from ..modeling_unimur import UniMuRModel
 from ..query_anchor_unimur import UniMuRQueryAnchor, gate_features
-from .collators import DualAlignmentCollator
+from .collators import DualAlignmentCollator, all_rows
 from .frozen_features import fingerprint
-from .training_rows import all_rows
 
 _BATCH = 32
 # Of the correction: factor on the cosines, rows of each kind a step, learning rate, steps between two looks at the

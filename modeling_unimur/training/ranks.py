@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..loss_unimur import world_size
+from ..contrastive_loss import world_size
 from .gradient_cache import label_counts
 
 

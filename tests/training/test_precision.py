@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.loss_unimur import contrastive_loss
+from modeling_unimur.contrastive_loss import contrastive_loss
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.gradient_cache import gradient_cached_step
 from modeling_unimur.training.trainer import RetrievalTrainer

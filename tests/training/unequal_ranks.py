@@ -8,7 +8,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from modeling_unimur.loss_unimur import contrastive_loss
+from modeling_unimur.contrastive_loss import contrastive_loss
 from modeling_unimur.training.ranks import fit_batch, require_equal
 from tests.training.two_ranks import build
 

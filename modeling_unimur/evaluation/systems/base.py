@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...messages_unimur import words_of_turn
+from ...conversation import words_of_turn
 
 KINDS = ("text", "image")
 Messages = Sequence[dict]

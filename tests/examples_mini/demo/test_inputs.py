@@ -95,7 +95,7 @@ def test_a_dialogue_without_a_title_is_numbered(tmp_path):
 )
 def test_a_bad_line_is_named(tmp_path, record, named):
     path = write(tmp_path / "d.jsonl", {"messages": [USER]}, record)
-    with pytest.raises(CommandError, match=r"d\.jsonl, line 2: .*" + named):
+    with pytest.raises(CommandError, match=r"line 2: .*" + named):
         read_dialogues(path)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.loss_unimur import contrastive_loss, next_token_loss
+from modeling_unimur.contrastive_loss import contrastive_loss, next_token_loss
 
 
 def unit(rows: int, width: int = 6, seed: int = 0) -> torch.Tensor:
