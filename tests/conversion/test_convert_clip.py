@@ -118,12 +118,12 @@ def test_openais_tokenizer_without_a_hub():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("visual.ln_post.bias"), r"lacks the tensor visual\.ln_post\.bias"),
-        (lambda s: s.update({"visual.head.weight": torch.ones(3)}), r"does not know \(visual\.head\.weight \(3,\)\)"),
-        (lambda s: s.update({"visual.layer1.0.conv1.weight": torch.ones(1)}), "has a ResNet"),
-        (lambda s: s.update({"text_projection": torch.ones(63, 24)}), r"text_projection has shape \(63, 24\)"),
-        (lambda s: s.update({"visual.positional_embedding": torch.ones(16, 128)}), "15 patches make no square"),
-        (lambda s: s.update({"positional_embedding": torch.ones(12, 65)}), "text width 65 is no multiple of 64"),
+        (lambda s: s.pop("visual.ln_post.bias"), r"visual\.ln_post\.bias"),
+        (lambda s: s.update({"visual.head.weight": torch.ones(3)}), r"visual\.head\.weight"),
+        (lambda s: s.update({"visual.layer1.0.conv1.weight": torch.ones(1)}), "ResNet"),
+        (lambda s: s.update({"text_projection": torch.ones(63, 24)}), r"\(63, 24\)"),
+        (lambda s: s.update({"visual.positional_embedding": torch.ones(16, 128)}), "15 patches"),
+        (lambda s: s.update({"positional_embedding": torch.ones(12, 65)}), "width 65"),
     ],
 )
 def test_other_weights_are_refused(change, message, words, tmp_path):

@@ -198,9 +198,9 @@ def test_braces():
     ("path", "error", "words"),
     [
         ("nowhere.tsv", FileNotFoundError, "nowhere.tsv"),
-        ("{0..3}.tar", FileNotFoundError, "no such tar archive"),
+        ("{0..3}.tar", FileNotFoundError, "no such tar"),
         ("nowhere", FileNotFoundError, "nowhere"),
-        ("empty", ValueError, "neither tar archives"),
+        ("empty", ValueError, "neither tar"),
         ("text.txt", ValueError, "caption<TAB>url"),
         ("header.tsv", ValueError, "caption<TAB>image"),
         ("fine.tsv::nofolder", FileNotFoundError, "nofolder"),

@@ -171,9 +171,9 @@ TURNS = [{"role": "user", "content": "x"}]
 @pytest.mark.parametrize(
     ("record", "named"),
     [
-        ("{", "line 1: not JSON"),
-        ({"gold_text": "y"}, "line 1: a dialogue has turns"),
-        ({"turns": TURNS}, "neither gold_text nor gold_image"),
+        ("{", "line 1"),
+        ({"gold_text": "y"}, "turns"),
+        ({"turns": TURNS}, "gold_image"),
         ({"turns": TURNS, "gold_text": " "}, "not empty"),
         ({"turns": TURNS, "gold_text": "y", "right_images": "p1.png"}, "right_images"),
         ({"turns": ["x"], "gold_text": "y"}, "line 1"),

