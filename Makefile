@@ -1,6 +1,7 @@
 # make demo   installs everything, builds the mini models and answers example dialogues (IMAGES=folder: with your pictures)
 # make test   installs everything and runs the tests; make test-slow runs the long ones too
 # make test-newest   runs the tests on the newest release of every dependency; make test-oldest on the oldest (TESTS=paths)
+# make test-page   runs the chat page in a browser (apt-get install chromium chromium-driver)
 # make constraints   writes the pinned versions anew; make audit asks for their known vulnerabilities
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,8 +18,9 @@ PINS ?= constraints.txt
 OLDEST = tests/environments/oldest.txt
 FLOOR = tests/environments/floor.txt
 TOOLS = .venv-tools
+GRADIO = .venv-gradio
 
-.PHONY: help demo chat test test-slow test-newest test-oldest pytest lint train constraints audit clean
+.PHONY: help demo chat test test-slow test-newest test-oldest test-page pytest lint train constraints audit clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -61,9 +63,17 @@ test-newest:
 test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest PINS=$(OLDEST)
 
-test-slow: $(VENV)/.installed
+test-slow: $(VENV)/.installed $(GRADIO)/.installed
 	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb]"
 	$(BIN)/python -m pytest
+
+# Gradio holds Pillow back, so it is installed aside.
+$(GRADIO)/.installed: $(VENV)/.installed tests/environments/gradio.txt
+	$(PIP) install --quiet --disable-pip-version-check --no-deps --target $(GRADIO) --requirement tests/environments/gradio.txt
+	@touch $@
+
+test-page: $(GRADIO)/.installed
+	$(BIN)/python -m pytest tests/space/test_page.py
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check --fix .
@@ -96,4 +106,4 @@ audit: $(TOOLS)/.installed
 	$(TOOLS)/bin/pip-audit --strict --disable-pip $(foreach pins,constraints.txt $(OLDEST),--requirement $(pins))
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest $(TOOLS) build demo_output runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest $(TOOLS) $(GRADIO) build demo_output runs *.egg-info .pytest_cache .ruff_cache

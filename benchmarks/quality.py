@@ -47,6 +47,7 @@ from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
 from modeling_unimur.training.dev_sets import DevSet, picture_sets, scores, text_sets
 from modeling_unimur.training.pairs import load_pairs, project
+from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.unpaired_texts import TextContext, text_rows
 
@@ -117,7 +118,7 @@ def title_figures(space: ClipSpace, models: list[UniMuRModel], sets: list[DevSet
 
 def dialogue_systems(space: ClipSpace, models: list[UniMuRModel], texts: int) -> dict[str, list]:
     """Systems by the names of their figures; UniMuR once a run."""
-    linear = ClipTextLinear(space)
+    linear = ClipTextLinear(space, fit_ridge)
     linear.fit(*training_text(texts, seed=0))
     ours = []
     for number, model in enumerate(models):

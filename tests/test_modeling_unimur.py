@@ -162,7 +162,7 @@ def test_projected_pictures_as_inputs(make_model, conversations, pictures):
 def test_a_context_without_ret_is_refused(pair):
     model, processor = pair
     batch = processor.process_prompt(["hello there", "hi"])
-    with pytest.raises(ValueError, match=r"Context 0 does not end with \[RET\]"):
+    with pytest.raises(ValueError, match=r"Context 0 .*\[RET\]"):
         model.get_multimodal_features(**batch)
     batch = processor.process_context(["hello there", "hi"])
     batch["input_ids"][1, -1] = 7
@@ -174,7 +174,7 @@ def test_pictures_and_places_must_agree(pair, conversations):
     model, processor = pair
     batch = processor.process_context(conversations[:2])
     for pixels in (None, batch["pixel_values"][:1], batch["pixel_values"].repeat(2, 1, 1, 1)):
-        with pytest.raises(ValueError, match="pictures came with them"):
+        with pytest.raises(ValueError, match="came with"):
             model.get_multimodal_features(**{**batch, "pixel_values": pixels})
 
 
@@ -393,7 +393,7 @@ def test_a_space_of_ready_embeddings(make_model):
     out.loss.backward()
     torch.testing.assert_close(out.text_embeds, F.normalize(targets, dim=-1))
     assert model.heads.ret_embedding.grad.norm() > 0
-    with pytest.raises(ValueError, match="no dual encoder"):
+    with pytest.raises(ValueError, match="dual encoder"):
         model.get_text_features(batch["input_ids"])
 
 
@@ -432,5 +432,5 @@ def test_heads_that_rank_pictures_alone_refuse_texts(make_model):
     model, processor = make_model(
         projection_dim=8, map_image_targets=True, visual_feature="pooled", textual_matching_weight=0.0
     )
-    with pytest.raises(ValueError, match="rank pictures alone"):
+    with pytest.raises(ValueError, match="alone"):
         model.get_text_features(**processor.process_texts(["a cat"]))

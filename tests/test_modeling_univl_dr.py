@@ -262,23 +262,23 @@ def test_queries_in_every_form(processor):
 
 # -- bad input ------------------------------------------------------------------------------------------------------
 def test_bad_input_is_told(make, model, processor, pictures, tmp_path, language_folder):
-    with pytest.raises(ValueError, match="fusion is one of"):
+    with pytest.raises(ValueError, match="fusion"):
         make(fusion="product")
-    with pytest.raises(ValueError, match="belongs to the sum"):
+    with pytest.raises(ValueError, match="the sum"):
         make(fusion="image", learn_image_weight=True)
-    with pytest.raises(ValueError, match="3 pictures and 2 captions"):
+    with pytest.raises(ValueError, match="2 captions"):
         processor.process_documents(pictures[:3], CAPTIONS[:2])
-    with pytest.raises(ValueError, match="queries are text"):
+    with pytest.raises(ValueError, match="are text"):
         processor.process_context(pictures[0])
-    with pytest.raises(ValueError, match="Query 1 is empty"):
+    with pytest.raises(ValueError, match="Query 1"):
         processor.process_context(["hi", " "])
-    with pytest.raises(ValueError, match="2 queries and 3 documents"):
+    with pytest.raises(ValueError, match="3 documents"):
         model(**processor.process_queries(TEXTS), pixel_values=processor.process_images(pictures[:3])["pixel_values"])
-    with pytest.raises(ValueError, match="none of them"):
+    with pytest.raises(ValueError, match="none of"):
         model.get_multimodal_features()
-    with pytest.raises(ValueError, match="Pass text, images, or both"):
+    with pytest.raises(ValueError, match="or both"):
         processor()
-    with pytest.raises(ValueError, match="is no dual encoder"):
+    with pytest.raises(ValueError, match="dual encoder"):
         UniVLDRModel.from_backbones(str(language_folder))
     with pytest.raises(OSError, match="dual encoder"):
         UniVLDRModel.from_backbones(str(tmp_path / "nowhere"))

@@ -131,7 +131,7 @@ def test_a_missing_tensor_fails_loudly(case, tmp_path):
     tensors[f"{name}_renamed"] = tensors.pop(name)
     (broken / "model.safetensors").unlink()
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=rf"lacks 1 weights.*{re.escape(name)}"):
+    with pytest.raises(ValueError, match=re.escape(name)):
         OpenCLIPModel.from_pretrained(broken)
 
 
@@ -181,7 +181,7 @@ def test_a_text_longer_than_the_tower_reads(case):
     if kind == "timm_hf":
         assert wrapped.config.context_length == 48
         return
-    with pytest.raises(ValueError, match="17 tokens; this tower reads 16"):
+    with pytest.raises(ValueError, match=r"17 tokens.*16"):
         wrapped.get_text_features(torch.ones(1, 17, dtype=torch.long))
 
 

@@ -198,7 +198,7 @@ def test_an_index_of_another_model_is_refused(filled, make_model, tmp_path):
     # The same shapes, other weights: only what the vectors mean differs.
     stranger = make(make_model(clip=tiny.clip(tmp_path / "clip", seed=99)))
     stranger.add(texts=["mine"])
-    with pytest.raises(ValueError, match="made by another model"):
+    with pytest.raises(ValueError, match="another model"):
         stranger.load_index(tmp_path / "gallery")
     assert len(stranger.index) == 1
 

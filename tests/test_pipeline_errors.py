@@ -110,9 +110,9 @@ def test_batches_of_bad_dialogues_alone(filled):
 
 
 def test_a_damaged_image_is_named_when_it_is_decoded(filled, cut):
-    with pytest.raises(ValueError, match=r"Dialogue 3, turn 0: .*cut\.png"):
+    with pytest.raises(ValueError, match=r"Dialogue 3.*cut\.png"):
         filled(["hi", "no", "yes", shown(cut)], batch_size=2)
-    with pytest.raises(ValueError, match=r"Dialogue 3, turn 0: .*cut\.png"):
+    with pytest.raises(ValueError, match=r"Dialogue 3.*cut\.png"):
         list(filled(iter(["hi", "no", "yes", shown(cut)]), batch_size=2))
 
 

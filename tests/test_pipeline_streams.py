@@ -193,7 +193,7 @@ def test_embedding_and_ranking_apart(retriever, dialogues):
     owned = retriever.embed(dialogues, owners=["a", "b", None, "a", None, None, "a"])
     torch.testing.assert_close(owned, vectors, atol=1e-5, rtol=0)
     assert retriever.embed([]).shape == (0, 24)
-    with pytest.raises(ValueError, match="2 dialogues and 1 owners"):
+    with pytest.raises(ValueError, match="1 owners"):
         retriever.embed(["hi", "no"], owners=["a"])
     with pytest.raises(TypeError, match="max_length"):
         retriever.rank(vectors, max_length=3)

@@ -65,11 +65,11 @@ def test_one_joint_ranking_or_one_of_each_kind(parts, retriever, pictures):
 
 
 def test_bad_candidates_and_queries_are_told(retriever, pictures):
-    with pytest.raises(ValueError, match="2 images and 1 captions"):
+    with pytest.raises(ValueError, match="2 images"):
         retriever.add(images=pictures[:2], captions=["one"])
-    with pytest.raises(ValueError, match="0 images and 1 captions"):
+    with pytest.raises(ValueError, match="0 images"):
         retriever.add(captions=["one"])
-    with pytest.raises(ValueError, match="queries are text"):
+    with pytest.raises(ValueError, match="are text"):
         retriever(pictures[0])
     report = retriever.add(images=["nowhere.png", pictures[0]], captions=["no", "yes"])
     assert (report["images"], len(report["skipped"])) == (1, 1)

@@ -315,7 +315,7 @@ def test_a_picture_in_words_of_its_own(language_folder, clip_folder, pictures):
     for batch in alike:
         assert int((batch["input_ids"] == made.image_token_id).sum()) == 2
         assert batch["input_ids"].tolist() == alike[0]["input_ids"].tolist()
-    with pytest.raises(ValueError, match="picture_prompt shows one picture: it holds <image> once"):
+    with pytest.raises(ValueError, match="picture_prompt"):
         UniMuRProcessor.from_backbones(str(language_folder), str(clip_folder), picture_prompt="a picture")
 
 

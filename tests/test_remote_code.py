@@ -259,5 +259,5 @@ def test_older_versions_are_told_so(monkeypatch, version, works):
         spec.loader.exec_module(module)
         assert pins()["transformers"] == module._OLDEST_TRANSFORMERS
     else:
-        with pytest.raises(ImportError, match=rf"needs transformers {pins()['transformers']} or newer.*{version}"):
+        with pytest.raises(ImportError, match=rf"{pins()['transformers']}.*{version}"):
             spec.loader.exec_module(module)

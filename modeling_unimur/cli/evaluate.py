@@ -195,9 +195,10 @@ def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) ->
         if name in chosen:
             found.append(_known(make(spaces[0][0]), *spaces[0][1:]))
     if "clip-linear" in chosen:
+        from ..training.readout_fit import fit_ridge
         from .compare import training_text
 
-        linear = systems.ClipTextLinear(spaces[0][0])
+        linear = systems.ClipTextLinear(spaces[0][0], fit_ridge)
         try:
             linear.fit(*training_text(args.linear_texts, args.seed))
             state = f"{spaces[0][2]}, fitted on {args.linear_texts} texts of seed {args.seed}"

@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     import logging
 
+    from ..training.callbacks import require_reporters
     from ..training.checkpoints import starting_point
-    from ..training.training_log import require_reporters
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     require_reporters(recipe.training)

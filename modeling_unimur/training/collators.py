@@ -3,9 +3,13 @@
 import zlib
 
 import torch
+from torch.utils.data import Dataset
 
 from ..processing_unimur import UniMuRProcessor
 from .prefix_store import PrefixStore
+
+# Rows that `all_rows` asks for at a time.
+_AT_ONCE = 512
 
 
 class DualAlignmentCollator:
@@ -104,4 +108,11 @@ def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: 
     return processor.render(turn_messages(turns, picture_first))
 
 
-__all__ = ["DualAlignmentCollator", "render_turns", "turn_messages"]
+def all_rows(rows: Dataset) -> "list[dict]":
+    """Every row, in order, many at a time where the dataset can."""
+    many = getattr(rows, "__getitems__", None) or (lambda numbers: [rows[number] for number in numbers])
+    starts = range(0, len(rows), _AT_ONCE)
+    return [row for start in starts for row in many(range(start, min(start + _AT_ONCE, len(rows))))]
+
+
+__all__ = ["DualAlignmentCollator", "all_rows", "render_turns", "turn_messages"]

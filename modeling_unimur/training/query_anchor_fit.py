@@ -27,9 +27,8 @@ from ..evaluation.metrics import first_right_ranks
 from ..fingerprint import processor_fingerprint
 from ..modeling_unimur import UniMuRModel
 from ..query_anchor_unimur import UniMuRQueryAnchor, gate_features
-from .collators import DualAlignmentCollator
+from .collators import DualAlignmentCollator, all_rows
 from .frozen_features import fingerprint
-from .training_rows import all_rows
 
 _BATCH = 32
 # Of the correction: factor on the cosines, rows of each kind a step, learning rate, steps between two looks at the
@@ -383,4 +382,13 @@ def fit_query_anchor(
     return found
 
 
-__all__ = ["QuerySet", "fit_correction", "fit_gate", "fit_query_anchor", "fit_weights", "mean_mrr", "read_queries"]
+__all__ = [
+    "QuerySet",
+    "fit_correction",
+    "fit_gate",
+    "fit_query_anchor",
+    "fit_weights",
+    "mean_mrr",
+    "merit_of",
+    "read_queries",
+]

@@ -14,11 +14,11 @@ from transformers import AutoImageProcessor, AutoTokenizer, set_seed
 from ..backbones_unimur import load_backbone
 from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
+from .callbacks import TrainingGuard
 from .captioned_image_model import CaptionedImageModel
 from .clip_rows import ClipRows, Draws, EpochDraws
 from .frozen_features import FrozenPictures, FrozenTexts
 from .frozen_towers import frozen_towers, project
-from .guards import TrainingGuard
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
 

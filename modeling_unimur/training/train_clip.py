@@ -14,9 +14,9 @@ from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, s
 from ..data.captioned_pictures import load_captioned_pictures, split_by_title
 from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel
+from .callbacks import TrainingGuard
 from .clip_pictures import joined, near_twins
 from .clip_rows import ClipRows, Draws, EpochDraws, clip_rows
-from .guards import TrainingGuard
 from .image_gate import fit_gate
 from .pairs import PicturePairs, load_pairs, project
 from .picture_views import ViewOptions

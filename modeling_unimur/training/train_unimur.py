@@ -13,17 +13,14 @@ from transformers import TrainingArguments, set_seed
 from .. import UniMuRModel, UniMuRProcessor
 from ..data.packages import cache_dir
 from .alignment_data import AlignmentData, load_data
-from .closed_form_start import start_in_closed_form
+from .callbacks import RescaleRet, TrainingGuard
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, recalls
-from .guards import TrainingGuard
-from .picture_map_start import start_picture_map
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .query_anchor_fit import fit_query_anchor, read_queries
+from .readout_fit import refit_readout, start_in_closed_form, start_picture_map
 from .recipes import Recipe
-from .refit_readout import refit_readout
-from .rescale_ret import RescaleRet
 from .trainer import RetrievalTrainer, parameter_report
 
 logger = logging.getLogger(__name__)

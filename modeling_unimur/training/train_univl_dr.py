@@ -13,9 +13,9 @@ from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.retrieval_sources import load_retrieval_set
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
+from .callbacks import TrainingGuard
 from .checkpoints import starting_point
 from .documents import DecodedPictures, Documents, PooledPictures
-from .guards import TrainingGuard
 from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_batches import QueryCollator
 from .query_rows import Mined, QueryRows

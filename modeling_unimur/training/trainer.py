@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from transformers import Trainer, TrainerCallback
 
-from .early_stopping import EarlyStopping
+from .callbacks import EarlyStopping, TrainingLogFile
 from .gradient_cache import gradient_cached_step
 from .ranks import (
     fit_batch,
@@ -19,7 +19,6 @@ from .ranks import (
     require_equal,
     shard_language_model,
 )
-from .training_log import TrainingLogFile
 
 _LOGGED = ("caption_loss", "visual_matching_loss", "textual_matching_loss", "ret_token_loss")
 _SCALES = ("logit_scale", "text_logit_scale")

@@ -111,19 +111,19 @@ def test_openais_tokenizer_without_a_hub():
     found = tokenizer(samples, padding="max_length", truncation=True, return_tensors="pt")
     for row, mask, right in zip(found["input_ids"], found["attention_mask"], expected, strict=True):
         assert row[mask.bool()].tolist() == right[right != 0].tolist()
-    with pytest.raises(ValueError, match=r"The model has 400 tokens.*pass its own tokenizer"):
+    with pytest.raises(ValueError, match="400 tokens"):
         clip_tokenizer(CLIPConfig(text_config={"vocab_size": 400}))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("visual.ln_post.bias"), r"lacks the tensor visual\.ln_post\.bias"),
-        (lambda s: s.update({"visual.head.weight": torch.ones(3)}), r"does not know \(visual\.head\.weight \(3,\)\)"),
-        (lambda s: s.update({"visual.layer1.0.conv1.weight": torch.ones(1)}), "has a ResNet"),
-        (lambda s: s.update({"text_projection": torch.ones(63, 24)}), r"text_projection has shape \(63, 24\)"),
-        (lambda s: s.update({"visual.positional_embedding": torch.ones(16, 128)}), "15 patches make no square"),
-        (lambda s: s.update({"positional_embedding": torch.ones(12, 65)}), "text width 65 is no multiple of 64"),
+        (lambda s: s.pop("visual.ln_post.bias"), r"visual\.ln_post\.bias"),
+        (lambda s: s.update({"visual.head.weight": torch.ones(3)}), r"visual\.head\.weight"),
+        (lambda s: s.update({"visual.layer1.0.conv1.weight": torch.ones(1)}), "ResNet"),
+        (lambda s: s.update({"text_projection": torch.ones(63, 24)}), r"\(63, 24\)"),
+        (lambda s: s.update({"visual.positional_embedding": torch.ones(16, 128)}), "15 patches"),
+        (lambda s: s.update({"positional_embedding": torch.ones(12, 65)}), "width 65"),
     ],
 )
 def test_other_weights_are_refused(change, message, words, tmp_path):
@@ -151,7 +151,7 @@ def test_back_only_what_the_layout_can_say(tmp_path):
         output = tmp_path / options.pop("output", "clip.pt")
         with pytest.raises(ValueError, match=message):
             convert_back(folder, output, **options)
-    with pytest.raises(ValueError, match="has the model type opt"):
+    with pytest.raises(ValueError, match="type opt"):
         convert_back(tiny.language_model(tmp_path / "opt", "opt"), tmp_path / "clip.pt")
     assert not (tmp_path / "clip.pt").exists()
 

@@ -78,7 +78,7 @@ def test_weights_of_another_model_are_refused(packaged_tensors, timm_tensors):
         with pytest.raises(ValueError, match=reason):
             timm_state_dict({**packaged_tensors, key: value}, timm_tensors)
     fewer = {key: value for key, value in packaged_tensors.items() if key != "_fc.bias"}
-    with pytest.raises(ValueError, match=r"lack 1 tensors.*classifier\.bias"):
+    with pytest.raises(ValueError, match=r"classifier\.bias"):
         timm_state_dict(fewer, timm_tensors)
 
 
@@ -98,7 +98,7 @@ def test_folder_is_a_timm_model(packaged_tensors, timm_tensors, tmp_path, monkey
 
     monkeypatch.setattr(conversion, "pip_package", None)
     assert conversion.convert(folder) == folder
-    with pytest.raises(FileExistsError, match="not a converted model"):
+    with pytest.raises(FileExistsError, match="converted"):
         conversion.convert(tmp_path)
 
 

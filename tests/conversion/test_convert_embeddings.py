@@ -139,7 +139,7 @@ def test_nothing_of_a_hostile_file_is_run(name, wrapped, tmp_path):
         head = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
         content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + content
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"embeddings\.pkl cannot be read as arrays in plain containers"):
+    with pytest.raises(ValueError, match=r"embeddings\.pkl"):
         convert([path], tmp_path / "index")
     assert not mark.exists()
     assert not (tmp_path / "index").exists()
@@ -149,7 +149,7 @@ def test_nothing_of_a_hostile_file_is_run(name, wrapped, tmp_path):
 
 
 def test_the_message_names_what_was_asked_for(tmp_path):
-    with pytest.raises(ValueError, match=r"posix\.system.*Nothing of it was run"):
+    with pytest.raises(ValueError, match=r"posix\.system"):
         read_arrays(dump(tmp_path / "e.pkl", Call(os.system, "true")))
 
 
@@ -157,7 +157,7 @@ def test_arrays_are_checked_against_their_bytes(tmp_path):
     whole = pickle.dumps({"paths": URLS, "embeddings": np.ones((40, 4), np.float32)}, protocol=4)
     assert whole.count(b"K(K\x04\x86") == 1  # the shape (40, 4)
     (tmp_path / "e.pkl").write_bytes(whole.replace(b"K(K\x04\x86", b"K(K\x05\x86"))
-    with pytest.raises(ValueError, match="an array of 200 values in another number of bytes"):
+    with pytest.raises(ValueError, match="200 values"):
         read_arrays(tmp_path / "e.pkl")
 
 
@@ -176,11 +176,11 @@ def test_what_does_not_fit_is_named(vectors, tmp_path):
     attempt({"paths": URLS, "embeddings": vectors * 0}, "No usable vector")
     attempt({"paths": URLS, "embeddings": vectors}, "has paths of its own", paths_file=tmp_path / "p.txt")
     attempt(vectors, r"p\.txt is not there", FileNotFoundError, paths_file=tmp_path / "p.txt")
-    with pytest.raises(FileNotFoundError, match=r"absent\.pkl is not there"):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pkl"):
         read_embeddings(tmp_path / "absent.pkl")
     narrow = dump(tmp_path / "n.pkl", {"paths": ["x"], "embeddings": vectors[:1, :4]})
     wide = dump(tmp_path / "e.pkl", {"paths": URLS, "embeddings": vectors})
-    with pytest.raises(ValueError, match=r"vectors of 4 numbers; .*e\.pkl has 16"):
+    with pytest.raises(ValueError, match=r"e\.pkl has 16"):
         convert([wide, narrow], tmp_path / "index")
     assert not (tmp_path / "index").exists()
 
@@ -193,7 +193,7 @@ def test_command_line_checks_the_model(vectors, pair, tmp_path, monkeypatch, cap
     wrong = dump(tmp_path / "wrong.pkl", {"paths": URLS, "embeddings": vectors})
     options = ["--model", str(tmp_path / "model")]
     monkeypatch.setattr("sys.argv", ["convert", str(wrong), str(tmp_path / "index"), *options])
-    with pytest.raises(ValueError, match=r"vectors of 16 numbers; the model .* has 24"):
+    with pytest.raises(ValueError, match=r"16 numbers.* has 24"):
         main()
     monkeypatch.setattr("sys.argv", ["convert", str(right), str(tmp_path / "index"), *options])
     main()

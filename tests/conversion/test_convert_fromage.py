@@ -246,14 +246,14 @@ def test_command_line_names_bases_of_folders(folders, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"drop": ("model.visual_embeddings.bias",)}, r"lacks the tensor model\.visual_embeddings\.bias"),
-        ({"drop": ("ret_input_embeddings.weight",)}, "lacks the vector of"),
-        ({"drop": ("model.visual_fc.weight", "model.visual_fc.bias")}, "16 dimensions and CLIP's space has 24"),
-        ({"pooled": 40}, r"visual_embeddings\.weight has shape \(32, 40\), and .* needs \(32, 48\)"),
-        ({"row": (2, 32)}, r"shape \(2, 32\), and heads\.ret_embedding needs \(1, 32\) or \(32,\)"),
+        ({"drop": ("model.visual_embeddings.bias",)}, r"visual_embeddings\.bias"),
+        ({"drop": ("ret_input_embeddings.weight",)}, "vector of"),
+        ({"drop": ("model.visual_fc.weight", "model.visual_fc.bias")}, "16 dimensions"),
+        ({"pooled": 40}, r"\(32, 40\).*\(32, 48\)"),
+        ({"row": (2, 32)}, r"\(2, 32\).*heads\.ret_embedding"),
         ({"arguments": {"use_pooler": False}}, "use_pooler=False"),
-        ({"arguments": {"shared_emb_dim": None}}, "needs shared_emb_dim, of type int; it has None"),
-        ({"arguments": {"retrieval_token_idx": 7}}, "reads token 7"),
+        ({"arguments": {"shared_emb_dim": None}}, "shared_emb_dim"),
+        ({"arguments": {"retrieval_token_idx": 7}}, "token 7"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message, folders, tmp_path):
@@ -307,7 +307,7 @@ def test_bases_are_named_whole(folders):
         Backbone(str(folders[0]), base_model="acme/lm")
     with pytest.raises(ValueError, match="40 hexadecimal"):
         Backbone(str(folders[0]), base_model="acme/lm", base_revision="main")
-    with pytest.raises(ValueError, match="is a Hub id"):
+    with pytest.raises(ValueError, match="Hub id"):
         Backbone("acme/lm", base_model="acme/lm", base_revision="a" * 40)
-    with pytest.raises(ValueError, match="has no revision"):
+    with pytest.raises(ValueError, match="revision"):
         Backbone(str(folders[0]), revision="main")

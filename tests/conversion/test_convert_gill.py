@@ -113,10 +113,10 @@ def test_the_papers_size_by_names_and_shapes():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"ret_text_fc_mode": "gill_mapper"}, "only the linear retrieval map fits"),
+        ({"ret_text_fc_mode": "gill_mapper"}, "linear"),
         ({"norm_image_embed": "both"}, "norm_image_embed='both'"),
-        ({"num_tokens": 4}, "do not agree"),
-        ({"ret_emb_dim": 8}, r"has shape \(16, 32\), and .* needs \(8, 32\)"),
+        ({"num_tokens": 4}, "agree"),
+        ({"ret_emb_dim": 8}, r"\(16, 32\).*\(8, 32\)"),
     ],
 )
 def test_what_does_not_fit_is_named(arguments, message, folders, tmp_path):

@@ -102,7 +102,7 @@ def test_every_architecture_of_open_clip_fits_or_is_named():
     ("change", "message"),
     [
         (lambda c: c["vision_cfg"].update(timm_model_name="resnet18"), r"vision_cfg\.timm_model_name='resnet18'"),
-        (lambda c: c["vision_cfg"].update(layers=[1, 1, 1, 1]), r"layers \(a ResNet\)"),
+        (lambda c: c["vision_cfg"].update(layers=[1, 1, 1, 1]), "ResNet"),
         (lambda c: c["vision_cfg"].update(attentional_pool=True), "attentional_pool=True"),
         (lambda c: c["vision_cfg"].update(image_size=[32, 40]), r"vision_cfg\.image_size=\[32, 40\]"),
         (lambda c: c["text_cfg"].update(pool_type="last"), r"text_cfg\.pool_type='last'"),
@@ -120,18 +120,18 @@ def test_what_clip_has_no_place_for(change, message):
 
 
 def test_sources_that_cannot_be_read(tmp_path):
-    with pytest.raises(ValueError, match="neither a folder nor a configuration"):
+    with pytest.raises(ValueError, match="configuration"):
         convert("ViT-B-33", tmp_path / "clip")
-    with pytest.raises(ValueError, match="pass its weights"):
+    with pytest.raises(ValueError, match="weights"):
         convert("ViT-B-32", tmp_path / "clip")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"holds no open_clip_config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"open_clip_config\.json"):
         convert(tmp_path / "empty", tmp_path / "clip")
     (tmp_path / "empty" / "open_clip_config.json").write_text(json.dumps({"model_cfg": checkpoints.model_cfg()}))
-    with pytest.raises(FileNotFoundError, match="holds no weights"):
+    with pytest.raises(FileNotFoundError, match="weights"):
         convert(tmp_path / "empty", tmp_path / "clip")
     save_file({"logit_scale": torch.tensor(1.0)}, tmp_path / "empty" / "open_clip_model.safetensors")
-    with pytest.raises(ValueError, match=r"lacks the tensor token_embedding\.weight"):
+    with pytest.raises(ValueError, match=r"token_embedding\.weight"):
         convert(tmp_path / "empty", tmp_path / "clip", tokenizer=tmp_path)
     assert not (tmp_path / "clip").exists()
 

@@ -158,7 +158,7 @@ def test_made_once_and_never_over_something_else(converted, tmp_path, monkeypatc
     assert conversion.convert(converted) == converted
     assert (converted / "model.safetensors").stat().st_mtime_ns == before
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not a converted model"):
+    with pytest.raises(FileExistsError, match="converted"):
         conversion.convert(tmp_path)
 
 

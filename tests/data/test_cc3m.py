@@ -70,7 +70,7 @@ def test_official_file_beside_downloaded_pictures(tmp_path, pictures, name):
 
 def test_numbered_pictures_are_not_guessed_at(tmp_path):
     path = official(tmp_path, lambda line, url: f"{line:09d}.jpg", "images")
-    with pytest.raises(FileNotFoundError, match=r"CRC-32 of the URL.*images.*::FOLDER"):
+    with pytest.raises(FileNotFoundError, match="::FOLDER"):
         list(read_tsv(path))
 
 
@@ -198,9 +198,9 @@ def test_braces():
     ("path", "error", "words"),
     [
         ("nowhere.tsv", FileNotFoundError, "nowhere.tsv"),
-        ("{0..3}.tar", FileNotFoundError, "no such tar archive"),
+        ("{0..3}.tar", FileNotFoundError, "no such tar"),
         ("nowhere", FileNotFoundError, "nowhere"),
-        ("empty", ValueError, "neither tar archives"),
+        ("empty", ValueError, "neither tar"),
         ("text.txt", ValueError, "caption<TAB>url"),
         ("header.tsv", ValueError, "caption<TAB>image"),
         ("fine.tsv::nofolder", FileNotFoundError, "nofolder"),

@@ -42,9 +42,9 @@ def test_a_column_becomes_the_group(made):
 
 
 def test_bad_tables_are_told(made, tmp_path):
-    with pytest.raises(ValueError, match=r"corpus \(corpus\) lacks \['image'\]"):
+    with pytest.raises(ValueError, match=r"\['image'\]"):
         RetrievalSet(made.queries, made.corpus.remove_columns("image"), made.qrels)
-    with pytest.raises(ValueError, match=r"queries of \['train'\] have no qrels"):
+    with pytest.raises(ValueError, match=r"\['train'\]"):
         RetrievalSet(made.queries, made.corpus, {})
-    with pytest.raises(FileNotFoundError, match="holds no corpus"):
+    with pytest.raises(FileNotFoundError, match="no corpus"):
         RetrievalSet.load(tmp_path)

@@ -227,7 +227,7 @@ def test_released_with_verbalized_captions_and_own_negatives(folder):
     assert data.hard_negatives["train"][0]["text"] == ["d1"]
     with pytest.raises(FileNotFoundError, match="all_imgs_exp"):
         load_webqa(folder, captions="expanded")
-    with pytest.raises(ValueError, match="raw, expanded, query"):
+    with pytest.raises(ValueError, match="expanded"):
         load_webqa(folder, captions="long")
 
 
@@ -293,7 +293,7 @@ def test_nothing_of_webqa(folder, tmp_path):
     with pytest.raises(ValueError, match=r"WebQA_train_val\.json.*all_docs\.json.*M-BEIR"):
         load_webqa(folder)
     write_released(folder)
-    with pytest.raises(ValueError, match="none, texts, all"):
+    with pytest.raises(ValueError, match="texts"):
         load_webqa(folder, deduplicate="some")
 
 
@@ -305,7 +305,7 @@ def test_broken_files_are_named(folder):
     with pytest.raises(ValueError, match=r"WebQA_train_val\.json"):
         load_webqa(folder)
     path.write_text('{"g1": {"split": "train", "Q": "?"}}')
-    with pytest.raises(ValueError, match="question g1: not in WebQA's form"):
+    with pytest.raises(ValueError, match="question g1"):
         load_webqa(folder)
     path.write_text('{"g1": [1, 2')
     with pytest.raises(ValueError, match="behind 'g1'"):
@@ -319,7 +319,7 @@ def test_bad_lines_are_passed_over_and_counted(folder, caplog):
         assert list(line_objects(file, "lines")) == [{"a": 1}, {"a": 2}]
     assert "2 of 4 lines" in caplog.text
     path.write_bytes(b"no json\n")
-    with path.open("rb") as file, pytest.raises(ValueError, match="not one of its 1 lines"):
+    with path.open("rb") as file, pytest.raises(ValueError, match="1 lines"):
         list(line_objects(file, "lines"))
 
 
@@ -333,7 +333,7 @@ def test_object_entries_across_pieces(folder, monkeypatch):
     path.write_text("{ }")
     assert list(object_entries(path)) == []
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"'\{' is expected"):
+    with pytest.raises(ValueError, match=r"'\{'"):
         list(object_entries(path))
 
 

@@ -108,7 +108,7 @@ def test_gloss_and_examples(gloss, parts):
 def test_a_broken_line_is_named(folder):
     with (folder / "data.noun").open("a") as file:
         file.write("00000001 05 n 09 dog 0\n")
-    with pytest.raises(ValueError, match=r"data\.noun: synset 4 is not in WordNet's format: '00000001 05 n 09 dog"):
+    with pytest.raises(ValueError, match=r"data\.noun: synset 4"):
         list(read_folder(folder))
     (folder / "index.noun").unlink()
     with pytest.raises(FileNotFoundError, match=r"index\.noun"):

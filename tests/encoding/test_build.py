@@ -82,12 +82,12 @@ def test_an_update_takes_what_changed(counting, corpus, tmp_path):
 
 def test_a_source_that_is_empty_removes_nothing(encoder, corpus, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="holds nothing that can be encoded; 0 items"):
+    with pytest.raises(ValueError, match="0 items"):
         build_index(tmp_path / "empty", encoder, tmp_path / "index", options())
     build_index(corpus, encoder, tmp_path / "index", options())
     corpus.rename(tmp_path / "elsewhere")
     corpus.mkdir()
-    with pytest.raises(ValueError, match="12 items of it are in the index, and stay"):
+    with pytest.raises(ValueError, match="12 items"):
         build_index(corpus, encoder, tmp_path / "index", options())
     assert len(content(tmp_path / "index")) == 12
 
@@ -232,20 +232,20 @@ def test_heads_alone_need_no_language_model(make_model, clip_folder, encoder, co
 def test_another_model_is_refused(encoder, make_model, corpus, tmp_path):
     build_index(corpus, encoder, tmp_path / "index", options())
     stranger = CorpusEncoder(*make_model(clip=tiny.clip(tmp_path / "clip", seed=99)))
-    with pytest.raises(ValueError, match="holds the vectors of"):
+    with pytest.raises(ValueError, match="vectors of"):
         build_index(corpus, stranger, tmp_path / "index", options())
-    with pytest.raises(ValueError, match="was made by"):
+    with pytest.raises(ValueError, match="made by"):
         build_index(corpus, stranger, tmp_path / "index", options(work=str(tmp_path / "work")))
 
 
 def test_what_is_refused(encoder, make_model, corpus, tmp_path):
-    with pytest.raises(FileNotFoundError, match="unimur index build"):
+    with pytest.raises(FileNotFoundError, match="index build"):
         build_index(corpus, encoder, tmp_path / "index", options(), must_exist=True)
     with pytest.raises(FileNotFoundError, match="There is no"):
         build_index(tmp_path / "nothing", encoder, tmp_path / "index", options())
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         build_index(corpus, corpus, tmp_path / "index", options())
-    with pytest.raises(ValueError, match="no dual encoder"):
+    with pytest.raises(ValueError, match="dual encoder"):
         CorpusEncoder(*make_model(clip=None, projection_dim=16))
     for name in ("batch_size", "chunk_size"):
         with pytest.raises(ValueError, match=name):

@@ -141,10 +141,10 @@ def test_parquet_tables(tmp_path):
 
 
 def test_what_is_no_source(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"There is no .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
         list_items(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match=r"There is no .*\{0\.\.3\}\.tar"):
+    with pytest.raises(FileNotFoundError, match=r"\{0\.\.3\}\.tar"):
         list_items(tmp_path / "{0..3}.tar")
     (tmp_path / "x.docx").write_text("x")
-    with pytest.raises(ValueError, match=r"\.docx\) is no source"):
+    with pytest.raises(ValueError, match=r"\.docx"):
         list_items(tmp_path / "x.docx")

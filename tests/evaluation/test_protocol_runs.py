@@ -117,7 +117,7 @@ def test_systems_of_one_dual_encoder_share_its_work(tmp_path, pair, monkeypatch)
 def test_a_folder_of_broken_pictures(tmp_path, pair):
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     gallery = Gallery((), ("a",), (str(tmp_path / "a.jpg"),), ("",))
-    with pytest.raises(ValueError, match="None of 1 candidates"):
+    with pytest.raises(ValueError, match="1 candidates"):
         encode([systems.UniMuR(systems.ClipSpace(*pair))], [], gallery)
 
 
@@ -128,7 +128,7 @@ def test_tasks_can_be_added(monkeypatch):
     assert task_function("mine") is json.loads
     with pytest.raises(ValueError, match="already"):
         register_task("mine", Task("json:loads", "nothing", "nothing"))
-    with pytest.raises(ValueError, match="choose from mmdialog"):
+    with pytest.raises(ValueError, match="mmdialog"):
         task_function("nothing")
     for name in list(TASKS):
         assert callable(task_function(name))

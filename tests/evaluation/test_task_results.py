@@ -49,7 +49,7 @@ def test_saved_and_loaded(tmp_path):
     mean = np.average(found.systems["ours"].values["overall r1"], weights=weights)
     assert found.interval("ours", "overall r1").mean == pytest.approx(mean)
     assert not list(tmp_path.glob("*.part"))
-    with pytest.raises(FileNotFoundError, match="holds no results"):
+    with pytest.raises(FileNotFoundError, match="no results"):
         load_result(tmp_path / "nowhere")
 
 
@@ -81,7 +81,7 @@ def test_runs_that_do_not_belong_together():
         merge_results([result(), result("b", task="vist")])
     both = merge_results([result(), result("theirs")])
     both.systems["theirs"].weights["overall r1"] = np.ones(40)
-    with pytest.raises(ValueError, match="weigh the queries"):
+    with pytest.raises(ValueError, match="weigh"):
         both.difference("ours", "theirs", "overall r1")
 
 
@@ -110,11 +110,11 @@ def test_figures_go_into_a_card(tmp_path):
 def test_cards_and_systems_that_are_not_there(tmp_path):
     result().save(tmp_path)
     record = read_record(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no model card"):
+    with pytest.raises(FileNotFoundError, match="model card"):
         write_model_index(tmp_path / "x.md", record, "ours")
-    with pytest.raises(ValueError, match="no system 'x'"):
+    with pytest.raises(ValueError, match="system 'x'"):
         eval_results(record, "x")
-    with pytest.raises(ValueError, match="no measure 'x'"):
+    with pytest.raises(ValueError, match="measure 'x'"):
         eval_results(record, "ours", ["x"])
     with pytest.raises(FileNotFoundError, match="results"):
         read_record(tmp_path / "x")

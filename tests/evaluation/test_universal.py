@@ -75,7 +75,7 @@ def test_settings_search_their_kind_for_the_queries_that_it_answers():
     np.testing.assert_allclose(found["both"].measures["recall@20"], [100, 100, 100])
     # Relevance of the other kind does not count in a setting of one.
     np.testing.assert_allclose(found["image"].measures["recall@20"], [100, 100])
-    with pytest.raises(ValueError, match="unknown setting 'video'"):
+    with pytest.raises(ValueError, match="'video'"):
         evaluate_system(Given(scores), asked, ("video",))
 
 
@@ -104,7 +104,7 @@ def test_task_of_a_set():
     np.testing.assert_array_equal(asked.relevant_kinds()[:2], [[True, False], [False, True]])
     assert RetrievalTask.from_set(graded_set(), "test", least_score=2).relevance == [{1: 2}]
     assert RetrievalTask.from_set(graded_set(), "test").relevance == [{0: 1, 1: 2}, {0: 1}]
-    with pytest.raises(ValueError, match="no split 'train'"):
+    with pytest.raises(ValueError, match="'train'"):
         RetrievalTask.from_set(retrieval_set(), "train")
 
 
@@ -279,7 +279,7 @@ def test_mean_subtraction_by_hand():
     np.testing.assert_allclose(means.images, [0.6, 0.8])
     np.testing.assert_allclose(means.documents_of(documents, kinds)[0], [np.sqrt(0.5), -np.sqrt(0.5)], rtol=1e-6)
     np.testing.assert_allclose(means.queries_of(np.array([[0.8, 0.6]], dtype=np.float32)), [[0, 0]])
-    with pytest.raises(ValueError, match="one kind alone"):
+    with pytest.raises(ValueError, match="one kind"):
         modality_gap(documents, np.zeros(3, bool))
 
 
@@ -332,7 +332,7 @@ def test_weight_that_was_learned_is_what_dev_compares_with(clip_folder, tiny, pi
     assert {0.0, 0.375, 1.0} <= set(found["tried"]["image weight"])
     concat = UniVLDRModel.from_backbones(str(clip_folder), fusion="concat")
     assert evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), **arguments)["queries"] == 2 * len(TOPICS)
-    with pytest.raises(ValueError, match="fusion is 'concat'"):
+    with pytest.raises(ValueError, match="'concat'"):
         evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), image_weight=0.5, **arguments)
 
 
@@ -351,5 +351,5 @@ def test_wrong_choices(arguments, message):
 
 
 def test_plot_needs_both_kinds(tmp_path):
-    with pytest.raises(ValueError, match="one kind alone"):
+    with pytest.raises(ValueError, match="one kind"):
         draw_modality_gap(np.eye(3), np.zeros(3, bool), np.eye(3), tmp_path / "gap.png")

@@ -215,9 +215,9 @@ def test_absent_pictures_and_folders(folder, tmp_path_factory):
     page = read_folder(folder)["gimp-tool-crop.html"]
     assert page.missing_pictures == 1
     assert [picture.image for picture in page.sections[0].figures[0].pictures] == ["images/grow-1.png"]
-    with pytest.raises(FileNotFoundError, match=r"holds no \.html file"):
+    with pytest.raises(FileNotFoundError, match=r"\.html"):
         read_folder(tmp_path_factory.mktemp("empty"))
-    with pytest.raises(ValueError, match=r"x\.html: not a page of the manual"):
+    with pytest.raises(ValueError, match=r"x\.html"):
         read_page("x.html", "<html><head></head></html>")
 
 

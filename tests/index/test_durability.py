@@ -80,13 +80,13 @@ def test_failed_save_keeps_the_old_version(tmp_path, monkeypatch):
 
 def test_two_writers_are_told_of_each_other(tmp_path):
     with filled(tmp_path / "index"):
-        with pytest.raises(BlockingIOError, match=r"is being written by process \d+ on .* read_only=True"):
+        with pytest.raises(BlockingIOError, match=r"process \d+ .*read_only"):
             open_index(tmp_path / "index")
         other = FaissIndex(16, "tiny@1")
-        with pytest.raises(BlockingIOError, match="is being written by"):
+        with pytest.raises(BlockingIOError, match="being written"):
             other.save(tmp_path / "index")
         assert len(open_index(tmp_path / "index", read_only=True)) == 20
-    with pytest.raises(ValueError, match="holds another index"):
+    with pytest.raises(ValueError, match="another index"):
         other.save(tmp_path / "index")
     with open_index(tmp_path / "index") as index:
         assert len(index) == 20
@@ -131,23 +131,23 @@ def test_a_damaged_file_is_named(tmp_path, name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"damaged \({name}\); build it again"):
+    with pytest.raises(ValueError, match=rf"damaged \({name}\)"):
         open_index(tmp_path / "index")
     path.unlink()
-    with pytest.raises(ValueError, match=f"damaged: .*{name} is gone"):
+    with pytest.raises(ValueError, match=f"{name} is gone"):
         open_index(tmp_path / "index")
 
 
 def test_other_content_is_left_alone(tmp_path):
     (tmp_path / "v000001").mkdir()
-    with pytest.raises(ValueError, match=r"something else \(v000001\)"):
+    with pytest.raises(ValueError, match="v000001"):
         open_index(tmp_path, 16, "tiny@1")
     (tmp_path / "file").write_text("x")
     with pytest.raises(ValueError, match="is a file"):
         open_index(tmp_path / "file", 16, "tiny@1")
     with pytest.raises(FileNotFoundError, match="no index"):
         FaissIndex.load(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="Name a folder"):
+    with pytest.raises(ValueError, match="folder"):
         FaissIndex(16, "tiny@1").save()
 
 
@@ -205,7 +205,7 @@ def test_what_is_on_the_disk_is_what_was_written(tmp_path):
     file = CheckedFile(tmp_path / "file").__enter__()
     file.write(b"abc")
     file._written.update(b"d")
-    with pytest.raises(OSError, match="not what was written"):
+    with pytest.raises(OSError, match="was written"):
         file.__exit__(None, None, None)
     with CheckedFile(tmp_path / "other") as file:
         assert file.write(b"abc") == 3

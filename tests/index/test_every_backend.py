@@ -86,7 +86,7 @@ def test_removing(index):
     assert (len(index), index.count("text")) == (49, 29)
     for query, hits in zip(QUERIES, index.search(QUERIES, 40, "text"), strict=True):
         assert found(hits) == best(TEXTS[10:39], TEXT_IDS[10:39], query, 29)
-    with pytest.raises(ValueError, match=r"2 of 3 text ids are not in the index: 'a', 'b'"):
+    with pytest.raises(ValueError, match=r"2 of 3 .*'a', 'b'"):
         index.remove("text", ["a", TEXT_IDS[20], "b"])
     assert ("text", TEXT_IDS[20]) in index
     assert index.add("text", TEXT_IDS[:1], TEXTS[:1]) == Added(1, 0)
@@ -109,14 +109,14 @@ def test_saved_and_opened_again(place):
 def test_another_model_or_width_is_refused(place):
     with open_index(**place) as index:
         fill(index).save()
-        with pytest.raises(ValueError, match="of 'tiny@1'; these are of 'tiny@2'"):
+        with pytest.raises(ValueError, match=r"'tiny@1'.*'tiny@2'"):
             index.search(QUERIES, model="tiny@2")
         with pytest.raises(ValueError, match="'tiny@2'"):
             index.add("text", ["x"], QUERIES[:1], model="tiny@2")
         assert index.search(QUERIES, 1, model="tiny@1")
-    with pytest.raises(ValueError, match="was made by 'tiny@1', not by 'tiny@2'"):
+    with pytest.raises(ValueError, match=r"'tiny@1'.*'tiny@2'"):
         open_index(**{**place, "model": "tiny@2"})
-    with pytest.raises(ValueError, match="vectors of 16 numbers, not of 32"):
+    with pytest.raises(ValueError, match=r"16 numbers.*32"):
         open_index(**{**place, "width": 32})
     with pytest.raises(ValueError, match="build another"):
         open_index(**{**place, "index": "HNSW8"})
@@ -175,7 +175,7 @@ def test_reading_only(place):
         fill(index).save()
     with open_index(**place, read_only=True) as index:
         assert len(index.search(QUERIES, 3)[0]) == 3
-        with pytest.raises(PermissionError, match="opened for reading"):
+        with pytest.raises(PermissionError, match="for reading"):
             index.remove("text", TEXT_IDS[:1])
-        with pytest.raises(PermissionError, match="opened for reading"):
+        with pytest.raises(PermissionError, match="for reading"):
             index.add("text", ["x"], QUERIES[:1])

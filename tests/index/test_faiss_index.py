@@ -80,7 +80,7 @@ def test_removed_places_are_filled():
 
 def test_training_apart():
     index = FaissIndex(32, "tiny@1", "IVF64,Flat", nprobe=64)
-    with pytest.raises(ValueError, match=r"cannot be trained on 3 vectors .* call train"):
+    with pytest.raises(ValueError, match="3 vectors"):
         index.add("text", IDS[:3], CLOUD[:3])
     index.train("text", CLOUD)
     index.add("text", IDS[:3], CLOUD[:3])

@@ -24,19 +24,19 @@ def test_approximate_kinds(kind, tmp_path):
         index.save()
         hits = index.search(CLOUD[:50], 1, "image")
         assert sum(hit[0].id == item for hit, item in zip(hits, IDS, strict=False)) >= 48
-    with pytest.raises(ValueError, match="Milvus makes 'Flat'"):
+    with pytest.raises(ValueError, match="'Flat'"):
         open_index(tmp_path / "other.db", 32, "tiny@1", "LSH")
 
 
 def test_two_collections_in_one_file(tmp_path):
     with open_index(tmp_path / "items.db", 32, "tiny@1", collection="a") as index:
         index.add("image", IDS[:5], CLOUD[:5])
-        with pytest.raises(ValueError, match="at most 16384"):
+        with pytest.raises(ValueError, match="16384"):
             index.search(CLOUD[:1], 20_000)
     with open_index(tmp_path / "items.db", 32, "tiny@2", collection="b") as index:
         assert len(index) == 0
         index.drop()
-    with pytest.raises(FileNotFoundError, match="holds no index 'b'"):
+    with pytest.raises(FileNotFoundError, match="index 'b'"):
         open_index(tmp_path / "items.db", collection="b")
 
 
@@ -109,5 +109,5 @@ def test_what_is_no_milvus_file(tmp_path, monkeypatch, what):
 
 
 def test_no_server():
-    with pytest.raises(ConnectionError, match=r"No Milvus answers at 127\.0\.0\.1:1"):
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1:1"):
         open_index("127.0.0.1:1", 32, "tiny@1", timeout=1.0)

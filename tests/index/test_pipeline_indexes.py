@@ -78,7 +78,7 @@ def test_another_model_is_refused(pair, place, make_model, pictures, tmp_path):
     # The same shapes, other weights: only what the vectors mean differs.
     stranger = make(make_model(clip=tiny.clip(tmp_path / "clip", seed=99)))
     stranger.add(texts=["mine"])
-    with pytest.raises(ValueError, match="made by another model"):
+    with pytest.raises(ValueError, match="another model"):
         stranger.load_index(uri)
     assert len(stranger.index) == 1
     # Other heads on the same dual encoder search what it embedded.
@@ -93,7 +93,7 @@ def test_an_index_given_as_an_object(pair, plain, pictures, tmp_path):
     with open_index(tmp_path / "index", 24, "my-clip@1") as index:
         index.add("image", ["mine"], vectors, [{"path": "elsewhere.png"}])
         retriever = make(pair)
-        with pytest.raises(ValueError, match="made by another model"):
+        with pytest.raises(ValueError, match="another model"):
             retriever.load_index(index)
         retriever.load_index(index, model="my-clip@1")
         hit = retriever("hi")["image"][0]
@@ -123,7 +123,7 @@ def test_one_writer(pair, tmp_path):
     first.load_index(tmp_path / "index", create="Flat")
     first.add(texts=TEXTS)
     first.save_index()
-    with pytest.raises(BlockingIOError, match="is being written by process"):
+    with pytest.raises(BlockingIOError, match="being written"):
         second.load_index(tmp_path / "index")
     assert len(second.index) == 0
     first.index.close()
@@ -133,5 +133,5 @@ def test_one_writer(pair, tmp_path):
 
 
 def test_payloads_that_do_not_fit(pair):
-    with pytest.raises(ValueError, match="3 texts and 1 payloads"):
+    with pytest.raises(ValueError, match="1 payloads"):
         make(pair).add(texts=TEXTS, text_payloads=[{}])

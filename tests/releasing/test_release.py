@@ -87,7 +87,7 @@ def test_univl_dr_is_built_whole(univl_dr_source, card, tmp_path):
     expected = build_release(univl_dr_source, tmp_path / "made", card=card)
     assert expected.keys() == {"context", "shown", "image", "text"}
     assert {*MODULES, "modeling_univl_dr.py"} <= check_release(tmp_path / "made").keys()
-    with pytest.raises(ValueError, match="no heads to release alone"):
+    with pytest.raises(ValueError, match="no heads"):
         build_release(univl_dr_source, tmp_path / "again", heads_only=True, card=card)
 
 
@@ -100,7 +100,7 @@ def test_univl_dr_works_in_a_fresh_process(univl_dr_source, card):
 
 # -- what it refuses ------------------------------------------------------------------------------------------------
 def test_heads_without_named_bases(full_source, card, tmp_path):
-    with pytest.raises(ValueError, match=r"name no language model.*--language-model-base.*--full"):
+    with pytest.raises(ValueError, match="--language-model-base"):
         build_release(full_source, tmp_path / "made", heads_only=True, card=card)
     assert not (tmp_path / "made").exists()
 
@@ -108,9 +108,9 @@ def test_heads_without_named_bases(full_source, card, tmp_path):
 @pytest.mark.parametrize(
     ("config", "told"),
     [
-        ({"text_base_model": "/data/lm"}, r"'/data/lm' is a local path.*--full"),
-        ({"text_base_revision": "main"}, r"'main' is no commit"),
-        ({"model_type": "bert"}, "holds a bert model"),
+        ({"text_base_model": "/data/lm"}, "'/data/lm'.*--full"),
+        ({"text_base_revision": "main"}, "'main'"),
+        ({"model_type": "bert"}, "bert"),
     ],
 )
 def test_a_source_is_refused(copy, heads_source, card, tmp_path, config, told):
@@ -129,7 +129,7 @@ def test_pickled_weights_are_refused(copy, heads_source, card, tmp_path):
     folder = copy(heads_source)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"pickles only .*save_pretrained"):
+    with pytest.raises(ValueError, match="pickles"):
         build_release(folder, tmp_path / "made", card=card)
 
 
@@ -137,12 +137,12 @@ def test_an_adapter_on_a_backbone_is_not_left_behind(copy, heads_source, card, t
     folder = copy(heads_source)
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "language_model.q.lora_A.weight": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(ValueError, match=r"adapter on a backbone .*--full"):
+    with pytest.raises(ValueError, match=r"adapter .*--full"):
         build_release(folder, tmp_path / "made", card=card)
 
 
 def test_a_release_needs_a_card(heads_source, tmp_path):
-    with pytest.raises(ValueError, match=r"no card that states a licence.*--card"):
+    with pytest.raises(ValueError, match=r"licence.*--card"):
         build_release(heads_source, tmp_path / "made")
 
 
@@ -152,14 +152,14 @@ def test_a_release_that_does_not_load_is_refused(heads_source, hub_cache, card, 
     build_release(heads_source, tmp_path / "made", card=card)
     code = tmp_path / "made" / "conversation.py"
     code.write_text("from modeling_unimur import load_image\n" + code.read_text())
-    with pytest.raises(ValueError, match=r"does not work in a fresh process: .*modeling_unimur"):
+    with pytest.raises(ValueError, match=r"fresh process: .*modeling_unimur"):
         try_release(tmp_path / "made")
 
 
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nowhere", "--repo-id", "acme/x"], "no folder nowhere"),
+        (["nowhere", "--repo-id", "acme/x"], "nowhere"),
         (["tests", "--repo-id", "x"], "OWNER/NAME"),
         (["tests", "--repo-id", "acme/x", "--full", "--heads-only"], "not allowed with"),
         (["tests", "--repo-id", "acme/x", "--text-base", "acme/lm"], "names no commit"),

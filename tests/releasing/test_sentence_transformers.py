@@ -114,9 +114,9 @@ def test_a_prompt_and_a_limit_are_read(embedder):
 def test_what_cannot_be_encoded_is_named(embedder, images):
     with pytest.raises(ValueError, match="encoded apart"):
         embedder.preprocess([TEXTS[0], images[0]])
-    with pytest.raises(ValueError, match=r"A candidate is a text or an image.*a cat slept"):
+    with pytest.raises(ValueError, match="a cat slept"):
         embedder.encode_document([{"text": TEXTS[0], "image": images[0]}])
-    with pytest.raises(ValueError, match="'query' or 'document', not 'passage'"):
+    with pytest.raises(ValueError, match="'passage'"):
         embedder.encode(TEXTS, task="passage")
 
 
@@ -165,7 +165,7 @@ def test_a_text_is_a_text(embedder, text):
 
 @pytest.mark.parametrize("pair", [("a", "b"), ["a", "b"], {"text": ["a", "b"]}])
 def test_pairs_of_texts_are_none(embedder, pair):
-    with pytest.raises(ValueError, match="A text is a string"):
+    with pytest.raises(ValueError, match="a string"):
         embedder.encode([pair])
 
 
@@ -307,7 +307,7 @@ def test_univl_dr_fuses_a_picture_with_its_caption(univl_dr_source, images, tmp_
         ours(embedder, "text", processor.process_texts(["", TEXTS[0]])),
         atol=1e-5,
     )
-    with pytest.raises(ValueError, match="queries are text"):
+    with pytest.raises(ValueError, match="are text"):
         embedder.encode_query(documents)
 
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from tests import webdriver
-from tests.environments.floor import gradio_folder
 from tests.space.conftest import REPLIES
 from tests.webdriver import Browser, wait_for
 
 ROOT = Path(__file__).parents[2]
+GRADIO = ROOT / ".venv-gradio"  # written by `make test-page`
 SHOTS = ROOT / "demo_output" / "app"
 ENTER = "\ue007"
 BOX, FILES = "#message textarea", "#message input[type=file]"
@@ -37,11 +37,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def address(served, gallery):
     """`unimur app` in a process of its own."""
-    reason = webdriver.installed()
-    if reason:
-        pytest.skip(f"no Chromium with its driver: {reason}")
+    webdriver.require()
+    if not (GRADIO / "gradio").is_dir():
+        pytest.skip("The page needs Gradio, which holds Pillow back and is installed aside: make test-page")
     work, port, pictures = served[0], webdriver.free_port(), str(gallery[0].parent)
-    path = [gradio_folder(), ROOT, Path(sysconfig.get_paths()["purelib"])]
+    path = [GRADIO, ROOT, Path(sysconfig.get_paths()["purelib"])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "GRADIO_TEMP_DIR": str(work / "temp")}
     command = [sys.executable, "-m", "modeling_unimur.cli.main", "app", "--no-browser", "--port", str(port)]
     with (work / "log.txt").open("w") as log:

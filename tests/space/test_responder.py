@@ -103,7 +103,7 @@ def test_what_a_visitor_types_is_no_file(responder, empty, gallery):
 
 def test_without_gradio_one_line_names_the_extra(monkeypatch, capsys, served):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"pip install unimur\[app\]"):
+    with pytest.raises(ImportError, match=r"unimur\[app\]"):
         space()
     work = served[0]
     status, error = error_of(capsys, "app", "--model", work / "model", "--index", work / "index")

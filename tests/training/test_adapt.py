@@ -11,16 +11,14 @@ from transformers import CLIPModel, PreTrainedTokenizerFast, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.packages import PackageUnavailable
-from modeling_unimur.evaluation.systems.ridge import fit_ridge
 from modeling_unimur.training import adapt_encoder
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
-from modeling_unimur.training.adapt_judge import chance
-from modeling_unimur.training.closed_form_start import ReadContexts
+from modeling_unimur.training.adapt_selection import chance
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts
+from modeling_unimur.training.readout_fit import ReadContexts, fit_ridge, sharpen_readout
 from modeling_unimur.training.ready_items import join, load_items
 from modeling_unimur.training.ready_vectors import ReadyVectors, load_vectors
-from modeling_unimur.training.sharpen_readout import sharpen_readout
 from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training import colour_index
@@ -228,7 +226,7 @@ def test_without_installable_texts_the_index_alone_teaches(
     assert results["held_out"]["text_to_text"]["encoder"]["r1"] == 100
 
 
-@pytest.mark.parametrize(("width", "named"), [(24, "did not make these vectors"), (12, "12: name the encoder")])
+@pytest.mark.parametrize(("width", "named"), [(24, "these vectors"), (12, "the encoder")])
 def test_another_encoder_is_refused(width, named, clip_folder, language_folder, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(64, width))
     with pytest.raises(ValueError, match=named):

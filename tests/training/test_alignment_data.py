@@ -5,9 +5,9 @@ import json
 import pytest
 
 from modeling_unimur.training.alignment_data import load_data
+from modeling_unimur.training.collators import all_rows
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import build
-from modeling_unimur.training.training_rows import all_rows
 from tests.training.folder_run import write_pictures, write_recipe
 
 

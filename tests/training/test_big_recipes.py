@@ -12,9 +12,9 @@ from transformers import CLIPConfig, OPTConfig, OPTForCausalLM, Qwen3Config, Sig
 from modeling_unimur import UniMuRConfig, UniMuRModel
 from modeling_unimur.cli.main import main
 from modeling_unimur.training.alignment_data import load_data
+from modeling_unimur.training.collators import all_rows
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import build
-from modeling_unimur.training.training_rows import all_rows
 from tests import tiny
 from tests.test_fromage_losses import COLLATOR, PROCESSOR
 from tests.test_target_spaces import siglip

@@ -106,12 +106,12 @@ def test_prefix_states_of_another_batch_are_refused(pair, rows):
     model, processor = pair
     batch = DualAlignmentCollator(processor, max_context_tokens=40, prefix_store=PrefixStore(model))(rows)
     batch["prefix_states"] = batch["prefix_states"][:2]
-    with pytest.raises(ValueError, match=r"those of 2 contexts"):
+    with pytest.raises(ValueError, match="2 contexts"):
         model(**batch)
 
 
 def test_prefixes_with_pictures_are_refused(pair):
     model, processor = pair
     batch = processor.process_rendered(["<image> a cat"])
-    with pytest.raises(ValueError, match=r"A picture in the context"):
+    with pytest.raises(ValueError, match="the context"):
         model.get_prefix_states(batch["input_ids"])

@@ -83,7 +83,7 @@ def test_drops_what_is_right_under_another_id():
     assert mined(drop_same_text=False) == [1, 3, 5]
     assert mined(drop_same_group=False) == [2, 3, 5]
     assert mined(max_similarity=float(np.cos(np.deg2rad(3.5)))) == [5]
-    with pytest.raises(ValueError, match="from 1 on"):
+    with pytest.raises(ValueError, match="from 1"):
         MiningOptions(depth=0)
 
 
@@ -92,12 +92,12 @@ def test_files(tmp_path):
     for name in ("mined.parquet", "mined.jsonl"):
         write_mined(mined, tmp_path / "new" / name)
         assert read_mined(tmp_path / "new" / name) == mined
-    with pytest.raises(ValueError, match=r"as \.parquet or \.jsonl"):
+    with pytest.raises(ValueError, match=r"\.parquet"):
         write_mined(mined, tmp_path / "mined.csv")
     with pytest.raises(FileNotFoundError, match="unimur mine"):
         read_mined(tmp_path / "nowhere.parquet")
     (tmp_path / "bad.jsonl").write_text('{"query": 1}\n')
-    with pytest.raises(ValueError, match="no table query_id, image, text"):
+    with pytest.raises(ValueError, match="query_id"):
         read_mined(tmp_path / "bad.jsonl")
 
 

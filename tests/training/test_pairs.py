@@ -113,7 +113,7 @@ def test_a_slice_by_hash_is_held_out_where_a_split_has_no_path(make_model, clip_
         raise AssertionError("features were computed")
 
     monkeypatch.setattr(cc3m_pairs, "_pairs", refuse)
-    with pytest.raises(ValueError, match=r"for validation: name cc3m_validation=PATH.*held_out_fraction"):
+    with pytest.raises(ValueError, match=r"cc3m_validation=PATH.*held_out_fraction"):
         load(model, clip_folder, [f"cc3m={path}"], held_out_fraction=0.0)
 
 
@@ -154,12 +154,12 @@ def test_wrong_sources_are_told(sources, words):
 
 
 def test_kinds_of_sources_are_not_mixed(pair, clip_folder):
-    with pytest.raises(ValueError, match="one kind at a time"):
+    with pytest.raises(ValueError, match="one kind"):
         load(pair[0], clip_folder, ["openmoji", "cc3m=x.tsv"])
 
 
 def test_another_model_is_no_dual_encoder(pair, clip_folder):
-    with pytest.raises(ValueError, match="LlamaForCausalLM is no dual encoder"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM"):
         load_pairs(
             pair[0].language_model,
             AutoImageProcessor.from_pretrained(clip_folder),

@@ -45,12 +45,12 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path, written, value):
         ("task: clip\nmodel: {clip: x}\ntraining: {learning_rat: 1}\n", "learning_rat"),
         ("task: unimur\nmodel: {clip: x}\n", "language_model"),
         ("task: unimur\nmodel: {clip: x}\ndata: {images: y}\n", r"data\.images"),
-        ("task: clip\nmodel: {clip: x}\ndata: {feature_dtype: int8}\n", "section `data`: feature_dtype is one of"),
-        ("task: clip\nmodel: {clip: x}\ndata: {tower_dtype: float8}\n", "tower_dtype is one of"),
+        ("task: clip\nmodel: {clip: x}\ndata: {feature_dtype: int8}\n", "feature_dtype"),
+        ("task: clip\nmodel: {clip: x}\ndata: {tower_dtype: float8}\n", "tower_dtype"),
         ("task: clip\nmodel: {clip: x}\ndata: {feature_batch_size: 0}\n", "at least 1"),
-        ("task: clip\nmodel: {clip: x}\ndata: {refit_texts: [words]}\n", "by refit_readout: true"),
+        ("task: clip\nmodel: {clip: x}\ndata: {refit_texts: [words]}\n", "refit_readout"),
         ("task: [clip\n", "is not YAML"),
-        ("", "a recipe has task"),
+        ("", "task"),
     ],
 )
 def test_a_wrong_recipe_is_told(tmp_path, text, words):

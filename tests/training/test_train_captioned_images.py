@@ -76,7 +76,7 @@ def test_only_the_image_projection_and_the_text_map_train(tmp_path, kind):
 
 def test_a_model_without_an_image_projection_is_refused(tmp_path):
     clip = loaded(tiny.open_clip_folder(tmp_path / "clip", "clip"))[0]
-    with pytest.raises(ValueError, match="OpenCLIPModel has no image projection"):
+    with pytest.raises(ValueError, match="OpenCLIPModel"):
         CaptionedImageModel(clip)
 
 

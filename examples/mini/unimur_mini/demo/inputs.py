@@ -6,10 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.json_lines import read_json_lines
-from ..data.text_lines import read_lines
-from .demo_results import Picture, Turn
-from .errors import CommandError
+from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.data.json_lines import read_json_lines
+from modeling_unimur.data.text_lines import read_lines
+
+from .results import Turn
+
+# The dialogues and replies that the demo answers by default.
+EXAMPLE_DIALOGUES = Path(__file__).with_name("dialogues.jsonl")
+EXAMPLE_REPLIES = Path(__file__).with_name("replies.txt")
 
 ROLES = ("system", "user", "assistant")
 
@@ -56,18 +62,6 @@ class Dialogue:
             turns.append(Turn(message["role"], tuple(shown)))
             messages.append({"role": message["role"], "content": asked})
         return tuple(turns), messages
-
-
-def example_file(name: str, option: str) -> Path:
-    """A file of `examples/demo`, which stands beside the package in a clone.
-
-    Raises:
-        CommandError: if the package was installed without the clone; the message names the option to use.
-    """
-    path = Path(__file__).resolve().parents[2] / "examples" / "demo" / name
-    if not path.is_file():
-        raise CommandError(f"the example file {name} is not installed; name your own with {option} FILE")
-    return path
 
 
 def _all_lines(read: Callable, path: Path) -> list:

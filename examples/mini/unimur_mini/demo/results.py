@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+
+from modeling_unimur.cli.gallery import Picture, RankedPicture, RankedReply
 
 # Names and credit lines as the collections ask for them; a collection that is not listed is shown by its own name.
 SOURCE_NAMES = {
@@ -20,24 +21,13 @@ SOURCE_CREDITS = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One picture of the gallery or of a conversation, with what is known about it."""
-
-    path: Path
-    title: str
-    source: str = ""
-    license: str = ""
-    author: str = ""
-
-    @property
-    def credit(self) -> str:
-        """Source, author and licence in one line, without the parts that are not known."""
-        name = SOURCE_NAMES.get(self.source, self.source)
-        # "OpenMoji · OpenMoji project" would say it twice.
-        author = "" if name and name.lower() in self.author.lower() else self.author
-        parts = [name, author, self.license]
-        return " · ".join(dict.fromkeys(part for part in parts if part))
+def credit(picture: Picture) -> str:
+    """Source, author and licence in one line, without the parts that are not known."""
+    name = SOURCE_NAMES.get(picture.source, picture.source)
+    # "OpenMoji · OpenMoji project" would say it twice.
+    author = "" if name and name.lower() in picture.author.lower() else picture.author
+    parts = [name, author, picture.license]
+    return " · ".join(dict.fromkeys(part for part in parts if part))
 
 
 @dataclass(frozen=True)
@@ -46,22 +36,6 @@ class Turn:
 
     role: str
     parts: tuple[str | Picture, ...]
-
-
-@dataclass(frozen=True)
-class RankedReply:
-    """A text answer and its score (cosine)."""
-
-    text: str
-    score: float
-
-
-@dataclass(frozen=True)
-class RankedPicture:
-    """A picture answer and its score (cosine)."""
-
-    picture: Picture
-    score: float
 
 
 @dataclass(frozen=True)
@@ -116,9 +90,3 @@ class DemoResults:
 def count_sources(pictures: list[Picture]) -> dict[tuple[str, str], int]:
     """Number of pictures for each (source, licence)."""
     return dict(Counter((picture.source, picture.license) for picture in pictures))
-
-
-def bar_fractions(scores: list[float]) -> list[float]:
-    """Lengths of score bars, from 0 to 1: each score relative to the best one; scores at or below zero have no bar."""
-    best = max(scores, default=0.0)
-    return [max(0.0, min(1.0, score / best)) if best > 0 else 0.0 for score in scores]

@@ -7,8 +7,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from .demo_results import SOURCE_NAMES, Picture
-from .errors import CommandError
+from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import Picture
+
+from .results import SOURCE_NAMES
 
 # Emoji that a reply in pictures seldom needs; they come last, and are used where emoji are all there is.
 _LESS_PICTURED = re.compile(
@@ -34,7 +36,7 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
     Raises:
         PackageUnavailable: if no collection can be had.
     """
-    from ..data.captioned_pictures import load_captioned_pictures, split_of_title
+    from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title
 
     clip_arts, stamps, emoji, more_emoji = [], [], [], []
     for row in load_captioned_pictures():
@@ -64,7 +66,7 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     """
     if not image_ids:
         return {}
-    from ..data.captioned_pictures import SOURCES, load_captioned_pictures
+    from modeling_unimur.data.captioned_pictures import SOURCES, load_captioned_pictures
 
     sources = {image_id.partition("/")[0] for image_id in image_ids}
     for image_id in image_ids:

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from modeling_unimur.cli.demo_page import render_page, write_page
-from modeling_unimur.cli.demo_results import AnsweredDialogue, DemoResults
+from unimur_mini.demo.page import render_page, write_page
+from unimur_mini.demo.results import AnsweredDialogue, DemoResults
 
 HOSTILE = "<script>alert('x')</script> \" onerror=1 & <b>"
 VOID = {"meta", "link", "img"}

@@ -1,12 +1,16 @@
-"""Stops a run in which something trains that should not, or does not that should."""
+"""Callbacks of a training run: the guard, the log file, early stopping, and the length of [RET]."""
 
+from __future__ import annotations
+
+import importlib.util
+import json
 import logging
 import math
+import os
+from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
-
-from .weight_bits import checksum, local_parts, numel
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +19,11 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 20
 # Steps in a row that fp16's loss scaler may skip: from its start at 2^16 it halves the scale at each.
 _SKIPPED = 32
+# Words of eight bytes that a checksum adds up at a time: 128 MB.
+_CHUNK = 2**24
+FILE_NAME = "training_log.json"
+# Reporting backends that are extras of this package; Trainer knows more and says itself what they lack.
+_EXTRAS = ("tensorboard", "trackio")
 
 
 class TrainingGuard(TrainerCallback):
@@ -136,7 +145,7 @@ class TrainingGuard(TrainerCallback):
                 "cut off or lost in the optimizer; freeze it (requires_grad_(False)) if that is meant."
             )
 
-    def _check_frozen(self, names: "set[str]") -> None:
+    def _check_frozen(self, names: set[str]) -> None:
         changed = {n: checksum(self._frozen[n]) != self._sums[n] for n in names if self._comparable(n)}
         wrong = sorted(name for name, differs in changed.items() if bool(differs))
         if wrong:
@@ -159,7 +168,7 @@ def _rows(parameter: torch.Tensor) -> torch.Tensor:
     return parts[0] if parts else parameter.detach()
 
 
-def _finite(tensors: "list[torch.Tensor]") -> bool:
+def _finite(tensors: list[torch.Tensor]) -> bool:
     parts = [part for tensor in tensors for part in local_parts(tensor) if part.numel()]
     if not parts:
         return True
@@ -168,4 +177,112 @@ def _finite(tensors: "list[torch.Tensor]") -> bool:
     return bool(torch.stack([norm.to(norms[0].device) for norm in norms]).isfinite().all())
 
 
-__all__ = ["TrainingGuard"]
+class TrainingLogFile(TrainerCallback):
+    """Writes `training_log.json` to the output folder when training ends: Trainer's `log_history`, a list of
+    dictionaries, each with `step`. Lines from before a resumption are among them."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Writes the file, whole or not at all."""
+        if not state.is_world_process_zero:
+            return
+        path = Path(args.output_dir, FILE_NAME)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{FILE_NAME}.{os.getpid()}")
+        aside.write_text(json.dumps(state.log_history, indent=1) + "\n", encoding="utf-8")
+        os.replace(aside, path)
+
+
+def require_reporters(args: TrainingArguments) -> None:
+    """Fails before hours of training where a reporting backend is not installed.
+
+    Raises:
+        ImportError: the message names the extra.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # trackio shows its pages by Gradio
+    for name in args.report_to:
+        if name in _EXTRAS and importlib.util.find_spec(name) is None:
+            raise ImportError(f"training.report_to: {name} is not installed: pip install unimur[{name}]")
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stops after `early_stopping_patience` evaluations in a row without a better `metric_for_best_model`.
+
+    The count is in the checkpoints; a run that had stopped and goes on from its last one stops at once.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Stops where the count says so."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.early_stopping_patience_counter >= self.early_stopping_patience:
+            control.should_training_stop = True
+
+
+class RescaleRet(TrainerCallback):
+    """Brings each [RET] vector to the mean norm of the vocabulary after each step (FROMAGe's training loop).
+
+    Args:
+        model (`UniMuRModel`): whose [RET] vectors train; `config.loss_vocab_size` says how many rows count.
+    """
+
+    def __init__(self, model):
+        self.ret = model.heads.ret_embedding
+        table = model.get_input_embeddings().weight[: model.config.loss_vocab_size]
+        self.norm = torch.linalg.vector_norm(table.detach().float(), dim=1).mean()
+
+    @torch.no_grad()
+    def on_step_end(self, args, state, control, **kwargs):
+        """Rescales them."""
+        lengths = torch.linalg.vector_norm(self.ret, dim=1, keepdim=True)
+        self.ret.mul_(self.norm.to(lengths) / lengths)
+
+
+# -- exact checksums of weights, at the speed of memory ---------------------------------------------------------------
+def local_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The plain tensors that this process holds of a tensor: itself, the local shard of a distributed one, the codes
+    and scales of a quantised one. Nothing of one without storage (offloaded, or on the meta device)."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        inner = [getattr(tensor, name) for name in names]
+        return [part for value in inner if isinstance(value, torch.Tensor) for part in local_parts(value)]
+    return [] if tensor.is_meta else [tensor.detach()]
+
+
+def checksum(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of a tensor's bits, read as integers of eight bytes, modulo 2^64; on the tensor's device, without
+    waiting for it. Any change of one word changes it.
+
+    Returns:
+        0-dimensional `torch.int64` tensor.
+    """
+    total = None
+    for part in local_parts(tensor):
+        raw = part.contiguous().view(-1).view(torch.uint8)
+        words = raw.numel() // 8
+        if raw.storage_offset() % 8:  # cannot be read as words where it lies
+            raw = raw.clone()
+        whole = raw[: 8 * words].view(torch.int64)
+        sums = [chunk.sum() for chunk in whole.split(_CHUNK)] if words else []
+        rest = raw[8 * words :]  # filled up to a word: a sum of its bytes is the same for many values
+        if rest.numel():
+            sums.append(torch.cat([rest, rest.new_zeros(8 - rest.numel())]).view(torch.int64).sum())
+        if not sums:
+            continue
+        here = torch.stack(sums).sum()
+        total = here if total is None else total + here.to(total.device)
+    return torch.zeros((), dtype=torch.int64) if total is None else total
+
+
+def numel(tensor: torch.Tensor) -> int:
+    """Elements that this process holds."""
+    return sum(part.numel() for part in local_parts(tensor))
+
+
+__all__ = [
+    "FILE_NAME",
+    "EarlyStopping",
+    "RescaleRet",
+    "TrainingGuard",
+    "TrainingLogFile",
+    "checksum",
+    "require_reporters",
+]

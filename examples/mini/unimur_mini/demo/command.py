@@ -8,13 +8,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbone_arguments import add_trust
-from .errors import CommandError
+from modeling_unimur.cli.backbone_arguments import add_trust
+from modeling_unimur.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from .demo_index import Gallery
-    from .demo_inputs import Dialogue
-    from .demo_results import AnsweredDialogue, DemoResults, Picture
+    from modeling_unimur.cli.gallery import Gallery, Picture
+
+    from .inputs import Dialogue
+    from .results import AnsweredDialogue, DemoResults
 
 TOP_K = 4
 MAX_IMAGES = 1600
@@ -52,14 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo and return the exit status."""
     started = time.monotonic()
-    from .demo_index import index_folder, items_key, model_key
-    from .demo_inputs import example_file, read_dialogues, read_replies
-    from .retriever import model_folder, open_retriever
+    from modeling_unimur.cli.gallery import model_key
+    from modeling_unimur.cli.retriever import model_folder, open_retriever
+
+    from .gallery_index import index_folder, items_key
+    from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, read_dialogues, read_replies
 
     # Everything a person can get wrong is checked before anything slow begins.
     own = _own_pictures(args)
-    replies = read_replies(args.replies or example_file("replies.txt", "--replies"))
-    dialogues = read_dialogues(args.dialogues or example_file("dialogues.jsonl", "--dialogues"))
+    replies = read_replies(args.replies or EXAMPLE_REPLIES)
+    dialogues = read_dialogues(args.dialogues or EXAMPLE_DIALOGUES)
     output = _output_folder(args.output)
     model = model_folder(args.model)
 
@@ -102,8 +105,8 @@ def _output_folder(folder: Path) -> Path:
 def _pictures(
     own: dict[str, Picture] | None, dialogues: list[Dialogue], args: argparse.Namespace
 ) -> tuple[dict[str, Picture], dict[str, Picture]]:
-    from .demo_gallery import default_gallery, pictures_by_id
-    from .demo_results import SOURCE_NAMES, count_sources
+    from .default_gallery import default_gallery, pictures_by_id
+    from .results import SOURCE_NAMES, count_sources
 
     print("Collecting pictures (the first time this fetches the collections) ...", flush=True)
     image_ids = sorted({image_id for dialogue in dialogues for image_id in dialogue.image_ids()})
@@ -118,7 +121,9 @@ def _pictures(
 
 
 def _fill(retriever: Any, folder: Path, pictures: dict[str, Picture], replies: list[str]) -> Gallery:
-    from .demo_index import GALLERY_FILE, build_index, load_index
+    from modeling_unimur.cli.gallery import GALLERY_FILE, load_index
+
+    from .gallery_index import build_index
 
     if (folder / GALLERY_FILE).is_file():
         gallery = load_index(retriever, folder)
@@ -147,7 +152,9 @@ def answer(
         gallery: names the pictures of the index.
         context: the pictures inside the conversations by id.
     """
-    from .demo_results import AnsweredDialogue, RankedPicture, RankedReply
+    from modeling_unimur.cli.gallery import RankedPicture, RankedReply
+
+    from .results import AnsweredDialogue
 
     resolved = [dialogue.resolved(context) for dialogue in dialogues]
     found = retriever([messages for _, messages in resolved], top_k=TOP_K, coherent=True)
@@ -164,8 +171,10 @@ def answer(
 
 def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int) -> DemoResults:
     """Everything that the page and the sheet show, with the versions that ran."""
-    from .demo_results import DemoResults, Picture, count_sources
-    from .main import library_versions
+    from modeling_unimur.cli.gallery import Picture
+    from modeling_unimur.cli.main import library_versions
+
+    from .results import DemoResults, count_sources
 
     shown = {
         part.path: part
@@ -189,10 +198,10 @@ def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery
 
 def _write(results: DemoResults, output: Path) -> None:
     from .contact_sheet import write_contact_sheet
-    from .demo_page import write_page
-    from .terminal import Terminal
+    from .page import write_page
+    from .terminal import DemoTerminal
 
-    terminal = Terminal(sys.stdout)
+    terminal = DemoTerminal(sys.stdout)
     for number, dialogue in enumerate(results.dialogues, start=1):
         terminal.dialogue(number, dialogue)
     terminal.heading("Written")

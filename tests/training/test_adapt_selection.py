@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.adapt import report
 from modeling_unimur.releasing.refusals import check_config
-from modeling_unimur.training import adapt_anchor, adapt_encoder, text_encoders
+from modeling_unimur.training import adapt_encoder, adapt_selection, text_encoders
 from modeling_unimur.training.adapt import AdaptOptions, adapt
-from modeling_unimur.training.adapt_anchor import AnchorChoice, PoolQueries
+from modeling_unimur.training.adapt_selection import AnchorChoice, PoolQueries
 from modeling_unimur.training.collators import turn_messages
 from modeling_unimur.training.dev_sets import DevSet
+from modeling_unimur.training.query_anchor_fit import merit_of
 from modeling_unimur.training.text_encoders import TextSpace, load_text_space
 from modeling_unimur.training.unpaired_texts import TextContext
 from tests import tiny
@@ -106,7 +107,7 @@ def test_the_encoder_reads_each_context_once(adapted):
 
 def test_heads_that_learnt_nothing_do_no_harm(encoder, vectors, language_folder, tmp_path, monkeypatch):
     def shuffled(*given):
-        read = importlib.import_module("modeling_unimur.training.closed_form_start").read_contexts(*given)
+        read = importlib.import_module("modeling_unimur.training.readout_fit").read_contexts(*given)
         return replace(read, targets=read.targets[torch.randperm(len(read.targets))])
 
     monkeypatch.setattr(adapt_encoder, "load_texts", _sources)
@@ -158,7 +159,7 @@ def test_a_fresh_process_makes_the_same_queries(adapted, encoder, tmp_path):
 
 def test_a_release_refuses_the_path_of_an_encoder(adapted):
     config = json.loads((adapted[0] / "config.json").read_text())
-    with pytest.raises(ValueError, match="anchor_base_model is a local path"):
+    with pytest.raises(ValueError, match="anchor_base_model"):
         check_config({key: value for key, value in config.items() if key != "text_base_model"}, "config.json")
 
 
@@ -219,6 +220,8 @@ def test_a_good_readout_is_taken_and_noise_is_not(make_choice, sets):
     assert not choice.is_encoder_alone
     assert choice.choices["good"].merit > choice.choices["encoder"].merit + 2
     assert choice.choices["noise"].merit >= choice.choices["encoder"].merit
+    # The weights were fitted by the same figure.
+    assert choice.choices["good"].merit == pytest.approx(merit_of(list(choice.choices["good"].by_set.values())))
     readouts = [_right(dev, 1.5, 20 + n) for n, dev in enumerate(sets)]
     found = choice.queries(readouts)
     for dev, some, own in zip(sets, found, choice.own_queries(), strict=True):
@@ -236,8 +239,8 @@ def test_what_helps_one_set_must_not_harm_another(make_choice, sets):
 
 
 def test_a_large_index_chooses_among_fewer_candidates(sets, monkeypatch):
-    monkeypatch.setattr(adapt_anchor, "_MOST_CANDIDATES", 60)
-    fewer = adapt_anchor._fewer_candidates(sets[0])
+    monkeypatch.setattr(adapt_selection, "_MOST_CANDIDATES", 60)
+    fewer = adapt_selection._fewer_candidates(sets[0])
     assert len(fewer.candidates) == len(fewer.candidate_ids) == 60
     assert set(range(40)) <= set(fewer.candidate_ids.tolist())
     places = torch.from_numpy(fewer.candidate_ids)

@@ -8,8 +8,10 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from .demo_page_style import STYLE
-from .demo_results import AnsweredDialogue, DemoResults, Picture, RankedPicture, RankedReply, Turn, bar_fractions
+from modeling_unimur.cli.gallery import Picture, RankedPicture, RankedReply, bar_fractions
+
+from .page_style import STYLE
+from .results import AnsweredDialogue, DemoResults, Turn, credit
 
 THUMBNAIL_FOLDER = "thumbnails"
 # Pixels of the longer side: twice the largest size that the style shows, for dense screens.
@@ -66,7 +68,7 @@ def _pictures(pictures: tuple[RankedPicture, ...], links: Mapping[Path, str]) ->
     cells = [
         f'<li><figure><div class="tile">{_image(ranked.picture, links)}</div>'
         f'<figcaption><span class="title" dir="auto">{escape(ranked.picture.title)}</span>'
-        f'{_bar(fraction, ranked.score)}<span class="credit" dir="auto">{escape(ranked.picture.credit)}</span>'
+        f'{_bar(fraction, ranked.score)}<span class="credit" dir="auto">{escape(credit(ranked.picture))}</span>'
         "</figcaption></figure></li>"
         for ranked, fraction in zip(pictures, fractions, strict=True)
     ]
@@ -123,7 +125,7 @@ def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
     """
     from PIL import Image
 
-    from ..image_loading import load_image
+    from modeling_unimur.image_loading import load_image
 
     target = folder / THUMBNAIL_FOLDER
     target.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.cli.contact_sheet import THUMBNAIL, WIDTH, draw_contact_sheet, write_contact_sheet
-from modeling_unimur.cli.sheet_text import drawable, wrap
+from unimur_mini.demo.contact_sheet import THUMBNAIL, WIDTH, draw_contact_sheet, write_contact_sheet
+from unimur_mini.demo.sheet_text import drawable, wrap
 
 
 def count(image: Image.Image, colour: str) -> int:

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from modeling_unimur.cli import retriever as retriever_module
-from modeling_unimur.cli.demo_index import items_key, model_key, newest_index
-from modeling_unimur.cli.demo_results import Picture
+from modeling_unimur.cli.gallery import Picture, model_key, newest_index
 from modeling_unimur.cli.main import main
+from unimur_mini.demo.gallery_index import items_key
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from modeling_unimur.cli.demo_inputs import read_dialogues, read_replies
-from modeling_unimur.cli.demo_results import Picture, Turn
 from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import Picture
+from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, read_dialogues, read_replies
+from unimur_mini.demo.results import Turn
 
-EXAMPLES = Path(__file__).parents[2] / "examples" / "demo"
 USER = {"role": "user", "content": "hello"}
 
 
@@ -20,14 +20,14 @@ def write(path, *records):
 
 
 def test_the_example_replies_are_many_short_and_distinct():
-    lines = (EXAMPLES / "replies.txt").read_text(encoding="utf-8").splitlines()
-    assert read_replies(EXAMPLES / "replies.txt") == lines
+    lines = EXAMPLE_REPLIES.read_text(encoding="utf-8").splitlines()
+    assert read_replies(EXAMPLE_REPLIES) == lines
     assert len(lines) >= 220
     assert all(5 <= len(line.split()) <= 15 for line in lines)
 
 
 def test_the_example_dialogues_are_multi_turn_and_alternate():
-    dialogues = read_dialogues(EXAMPLES / "dialogues.jsonl")
+    dialogues = read_dialogues(EXAMPLE_DIALOGUES)
     assert len(dialogues) == 10
     for dialogue in dialogues:
         roles = [message["role"] for message in dialogue.messages]
@@ -43,7 +43,7 @@ def test_the_example_dialogues_are_multi_turn_and_alternate():
 def test_two_example_dialogues_differ_in_their_picture_only():
     first, second = (
         json.dumps(dialogue.messages).replace(dialogue.image_ids()[0], "*")
-        for dialogue in read_dialogues(EXAMPLES / "dialogues.jsonl")[-2:]
+        for dialogue in read_dialogues(EXAMPLE_DIALOGUES)[-2:]
     )
     assert first == second
 
@@ -95,7 +95,7 @@ def test_a_dialogue_without_a_title_is_numbered(tmp_path):
 )
 def test_a_bad_line_is_named(tmp_path, record, named):
     path = write(tmp_path / "d.jsonl", {"messages": [USER]}, record)
-    with pytest.raises(CommandError, match=r"d\.jsonl, line 2: .*" + named):
+    with pytest.raises(CommandError, match=r"line 2: .*" + named):
         read_dialogues(path)
 
 

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..data.picture_files import printable, walk_pictures
-from .demo_results import Picture
-from .errors import CommandError
+from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.data.picture_files import printable, walk_pictures
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from ..image_loading import load_image
-from .demo_results import AnsweredDialogue, DemoResults, Picture, RankedPicture, Turn, bar_fractions
+from modeling_unimur.cli.gallery import Picture, RankedPicture, bar_fractions
+from modeling_unimur.image_loading import load_image
+
+from .results import AnsweredDialogue, DemoResults, Turn, credit
 from .sheet_text import wrap
 
 # Layout in pixels for a sheet of WIDTH; the text sizes are chosen to be read on a screen that shows the whole width.
@@ -107,7 +109,7 @@ def _ranked_picture(drawing: _Drawing, x: int, y: int, ranked: RankedPicture, fr
     if fraction > 0:
         _box(drawing, x, bottom + 8, max(6, round((THUMBNAIL - 62) * fraction)), 6, ACCENT, None, 3)
     _text(drawing, x + THUMBNAIL - 52, bottom, f"{ranked.score:.3f}", SMALL, 60, SOFT, 1)
-    _text(drawing, x, bottom + 25, ranked.picture.credit, TINY, THUMBNAIL, SOFT, 2)
+    _text(drawing, x, bottom + 25, credit(ranked.picture), TINY, THUMBNAIL, SOFT, 2)
 
 
 def _row(number: int, dialogue: AnsweredDialogue, width: int) -> _Drawing:
