@@ -69,13 +69,13 @@ def names(tmp_path_factory, make_model, pictures) -> dict:
     backbones = {"LANGUAGE_MODEL": str(tiny.language_model(work / "lm")), "CLIP": str(tiny.clip(work / "clip"))}
     write_model(work / "release", *make_model(), heads_only=False)
     return {
-        "README.md": {"MODEL": str(assemble()), "PICTURES": pictures, **backbones},
+        "README.md": {"MODEL": str(assemble()), "IMAGES": pictures, **backbones},
         "api.md": {"MODEL": str(work / "release"), "IMAGES": pictures, **backbones},
     }
 
 
 # What must hold at the end of a page's programs.
-ENDS = {"README.md": "len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(PICTURES)"}
+ENDS = {"README.md": "len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(IMAGES)"}
 WITH_PROGRAMS = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
