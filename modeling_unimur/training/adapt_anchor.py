@@ -10,7 +10,7 @@ import torch
 
 from ..anchor_inputs_unimur import anchor_words
 from ..configuration_unimur import UniMuRConfig
-from ..query_anchor_unimur import UniMuRQueryAnchor
+from ..modeling_unimur import UniMuRQueryAnchor
 from .adapt_judge import ranks_of
 from .collators import turn_messages
 from .dev_sets import DevSet
