@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ...data.captioned_images import read_captioned
+from ..evaluator import encode
 from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
+from ..report import Figures, TaskResult
 from ..systems.base import Gallery, RetrievalSystem
-from .encoding import encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .results import Figures, TaskResult
 
 
 def evaluate_captions(

@@ -13,6 +13,7 @@ import numpy as np
 from ...coherent_reply import Coherence
 from ...data.mmdialog import MMDialog
 from ..dialogue_benchmark import GALLERY_SPLITS
+from ..evaluator import Encoded, encode
 from ..metrics import (
     CUTOFFS,
     aligned_recall,
@@ -23,16 +24,15 @@ from ..metrics import (
     threshold_for,
 )
 from ..provenance import files_digest
+from ..report import Figures, TaskResult
 from ..systems.base import KINDS, RetrievalSystem
 from ..systems.coherent import coherent_name, coherent_scores
 from ..systems.unimur import UniMuR
-from .encoding import Encoded, encode
 from .judging import ClipJudge
 from .options import TaskOptions
 from .own_sets import image_words, own_folder, write_own_mmdialog
 from .pools import PoolRanks, Scorer, rank_in_pools
 from .replies import Reply, ReplySet, read_replies
-from .results import Figures, TaskResult
 
 _NOTES = (
     "Every turn but the first is a reply; all turns before it are the context. A gold text or picture stands among "

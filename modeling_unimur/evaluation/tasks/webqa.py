@@ -12,13 +12,13 @@ import numpy as np
 from ...data.retrieval_set import RetrievalSet
 from ...data.retrieval_sources import load_retrieval_set, names_a_set
 from ..provenance import model_revision
+from ..report import Figures, TaskResult
 from ..universal.encoding import Encoder, UniVLDREncoder
 from ..universal.evaluate import evaluate_system
 from ..universal.systems import UniversalSystem
 from ..universal.task import SETTINGS, RetrievalTask
 from ..universal.univl_dr import Space, with_bm25
 from .options import TaskOptions
-from .results import Figures, TaskResult
 
 _MAIN = ("mrr@10", "ndcg@10", "recall@20", "recall@100")
 _NOTES = (

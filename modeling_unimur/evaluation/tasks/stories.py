@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ...data.vist import VIST, Story
+from ..evaluator import encode
 from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
+from ..report import Figures, TaskResult
 from ..systems.base import Gallery, RetrievalSystem
-from .encoding import encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .results import Figures, TaskResult
 
 # Sentences of a story that are read, and whether the pictures between them are (Koh et al., ICML 2023, table 1).
 SETTINGS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 images": (5, True)}

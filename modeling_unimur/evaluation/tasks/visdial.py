@@ -12,15 +12,15 @@ from tqdm.auto import tqdm
 from ...data.visdial import VisDial, VisDialDialog
 from ..answer_ranking import AnswerScorer, Question
 from ..dialogue_benchmark import GALLERY_SPLITS
+from ..evaluator import Chunks, encode, work_folder
 from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
 from ..provenance import files_digest
+from ..report import Figures, TaskResult
 from ..systems.base import Gallery, RetrievalSystem
 from ..systems.unimur import UniMuR
-from .encoding import Chunks, encode, work_folder
 from .mmdialog import system_about
 from .options import TaskOptions
 from .own_sets import own_folder, write_own_visdial
-from .results import Figures, TaskResult
 
 _ANSWER_CUTOFFS = (1, 5, 10, 20)
 
