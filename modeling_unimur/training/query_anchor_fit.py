@@ -381,4 +381,13 @@ def fit_query_anchor(
     return found
 
 
-__all__ = ["QuerySet", "fit_correction", "fit_gate", "fit_query_anchor", "fit_weights", "mean_mrr", "read_queries"]
+__all__ = [
+    "QuerySet",
+    "fit_correction",
+    "fit_gate",
+    "fit_query_anchor",
+    "fit_weights",
+    "mean_mrr",
+    "merit_of",
+    "read_queries",
+]
