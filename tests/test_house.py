@@ -44,7 +44,6 @@ KNOWN_PRIVATE_NAMES = {
     "modeling_unimur.evaluation.shared_prefix: _softcap",
     "modeling_unimur.evaluation.turn_encoding: _suffix_length",
     "modeling_unimur.evaluation.turn_encoding: _visual_choice",
-    "modeling_unimur.training.gradient_cache: _image_target_features",
 }
 # `module = module` that share ten consecutive lines of code.
 KNOWN_EQUAL_PLACES: set[str] = set()
