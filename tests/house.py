@@ -201,3 +201,33 @@ def matched_texts(folder: str) -> list[tuple[str, str]]:
                     text = "".join(str(part.value) for part in constants)
                     found.append((f"{relative(path)}:{node.lineno}", text))
     return found
+
+
+def _exported(package: Path) -> dict[str, str]:
+    """Module by name of what a package's `__init__.py` imports, or names in its table `_WHERE`."""
+    found = {name: module for module, name, _ in imports(package) if name}
+    for node in tree(package).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "_WHERE" for target in node.targets):
+            table = ast.literal_eval(node.value)
+            found |= {name: f"{module_name(package)}.{module}" for name, module in table.items()}
+    return found
+
+
+def tested_modules() -> set[str]:
+    """Modules that a test file imports, itself or through a package, or is named after (`test_NAME...py`)."""
+    known, found = modules(), set()
+    files = [path for path in python_files("tests") if path.name.startswith("test_")]
+    for path in files:
+        for module, name, _ in imports(path):
+            if name and f"{module}.{name}" in known:
+                found.add(f"{module}.{name}")
+            elif module in known and known[module].name == "__init__.py":
+                found.add(_exported(known[module]).get(name or "", module))
+            else:
+                found.add(module)
+    stems = {path.stem.removeprefix("test_") for path in files}
+    for module in known:
+        name = module.rpartition(".")[2]
+        if any(stem == name or stem.startswith(f"{name}_") for stem in stems):
+            found.add(module)
+    return found
