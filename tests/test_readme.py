@@ -16,10 +16,9 @@ from modeling_unimur.releasing.clean_folder import write_model
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path.read_text(encoding="utf-8") for path in PATHS]
+README = PAGES[0]
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -62,7 +61,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PATHS, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
     missing = [name for name, _ in targets if not (page.parent / name).exists()]
@@ -89,11 +88,7 @@ def names(tmp_path_factory, make_model, pictures) -> dict:
 
 # What must hold at the end of a page's programs.
 ENDS = {"README.md": "len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(IMAGES)"}
-WITH_PROGRAMS = [
-    page
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    if blocks("python", page.read_text(encoding="utf-8"))
-]
+WITH_PROGRAMS = [path for path, text in zip(PATHS, PAGES, strict=True) if blocks("python", text)]
 
 
 @pytest.mark.parametrize("page", WITH_PROGRAMS, ids=lambda page: page.name)
