@@ -138,7 +138,7 @@ def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPI
     side = config.vision_config.image_size
     if asked["interpolation"] not in _RESAMPLE or asked["resize_mode"] not in ("shortest", "squash"):
         raise ValueError(
-            f"CLIPImageProcessor does not prepare pictures with interpolation={asked['interpolation']!r} and "
+            f"CLIPImageProcessor does not prepare images with interpolation={asked['interpolation']!r} and "
             f"resize_mode={asked['resize_mode']!r}."
         )
     square = {"height": side, "width": side}

@@ -90,7 +90,7 @@ def plan_heads(
     pooled, joint = clip_config.vision_config.hidden_size, clip_config.projection_dim
     if not mapped and dim != joint:
         raise ValueError(
-            f"The text map ends in {dim} dimensions and CLIP's space has {joint}, so candidate pictures need a map "
+            f"The text map ends in {dim} dimensions and CLIP's space has {joint}, so candidate images need a map "
             "(model.visual_fc) that this checkpoint or this call leaves out."
         )
     # Name in the model -> name in the source, rows, columns.
@@ -99,7 +99,7 @@ def plan_heads(
     if mapped:
         maps["image_target_map"] = ("model.visual_fc", dim, pooled)
     else:
-        ledger.drop_all("model.visual_fc.", "candidate pictures stay as CLIP projects them")
+        ledger.drop_all("model.visual_fc.", "candidate images stay as CLIP projects them")
     if text_target_map is not None:
         maps["text_target_map"] = (text_target_map.rstrip("."), dim, joint)
     heads, linear = {}, {}
@@ -141,7 +141,7 @@ def plan_heads(
             visual_fc=linear.get("image_target_map"),
             visual_tokens=visual_tokens,
         ),
-        notes=[*notes, *([] if trains_texts else ["It ranks pictures only: no text targets were trained."])],
+        notes=[*notes, *([] if trains_texts else ["It ranks images only: no text targets were trained."])],
     )
 
 

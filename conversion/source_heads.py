@@ -86,8 +86,8 @@ def verify_heads(folder: Path, config: UniMuRConfig, source: SourceHeads) -> flo
     target = pooled if config.map_image_targets else projected
     worst = max(
         require_equal(heads.unify([state[:, None] for state in states]), source.query(states), "The text map", 1e-5),
-        require_equal(heads.visual_inputs(pooled), source.input_vectors(pooled), "The picture's input vectors", 1e-5),
-        require_equal(heads.image_target(target), source.candidate(pooled, projected), "The picture's map", 1e-5),
+        require_equal(heads.visual_inputs(pooled), source.input_vectors(pooled), "The image's input vectors", 1e-5),
+        require_equal(heads.image_target(target), source.candidate(pooled, projected), "The image's map", 1e-5),
         require_equal(heads.ret_embedding[0], source.ret_row, "The vector of [RET]", 0.0),
     )
     logger.info("The maps equal the source's within %.1e", worst)
@@ -116,7 +116,7 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
     pooled = model.clip.vision_model(pixel_values).pooler_output
     expected = source.candidate(pooled, model.clip.visual_projection(pooled))
     found = model.get_image_features(pixel_values).pooler_output
-    worst = require_equal(found, expected, "The embedding of a picture", tolerance)
+    worst = require_equal(found, expected, "The embedding of an image", tolerance)
     for before in CHECK_TEXTS:
         for shown, after in ((None, ""), (pooled, " and that is all")):
             content = [{"type": "text", "text": before}]
@@ -125,9 +125,9 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
             batch = processor.process_context([[{"role": "user", "content": content}]])
             found = model.get_multimodal_features(**batch).pooler_output
             expected = _source_query(model, source, tokenizer, before, shown, after)
-            what = f"The embedding of {before!r}" + (" and a picture" if shown is not None else "")
+            what = f"The embedding of {before!r}" + (" and an image" if shown is not None else "")
             worst = max(worst, require_equal(found, expected, what, tolerance))
-    logger.info("Embeddings of texts and pictures equal the source's within %.1e", worst)
+    logger.info("Embeddings of texts and images equal the source's within %.1e", worst)
     return worst
 
 

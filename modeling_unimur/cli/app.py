@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     shown = shown_pictures(pictures, [*args.allow_folder, *built_from])
     if len(shown) < len(pictures):
         print(
-            f"{len(pictures) - len(shown):,} of {len(pictures):,} pictures of the index are not shown: they are gone, "
+            f"{len(pictures) - len(shown):,} of {len(pictures):,} images of the index are not shown: they are gone, "
             "are no images, or lie in other folders than the index was built from (see --allow-folder).",
             flush=True,
         )

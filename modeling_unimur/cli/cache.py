@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     splits = cache_recipe(recipe, args.device, print)
     counts = ", ".join(f"{len(pairs.paths):,} {name}" for name, pairs in splits.items())
-    print(f"Ready to train: pictures {counts}.")
+    print(f"Ready to train: images {counts}.")
     return 0

@@ -19,8 +19,8 @@ from .terminal import Terminal
 PROMPT = "you> "
 HELP = """\
   Type a message; the conversation so far decides the answer.
-  /image PATH   add a picture to your next message (an empty line sends it without words)
-  /show         print the paths of the last answer's pictures
+  /image PATH   add an image to your next message (an empty line sends it without words)
+  /show         print the paths of the last answer's images
   /show N       open the N-th of them
   /reset        begin a new conversation
   /help         this text
@@ -107,7 +107,7 @@ def _answer(session: ChatSession, terminal: Terminal, text: str) -> None:
         if session.pending:
             # A picture that went bad while it waited would spoil every later message too.
             session.pending = []
-            terminal.write("  The pictures that waited were dropped.")
+            terminal.write("  The images that waited were dropped.")
         return
     terminal.replies(replies)
     terminal.pictures(pictures, with_paths=True)
@@ -162,7 +162,7 @@ def _add_image(session: ChatSession, terminal: Terminal, argument: str) -> None:
 
 def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
     if not session.last:
-        terminal.write("unimur: there is no answer with pictures yet")
+        terminal.write("unimur: there is no answer with images yet")
     elif not argument:
         for place, ranked in enumerate(session.last, start=1):
             terminal.write(f"  {place}. {ranked.picture.title}: {ranked.picture.path}")

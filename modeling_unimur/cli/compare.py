@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_backbones(parser)
     add_trust(parser)
-    parser.add_argument("--gallery", metavar="FOLDER", help="candidate pictures, for a file of your own")
+    parser.add_argument("--gallery", metavar="FOLDER", help="candidate images, for a file of your own")
     parser.add_argument(
         "--model", metavar="MODEL", help="a folder or a Hub id (default: the mini that `make demo` builds)"
     )

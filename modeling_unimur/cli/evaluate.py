@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PERCENT",
         help="where image retrieval rates are matched (default: 10)",
     )
-    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="from which on a picture is returned")
-    parser.add_argument("--returned-images", type=int, default=1, metavar="N", help="pictures in a reply (default: 1)")
+    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="from which on an image is returned")
+    parser.add_argument("--returned-images", type=int, default=1, metavar="N", help="images in a reply (default: 1)")
     parser.add_argument(
         "--judge", metavar="CLIP", help="a CLIP that judges MM-Relevance (MMDialog: openai/clip-vit-base-patch32)"
     )

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--kind", metavar="KIND", help="of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
                        "(default: Flat)")  # fmt: skip
     search.add_argument("query", metavar="TEXT", nargs="?", help="what is said")
-    search.add_argument("--image", metavar="PATH", help="a picture that is shown with it")
+    search.add_argument("--image", metavar="PATH", help="an image that is shown with it")
     _common(search)
     search.add_argument("--modality", choices=("both", "text", "image", "joint", "pair"), default="both")
     search.add_argument(

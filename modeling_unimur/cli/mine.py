@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--captions", default="raw", help="of UniVL-DR's data.zip: raw, expanded, query")
     parser.add_argument("--deduplicate", help="of WebQA: none (as released), texts, all (default: texts)")
     parser.add_argument("--depth", type=int, default=100, help="ranks that negatives are taken from (default: 100)")
-    parser.add_argument("--per-kind", action="store_true", help="one ranking of texts and one of pictures, not joint")
+    parser.add_argument("--per-kind", action="store_true", help="one ranking of texts and one of images, not joint")
     parser.add_argument("--keep", type=int, metavar="N", help="most negatives of each kind a query")
     parser.add_argument(
         "--max-similarity", type=float, metavar="COSINE", help="drop what is at least so like a right document"
@@ -64,5 +64,5 @@ def run(args: argparse.Namespace) -> int:
     mined = mine_rows(model.to(device).eval(), processor, rows, documents, pictures, options)
     write_mined(mined, args.output)
     counts = [sum(map(len, kinds)) for kinds in zip(*mined.values(), strict=True)]
-    print(f"{len(mined):,} queries, {counts[0]:,} pictures and {counts[1]:,} texts: {args.output}")
+    print(f"{len(mined):,} queries, {counts[0]:,} images and {counts[1]:,} texts: {args.output}")
     return 0

@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--by", required=True, metavar="NAME", help="ocr, ocr=LANGUAGE, unimur=FOLDER, or model=ID (any image-to-text)"
     )
-    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="takes doc_id and words of each picture")
-    parser.add_argument("--prompt", help="what model=ID is asked; {caption} in it is the picture's caption")
+    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="takes doc_id and words of each image")
+    parser.add_argument("--prompt", help="what model=ID is asked; {caption} in it is the image's caption")
     parser.add_argument(
         "--learn-queries",
         metavar="DIR",
@@ -45,5 +45,5 @@ def run(args: argparse.Namespace) -> int:
         name = f"model={args.learn_queries}"
     words = verbalize(retrieval.corpus, open_verbalizer(name, args.prompt, args.device), args.batch_size)
     write_words(words, args.output)
-    print(f"{len(words):,} pictures, {sum(map(bool, words.values())):,} of them with words: {args.output}")
+    print(f"{len(words):,} images, {sum(map(bool, words.values())):,} of them with words: {args.output}")
     return 0

@@ -47,7 +47,7 @@ class QueryPairs(Dataset):
             if doc in shown and score >= least_score
         ]
         if not self.rows:
-            raise ValueError(f"No query of the split {SPLIT!r} is answered by a picture: nothing to learn from.")
+            raise ValueError(f"No query of the split {SPLIT!r} is answered by an image: nothing to learn from.")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -133,7 +133,7 @@ def train_query_writer(
     if getattr(processor, "chat_template", None):
         raise ValueError(f"{source} answers by a chat template: ask it for queries by a prompt, without training.")
     pairs = QueryPairs(retrieval, least_score)
-    logger.info("%d pictures with a query to learn from", len(pairs))
+    logger.info("%d images with a query to learn from", len(pairs))
     arguments = {"num_train_epochs": 3, "learning_rate": 1e-5, "per_device_train_batch_size": 16, **training}
     defaults = {"save_strategy": "no", "report_to": "none", "remove_unused_columns": False}
     if not torch.accelerator.is_available():

@@ -64,7 +64,7 @@ class WordStore:
         if not self._words and named != self._verbalizer:
             put_aside(self.path, "it holds no words of this verbalizer")
         elif broken:
-            logger.warning("%s: %d lines hold no words; those pictures are put into words again.", self.path, broken)
+            logger.warning("%s: %d lines hold no words; those images are put into words again.", self.path, broken)
 
     def _is_own(self, row: dict, named: str | None) -> bool:
         if "sum" not in row:

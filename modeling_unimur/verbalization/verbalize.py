@@ -64,7 +64,7 @@ def verbalize(
         images, captions = zip(*waiting.values(), strict=True)
         words = verbalizer(list(images), list(captions))
         if len(words) != len(images):
-            raise ValueError(f"{len(words)} texts for {len(images)} pictures came from {verbalizer.key}.")
+            raise ValueError(f"{len(words)} texts for {len(images)} images came from {verbalizer.key}.")
         store.add(dict(zip(waiting, (" ".join(text.split()) for text in words), strict=True)))
         waiting.clear()
 
@@ -86,7 +86,7 @@ def verbalize(
     if waiting:
         flush()
     logger.info(
-        "%d pictures put into words, %d of them now; %d skipped; in %s",
+        "%d images put into words, %d of them now; %d skipped; in %s",
         len(keys), len(store) - had, skipped, store.path,
     )  # fmt: skip
     return {doc_id: store[key] for doc_id, key in keys.items()}
@@ -121,7 +121,7 @@ def read_words(path: str | os.PathLike) -> dict[str, str]:
         ValueError: a line of it is something else; the message names it.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There are no words of pictures in {path}: make them with `unimur verbalize`.")
+        raise FileNotFoundError(f"There are no words of images in {path}: make them with `unimur verbalize`.")
     found = {}
     for number, row in read_json_lines(path):
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("doc_id", "words")):

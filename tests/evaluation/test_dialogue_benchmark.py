@@ -51,7 +51,7 @@ def titles():
     """Titles of all pictures by id."""
     pictures = loaded_or_skipped(load_captioned_pictures)
     if len(set(pictures["source"])) < 3:
-        pytest.skip("a source of pictures is not available on this system")
+        pytest.skip("a source of images is not available on this system")
     return dict(zip(pictures["image_id"], pictures["title"], strict=True))
 
 
@@ -186,7 +186,7 @@ def test_a_gallery_without_the_pictures_is_refused():
         "license": "",
     }
     gallery = picture_dataset([{**row, "author": ""}])
-    with pytest.raises(ValueError, match=r"^\d+ pictures"):
+    with pytest.raises(ValueError, match=r"^\d+ images"):
         load_dialogue_benchmark("dev", gallery)
 
 
