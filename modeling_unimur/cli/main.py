@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -54,7 +55,7 @@ def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
 
 def _module(command: str) -> ModuleType:
     name = COMMANDS[command][0]
-    return load_module(name if "." in name else f"{__package__}.{name}")
+    return load_module(name) if "." in name else importlib.import_module(f"{__package__}.{name}")
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
