@@ -128,7 +128,7 @@ def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPI
     """The image processor of a CLIP.
 
     Args:
-        config: of the model; it says how large its pictures are.
+        config: of the model; it says how large its images are.
         preprocess: open_clip's `preprocess_cfg`; what it leaves out is as OpenAI has it.
 
     Raises:
@@ -223,7 +223,7 @@ def clip_card(licence: str, title: str, note: str) -> str:
 
 @torch.no_grad()
 def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float = 1e-5) -> float:
-    """Compares a model of open_clip with a `CLIPModel` on random pictures and random texts of several lengths.
+    """Compares a model of open_clip with a `CLIPModel` on random images and random texts of several lengths.
 
     Args:
         plain: the model of open_clip, in float32.

@@ -5,7 +5,7 @@
 
 A file holds `{"paths": [...], "embeddings": ...}`, an array `(pictures, width)` or a list of vectors, of numpy or of
 torch; GILL's is a pickle in spite of its name. Nothing in a file is run. A `.npy` of numbers alone takes the paths
-from a text file, one a line. No picture is fetched: a path or URL is the id and the payload of its vector.
+from a text file, one a line. No image is fetched: a path or URL is the id and the payload of its vector.
 
 Load the result with `retriever.load_index(FOLDER)`, or `RetrievalIndex.load(FOLDER)`.
 """
@@ -39,7 +39,7 @@ _QUERIES, _HITS = 8, 5  # searched in the finished index
 def read_embeddings(
     path: str | os.PathLike, paths_file: str | os.PathLike | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Paths of pictures and their vectors `(pictures, width)`, from one file of either source.
+    """Paths of images and their vectors `(pictures, width)`, from one file of either source.
 
     Args:
         path: the file.

@@ -61,7 +61,7 @@ def convert(
         checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
         output_dir: folder to make.
         language_model, clip: the frozen backbones.
-        image_targets: `"mapped"` (candidate pictures go through `visual_fc`, as in FROMAGe), `"plain"` (CLIP's own
+        image_targets: `"mapped"` (candidate images go through `visual_fc`, as in FROMAGe), `"plain"` (CLIP's own
             projection; a `visual_fc` is left out), or `"auto"`: mapped where the file has a `visual_fc`.
         text_target_map: prefix of a linear map on CLIP's text targets, of a UniMuR trained with one.
         release_arguments: `licence`, `verify`, `dtype`, `hub_arguments` of `release_heads`.

@@ -72,12 +72,12 @@ def plan_heads(
         ledger: the checkpoint's state dict.
         text_config, clip_config: configurations of the language model and of CLIP.
         dim: width of the unified embedding.
-        visual_tokens: input vectors that one picture becomes.
+        visual_tokens: input vectors that one image becomes.
         layers: indices of the hidden states that are read.
         text_fc: keys of their maps, with `{}` for the number of the map.
         ret_row: takes the vector of [RET] `(1, width)` from the ledger, given the language model's width.
         ret_token, ret_token_id: the token that is read.
-        mapped: whether candidate pictures go through `visual_fc`.
+        mapped: whether candidate images go through `visual_fc`.
         text_target_map: prefix of a linear map on text targets.
         ret_token_loss_weight: weight of the next-token loss that the source was trained with.
         config, processor: further arguments of `UniMuRConfig` and `UniMuRProcessor`, of this source alone.

@@ -31,11 +31,11 @@ class SourceHeads:
 
     Args:
         ret_row: input vector of [RET] `(width,)`.
-        visual_embeddings: weight and bias that make a picture into input vectors.
+        visual_embeddings: weight and bias that make an image into input vectors.
         text_fcs: weight and bias of each layer that is read.
         layers: indices of those hidden states.
-        visual_fc: weight and bias of candidate pictures; None where they stay as CLIP projects them.
-        visual_tokens: input vectors that one picture becomes.
+        visual_fc: weight and bias of candidate images; None where they stay as CLIP projects them.
+        visual_tokens: input vectors that one image becomes.
     """
 
     ret_row: torch.Tensor
@@ -46,7 +46,7 @@ class SourceHeads:
     visual_tokens: int
 
     def input_vectors(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled pictures `(pictures, width)` to `(pictures * visual_tokens, language width)`."""
+        """Pooled images `(pictures, width)` to `(pictures * visual_tokens, language width)`."""
         return F.linear(pooled, *_like(self.visual_embeddings, pooled)).reshape(-1, len(self.ret_row))
 
     def query(self, hidden: list[torch.Tensor]) -> torch.Tensor:
@@ -96,7 +96,7 @@ def verify_heads(folder: Path, config: UniMuRConfig, source: SourceHeads) -> flo
 
 @torch.no_grad()
 def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: SourceHeads, tokenizer) -> float:
-    """Compares a release's embeddings with the source's: a picture, contexts of text, and such with a picture in them.
+    """Compares a release's embeddings with the source's: an image, contexts of text, and such with an image in them.
 
     Args:
         model, processor: the release, with its backbones.
@@ -132,7 +132,7 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
 
 
 def _source_query(model, source: SourceHeads, tokenizer, before: str, pooled, after: str) -> torch.Tensor:
-    """`before`, a picture and `after`, then [RET], as `Fromage.generate_for_images_and_texts` joins them."""
+    """`before`, an image and `after`, then [RET], as `Fromage.generate_for_images_and_texts` joins them."""
     table = model.language_model.get_input_embeddings()
     parts = [table(torch.tensor(tokenizer(before).input_ids))]  # with the start token
     if pooled is not None:

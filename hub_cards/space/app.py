@@ -1,6 +1,6 @@
-"""A chat in the browser that answers with texts and pictures of a gallery.
+"""A chat in the browser that answers with texts and images of a gallery.
 
-As a Space it loads the release that `UNIMUR_MODEL` names, the pictures in `gallery/` and the texts in `replies.txt`;
+As a Space it loads the release that `UNIMUR_MODEL` names, the images in `gallery/` and the texts in `replies.txt`;
 on one's own computer `unimur app` hands it a model and an index.
 """
 
@@ -23,7 +23,7 @@ _STYLE = """
 
 
 def displayed(conversation: Conversation) -> list:
-    """The chat's lines with pictures that have a text for those who do not see them."""
+    """The chat's lines with images that have a text for those who do not see them."""
     lines = []
     for line in conversation.shown:
         content = line["content"]

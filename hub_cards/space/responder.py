@@ -33,7 +33,7 @@ class Responder:
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: path and title of each picture in the index, by its id.
+        pictures: path and title of each image in the index, by its id.
     """
 
     def __init__(self, retriever, pictures: "dict[str, tuple[str, str]]"):
@@ -41,7 +41,7 @@ class Responder:
 
     @property
     def gallery(self) -> "list[tuple[str, str]]":
-        """All pictures as path and title."""
+        """All images as path and title."""
         return list(self.pictures.values())
 
     def answer(self, conversation: Conversation, text: str, files: "list[str]", threshold: float) -> tuple:
@@ -50,14 +50,14 @@ class Responder:
         Args:
             conversation: so far; it is not changed.
             text: of the message.
-            files: its pictures.
-            threshold: best cosine from which on pictures are returned; -1 is always, 1 is never.
+            files: its images.
+            threshold: best cosine from which on images are returned; -1 is always, 1 is never.
 
         Returns:
-            The longer conversation, and the pictures as `(path, caption)`.
+            The longer conversation, and the images as `(path, caption)`.
 
         Raises:
-            Refused: an empty message, too many or too large pictures, or something that is no picture.
+            Refused: an empty message, too many or too large images, or something that is no image.
         """
         # No tokenizer takes halves of surrogate pairs.
         text = (text or "").encode("utf-8", "replace").decode().replace("\0", "").strip()
@@ -108,7 +108,7 @@ def turn(role: str, content) -> dict:
 
 
 def check_picture(file: Path) -> None:
-    """Refuses a file that is no picture of an allowed kind and size, before it is decoded.
+    """Refuses a file that is no image of an allowed kind and size, before it is decoded.
 
     Raises:
         Refused: saying which.

@@ -51,11 +51,11 @@ def space() -> ModuleType:
 
 
 def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
-    """Path and title of every picture in an index that says no more than ids."""
+    """Path and title of every image in an index that says no more than ids."""
     count = retriever.index.count("image")
     if not count:
         return {}
-    hits = retriever("a picture", top_k=count, modality="image", image_threshold=-1.0)["image"]
+    hits = retriever("an image", top_k=count, modality="image", image_threshold=-1.0)["image"]
     paths = {hit["id"]: hit["image"] if isinstance(hit["image"], str) else hit["id"] for hit in hits}
     return {key: (path, Path(path).stem.replace("_", " ")) for key, path in sorted(paths.items())}
 
@@ -63,7 +63,7 @@ def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
 def shown_pictures(
     pictures: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
 ) -> dict[str, tuple[str, str]]:
-    """Those of an index' pictures that the page may show: images below the folders.
+    """Those of an index' images that the page may show: images below the folders.
 
     Args:
         pictures: path and title by id. The paths are the index', and an index may name any file of this computer.

@@ -1,4 +1,4 @@
-"""`unimur serve`: dialogues in, ranked texts and pictures out, over HTTP."""
+"""`unimur serve`: dialogues in, ranked texts and images out, over HTTP."""
 
 from __future__ import annotations
 

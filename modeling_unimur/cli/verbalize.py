@@ -1,4 +1,4 @@
-"""`unimur verbalize`: a retrieval set's pictures put into words."""
+"""`unimur verbalize`: a retrieval set's images put into words."""
 
 from __future__ import annotations
 

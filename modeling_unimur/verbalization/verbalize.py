@@ -1,4 +1,4 @@
-"""All pictures of a retrieval set put into words, a batch at a time."""
+"""All images of a retrieval set put into words, a batch at a time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Verbalizer(Protocol):
-    """Puts pictures into words."""
+    """Puts images into words."""
 
     key: str
     """What its words depend on: another model, prompt or setting has another key."""
 
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """Words of each picture; "" where there is nothing to say."""
+        """Words of each image; "" where there is nothing to say."""
 
 
 def verbalize(
@@ -38,20 +38,20 @@ def verbalize(
 ) -> dict[str, str]:
     """Words of all image documents of a corpus.
 
-    Pictures with equal bytes and caption are put into words once, and never again: what was computed lies in the
-    folder, and a run that was killed goes on there. A picture that cannot be read is skipped and reported.
+    Images with equal bytes and caption are put into words once, and never again: what was computed lies in the
+    folder, and a run that was killed goes on there. An image that cannot be read is skipped and reported.
 
     Args:
         corpus: `doc_id`, `kind`, `text`, `image`, as in a `RetrievalSet`.
-        verbalizer: what says what a picture shows.
-        batch_size: pictures at a time.
+        verbalizer: what says what an image shows.
+        batch_size: images at a time.
         folder: of the words; `verbalizations` in the cache by default.
 
     Returns:
-        `{doc_id: words}` of the image documents whose picture can be read.
+        `{doc_id: words}` of the image documents whose image can be read.
 
     Raises:
-        ValueError: a verbalizer that returns another number of texts than it got pictures.
+        ValueError: a verbalizer that returns another number of texts than it got images.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size}.")

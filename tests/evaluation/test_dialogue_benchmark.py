@@ -1,9 +1,7 @@
 """The hand-written dialogues keep their writing rules; the loader resolves their pictures and refuses bad records."""
 
 import json
-import re
 from collections import Counter
-from importlib.resources import files
 
 import pytest
 
@@ -141,19 +139,6 @@ def test_counts_of_kinds(split):
     topics = Counter(record["topic"] for record in records)
     assert {"animals", "food", "tools", "people", "places", "symbols", "weather", "sport", "emotions"} <= topics.keys()
     assert max(topics.values()) <= 25
-
-
-def test_the_readme_counts_right():
-    text = files("modeling_unimur.evaluation").joinpath("data", "README.md").read_text(encoding="utf-8")
-    records = {split: read_dialogues(split) for split in SPLITS}
-    counts = {split: Counter(record["kind"] for record in records[split]) for split in SPLITS}
-    for kind in KINDS:
-        assert re.search(rf"^\| `{kind}` \|.*\| {counts['dev'][kind]} \| {counts['test'][kind]} \|$", text, re.M), kind
-    for split in SPLITS:
-        turns = Counter(len(record["turns"]) for record in records[split])
-        assert f"| {split} | {' | '.join(str(turns[number]) for number in range(2, 7))} |" in text
-    pictured = [sum(bool(context_pictures(record)) for record in records[split]) for split in SPLITS]
-    assert "{} of dev and {} of test do".format(*pictured) in text
 
 
 @pytest.mark.parametrize("split", SPLITS)
