@@ -23,13 +23,16 @@ SPACE = hub_cards("space") / "app.py"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     chat.add_arguments(parser)
-    parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="who may connect: 0.0.0.0 for all (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port of the page (default: %(default)s)")
     parser.add_argument(
-        "--allow-folder", action="append", default=[], metavar="DIR", help="whose images the page may show, besides "
-        "the folders that this index was built from on this computer; may be repeated",
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-folder", action="append", default=[], metavar="DIR",
+        help="folder whose images the page may show, besides the folders that "
+        "this index was built from on this computer; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
 
 
 def space() -> ModuleType:

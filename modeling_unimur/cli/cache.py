@@ -10,7 +10,9 @@ from .recipe_arguments import add_recipe_arguments, recipe_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur cache`."""
     add_recipe_arguments(parser, "data.feature_dtype=bfloat16")
-    parser.add_argument("--device", help="where the frozen towers run, such as cuda:1; an accelerator if there is one")
+    parser.add_argument(
+        "--device", help="device of the frozen towers, such as cuda:1 (default: an accelerator if available)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

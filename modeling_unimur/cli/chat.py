@@ -24,11 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backbones(parser)
     add_trust(parser)
     parser.add_argument(
-        "--index", metavar="DIR", type=Path, help="saved index (default: the one that `unimur demo` used last)"
+        "--index", metavar="DIR", type=Path, help="saved index (default: the last one of `unimur demo`)"
     )
-    parser.add_argument(
-        "--coherent", action="store_true", help="rank texts and images by how well they agree with each other too"
-    )
+    parser.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
 
 
 def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
