@@ -112,4 +112,4 @@ def test_a_picture_that_cannot_be_read_is_left_out(own, caplog):
     (folder / "p3.png").write_bytes(b"no picture")
     _, gallery = read_dialogues_file(write_lines({"turns": TURNS, "gold_text": "y"}), folder)
     assert gallery.image_ids == ("p0.png", "p1.png", "p2.png")
-    assert "Left out 1 pictures" in caplog.text
+    assert "Left out 1 images" in caplog.text

@@ -23,7 +23,7 @@ class BM25(System):
 
     name = "BM25"
     has_vectors = False
-    sees = "the words of the whole dialogue; of pictures their titles and tags alone"
+    sees = "the words of the whole dialogue; of images their titles and tags alone"
 
     def __init__(self):
         try:

@@ -22,7 +22,7 @@ class SentenceTransformerSystem(System):
     def __init__(self, source: str | os.PathLike):
         self.encoder = load_sentence_transformer(source)
         self.name = "/".join(Path(source).parts[-2:])  # a Hub id has no more
-        self.sees = "the words of the whole dialogue; of pictures their titles and tags alone"
+        self.sees = "the words of the whole dialogue; of images their titles and tags alone"
 
     def encode_candidates(self, gallery: Gallery, kind: str) -> torch.Tensor:
         texts = gallery.texts if kind == "text" else gallery.image_words

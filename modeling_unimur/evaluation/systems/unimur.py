@@ -26,7 +26,7 @@ class UniMuR(System):
 
     in_dual_encoder_space = True
     scores_answers = True
-    sees = "the whole dialogue, pictures in it too; candidates by the dual encoder's vectors"
+    sees = "the whole dialogue, images in it too; candidates by the dual encoder's vectors"
 
     def __init__(self, space: ClipSpace, name: str = "UniMuR"):
         self.space, self.name = space, name

@@ -57,7 +57,7 @@ def evaluate_captions(
         "pictures": len(files),
     }
     notes += evaluator.notes()
-    notes.append("image2caption: rank of the best placed of a picture's captions among all captions.")
+    notes.append("image2caption: rank of the best placed of an image's captions among all captions.")
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
     ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
     return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)
