@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _systems(chosen: list[str], source, args: argparse.Namespace) -> tuple[list, dict[str, str]]:
     """The systems, fitted, and why others are left out."""
-    from ..data.packages import PackageUnavailable
+    from ..data.cache import PackageUnavailable
     from ..evaluation import systems
     from .retriever import open_retriever
 

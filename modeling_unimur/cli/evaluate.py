@@ -178,7 +178,7 @@ def _options(args: argparse.Namespace):
 
 def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) -> tuple[list, dict[str, str]]:
     """The systems, fitted, UniMuR first, and why others are left out."""
-    from ..data.packages import PackageUnavailable
+    from ..data.cache import PackageUnavailable
     from ..evaluation import systems
     from ..evaluation.provenance import model_revision
     from .retriever import open_retriever

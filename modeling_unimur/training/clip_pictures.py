@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
+from unimur_mini.openclipart import load_openclipart
+
 from ..data.captioned_pictures import title_group
-from ..data.openclipart import load_openclipart
 from ..data.row_store import key_of
 from .caption_forms import caption_forms, file_name_words
 
