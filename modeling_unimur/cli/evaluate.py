@@ -17,7 +17,7 @@ _TABLE = "table"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur evaluate`."""
-    from ..evaluation.protocols.registry import TASKS
+    from ..evaluation.tasks.registry import TASKS
 
     width = max(map(len, TASKS)) + 2
     lines = [f"{name:<{width}}{task.summary}\n{'':<{width}}data: {task.data}" for name, task in TASKS.items()]
@@ -25,73 +25,85 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "tasks:\n" + "\n".join(f"  {line}" for part in lines for line in part.split("\n"))
     parser.add_argument("task", metavar="TASK", help="one of the tasks below")
-    parser.add_argument("--data", metavar="PATH", help="the set, as below")
+    parser.add_argument("--data", metavar="PATH", help="path of the data set, see below")
     parser.add_argument(
         "--model",
         action="append",
         metavar="MODEL",
-        help="a folder or a Hub id; several times for several models, such as ablations or a converted FROMAGe "
+        help="a folder or a Hub id; repeat it for several models, such as ablations or a converted FROMAGe "
         "(default: the mini that `make demo` builds)",
     )
     add_backbones(parser)
     add_trust(parser)
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results and finished batches go")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results and finished batches")
     parser.add_argument(
         "--systems",
         default=",".join(_DEFAULT),
         metavar="NAMES",
-        help=f"out of {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
+        help=f"from {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
     )
-    parser.add_argument("--sentence-transformer", metavar="ID", help="a sentence-transformers model too")
-    parser.add_argument("--split", help="of the set (default: the one that the papers report on)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only so many dialogues, for a quick look")
+    parser.add_argument("--sentence-transformer", metavar="ID", help="add a sentence-transformers model")
+    parser.add_argument("--split", help="split of the data set (default: the one that the papers report)")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N dialogues")
     parser.add_argument(
         "--over-return",
         type=float,
         default=10.0,
         metavar="PERCENT",
-        help="where image retrieval rates are matched (default: 10)",
+        help="over-return rate in percent at which image retrieval rates are compared (default: 10)",
     )
-    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="from which on a picture is returned")
-    parser.add_argument("--returned-images", type=int, default=1, metavar="N", help="pictures in a reply (default: 1)")
+    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="minimum score for returning an image")
     parser.add_argument(
-        "--judge", metavar="CLIP", help="a CLIP that judges MM-Relevance (MMDialog: openai/clip-vit-base-patch32)"
+        "--returned-images", type=int, default=1, metavar="N", help="number of images in a reply (default: 1)"
     )
     parser.add_argument(
-        "--rounds", default="1,5,10", metavar="NUMBERS", help="of VisDial that are shown, 0 for all (default: 1,5,10)"
+        "--judge", metavar="CLIP", help="CLIP model for MM-Relevance (MMDialog uses openai/clip-vit-base-patch32)"
     )
-    parser.add_argument("--form", choices=("chat", "fromage"), default="chat", help="how VisDial is written")
-    parser.add_argument("--with-caption", action="store_true", help="VisDial's caption comes first")
     parser.add_argument(
-        "--normalise", choices=("sum", "mean"), default="sum", help="answers' log-probabilities (default: sum)"
+        "--rounds",
+        default="1,5,10",
+        metavar="NUMBERS",
+        help="numbers of VisDial rounds to show, 0 for all (default: 1,5,10)",
+    )
+    parser.add_argument("--form", choices=("chat", "fromage"), default="chat", help="format of VisDial dialogues")
+    parser.add_argument("--with-caption", action="store_true", help="put VisDial's caption first")
+    parser.add_argument(
+        "--normalise",
+        choices=("sum", "mean"),
+        default="sum",
+        help="combination of the log-probabilities of an answer's tokens (default: sum)",
     )
     parser.add_argument(
         "--least-score", type=int, default=1, metavar="GRADE",
-        help="from which on a document of a retrieval set is relevant (default: 1; 2 for gimp_manual)",
+        help="minimum score of relevant documents of a retrieval set (default: 1; 2 for gimp_manual)",
     )  # fmt: skip
     parser.add_argument(
         "--setting", choices=("merged", "released"),
-        help="WebQA: equal texts are one document, raw captions (default); or UniVL-DR's: none merged, query captions",
+        help="WebQA: merge equal texts, raw captions (default); or UniVL-DR's setting: nothing merged, query captions",
     )  # fmt: skip
-    parser.add_argument("--captions", choices=("raw", "expanded", "query"), help="of WebQA, in place of the setting's")
-    parser.add_argument("--deduplicate", choices=("none", "texts", "all"), help="WebQA: what is merged, likewise")
+    parser.add_argument(
+        "--captions", choices=("raw", "expanded", "query"), help="captions of WebQA (default: those of the setting)"
+    )
+    parser.add_argument(
+        "--deduplicate", choices=("none", "texts", "all"), help="documents of WebQA to merge (default: as the setting)"
+    )
     parser.add_argument(
         "--linear-texts",
         type=int,
         default=10_000,
         metavar="N",
-        help="dialogues and glosses that clip-linear is fitted on (default: 10000)",
+        help="number of dialogues and glosses to fit clip-linear on (default: 10000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of intervals and of chance (default: 0)")
     parser.add_argument(
-        "--card", type=Path, metavar="FILE", help="a model card that the first model's figures go into"
+        "--card", type=Path, metavar="FILE", help="model card to update with the metrics of the first model"
     )
-    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="output folders, for the table")
+    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="output folders of runs, for the table")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs a task, prints its table and writes the results; or makes one table out of several."""
-    from ..evaluation.protocols.registry import TASKS
+    from ..evaluation.tasks.registry import TASKS
 
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise CommandError(f"{args.output} is a file; --output takes a folder")
@@ -115,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     if args.card is not None and not args.card.exists():
         raise CommandError(f"there is no model card {args.card}")
 
-    from ..evaluation.protocols import task_function
+    from ..evaluation.tasks import task_function
 
     left_out: dict[str, str] = {}
     compared: list = sources
@@ -135,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from ..evaluation.protocols.results import load_result, merge_results
+    from ..evaluation.report import load_result, merge_results
 
     if not args.runs or args.output is None:
         raise CommandError("a table needs --runs FOLDER... and --output FOLDER")
@@ -152,7 +164,7 @@ def _show(found, paths: list[Path]) -> None:
 
 
 def _options(args: argparse.Namespace):
-    from ..evaluation.protocols.options import TaskOptions
+    from ..evaluation.tasks.options import TaskOptions
 
     rounds = args.rounds.split(",")
     if not all(part.strip().isdecimal() for part in rounds):

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from unimur_mini.openclipart import load_openclipart
-
 from ..data.captioned_pictures import title_group
+from ..data.registry import PICTURES, find_loader
 from ..data.row_store import key_of
 from .caption_forms import caption_forms, file_name_words
 
@@ -72,7 +71,11 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
     """
     rows = list(rows)
     known = {row["image_id"] for row in rows}
-    everything = list(load_openclipart(deduplicate=False)) if any(r["source"] == "openclipart" for r in rows) else []
+    everything = (
+        list(find_loader("openclipart", PICTURES)(deduplicate=False))
+        if any(r["source"] == "openclipart" for r in rows)
+        else []
+    )
     collections = collection_titles(everything)
     taken, taken_files = set(), set()
     for row in held_out:
@@ -91,7 +94,7 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
         if not picture.texts:
             reasons["without words"] += 1
         elif groups & taken:
-            reasons["with the title of a held-out picture"] += 1
+            reasons["with the title of a held-out image"] += 1
         elif content in taken_files:
             reasons["with the bytes of another"] += 1
         elif of_title[title_group(picture.title)] >= _MOST_OF_A_TITLE:
@@ -101,7 +104,7 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
             taken_files.add(content)
             of_title[title_group(picture.title)] += 1
     left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    logger.info("%d pictures to train on; left out: %s", len(kept), left_out or "none")
+    logger.info("%d images to train on; left out: %s", len(kept), left_out or "none")
     return kept
 
 

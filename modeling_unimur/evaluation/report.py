@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..compare_report import aligned, markdown_table
-from ..provenance import package_versions, this_machine
-from ..significance import bootstrap, paired_bootstrap
+from .compare_report import aligned, markdown_table
+from .provenance import package_versions, this_machine
+from .significance import bootstrap, paired_bootstrap
 
 _RESULTS, _VALUES = "results.json", "values.npz"
 

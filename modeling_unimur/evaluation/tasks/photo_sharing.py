@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ...data.photochat import PhotoChat, PhotoDialog
+from ..evaluator import Encoded, encode
 from ..metrics import CUTOFFS, area_under_curve, recall_values, threshold_for
 from ..provenance import files_digest
+from ..report import Figures, TaskResult
 from ..systems.base import Gallery, RetrievalSystem
-from .encoding import Encoded, encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .results import Figures, TaskResult
 
 _ROLES = ("user", "assistant")
 

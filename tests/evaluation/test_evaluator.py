@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from modeling_unimur.evaluation import evaluator as encoding_module
 from modeling_unimur.evaluation import systems
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer
-from modeling_unimur.evaluation.protocols import TASKS, Task, TaskOptions, register_task, task_function
-from modeling_unimur.evaluation.protocols import encoding as encoding_module
-from modeling_unimur.evaluation.protocols.encoding import encode
+from modeling_unimur.evaluation.evaluator import encode
 from modeling_unimur.evaluation.systems.base import Gallery
+from modeling_unimur.evaluation.tasks import TASKS, Task, TaskOptions, register_task, task_function
 from tests.data import published_files as files
 
 
@@ -123,7 +123,7 @@ def test_a_folder_of_broken_pictures(tmp_path, pair):
 
 # -- registry ---------------------------------------------------------------------------------------------------------
 def test_tasks_can_be_added(monkeypatch):
-    monkeypatch.setattr("modeling_unimur.evaluation.protocols.registry.TASKS", dict(TASKS))
+    monkeypatch.setattr("modeling_unimur.evaluation.tasks.registry.TASKS", dict(TASKS))
     register_task("mine", Task("json:loads", "nothing", "nothing"))
     assert task_function("mine") is json.loads
     with pytest.raises(ValueError, match="already"):

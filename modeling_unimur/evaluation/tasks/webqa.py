@@ -12,20 +12,20 @@ import numpy as np
 from ...data.retrieval_set import RetrievalSet
 from ...data.retrieval_sources import load_retrieval_set, names_a_set
 from ..provenance import model_revision
+from ..report import Figures, TaskResult
 from ..universal.encoding import Encoder, UniVLDREncoder
 from ..universal.evaluate import evaluate_system
 from ..universal.systems import UniversalSystem
 from ..universal.task import SETTINGS, RetrievalTask
 from ..universal.univl_dr import Space, with_bm25
 from .options import TaskOptions
-from .results import Figures, TaskResult
 
 _MAIN = ("mrr@10", "ndcg@10", "recall@20", "recall@100")
 _NOTES = (
-    "Settings: texts alone, pictures alone, one index of both; a query counts in those that can answer it. Means over "
+    "Settings: texts alone, images alone, one index of both; a query counts in those that can answer it. Means over "
     "queries in percent, an empty ranking counts 0.",
     "The others are those of UniVL-DR's paper: BM25 over texts and captions, BM25 for texts joined with the first "
-    "model for pictures, and both when an oracle tells what kind answers the query.",
+    "model for images, and both when an oracle tells what kind answers the query.",
 )
 
 _CORPUS = (

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ...coherent_reply import Coherence
-from ...data.shards import read_shard, write_shard
-from ...image_loading import load_image
-from ..metrics import right_ranks
-from ..systems.base import KINDS, Gallery, Messages, RetrievalSystem
-from ..systems.unimur import UniMuR
-from ..turn_encoding import TurnEncoder
+from ..coherent_reply import Coherence
+from ..data.shards import read_shard, write_shard
+from ..image_loading import load_image
+from .metrics import right_ranks
+from .systems.base import KINDS, Gallery, Messages, RetrievalSystem
+from .systems.unimur import UniMuR
+from .turn_encoding import TurnEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -207,7 +207,7 @@ def encode(
         kinds = tuple(kind for kind in rankable_kinds(system) if kind in gallery.kinds())
         found[system.name] = Encoded(system, queries, candidates[system.name], kinds, ret)
     if broken:
-        logger.warning("Left out %d pictures that cannot be read, such as %s", len(broken), next(iter(broken)))
+        logger.warning("Left out %d images that cannot be read, such as %s", len(broken), next(iter(broken)))
     return found, list(broken)
 
 

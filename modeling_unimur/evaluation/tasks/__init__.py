@@ -1,6 +1,6 @@
 """The papers' protocols: readers, pools, measures and tables, one function a task.
 
-`results` has the tables; it is not imported here, as it takes PyTorch, and a command's help should not.
+No task is imported here, as tasks take PyTorch, and a command's help should not.
 """
 
 from .options import TaskOptions

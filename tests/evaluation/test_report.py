@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from modeling_unimur.evaluation.model_index import eval_results, read_record, write_model_index
-from modeling_unimur.evaluation.protocols.results import Figures, TaskResult, load_result, merge_results
 from modeling_unimur.evaluation.provenance import files_digest, model_revision
+from modeling_unimur.evaluation.report import Figures, TaskResult, load_result, merge_results
 
 
 def result(name="ours", shift=0.0, digest="d1", revision="r1", task="mmdialog"):

@@ -12,12 +12,12 @@ from transformers import pipeline
 from modeling_unimur.coherent_reply import Coherence
 from modeling_unimur.data.dialog_schema import Dialog, Turn
 from modeling_unimur.evaluation import systems
-from modeling_unimur.evaluation.protocols import TaskOptions, task_function
-from modeling_unimur.evaluation.protocols.encoding import Encoded, encode
-from modeling_unimur.evaluation.protocols.mmdialog import open_replies, reply_figures, with_coherent_replies
-from modeling_unimur.evaluation.protocols.replies import read_replies
-from modeling_unimur.evaluation.protocols.visdial import visdial_context
+from modeling_unimur.evaluation.evaluator import Encoded, encode
 from modeling_unimur.evaluation.systems.base import Gallery
+from modeling_unimur.evaluation.tasks import TaskOptions, task_function
+from modeling_unimur.evaluation.tasks.mmdialog import open_replies, reply_figures, with_coherent_replies
+from modeling_unimur.evaluation.tasks.replies import read_replies
+from modeling_unimur.evaluation.tasks.visdial import visdial_context
 from modeling_unimur.memory_index import RetrievalIndex
 from tests.data import published_files as files
 
@@ -77,8 +77,8 @@ def test_mmdialog_without_some_pictures(tmp_path, some_systems):
     found = run("mmdialog", tmp_path, some_systems)
     assert np.isfinite(found.systems["UniMuR"].values["image_r1"]).sum() == 1
     notes = " ".join(found.notes)
-    assert "1 gold pictures that are missing" in notes
-    assert "1 pictures cannot be read, such as 100000000000000002" in notes
+    assert "1 gold images that are missing" in notes
+    assert "1 images cannot be read, such as 100000000000000002" in notes
 
 
 def test_context_based_image_retrieval(tmp_path, some_systems):
@@ -170,7 +170,7 @@ def test_own_dialogues_in_mmdialogs_format(tmp_path, some_systems, pictures, mon
     from modeling_unimur.data.mmdialog import MMDialog
     from modeling_unimur.data.visdial import VisDial
     from modeling_unimur.evaluation.dialogue_benchmark import DialogueExample
-    from modeling_unimur.evaluation.protocols.own_sets import image_words, write_own_mmdialog, write_own_visdial
+    from modeling_unimur.evaluation.tasks.own_sets import image_words, write_own_mmdialog, write_own_visdial
 
     def message(role, text, *shown):
         parts = [{"type": "image", "image": picture} for picture in shown]

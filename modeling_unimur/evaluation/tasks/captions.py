@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from ...data.captioned_images import read_captioned
+from ..evaluator import encode
 from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
+from ..report import Figures, TaskResult
 from ..systems.base import Gallery, RetrievalSystem
-from .encoding import encode
 from .mmdialog import system_about
 from .options import TaskOptions
-from .results import Figures, TaskResult
 
 
 def evaluate_captions(
@@ -58,8 +58,8 @@ def evaluate_captions(
         "pictures": len(files),
     }
     if broken:
-        notes.append(f"{len(broken)} pictures cannot be read, such as {broken[0]}.")
-    notes.append("image2caption: rank of the best placed of a picture's captions among all captions.")
+        notes.append(f"{len(broken)} images cannot be read, such as {broken[0]}.")
+    notes.append("image2caption: rank of the best placed of an image's captions among all captions.")
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
     ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
     return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)
