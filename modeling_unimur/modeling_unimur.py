@@ -19,7 +19,7 @@ from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, pr
 
 # Not used here: a saved model carries the files that its own module imports, and these belong beside it.
 from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
-from .prefix_cache import FrozenDecoder, PrefixCache, align_right, group_by_length
+from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
 from .processing_unimur import UniMuRProcessor  # noqa: F401
 
 # What the gate of an anchored query decides by; `gate_features` computes them in this order.
@@ -549,6 +549,10 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     def frozen_decoder(self) -> FrozenDecoder:
         """Runs the language model, and reads the layers that the heads read."""
         return FrozenDecoder(self.language_model, self.config.ret_layers, self._prefix_support)
+
+    def new_chat_cache(self, processor) -> ChatCache:
+        """Embeds chats turn by turn; the processor is the model's."""
+        return ChatCache(self, processor)
 
     def get_inputs_embeds(self, input_ids: torch.Tensor, visual_features: torch.Tensor | None = None) -> torch.Tensor:
         """Input vectors of the language model `(batch, tokens, width)`: the frozen table's, with the trained vectors

@@ -22,7 +22,6 @@ from .conversation import is_conversation, is_image, is_message, read_conversati
 from .image_loading import load_image
 from .index_folder import IndexFolder
 from .memory_index import MEMORY, RetrievalIndex
-from .prefix_cache import ChatCache
 from .shared_lock import SharedLock
 from .thread_lock import ThreadLock
 from .vector_index import KINDS, MODALITIES, Hit, is_database
@@ -151,8 +150,9 @@ class MultimodalRetrievalPipeline(Pipeline):
             self.processor.anchor_encoder = anchor_encoder
         self.index = RetrievalIndex()
         self._model_lock, self._index_lock = ThreadLock(), SharedLock()
-        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out.
-        self.chats = ChatCache(self.model, self.processor)
+        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out. None without
+        # a language model.
+        self.chats = self.model.new_chat_cache(self.processor)
         self._space: str | None = None
 
     # -- the candidates ---------------------------------------------------------------------------------------------
@@ -546,7 +546,7 @@ class MultimodalRetrievalPipeline(Pipeline):
                 self._read(_Batch([dialogue], [place]), None, allow_urls)
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
-        kept = self.chats.takes(inputs)
+        kept = self.chats is not None and self.chats.takes(inputs)
         features = self.preprocess(_Batch([inputs], [None], kept), **preprocess_params)
         return self.postprocess(self.forward(features, **forward_params), **postprocess_params)[0]
 
@@ -603,7 +603,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         owners = [None] * len(dialogues) if owners is None else owners
         numbers = [None] if single else range(len(dialogues))
         places = range(len(dialogues))
-        alone = [at for at in places if owners[at] is not None and self.chats.takes(dialogues[at])]
+        owned = [at for at in places if owners[at] is not None and self.chats is not None]
+        alone = [at for at in owned if self.chats.takes(dialogues[at])]
         together = [at for at in places if at not in set(alone)]
         groups = [[at] for at in alone] + [together[at : at + size] for at in range(0, len(together), size)]
         found: list = [None] * len(dialogues)

@@ -423,8 +423,7 @@ class ChatCache:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
         cache: not with sliding windows or recurrent states."""
         is_chat = isinstance(conversation, (list, tuple)) and len(conversation) > 1 and is_message(conversation[0])
-        # UniVL-DR has no language model to go on with.
-        return is_chat and self.max_bytes > 0 and hasattr(self.model, "language_model") and self.works
+        return is_chat and self.max_bytes > 0 and self.works
 
     @property
     def works(self) -> bool:
