@@ -66,7 +66,7 @@ class CaptionsMixin:
 
     def _without_readout(self, batch: BatchFeature) -> BatchFeature:
         for key in ("input_ids", "attention_mask"):
-            batch[key] = batch[key][:, : -self._suffix_length]
+            batch[key] = batch[key][:, : -self.readout_length]
         for key in ANCHOR_ROWS:
             batch.pop(key, None)
         return batch
