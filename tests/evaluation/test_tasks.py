@@ -339,7 +339,7 @@ def test_likelihood_of_ret_is_that_of_the_next_token_loss(make_model):
     _, (found,) = TurnEncoder(model, processor).encode_with_ret([[context]])
     batch = processor.process_context(context)
     with torch.no_grad():
-        embeds = model._embed_tokens(batch["input_ids"], None)
+        embeds = model.get_inputs_embeds(batch["input_ids"])
         hidden = model.language_model.base_model(inputs_embeds=embeds).last_hidden_state[0, -2]
         rows = torch.cat([model.get_output_embeddings().weight, model.heads.ret_embedding])
         wanted = torch.log_softmax(rows @ hidden, dim=0)[-1]
