@@ -32,7 +32,7 @@ import numpy as np
 
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
 from modeling_unimur.modeling_open_clip import space_name
 
