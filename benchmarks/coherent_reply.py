@@ -31,7 +31,7 @@ from modeling_unimur.cli.demo_inputs import read_dialogues
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.index import open_index
-from modeling_unimur.vector_index import KINDS, VectorIndex
+from modeling_unimur.memory_index import KINDS, VectorIndex
 
 CANDIDATES, QUICK_CANDIDATES = 100_000, 4_000
 INDEXES = {"memory": "memory", "flat": "Flat", "hnsw": "HNSW32", "ivf": "IVF256,SQ8", "milvus": "Flat"}

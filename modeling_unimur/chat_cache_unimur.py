@@ -12,8 +12,8 @@ import torch
 
 from .conversation import is_message, read_conversation
 from .image_loading import image_bytes, load_image, source_name
+from .memory_index import ThreadLock
 from .readout_unimur import FrozenReader
-from .thread_lock import ThreadLock
 
 # About ten chats of a thousand tokens with a language model of 135 million parameters; one with 6.7 billion.
 DEFAULT_BYTES = 512 * 2**20

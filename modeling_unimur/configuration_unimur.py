@@ -5,8 +5,8 @@ import math
 import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
-from .coherent_reply import Coherence
 from .configuration_open_clip import OpenCLIPConfig
+from .memory_index import Coherence
 
 # Older ones copy only a part of a local folder's code, and then miss the rest.
 _OLDEST_TRANSFORMERS = "5.10.1"

@@ -1,5 +1,7 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
@@ -11,12 +13,13 @@ from .contexts_unimur import ContextsMixin
 from .contrastive_loss import contrastive_loss, next_token_loss
 from .heads_unimur import UniMuRHeads
 from .outputs_unimur import UniMuROutput, UniMuRQueryOutput
-
-# Not used here: a saved model carries the files that its own module imports, and these belong beside it.
-from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
-from .processing_unimur import UniMuRProcessor  # noqa: F401
 from .query_anchor_unimur import AnchoredQuery, UniMuRQueryAnchor
 from .readout_unimur import FrozenReader, align_right
+
+if TYPE_CHECKING:
+    # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
+    from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
+    from .processing_unimur import UniMuRProcessor  # noqa: F401
 
 
 class UniMuRPreTrainedModel(PreTrainedModel):

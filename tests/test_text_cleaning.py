@@ -9,7 +9,7 @@ from transformers import CLIPConfig
 
 from conversion.clip_folder import CLEANED_TEXTS, clip_tokenizer
 from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, text_cleaning
-from modeling_unimur.candidates_unimur import same_space, space_name
+from modeling_unimur.pipeline_multimodal_retrieval import same_space, space_name
 from modeling_unimur.text_cleaning import clean_texts
 from modeling_unimur.training.frozen_towers import TextEncoder
 

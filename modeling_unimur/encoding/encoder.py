@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..candidates_unimur import picture_vectors, space_name, text_vectors
+from ..pipeline_multimodal_retrieval import picture_vectors, space_name, text_vectors
 
 
 class CorpusEncoder:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ...coherent_reply import Coherence
 from ...data.mmdialog import MMDialog
+from ...memory_index import Coherence
 from ..dialogue_benchmark import GALLERY_SPLITS
 from ..metrics import (
     CUTOFFS,
