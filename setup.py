@@ -94,7 +94,8 @@ setup(
     ],
     package_dir={"unimur_mini": f"{MINI}/unimur_mini"},
     package_data={
-        "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"]
+        "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"],
+        "unimur_mini.demo": ["*.jsonl", "*.txt"],
     },
     cmdclass={"build_py": BuildWithHubCards},
     install_requires=CORE,

@@ -40,7 +40,7 @@ from modeling_unimur.evaluation.compare_dialogues import ComparedDialogue, chat_
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import ClipSpace
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.query_anchor_unimur import UniMuRQueryAnchor
+from modeling_unimur.modeling_unimur import UniMuRQueryAnchor
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.query_anchor_fit import QuerySet, fit_query_anchor, read_queries

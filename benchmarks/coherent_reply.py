@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import ROOT, alternate, argument_parser, report
+from benchmarks.harness import alternate, argument_parser, report
 from benchmarks.index import JITTER, jittered
-from modeling_unimur.cli.demo_inputs import read_dialogues
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.index import open_index
 from modeling_unimur.memory_index import KINDS, VectorIndex
+from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 
 CANDIDATES, QUICK_CANDIDATES = 100_000, 4_000
 INDEXES = {"memory": "memory", "flat": "Flat", "hnsw": "HNSW32", "ivf": "IVF256,SQ8", "milvus": "Flat"}
@@ -85,7 +85,7 @@ def one_index(retriever, name: str, dialogue: list[dict], args: argparse.Namespa
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    parser.add_argument("--dialogues", type=Path, default=ROOT / "examples" / "demo" / "dialogues.jsonl")
+    parser.add_argument("--dialogues", type=Path, default=EXAMPLE_DIALOGUES)
     parser.add_argument("--candidates", type=int, help=f"default: {CANDIDATES:,}")
     parser.add_argument("--indexes", nargs="+", choices=INDEXES, default=list(INDEXES), help="default: all")
     args = parser.parse_args()

@@ -42,7 +42,7 @@ from benchmarks.harness import (
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
-from modeling_unimur.evaluation.protocols.pools import rank_in_pools
+from modeling_unimur.evaluation.tasks.pools import rank_in_pools
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder
 
 ROUNDS, OPTIONS, TURNS = 10, 100, 20

@@ -34,12 +34,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.harness import ROOT, alternate, argument_parser, report
-from modeling_unimur.cli.demo_gallery import pictures_by_id
-from modeling_unimur.cli.demo_inputs import read_dialogues
+from benchmarks.harness import alternate, argument_parser, report
 from modeling_unimur.data.packages import cache_dir
+from unimur_mini.demo.default_gallery import pictures_by_id
+from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 
-DIALOGUES = ROOT / "examples" / "demo" / "dialogues.jsonl"
 BATCH = 8
 SIZES = (1, BATCH)
 # The size of the demo's gallery and pool; the vectors are random, which costs a search as much.
@@ -218,7 +217,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    parser.add_argument("--dialogues", type=Path, default=DIALOGUES, help="JSON lines of dialogues")
+    parser.add_argument("--dialogues", type=Path, default=EXAMPLE_DIALOGUES, help="JSON lines of dialogues")
     args = parser.parse_args()
     notes = [
         "dtype float32; minimum of 7 rounds, variants in turn; cold starts: median of 3",

@@ -1,6 +1,6 @@
 """What UniMuR-mini and its small CLIP find on the test split, next to what they are compared with.
 
-    python benchmarks/quality.py [--heads FOLDER ...] [--quick]
+    python benchmarks/quality.py [--heads FOLDER ...] [--parts titles dialogues captions] [--name NAME] [--quick]
 
 Titles, glosses and hand-written dialogues of pictures that no training saw. UniMuR-mini is the release (seed 0) and
 the heads of further runs of the same recipe; recalls are means over them, in percent, intervals 95 % by the bootstrap
@@ -51,6 +51,7 @@ from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.unpaired_texts import TextContext, text_rows
 
+PARTS = ("titles", "dialogues", "captions")
 _CAPTIONS = 20
 _SOURCES = ("openclipart", "openmoji", "stamps")
 
@@ -205,18 +206,23 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
     parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of further runs of its recipe")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
+    parser.add_argument("--name", default="quality", help="of the file of results")
     parser.add_argument("--linear-texts", type=int, default=10_000, help="what the linear map is fitted on")
     args: argparse.Namespace = parser.parse_args()
     models, processor = load_models(args.model, args.heads)
     space = ClipSpace(models[0], processor)
-    sets = test_sets(space)
-    if args.quick:
-        sets = [_first(dev, 40) for dev in sets]
-    figures = {"seeds": len(models), **title_figures(space, models, sets)}
-    if not args.quick:
+    parts = ["titles"] if args.quick else args.parts
+    figures: dict[str, float] = {"seeds": len(models)}
+    said = []
+    if "titles" in parts:
+        sets = test_sets(space)
+        figures.update(title_figures(space, models, [_first(dev, 40) for dev in sets] if args.quick else sets))
+    if "dialogues" in parts:
         figures.update(dialogue_figures(space, models, args.linear_texts))
-    said = [] if args.quick else ["title, tags -> generate():", *captions(models[0], processor, _CAPTIONS)]
-    report("quality", args, figures, notes=["test split; UniMuR-mini's language model in float32", *said])
+    if "captions" in parts:
+        said = ["title, tags -> generate():", *captions(models[0], processor, _CAPTIONS)]
+    report(args.name, args, figures, notes=["test split; UniMuR-mini's language model in float32", *said])
 
 
 def _first(dev: DevSet, count: int) -> DevSet:

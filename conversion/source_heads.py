@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from conversion.state_dicts import require_equal
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
-from modeling_unimur.heads_unimur import UniMuRHeads
+from modeling_unimur.modeling_unimur import UniMuRHeads
 
 logger = logging.getLogger(__name__)
 

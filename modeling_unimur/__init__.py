@@ -16,7 +16,7 @@ _WHERE = {
     "RetrievalIndex": "memory_index",
     "UniMuRConfig": "configuration_unimur",
     "UniMuRModel": "modeling_unimur",
-    "UniMuROutput": "outputs_unimur",
+    "UniMuROutput": "modeling_unimur",
     "UniMuRPreTrainedModel": "modeling_unimur",
     "UniMuRProcessor": "processing_unimur",
     "UniVLDRConfig": "configuration_univl_dr",

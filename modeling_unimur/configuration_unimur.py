@@ -88,7 +88,7 @@ class UniMuRConfig(PreTrainedConfig):
         query_correction_size (`int`): units of that hidden layer.
         query_correction_dropout (`float`): dropout of that hidden layer.
         query_gate (`bool`): whether a logistic regression decides for each dialogue how much of the correction is
-            added, by the features of `query_anchor_unimur.gate_features`.
+            added, by the features of `modeling_unimur.gate_features`.
         anchor_base_model, anchor_base_revision (`str`, *optional*): without a dual encoder, the id (or the folder) of
             the encoder that made the ready embeddings, a model of sentence-transformers or the text tower of a CLIP,
             SigLIP or open_clip model, and its commit. Anchored queries need it.

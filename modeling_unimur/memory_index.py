@@ -223,11 +223,8 @@ class VectorIndex:
             _require_kind(kind)
         require_positive("top_k", top_k)
         self._require_model(model)
-        matrix = self._matrix_of(vectors)
-        for row, fault in vector_faults(matrix).items():
-            raise ValueError(f"Vector {row} {fault}")
-        query = Query(matrix, top_k, (kind,) if kind else KINDS, conditions(where), with_vectors)
-        return self._search(query) if len(matrix) else []
+        query = Query(self._unit(vectors), top_k, (kind,) if kind else KINDS, conditions(where), with_vectors)
+        return self._search(query) if len(query.vectors) else []
 
     def __len__(self) -> int:
         return self.count()
@@ -270,6 +267,12 @@ class VectorIndex:
         width = matrix.shape[-1] if self.width is None else self.width
         if matrix.ndim != 2 or matrix.shape[1] != width:
             raise ValueError(f"The index takes vectors of shape (any, {width}), not {matrix.shape}.")
+        return matrix
+
+    def _unit(self, vectors: np.ndarray) -> np.ndarray:
+        matrix = self._matrix_of(vectors)
+        for row, fault in vector_faults(matrix).items():
+            raise ValueError(f"Vector {row} {fault}")
         return matrix
 
 
@@ -724,8 +727,8 @@ def plain_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict) and depth < _MAX_DEPTH and all(isinstance(key, str) for key in value):
         return {plain_value(key): plain_value(one, depth + 1) for key, one in value.items()}
     raise ValueError(
-        f"holds {given!r:.60}, which is no JSON value (those are finite numbers, integers of 64 bits, texts, lists, "
-        f"dicts with texts as keys, {_MAX_DEPTH} levels deep): convert it, such as a date to its ISO text."
+        f"holds {type(given).__name__}, no JSON value: finite numbers, integers of 64 bits, texts, and lists and dicts "
+        f"of them up to {_MAX_DEPTH} levels deep are. Convert it, such as a date to its ISO text."
     )
 
 

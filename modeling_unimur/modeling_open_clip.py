@@ -1,4 +1,5 @@
-"""Any open_clip model as a `PreTrainedModel`."""
+"""Any open_clip model as a `PreTrainedModel`, and one way to run all dual encoders, these and those of
+transformers."""
 
 import json
 import tempfile
@@ -8,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_open_clip import OpenCLIPConfig
 from .contrastive_loss import contrastive_loss
-from .loading import CompleteLoadingMixin
+from .loading import CompleteLoadingMixin, load_backbone
 
 try:
     import open_clip
@@ -276,13 +277,16 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
             return pooled_features
         return self.model.visual.head(pooled_features)
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> OpenCLIPImageFeatures:
-        """Pictures `(batch, 3, height, width)`, preprocessed, into the joint space."""
+    def pool_image(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images `(batch, 3, height, width)`, preprocessed, before the joint space `(batch, vision_width)`."""
         if self.config.vision_width is None:
-            pooled = self.model.encode_image(pixel_values)
-        else:
-            # The convolutions of timm's towers run about twice as fast on a CPU with the channels last.
-            pooled = self.model.visual.trunk(pixel_values.contiguous(memory_format=torch.channels_last))
+            return self.model.encode_image(pixel_values)
+        # The convolutions of timm's towers run about twice as fast on a CPU with the channels last.
+        return self.model.visual.trunk(pixel_values.contiguous(memory_format=torch.channels_last))
+
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> OpenCLIPImageFeatures:
+        """Images `(batch, 3, height, width)`, preprocessed, in the joint space."""
+        pooled = self.pool_image(pixel_values)
         return OpenCLIPImageFeatures(pooler_output=self.project_image(pooled), pooled_features=pooled)
 
     def get_text_features(
@@ -335,4 +339,70 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         return OpenCLIPOutput(loss=loss, image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=scale)
 
 
-__all__ = ["ImageGate", "OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput", "PictureHead"]
+# -- any dual encoder -------------------------------------------------------------------------------------------------
+# Classes of dual encoders that transformers does not have, by model type.
+OWN_DUAL_ENCODERS = {OpenCLIPConfig.model_type: OpenCLIPModel}
+
+
+def build_dual_encoder(config) -> PreTrainedModel:
+    """An untrained dual encoder of a `clip`, `siglip`, `siglip2` or `open_clip` configuration."""
+    own = OWN_DUAL_ENCODERS.get(config.model_type)
+    return AutoModel.from_config(config) if own is None else own(config)
+
+
+def load_dual_encoder(source, revision: str | None = None, **kwargs) -> tuple[PreTrainedModel, str | None]:
+    """A pretrained dual encoder and its commit on the Hub; arguments and errors are those of `load_backbone`."""
+    return load_backbone("clip", source, revision, OWN_DUAL_ENCODERS, **kwargs)
+
+
+def pool_images(
+    clip: PreTrainedModel,
+    pixel_values: torch.Tensor,
+    pixel_attention_mask: torch.Tensor | None = None,
+    spatial_shapes: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Images through the image tower `(images, pooled_width)`, before the joint space.
+
+    Args:
+        clip: the dual encoder.
+        pixel_values (`(images, 3, height, width)`): images.
+        pixel_attention_mask, spatial_shapes (*optional*): what SigLIP 2's processor adds for images of any shape.
+    """
+    pixel_values = pixel_values.to(clip.dtype)
+    if clip.config.model_type in OWN_DUAL_ENCODERS:
+        return clip.pool_image(pixel_values)
+    # The name of SigLIP 2's mask differs between versions of transformers.
+    extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
+    return clip.vision_model(pixel_values, *extra).pooler_output
+
+
+def project_images(clip: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
+    """Outputs of the image tower `(images, pooled_width)` in the joint space `(images, joint_width)`, not
+    normalised."""
+    if clip.config.model_type in OWN_DUAL_ENCODERS:
+        return clip.project_image(pooled)
+    projection = getattr(clip, "visual_projection", None)  # SigLIP has none
+    return pooled if projection is None else projection(pooled)
+
+
+def encode_texts(
+    clip: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Texts `(texts, tokens)` in the joint space `(texts, joint_width)`, not normalised."""
+    features = clip.get_text_features(input_ids, attention_mask=attention_mask)
+    return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+
+__all__ = [
+    "OWN_DUAL_ENCODERS",
+    "ImageGate",
+    "OpenCLIPImageFeatures",
+    "OpenCLIPModel",
+    "OpenCLIPOutput",
+    "PictureHead",
+    "build_dual_encoder",
+    "encode_texts",
+    "load_dual_encoder",
+    "pool_images",
+    "project_images",
+]

@@ -1,19 +1,22 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 from transformers import GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput
 
-from .backbones_unimur import BackbonesMixin
 from .configuration_unimur import UniMuRConfig
 from .contexts_unimur import ContextsMixin
 from .contrastive_loss import contrastive_loss, next_token_loss
-from .heads_unimur import UniMuRHeads
-from .outputs_unimur import UniMuROutput, UniMuRQueryOutput
-from .query_anchor_unimur import AnchoredQuery, UniMuRQueryAnchor
+from .loading import FrozenBackbonesMixin
+from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
 from .readout_unimur import FrozenReader, align_right
 
 if TYPE_CHECKING:
@@ -21,7 +24,245 @@ if TYPE_CHECKING:
     from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
     from .processing_unimur import UniMuRProcessor  # noqa: F401
 
+# What the gate of an anchored query decides by; `gate_features` computes them in this order.
+GATE_FEATURES = (
+    "cosine of readout and anchor",
+    "cosine of whole and last",
+    "cosine of readout and whole",
+    "cosine of readout and last",
+    "log(1 + context tokens)",
+    "log(1 + turns)",
+    "share of turns with a question mark",
+)
 
+
+class AnchorInputs(TypedDict, total=False):
+    """Inputs of anchored queries; `UniMuRProcessor.process_queries` makes them with `query_anchor="encoder"`.
+
+    anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn, of the
+        dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the frozen text tower's output computed
+        before, zeros where there are no words.
+    anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words.
+    anchor_image_features (`(images, width)`, *optional*): the frozen image tower's output, as `target_image_features`
+        of `forward`; from the context's `visual_features` by default.
+    turn_statistics (`(batch, 2)`): number of turns, and the share of them with a question mark.
+    """
+
+    anchor_input_ids: torch.Tensor
+    anchor_attention_mask: torch.Tensor
+    anchor_text_mask: torch.Tensor
+    anchor_features: torch.Tensor
+    anchor_image_features: torch.Tensor
+    turn_statistics: torch.Tensor
+
+
+# -- outputs ----------------------------------------------------------------------------------------------------------
+@dataclass
+class UniMuRQueryOutput(BaseModelOutputWithPooling):
+    """Args:
+    pooler_output (`torch.FloatTensor` of shape `(batch, projection_dim)`): the queries, unit vectors.
+    readout_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): what the language model reads at [RET],
+        unit vectors; without an anchor these are the queries.
+    anchor_embeds, correction_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): of an
+        anchored query, whose direction is that of `anchor_embeds + gate * correction_embeds`.
+    gate (`torch.FloatTensor` of shape `(batch, 1)`, *optional*): the share of the correction that is taken.
+    """
+
+    readout_embeds: torch.FloatTensor | None = None
+    anchor_embeds: torch.FloatTensor | None = None
+    correction_embeds: torch.FloatTensor | None = None
+    gate: torch.FloatTensor | None = None
+
+
+@dataclass
+class UniMuROutput(ModelOutput):
+    """Args:
+    loss (`torch.FloatTensor`, *optional*): the weighted sum of the terms below that were computed.
+    caption_loss (`torch.FloatTensor`, *optional*): next-token loss of captions after their image.
+    visual_matching_loss, textual_matching_loss (`torch.FloatTensor`, *optional*): unified embedding against the dual
+        encoder's image embeddings, and against its text embeddings.
+    ret_token_loss (`torch.FloatTensor`, *optional*): next-token loss of the context and its [RET].
+    multimodal_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): the queries, normalised.
+    readout_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): what the language model reads at [RET],
+        normalised; without an anchor these are the queries.
+    image_embeds, text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): the candidates,
+        normalised.
+    logit_scale, text_logit_scale (`torch.FloatTensor`): factors on the cosines in visual and in textual matching.
+    """
+
+    loss: torch.FloatTensor | None = None
+    caption_loss: torch.FloatTensor | None = None
+    visual_matching_loss: torch.FloatTensor | None = None
+    textual_matching_loss: torch.FloatTensor | None = None
+    ret_token_loss: torch.FloatTensor | None = None
+    multimodal_embeds: torch.FloatTensor | None = None
+    readout_embeds: torch.FloatTensor | None = None
+    image_embeds: torch.FloatTensor | None = None
+    text_embeds: torch.FloatTensor | None = None
+    logit_scale: torch.FloatTensor | None = None
+    text_logit_scale: torch.FloatTensor | None = None
+
+
+class AnchoredQuery(NamedTuple):
+    """A query and its parts, each `(batch, width)`; `gate` is `(batch, 1)`.
+
+    `query` is `normalise(anchor + gate * correction)`, and `readout` the unified embedding of the language model.
+    Without an anchor the query is the readout, and the other parts are None.
+    """
+
+    query: torch.Tensor
+    readout: torch.Tensor
+    anchor: torch.Tensor | None = None
+    correction: torch.Tensor | None = None
+    gate: torch.Tensor | None = None
+
+
+# -- what trains ------------------------------------------------------------------------------------------------------
+def gate_features(
+    readout: torch.Tensor, anchor: torch.Tensor, whole: torch.Tensor, last: torch.Tensor, statistics: torch.Tensor
+) -> torch.Tensor:
+    """What the gate decides by, `(batch, len(GATE_FEATURES))` in float32.
+
+    Args:
+        readout, anchor, whole, last (`(batch, width)`): a vector of zeros has a cosine of 0 with everything.
+        statistics (`(batch, 3)`): tokens of the context, turns, share of turns with a question mark.
+    """
+    readout, anchor, whole, last, statistics = (x.float() for x in (readout, anchor, whole, last, statistics))
+    pairs = ((readout, anchor), (whole, last), (readout, whole), (readout, last))
+    cosines = [F.cosine_similarity(one, other, dim=-1) for one, other in pairs]
+    return torch.stack([*cosines, statistics[:, 0].log1p(), statistics[:, 1].log1p(), statistics[:, 2]], dim=-1)
+
+
+class UniMuRQueryAnchor(nn.Module):
+    """Joins the dual encoder's vectors of a dialogue with the readout of the language model.
+
+    The query is `normalise(anchor + gate * correction)` with
+
+    - `anchor = whole_weight * whole + last_weight * last + image_weight * image`,
+    - `correction = readout_weight * readout`, plus a small network of `[readout, whole, last]` where
+      `config.query_correction` is `"mlp"`,
+    - `gate` a logistic regression on `gate_features` where `config.query_gate` is set, otherwise 1. The features are
+      standardised by the buffers `feature_mean` and `feature_spread`, which a fit sets.
+    """
+
+    def __init__(self, config: UniMuRConfig):
+        super().__init__()
+        width, hidden = config.embedding_width, config.query_correction_size
+        for name in ("whole", "last", "readout"):
+            self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(())))
+        # Without a dual encoder contexts hold no images, and no gradient would ever reach their weight.
+        self.image_weight = None if config.clip_config is None else nn.Parameter(torch.empty(()))
+        self.correction = None
+        if config.query_correction == "mlp":
+            dropout = nn.Dropout(config.query_correction_dropout)
+            self.correction = nn.Sequential(nn.Linear(3 * width, hidden), nn.GELU(), dropout, nn.Linear(hidden, width))
+        self.gate = nn.Linear(len(GATE_FEATURES), 1) if config.query_gate else None
+        if self.gate is not None:
+            self.register_buffer("feature_mean", torch.zeros(len(GATE_FEATURES)))
+            self.register_buffer("feature_spread", torch.ones(len(GATE_FEATURES)))
+
+    def initial_values(self) -> list[tuple[torch.Tensor, float]]:
+        """The tensors that do not start at random, and the value that each starts with: the network adds nothing, and
+        the gate is 0.9 for every dialogue."""
+        values = [(self.whole_weight, 1.0), (self.last_weight, 1.0), (self.readout_weight, 0.7)]
+        if self.image_weight is not None:
+            values.append((self.image_weight, 0.3))
+        if self.correction is not None:
+            values += [(self.correction[-1].weight, 0.0), (self.correction[-1].bias, 0.0)]
+        if self.gate is not None:
+            values += [(self.gate.weight, 0.0), (self.gate.bias, 2.2)]
+            values += [(self.feature_mean, 0.0), (self.feature_spread, 1.0)]
+        return values
+
+    def gate_values(self, readout, anchor, whole, last, statistics) -> torch.Tensor:
+        """The share of the correction that is taken, `(batch, 1)`; the arguments are those of `gate_features`. No
+        gradient reaches the vectors through it."""
+        if self.gate is None:
+            return torch.ones_like(readout[:, :1])
+        features = gate_features(readout, anchor, whole, last, statistics).detach()
+        features = (features - self.feature_mean.float()) / self.feature_spread.float().clamp(min=1e-6)
+        return self.gate(features.to(self.gate.weight.dtype)).sigmoid()
+
+    def forward(
+        self,
+        readout: torch.Tensor,
+        whole: torch.Tensor,
+        last: torch.Tensor,
+        image: torch.Tensor,
+        statistics: torch.Tensor,
+    ) -> AnchoredQuery:
+        """The queries of dialogues.
+
+        Args:
+            readout (`(batch, width)`): unified embeddings of the language model, unit vectors.
+            whole, last (`(batch, width)`): unit vectors of the words of all turns, and of the last turn that has any;
+                zeros where there are no words.
+            image (`(batch, width)`): means of the unit vectors of the context's images; zeros where there are none.
+            statistics (`(batch, 3)`): as in `gate_features`.
+        """
+        anchor = self.whole_weight * whole + self.last_weight * last
+        if self.image_weight is not None:
+            anchor = anchor + self.image_weight * image
+        correction = self.readout_weight * readout
+        if self.correction is not None:
+            inputs = torch.cat([readout, whole, last], dim=-1)
+            correction = correction + self.correction(inputs.to(self.correction[0].weight.dtype))
+        gate = self.gate_values(readout, anchor, whole, last, statistics)
+        return AnchoredQuery(F.normalize(anchor + gate * correction, dim=-1), readout, anchor, correction, gate)
+
+
+class UniMuRHeads(nn.Module):
+    """The maps between the frozen backbones, the [RET] vectors and the temperatures: everything that trains.
+
+    With OPT-6.7B and CLIP ViT-L/14 these are 7,348,993 parameters (one visual token, targets as they are).
+    """
+
+    def __init__(self, config: UniMuRConfig):
+        super().__init__()
+        width, out = config.language_width, config.embedding_width
+        self.visual_tokens = config.num_visual_tokens
+        # Image feature -> input vectors of the language model (FROMAGe: visual_embeddings).
+        self.visual_map = nn.Linear(config.visual_width, width * self.visual_tokens) if config.visual_width else None
+        # Hidden states at [RET] -> unified embedding (FROMAGe: text_hidden_fcs), one map a layer.
+        self.readout_maps = nn.ModuleList([nn.Linear(width, out) for _ in config.ret_layers])
+        self.ret_embedding = nn.Parameter(torch.empty(config.num_ret_tokens, width))
+        # Maps on the targets (FROMAGe: visual_fc); the paper's figure draws none.
+        self.image_target_map = nn.Linear(config.visual_width, out) if config.map_image_targets else None
+        self.text_target_map = nn.Linear(config.joint_width, out) if config.map_text_targets else None
+        self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
+        separate = config.separate_logit_scales
+        self.text_logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value))) if separate else None
+        # The encoder's own vectors of a dialogue, which the readout corrects; the paper has none.
+        self.query_anchor = UniMuRQueryAnchor(config) if config.query_anchor != "none" else None
+
+    def visual_inputs(self, visual_features: torch.Tensor) -> torch.Tensor:
+        """`(images, visual_width)` to the language model's input vectors `(images * tokens, language_width)`."""
+        mapped = self.visual_map(visual_features.to(self.visual_map.weight.dtype))
+        return mapped.reshape(mapped.shape[0] * self.visual_tokens, -1)
+
+    def unify(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """Hidden states at [RET], one `(batch, ret_tokens, language_width)` a layer, to unit vectors
+        `(batch, projection_dim)`."""
+        mapped = [layer(state.to(layer.weight.dtype)) for layer, state in zip(self.readout_maps, states, strict=True)]
+        return F.normalize(torch.stack(mapped).sum(dim=0).mean(dim=1), dim=-1)
+
+    def image_target(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of candidate images to unit vectors `(images, projection_dim)`."""
+        features = features.to(self.logit_scale.dtype)
+        return F.normalize(self.image_target_map(features) if self.image_target_map else features, dim=-1)
+
+    def text_target(self, features: torch.Tensor) -> torch.Tensor:
+        """Features of candidate texts to unit vectors `(texts, projection_dim)`."""
+        features = features.to(self.logit_scale.dtype)
+        return F.normalize(self.text_target_map(features) if self.text_target_map else features, dim=-1)
+
+    def scales(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factors on the cosines in visual and in textual matching."""
+        visual = self.logit_scale.exp()
+        return visual, visual if self.text_logit_scale is None else self.text_logit_scale.exp()
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
 class UniMuRPreTrainedModel(PreTrainedModel):
     """Base class: how the trained tensors start and what the backbones may be asked for."""
 
@@ -50,87 +291,85 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(tensor, value)
 
 
-class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
-    """Reads a dialogue of text and pictures into one vector that retrieves the text and the picture of its reply.
+class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
+    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
 
     The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
     [`~UniMuRModel.from_backbones`], load one with `from_pretrained`.
     """
 
     accepts_loss_kwargs = False
+    dual_encoder_classes = OWN_DUAL_ENCODERS
 
-    def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: "dict | None" = None):
+    def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: dict | None = None):
         super().__init__(config)
-        self._build_backbones(config, build_backbones, backbone_dtypes)
+        self.build_backbones(build_backbones, backbone_dtypes)
         self.heads = UniMuRHeads(config)
         self._prefix_cache = None  # whether the language model can take one; found out when first trained
         self.post_init()
-        self._freeze()
+        self.freeze_backbones()
 
     @property
     def dtype(self) -> torch.dtype:
         """That of the trained heads; `language_model` and `clip` have their own."""
         return self.heads.logit_scale.dtype
 
-    # -- the language model -----------------------------------------------------------------------------------------
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
+    # -- the dual encoder -------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images through the frozen image tower: `(images, pooled_width)` before the joint space and
+        `(images, joint_width)` in it, not normalised."""
+        pooled = pool_images(self.require_clip(), pixel_values, pixel_attention_mask, spatial_shapes)
+        return pooled, self.project_images(pooled)
 
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
+    @torch.no_grad()
+    def project_images(self, pooled: torch.Tensor) -> torch.Tensor:
+        """Outputs of the frozen image tower `(images, pooled_width)` in the joint space `(images, joint_width)`."""
+        clip = self.require_clip()
+        return project_images(clip, pooled.to(clip.dtype))
 
-    def get_output_embeddings(self):
-        return self.language_model.get_output_embeddings()
+    @torch.no_grad()
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Texts through the frozen text tower: `(texts, joint_width)`, not normalised."""
+        return encode_texts(self.require_clip(), input_ids, attention_mask)
 
-    # -- embeddings -------------------------------------------------------------------------------------------------
+    # -- queries ----------------------------------------------------------------------------------------------------
     def get_multimodal_features(
         self,
         input_ids: torch.Tensor,
-        attention_mask: "torch.Tensor | None" = None,
-        pixel_values: "torch.Tensor | None" = None,
-        visual_features: "torch.Tensor | None" = None,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
-        prefix_states: "torch.Tensor | None" = None,
-        anchor_input_ids: "torch.Tensor | None" = None,
-        anchor_attention_mask: "torch.Tensor | None" = None,
-        anchor_text_mask: "torch.Tensor | None" = None,
-        anchor_features: "torch.Tensor | None" = None,
-        anchor_image_features: "torch.Tensor | None" = None,
-        turn_statistics: "torch.Tensor | None" = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        prefix_states: torch.Tensor | None = None,
+        **anchors: Unpack[AnchorInputs],
     ) -> UniMuRQueryOutput:
         """The unified embedding of dialogues; with `config.query_anchor`, the anchored query.
 
         Args:
             input_ids, attention_mask (`(batch, tokens)`): contexts that end with [RET], padded on either side.
-            pixel_values (`(pictures, 3, height, width)`, *optional*): pictures of the contexts in reading order; or
-                `visual_features (pictures, visual_width)`, computed before.
-            pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for pictures of any shape.
-            prefix_states (*optional*): of `get_prefix_states` for the contexts without pictures, as wide as the
+            pixel_values (`(images, 3, height, width)`, *optional*): images of the contexts in reading order; or
+                `visual_features (images, visual_width)`, computed before.
+            pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for images of any shape.
+            prefix_states (*optional*): of `get_prefix_states` for the contexts without images, as wide as the
                 longest of them.
-            anchor_input_ids, anchor_attention_mask, anchor_text_mask, anchor_features, anchor_image_features,
-                turn_statistics: of anchored queries, as in `anchor_queries`.
+            anchors ([`AnchorInputs`]): of anchored queries.
 
         Returns:
             `UniMuRQueryOutput`: `pooler_output` of shape `(batch, projection_dim)`, unit vectors.
 
         Raises:
-            ValueError: when a context does not end with [RET], the number of pictures is not that of the places, or
+            ValueError: when a context does not end with [RET], the number of images is not that of the places, or
                 the inputs of anchored queries are missing.
         """
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
-        found, _ = self._queries(
-            input_ids,
-            attention_mask,
-            visual_features,
-            prefix_states,
-            anchor_input_ids=anchor_input_ids,
-            anchor_attention_mask=anchor_attention_mask,
-            anchor_text_mask=anchor_text_mask,
-            anchor_features=anchor_features,
-            anchor_image_features=anchor_image_features,
-            turn_statistics=turn_statistics,
-        )
+        found, _ = self._queries(input_ids, attention_mask, visual_features, prefix_states, **anchors)
         return UniMuRQueryOutput(
             pooler_output=found.query,
             readout_embeds=found.readout,
@@ -142,9 +381,9 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
     def get_readout_features(
         self,
         input_ids: torch.Tensor,
-        attention_mask: "torch.Tensor | None" = None,
-        visual_features: "torch.Tensor | None" = None,
-        prefix_states: "torch.Tensor | None" = None,
+        attention_mask: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        prefix_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the language model reads at [RET] `(batch, projection_dim)`, unit vectors: the query of the paper, and
         `readout_embeds` of an anchored one. The arguments are those of `get_multimodal_features`."""
@@ -153,8 +392,6 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
     def _queries(self, input_ids, attention_mask, visual_features, prefix_states, **anchors):
         """Queries, and what `_unify` ran of the language model."""
         readout, parts = self._unify(input_ids, attention_mask, visual_features, prefix_states)
-        if self.heads.query_anchor is None:
-            return AnchoredQuery(readout, readout), parts
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         images = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
         return self.anchor_queries(readout, mask.ne(0).sum(dim=1), images, visual_features, **anchors), parts
@@ -164,13 +401,8 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         readout: torch.Tensor,
         num_tokens: torch.Tensor,
         num_images: torch.Tensor,
-        visual_features: "torch.Tensor | None" = None,
-        anchor_input_ids: "torch.Tensor | None" = None,
-        anchor_attention_mask: "torch.Tensor | None" = None,
-        anchor_text_mask: "torch.Tensor | None" = None,
-        anchor_features: "torch.Tensor | None" = None,
-        anchor_image_features: "torch.Tensor | None" = None,
-        turn_statistics: "torch.Tensor | None" = None,
+        visual_features: torch.Tensor | None = None,
+        **anchors: Unpack[AnchorInputs],
     ) -> AnchoredQuery:
         """The queries of dialogues whose readout is known: with `query_anchor="none"` the readout itself.
 
@@ -178,38 +410,33 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
             readout (`(batch, projection_dim)`): of `get_readout_features`.
             num_tokens, num_images (`(batch,)`): tokens and images of each context.
             visual_features (`(images, visual_width)`, *optional*): of the contexts' images in reading order.
-            anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn,
-                of the dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the frozen text tower's
-                output computed before, zeros where there are no words.
-            anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words.
-            anchor_image_features (`(images, width)`, *optional*): the frozen image tower's output, as
-                `target_image_features` of `forward`; from `visual_features` by default.
-            turn_statistics (`(batch, 2)`): number of turns, and the share of them with a question mark.
+            anchors ([`AnchorInputs`]): the other inputs.
 
         Raises:
             ValueError: inputs are missing, or do not fit the batch.
         """
+        if unknown := sorted(anchors.keys() - AnchorInputs.__annotations__.keys()):
+            raise TypeError(f"Unexpected keyword argument {unknown[0]!r}.")
         if self.heads.query_anchor is None:
             return AnchoredQuery(readout, readout)
-        if anchor_features is None:
-            anchor_features = self._anchor_texts(anchor_input_ids, anchor_attention_mask)
-        if turn_statistics is None:
-            raise ValueError(
-                "Anchored queries (query_anchor='encoder') need turn_statistics: UniMuRProcessor.process_queries "
-                "makes them with query_anchor='encoder', as the processor beside the model does."
-            )
+        features, statistics = anchors.get("anchor_features"), anchors.get("turn_statistics")
+        if features is None:
+            features = self._anchor_texts(anchors.get("anchor_input_ids"), anchors.get("anchor_attention_mask"))
+        if statistics is None:
+            raise ValueError(_missing_anchor("turn_statistics"))
         wanted = (len(readout), 2, self.config.joint_width)
-        if tuple(anchor_features.shape) != wanted:
-            raise ValueError(f"anchor_features must be of shape {wanted}, got {tuple(anchor_features.shape)}.")
-        there = anchor_features.ne(0).any(dim=-1)
-        if anchor_text_mask is not None:
-            there = there & anchor_text_mask.to(there)
-        vectors = self.heads.text_target(anchor_features.flatten(0, 1)).unflatten(0, (-1, 2)) * there[..., None]
-        image = self._mean_images(num_images, visual_features, anchor_image_features, like=vectors[:, 0])
-        statistics = torch.cat([num_tokens.to(turn_statistics)[:, None], turn_statistics], dim=1)
+        if tuple(features.shape) != wanted:
+            raise ValueError(f"anchor_features must be of shape {wanted}, got {tuple(features.shape)}.")
+        there = features.ne(0).any(dim=-1)
+        if anchors.get("anchor_text_mask") is not None:
+            there = there & anchors["anchor_text_mask"].to(there)
+        vectors = self.heads.text_target(features.flatten(0, 1)).unflatten(0, (-1, 2)) * there[..., None]
+        images = anchors.get("anchor_image_features")
+        image = self._mean_images(num_images, visual_features, images, like=vectors[:, 0])
+        statistics = torch.cat([num_tokens.to(statistics)[:, None], statistics], dim=1)
         return self.heads.query_anchor(readout, vectors[:, 0], vectors[:, 1], image, statistics)
 
-    def _anchor_texts(self, ids: "torch.Tensor | None", mask: "torch.Tensor | None") -> torch.Tensor:
+    def _anchor_texts(self, ids: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
         """The text tower's output of `(batch, 2, tokens)`; a dialogue of one turn runs once."""
         if self.clip is None:
             raise ValueError(
@@ -218,11 +445,7 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
                 "anchor_base_model in the configuration."
             )
         if ids is None:
-            raise ValueError(
-                "Anchored queries (query_anchor='encoder') need anchor_input_ids or anchor_features: "
-                "UniMuRProcessor.process_queries makes them with query_anchor='encoder', as the processor beside the "
-                "model does."
-            )
+            raise ValueError(_missing_anchor("anchor_input_ids or anchor_features"))
         whole = self.encode_texts(ids[:, 0], None if mask is None else mask[:, 0])
         last, own = whole.clone(), (ids[:, 0] != ids[:, 1]).any(dim=1)
         if bool(own.any()):
@@ -248,37 +471,46 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
             raise ValueError(f"The contexts hold {len(owners)} images, and the anchor got features of {len(unit)}.")
         return torch.zeros_like(like).index_add(0, owners, unit.to(like)) / counts.clamp(min=1).to(like)[:, None]
 
+    # -- candidates -------------------------------------------------------------------------------------------------
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Candidate pictures `(pictures, 3, height, width)` as unit vectors `(pictures, projection_dim)`."""
+        """Candidate images `(images, 3, height, width)` as unit vectors `(images, projection_dim)`."""
+        features = self.image_target_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        return BaseModelOutputWithPooling(pooler_output=self.heads.image_target(features))
+
+    def image_target_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The frozen image tower's output of candidates `(images, width)`, before any trained map."""
         pooled, projected = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
-        feature = self._visual_choice(pooled, projected) if self.config.map_image_targets else projected
-        return BaseModelOutputWithPooling(pooler_output=self.heads.image_target(feature))
+        return self._visual_choice(pooled, projected) if self.config.map_image_targets else projected
 
     def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """Candidate texts `(texts, tokens)`, of the dual encoder's tokenizer, as unit vectors
         `(texts, projection_dim)`.
 
         Raises:
-            ValueError: for heads that rank pictures alone (FROMAGe's): no map brings texts into their space; or for
+            ValueError: for heads that rank images alone (FROMAGe's): no map brings texts into their space; or for
                 ids of the language model's tokenizer, which end with [RET].
         """
-        self._require_clip()
+        self.require_clip()
         self._refuse_queries(input_ids)
         if self.config.joint_width != self.config.embedding_width and not self.config.map_text_targets:
             raise ValueError(
-                f"These heads rank pictures alone: texts of {self.config.joint_width} dimensions have no map into the "
-                f"{self.config.embedding_width} of the pictures (map_text_targets)."
+                f"These heads rank images alone: texts of {self.config.joint_width} dimensions have no map into the "
+                f"{self.config.embedding_width} of the images (map_text_targets)."
             )
-        return BaseModelOutputWithPooling(
-            pooler_output=self.heads.text_target(self.encode_texts(input_ids, attention_mask))
-        )
+        features = self.encode_texts(input_ids, attention_mask)
+        return BaseModelOutputWithPooling(pooler_output=self.heads.text_target(features))
 
     def _refuse_queries(self, input_ids: torch.Tensor) -> None:
         """Raises when candidate texts are queries: `processor(text=...)` reads them with the other tokenizer."""
@@ -296,28 +528,15 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
         return pooled if self.config.visual_feature == "pooled" else projected
 
     def _visual(self, pixel_values, visual_features, pixel_attention_mask=None, spatial_shapes=None):
-        """Picture features for the language model, from pictures or as given."""
+        """Image features for the language model, from images or as given."""
         if pixel_values is None:
             return visual_features
         return self._visual_choice(*self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes))
 
     # -- training ---------------------------------------------------------------------------------------------------
-    def _caption_loss(self, input_ids, attention_mask, labels, visual_features, over=None) -> torch.Tensor:
-        mask, input_ids, labels = align_right(attention_mask, input_ids, labels)
-        reader, head = FrozenReader(self.language_model, [-1]), self.get_output_embeddings()
-        ret = self.heads.ret_embedding[0] if self.config.ret_in_caption_loss else None
-        total, count = 0.0, 0
-        for rows, part_ids, part_mask, visual in self._parts(input_ids, mask, visual_features, cached=False):
-            _, hidden = reader.read(None, self._embed_tokens(part_ids, visual), part_mask, last=1)
-            part_labels = labels[rows, -part_ids.shape[1] :]
-            learned = int((part_labels[:, 1:] != -100).sum())
-            loss = next_token_loss(hidden, part_labels, head, ret, self._softcap, self.config.loss_vocab_size)
-            total, count = total + loss * learned, count + learned
-        return total / (over or max(count, 1))
-
     def context_labels(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """What the next-token loss of contexts learns `(batch, tokens)`: words and the first [RET], which is one more
-        row of the vocabulary; -100 at padding, at pictures and at the first token, which follows nothing.
+        row of the vocabulary; -100 at padding, at images and at the first token, which follows nothing.
 
         Raises:
             ValueError: a word lies beyond `config.loss_vocab_size`.
@@ -332,154 +551,131 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
                 raise ValueError(f"Token {int(input_ids[beyond][0])} lies beyond loss_vocab_size={ret}.")
         return input_ids.masked_fill(input_ids == self.config.ret_token_ids[0], ret).masked_fill(ignored, -100)
 
-    def _ret_token_loss(self, parts, over=None) -> torch.Tensor:
-        """Cross entropy of every context token and of [RET]."""
-        head = self.get_output_embeddings()
+    def _caption_parts(self, input_ids, attention_mask, labels, visual_features):
+        """Last hidden states and labels of captions, rows of like length together."""
+        mask, input_ids, labels = align_right(attention_mask, input_ids, labels)
+        reader = FrozenReader(self.language_model, [-1])
+        for rows, part_ids, part_mask, visual in self._parts(input_ids, mask, visual_features, cached=False):
+            _, hidden = reader.read(None, self._embed_tokens(part_ids, visual), part_mask, last=1)
+            yield hidden, labels[rows, -part_ids.shape[1] :]
+
+    def _next_token_loss(self, parts, knows_ret: bool, over: float | None) -> torch.Tensor:
+        """Mean loss over all labels, or their sum divided by `over`."""
+        head, ret = self.get_output_embeddings(), self.heads.ret_embedding[0] if knows_ret else None
         total, count = 0.0, 0
-        for hidden, input_ids, attention_mask in parts:
-            labels = self.context_labels(input_ids, attention_mask)
+        for hidden, labels in parts:
             learned = int((labels[:, 1:] != -100).sum())
-            ret = self.heads.ret_embedding[0]
             loss = next_token_loss(hidden, labels, head, ret, self._softcap, self.config.loss_vocab_size)
             total, count = total + loss * learned, count + learned
         return total / (over or max(count, 1))
 
     @property
-    def _softcap(self) -> "float | None":
+    def _softcap(self) -> float | None:
         return getattr(self.config.text_config.get_text_config(), "final_logit_softcapping", None)
-
-    def _targets(self, pixel_values, features, encode, project):
-        """Unit vectors of candidates, from raw inputs or from the frozen towers' cached outputs."""
-        if features is None and pixel_values is not None:
-            features = encode(pixel_values)
-        return None if features is None else project(features)
 
     def forward(
         self,
-        input_ids: "torch.Tensor | None" = None,
-        attention_mask: "torch.Tensor | None" = None,
-        pixel_values: "torch.Tensor | None" = None,
-        visual_features: "torch.Tensor | None" = None,
-        prefix_states: "torch.Tensor | None" = None,
-        target_pixel_values: "torch.Tensor | None" = None,
-        target_image_features: "torch.Tensor | None" = None,
-        target_image_mask: "torch.Tensor | None" = None,
-        target_input_ids: "torch.Tensor | None" = None,
-        target_attention_mask: "torch.Tensor | None" = None,
-        target_text_features: "torch.Tensor | None" = None,
-        target_text_mask: "torch.Tensor | None" = None,
-        target_ids: "torch.Tensor | None" = None,
-        caption_input_ids: "torch.Tensor | None" = None,
-        caption_attention_mask: "torch.Tensor | None" = None,
-        caption_labels: "torch.Tensor | None" = None,
-        caption_pixel_values: "torch.Tensor | None" = None,
-        caption_visual_features: "torch.Tensor | None" = None,
-        multimodal_embeds: "torch.Tensor | None" = None,
-        anchor_input_ids: "torch.Tensor | None" = None,
-        anchor_attention_mask: "torch.Tensor | None" = None,
-        anchor_text_mask: "torch.Tensor | None" = None,
-        anchor_features: "torch.Tensor | None" = None,
-        anchor_image_features: "torch.Tensor | None" = None,
-        turn_statistics: "torch.Tensor | None" = None,
-        num_context_labels: "float | None" = None,
-        num_caption_labels: "float | None" = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        prefix_states: torch.Tensor | None = None,
+        target_pixel_values: torch.Tensor | None = None,
+        target_image_features: torch.Tensor | None = None,
+        target_image_mask: torch.Tensor | None = None,
+        target_input_ids: torch.Tensor | None = None,
+        target_attention_mask: torch.Tensor | None = None,
+        target_text_features: torch.Tensor | None = None,
+        target_text_mask: torch.Tensor | None = None,
+        target_ids: torch.Tensor | None = None,
+        caption_input_ids: torch.Tensor | None = None,
+        caption_attention_mask: torch.Tensor | None = None,
+        caption_labels: torch.Tensor | None = None,
+        caption_pixel_values: torch.Tensor | None = None,
+        caption_visual_features: torch.Tensor | None = None,
+        multimodal_embeds: torch.Tensor | None = None,
+        num_context_labels: float | None = None,
+        num_caption_labels: float | None = None,
         return_loss: bool = True,
+        **anchors: Unpack[AnchorInputs],
     ) -> UniMuROutput:
         """Dual alignment training: each term whose inputs are there is computed, weighted and added.
 
         Args:
             input_ids, attention_mask, pixel_values, visual_features, prefix_states: contexts, as in
                 `get_multimodal_features`.
-            target_pixel_values (`(batch, 3, height, width)`, *optional*): row i's right picture; or
-                `target_image_features (batch, width)`, the frozen tower's output computed before.
-            target_image_mask (`(batch,)`, *optional*): False for rows without a picture; their values are ignored.
+            target_pixel_values (`(batch, 3, height, width)`, *optional*): row i's right image; or
+                `target_image_features (batch, width)`, of `image_target_features`.
+            target_image_mask (`(batch,)`, *optional*): False for rows without an image; their values are ignored.
             target_input_ids, target_attention_mask (`(batch, tokens)`, *optional*): row i's right text, of the dual
-                encoder's tokenizer; or `target_text_features (batch, width)`, computed before.
+                encoder's tokenizer; or `target_text_features (batch, width)`, of `encode_texts`.
             target_text_mask (`(batch,)`, *optional*): False for rows without a text.
             target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
             caption_input_ids, caption_attention_mask, caption_labels (`(batch, tokens)`, *optional*): captions after
-                the placeholders of their pictures; labels are -100 where nothing is learned.
-            caption_pixel_values (`(batch, 3, height, width)`, *optional*): those pictures; or
+                the placeholders of their images; labels are -100 where nothing is learned.
+            caption_pixel_values (`(batch, 3, height, width)`, *optional*): those images; or
                 `caption_visual_features (batch, visual_width)`, computed before.
             multimodal_embeds (`(batch, projection_dim)`, *optional*): queries in place of the contexts, as
                 gradient caching computes them before.
-            anchor_input_ids, anchor_attention_mask, anchor_text_mask, anchor_features, anchor_image_features,
-                turn_statistics: of anchored queries, as in `anchor_queries`.
             num_context_labels, num_caption_labels (*optional*): what the sums of the next-token losses of contexts and
                 of captions are divided by, where these are a part of a batch; the labels given here by default.
             return_loss: whether to compute losses.
+            anchors ([`AnchorInputs`]): of anchored queries.
         """
-        config, output = self.config, UniMuROutput()
+        config, output, terms = self.config, UniMuROutput(), []
         output.logit_scale, output.text_logit_scale = self.heads.scales()
-        output.image_embeds = self._targets(
-            target_pixel_values, target_image_features, self._image_target_features, self.heads.image_target
-        )
-        output.text_embeds = self._targets(
-            target_input_ids,
-            target_text_features,
-            lambda ids: self.encode_texts(ids, target_attention_mask),
-            self.heads.text_target,
-        )
-        terms = []
+        if target_image_features is None and target_pixel_values is not None:
+            target_image_features = self.image_target_features(target_pixel_values)
+        if target_text_features is None and target_input_ids is not None:
+            target_text_features = self.encode_texts(target_input_ids, target_attention_mask)
+        if target_image_features is not None:
+            output.image_embeds = self.heads.image_target(target_image_features)
+        if target_text_features is not None:
+            output.text_embeds = self.heads.text_target(target_text_features)
         output.multimodal_embeds, parts = multimodal_embeds, None
         if input_ids is not None:
             visual = self._visual(pixel_values, visual_features)
-            found, parts = self._queries(
-                input_ids,
-                attention_mask,
-                visual,
-                prefix_states,
-                anchor_input_ids=anchor_input_ids,
-                anchor_attention_mask=anchor_attention_mask,
-                anchor_text_mask=anchor_text_mask,
-                anchor_features=anchor_features,
-                anchor_image_features=anchor_image_features,
-                turn_statistics=turn_statistics,
-            )
+            found, parts = self._queries(input_ids, attention_mask, visual, prefix_states, **anchors)
             output.multimodal_embeds, output.readout_embeds = found.query, found.readout
-        if output.multimodal_embeds is not None:
-            if return_loss and output.image_embeds is not None and config.visual_matching_weight:
+        if return_loss and output.multimodal_embeds is not None:
+            if output.image_embeds is not None and config.visual_matching_weight:
                 output.visual_matching_loss = contrastive_loss(
                     output.multimodal_embeds, output.image_embeds, output.logit_scale, target_ids, target_image_mask
                 )
                 terms.append(config.visual_matching_weight * output.visual_matching_loss)
-            if return_loss and output.text_embeds is not None and config.textual_matching_weight:
+            if output.text_embeds is not None and config.textual_matching_weight:
                 output.textual_matching_loss = contrastive_loss(
                     output.multimodal_embeds, output.text_embeds, output.text_logit_scale, target_ids, target_text_mask
                 )
                 terms.append(config.textual_matching_weight * output.textual_matching_loss)
-            if return_loss and config.ret_token_loss_weight and parts is not None:
+            if config.ret_token_loss_weight and parts is not None:
                 if prefix_states is not None:
                     raise ValueError("The next-token loss reads every token of a context: leave prefix_states out.")
-                output.ret_token_loss = self._ret_token_loss(parts, num_context_labels)
+                labelled = [(hidden, self.context_labels(ids, mask)) for hidden, ids, mask in parts]
+                output.ret_token_loss = self._next_token_loss(labelled, True, num_context_labels)
                 terms.append(config.ret_token_loss_weight * output.ret_token_loss)
         if return_loss and caption_input_ids is not None and config.caption_loss_weight:
             visual = self._visual(caption_pixel_values, caption_visual_features)
-            output.caption_loss = self._caption_loss(
-                caption_input_ids, caption_attention_mask, caption_labels, visual, num_caption_labels
-            )
+            labelled = self._caption_parts(caption_input_ids, caption_attention_mask, caption_labels, visual)
+            output.caption_loss = self._next_token_loss(labelled, config.ret_in_caption_loss, num_caption_labels)
             terms.append(config.caption_loss_weight * output.caption_loss)
         if terms:
             output.loss = torch.stack([term.float() for term in terms]).sum()
         return output
-
-    def _image_target_features(self, pixel_values):
-        pooled, projected = self.encode_images(pixel_values)
-        return self._visual_choice(pooled, projected) if self.config.map_image_targets else projected
 
     # -- text out ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def generate(
         self,
         input_ids: torch.Tensor,
-        attention_mask: "torch.Tensor | None" = None,
-        pixel_values: "torch.Tensor | None" = None,
-        visual_features: "torch.Tensor | None" = None,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        visual_features: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Continues text with pictures in it, by the language model's own `generate` and its cache.
+        """Continues text with images in it, by the language model's own `generate` and its cache.
 
         Args:
             input_ids, attention_mask (`(batch, tokens)`): prompts without [RET], made by `processor.process_prompt`.
@@ -512,4 +708,22 @@ class UniMuRModel(ContextsMixin, BackbonesMixin, UniMuRPreTrainedModel, Generati
             super().adjust_generation_fn(*args, **kwargs)
 
 
-__all__ = ["UniMuRModel", "UniMuRPreTrainedModel"]
+def _missing_anchor(names: str) -> str:
+    return (
+        f"Anchored queries (query_anchor='encoder') need {names}: UniMuRProcessor.process_queries makes them with "
+        "query_anchor='encoder', as the processor beside the model does."
+    )
+
+
+__all__ = [
+    "GATE_FEATURES",
+    "AnchorInputs",
+    "AnchoredQuery",
+    "UniMuRHeads",
+    "UniMuRModel",
+    "UniMuROutput",
+    "UniMuRPreTrainedModel",
+    "UniMuRQueryAnchor",
+    "UniMuRQueryOutput",
+    "gate_features",
+]

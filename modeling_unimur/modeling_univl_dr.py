@@ -6,17 +6,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .backbones_unimur import HUB_ARGUMENTS, load_backbone, pooled_output
-from .configuration_open_clip import OpenCLIPConfig
 from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
 from .contrastive_loss import candidate_losses, gather_documents
-from .fusion_univl_dr import DocumentFusion
-from .loading import CompleteLoadingMixin
-from .modeling_open_clip import OpenCLIPModel
+from .loading import HUB_ARGUMENTS, CompleteLoadingMixin
+from .modeling_open_clip import build_dual_encoder, encode_texts, load_dual_encoder, pool_images, project_images
 
 if TYPE_CHECKING:
     # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
@@ -43,6 +41,69 @@ class UniVLDROutput(ModelOutput):
     logit_scale: torch.FloatTensor | None = None
 
 
+class DocumentFusion(nn.Module):
+    """The weight of the picture, or the map of picture and caption, where there is one that trains."""
+
+    def __init__(self, config: UniVLDRConfig):
+        super().__init__()
+        width = config.embedding_width
+        self.fusion, self.fixed_weight, self.width = config.fusion, config.image_weight, width
+        self.image_weight = nn.Parameter(torch.empty(())) if config.learn_image_weight else None
+        self.map = nn.Linear(2 * width, width) if config.fusion == "concat" else None
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """Sets what trains to what the plain sum is."""
+        if self.image_weight is not None:
+            init.constant_(self.image_weight, self.fixed_weight)
+        if self.map is not None:
+            eye = torch.eye(self.width, device=self.map.weight.device, dtype=self.map.weight.dtype)
+            init.copy_(self.map.weight, torch.cat([self.fixed_weight * eye, eye], dim=1))
+            init.zeros_(self.map.bias)
+
+    def forward(
+        self,
+        images: torch.Tensor | None,
+        captions: torch.Tensor | None,
+        image_mask: torch.Tensor | None = None,
+        caption_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit vectors `(documents, width)`.
+
+        Args:
+            images, captions (`(documents, width)`, *optional*): not normalised.
+            image_mask, caption_mask (`(documents,)`, *optional*): False where a document has no picture, or no
+                caption; what it has is then all that counts.
+
+        Raises:
+            ValueError: with neither.
+        """
+        if images is None and captions is None:
+            raise ValueError("A document is a text, a picture, or a picture with a caption; there is none of them.")
+        if images is None or captions is None:
+            return F.normalize(captions if images is None else images, dim=-1)
+        has_image = (
+            torch.ones(len(images), dtype=torch.bool, device=images.device) if image_mask is None else image_mask
+        )
+        has_caption = torch.ones_like(has_image) if caption_mask is None else caption_mask
+        images, captions = (
+            torch.where(mask[:, None], vectors, 0.0)
+            for mask, vectors in ((has_image, images), (has_caption, captions))
+        )
+        if self.map is not None:
+            joined = self.map(torch.cat([images, captions], dim=-1))
+            fused = torch.where((has_image & has_caption)[:, None], joined, images + captions)
+        elif self.fusion == "image":
+            fused = torch.where(has_image[:, None], images, captions)
+        elif self.fusion == "caption":
+            fused = torch.where(has_caption[:, None], captions, images)
+        else:
+            weight = self.fixed_weight if self.image_weight is None else self.image_weight
+            # A picture alone has a direction of its own, also where its weight is nothing.
+            fused = torch.where(has_caption[:, None], weight * images + captions, images)
+        return F.normalize(fused, dim=-1)
+
+
 class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     """Embeds queries, text documents and image documents with one dual encoder, whose towers both train.
 
@@ -65,11 +126,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
 
     def __init__(self, config: UniVLDRConfig, build_encoder: bool = True):
         super().__init__(config)
-        self.clip = None
-        if build_encoder:
-            self.clip = (
-                OpenCLIPModel(config.clip_config) if self._is_open_clip else AutoModel.from_config(config.clip_config)
-            )
+        self.clip = build_dual_encoder(config.clip_config) if build_encoder else None
         self.fusion = DocumentFusion(config)
         self.post_init()
 
@@ -80,10 +137,6 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             self.fusion.start()
         else:
             super()._init_weights(module)
-
-    @property
-    def _is_open_clip(self) -> bool:
-        return self.config.clip_config.model_type == OpenCLIPConfig.model_type
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
@@ -112,9 +165,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         cls,
         clip,
         *,
-        clip_revision: "str | None" = None,
+        clip_revision: str | None = None,
         dtype="auto",
-        hub_arguments: "dict | None" = None,
+        hub_arguments: dict | None = None,
         **config_arguments,
     ):
         """A model whose encoder is a pretrained dual encoder, as it stands before training.
@@ -130,7 +183,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             OSError: it cannot be loaded; the message names it.
             ValueError: it lacks weights, or is no dual encoder.
         """
-        dual, _ = load_backbone("clip", clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
+        dual, _ = load_dual_encoder(clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
         if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
             raise ValueError(
                 f"{clip!r:.80} is no dual encoder of texts and pictures: pass a CLIP, SigLIP or open_clip model, or "
@@ -155,31 +208,25 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         """Logarithm of the factor on the cosines: the dual encoder's own."""
         return self.clip.logit_scale
 
-    def encode_texts(self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None) -> torch.Tensor:
+    def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Texts `(texts, tokens)` as `(texts, width)`, not normalised."""
-        return pooled_output(self.clip.get_text_features(input_ids, attention_mask=attention_mask))
+        return encode_texts(self.clip, input_ids, attention_mask)
 
     def encode_images(
         self,
-        pixel_values: "torch.Tensor | None" = None,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
-        pooled_features: "torch.Tensor | None" = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pooled_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Pictures as `(pictures, width)`, not normalised; of `pooled_features (pictures, pooled_width)`, the image
         tower's output before the joint space, only the projection is left to do."""
-        if pooled_features is not None:
-            if self._is_open_clip:
-                return self.clip.project_image(pooled_features)
-            projection = getattr(self.clip, "visual_projection", None)
-            return pooled_features if projection is None else projection(pooled_features)
-        # SigLIP 2 takes pictures of any shape.
-        extra = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
-        extra = {} if spatial_shapes is None else extra
-        return pooled_output(self.clip.get_image_features(pixel_values.to(self.clip.dtype), **extra))
+        if pooled_features is None:
+            pooled_features = pool_images(self.clip, pixel_values, pixel_attention_mask, spatial_shapes)
+        return project_images(self.clip, pooled_features)
 
     def get_text_features(
-        self, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """Queries and text documents `(texts, tokens)` as unit vectors `(texts, width)`."""
         return BaseModelOutputWithPooling(
@@ -189,8 +236,8 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """Pictures without a caption `(pictures, 3, height, width)` as unit vectors `(pictures, width)`."""
         images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
@@ -198,14 +245,14 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
 
     def get_multimodal_features(
         self,
-        input_ids: "torch.Tensor | None" = None,
-        attention_mask: "torch.Tensor | None" = None,
-        pixel_values: "torch.Tensor | None" = None,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
-        pooled_features: "torch.Tensor | None" = None,
-        caption_mask: "torch.Tensor | None" = None,
-        image_mask: "torch.Tensor | None" = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pooled_features: torch.Tensor | None = None,
+        caption_mask: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
         """Documents of one kind, or queries: texts, pictures, or pictures with their captions.
 
@@ -239,23 +286,23 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     # -- training ---------------------------------------------------------------------------------------------------
     def forward(
         self,
-        input_ids: "torch.Tensor | None" = None,
-        attention_mask: "torch.Tensor | None" = None,
-        text_input_ids: "torch.Tensor | None" = None,
-        text_attention_mask: "torch.Tensor | None" = None,
-        caption_input_ids: "torch.Tensor | None" = None,
-        caption_attention_mask: "torch.Tensor | None" = None,
-        pixel_values: "torch.Tensor | None" = None,
-        pixel_attention_mask: "torch.Tensor | None" = None,
-        spatial_shapes: "torch.Tensor | None" = None,
-        pooled_features: "torch.Tensor | None" = None,
-        caption_mask: "torch.Tensor | None" = None,
-        image_mask: "torch.Tensor | None" = None,
-        positives: "torch.Tensor | None" = None,
-        candidates: "torch.Tensor | None" = None,
-        document_ids: "torch.Tensor | None" = None,
-        known_ids: "torch.Tensor | None" = None,
-        false_negative_threshold: "float | None" = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        text_input_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        caption_input_ids: torch.Tensor | None = None,
+        caption_attention_mask: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+        pooled_features: torch.Tensor | None = None,
+        caption_mask: torch.Tensor | None = None,
+        image_mask: torch.Tensor | None = None,
+        positives: torch.Tensor | None = None,
+        candidates: torch.Tensor | None = None,
+        document_ids: torch.Tensor | None = None,
+        known_ids: torch.Tensor | None = None,
+        false_negative_threshold: float | None = None,
         return_loss: bool = True,
     ) -> UniVLDROutput:
         """Embeds queries and documents, each document once, and compares each query with its candidates.
@@ -333,7 +380,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
-def _all(mask: "torch.Tensor | None") -> bool:
+def _all(mask: torch.Tensor | None) -> bool:
     return mask is None or bool(mask.all())
 
 
@@ -346,4 +393,4 @@ def _rest_frozen(module: nn.Module) -> None:
             _rest_frozen(child)
 
 
-__all__ = ["UniVLDRModel", "UniVLDROutput"]
+__all__ = ["DocumentFusion", "UniVLDRModel", "UniVLDROutput"]

@@ -90,9 +90,9 @@ def load_text_encoder(name: str, revision: "str | None" = None):
         about = {}
     if about.get("model_type") not in _DUAL_ENCODERS:
         return load_sentence_transformer(name, revision)
-    from .backbones_unimur import load_backbone
+    from .modeling_open_clip import load_dual_encoder
 
-    clip, commit = load_backbone("clip", name, revision)
+    clip, commit = load_dual_encoder(name, revision)
     return TextEncoder(clip.eval(), AutoTokenizer.from_pretrained(name, revision=commit))
 
 

@@ -1,6 +1,7 @@
 """Fixtures: small random models of real architectures; the real mini where it is built."""
 
 import os
+from pathlib import Path
 
 # No test may ask a hub for anything.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +17,11 @@ from PIL import Image
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from tests import tiny
+
+# Processes that tests start import both packages from this checkout, whatever is installed.
+ROOT = Path(__file__).parents[1]
+_PATH = [str(ROOT), str(ROOT / "examples" / "mini"), os.environ.get("PYTHONPATH")]
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, _PATH))
 
 
 @pytest.fixture(scope="session")

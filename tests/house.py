@@ -9,8 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "modeling_unimur"
-# Folders whose Python files are the product.
+# Folders whose Python files are the product, and the names under which their modules are imported.
 PRODUCT = (PACKAGE, "conversion", "benchmarks", "examples", "hub_cards")
+MINI = "unimur_mini"  # a package in examples/mini
 
 # Of named tuples and of transformers' models; a file may use them on any object.
 FOREIGN_PRIVATE = {"_replace", "_no_split_modules"}
@@ -31,6 +32,7 @@ def relative(path: Path) -> str:
 
 def module_name(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts[parts.index(MINI) :] if MINI in parts else parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -54,13 +56,13 @@ def _import_nodes(node: ast.AST):
 @cache
 def imports(path: Path) -> tuple[tuple[str, str | None, int], ...]:
     """(module, name or None, line) of every import, inside functions too; imports for type checkers are left out."""
-    package = path.relative_to(ROOT).parent.parts
+    package = module_name(path.parent / "__init__.py").split(".")
     found = []
     for node in _import_nodes(tree(path)):
         if isinstance(node, ast.Import):
             found += [(alias.name, None, node.lineno) for alias in node.names]
             continue
-        base = package[: len(package) - node.level + 1] if node.level else ()
+        base = package[: len(package) - node.level + 1] if node.level else []
         module = ".".join([*base, *([node.module] if node.module else [])])
         found += [(module, alias.name, node.lineno) for alias in node.names]
     return tuple(found)
@@ -114,7 +116,7 @@ def private_imports() -> set[str]:
     found = set()
     for path in python_files(*PRODUCT):
         for module, name, _ in imports(path):
-            if module.split(".")[0] in PRODUCT and any(map(is_private, [*module.split("."), name or ""])):
+            if module.split(".")[0] in (*PRODUCT, MINI) and any(map(is_private, [*module.split("."), name or ""])):
                 found.add(f"{module_name(path)}: {module}.{name}")
     return found
 
@@ -200,4 +202,34 @@ def matched_texts(folder: str) -> list[tuple[str, str]]:
                     constants = (part for part in ast.walk(keyword.value) if isinstance(part, ast.Constant))
                     text = "".join(str(part.value) for part in constants)
                     found.append((f"{relative(path)}:{node.lineno}", text))
+    return found
+
+
+def _exported(package: Path) -> dict[str, str]:
+    """Module by name of what a package's `__init__.py` imports, or names in its table `_WHERE`."""
+    found = {name: module for module, name, _ in imports(package) if name}
+    for node in tree(package).body:
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == "_WHERE" for target in node.targets):
+            table = ast.literal_eval(node.value)
+            found |= {name: f"{module_name(package)}.{module}" for name, module in table.items()}
+    return found
+
+
+def tested_modules() -> set[str]:
+    """Modules that a test file imports, itself or through a package, or is named after (`test_NAME...py`)."""
+    known, found = modules(), set()
+    files = [path for path in python_files("tests") if path.name.startswith("test_")]
+    for path in files:
+        for module, name, _ in imports(path):
+            if name and f"{module}.{name}" in known:
+                found.add(f"{module}.{name}")
+            elif module in known and known[module].name == "__init__.py":
+                found.add(_exported(known[module]).get(name or "", module))
+            else:
+                found.add(module)
+    stems = {path.stem.removeprefix("test_") for path in files}
+    for module in known:
+        name = module.rpartition(".")[2]
+        if any(stem == name or stem.startswith(f"{name}_") for stem in stems):
+            found.add(module)
     return found

@@ -26,7 +26,7 @@ FLOORS = {
 }
 
 # Circles of imports, each as its modules in alphabetical order.
-KNOWN_CIRCLES = {("modeling_unimur.training.cc3m_pairs", "modeling_unimur.training.pairs")}
+KNOWN_CIRCLES: set[tuple[str, ...]] = set()
 # `importer -> imported` against the arrows.
 KNOWN_ARROWS: set[str] = set()
 # `module: name` of private names that a module uses and another one defines.
@@ -44,10 +44,73 @@ KNOWN_PRIVATE_NAMES = {
     "modeling_unimur.evaluation.shared_prefix: _softcap",
     "modeling_unimur.evaluation.turn_encoding: _suffix_length",
     "modeling_unimur.evaluation.turn_encoding: _visual_choice",
-    "modeling_unimur.training.gradient_cache: _image_target_features",
 }
 # `module = module` that share ten consecutive lines of code.
 KNOWN_EQUAL_PLACES: set[str] = set()
+
+# Modules without a test file of their own, by what tests them, or by the reason why nothing does.
+TESTED_THROUGH = {
+    "tests/benchmarks/test_quick_runs.py": (
+        "benchmarks.training_step", "benchmarks.training_inputs", "benchmarks.fromage_step",
+    ),
+    "they need runs of the minis' recipes, or hours": (
+        "benchmarks.ablation", "benchmarks.anchor", "benchmarks.photographs", "benchmarks.quality",
+    ),
+    "tests/conversion/test_assemble_clip_lite2_minilm.py": ("conversion.packaged_minilm",),
+    "tests/conversion/test_convert_fromage.py": ("conversion.heads_plan", "conversion.source_heads"),
+    "tests/test_unimur_mini.py": ("conversion.release_version",),
+    "tests/evaluation/test_mteb_tasks.py": ("examples.mteb.own_tasks",),
+    "tests/space/test_page.py": ("hub_cards.space.app",),
+    "tests/test_pipeline.py": (
+        "modeling_unimur.auto_classes", "modeling_unimur.conversation", "modeling_unimur.loading",
+    ),
+    "tests/test_processing_unimur.py": ("modeling_unimur.captions_unimur", "modeling_unimur.contexts_unimur"),
+    "tests/test_query_anchor.py": ("modeling_unimur.anchor_inputs_unimur", "modeling_unimur.text_encoder_unimur"),
+    "tests/index/test_payloads.py": ("modeling_unimur.index.base",),
+    "tests/cli/test_compare_command.py": ("modeling_unimur.cli.backbone_arguments",),
+    "tests/cli/test_train_command.py": ("modeling_unimur.cli.recipe_arguments",),
+    "tests/cli/test_chat_session.py": ("modeling_unimur.cli.terminal",),
+    "tests/serving/test_serve.py": ("modeling_unimur.serving.app", "modeling_unimur.serving.connections"),
+    "tests/space/test_responder.py": ("modeling_unimur.data.allowed_images",),
+    "tests/data/test_dialogues.py": (
+        "modeling_unimur.data.dialogues.forms", "modeling_unimur.data.dialogues.phrases",
+        "modeling_unimur.data.dialogues.surface", "modeling_unimur.data.dialogues.talk",
+    ),
+    "tests/data/test_questions.py": ("modeling_unimur.data.dialogues.question_phrases",),
+    "tests/data/test_webqa.py": (
+        "modeling_unimur.data.webqa.deduplication", "modeling_unimur.data.webqa.mbeir",
+        "modeling_unimur.data.webqa.raw", "modeling_unimur.data.webqa.records", "modeling_unimur.data.webqa.released",
+    ),
+    "tests/encoding/test_build.py": (
+        "modeling_unimur.encoding.chunks", "modeling_unimur.encoding.decoding", "modeling_unimur.encoding.indexing",
+        "modeling_unimur.encoding.plan", "modeling_unimur.encoding.processes", "modeling_unimur.data.decoding_workers",
+    ),
+    "tests/encoding/test_sources.py": (
+        "modeling_unimur.encoding.picture_sources", "modeling_unimur.encoding.set_sources",
+    ),
+    "tests/encoding/test_sources_kept.py": ("modeling_unimur.encoding.manifest",),
+    "tests/encoding/test_ray.py": ("modeling_unimur.encoding.ray_engine",),
+    "tests/evaluation/test_hub_metrics.py": (
+        "modeling_unimur.evaluation.hub_metrics.option_ranking.option_ranking",
+        "modeling_unimur.evaluation.hub_metrics.pool_recall.pool_recall",
+        "modeling_unimur.evaluation.hub_metrics.reply_kinds.reply_kinds",
+    ),
+    "tests/evaluation/test_tasks.py": (
+        "modeling_unimur.evaluation.systems.chance", "modeling_unimur.evaluation.tasks.captions",
+        "modeling_unimur.evaluation.tasks.judging", "modeling_unimur.evaluation.tasks.photo_sharing",
+        "modeling_unimur.evaluation.tasks.stories",
+    ),
+    "tests/releasing/test_release.py": ("modeling_unimur.releasing.fresh_load",),
+    "tests/releasing/test_installed.py": ("modeling_unimur.releasing.hub_cards",),
+    "tests/releasing/test_sentence_transformers.py": ("modeling_unimur.releasing.sentence_transformers_unimur",),
+    "tests/training/test_two_ranks.py": ("modeling_unimur.training.ranks",),
+    "tests/training/test_recipes.py": (
+        "modeling_unimur.training.recipe_yaml", "modeling_unimur.training.univl_dr_recipe",
+    ),
+    "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery", "unimur_mini.demo.terminal"),
+    "tests/examples_mini/demo/test_page.py": ("unimur_mini.demo.page_style",),
+    "tests/examples_mini/test_gimp_manual.py": ("unimur_mini.gimp_manual.documents", "unimur_mini.gimp_manual.splits"),
+}  # fmt: skip
 
 
 def assert_only(found: set, known: set, remedy: str) -> None:
@@ -104,6 +167,21 @@ def test_no_ten_equal_lines():
 def test_errors_are_matched_by_a_key_token():
     long = [f"{place}: {text!r}" for place, text in house.matched_texts("tests") if len(text.split()) > 5]
     assert not long, f"match the error's type and a key token, not its message: {long}"
+
+
+def test_every_module_has_its_test_file():
+    found = {name for name, path in house.modules().items() if path.name != "__init__.py"} - house.tested_modules()
+    listed = {module for modules in TESTED_THROUGH.values() for module in modules}
+    assert_only(found, listed, "modules that no test file imports or is named after (test_NAME.py)")
+    files = [reason for reason in TESTED_THROUGH if reason.endswith(".py")]
+    assert not [name for name in files if not (house.ROOT / name).is_file()]
+
+
+def test_the_package_knows_nothing_of_what_is_around_it():
+    around = {"conversion", "benchmarks", "examples", "hub_cards", "tests", house.MINI}
+    found = {f"{name} -> {module}" for name, path in house.modules().items() if name.split(".")[0] == house.PACKAGE
+             for module, _, _ in house.imports(path) if module.split(".")[0] in around}  # fmt: skip
+    assert not found
 
 
 # -- the checks themselves ------------------------------------------------------------------------------------------

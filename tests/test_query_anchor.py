@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from modeling_unimur import MultimodalRetrievalPipeline, UniMuRConfig, UniMuRModel, UniMuRProcessor
 from modeling_unimur.chat_cache_unimur import ChatCache
-from modeling_unimur.query_anchor_unimur import GATE_FEATURES
+from modeling_unimur.modeling_unimur import GATE_FEATURES
 from tests import tiny
 from tests.test_chat_cache import chat
 

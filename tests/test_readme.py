@@ -16,10 +16,9 @@ from modeling_unimur.releasing.clean_folder import write_model
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-PAGES = [README, *(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))]
+PATHS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [path.read_text(encoding="utf-8") for path in PATHS]
+README = PAGES[0]
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -56,10 +55,23 @@ def test_command_is_one_that_exists(command):
         pytest.fail(f"README shows a command that no test knows: {command}")
 
 
-def test_links_and_pictures_are_there():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [t for t in targets if not t.startswith("http") and not (ROOT / t).exists()]
+def anchors(page: Path) -> set[str]:
+    """The addresses of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PATHS, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+    missing = [name for name, _ in targets if not (page.parent / name).exists()]
     assert not missing
+    linked = [((page.parent / name) if name else page, anchor) for name, anchor in targets if anchor]
+    assert not [(path.name, anchor) for path, anchor in linked if anchor not in anchors(path)]
+
+
+def test_readme_fits_on_a_few_screens():
+    assert len(README.splitlines()) <= 200
 
 
 @pytest.fixture(scope="module")
@@ -69,18 +81,14 @@ def names(tmp_path_factory, make_model, pictures) -> dict:
     backbones = {"LANGUAGE_MODEL": str(tiny.language_model(work / "lm")), "CLIP": str(tiny.clip(work / "clip"))}
     write_model(work / "release", *make_model(), heads_only=False)
     return {
-        "README.md": {"MODEL": str(assemble()), "PICTURES": pictures, **backbones},
+        "README.md": {"MODEL": str(assemble()), "IMAGES": pictures, **backbones},
         "api.md": {"MODEL": str(work / "release"), "IMAGES": pictures, **backbones},
     }
 
 
 # What must hold at the end of a page's programs.
-ENDS = {"README.md": "len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(PICTURES)"}
-WITH_PROGRAMS = [
-    page
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
-    if blocks("python", page.read_text(encoding="utf-8"))
-]
+ENDS = {"README.md": "len(found['text']) == 3 and len(found['image']) == 3 and len(scores[0]) == 2 + len(IMAGES)"}
+WITH_PROGRAMS = [path for path, text in zip(PATHS, PAGES, strict=True) if blocks("python", text)]
 
 
 @pytest.mark.parametrize("page", WITH_PROGRAMS, ids=lambda page: page.name)
@@ -104,3 +112,10 @@ def test_programs_run(page, names, tmp_path):
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_architecture_names_files_that_exist():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w./-]+(?:\.py|/))`", text)
+    assert len(named) > 10
+    assert not [name for name in named if not any((top / name).exists() for top in (ROOT, ROOT / "modeling_unimur"))]

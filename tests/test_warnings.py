@@ -13,7 +13,6 @@ import pytest
 from conversion.assemble_unimur_mini import assemble
 from tests.test_readme import blocks
 
-ROOT = Path(__file__).resolve().parents[1]
 # All that may be written to stderr: progress bars, and in programs that import transformers before this package what
 # torch says of a registration in torchao, where that is installed.
 PROGRESS = r"[\w .:]*\d+%\|.*\|.*\d+/\d+ \[.*\]"
@@ -32,7 +31,7 @@ def unforeseen(stderr: str, kind: str) -> list[str]:
 def run(arguments: list, folder: Path, kind: str, stdin: str = "") -> None:
     """Runs Python quietly: a warning of what will change is an error, and nothing else is written to stderr."""
     environment = {key: value for key, value in os.environ.items() if key not in OURS}
-    environment |= {"PYTHONWARNINGS": "error::FutureWarning", "PYTHONPATH": str(ROOT)}
+    environment |= {"PYTHONWARNINGS": "error::FutureWarning"}
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=folder, env=environment, input=stdin, capture_output=True, text=True, timeout=300,

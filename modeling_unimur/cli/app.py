@@ -14,8 +14,8 @@ from typing import Any
 from ..data.source_folders import source_folders
 from ..releasing.hub_cards import hub_cards
 from . import chat
-from .demo_index import INDEX_FOLDER
 from .errors import CommandError
+from .gallery import INDEX_FOLDER
 
 SPACE = hub_cards("space") / "app.py"
 

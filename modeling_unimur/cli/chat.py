@@ -13,7 +13,7 @@ from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 
 if TYPE_CHECKING:
-    from .demo_results import Picture
+    from .gallery import Picture
 
 TOP_K = 3
 
@@ -37,7 +37,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     Raises:
         CommandError: there is no such model or index.
     """
-    from .demo_index import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
+    from .gallery import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
     from .retriever import model_folder, open_retriever
 
     model, opening = model_folder(args.model), opening_arguments(args)

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ..data.allowed_images import is_image_file
 from ..image_loading import load_image
-from .demo_results import Picture, RankedPicture, RankedReply
+from .gallery import Picture, RankedPicture, RankedReply
 from .terminal import Terminal
 
 PROMPT = "you> "

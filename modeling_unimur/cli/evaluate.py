@@ -17,7 +17,7 @@ _TABLE = "table"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur evaluate`."""
-    from ..evaluation.protocols.registry import TASKS
+    from ..evaluation.tasks.registry import TASKS
 
     width = max(map(len, TASKS)) + 2
     lines = [f"{name:<{width}}{task.summary}\n{'':<{width}}data: {task.data}" for name, task in TASKS.items()]
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs a task, prints its table and writes the results; or makes one table out of several."""
-    from ..evaluation.protocols.registry import TASKS
+    from ..evaluation.tasks.registry import TASKS
 
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise CommandError(f"{args.output} is a file; --output takes a folder")
@@ -115,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
     if args.card is not None and not args.card.exists():
         raise CommandError(f"there is no model card {args.card}")
 
-    from ..evaluation.protocols import task_function
+    from ..evaluation.tasks import task_function
 
     left_out: dict[str, str] = {}
     compared: list = sources
@@ -135,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from ..evaluation.protocols.results import load_result, merge_results
+    from ..evaluation.report import load_result, merge_results
 
     if not args.runs or args.output is None:
         raise CommandError("a table needs --runs FOLDER... and --output FOLDER")
@@ -152,7 +152,7 @@ def _show(found, paths: list[Path]) -> None:
 
 
 def _options(args: argparse.Namespace):
-    from ..evaluation.protocols.options import TaskOptions
+    from ..evaluation.tasks.options import TaskOptions
 
     rounds = args.rounds.split(",")
     if not all(part.strip().isdecimal() for part in rounds):

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NoReturn
 
+from ..data.registry import load_module
 from .errors import CommandError
 
-# Name -> (module of this package, one-line help). A module has `add_arguments(parser)` and `run(args) -> int`.
+# Name -> (module of this package, or another one with its package; one-line help).
+# A module has `add_arguments(parser)` and `run(args) -> int`.
 COMMANDS = {
-    "demo": ("demo", "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet"),
+    "demo": (
+        "unimur_mini.demo.command",
+        "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet",
+    ),
     "chat": ("chat", "talk in the terminal, with pictures in and out"),
     "app": ("app", "the same in the browser, with a gallery to search"),
     "train": ("train", "run a training recipe"),
@@ -47,6 +52,11 @@ def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument("--debug", action="store_true", default=default, help="show the traceback of an error")
 
 
+def _module(command: str) -> ModuleType:
+    name = COMMANDS[command][0]
+    return load_module(name if "." in name else f"{__package__}.{name}")
+
+
 def build_parser(command: str | None) -> argparse.ArgumentParser:
     """The parser; only `command`'s own arguments are added, so only its module is imported."""
     parser = _Parser(
@@ -57,13 +67,13 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="store_true", help="print the versions of unimur and its libraries")
     _add_debug(parser, False)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for name, (module, summary) in COMMANDS.items():
+    for name, (_, summary) in COMMANDS.items():
         description = summary[0].upper() + summary[1:] + "."
         child = commands.add_parser(name, help=summary, description=description, allow_abbrev=False)
         # Without the suppressed default, the sub-command would reset a `--debug` that stands before its name.
         _add_debug(child, argparse.SUPPRESS)
         if name == command:
-            importlib.import_module(f".{module}", __package__).add_arguments(child)
+            _module(name).add_arguments(child)
     return parser
 
 
@@ -118,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command is None:
             parser.print_help()
             return 0
-        return importlib.import_module(f".{COMMANDS[args.command][0]}", __package__).run(args)
+        return _module(args.command).run(args)
     except KeyboardInterrupt:
         print("\nunimur: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -9,10 +9,10 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-from .demo_results import SOURCE_NAMES, AnsweredDialogue, Picture, RankedPicture, RankedReply, Turn, bar_fractions
+from .gallery import Picture, RankedPicture, RankedReply, bar_fractions
 
 BAR_CELLS = 10
-_BOLD, _DIM, _BLUE, _RESET = "\033[1m", "\033[2m", "\033[34m", "\033[0m"
+_BOLD, DIM, _BLUE, _RESET = "\033[1m", "\033[2m", "\033[34m", "\033[0m"
 
 
 class Terminal:
@@ -47,11 +47,6 @@ class Terminal:
         self.write()
         self.write(f"{self.rule * 2} {text} ".ljust(self.width, self.rule), _BOLD)
 
-    def turn(self, turn: Turn) -> None:
-        """One message: its texts, and its pictures by title."""
-        parts = [f"[picture: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
-        self.wrapped(" ".join(parts), turn.role)
-
     def _bar(self, fraction: float) -> str:
         cells = round(fraction * BAR_CELLS)
         return self.full * cells + self.empty * (BAR_CELLS - cells)
@@ -64,24 +59,15 @@ class Terminal:
                 f"  {place}. {reply.score:6.3f} {self._bar(fraction)}  {reply.text}", "" if place > 1 else _BOLD
             )
 
+    def caption(self, picture: Picture) -> str:
+        """What stands for a picture."""
+        return picture.title
+
     def pictures(self, pictures: Sequence[RankedPicture], *, with_paths: bool = False) -> None:
-        """Ranked pictures with their scores, titles and sources, or their paths."""
+        """Ranked pictures with their scores and captions, and perhaps their paths."""
         fractions = bar_fractions([ranked.score for ranked in pictures])
         for place, (ranked, fraction) in enumerate(zip(pictures, fractions, strict=True), start=1):
-            picture = ranked.picture
-            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {picture.title}"
-            if picture.source and not with_paths:
-                line += f"  ({SOURCE_NAMES.get(picture.source, picture.source)})"
+            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {self.caption(ranked.picture)}"
             self.write(line, "" if place > 1 else _BLUE)
             if with_paths:
-                self.write(f"{' ' * (BAR_CELLS + 14)}{picture.path}", _DIM)
-
-    def dialogue(self, number: int, dialogue: AnsweredDialogue) -> None:
-        """A conversation and everything that was retrieved for it."""
-        self.heading(f"{number}. {dialogue.title}")
-        for turn in dialogue.turns:
-            self.turn(turn)
-        self.write("  Replies", _DIM)
-        self.replies(dialogue.replies)
-        self.write("  Pictures", _DIM)
-        self.pictures(dialogue.pictures)
+                self.write(f"{' ' * (BAR_CELLS + 14)}{ranked.picture.path}", DIM)

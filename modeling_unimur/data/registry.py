@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 _ADDRESS = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -21,27 +22,36 @@ def is_address(source: str) -> bool:
     return _ADDRESS.fullmatch(source) is not None and not os.path.exists(source)
 
 
+def load_module(name: str) -> ModuleType:
+    """Imports a module that another package may bring.
+
+    Raises:
+        ImportError: the package is not installed; the message says how to install it.
+        ValueError: the package has no such module.
+    """
+    package = name.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        remedy = "pip install unimur" if package == "unimur_mini" else f"install {package}"
+        raise ImportError(f"{name} needs the package {package}, which is not installed: {remedy}.")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if not f"{name}.".startswith(f"{error.name}."):
+            raise  # a library that the module needs
+        raise ValueError(f"There is no module {name}.") from error
+
+
 def load_function(address: str) -> Callable[..., Any]:
     """The function `package.module:function`. Its module is imported, so the address must come from a trusted recipe.
 
     Raises:
-        ImportError: the package is not installed; the message says how to install it.
-        ValueError: there is no such module or function in it.
+        ImportError, ValueError: as `load_module`; ValueError also where the module has no such function.
     """
     module, _, name = address.partition(":")
-    package = module.partition(".")[0]
-    if importlib.util.find_spec(package) is None:
-        remedy = "pip install unimur" if package == "unimur_mini" else f"install {package}"
-        raise ImportError(f"{address} needs the package {package}, which is not installed: {remedy}.")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):
-            raise  # a library that the module needs
-        raise ValueError(f"{address}: there is no module {module}.") from error
-    if not callable(getattr(found, name, None)):
+    function = getattr(load_module(module), name, None)
+    if not callable(function):
         raise ValueError(f"{address}: the module {module} has no function {name}.")
-    return getattr(found, name)
+    return function
 
 
 def find_loader(source: str, known: dict[str, str]) -> Callable[..., Any] | None:
@@ -54,4 +64,4 @@ def find_loader(source: str, known: dict[str, str]) -> Callable[..., Any] | None
     return None if address is None else load_function(address)
 
 
-__all__ = ["SETS", "find_loader", "is_address", "load_function"]
+__all__ = ["SETS", "find_loader", "is_address", "load_function", "load_module"]

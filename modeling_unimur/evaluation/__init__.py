@@ -1,1 +1,1 @@
-"""Metrics and protocols."""
+"""Metrics, systems and the tasks that they are measured on."""

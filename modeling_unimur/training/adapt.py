@@ -32,10 +32,9 @@ from transformers import AutoConfig, set_seed
 from .. import UniMuRModel, UniMuRProcessor
 from ..readout_unimur import FrozenReader
 from ..releasing.clean_folder import write_model
-from .adapt_anchor import AnchorChoice
 from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
-from .adapt_judge import chance, held_out_sets, own_metric_score, recall_of
+from .adapt_selection import Selection, chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard
 from .collators import DualAlignmentCollator
@@ -44,7 +43,7 @@ from .prefix_store import PrefixStore
 from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout
 from .ready_items import ReadyIndex, join, load_items
 from .ready_vectors import load_vectors
-from .text_encoders import folder_or_id, load_text_space
+from .text_encoders import TextSpace, folder_or_id, load_text_space
 from .trainer import RetrievalTrainer
 
 logger = logging.getLogger(__name__)
@@ -167,34 +166,9 @@ def adapt(
         )
     output = _free_folder(output_dir)
     index = _ready_index(embeddings, texts, kind, vector_column)
-    groups = Groups.of(index)
-    if len(groups) < _FEWEST:
-        raise ValueError(
-            f"{len(groups)} distinct texts for {len(index.items)} vectors: at least {_FEWEST} are needed to learn "
-            "from and to judge by. Give the texts of the items, or captions of the pictures."
-        )
     set_seed(options.seed)
-    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(options.seed)).tolist()
-    count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 6)
-    last = count + max(count // 2, 2)
-    held_out, choosing, chosen = order[:count], order[count:last], order[last:]
-    space = None
-    if encoder is not None:
-        space = load_text_space(encoder)
-        index.notes.append(require_same_space(space, index))
-
-    own_share = options.contexts if space is None else math.ceil(options.contexts / 2)
-    contexts = training_contexts(groups, chosen, own_share, options.seed)
-    table, sets = index.vectors, held_out_sets(index, groups, held_out, options.seed)
-    deciding = held_out_sets(index, groups, choosing, options.seed + 1)
-    if space is not None:
-        unseen, count = [*held_out, *choosing], options.contexts - own_share
-        extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table, chats)
-        table, sets, deciding = extra.table, [*sets, *extra.sets], [*deciding, *extra.choosing]
-        index.notes.extend(extra.notes)
-    rows = AdaptRows(contexts, table, index.vectors)
-
-    model, processor = _untrained(language_model, language_model_revision, index, contexts, options)
+    data = _data(index, encoder, chats, options)
+    model, processor = _untrained(language_model, language_model_revision, index, data.rows.contexts, options)
     store = None
     if FrozenReader(model.language_model, [-1]).joins_caches:
         store = PrefixStore(model, int(options.keep_prefixes_gb * 2**30))
@@ -203,79 +177,122 @@ def adapt(
             "This language model's cache cannot be kept: every step runs whole contexts, which is slow."
         )
     limit = options.max_context_tokens
-    # A start alone reads every context once: nothing is worth keeping.
-    collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
-
-    def judge(sets: list[DevSet]) -> list[torch.Tensor]:
-        return [embed_contexts(model, processor, dev.contexts, limit, store) for dev in sets]
-
-    anchors = None if space is None else AnchorChoice(space, model.config, deciding, sets)
-
+    selection = Selection(
+        model,
+        processor,
+        lambda contexts: embed_contexts(model, processor, contexts, limit, store),
+        data.judging,
+        data.choosing,
+        data.space,
+    )
     args = _arguments(output, options)
     model.to(args.device)
-    figures, prepared = {"untrained": judge(sets)}, time.perf_counter()
-    read, merits, heads = read_contexts(model, rows, collator), {}, {}
-
-    def keep(name: str) -> None:
-        figures[name], found = judge(sets), judge(deciding)
-        if anchors is not None:
-            anchors.offer(name, found)
-        else:
-            recalls = [recall_of(queries, dev) for queries, dev in zip(found, deciding, strict=True)]
-            merits[name] = float(np.mean([sum(recall.values()) / 2 for recall in recalls]))
-        heads[name] = {key: tensor.clone() for key, tensor in model.heads.state_dict().items()}
-
-    start = fit_readout(read, options.seed)
-    set_readout(model, start)
-    keep("closed_form")
-    set_readout(model, sharpen_readout(read, start, options.seed))
-    keep("sharpened")
-    started = time.perf_counter()
-    steps = math.ceil(options.epochs * len(rows) / min(options.batch_size, len(rows)))
-    if steps:
-        _train(model, rows, collator, args, steps, processor)
-        keep("trained")
-    readout = kept = max(merits, key=merits.__getitem__) if anchors is None else anchors.best
-    model.heads.load_state_dict(heads[readout])
-    if anchors is not None:
-        figures["encoder"], figures["anchored"] = anchors.own_queries(), anchors.queries(figures[readout])
-        kept = "encoder" if anchors.is_encoder_alone else "anchored"
-        merits = {name: choice.merit for name, choice in anchors.choices.items()}
-        anchors.install(model, processor)
+    selection.judge("untrained")
+    prepared = time.perf_counter()
+    fitted = _fit(model, processor, data.rows, selection, store, options, args)
+    kept = selection.install()
+    if data.space is not None:
         # Of longer dialogues the language model reads what it was judged by, and the encoder all that it holds.
         processor.max_context_tokens = limit + processor.overhead_tokens
-    trained = time.perf_counter()
     results = {
         "task": "adapt",
         "language_model": os.fspath(language_model),
         "encoder": None if encoder is None else os.fspath(encoder),
         "items": {kind: len(index.rows(kind)) for kind in ("text", "image")},
         "width": index.width,
-        "distinct_texts": {
-            "trained": len(chosen),
-            "choosing": len(choosing),
-            "held_out": len(held_out),
-            "items_without_text": groups.untold,
-        },
-        "contexts": len(rows),
-        "steps": steps,
+        "distinct_texts": data.distinct_texts,
+        "contexts": len(data.rows),
+        "steps": fitted.steps,
         "kept": kept,
-        "chosen_by": merits,
-        **({} if anchors is None else {"anchor": anchors.report()}),
-        "ridge_penalty": start.penalty,
+        "chosen_by": selection.merits,
+        **({} if selection.anchors is None else {"anchor": selection.anchors.report()}),
+        "ridge_penalty": fitted.penalty,
         "trained_parameters": sum(p.numel() for p in model.heads.parameters()),
         "seconds": {
             "prepare": round(prepared - begin, 1),
-            "closed_form": round(started - prepared, 1),
-            "train": round(trained - started, 1),
+            "closed_form": round(fitted.started - prepared, 1),
+            "train": round(time.perf_counter() - fitted.started, 1),
         },
         "threads": torch.get_num_threads(),
-        "held_out": _table(sets, figures, index, kept),
+        "held_out": _table(selection, index, kept),
         "notes": index.notes,
         "options": asdict(options),
     }
     _save(model, processor, index if save_index else None, results, output)
     return results
+
+
+@dataclass
+class _Data:
+    """What heads are fitted on, and the held-out sets that judge them and that choose among them."""
+
+    rows: AdaptRows
+    judging: list[DevSet]
+    choosing: list[DevSet]
+    space: TextSpace | None
+    distinct_texts: dict[str, int]
+
+
+def _data(index: ReadyIndex, encoder, chats, options: AdaptOptions) -> _Data:
+    """Divides the texts of an index into those that are trained on, that choose and that judge, and makes contexts."""
+    groups = Groups.of(index)
+    if len(groups) < _FEWEST:
+        raise ValueError(
+            f"{len(groups)} distinct texts for {len(index.items)} vectors: at least {_FEWEST} are needed to learn "
+            "from and to judge by. Give the texts of the items, or captions of the pictures."
+        )
+    order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(options.seed)).tolist()
+    count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 6)
+    last = count + max(count // 2, 2)
+    held_out, choosing, chosen = order[:count], order[count:last], order[last:]
+    space = None
+    if encoder is not None:
+        space = load_text_space(encoder)
+        index.notes.append(require_same_space(space, index))
+    own_share = options.contexts if space is None else math.ceil(options.contexts / 2)
+    contexts, table = training_contexts(groups, chosen, own_share, options.seed), index.vectors
+    judges = held_out_sets(index, groups, held_out, options.seed)
+    deciding = held_out_sets(index, groups, choosing, options.seed + 1)
+    if space is not None:
+        unseen, count = [*held_out, *choosing], options.contexts - own_share
+        extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table, chats)
+        table, judges, deciding = extra.table, [*judges, *extra.sets], [*deciding, *extra.choosing]
+        index.notes.extend(extra.notes)
+    counts = {
+        "trained": len(chosen),
+        "choosing": len(choosing),
+        "held_out": len(held_out),
+        "items_without_text": groups.untold,
+    }
+    return _Data(AdaptRows(contexts, table, index.vectors), judges, deciding, space, counts)
+
+
+@dataclass
+class _Fitted:
+    """The penalty of the closed form, the steps of training, and when training started."""
+
+    penalty: float
+    steps: int
+    started: float
+
+
+def _fit(model, processor, rows: AdaptRows, selection: Selection, store, options: AdaptOptions, args) -> _Fitted:
+    """Fits the readout in closed form, sharpens it, and with `epochs` trains it with [RET]; offers each of them."""
+    limit = options.max_context_tokens
+    # A start alone reads every context once: nothing is worth keeping.
+    collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
+    read = read_contexts(model, rows, collator)
+    start = fit_readout(read, options.seed)
+    set_readout(model, start)
+    selection.offer("closed_form")
+    set_readout(model, sharpen_readout(read, start, options.seed))
+    selection.offer("sharpened")
+    started = time.perf_counter()
+    steps = math.ceil(options.epochs * len(rows) / min(options.batch_size, len(rows)))
+    if steps:
+        _train(model, rows, collator, args, steps, processor)
+        selection.offer("trained")
+    return _Fitted(start.penalty, steps, started)
 
 
 def _free_folder(output_dir: str | os.PathLike) -> Path:
@@ -368,14 +385,14 @@ def _train(model, rows: AdaptRows, collator, args, steps: int, processor) -> Non
     model.eval()
 
 
-def _table(sets: list[DevSet], figures: dict[str, list[torch.Tensor]], index: ReadyIndex, kept: str) -> dict:
+def _table(selection: Selection, index: ReadyIndex, kept: str) -> dict:
     found = {}
-    for number, dev in enumerate(sets):
+    for number, dev in enumerate(selection.judging):
         row = {"queries": len(dev.contexts), "candidates": len(dev.candidates), "chance": chance(dev)}
-        row.update({name: recall_of(queries[number], dev) for name, queries in figures.items()})
+        row.update({name: recall_of(queries[number], dev) for name, queries in selection.queries.items()})
         if index.raw is not None and dev.name in ("text_to_text", "text_to_image"):
-            raw = index.raw[torch.from_numpy(index.rows(dev.kind))]
-            row[f"{kept}_own_metric"] = recall_of(figures[kept][number], dev, own_metric_score(raw, index.metric))
+            raw, queries = index.raw[torch.from_numpy(index.rows(dev.kind))], selection.queries[kept][number]
+            row[f"{kept}_own_metric"] = recall_of(queries, dev, own_metric_score(raw, index.metric))
         found[dev.name] = row
     return found
 

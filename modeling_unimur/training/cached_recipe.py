@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from ..backbones_unimur import load_backbone
+from .. import modeling_open_clip
 from .alignment_data import contexts_read
 from .frozen_features import FrozenTexts
 from .frozen_towers import frozen_towers
@@ -31,7 +31,7 @@ def load_dual_encoder(source: str, revision: "str | None" = None, device: "str |
         OSError: it cannot be loaded; the message names it.
         ValueError: it lacks weights, or there is no such device.
     """
-    clip, commit = load_backbone("clip", source, revision, dtype="auto")
+    clip, commit = modeling_open_clip.load_dual_encoder(source, revision, dtype="auto")
     if device is None:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 
 from ..anchor_inputs_unimur import ANCHOR_ROWS
-from ..outputs_unimur import UniMuROutput
+from ..modeling_unimur import UniMuROutput
 
 _BY_ROW = ("input_ids", "attention_mask", "labels", *ANCHOR_ROWS)
 _BY_PICTURE = ("pixel_values", "visual_features", "anchor_image_features")
@@ -70,7 +70,7 @@ def _encode_targets(model: torch.nn.Module, batch: dict, rows: int) -> dict:
     batch = dict(batch)
     if batch.get("target_pixel_values") is not None and batch.get("target_image_features") is None:
         parts = batch.pop("target_pixel_values").split(rows)
-        batch["target_image_features"] = torch.cat([model._image_target_features(part) for part in parts])
+        batch["target_image_features"] = torch.cat([model.image_target_features(part) for part in parts])
     if batch.get("target_input_ids") is not None and batch.get("target_text_features") is None:
         ids, mask = batch.pop("target_input_ids"), batch.pop("target_attention_mask", None)
         mask = torch.ones_like(ids) if mask is None else mask

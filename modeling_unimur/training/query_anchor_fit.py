@@ -25,8 +25,7 @@ from ..contrastive_loss import contrastive_loss
 from ..data.shards import read_shard, write_shard
 from ..evaluation.metrics import first_right_ranks
 from ..fingerprint import processor_fingerprint
-from ..modeling_unimur import UniMuRModel
-from ..query_anchor_unimur import UniMuRQueryAnchor, gate_features
+from ..modeling_unimur import UniMuRModel, UniMuRQueryAnchor, gate_features
 from .collators import DualAlignmentCollator, all_rows
 from .frozen_features import fingerprint
 
@@ -382,4 +381,13 @@ def fit_query_anchor(
     return found
 
 
-__all__ = ["QuerySet", "fit_correction", "fit_gate", "fit_query_anchor", "fit_weights", "mean_mrr", "read_queries"]
+__all__ = [
+    "QuerySet",
+    "fit_correction",
+    "fit_gate",
+    "fit_query_anchor",
+    "fit_weights",
+    "mean_mrr",
+    "merit_of",
+    "read_queries",
+]

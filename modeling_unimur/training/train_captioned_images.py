@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, set_seed
 
-from ..backbones_unimur import load_backbone
 from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
+from ..modeling_open_clip import load_dual_encoder
 from .callbacks import TrainingGuard
 from .captioned_image_model import CaptionedImageModel
 from .clip_rows import ClipRows, Draws, EpochDraws
@@ -59,7 +59,7 @@ def train(recipe: Recipe) -> dict:
     splits = captioned_image_splits(data.images, data.held_out_fraction)
     splits["validation"] = dict(list(splits["validation"].items())[:_MOST_RANKED])
     source = recipe.model.clip
-    clip, commit = load_backbone("clip", source, recipe.model.clip_revision, dtype=torch.float32)
+    clip, commit = load_dual_encoder(source, recipe.model.clip_revision, dtype=torch.float32)
     hub = {"revision": commit} if commit else {}
     processors = AutoImageProcessor.from_pretrained(source, **hub), AutoTokenizer.from_pretrained(source, **hub)
     with args.main_process_first(local=False, desc="frozen features"):

@@ -7,14 +7,7 @@ import pytest
 from PIL import Image
 
 from modeling_unimur import MultimodalRetrievalPipeline
-from modeling_unimur.cli.demo_results import (
-    AnsweredDialogue,
-    DemoResults,
-    Picture,
-    RankedPicture,
-    RankedReply,
-    Turn,
-)
+from modeling_unimur.cli.gallery import Picture
 
 
 @pytest.fixture
@@ -26,37 +19,6 @@ def make_picture(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), colour).save(path)
         return Picture(path, title or Path(name).stem, source, "CC-BY-SA-4.0", "OpenMoji")
-
-    return make
-
-
-@pytest.fixture
-def make_results(make_picture):
-    """A function that builds results with one dialogue out of a title and a user's text."""
-
-    def make(title: str = "A dialogue", text: str = "hello", dialogues: int = 1) -> DemoResults:
-        context = make_picture("context.png", "#0000ff")
-        ranked = [
-            RankedPicture(make_picture("red.png", "#ff0000", "a red thing"), 0.5),
-            RankedPicture(make_picture("green.png", "#00ff00", "a green thing"), 0.25),
-            RankedPicture(make_picture("grey.png", "#808080", "a grey thing"), -0.1),
-            RankedPicture(make_picture("cyan.png", "#00ffff", "a cyan thing"), -0.2),
-        ]
-        dialogue = AnsweredDialogue(
-            title,
-            (Turn("user", ("first words", context)), Turn("assistant", ("go on",)), Turn("user", (text,))),
-            (RankedReply("the best reply", 0.8), RankedReply("the second reply", 0.4)),
-            tuple(ranked),
-        )
-        return DemoResults(
-            model="tiny",
-            dialogues=(dialogue,) * dialogues,
-            gallery_size=1999,
-            pool_size=265,
-            seed=7,
-            versions={"torch": "1.2.3"},
-            source_counts={("openmoji", "CC-BY-SA-4.0"): 1999},
-        )
 
     return make
 

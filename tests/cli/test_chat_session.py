@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modeling_unimur.cli.chat_session import ChatSession, converse
-from modeling_unimur.cli.demo_results import Picture
+from modeling_unimur.cli.gallery import Picture
 
 
 class Recorder:

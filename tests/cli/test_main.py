@@ -117,7 +117,7 @@ def test_ctrl_c_ends_without_a_traceback(capsys, monkeypatch):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("modeling_unimur.cli.demo.run", interrupted)
+    monkeypatch.setattr("unimur_mini.demo.command.run", interrupted)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err == "\nunimur: interrupted\n"
 
@@ -126,7 +126,7 @@ def test_an_unforeseen_error_is_one_line_that_says_so(capsys, monkeypatch):
     def broken(args):
         raise KeyError("inner")
 
-    monkeypatch.setattr("modeling_unimur.cli.demo.run", broken)
+    monkeypatch.setattr("unimur_mini.demo.command.run", broken)
     status, error = error_of(capsys, "demo")
     assert status == 2
     assert "KeyError" in error

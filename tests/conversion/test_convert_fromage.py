@@ -20,7 +20,7 @@ from conversion.convert_fromage_to_hf import convert, main, read_heads
 from conversion.heads_release import Backbone
 from conversion.state_dicts import KeyLedger
 from modeling_unimur import UniMuRConfig
-from modeling_unimur.heads_unimur import UniMuRHeads
+from modeling_unimur.modeling_unimur import UniMuRHeads
 from tests import tiny
 from tests.conversion import fromage_checkpoints as checkpoints
 from tests.hub_cache import publish

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import CLIPImageProcessor
 
 from modeling_unimur.encoding.build import build_index
-from modeling_unimur.evaluation.protocols import encoding
+from modeling_unimur.evaluation import evaluator as encoding
 from modeling_unimur.evaluation.systems.base import Gallery
 from modeling_unimur.training import picture_batches, picture_views, prefix_store
 from modeling_unimur.training.frozen_features import FeatureOptions, FrozenPictures, FrozenTexts

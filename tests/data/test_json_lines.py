@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from modeling_unimur.cli.demo_inputs import read_dialogues, read_replies
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.data import text_lines
 from modeling_unimur.data.cc3m import read_tsv
@@ -28,6 +27,7 @@ from modeling_unimur.training.mining import read_mined, write_mined
 from modeling_unimur.training.ready_items import load_items
 from modeling_unimur.verbalization import WordStore, read_words
 from modeling_unimur.verbalization.verbalize import write_words
+from unimur_mini.demo.inputs import read_dialogues, read_replies
 
 CHARACTERS = {
     "line separator": "\u2028",

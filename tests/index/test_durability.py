@@ -104,7 +104,12 @@ def test_a_reader_goes_on(tmp_path):
         assert reader.refresh()
         assert len(reader) == 19
         assert_same_answers(reader.search(VECTORS, 3), writer.search(VECTORS, 3))
-        assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["CURRENT", "v000003", "writer.json", "writer.lock"]
+        assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+            "CURRENT",
+            "v000003",
+            "writer.json",
+            "writer.lock",
+        ]
 
 
 def test_a_version_that_vanishes_under_a_reader(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from modeling_unimur.data.packages import PackageUnavailable
 from modeling_unimur.training import adapt_encoder
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
-from modeling_unimur.training.adapt_judge import chance
+from modeling_unimur.training.adapt_selection import chance
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts
 from modeling_unimur.training.readout_fit import ReadContexts, fit_ridge, sharpen_readout
 from modeling_unimur.training.ready_items import join, load_items

@@ -7,11 +7,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_unimur.data.row_store import StoredRows
-from modeling_unimur.training import cc3m_pairs, pairs
-from modeling_unimur.training.cc3m_pairs import caption_hashes, parse_sources
+from modeling_unimur.training import pairs
 from modeling_unimur.training.context_rows import PictureRows
 from modeling_unimur.training.frozen_features import FeatureOptions
-from modeling_unimur.training.pairs import load_pairs, project
+from modeling_unimur.training.pairs import caption_hashes, load_pairs, parse_sources, project
 from tests import tiny
 from tests.test_target_spaces import siglip
 from tests.training.cc3m_files import captions, write_tsv
@@ -73,7 +72,7 @@ def test_large_splits_stay_on_disk_and_train_alike(make_model, clip_folder, sour
     model, _ = make_model()
     whole = load(model, clip_folder, sources)["train"]
     monkeypatch.setattr(pairs, "_IN_MEMORY", 100)
-    monkeypatch.setattr(cc3m_pairs, "_STRINGS_IN_MEMORY", 10)
+    monkeypatch.setattr(pairs, "_STRINGS_IN_MEMORY", 10)
     lines = []
     stored = load(model, clip_folder, sources, tell=lines.append)["train"]
     assert isinstance(stored.pooled, StoredRows)
@@ -112,7 +111,7 @@ def test_a_slice_by_hash_is_held_out_where_a_split_has_no_path(make_model, clip_
     def refuse(*args, **kwargs):
         raise AssertionError("features were computed")
 
-    monkeypatch.setattr(cc3m_pairs, "_pairs", refuse)
+    monkeypatch.setattr(pairs, "_cc3m_split", refuse)
     with pytest.raises(ValueError, match=r"cc3m_validation=PATH.*held_out_fraction"):
         load(model, clip_folder, [f"cc3m={path}"], held_out_fraction=0.0)
 

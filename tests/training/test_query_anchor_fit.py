@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.query_anchor_unimur import GATE_FEATURES, UniMuRQueryAnchor
+from modeling_unimur.modeling_unimur import GATE_FEATURES, UniMuRQueryAnchor
 from modeling_unimur.training.query_anchor_fit import (
     QuerySet,
     fit_correction,

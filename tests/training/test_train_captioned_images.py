@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_unimur import OpenCLIPModel
-from modeling_unimur.backbones_unimur import load_backbone
 from modeling_unimur.cli import main
+from modeling_unimur.modeling_open_clip import load_dual_encoder
 from modeling_unimur.training.captioned_image_model import CaptionedImageModel
 from modeling_unimur.training.frozen_towers import frozen_towers, project
 from modeling_unimur.training.train_captioned_images import caption_recalls
@@ -41,7 +41,7 @@ def dual_encoder(folder, kind):
 
 
 def loaded(folder):
-    clip = load_backbone("clip", str(folder), None, dtype=torch.float32)[0].eval()
+    clip = load_dual_encoder(str(folder), None, dtype=torch.float32)[0].eval()
     return clip, AutoImageProcessor.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
@@ -57,7 +57,7 @@ def test_folded_maps_are_those_that_were_trained(tmp_path, kind):
     expected = model.text_embeds(before), model.image_embeds(pooled)
     model.fold().save_pretrained(tmp_path / "folded")
     tokenizer.save_pretrained(tmp_path / "folded")
-    again = load_backbone("clip", str(tmp_path / "folded"), None, dtype=torch.float32)[0].eval()
+    again = load_dual_encoder(str(tmp_path / "folded"), None, dtype=torch.float32)[0].eval()
     found = F.normalize(frozen_towers(again, tokenizer).encode_texts(texts), dim=-1)
     torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(F.normalize(project(again, pooled), dim=-1), expected[1], atol=1e-6, rtol=1e-5)
@@ -110,7 +110,7 @@ def test_one_command_makes_an_ordinary_dual_encoder(tmp_path, kind, capsys):
     assert results["images"] == {"train": 102, "validation": 26}
     log = json.loads((output / "training_log.json").read_text())
     assert "eval_caption_image_r1" in json.dumps(log)
-    before, after = (load_backbone("clip", str(path), None)[0].state_dict() for path in (folder, output))
+    before, after = (load_dual_encoder(str(path), None)[0].state_dict() for path in (folder, output))
     for name in set(before) & set(after):
         if "trunk" in name or "vision_model" in name or "text_model" in name or "transformer" in name:
             assert torch.equal(before[name], after[name]), name

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from modeling_unimur.evaluation.protocols.visdial import answer_values
+from modeling_unimur.evaluation.tasks.visdial import answer_values
 
 _DESCRIPTION = """\
 Ranking of answer options as in VisDial v1.0: MRR and R@1/5/10/20 of the annotated answer, in percent, and NDCG over

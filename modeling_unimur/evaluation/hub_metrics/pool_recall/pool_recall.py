@@ -5,7 +5,7 @@ import evaluate
 import numpy as np
 
 from modeling_unimur.evaluation.metrics import recall_values
-from modeling_unimur.evaluation.protocols.pools import rank_in_pools
+from modeling_unimur.evaluation.tasks.pools import rank_in_pools
 
 _DESCRIPTION = """\
 Recall at 1, 5 and 10 in percent, and MRR, where every query has a pool of its own, as MMDialog's replies do.

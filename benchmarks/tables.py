@@ -1,0 +1,615 @@
+"""Writes the tables of figures in README.md, docs/ and the model cards from the files of results.
+
+    python benchmarks/tables.py [--check]
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->`, in the metadata of a card between the same
+words as YAML comments. What stands between them is replaced; `--check` only says which pages would change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "hub_cards").glob("*/README.md")])
+MINUS = "\N{MINUS SIGN}"
+TABLES: dict[str, Callable[[], str]] = {}
+_MARKED = re.compile(
+    r"(?P<begin><!-- table: (?P<name>[\w-]+) -->\n)(?P<body>.*?)(?P<end><!-- end of table -->)"
+    r"|(?P<begin2># table: (?P<name2>[\w-]+)\n)(?P<body2>.*?)(?P<end2># end of table)",
+    re.DOTALL,
+)
+
+
+# -- pieces -----------------------------------------------------------------------------------------------------------
+@cache
+def results(name: str) -> dict:
+    """A file of results: of a benchmark, or of a card (`card:FOLDER`)."""
+    kind, _, folder = name.partition(":")
+    path = ROOT / "hub_cards" / folder / "results.json" if folder else ROOT / "benchmarks" / "results" / f"{kind}.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def figures(name: str) -> dict[str, float]:
+    return results(name)["figures"]
+
+
+def number(value: float, digits: int = 1) -> str:
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def interval(found: dict[str, float], mean: bool = True) -> str:
+    """`24.3 (20.0 … 28.6)`, or the interval alone."""
+    ends = f"{number(found['low'])} … {number(found['high'])}"
+    return f"{number(found['mean'])} ({ends})" if mean else ends
+
+
+def with_interval(found: dict[str, float], key: str) -> str:
+    return interval({"mean": found[key], "low": found[f"{key}_low"], "high": found[f"{key}_high"]})
+
+
+def recalls(found: dict[str, float], key: str, ranks: tuple[int, ...] = (1, 5, 10), digits: int = 1) -> str:
+    return " / ".join(number(found[f"{key}_r{rank}"], digits) for rank in ranks)
+
+
+def two_digits(value: float) -> str:
+    """At least two significant digits: 179, 71, 6.1, 0.33."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def bold(cells: list[str]) -> list[str]:
+    return [f"**{cell}**" for cell in cells]
+
+
+def table(name: str) -> Callable:
+    """Registers a function that returns rows of cells, the header first."""
+
+    def register(function: Callable[[], list[list[str]]]) -> Callable[[], list[list[str]]]:
+        def markdown() -> str:
+            rows = function()
+            rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+            return "".join("|" + "".join(f" {cell} |" if cell else " |" for cell in row) + "\n" for row in rows)
+
+        TABLES[name] = markdown
+        return function
+
+    return register
+
+
+# -- UniMuR-mini ------------------------------------------------------------------------------------------------------
+_QUERIES = {
+    "encoder": "CLIP-T, whole dialogue",
+    "last": "CLIP-T, last turn",
+    "whole_last": "CLIP-T, whole dialogue + last turn",
+    "fitted": "the same two with fitted weights and a network, no language model",
+    "readout": "language model alone (the paper's query)",
+    "anchored": "**UniMuR-mini** (anchored query)",
+    "ungated": "UniMuR-mini without the gate",
+}
+
+
+def _anchor_rows(systems: tuple[str, ...], sets: dict[str, str]) -> list[list[str]]:
+    found = figures("anchor")
+    best = {key: number(max(found[f"{one}_{key}_mrr"] for one in systems)) for key in sets}
+    rows = [["query, mean reciprocal rank", *sets.values()]]
+    for system in systems:
+        cells = {key: number(found[f"{system}_{key}_mrr"]) for key in sets}
+        rows.append([_QUERIES[system], *(f"**{cell}**" if cell == best[key] else cell for key, cell in cells.items())])
+    return rows
+
+
+_SETS = {"dialogue_text": "text of the reply", "dialogue_image": "image of the reply", "chat": "chats"}
+
+
+@table("anchor")
+def anchor() -> list[list[str]]:
+    return _anchor_rows(("encoder", "whole_last", "fitted", "readout", "anchored"), _SETS)
+
+
+@table("anchor_all")
+def anchor_all() -> list[list[str]]:
+    return _anchor_rows(tuple(_QUERIES), {**_SETS, "more": "STAR"})
+
+
+@table("anchor_differences")
+def anchor_differences() -> list[list[str]]:
+    found, sets = figures("anchor"), {**_SETS, "more": "STAR"}
+    rivals = {"anchor": "the best row without a language model", "encoder": "CLIP-T, whole dialogue"}
+    rows = [["UniMuR-mini minus", *sets.values()]]
+    for key, name in rivals.items():
+        rows.append([name, *(with_interval(found, f"{one}_mrr_over_{key}") for one in sets)])
+    return rows
+
+
+_CONTEXTS = {
+    "title_image": ("title of an unseen image", "619 images"),
+    "title_title": ("the same", "619 titles"),
+    "gloss_title": ("WordNet gloss of an unseen word", "the words of 500 glosses"),
+    "dialogue_text": ("dialogue about an unseen thing", "the answers of 500 dialogues"),
+    "dialogue_image": ("dialogue about an unseen image", "619 images"),
+}
+
+
+@table("seeds")
+def seeds() -> list[list[str]]:
+    found, card = figures("unimur_mini_seeds"), results("card:unimur-mini")
+    header = ["context", "candidates", "heads before training", "the release (seed 0)", "mean of 3 seeds"]
+    rows = [[*header, "± at 10"]]
+    for key, words in _CONTEXTS.items():
+        measured = [recalls(card["test_untrained"], key), recalls(card["test"], key), recalls(found, key)]
+        rows.append([*words, *measured[:2], f"**{measured[2]}**", number(found[f"{key}_r10_std"])])
+    return rows
+
+
+@table("hand_written")
+def hand_written() -> list[list[str]]:
+    ours, earlier = figures("quality_anchored"), figures("quality")
+    systems = {
+        "coherent": "**UniMuR-mini**, coherent replies",
+        "dialogue": "UniMuR-mini, two rankings",
+        "clip_whole_coherent": "CLIP-T, whole dialogue, coherent replies",
+        "clip_whole": "CLIP-T, whole dialogue",
+        "clip_last": "CLIP-T, last turn",
+        "clip_linear": "CLIP-T + linear map, fitted on 10,000 of the same dialogues and glosses",
+        "bm25": "BM25 on titles and tags",
+    }
+    rows = [["100 test dialogues, recall at 1 / 5 / 10", "image of the reply", "text of the reply"]]
+    for key, name in systems.items():
+        cells = [recalls(ours, f"{key}_{kind}", digits=0) for kind in ("image", "text")]
+        rows.append([name, *(bold(cells) if key == "coherent" else cells)])
+    readout = [recalls(earlier, f"dialogue_{kind}", digits=0) for kind in ("image", "text")]
+    return [*rows, ["readout alone, 3 seeds, earlier image head", *readout]]
+
+
+@table("consistency")
+def consistency() -> list[list[str]]:
+    found = figures("quality_anchored")
+    rows = [["consistency, 100 test dialogues", "two rankings", "coherent replies"]]
+    for key, name in (("clip_whole_", "CLIP-T, whole dialogue"), ("", "**UniMuR-mini**")):
+        rows.append([name, *(with_interval(found, f"{key}consistency{end}") for end in ("_plain", ""))])
+    return rows
+
+
+@table("quality_titles")
+def quality_titles() -> list[list[str]]:
+    found = figures("quality")
+    rows = [["query", "candidates", "measure", "readout, 3 seeds", "CLIP-T"]]
+    for words, candidates, ours, theirs in (
+        ("title of an image", "619 images", "unimur_title_image_r10", "clip_title_image_r10"),
+        ("WordNet gloss without the title, 59", "59 titles", "gloss_title_r1", "clip_gloss_title_r1"),
+        ("the same", "619 images", "gloss_image_r10", "clip_gloss_image_r10"),
+    ):
+        measure = f"recall@{ours.rpartition('_r')[2]}"
+        rows.append([words, candidates, measure, with_interval(found, ours), with_interval(found, theirs)])
+    return rows
+
+
+_MEASURES = {
+    "title_image_r10": "title → image",
+    "title_title_r10": "title → title",
+    "gloss_title_r10": "gloss → word",
+    "dialogue_text_r10": "dialogue → reply",
+    "dialogue_image_r10": "dialogue → image",
+    "consistency": "consistency",
+    "image_rate": "image rate",
+}
+
+
+def _spread(found: dict[str, float]) -> str:
+    return f"{number(found['mean'])} ± {number(found['std'])}"
+
+
+@table("ablation_losses")
+def ablation_losses() -> list[list[str]]:
+    found = results("ablation_losses")
+    names = {
+        "visual": "visual matching alone (FROMAGe's alignment)",
+        "textual": "textual matching alone",
+        "both": "both (UniMuR)",
+    }
+    rows = [[f"trained on, {found['seeds']} seeds", *_MEASURES.values()]]
+    for arm, name in names.items():
+        rows.append([name, *(_spread(found["arms"][arm][key]) for key in _MEASURES)])
+    for other in ("visual", "textual"):
+        differences = (found["difference"].get(f"both - {other}, {key}") for key in _MEASURES)
+        cells = (interval(one, mean=False) if one else "" for one in differences)
+        rows.append([f"both {MINUS} {other}, 95 % interval", *cells])
+    return rows
+
+
+@table("ablation_readout")
+def ablation_readout() -> list[list[str]]:
+    found = results("ablation_readout")
+    names = {
+        "prompt, layers 15 22 last, 1 [RET]": "prompt; layers 15, 22 and last; one [RET]",
+        "last layer": "the last layer alone",
+        "layers 8 15 22 last": "layers 8, 15, 22 and last",
+        "4 [RET]": "four [RET]",
+        "titles alone": "titles alone as contexts",
+        "a fifth with another pair before": "another pair before a fifth of the titles",
+        "no prompt": "no prompt",
+    }
+    rows = [[f"read and trained on, {found['seeds']} seeds", *_MEASURES.values()]]
+    return rows + [[name, *(_spread(found["arms"][arm][key]) for key in _MEASURES)] for arm, name in names.items()]
+
+
+@table("readout_states")
+def readout_states() -> list[list[str]]:
+    found = figures("readout_states")
+    names = {
+        "last": "the last layer",
+        "15_22_last": "layers 15, 22 and last",
+        "8_15_20_26_last": "**layers 8, 15, 20, 26 and last (the mini's)**",
+        "nine_layers": "nine layers",
+        "15_22_last_and_mean_8_15": "15, 22 and last; means of 8 and 15",
+        "8_15_20_26_last_and_mean_8_15_22": "8, 15, 20, 26 and last; means of 8, 15 and 22",
+        "means_8_15_22_alone": "means of 8, 15 and 22 alone",
+    }
+    tasks = [name for key, name in _MEASURES.items() if key.endswith("_r10")]
+    rows = [["read, recall at 1 / 10", *tasks, "thousand parameters"]]
+    for key, name in names.items():
+        cells = [recalls(found, f"{key}.{task}", (1, 10)) for task in _CONTEXTS]
+        rows.append([name, *cells, f"{found[f'{key}.parameters']:,.0f}"])
+    return rows
+
+
+@table("adapt")
+def adapt() -> list[list[str]]:
+    found = figures("adapt")
+    contexts = {
+        "dialogue_to_text": "dialogue around a text of the index → it",
+        "built_dialogue_to_text": "WordNet dialogue → text",
+        "gloss_to_title": "gloss → title",
+        "questions_to_text": "dialogue of five to ten questions (not trained on) → text",
+    }
+    rows = [["context → answer, recall@1", "queries", "candidates", "heads alone", "encoder alone", "both"]]
+    for key, name in contexts.items():
+        sizes = [f"{found[f'{key}_{of}']:,.0f}" for of in ("queries", "candidates")]
+        rows.append(
+            [name, *sizes, *(number(found[f"{key}_r1_{which}"]) for which in ("sharpened", "encoder", "anchored"))]
+        )
+    return rows
+
+
+# -- the small dual encoder -------------------------------------------------------------------------------------------
+@table("photographs")
+def photographs() -> list[list[str]]:
+    found = figures("photographs")
+    heads = {
+        "_trained_alone": "trained on clip art, emoji and stamps",
+        "_classifier_alone": "the classifier alone (ConSE over names and glosses; nothing is trained)",
+        "": "**both, with the gate**",
+    }
+    rows = [["image head of `clip-lite2-minilm`", "caption → photograph, among 184", "title → clip art, among 619"]]
+    for key, name in heads.items():
+        cells = [recalls(found, f"{kind}{key}") for kind in ("photos", "clip_title_image")]
+        rows.append([name, *(bold(cells) if not key else cells)])
+    return rows
+
+
+_AT = ("", "R@1", "R@5", "R@10")
+
+
+@table("clip_titles")
+def clip_titles() -> list[list[str]]:
+    card, found = results("card:clip-lite2-minilm"), figures("photographs")
+    ranks = (1, 5, 10)
+
+    def seed(part: str) -> list[str]:
+        return [number(card[part][f"title_image_r{rank}"]) for rank in ranks]
+
+    def three(task: str) -> list[str]:
+        return [interval(card["test_three_seeds"][f"{task}_r{rank}"]) for rank in ranks]
+
+    return [
+        list(_AT),
+        ["title → image, before training", *seed("test_untrained")],
+        ["**title → image, 3 seeds**", *three("title_image")],
+        ["the same, without the gate", *(number(found[f"clip_title_image_trained_alone_r{r}"]) for r in ranks)],
+        ["the same, the classifier alone", *(number(found[f"clip_title_image_classifier_alone_r{r}"]) for r in ranks)],
+        ["title → image, these weights", *seed("test")],
+        ["the same, only a title's own image is right", *seed("test_own")],
+        ["the same, near-duplicates are right too", *seed("test_twins")],
+        ["image → title, 3 seeds", *three("image_title")],
+    ]
+
+
+@table("clip_photographs")
+def clip_photographs() -> list[list[str]]:
+    found = figures("photographs")
+    heads = {
+        "": "**caption → photograph**",
+        "_classifier_alone": "the classifier alone",
+        "_trained_alone": "without the gate",
+    }
+    return [
+        list(_AT),
+        *(
+            [name, *(with_interval(found, f"photos{key}_r{rank}") for rank in (1, 5, 10))]
+            for key, name in heads.items()
+        ),
+    ]
+
+
+# -- UniVL-DR ---------------------------------------------------------------------------------------------------------
+_LADDER = {
+    "BM25": "BM25 over texts and captions",
+    "zero-shot": "zero-shot",
+    "zero-shot, plain sum": "zero-shot, the paper's plain sum",
+    "BM25 & zero-shot": "BM25 & zero-shot, joined",
+    "in-batch": "in-batch",
+    "BM25 & in-batch, oracle modality": "BM25 & in-batch, oracle modality",
+    "+ hard negatives, unbalanced": "+ hard negatives, unbalanced",
+    "+ hard negatives, balanced": "**+ hard negatives, balanced**",
+    "balanced, oracle modality": "balanced, oracle modality",
+    "balanced + BM25 (hybrid)": "balanced + BM25 (hybrid)",
+    "+ verbalization": "+ verbalization (words read by Tesseract)",
+}
+_COLUMNS = ("ndcg@10", "recall@20", "recall@100")
+
+
+def _ladder_cells(row: dict) -> list[str]:
+    alone = [number(row[kind]["mrr@10"]["mean"]) for kind in ("text", "image")]
+    return [interval(row["both"]["mrr@10"]), *(number(row["both"][key]["mean"]) for key in _COLUMNS), *alone]
+
+
+def _ladder(corpus: str, names: dict[str, str]) -> list[list[str]]:
+    systems = results("univl_dr_ladder")["corpora"][corpus]["systems"]
+    header = ["", "MRR@10", "NDCG@10", "recall@20", "recall@100", "texts alone, MRR@10", "images alone"]
+    rows = [[*header, "% images among the first ten"]]
+    for key, name in names.items():
+        if key in systems:
+            row = systems[key]
+            runs = f", {row['runs']} seeds" if row["runs"] > 1 else ""
+            rows.append([name + runs, *_ladder_cells(row), number(row["image_share"]["all"]["returned"], 0)])
+    return rows
+
+
+@table("ladder_gimp_manual")
+def ladder_gimp_manual() -> list[list[str]]:
+    return _ladder("gimp_manual", _LADDER)
+
+
+@table("ladder_picture_dictionary")
+def ladder_picture_dictionary() -> list[list[str]]:
+    return _ladder("picture_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
+
+
+@table("ladder_card")
+def ladder_card() -> list[list[str]]:
+    names = {key: name for key, name in _LADDER.items() if "oracle" not in key and "plain" not in key}
+    rows = [row[:-1] for row in _ladder("gimp_manual", names)]
+    card = results("card:univl-dr-mini")["test"]
+    main = [number(card[f"both {key}"]) for key in ("mrr@10", *_COLUMNS)]
+    own = ["the same, these weights", *main, *(number(card[f"{kind} mrr@10"]) for kind in ("text", "image"))]
+    at = next(place for place, row in enumerate(rows) if row[0].startswith("**"))
+    return [*rows[: at + 1], own, *rows[at + 1 :]]
+
+
+@table("ladder_differences")
+def ladder_differences() -> list[list[str]]:
+    corpora = results("univl_dr_ladder")["corpora"]
+    short = {
+        "+ hard negatives, balanced": "balanced",
+        "+ hard negatives, unbalanced": "unbalanced",
+        "balanced + BM25 (hybrid)": "hybrid",
+        "+ verbalization": "verbalization",
+    }
+    rows = [["MRR@10, difference in points", "GIMP manual", "image dictionary"]]
+    for pair in corpora["gimp_manual"]["differences"]:
+        found = [corpora[corpus]["differences"].get(pair) for corpus in ("gimp_manual", "picture_dictionary")]
+        ours, theirs = (short.get(one, one) for one in pair.split(" - "))
+        rows.append([f"{ours} {MINUS} {theirs}", *(interval(one) if one else "" for one in found)])
+    return rows
+
+
+# -- indexes and training steps ---------------------------------------------------------------------------------------
+def _index_rows(name: str, kinds: dict[str, str]) -> list[list[str]]:
+    found = figures(name)
+    rows = [["index", "recall@10", "one query, ms", "a query of 64, ms", "build, s", "memory with payloads, GiB"]]
+    for key, words in kinds.items():
+        whole = f"{key}_build_seconds" in found
+        rows.append(
+            [
+                words,
+                f"{found[f'{key}_recall_at_10']:.3f}",
+                *(two_digits(found[f"{key}_microseconds_b{batch}"] / 1000) for batch in (1, 64)),
+                two_digits(found[f"{key}_build_seconds"]) if whole else "",
+                two_digits(found[f"{key}_mib"] / 1024) if whole else "",
+            ]
+        )
+    return rows
+
+
+@table("index_1m")
+def index_1m() -> list[list[str]]:
+    kinds = {
+        "exact": "`Flat`",
+        "ann": "`HNSW32`, `ef_search` 48",
+        "ann_ef_search32": "the same, 32",
+        "ann_ef_search64": "the same, 64",
+        "ann_ef_search128": "the same, 128",
+        "ivfsq8": "`IVF4096,SQ8`, `nprobe` 16",
+        "ivfsq8_nprobe4": "the same, 4",
+        "ivfsq8_nprobe64": "the same, 64",
+        "ivfpq": "`IVF4096,PQ48`, `nprobe` 16",
+        "ivfpq_whole": "`IVF4096,PQ48,RFlat`, `nprobe` 16",
+    }
+    return _index_rows("index", kinds)
+
+
+@table("index_10m")
+def index_10m() -> list[list[str]]:
+    kinds = {
+        "ivfsq8": "`IVF4096,SQ8`, `nprobe` 16",
+        "ivfsq8_nprobe4": "the same, 4",
+        "ivfpq": "`IVF4096,PQ48`, `nprobe` 16",
+    }
+    return _index_rows("index_10m", kinds)
+
+
+@table("index_milvus")
+def index_milvus() -> list[list[str]]:
+    kinds = {
+        "exact": "`Flat`",
+        "ann": "`HNSW32`, `ef_search` 48",
+        "milvus": "Milvus, `Flat`",
+        "milvus_ann": "Milvus, `HNSW32`",
+        "milvus_ivfpq": "Milvus, `IVF4096,PQ48`",
+        "milvus_ivfsq8": "Milvus, `IVF4096,SQ8`",
+    }
+    return _index_rows("index_milvus", kinds)
+
+
+@table("training_step")
+def training_step() -> list[list[str]]:
+    found = figures("training_step")
+    steps = {
+        "forward": "forward pass of the language model, no gradients",
+        "plain_step": "FROMAGe's step written out: everything in the graph, all logits; cached targets",
+        "plain_step_computing_targets": "the same, computing its targets",
+        "retrieval_step": "**ours**",
+        "retrieval_step_bf16": "ours, frozen language model in bfloat16",
+        "retrieval_step_kept": "ours, cached prefixes",
+        "plain_caption_step": "FROMAGe's caption step",
+        "caption_step": "**our caption step**",
+    }
+    reference = {"retrieval_step": "plain_step", "caption_step": "plain_caption_step"}
+    rows = [["step", "seconds", "MiB", "faster than FROMAGe's"]]
+    for key, name in steps.items():
+        seconds = found[f"{key}_seconds"]
+        other = next((one for kind, one in reference.items() if key.startswith(kind)), None)
+        faster = number(found[f"{other}_seconds"] / seconds) if other else ""
+        rows.append([name, f"{seconds:.2f}", f"{found[f'{key}_mib']:,.0f}", faster])
+    return rows
+
+
+@table("training_step_growth")
+def training_step_growth() -> list[list[str]]:
+    found = figures("training_step_growth")
+    header = ["batch x tokens", "forward, s", "ours, s", "plain, s", "ours / forward", "plain / ours"]
+    rows = [[*header, "ours, MiB", "plain, MiB"]]
+    for batch, tokens in ((32, 24), (32, 128), (32, 512), (128, 24), (512, 24)):
+        at = f"_batch{batch}_tokens{tokens}"
+        plain = f"plain_step_seconds{at}" in found
+        rows.append(
+            [
+                f"{batch} x {tokens}",
+                two_digits(found[f"forward_seconds{at}"]),
+                two_digits(found[f"retrieval_step_seconds{at}"]),
+                two_digits(found[f"plain_step_seconds{at}"]) if plain else "out of memory",
+                f"{found[f'retrieval_step_over_forward{at}']:.2f}",
+                number(found[f"retrieval_speedup_over_plain{at}"]) if plain else "",
+                f"{found[f'retrieval_step_mib{at}']:,.0f}",
+                f"{found[f'plain_step_mib{at}']:,.0f}" if plain else "over 20,000",
+            ]
+        )
+    return rows
+
+
+# -- metadata of the cards --------------------------------------------------------------------------------------------
+_TEST_IMAGES = ("test-split-619-pictures", "test split, 619 images")
+_CLAIMS = {
+    "clip-lite2-minilm": [("title -> image", _TEST_IMAGES, "recall@{}", "title_image_r{}", (1, 5, 10))],
+    "unimur-mini": [
+        ("title -> image", _TEST_IMAGES, "recall@{}", "title_image_r{}", (1, 10)),
+        ("title -> title", ("test-split-619-titles", "test split, 619 titles"), "recall@{}", "title_title_r{}", (1,)),
+        (
+            "gloss -> word",
+            ("wordnet-500-unseen-words", "WordNet, 500 unseen words"),
+            "recall@{}",
+            "gloss_title_r{}",
+            (1,),
+        ),
+        (
+            "dialogue -> text",
+            ("built-dialogues-500-answers", "built dialogues, 500 answers"),
+            "recall@{}",
+            "dialogue_text_r{}",
+            (1,),
+        ),
+        (
+            "dialogue -> image",
+            ("built-dialogues-619-pictures", "built dialogues, 619 images"),
+            "recall@{}",
+            "dialogue_image_r{}",
+            (1, 10),
+        ),
+    ],
+    "univl-dr-mini": [
+        (
+            "question -> passages and figures",
+            ("gimp-manual-252-questions", "GIMP manual, 252 test questions, 6,807 documents"),
+            "{}",
+            "both {}",
+            ("mrr@10", "ndcg@10", "recall@20"),
+        )
+    ],
+}
+
+
+def _claims(card: str) -> str:
+    """The `results` of a card's `model-index`."""
+    measured, lines = results(f"card:{card}")["test"], []
+    for task, (kind, name), metric, key, ranks in _CLAIMS[card]:
+        for rank in ranks:
+            title = metric.format(rank)
+            lines += [
+                f"  - task: {{type: retrieval, name: '{task}'}}",
+                f"    dataset: {{type: {kind}, name: '{name}'}}",
+                f"    metrics: [{{type: {title.replace('@', '-')}, name: {title}, "
+                f"value: {round(measured[key.format(rank)], 1)}}}]",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+for _card in _CLAIMS:
+    TABLES[f"results-of-{_card}"] = lambda card=_card: _claims(card)
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+def rewritten(text: str) -> str:
+    """A page with every marked table as the results give it.
+
+    Raises:
+        ValueError: it marks a table that does not exist.
+    """
+
+    def replace(found: re.Match) -> str:
+        name = found["name"] or found["name2"]
+        if name not in TABLES:
+            raise ValueError(f"There is no table {name!r}: choose from {', '.join(sorted(TABLES))}.")
+        return (found["begin"] or found["begin2"]) + TABLES[name]() + (found["end"] or found["end2"])
+
+    return _MARKED.sub(replace, text)
+
+
+def marked(text: str) -> set[str]:
+    """Names of the tables that a page marks."""
+    return {found["name"] or found["name2"] for found in _MARKED.finditer(text)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 where a page would change")
+    check = parser.parse_args().check
+    changed = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        new = rewritten(text)
+        if new != text:
+            changed.append(page.relative_to(ROOT).as_posix())
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    print("\n".join(changed) or "Nothing changes.")
+    sys.exit(bool(check and changed))
+
+
+if __name__ == "__main__":
+    main()

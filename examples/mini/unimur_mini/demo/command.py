@@ -1,0 +1,209 @@
+"""`unimur demo`: answers example dialogues from real pictures and short replies, by the public pipeline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modeling_unimur.cli.backbone_arguments import add_trust
+from modeling_unimur.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from modeling_unimur.cli.gallery import Gallery, Picture
+
+    from .inputs import Dialogue
+    from .results import AnsweredDialogue, DemoResults
+
+TOP_K = 4
+MAX_IMAGES = 1600
+SEED = 0
+# Items that could not be read and are named one by one; the rest is only counted.
+SHOWN_SKIPPED = 10
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this sub-command's arguments."""
+    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
+    add_trust(parser)
+    parser.add_argument("--images", metavar="DIR", type=Path, help="search the pictures of this folder, recursively")
+    parser.add_argument("--replies", metavar="FILE", type=Path, help="pool of text replies, one a line")
+    parser.add_argument("--dialogues", metavar="FILE", type=Path, help="dialogues, one JSON object a line")
+    parser.add_argument(
+        "--output", metavar="DIR", type=Path, default=Path("demo_output"), help="where to write (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max-images", metavar="N", type=_positive, default=MAX_IMAGES, help="gallery size (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="chooses the gallery's pictures (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo and return the exit status."""
+    started = time.monotonic()
+    from modeling_unimur.cli.gallery import model_key
+    from modeling_unimur.cli.retriever import model_folder, open_retriever
+
+    from .gallery_index import index_folder, items_key
+    from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, read_dialogues, read_replies
+
+    # Everything a person can get wrong is checked before anything slow begins.
+    own = _own_pictures(args)
+    replies = read_replies(args.replies or EXAMPLE_REPLIES)
+    dialogues = read_dialogues(args.dialogues or EXAMPLE_DIALOGUES)
+    output = _output_folder(args.output)
+    model = model_folder(args.model)
+
+    gallery_pictures, context = _pictures(own, dialogues, args)
+    folder = index_folder(model_key(model), items_key(gallery_pictures, replies))
+    print(f"Loading the model {model.name} ...", flush=True)
+    retriever = open_retriever(model, quiet=not args.debug, trust_remote_code=args.trust_remote_code)
+    gallery = _fill(retriever, folder, gallery_pictures, replies)
+    answered = answer(retriever, dialogues, gallery, context)
+    _write(collect_results(model.name, answered, gallery, args.seed), output)
+    print(f"Done in {time.monotonic() - started:.0f} s. Go on by hand: unimur chat")
+    return 0
+
+
+def _own_pictures(args: argparse.Namespace) -> dict[str, Picture] | None:
+    if args.images is None:
+        return None
+    from .picture_folder import find_pictures
+
+    found = find_pictures(args.images.expanduser(), args.max_images, args.seed)
+    others = f"; {found.other_files:,} other files passed over" if found.other_files else ""
+    print(f"{found.found:,} pictures in {args.images}{others}")
+    if found.found > len(found.pictures):
+        print(f"{len(found.pictures):,} of them are used, chosen at random (--max-images raises the number)")
+    return found.pictures
+
+
+def _output_folder(folder: Path) -> Path:
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".unimur"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise CommandError(f"cannot write to {folder}: {error.strerror}; name another folder with --output") from error
+    return folder
+
+
+def _pictures(
+    own: dict[str, Picture] | None, dialogues: list[Dialogue], args: argparse.Namespace
+) -> tuple[dict[str, Picture], dict[str, Picture]]:
+    from .default_gallery import default_gallery, pictures_by_id
+    from .results import SOURCE_NAMES, count_sources
+
+    print("Collecting pictures (the first time this fetches the collections) ...", flush=True)
+    image_ids = sorted({image_id for dialogue in dialogues for image_id in dialogue.image_ids()})
+    context = pictures_by_id(image_ids)
+    if own is not None:
+        return own, context
+    gallery = default_gallery(args.max_images, args.seed, context)
+    counts = sorted(count_sources(list(gallery.values())).items())
+    parts = [f"{number:,} {SOURCE_NAMES.get(source, source)}" for (source, _), number in counts]
+    print(f"Gallery: {len(gallery):,} pictures ({', '.join(parts)})")
+    return gallery, context
+
+
+def _fill(retriever: Any, folder: Path, pictures: dict[str, Picture], replies: list[str]) -> Gallery:
+    from modeling_unimur.cli.gallery import GALLERY_FILE, load_index
+
+    from .gallery_index import build_index
+
+    if (folder / GALLERY_FILE).is_file():
+        gallery = load_index(retriever, folder)
+        print(f"Index re-used: {folder}")
+    else:
+        print(f"Encoding {len(pictures):,} pictures and {len(replies):,} replies ...", flush=True)
+        gallery = build_index(retriever, folder, pictures, replies)
+        print(f"Index saved: {folder}")
+    if gallery.skipped:
+        print(f"{len(gallery.skipped):,} items could not be read and were left out:")
+        for item in gallery.skipped[:SHOWN_SKIPPED]:
+            print(f"  {item['item']}: {item['reason']}")
+        if len(gallery.skipped) > SHOWN_SKIPPED:
+            print(f"  and {len(gallery.skipped) - SHOWN_SKIPPED:,} more")
+    return gallery
+
+
+def answer(
+    retriever: Any, dialogues: list[Dialogue], gallery: Gallery, context: dict[str, Picture]
+) -> tuple[AnsweredDialogue, ...]:
+    """Ask the retriever for the next turn of each dialogue.
+
+    Args:
+        retriever: a `multimodal-retrieval` pipeline whose index holds the gallery and the replies.
+        dialogues: the conversations.
+        gallery: names the pictures of the index.
+        context: the pictures inside the conversations by id.
+    """
+    from modeling_unimur.cli.gallery import RankedPicture, RankedReply
+
+    from .results import AnsweredDialogue
+
+    resolved = [dialogue.resolved(context) for dialogue in dialogues]
+    found = retriever([messages for _, messages in resolved], top_k=TOP_K, coherent=True)
+    return tuple(
+        AnsweredDialogue(
+            dialogue.title,
+            turns,
+            tuple(RankedReply(item["text"], float(item["score"])) for item in result["text"]),
+            tuple(RankedPicture(gallery.pictures[item["id"]], float(item["score"])) for item in result["image"]),
+        )
+        for dialogue, (turns, _), result in zip(dialogues, resolved, found, strict=True)
+    )
+
+
+def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int) -> DemoResults:
+    """Everything that the page and the sheet show, with the versions that ran."""
+    from modeling_unimur.cli.gallery import Picture
+    from modeling_unimur.cli.main import library_versions
+
+    from .results import DemoResults, count_sources
+
+    shown = {
+        part.path: part
+        for dialogue in dialogues
+        for turn in dialogue.turns
+        for part in turn.parts
+        if isinstance(part, Picture)
+    }
+    # The pictures of the conversations need their credit too.
+    counted = {**{picture.path: picture for picture in gallery.pictures.values()}, **shown}
+    return DemoResults(
+        model=model,
+        dialogues=dialogues,
+        gallery_size=len(gallery.pictures),
+        pool_size=gallery.replies,
+        seed=seed,
+        versions=library_versions(),
+        source_counts=count_sources(list(counted.values())),
+    )
+
+
+def _write(results: DemoResults, output: Path) -> None:
+    from .contact_sheet import write_contact_sheet
+    from .page import write_page
+    from .terminal import DemoTerminal
+
+    terminal = DemoTerminal(sys.stdout)
+    for number, dialogue in enumerate(results.dialogues, start=1):
+        terminal.dialogue(number, dialogue)
+    terminal.heading("Written")
+    print(f"  {write_page(results, output)}")
+    print(f"  {write_contact_sheet(results, output)}")

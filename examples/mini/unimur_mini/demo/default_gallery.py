@@ -1,0 +1,87 @@
+"""The pictures that the demo searches when the person names no folder, and the pictures inside its dialogues."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import Picture
+
+from .results import SOURCE_NAMES
+
+# Emoji that a reply in pictures seldom needs; they come last, and are used where emoji are all there is.
+_LESS_PICTURED = re.compile(
+    r"\b(face|man|men|woman|women|person|people|family|couple|kiss|holding hands|hand|finger|flag|keycap|button|sign|"
+    r"symbol|arrow|circle|square|diamond|triangle|heart|letter|regional indicator|mark|clock|thirty|o.clock|"
+    r"japanese|input|squared|black|white|medium|large|small|component|hair|selector|cross|star of|wheel of|"
+    r"double|brand|logo)\b"
+)
+# Letters and formulae answer nobody.
+_LEFT_OUT_STAMPS = ("stamps/symbols/alphabets/", "stamps/symbols/math/")
+
+
+def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, Picture]:
+    """Pictures by id: clip arts of the test split, stamps of things, and OpenMoji until `max_images` is reached.
+
+    Collections that cannot be had on this system are left out; OpenMoji alone fills the gallery then.
+
+    Args:
+        max_images: number of pictures.
+        seed: orders each collection.
+        leave_out: ids that the dialogues show already.
+
+    Raises:
+        PackageUnavailable: if no collection can be had.
+    """
+    from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title
+
+    clip_arts, stamps, emoji, more_emoji = [], [], [], []
+    for row in load_captioned_pictures():
+        if row["image_id"] in leave_out:
+            continue
+        if row["source"] == "openclipart":
+            if split_of_title(row["title"]) == "test":
+                clip_arts.append(row)
+        elif row["source"] == "stamps":
+            if not row["image_id"].startswith(_LEFT_OUT_STAMPS):
+                stamps.append(row)
+        else:
+            joined = "200D" in row["image_id"]
+            (more_emoji if joined or _LESS_PICTURED.search(row["title"].lower()) else emoji).append(row)
+    chosen: list[dict] = []
+    for rows in (clip_arts, stamps, emoji, more_emoji):
+        chosen += random.Random(seed).sample(rows, min(len(rows), max_images - len(chosen)))
+    return {row["image_id"]: _picture(row) for row in sorted(chosen, key=lambda row: row["image_id"])}
+
+
+def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
+    """The pictures of these ids, read from their collections.
+
+    Raises:
+        CommandError: if a collection or a picture does not exist; the message names the id.
+        PackageUnavailable: if a collection cannot be had.
+    """
+    if not image_ids:
+        return {}
+    from modeling_unimur.data.captioned_pictures import SOURCES, load_captioned_pictures
+
+    sources = {image_id.partition("/")[0] for image_id in image_ids}
+    for image_id in image_ids:
+        if image_id.partition("/")[0] not in SOURCES:
+            raise CommandError(f"picture id {image_id}: no such collection; there are {', '.join(SOURCES)}")
+    wanted = set(image_ids)
+    found = {
+        row["image_id"]: _picture(row) for row in load_captioned_pictures(sorted(sources)) if row["image_id"] in wanted
+    }
+    for image_id in image_ids:
+        if image_id not in found:
+            name = SOURCE_NAMES.get(image_id.partition("/")[0])
+            raise CommandError(f"picture id {image_id}: {name} has no such picture here")
+    return found
+
+
+def _picture(row: dict) -> Picture:
+    return Picture(Path(row["image"]), row["title"], row["source"], row["license"], row["author"])

@@ -1,0 +1,55 @@
+"""The pictures of a person's own folder."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.data.picture_files import printable, walk_pictures
+
+
+@dataclass(frozen=True)
+class FolderPictures:
+    """Pictures of a folder by id (their path below it), how many other files lie there, and how many were found."""
+
+    pictures: dict[str, Picture]
+    other_files: int
+    found: int
+
+
+def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
+    """All pictures below a folder, sorted by path; more than `max_images` are thinned out at random by `seed`.
+
+    Hidden files and folders are left out; links to folders are followed once.
+
+    Raises:
+        CommandError: if the folder is missing, is a file, cannot be listed or holds no picture.
+    """
+    if not folder.exists():
+        raise CommandError(f"no folder at {folder}; --images takes a folder with pictures")
+    if not folder.is_dir():
+        raise CommandError(f"{folder} is a file; --images takes a folder")
+
+    def fail(error: OSError) -> None:
+        if Path(error.filename or "") == folder:
+            raise CommandError(f"cannot list {folder}: {error.strerror}")
+
+    paths, others = [], 0
+    for path, is_picture in walk_pictures(folder, fail):
+        if is_picture:
+            paths.append(path)
+        else:
+            others += 1
+    if not paths:
+        raise CommandError(f"{folder} holds no picture ({others} other files); name a folder with pictures")
+    found = len(paths)
+    if found > max_images:
+        paths = random.Random(seed).sample(sorted(paths), max_images)
+    pictures = {
+        printable(path.relative_to(folder).as_posix()): Picture(path, printable(path.stem), "own")
+        for path in sorted(paths)
+    }
+    return FolderPictures(pictures, others, found)

@@ -1,0 +1,31 @@
+"""Printing the demo's conversations to a terminal."""
+
+from __future__ import annotations
+
+from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.terminal import DIM, Terminal
+
+from .results import SOURCE_NAMES, AnsweredDialogue, Turn
+
+
+class DemoTerminal(Terminal):
+    """A terminal that names the collections of pictures."""
+
+    def caption(self, picture: Picture) -> str:
+        """Title and source."""
+        return picture.title + (f"  ({SOURCE_NAMES.get(picture.source, picture.source)})" if picture.source else "")
+
+    def turn(self, turn: Turn) -> None:
+        """One message: its texts, and its pictures by title."""
+        parts = [f"[picture: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
+        self.wrapped(" ".join(parts), turn.role)
+
+    def dialogue(self, number: int, dialogue: AnsweredDialogue) -> None:
+        """A conversation and everything that was retrieved for it."""
+        self.heading(f"{number}. {dialogue.title}")
+        for turn in dialogue.turns:
+            self.turn(turn)
+        self.write("  Replies", DIM)
+        self.replies(dialogue.replies)
+        self.write("  Pictures", DIM)
+        self.pictures(dialogue.pictures)

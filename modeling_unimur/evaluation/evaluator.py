@@ -1,0 +1,306 @@
+"""Queries and candidates of all systems, embedded once and kept, so that a killed run goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..data.shards import read_shard, write_shard
+from ..image_loading import load_image
+from ..memory_index import Coherence
+from .metrics import right_ranks
+from .systems.base import KINDS, Gallery, Messages, RetrievalSystem
+from .systems.unimur import UniMuR
+from .turn_encoding import TurnEncoder
+
+logger = logging.getLogger(__name__)
+
+# Items of one batch, after which what was computed is on the disk.
+_TEXTS, _PICTURES, _DIALOGUES = 512, 64, 8
+# Scores that are in memory at a time.
+_CELLS = 2**25
+
+
+class Chunks:
+    """Arrays on disk, one a batch, with checksums; without a folder they are only returned.
+
+    Args:
+        folder: `system/kind`, made when the first is written; None keeps nothing.
+        items: what the arrays are made of, in order. Other items have other files.
+    """
+
+    def __init__(self, folder: Path | None, items: Sequence[str]):
+        self.folder = None
+        if folder is not None:
+            digest = hashlib.sha256("/".join(folder.parts[-2:]).encode())
+            for item in items:
+                digest.update(hashlib.sha256(item.encode("utf-8", "surrogatepass")).digest())
+            self.folder = folder / digest.hexdigest()[:16]
+
+    def get(self, number: int) -> np.ndarray | None:
+        """The array of a batch, if it is there and whole."""
+        if self.folder is None:
+            return None
+        return read_shard(self.folder / f"{number:06d}.safetensors", lambda tensors: tensors["array"].numpy())
+
+    def put(self, number: int, array: np.ndarray) -> None:
+        """Keeps the array of a batch; a kill leaves the whole file or none."""
+        if self.folder is not None:
+            write_shard(self.folder, f"{number:06d}", {"array": torch.from_numpy(array)})
+
+
+@dataclass
+class Encoded:
+    """One system's queries and candidates.
+
+    Args:
+        system: whose they are.
+        queries: `(queries, width)`, or what a system without vectors makes of the queries.
+        candidates: kind -> `(candidates, width)`; NaN where a picture cannot be read.
+        kinds: that it can rank.
+        ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
+            to.
+        coherence: of coherent replies, where that is how these are ranked.
+    """
+
+    system: RetrievalSystem
+    queries: Any
+    candidates: dict[str, np.ndarray] = field(default_factory=dict)
+    kinds: tuple[str, ...] = KINDS
+    ret: np.ndarray | None = None
+    coherence: Coherence | None = None
+
+    def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+        """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.
+
+        Args:
+            kind: of the candidates.
+            rows: numbers of queries.
+            candidates: numbers of candidates; all by default.
+        """
+        if self.candidates:
+            vectors = self.candidates[kind]
+            found = self.queries[rows] @ (vectors if candidates is None else vectors[candidates]).T
+            return np.where(np.isnan(found), -np.inf, found)
+        found = np.asarray(self.system.scores([self.queries[row] for row in rows], kind))
+        return found if candidates is None else found[:, candidates]
+
+    def gold_ranks(
+        self, kind: str, queries: np.ndarray, golds: np.ndarray, excluded: Sequence[Sequence[int]] | None = None
+    ) -> np.ndarray:
+        """Rank of each query's right candidate among all candidates, by `right_ranks`.
+
+        Args:
+            kind: of the candidates.
+            queries (`(wanted,)`): numbers of queries.
+            golds (`(wanted,)`): numbers of the right candidates.
+            excluded: for each query, candidates that do not compete.
+
+        Returns:
+            `(wanted,)`: from 1; 0 where the right candidate cannot be read, or the system does not rank the kind.
+        """
+        queries, golds = np.asarray(queries), np.asarray(golds)
+        ranks = np.zeros(len(queries), dtype=np.int64)
+        if kind not in self.kinds or not len(queries):
+            return ranks
+        block = max(_CELLS // max(self.scores(kind, queries[:1]).shape[1], 1), 1)
+        for start in range(0, len(queries), block):
+            rows = slice(start, start + block)
+            scores = self.scores(kind, queries[rows])
+            right = np.zeros(scores.shape, dtype=bool)
+            right[np.arange(len(scores)), golds[rows]] = True
+            if excluded is not None:
+                hidden = np.zeros(scores.shape, dtype=bool)
+                for place, names in enumerate(excluded[rows]):
+                    hidden[place, list(names)] = True
+                scores = np.where(hidden & ~right, -np.inf, scores)
+            ranks[rows] = right_ranks(scores, right)
+        return ranks
+
+    def query_ranks(self, kind: str, queries: np.ndarray, golds: np.ndarray) -> np.ndarray:
+        """The other direction: for each distinct right candidate, the rank of its best query among all queries.
+
+        Args:
+            kind, queries, golds: as `gold_ranks`.
+
+        Returns:
+            `(distinct,)`: in the order of `np.unique(golds)`.
+        """
+        golds = np.asarray(golds)
+        wanted = np.unique(golds)
+        ranks = np.zeros(len(wanted), dtype=np.int64)
+        if kind not in self.kinds:
+            return ranks
+        block = max(_CELLS // max(len(golds), 1), 1)
+        for start in range(0, len(wanted), block):
+            part = wanted[start : start + block]
+            ranks[start : start + block] = right_ranks(
+                self.scores(kind, queries, part).T, golds[None, :] == part[:, None]
+            )
+        return ranks
+
+
+def work_folder(system: RetrievalSystem, work: Path | None) -> Path | None:
+    """Where a system's batches are kept: nowhere without a folder, or a `revision` that tells its state."""
+    revision = getattr(system, "revision", None)
+    if work is None or not revision:
+        return None
+    name = re.sub(r"\W+", "-", system.name).strip("-").lower()
+    return work / f"{name}-{hashlib.sha256(f'{system.name} {revision}'.encode()).hexdigest()[:12]}"
+
+
+def rankable_kinds(system: RetrievalSystem) -> tuple[str, ...]:
+    """What a system can rank: heads that know pictures alone (FROMAGe's) have no place for texts."""
+    config = getattr(getattr(system, "model", None), "config", None)
+    if isinstance(system, UniMuR) and config.joint_width != config.embedding_width and not config.map_text_targets:
+        return ("image",)
+    return KINDS
+
+
+def says_ret(system: RetrievalSystem) -> bool:
+    """Whether its language model was trained to say [RET] where a picture follows."""
+    return isinstance(system, UniMuR) and system.model.config.ret_token_loss_weight > 0
+
+
+def encode(
+    systems: Sequence[RetrievalSystem],
+    groups: Sequence[Sequence[Messages]],
+    gallery: Gallery,
+    work: Path | None = None,
+) -> tuple[dict[str, Encoded], list[str]]:
+    """Embeds the contexts of all dialogues and all candidates, by every system.
+
+    Args:
+        systems: fitted where they learn. Those that share a dual encoder share its work.
+        groups: for each dialogue its contexts.
+        gallery: all candidates, each once.
+        work: where finished batches are kept, for systems with a `revision`; a run that was killed computes the batch
+            again that it was in.
+
+    Returns:
+        `tuple[dict[str, Encoded], list[str]]`: by the systems' names, and the ids of pictures that cannot be read.
+    """
+    found: dict[str, Encoded] = {}
+    candidates = {system.name: {} for system in systems}
+    broken: dict[str, None] = {}
+    with_vectors = [system for system in systems if system.has_vectors]
+    for kind in gallery.kinds():
+        chosen = [system for system in with_vectors if kind in rankable_kinds(system)]
+        for name, array in _candidates(chosen, kind, gallery, work, broken).items():
+            candidates[name][kind] = array
+    for system in systems:
+        if not system.has_vectors:
+            system.index(gallery)
+        queries, ret = _queries(system, groups, work), None
+        if says_ret(system):
+            queries, ret = queries[:, :-1], queries[:, -1]
+            ret = None if np.isnan(ret).any() else ret
+        kinds = tuple(kind for kind in rankable_kinds(system) if kind in gallery.kinds())
+        found[system.name] = Encoded(system, queries, candidates[system.name], kinds, ret)
+    if broken:
+        logger.warning("Left out %d pictures that cannot be read, such as %s", len(broken), next(iter(broken)))
+    return found, list(broken)
+
+
+def _candidates(systems, kind: str, gallery: Gallery, work, broken: dict) -> dict[str, np.ndarray]:
+    """Vectors of all candidates of a kind, by system."""
+    count = len(gallery.texts) if kind == "text" else len(gallery.images)
+    size = _TEXTS if kind == "text" else _PICTURES
+    items = gallery.texts
+    if kind == "image":
+        items = [f"{path}\t{words}" for path, words in zip(gallery.images, gallery.image_words, strict=True)]
+    kept = {}
+    for system in systems:
+        folder = work_folder(system, work)
+        kept[system.name] = Chunks(folder and folder / kind, items)
+    parts: dict[str, list] = {system.name: [] for system in systems}
+    for number, start in enumerate(tqdm(range(0, count, size), desc=f"Candidates ({kind})", disable=not systems)):
+        part = slice(start, min(start + size, count))
+        small = None
+        for system in systems:
+            array = kept[system.name].get(number)
+            if array is None:
+                # One gallery object for all systems: a shared dual encoder keeps the vectors of the last one.
+                small = small or _readable(gallery, kind, part, broken)
+                array = _embed(system, kind, small)
+                kept[system.name].put(number, array)
+            elif kind == "image":
+                lost = (np.isnan(array).any(axis=1) | (array.shape[1] == 0)).nonzero()[0]
+                broken.update(dict.fromkeys(gallery.image_ids[start + row] for row in lost))
+            parts[system.name].append(array)
+    return {name: _joined(arrays, kind) for name, arrays in parts.items()}
+
+
+def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
+    """All batches; one without a readable candidate does not know how wide its rows are."""
+    width = max(array.shape[1] for array in arrays)
+    if not width:
+        raise ValueError(f"None of {sum(map(len, arrays))} candidates ({kind}) can be read: check their folder.")
+    return np.concatenate([a if a.shape[1] else np.full((len(a), width), np.nan, a.dtype) for a in arrays])
+
+
+def _readable(gallery: Gallery, kind: str, part: slice, broken: dict) -> tuple[Gallery, list[int], int]:
+    """A part of the candidates that can be read, their places in it, and how many there are with the others."""
+    if kind == "text":
+        texts = gallery.texts[part]
+        return Gallery(texts), list(range(len(texts))), len(texts)
+    places, loaded = [], []
+    for place, number in enumerate(range(part.start, part.stop)):
+        try:
+            loaded.append(load_image(gallery.images[number]))
+            places.append(place)
+        except (ValueError, OSError):
+            broken[gallery.image_ids[number]] = None
+    ids, words = (
+        tuple(column[part.start + place] for place in places) for column in (gallery.image_ids, gallery.image_words)
+    )
+    return Gallery((), ids, tuple(loaded), words), places, part.stop - part.start
+
+
+def _embed(system: RetrievalSystem, kind: str, small: tuple[Gallery, list[int], int]) -> np.ndarray:
+    gallery, places, count = small
+    if not places:
+        return np.empty((count, 0), dtype=np.float32)
+    system.index(gallery)
+    vectors = system.vectors(kind).float().numpy()
+    array = np.full((count, vectors.shape[1]), np.nan, dtype=np.float32)
+    array[places] = vectors
+    return array
+
+
+def _queries(system: RetrievalSystem, groups: Sequence[Sequence[Messages]], work) -> Any:
+    """What a system makes of all contexts; a last column holds the likelihood of [RET] where it says it."""
+    read: Callable = lambda part: system.encode_queries([context for group in part for context in group])  # noqa: E731
+    if isinstance(system, UniMuR):
+        encoder = TurnEncoder(system.model, system.processor)
+        read = encoder.encode
+        if says_ret(system):
+
+            def read(part):
+                vectors, likely = encoder.encode_with_ret(part)
+                return np.concatenate([vectors.numpy(), likely.numpy()[:, None]], axis=1)
+
+    folder = work_folder(system, work) if system.has_vectors else None
+    kept = Chunks(folder and folder / "queries", [repr(group) for group in groups] if folder else [])
+    parts = []
+    for number, start in enumerate(tqdm(range(0, len(groups), _DIALOGUES), desc=f"Dialogues ({system.name})")):
+        array = kept.get(number)
+        if array is None:
+            array = read(groups[start : start + _DIALOGUES])
+            if system.has_vectors:
+                array = np.asarray(array, dtype=np.float32)
+                kept.put(number, array)
+        parts.append(array)
+    return np.concatenate(parts) if system.has_vectors else [query for part in parts for query in part]
+
+
+__all__ = ["Chunks", "Encoded", "encode", "rankable_kinds", "says_ret", "work_folder"]

@@ -1,0 +1,9 @@
+"""The papers' protocols: readers, pools, measures and tables, one function a task.
+
+No task is imported here, as tasks take PyTorch, and a command's help should not.
+"""
+
+from .options import TaskOptions
+from .registry import TASKS, Task, register_task, task_function
+
+__all__ = ["TASKS", "Task", "TaskOptions", "register_task", "task_function"]

@@ -1,0 +1,68 @@
+"""Caption to picture and picture to caption, as on COCO and Flickr30k."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...data.captioned_images import read_captioned
+from ..evaluator import encode
+from ..metrics import CUTOFFS, recall_values
+from ..provenance import files_digest
+from ..report import Figures, TaskResult
+from ..systems.base import Gallery, RetrievalSystem
+from .mmdialog import system_about
+from .options import TaskOptions
+
+
+def evaluate_captions(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Caption to picture, and picture to caption by the same scores, over all of the split.
+
+    Args:
+        data: as `read_captioned`.
+        systems: fitted where they learn.
+        options: `split` (`test` by default), `limit` (pictures), `seed`.
+        work: folder of finished batches.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_captioned`.
+    """
+    files, pairs, sources, notes = read_captioned(data, options.split or "test")
+    if options.limit:
+        files, pairs = files[: options.limit], [pair for pair in pairs if pair[1] < options.limit]
+    gallery = Gallery((), tuple(files), tuple(files), ("",) * len(files))
+    groups = [[[{"role": "user", "content": [{"type": "text", "text": caption}]}]] for caption, _ in pairs]
+    encoded, broken = encode(systems, groups, gallery, work)
+    golds, every = np.array([number for _, number in pairs]), np.arange(len(pairs))
+    figures = {}
+    for name, system in encoded.items():
+        start = time.perf_counter()
+        values = recall_values(system.gold_ranks("image", every, golds), prefix="caption2image ")
+        firsts = system.query_ranks("image", every, golds)
+        # A picture's figure stands at its first caption, so that all columns are as long.
+        first = np.unique(golds, return_index=True)[1]
+        for measure, column in recall_values(firsts, prefix="image2caption ").items():
+            values[measure] = np.full(len(pairs), np.nan)
+            values[measure][first] = column
+        figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+    about = {
+        "path": data,
+        "split": options.split or "test",
+        "digest": files_digest(sources) + (f"-{options.limit}" if options.limit else ""),
+        "captions": len(pairs),
+        "pictures": len(files),
+    }
+    if broken:
+        notes.append(f"{len(broken)} pictures cannot be read, such as {broken[0]}.")
+    notes.append("image2caption: rank of the best placed of a picture's captions among all captions.")
+    main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
+    ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
+    return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)
+
+
+__all__ = ["evaluate_captions"]

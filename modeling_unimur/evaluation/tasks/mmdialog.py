@@ -1,0 +1,359 @@
+"""MMDialog: multimodal response retrieval, and context-based image retrieval."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from ...data.mmdialog import MMDialog
+from ...memory_index import Coherence
+from ..dialogue_benchmark import GALLERY_SPLITS
+from ..evaluator import Encoded, encode
+from ..metrics import (
+    CUTOFFS,
+    aligned_recall,
+    area_under_curve,
+    intent_f1,
+    mm_relevance,
+    recall_values,
+    threshold_for,
+)
+from ..provenance import files_digest
+from ..report import Figures, TaskResult
+from ..systems.base import KINDS, RetrievalSystem
+from ..systems.coherent import coherent_name, coherent_scores
+from ..systems.unimur import UniMuR
+from .judging import ClipJudge
+from .options import TaskOptions
+from .own_sets import image_words, own_folder, write_own_mmdialog
+from .pools import PoolRanks, Scorer, rank_in_pools
+from .replies import Reply, ReplySet, read_replies
+
+_NOTES = (
+    "Every turn but the first is a reply; all turns before it are the context. A gold text or picture stands among "
+    "the negatives of its dialogue; candidates that score as high as it stand before it.",
+    "A system returns a text and a picture (policy always), or a text alone where its policy withholds the picture. "
+    "Recall of a reply: elements of a kind are aligned from the left; one for which nothing was returned counts 0 "
+    "(MMDialog). overall: mean over the gold elements of both kinds; this definition is ours.",
+    "image_rate: replies with a gold picture for which one is returned; over_return: replies without one for which "
+    "one is. @over: the threshold on the best picture's score at which over_return is as the name says, found on "
+    "these very replies; @ret: the same on the probability of [RET]; @threshold: the model's own or the given one.",
+    "consistency: of the replies with a gold text and a gold picture, those whose returned text and picture come from "
+    "the same dialogue, right or wrong; this definition is ours.",
+    "coherent reply: texts and pictures of a reply's own candidates, rescored with one another as by the pipeline's "
+    "coherent=True; what is returned (thresholds, image_rate) goes by the cosines as without it.",
+    "intent_f1: F1 of the returned against the gold kinds, aligned from the left, mean over replies. MM-Relevance: as "
+    "MMDialog, 100 x the cosine; in the system's own space unless a judge is named, which the measure's name says.",
+)
+
+
+def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, object], list[str]]:
+    """The replies of a split.
+
+    Args:
+        data: folder of MMDialog in either layout; or `dev` or `test`, the hand-written dialogues of this package in
+            MMDialog's format.
+        options: `split` (`test` by default) and `limit`.
+
+    Returns:
+        the replies, what identifies the data, and notes on what is missing.
+    """
+    folder, split = data, options.split or "test"
+    if data in GALLERY_SPLITS and not Path(data).exists():
+        folder, split = str(write_own_mmdialog(data, own_folder("mmdialog", data))), "test"
+    dialogs = MMDialog(folder, split, options.limit)
+    names = image_words(dialogs.picture_folder)
+
+    def picture(image_id: str) -> Path | None:
+        path = dialogs.picture(image_id)
+        return path if path.is_file() else None
+
+    found = read_replies(dialogs, picture, lambda name: names.get(name, ""))
+    about = {
+        "path": data,
+        "split": split,
+        "digest": files_digest([dialogs.conversations]) + (f"-{options.limit}" if options.limit else ""),
+        "dialogues": len(found.dialog_ids),
+        "texts": len(found.gallery.texts),
+        "pictures": len(found.gallery.images),
+    }
+    missing = [] if dialogs.report.complete else [dialogs.report.describe()]
+    if found.lost:
+        missing.append("Left out: " + ", ".join(f"{count:,} {reason}" for reason, count in found.lost.items()) + ".")
+    return found, about, missing
+
+
+def evaluate_mmdialog(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Multimodal response retrieval, with each dialogue's own pools.
+
+    Args:
+        data: as `open_replies`.
+        systems: fitted where they learn.
+        options: `split`, `limit`, `over_return`, `image_threshold`, `returned_images`, `judge`, `seed`.
+        work: folder of finished batches.
+
+    Raises:
+        FileNotFoundError, ValueError: as the reader of the set.
+    """
+    replies, about, missing = open_replies(data, options)
+    encoded, broken = encode(systems, replies.groups, replies.gallery, work)
+    encoded = with_coherent_replies(encoded)
+    judge = ClipJudge(options.judge) if options.judge else None
+    found = {}
+    for name, system in encoded.items():
+        start = time.perf_counter()
+        found[name] = reply_figures(replies, system, options, judge)
+        found[name].about = system_about(system, time.perf_counter() - start)
+    over = f"@over{options.over_return:g}"
+    main = ("text_r1", "image_r1", "overall_r1", f"overall_r1{over}", f"image_rate{over}", "consistency", "intent_f1")
+    return TaskResult(
+        "mmdialog",
+        about,
+        np.array([f"{replies.dialog_ids[reply.dialog]}/{reply.turn}" for reply in replies.replies]),
+        np.array([replies.dialog_ids[reply.dialog] for reply in replies.replies]),
+        found,
+        [*_NOTES, *missing, *_broken(broken)],
+        main,
+        options.seed,
+    )
+
+
+def evaluate_mmdialog_images(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Context-based image retrieval: every gold picture among its dialogue's pool of pictures.
+
+    Args, Raises:
+        as `evaluate_mmdialog`.
+    """
+    replies, about, missing = open_replies(data, options)
+    encoded, broken = encode(systems, replies.groups, replies.gallery, work)
+    wanted = [(reply, gold) for reply in replies.replies for gold in reply.golds.get("image", ())]
+    if not wanted:
+        raise ValueError(f"No reply of {data} has a picture that is there: nothing can be retrieved.")
+    found = {}
+    for name, system in encoded.items():
+        start = time.perf_counter()
+        ranks = _rank(replies, system, "image", wanted).ranks
+        found[name] = Figures(recall_values(ranks), about=system_about(system, time.perf_counter() - start))
+    return TaskResult(
+        "mmdialog-images",
+        about,
+        np.array([f"{replies.dialog_ids[reply.dialog]}/{reply.turn}/{gold}" for reply, gold in wanted]),
+        np.array([replies.dialog_ids[reply.dialog] for reply, _ in wanted]),
+        found,
+        [_NOTES[0], *missing, *_broken(broken)],
+        tuple(f"r{k}" for k in CUTOFFS),
+        options.seed,
+    )
+
+
+def with_coherent_replies(encoded: dict[str, Encoded]) -> dict[str, Encoded]:
+    """Each UniMuR that ranks texts and pictures once more behind itself, as coherent replies."""
+    found = {}
+    for name, system in encoded.items():
+        found[name] = system
+        if isinstance(system.system, UniMuR) and len(system.kinds) > 1:
+            coherence = Coherence.of(system.system.model.config)
+            if coherence.weight:
+                found[coherent_name(name)] = replace(system, coherence=coherence)
+    return found
+
+
+def system_about(system: Encoded, seconds: float) -> dict[str, object]:
+    """What a table says of a system."""
+    about: dict[str, object] = {"sees": system.system.sees, "seconds": round(seconds, 3)}
+    if system.coherence is not None:
+        about["coherence"] = asdict(system.coherence)
+    for name in ("source", "revision"):
+        if getattr(system.system, name, None):
+            about[name] = getattr(system.system, name)
+    return about
+
+
+def _broken(names: list[str]) -> list[str]:
+    return [f"{len(names)} pictures cannot be read, such as {names[0]}; they are no candidates."] if names else []
+
+
+def _rank(replies: ReplySet, system: Encoded, kind: str, wanted: Sequence[tuple[Reply, int]]) -> PoolRanks:
+    count = len(wanted)
+    if kind not in system.kinds:
+        return PoolRanks(np.zeros(count, np.int64), np.full(count, -1), np.full(count, -np.inf))
+    columns = zip(*((reply.query, reply.dialog, gold) for reply, gold in wanted), strict=True)
+    queries, owners, golds = map(np.array, columns)
+    plain = lambda rows, candidates: system.scores(kind, rows, candidates)  # noqa: E731
+    found = rank_in_pools(plain, queries, owners, golds, replies.pools[kind])
+    if system.coherence is None:
+        return found
+    coherent = rank_in_pools(_coherent(replies, system, kind), queries, owners, golds, replies.pools[kind])
+    # Whether a picture is returned at all is decided by its cosine.
+    return replace(coherent, best_scores=found.best_scores)
+
+
+def _coherent(replies: ReplySet, system: Encoded, kind: str) -> Scorer:
+    """Scores of replies' candidates, rescored among the pools and the right answers of each reply."""
+    of_query = {reply.query: reply for reply in replies.replies}
+
+    def scores(rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        found = np.full((len(rows), len(candidates)), -np.inf)
+        for place, query in enumerate(rows.tolist()):
+            reply = of_query[query]
+            lists = {
+                each: np.unique(np.append(replies.pools[each][reply.dialog], reply.golds.get(each, ())).astype(int))
+                for each in KINDS
+            }
+            cosines = {each: system.scores(each, np.array([query]), numbers)[0] for each, numbers in lists.items()}
+            vectors = {each: system.candidates[each][numbers] for each, numbers in lists.items()}
+            # The right answers of the dialogue's other replies do not compete.
+            competing = np.isin(candidates, lists[kind])
+            rescored = coherent_scores(system.coherence, cosines, vectors)[kind]
+            found[place, competing] = rescored[np.searchsorted(lists[kind], candidates[competing])]
+        return found
+
+    return scores
+
+
+def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judge: ClipJudge | None = None) -> Figures:
+    """All measures of one system.
+
+    Args:
+        replies: the queries.
+        system: with its queries and candidates embedded.
+        options: as `evaluate_mmdialog`.
+        judge: of MM-Relevance.
+    """
+    ranks, best, scores = {}, {}, {}
+    for kind in ("text", "image"):
+        wanted = [(reply, gold) for reply in replies.replies for gold in (reply.golds.get(kind) or (-1,))]
+        found = _rank(replies, system, kind, wanted)
+        first = np.cumsum([0, *(len(reply.golds.get(kind) or (-1,)) for reply in replies.replies)])
+        ranks[kind] = [found.ranks[a:b].tolist() for a, b in itertools.pairwise(first)]
+        best[kind], scores[kind] = found.best[first[:-1]], found.best_scores[first[:-1]]
+    golds = {kind: np.array([len(reply.golds.get(kind, ())) for reply in replies.replies]) for kind in ranks}
+    has_text, has_image = golds["text"] > 0, golds["image"] > 0
+    values: dict[str, np.ndarray] = {}
+    weights, scalars = {}, {"image_auc": area_under_curve(scores["image"], has_image)}
+    text_returned = best["text"] >= 0
+    for suffix, returned in _policies(system, scores["image"], has_image, options, scalars).items():
+        returned = returned & (best["image"] >= 0)
+        values[f"image_rate{suffix}"] = np.where(has_image, 100.0 * returned, np.nan)
+        values[f"over_return{suffix}"] = np.where(has_image, np.nan, 100.0 * returned)
+        for k in CUTOFFS:
+            found = {
+                "text": [
+                    aligned_recall(row, int(some), k) for row, some in zip(ranks["text"], text_returned, strict=True)
+                ],
+                "image": [
+                    aligned_recall(row, options.returned_images * int(some), k)
+                    for row, some in zip(ranks["image"], returned, strict=True)
+                ],
+            }
+            texts, images = (100 * np.array(found[kind]) for kind in ("text", "image"))
+            if not suffix:
+                values[f"text_r{k}"] = np.where(has_text, texts, np.nan)
+            values[f"image_r{k}{suffix}"] = np.where(has_image, images, np.nan)
+            total = golds["text"] + golds["image"]
+            values[f"overall_r{k}{suffix}"] = (texts * golds["text"] + images * golds["image"]) / total
+            weights[f"overall_r{k}{suffix}"] = total.astype(np.float64)
+        sequences = [
+            ["text"] * int(text) + ["image"] * (options.returned_images * int(image))
+            for text, image in zip(text_returned, returned, strict=True)
+        ]
+        pairs = zip(sequences, replies.replies, strict=True)
+        values[f"intent_f1{suffix}"] = np.array([100 * intent_f1(found, reply.kinds) for found, reply in pairs])
+    values["consistency"] = _consistency(replies, best, has_text & has_image)
+    name, relevance = _relevance(replies, system, best, judge)
+    if relevance is not None:
+        values[name] = relevance
+    return Figures(values, weights, scalars)
+
+
+def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars: dict) -> dict[str, np.ndarray]:
+    """Suffix of a policy's measures -> for which replies it returns a picture."""
+    found = {"": np.ones(len(scores), dtype=bool)}
+    likely = None
+    if system.ret is not None:
+        likely = system.ret
+        scalars["ret_auc"] = area_under_curve(likely, has_image)
+    config = getattr(getattr(system.system, "model", None), "config", None)
+    threshold = options.image_threshold
+    if threshold is None:
+        threshold = getattr(config, "image_threshold", None)
+    if threshold is not None:
+        found["@threshold"] = scores >= threshold
+        scalars["threshold"] = threshold
+    if not has_image.all() and has_image.any():
+        over = f"{options.over_return:g}"
+        scalars[f"threshold@over{over}"] = threshold_for(scores, has_image, options.over_return / 100)
+        found[f"@over{over}"] = scores >= scalars[f"threshold@over{over}"]
+        if likely is not None:
+            found[f"@ret_over{over}"] = likely >= threshold_for(likely, has_image, options.over_return / 100)
+    if likely is not None:
+        found["@ret"] = likely >= np.log(0.5)
+    return found
+
+
+def _consistency(replies: ReplySet, best: dict[str, np.ndarray], both: np.ndarray) -> np.ndarray:
+    found = np.full(len(both), np.nan)
+    for row in np.flatnonzero(both):
+        text, image = int(best["text"][row]), int(best["image"][row])
+        same = text >= 0 and image >= 0 and replies.sources["text"][text] & replies.sources["image"][image]
+        found[row] = 100.0 * bool(same)
+    return found
+
+
+def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None) -> tuple[str, np.ndarray | None]:
+    """MM-Relevance of what the policy `always` returns."""
+    needed: dict[str, set[int]] = {}
+    for kind in ("text", "image"):
+        golds = {gold for reply in replies.replies for gold in reply.golds.get(kind, ())}
+        needed[kind] = golds | {int(number) for number in best[kind] if number >= 0}
+    vectors: dict[str, dict[int, np.ndarray]] = {}
+    for kind, numbers in needed.items():
+        order = sorted(numbers)
+        if judge is not None:
+            gallery = replies.gallery
+            rows = (
+                (
+                    judge.texts([gallery.texts[number] for number in order])
+                    if kind == "text"
+                    else judge.images([gallery.images[number] for number in order])
+                )
+                if order
+                else []
+            )
+        elif kind in system.candidates and hasattr(system.system, "space"):  # a dual encoder's
+            rows = system.candidates[kind][order]
+            rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        else:
+            return "", None
+        vectors[kind] = {number: np.nan_to_num(row) for number, row in zip(order, rows, strict=True)}
+    width = next((len(row) for rows in vectors.values() for row in rows.values()), 1)
+
+    def sequence(elements) -> np.ndarray:
+        return np.stack([vectors[kind][number] for kind, number in elements]) if elements else np.empty((0, width))
+
+    found = np.empty(len(replies.replies))
+    for row, reply in enumerate(replies.replies):
+        left = {kind: list(numbers) for kind, numbers in reply.golds.items()}
+        gold = [(kind, left[kind].pop(0)) for kind in reply.kinds]
+        returned = [(kind, int(best[kind][row])) for kind in ("text", "image") if best[kind][row] >= 0]
+        found[row] = 100 * mm_relevance(sequence(returned), sequence(gold))
+    return "mm_relevance" if judge is not None else "mm_relevance_own_space", found
+
+
+__all__ = [
+    "evaluate_mmdialog",
+    "evaluate_mmdialog_images",
+    "open_replies",
+    "reply_figures",
+    "system_about",
+    "with_coherent_replies",
+]

@@ -1,0 +1,99 @@
+"""VIST: the last picture of a story, in FROMAGe's three settings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ...data.vist import VIST, Story
+from ..evaluator import encode
+from ..metrics import CUTOFFS, recall_values
+from ..provenance import files_digest
+from ..report import Figures, TaskResult
+from ..systems.base import Gallery, RetrievalSystem
+from .mmdialog import system_about
+from .options import TaskOptions
+
+# Sentences of a story that are read, and whether the pictures between them are (Koh et al., ICML 2023, table 1).
+SETTINGS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 images": (5, True)}
+
+
+def story_context(story: Story, setting: str, pictures: dict[str, str]) -> list[dict]:
+    """A story as chat messages, a sentence each, with its picture behind it; the last one's is wanted.
+
+    Args:
+        story: of five sentences.
+        setting: one of `SETTINGS`.
+        pictures: image id to file.
+    """
+    count, shown = SETTINGS[setting]
+    messages = []
+    for place in range(len(story.sentences) - count, len(story.sentences)):
+        content: list[dict] = [{"type": "text", "text": story.sentences[place]}]
+        if shown and place < len(story.sentences) - 1:
+            content.append({"type": "image", "image": pictures[story.image_ids[place]]})
+        messages.append({"role": "user", "content": content})
+    return messages
+
+
+def evaluate_vist(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Retrieval of the last picture among all pictures of the split, from one sentence, five, or five and four
+    pictures; the pictures that a system is shown do not compete.
+
+    Args:
+        data: folder of VIST.
+        systems: fitted where they learn.
+        options: `split` (`val` by default, as FROMAGe), `limit`, `seed`.
+        work: folder of finished batches.
+
+    Raises:
+        FileNotFoundError, ValueError: as the reader; ValueError also where no story has all its pictures.
+    """
+    found = VIST(data, options.split or "val", options.limit)
+    stories = list(found)
+    names = list(dict.fromkeys(name for story in stories for name in story.image_ids))
+    pictures = {name: str(path) for name in names if (path := found.picture(name)) is not None}
+    whole = [story for story in stories if all(name in pictures for name in story.image_ids)]
+    if not whole:
+        raise ValueError(f"No story of {data} has all its pictures. {found.report.describe()}")
+    ids = tuple(pictures)
+    numbers = {name: number for number, name in enumerate(ids)}
+    gallery = Gallery((), ids, tuple(pictures.values()), ("",) * len(ids))
+    groups = [[story_context(story, setting, pictures) for setting in SETTINGS] for story in whole]
+    encoded, broken = encode(systems, groups, gallery, work)
+    golds = np.array([numbers[story.image_ids[-1]] for story in whole])
+    figures = {}
+    for name, system in encoded.items():
+        start, values = time.perf_counter(), {}
+        for place, (setting, (_, shown)) in enumerate(SETTINGS.items()):
+            queries = np.arange(len(whole)) * len(SETTINGS) + place
+            # What was shown never is the answer, but where a story ends with a picture that it began with.
+            seen = [[numbers[n] for n in story.image_ids[:-1] if n != story.image_ids[-1]] for story in whole]
+            ranks = system.gold_ranks("image", queries, golds, seen if shown else None)
+            values.update(recall_values(ranks, prefix=f"{setting}: "))
+        figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+    about = {
+        "path": data,
+        "split": found.split,
+        "digest": files_digest(found.files) + (f"-{options.limit}" if options.limit else ""),
+        "stories": len(whole),
+        "pictures": len(ids),
+    }
+    left_out = len(stories) - len(whole)
+    notes = [
+        f"{len(ids)} pictures to choose from; {left_out} stories that lack a picture are left out. A sentence and its "
+        "picture are a turn; FROMAGe joins them without a break, and begins every sentence with a start token.",
+        *([] if found.report.complete else [found.report.describe()]),
+        *([f"{len(broken)} pictures cannot be read, such as {broken[0]}."] if broken else []),
+    ]
+    query_ids = np.array([story.story_id for story in whole])
+    main = tuple(f"{setting}: r{k}" for setting in SETTINGS for k in CUTOFFS)
+    return TaskResult("vist", about, query_ids, query_ids, figures, notes, main, options.seed)
+
+
+__all__ = ["SETTINGS", "evaluate_vist", "story_context"]

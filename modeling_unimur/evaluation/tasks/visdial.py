@@ -1,0 +1,266 @@
+"""VisDial: dialogue to picture and picture to dialogue, and the ranking of 100 answers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ...data.visdial import VisDial, VisDialDialog
+from ..answer_ranking import AnswerScorer, Question
+from ..dialogue_benchmark import GALLERY_SPLITS
+from ..evaluator import Chunks, encode, work_folder
+from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
+from ..provenance import files_digest
+from ..report import Figures, TaskResult
+from ..systems.base import Gallery, RetrievalSystem
+from ..systems.unimur import UniMuR
+from .mmdialog import system_about
+from .options import TaskOptions
+from .own_sets import own_folder, write_own_visdial
+
+_ANSWER_CUTOFFS = (1, 5, 10, 20)
+
+
+def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], dict[str, object], list[str]]:
+    """The dialogues of a split, what identifies them, and notes on what is missing.
+
+    Args:
+        data: as `VisDial` takes it; or `dev` or `test`, this package's own dialogues in VisDial's format.
+        options: `split` (`val` by default) and `limit`.
+    """
+    source, split = data, options.split or "val"
+    if data in GALLERY_SPLITS and not Path(data).exists():
+        source, split = str(write_own_visdial(data, own_folder("visdial", data))), "val"
+    found = VisDial(source, split, options.limit)
+    dialogs = list(found)
+    digest = files_digest(found.files) + (f"-{options.limit}" if options.limit else "")
+    about = {"path": data, "split": split, "digest": digest, "dialogues": len(dialogs)}
+    return dialogs, about, [] if found.report.complete else [found.report.describe()]
+
+
+def visdial_context(dialog: VisDialDialog, rounds: int, options: TaskOptions) -> list[dict]:
+    """The first rounds of a dialogue as chat messages.
+
+    Args:
+        dialog: with as many rounds at least.
+        rounds: how many are shown.
+        options: `form` and `with_caption`.
+    """
+    caption = dialog.caption.strip() if options.with_caption else ""
+    if options.form == "fromage":
+        words = [caption] if caption else []
+        for part in dialog.rounds[:rounds]:
+            words += [f"Q: {part.question}?", f"A: {part.answer}."] if part.answer else [f"Q: {part.question}?"]
+        return [_message("user", " ".join(words))]
+    messages = [_message("assistant", caption)] if caption else []
+    for part in dialog.rounds[:rounds]:
+        messages.append(_message("user", f"{part.question}?"))
+        if part.answer:
+            messages.append(_message("assistant", part.answer))
+    return messages
+
+
+def _message(role: str, text: str, *pictures: str) -> dict:
+    parts = [{"type": "image", "image": picture} for picture in pictures]
+    return {"role": role, "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}
+
+
+def evaluate_visdial(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Dialogue to picture, and picture to dialogue, over all pictures of the split, by the number of rounds shown.
+
+    FROMAGe's script ranks the dialogues for each picture, which is `image2dialogue`, and calls it text-to-image.
+
+    Args:
+        data: as `open_visdial`.
+        systems: fitted where they learn.
+        options: `rounds`, `form`, `with_caption`, `split`, `limit`, `seed`.
+        work: folder of finished batches.
+
+    Raises:
+        FileNotFoundError, ValueError: as the reader; ValueError also where no dialogue has its picture.
+    """
+    dialogs, about, missing = open_visdial(data, options)
+    dialogs = [dialog for dialog in dialogs if dialog.picture is not None and dialog.rounds]
+    if not dialogs:
+        raise ValueError(f"No dialogue of {data} has its picture: put the pictures beside the file. {missing}")
+    pictures = tuple(str(dialog.picture) for dialog in dialogs)
+    gallery = Gallery((), tuple(dialog.image_id for dialog in dialogs), pictures, ("",) * len(dialogs))
+    shown = [sorted({min(n or len(d.rounds), len(d.rounds)) for n in options.rounds}) for d in dialogs]
+    groups = [
+        [visdial_context(dialog, count, options) for count in counts]
+        for dialog, counts in zip(dialogs, shown, strict=True)
+    ]
+    starts = np.cumsum([0, *map(len, groups)])
+    encoded, broken = encode(systems, groups, gallery, work)
+    found, golds = {}, np.arange(len(dialogs))
+    for name, system in encoded.items():
+        start = time.perf_counter()
+        values: dict[str, np.ndarray] = {}
+        for count in options.rounds:
+            label = f"rounds{count}" if count else "all rounds"
+            whole = np.array([len(dialog.rounds) >= count for dialog in dialogs])  # others have no such figure
+            rows = golds[whole]
+            queries = np.array([starts[n] + shown[n].index(count or len(dialogs[n].rounds)) for n in rows], dtype=int)
+            forward = system.gold_ranks("image", queries, rows)
+            backward = system.query_ranks("image", queries, rows)
+            for prefix, ranks in (("dialogue2image", forward), ("image2dialogue", backward)):
+                for measure, column in recall_values(ranks).items():
+                    full = np.full(len(dialogs), np.nan)
+                    full[whole] = column
+                    values[f"{prefix} {measure} {label}"] = full
+        found[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+    # The last number of rounds that all dialogues have; short sets do not reach VisDial's ten.
+    shortest = min(len(dialog.rounds) for dialog in dialogs)
+    last = next((count for count in reversed(options.rounds) if count <= shortest), options.rounds[-1])
+    label = f"rounds{last}" if last else "all rounds"
+    main = tuple(f"{way} r{k} {label}" for way in ("dialogue2image", "image2dialogue") for k in CUTOFFS)
+    notes = [
+        f"{len(dialogs)} pictures to choose from (2,064 in VisDial's val); one is right for each dialogue.",
+        "image2dialogue ranks the dialogues for each picture: what FROMAGe's script reports as text-to-image.",
+        f"Dialogues are written as {options.form}, {'with' if options.with_caption else 'without'} the caption.",
+        *missing,
+        *([f"{len(broken)} pictures cannot be read, such as {broken[0]}."] if broken else []),
+    ]
+    ids = np.array([dialog.image_id for dialog in dialogs])
+    return TaskResult("visdial", about, ids, ids, found, notes, main, options.seed)
+
+
+def evaluate_visdial_answers(
+    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+) -> TaskResult:
+    """Ranking of each round's answer options.
+
+    UniMuR and what is like it rank by the likelihood of the answer after the picture and the rounds before, as
+    FROMAGe; systems without a language model by the similarity of the answer to the dialogue so far.
+
+    Args:
+        data: as `open_visdial`; the official files, as the text form has no options.
+        systems: fitted where they learn.
+        options: `normalise`, `with_caption`, `split`, `limit`, `seed`.
+        work: folder of finished batches.
+
+    Raises:
+        FileNotFoundError, ValueError: as the reader; ValueError also where no round has options.
+    """
+    dialogs, about, missing = open_visdial(data, options)
+    places = [
+        (number, place)
+        for number, dialog in enumerate(dialogs)
+        for place, part in enumerate(dialog.rounds)
+        if part.options is not None and part.gold is not None
+    ]
+    if not places:
+        raise ValueError(f"No round of {data} has answer options: take VisDial's official files.")
+    found = {}
+    for system in systems:
+        start = time.perf_counter()
+        score = _by_likelihood if isinstance(system, UniMuR) else _by_similarity
+        scores = score(dialogs, places, system, options, work)
+        values = answer_values(
+            scores,
+            [dialogs[number].rounds[place].gold for number, place in places],
+            [dialogs[number].rounds[place].relevance for number, place in places],
+        )
+        seconds = round(time.perf_counter() - start, 3)
+        found[system.name] = Figures(values, about={"sees": system.sees, "seconds": seconds, **_state(system)})
+    notes = [
+        "ndcg: over the relevance that several people gave to the options of one round a dialogue, cut at the number "
+        "of options that are relevant at all (VisDial's own form); rounds count from 1 there. mrr, r@k: of the "
+        "annotated answer. Options that score as high as the right one stand before it.",
+        f"Systems with a language model score an answer by the {options.normalise} of its tokens' log-probabilities "
+        "after the picture; the others by its similarity to the words of the dialogue so far.",
+        *missing,
+    ]
+    ids = np.array([f"{dialogs[number].image_id}/{place + 1}" for number, place in places])
+    clusters = np.array([dialogs[number].image_id for number, _ in places])
+    return TaskResult(
+        "visdial-answers", about, ids, clusters, found, notes, ("ndcg", "mrr", "r1", "r5", "r10"), options.seed
+    )
+
+
+def _state(system: RetrievalSystem) -> dict[str, object]:
+    return {name: getattr(system, name) for name in ("source", "revision") if getattr(system, name, None)}
+
+
+def answer_values(
+    scores: Sequence[np.ndarray], golds: Sequence[int], relevance: Sequence[Sequence[float] | None]
+) -> dict[str, np.ndarray]:
+    """NDCG, MRR and R@k in percent, a round each.
+
+    Args:
+        scores: of each round's options, higher is better.
+        golds: number of each round's right option.
+        relevance: of each round's options; None where a round has none, which then has no NDCG.
+    """
+    ranks, ndcg = np.empty(len(scores), dtype=np.int64), np.full(len(scores), np.nan)
+    for number, (row, gold, grades) in enumerate(zip(scores, golds, relevance, strict=True)):
+        ranks[number] = first_right_ranks(np.asarray(row)[None], np.array([gold]), np.arange(len(row)))[0]
+        if grades is None:
+            continue
+        positive = {option: grade for option, grade in enumerate(grades) if grade > 0}
+        # Equal scores are ordered against the system: the less relevant option first.
+        order = np.lexsort((np.asarray(grades), -np.asarray(row)))
+        ndcg[number] = 100 * ndcg_at_k(judge(order[None], [positive]), len(positive))[0] if positive else np.nan
+    return {"ndcg": ndcg, "mrr": 100.0 / ranks, **recall_values(ranks, cutoffs=_ANSWER_CUTOFFS)}
+
+
+def _by_likelihood(dialogs, places, system: UniMuR, options: TaskOptions, work) -> list[np.ndarray]:
+    """Log-likelihoods, all rounds of a dialogue at once."""
+    scorer = AnswerScorer(system.model, system.processor, options.normalise)
+    folder = work_folder(system, work)
+    setting = repr((options.normalise, options.with_caption))
+    kept = Chunks(folder and folder / "answers", [setting, *(repr(dialog) for dialog in dialogs)] if folder else [])
+    by_dialog: dict[int, list[int]] = {}
+    for number, place in places:
+        by_dialog.setdefault(number, []).append(place)
+    found: list[np.ndarray] = []
+    for number, rounds in tqdm(by_dialog.items(), desc=f"Answers ({system.name})"):
+        widths = [len(dialogs[number].rounds[place].options) for place in rounds]
+        flat = kept.get(number)
+        if flat is None:
+            flat = np.concatenate(scorer.score([_question(dialogs[number], place, options) for place in rounds]))
+            kept.put(number, flat)
+        found += np.split(flat, np.cumsum(widths)[:-1])
+    return found
+
+
+def _question(dialog: VisDialDialog, place: int, options: TaskOptions) -> Question:
+    """The picture, the rounds before, and a question, in FROMAGe's form but for the space, which here belongs to the
+    answer's first token."""
+    lines = [dialog.caption.strip()] if options.with_caption and dialog.caption.strip() else []
+    for part in dialog.rounds[:place]:
+        lines += [f"Q: {part.question}?", f"A: {part.answer}"]
+    lines += [f"Q: {dialog.rounds[place].question}?", "A:"]
+    pictures = [] if dialog.picture is None else [str(dialog.picture)]
+    return Question([_message("user", "\n".join(lines), *pictures)], [f" {o}" for o in dialog.rounds[place].options])
+
+
+def _by_similarity(dialogs, places, system: RetrievalSystem, options: TaskOptions, work) -> list[np.ndarray]:
+    answers = dict.fromkeys(option for n, p in places for option in dialogs[n].rounds[p].options)
+    numbers = {answer: number for number, answer in enumerate(answers)}
+    by_dialog: dict[int, list[list[dict]]] = {}
+    for number, place in places:
+        dialog = dialogs[number]
+        so_far = VisDialDialog(dialog.image_id, None, dialog.caption, (*dialog.rounds[:place], _open(dialog, place)))
+        by_dialog.setdefault(number, []).append(visdial_context(so_far, place + 1, options))
+    encoded, _ = encode([system], list(by_dialog.values()), Gallery(tuple(answers)), work)
+    found = []
+    for query, (number, place) in enumerate(places):
+        chosen = np.array([numbers[option] for option in dialogs[number].rounds[place].options])
+        found.append(encoded[system.name].scores("text", np.array([query]), chosen)[0])
+    return found
+
+
+def _open(dialog: VisDialDialog, place: int):
+    """The question of a round without its answer."""
+    part = dialog.rounds[place]
+    return type(part)(part.question, "")
+
+
+__all__ = ["answer_values", "evaluate_visdial", "evaluate_visdial_answers", "open_visdial", "visdial_context"]

@@ -1,0 +1,58 @@
+"""A person's own folder of pictures."""
+
+import pytest
+
+from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.data.picture_files import picture_suffixes
+from unimur_mini.demo.picture_folder import find_pictures
+
+
+def test_pictures_of_all_folders_and_formats_are_found_once(picture_folder):
+    found = find_pictures(picture_folder, 100, seed=0)
+    assert list(found.pictures) == [
+        "broken.png",
+        "dangling.jpg",
+        "holiday <2019>/three.webp",
+        "holiday <2019>/مرحبا.gif",
+        "one.png",
+        "two.JPG",
+    ]
+    assert (found.found, found.other_files) == (6, 1)
+    assert found.pictures["two.JPG"].title == "two"
+    assert found.pictures["two.JPG"].path == picture_folder / "two.JPG"
+
+
+def test_too_many_are_thinned_out_by_seed(picture_folder):
+    first, again, other = (find_pictures(picture_folder, 3, seed) for seed in (0, 0, 1))
+    assert len(first.pictures) == 3
+    assert first == again
+    assert first.pictures != other.pictures
+    assert first.found == 6
+
+
+def test_a_name_that_is_no_unicode_is_made_printable(tmp_path):
+    import os
+
+    path = os.path.join(os.fsencode(tmp_path), b"bad\xff.png")
+    with open(path, "wb") as file:
+        file.write(b"x")
+    ((image_id, picture),) = find_pictures(tmp_path, 10, 0).pictures.items()
+    image_id.encode()
+    assert picture.title.encode() == b"bad\\udcff"
+    assert picture.path.exists()
+
+
+def test_formats():
+    suffixes = picture_suffixes()
+    assert {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"} <= suffixes
+    assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ".mp4"} & suffixes
+
+
+def test_no_folder_no_picture(tmp_path):
+    with pytest.raises(CommandError, match="gone"):
+        find_pictures(tmp_path / "gone", 10, 0)
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(CommandError, match="1 other files"):
+        find_pictures(tmp_path, 10, 0)
+    with pytest.raises(CommandError, match="is a file"):
+        find_pictures(tmp_path / "a.txt", 10, 0)
