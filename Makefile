@@ -1,4 +1,4 @@
-# make demo   installs everything, builds the mini models and answers example dialogues (IMAGES=folder: with your pictures)
+# make demo   installs everything, builds the mini models and answers example dialogues (IMAGES=folder: with your images)
 # make test   installs everything and runs the tests; make test-slow runs the long ones too
 # make test-newest   runs the tests on the newest release of every dependency; make test-oldest on the oldest (TESTS=paths)
 # make test-page   runs the chat page in a browser (apt-get install chromium chromium-driver)

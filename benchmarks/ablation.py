@@ -1,4 +1,4 @@
-"""Which loss and which readout: two ablations on real pictures, glosses and dialogues, test split.
+"""Which loss and which readout: two ablations on real images, glosses and dialogues, test split.
 
     python benchmarks/ablation.py losses|readout [--seeds 5]
     python benchmarks/ablation.py heads          # one run of each loss, kept for `unimur evaluate --model`
@@ -7,10 +7,10 @@
 gets no larger gradient; the learning rate of each arm is chosen on the development split. `readout`: what is read, one
 change at a time. Every run takes equally many steps of the same batches; a seed changes heads, rows and their order.
 
-- `<set>_r1`, `<set>_r10`: recall in percent. Sets: `title_image`, `title_title` (unseen pictures), `gloss_title`,
+- `<set>_r1`, `<set>_r10`: recall in percent. Sets: `title_image`, `title_title` (unseen images), `gloss_title`,
   `dialogue_text`, `dialogue_image` (dialogues about unseen things).
-- `consistency`: share of title contexts whose first text and first picture belong together, right or wrong.
-- `image_rate`: share of title contexts for which a picture leads the joint ranking, each kind standardised.
+- `consistency`: share of title contexts whose first text and first image belong together, right or wrong.
+- `image_rate`: share of title contexts for which an image leads the joint ranking, each kind standardised.
   The last two definitions are ours.
 - `difference`: of r10, `both` against either arm, paired over queries, with 95 % bootstrap intervals.
 """

@@ -1,18 +1,18 @@
-"""Encoding a folder of pictures into an index: beside the vision backbone alone, again, and in how much memory.
+"""Encoding a folder of images into an index: beside the vision backbone alone, again, and in how much memory.
 
     python benchmarks/encoding.py [--quick] [--images FOLDER] [--model FOLDER] [--workers N] [--threads N]
                                   [--device DEVICE]
 
-The pictures are 8,000 of open clip art, as the demo installs it, or those of a folder. A process of its
+The images are 8,000 of open clip art, as the demo installs it, or those of a folder. A process of its
 own loads the model, then builds an exact index of them, then builds it again:
 
-- `encode_over_backbone`: pictures that the build encodes a second (copies are encoded once), from files to a saved
+- `encode_over_backbone`: images that the build encodes a second (copies are encoded once), from files to a saved
   index, over those of the backbone on tensors that are ready, in batches of the same size, the faster of before and
   after;
 - `model_share`: share of the build's time in which the model runs; what is missing to 1 is all that the pipeline adds;
 - `second_run_fraction`: time of the second build, which finds nothing to do, over that of the first;
 - `peak_mib_1000`, `peak_mib_8000`: peak resident memory of that process while it built, with 1,000 and with all
-  pictures; `worker_peak_mib_*`: of the largest of its decoding processes;
+  images; `worker_peak_mib_*`: of the largest of its decoding processes;
 The model runs on as many threads in both, by default on those that the decoding processes leave.
 
 - `pictures`, `skipped`, `encoded`, `pictures_per_second`, `backbone_pictures_per_second`, `workers`, `threads`.
@@ -51,7 +51,7 @@ _BACKBONE_SECONDS, _QUICK_SECONDS = 20.0, 0.5
 
 
 def picture_files(folder: Path | None, count: int) -> list[Path]:
-    """Files of so many pictures, by name.
+    """Files of so many images, by name.
 
     Raises:
         ValueError: a folder with too few.
@@ -63,7 +63,7 @@ def picture_files(folder: Path | None, count: int) -> list[Path]:
     else:
         files = [path for path, is_picture in walk_pictures(folder.absolute()) if is_picture]
     if len(files) < count:
-        raise ValueError(f"{folder or 'open clip art'} holds {len(files)} pictures, and {count} are needed.")
+        raise ValueError(f"{folder or 'open clip art'} holds {len(files)} images, and {count} are needed.")
     return files[:count]
 
 
@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     parser = argument_parser(__doc__)
-    parser.add_argument("--images", type=Path, help="folder of pictures (default: open clip art)")
+    parser.add_argument("--images", type=Path, help="folder of images (default: open clip art)")
     parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
     parser.add_argument("--workers", type=int, help="decoding processes (default: the spare CPUs)")
     parser.add_argument("--threads", type=int, help="of the model (default: the CPUs that the workers leave)")

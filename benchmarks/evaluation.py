@@ -2,13 +2,13 @@
 
     python benchmarks/evaluation.py [--quick]
 
-- `answer_ranking_speedup`: 100 answer options for each of 10 rounds of a dialogue about a picture, by likelihood, on
+- `answer_ranking_speedup`: 100 answer options for each of 10 rounds of a dialogue about an image, by likelihood, on
   the full release in float32: all behind one cache, over each option from the start in batches of 20 (FROMAGe's way,
   with vocabulary logits at the options' tokens alone). `answer_score_error` is the largest difference of a score.
 - `turn_encoding_speedup`: the unified embeddings of all contexts of a dialogue of 20 turns: one pass over what they
   share, over each context anew in batches of like length. `turn_error` is the largest difference of a value.
-- `pools_seconds`, `pools_peak_gib`: 10,000 dialogues of 3.58 replies, each with a text and a picture among its
-  dialogue's own 1,000 + 1,000 candidates out of 46,000 texts and 24,000 pictures, ranked from ready embeddings of 512
+- `pools_seconds`, `pools_peak_gib`: 10,000 dialogues of 3.58 replies, each with a text and an image among its
+  dialogue's own 1,000 + 1,000 candidates out of 46,000 texts and 24,000 images, ranked from ready embeddings of 512
   values in a fresh process; the peak is that of the whole process, embeddings included.
 
 The words are drawn by the seed; time depends on the number of tokens, which `answer_tokens`, `option_tokens` and
@@ -130,7 +130,7 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
 
 
 def pools(seed: int, dialogues: int) -> dict[str, float]:
-    """Ranks texts and pictures in every dialogue's own pools, from embeddings that are there."""
+    """Ranks texts and images in every dialogue's own pools, from embeddings that are there."""
     rng = np.random.default_rng(seed)
 
     def unit(count: int) -> np.ndarray:
@@ -159,7 +159,7 @@ def pools(seed: int, dialogues: int) -> dict[str, float]:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    parser.add_argument("--picture", type=Path, help="that the answers are about; one of the pictures by default")
+    parser.add_argument("--picture", type=Path, help="that the answers are about; one of the images by default")
     parser.add_argument("--only-pools", type=int, metavar="DIALOGUES", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only_pools:
@@ -177,7 +177,7 @@ def main() -> None:
         figures = {**sharing(args), **figures, "pools_dialogues": dialogues}
     notes = [
         f"dtype float32; minimum of {LONG_ROUNDS} rounds (answers) or {MIN_ROUNDS} (turns), variants in turn",
-        f"{ROUNDS} rounds of {OPTIONS} options; {TURNS} turns; pools of {NEGATIVES + 1} texts and as many pictures",
+        f"{ROUNDS} rounds of {OPTIONS} options; {TURNS} turns; pools of {NEGATIVES + 1} texts and as many images",
     ]
     report("evaluation", args, figures, notes)
 

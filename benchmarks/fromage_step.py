@@ -102,12 +102,12 @@ class FromageStep:
         visual_features: torch.Tensor,
         vocabulary: int | None = None,
     ) -> torch.Tensor:
-        """Next-token loss of captions after their pictures.
+        """Next-token loss of captions after their images.
 
         Args:
             input_ids, labels (`(batch, tokens)`): padded on the right; labels are -100 where nothing is learned.
-            visual_features (`(batch, visual_width)`): one picture a row.
-            vocabulary: classes that compete, by default all rows of the table, those of [RET] and of pictures too.
+            visual_features (`(batch, visual_width)`): one image a row.
+            vocabulary: classes that compete, by default all rows of the table, those of [RET] and of images too.
         """
         embeds = self.table(input_ids)
         places = (input_ids == self.config.image_token_id)[..., None].expand_as(embeds)

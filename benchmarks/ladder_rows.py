@@ -45,7 +45,7 @@ class Rows:
         return vars(paired_bootstrap(self.values(ours), self.values(theirs))).copy()
 
     def shares(self, name: str) -> dict[str, dict[str, float]]:
-        """Shares of pictures, averaged over the runs."""
+        """Shares of images, averaged over the runs."""
         found = [image_shares(run["both"], self.task) for run in self.runs[name]]
         return {
             kind: {key: float(np.mean([one[kind][key] for one in found])) for key in found[0][kind]}
@@ -53,7 +53,7 @@ class Rows:
         }
 
     def summary(self) -> dict:
-        """Row -> setting -> measure -> mean and interval; and shares of pictures. Computed once: it takes a while."""
+        """Row -> setting -> measure -> mean and interval; and shares of images. Computed once: it takes a while."""
         if self._summary is None:
             self._summary = self._summarised()
         return self._summary
@@ -116,7 +116,7 @@ def lines_of(corpus: str, rows: Rows) -> list[list[str]]:
     found = rows.summary()
     kinds = list(next(iter(found.values()))["image_share"])
     header = [corpus, *(column.upper() for column in COLUMNS), "texts MRR@10", "pictures MRR@10"]
-    lines = [[*header, *(f"% pictures, {kind}" for kind in kinds)]]
+    lines = [[*header, *(f"% images, {kind}" for kind in kinds)]]
     for name, row in found.items():
         main = row["both"]["mrr@10"]
         cells = [f"{main['mean']:.1f} [{main['low']:.1f}, {main['high']:.1f}]"]

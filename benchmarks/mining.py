@@ -2,7 +2,7 @@
 
     python benchmarks/mining.py [--quick] [--vectors N] [--queries N] [--no-manual]
 
-The documents are random unit vectors, every third one a picture; each query has three right documents.
+The documents are random unit vectors, every third one an image; each query has three right documents.
 
 - `faiss_seconds`: an `IndexFlatIP` of all vectors, the best 100 of each query, the right ones struck out of the
   numbers (the released script); `mining_seconds`: `mine_vectors`, which ranks by torch, a block of vectors at a
@@ -10,7 +10,7 @@ The documents are random unit vectors, every third one a picture; each query has
 - `mining_over_faiss`: the second over the first; `mining_over_search`: over FAISS' search alone;
 - `mining_mib`: peak memory that `mine_vectors` adds to a process that holds the vectors;
 - `manual_seconds`, `manual_queries`, `manual_documents`, `manual_negatives`: mining for the manual's training queries
-  by the small dual encoder before any training, from texts and kept picture features to the lists.
+  by the small dual encoder before any training, from texts and kept image features to the lists.
 """
 
 from __future__ import annotations

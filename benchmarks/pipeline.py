@@ -2,15 +2,15 @@
 
     python benchmarks/pipeline.py [--quick]
 
-Eight multi-turn dialogues, with and without pictures, one at a time (`batch1`) and together (`batch8`), float32. In
+Eight multi-turn dialogues, with and without images, one at a time (`batch1`) and together (`batch8`), float32. In
 one run, on the same token ids and pixel tensors:
 
 - `bare`: the language model's decoder on ready input vectors, and the dual encoder's image tower; nothing of ours;
 - `model`: `get_multimodal_features`;
-- `call`: the whole call of the pipeline, which reads and resizes picture files, tokenises, embeds and searches;
+- `call`: the whole call of the pipeline, which reads and resizes image files, tokenises, embeds and searches;
 - `decoding`, `tokenising`, `search`: those parts of the call on their own.
 
-`overhead_percent` is what a call costs beyond `bare` and the decoding of pictures, over the time of `bare`, in the
+`overhead_percent` is what a call costs beyond `bare` and the decoding of images, over the time of `bare`, in the
 worst of the four settings, `mean_overhead_percent` in all together; `call_over_bare_percent` counts the decoding too.
 It can be negative: dialogues of like length run together, which saves padding. `cold_start_seconds` runs from an empty
 Python to a pipeline that has answered once (files in the system's cache, median of 3), `cold_start_bare_seconds` to
@@ -65,7 +65,7 @@ with torch.inference_mode():
 
 
 def conversations(path: Path) -> dict[str, list[list[dict]]]:
-    """Eight dialogues of a file without and eight with pictures (repeated where it has fewer), pictures as paths.
+    """Eight dialogues of a file without and eight with images (repeated where it has fewer), images as paths.
 
     Raises:
         ValueError: a file without one of both kinds.
@@ -78,7 +78,7 @@ def conversations(path: Path) -> dict[str, list[list[dict]]]:
         parts = [part for m in messages if isinstance(m["content"], list) for part in m["content"]]
         kinds["pictures" if any(part["type"] == "image" for part in parts) else "text"].append(messages)
     if not all(kinds.values()):
-        raise ValueError(f"{path} needs dialogues with and without pictures.")
+        raise ValueError(f"{path} needs dialogues with and without images.")
     return {kind: (found * BATCH)[:BATCH] for kind, found in kinds.items()}
 
 
@@ -221,7 +221,7 @@ def main() -> None:
     args = parser.parse_args()
     notes = [
         "dtype float32; minimum of 7 rounds, variants in turn; cold starts: median of 3",
-        f"{BATCH} dialogues, ms a dialogue; gallery of {GALLERY_PICTURES} pictures and {GALLERY_TEXTS} texts",
+        f"{BATCH} dialogues, ms a dialogue; gallery of {GALLERY_PICTURES} images and {GALLERY_TEXTS} texts",
     ]
     report("pipeline", args, run(args), notes)
 

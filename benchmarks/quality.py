@@ -2,17 +2,17 @@
 
     python benchmarks/quality.py [--heads FOLDER ...] [--parts titles dialogues captions] [--name NAME] [--quick]
 
-Titles, glosses and hand-written dialogues of pictures that no training saw. UniMuR-mini is the release (seed 0) and
+Titles, glosses and hand-written dialogues of images that no training saw. UniMuR-mini is the release (seed 0) and
 the heads of further runs of the same recipe; recalls are means over them, in percent, intervals 95 % by the bootstrap
 over queries.
 
-- `clip_title_image_*`: a title by the small CLIP's text tower -> its picture among all test pictures.
+- `clip_title_image_*`: a title by the small CLIP's text tower -> its image among all test images.
 - `unimur_title_image_*`, `unimur_over_clip_title_image_r10`; `distillation_fidelity`: title -> title, R@1, which
   measures copying of the target.
-- `gloss_title_*`: the WordNet gloss of a picture's title, which it does not contain -> that title among the titles of
-  all such pictures; `gloss_image_*`: -> the picture among all; `clip_gloss_...`: by the small CLIP's text tower.
+- `gloss_title_*`: the WordNet gloss of an image's title, which it does not contain -> that title among the titles of
+  all such images; `gloss_image_*`: -> the image among all; `clip_gloss_...`: by the small CLIP's text tower.
 - `dialogue_image_*`, `dialogue_text_*` and `clip_whole_...`, `clip_last_...`, `clip_linear_...`, `bm25_...`: the 100
-  hand-written test dialogues -> picture, -> reply; `_short` up to two turns, `_long` from three on.
+  hand-written test dialogues -> image, -> reply; `_short` up to two turns, `_long` from three on.
 - `coherent_image_*`, `coherent_text_*`: UniMuR-mini's coherent replies; `clip_whole_coherent_...`: those of the small
   CLIP's text tower. `consistency`, `consistency_plain`: share of dialogues whose first text and first image are right
   for one dialogue, in coherent replies and in two independent rankings; `clip_whole_consistency...`: of that tower.
@@ -57,7 +57,7 @@ _SOURCES = ("openclipart", "openmoji", "stamps")
 
 
 def test_sets(space: ClipSpace) -> list[DevSet]:
-    """Titles, and glosses of titles, of the test pictures."""
+    """Titles, and glosses of titles, of the test images."""
     recipe = load_recipe(ROOT / "recipes" / "unimur_mini.yaml")
     processor, clip = space.processor, space.model.clip
     pairs = load_pairs(
@@ -176,7 +176,7 @@ def _ranks(found: Comparison, name: str, kind: str) -> np.ndarray:
 
 @torch.inference_mode()
 def captions(model: UniMuRModel, processor: UniMuRProcessor, count: int) -> list[str]:
-    """What `generate` says of unseen pictures, evenly spaced, as it comes: title and tags -> text."""
+    """What `generate` says of unseen images, evenly spaced, as it comes: title and tags -> text."""
     _, gallery = own_dialogues("test")
     lines = []
     for number in range(count):

@@ -4,7 +4,7 @@
 
 Every readout is solved as UniMuR-mini's is when its training has ended: ridge regression in standardised states, then
 sharpened by the matching losses. [RET] is the released model's, and the contexts are its recipe's: titles, glosses and
-dialogues with their texts and pictures. Recall in percent on the development split, `<set>_r1`, `<set>_r10`: sets as
+dialogues with their texts and images. Recall in percent on the development split, `<set>_r1`, `<set>_r10`: sets as
 in `ablation.py`. A mean leaves out the first token, where attention without an aim gathers, and [RET]. `parameters`:
 of the readout, in thousands.
 """
@@ -88,7 +88,7 @@ def side_by_side(states: dict, readout: tuple) -> torch.Tensor:
 
 
 def training_rows(rows) -> tuple[list[list[str]], list[tuple[int, torch.Tensor, int, bool]]]:
-    """Contexts without pictures, and what is right for them: place, unit vector, group, whether it is a picture's."""
+    """Contexts without images, and what is right for them: place, unit vector, group, whether it is an image's."""
     kept = [row for row in all_rows(rows) if row["visual_features"] is None]
     right = []
     for place, row in enumerate(kept):
@@ -139,7 +139,7 @@ def main() -> None:
         for dev in data.dev:
             found = recalls(dev, solved(side_by_side(dev_states[id(dev.contexts)], readout)))
             figures.update({f"{name}.{key}": value for key, value in found.items()})
-    notes = [f"development split; {count:,} glosses and as many dialogues beside the pictures' captions"]
+    notes = [f"development split; {count:,} glosses and as many dialogues beside the images' captions"]
     report("readout_states", args, figures, notes)
 
 

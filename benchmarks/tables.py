@@ -12,12 +12,21 @@ import argparse
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "hub_cards").glob("*/README.md")])
+DIALOGUES = ROOT / "modeling_unimur" / "evaluation" / "data"
+PAGES = sorted(
+    [
+        ROOT / "README.md",
+        DIALOGUES / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "hub_cards").glob("*/README.md"),
+    ]
+)
 MINUS = "\N{MINUS SIGN}"
 TABLES: dict[str, Callable[[], str]] = {}
 _MARKED = re.compile(
@@ -511,6 +520,42 @@ def training_step_growth() -> list[list[str]]:
             ]
         )
     return rows
+
+
+# -- the hand-written dialogues ---------------------------------------------------------------------------------------
+_KINDS = {
+    "description": "described by its look, its behaviour or its purpose",
+    "question-answer": "the dialogue asks for it",
+    "statement": "nobody asks: the image is the natural answer",
+    "correction": "somebody guesses wrong and is corrected",
+    "picture-in-context": 'an image that was shown before is needed or compared with: "like this one, but ..."',
+    "topic-switch": "it begins with another topic; what the first turns are about is wrong",
+}
+
+
+def _counts(key: Callable[[dict], object]) -> list[Counter]:
+    """Of dev and of test."""
+    found = []
+    for part in ("dev", "test"):
+        lines = (DIALOGUES / f"dialogues_{part}.jsonl").read_text(encoding="utf-8").split("\n")
+        found.append(Counter(key(json.loads(line)) for line in lines if line))
+    return found
+
+
+@table("dialogue_kinds")
+def dialogue_kinds() -> list[list[str]]:
+    counts = _counts(lambda record: record["kind"])
+    rows = [[f"`{kind}`", words, *(str(part[kind]) for part in counts)] for kind, words in _KINDS.items()]
+    return [["kind", "meaning", "dev", "test"], *rows]
+
+
+@table("dialogue_turns")
+def dialogue_turns() -> list[list[str]]:
+    dev, test = _counts(lambda record: len(record["turns"]))
+    return [
+        ["turns", "dev", "test"],
+        *([str(turns), str(dev[turns]), str(test[turns])] for turns in sorted(dev | test)),
+    ]
 
 
 # -- metadata of the cards --------------------------------------------------------------------------------------------

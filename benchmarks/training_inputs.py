@@ -1,4 +1,4 @@
-"""Batches of real captions and pictures for the benchmarks of training."""
+"""Batches of real captions and images for the benchmarks of training."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAX_CAPTION_TOKENS = 24
 
 @dataclass
 class TrainingBatch:
-    """Everything that a step may read, padded on the left, for row i picture i.
+    """Everything that a step may read, padded on the left, for row i image i.
 
     Args:
         contexts: `input_ids`, `attention_mask` `(batch, tokens)`; they end with [RET].
         captions: `caption_input_ids`, `caption_attention_mask`, `caption_labels` `(batch, tokens)`.
         image_features, text_features (`(batch, joint_width)`): the frozen towers' outputs for the targets.
-        visual_features (`(batch, visual_width)`): the picture features that become the language model's input.
+        visual_features (`(batch, visual_width)`): the image features that become the language model's input.
         towers: `pixel_values (batch, 3, height, width)` and the text tower's `input_ids`, `attention_mask`.
     """
 
@@ -36,11 +36,11 @@ class TrainingBatch:
 
 
 def read_pairs(path: Path | None) -> list[tuple[str, str]]:
-    """Pairs of a caption and its picture's path.
+    """Pairs of a caption and its image's path.
 
     Args:
         path: lines of `caption<TAB>picture`; without it the captions are the titles, descriptions and tags of the
-            installable pictures' training split.
+            installable images' training split.
 
     Raises:
         ValueError: a line without a tab, or a file without lines.
@@ -66,7 +66,7 @@ def draw_pairs(pairs: list[tuple[str, str]], count: int, seed: int) -> list[tupl
 
 @torch.no_grad()
 def make_batch(model: UniMuRModel, processor: UniMuRProcessor, pairs: list[tuple[str, str]]) -> TrainingBatch:
-    """Captions of up to 24 tokens with their pictures, padded to the longest."""
+    """Captions of up to 24 tokens with their images, padded to the longest."""
     texts = [caption for caption, _ in pairs]
     towers = dict(processor.process_images([picture for _, picture in pairs]))
     towers.update(processor.process_texts(texts))
@@ -85,7 +85,7 @@ def make_batch(model: UniMuRModel, processor: UniMuRProcessor, pairs: list[tuple
 
 @torch.no_grad()
 def encode_targets(model: UniMuRModel, towers: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both frozen towers on a batch's pictures and texts: what cached targets save."""
+    """Both frozen towers on a batch's images and texts: what cached targets save."""
     pooled, projected = model.encode_images(towers["pixel_values"])
     mapped = model.config.map_image_targets and model.config.visual_feature == "pooled"
     return pooled if mapped else projected, model.encode_texts(towers["input_ids"], towers["attention_mask"])

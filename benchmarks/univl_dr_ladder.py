@@ -8,16 +8,16 @@ outputs kept, two layers of the text tower and the projections trained, 100 step
 `recipes/univl_dr_webqa.yaml`, CLIP ViT-B/32 with both towers trained. One stage 1 feeds all of stage 2, whose
 negatives it mines once; seeds are those of stage 2.
 
-Rows, all on the test split, over one index of texts and pictures, with the weight of pictures that the development
+Rows, all on the test split, over one index of texts and images, with the weight of images that the development
 split chooses for the untrained encoder (`plain sum` and `--full`: 1, the paper's):
-- `BM25` (pictures by their captions); `zero-shot`, `zero-shot, plain sum`; `in-batch` (stage 1); `+ hard negatives,
+- `BM25` (images by their captions); `zero-shot`, `zero-shot, plain sum`; `in-batch` (stage 1); `+ hard negatives,
   unbalanced`; `+ hard negatives, balanced` (stage 2); `+ verbalization` (balanced, generated words behind captions);
-- `BM25 & ...`: divide and conquer, BM25 for texts and the dense model for pictures, and the same with an oracle of
+- `BM25 & ...`: divide and conquer, BM25 for texts and the dense model for images, and the same with an oracle of
   the modality; `... + BM25 (hybrid)`, its weight chosen on the development split; `..., oracle modality`;
-- `..., captions hidden`: pictures without their words (the setting of pictures alone tells most).
+- `..., captions hidden`: images without their words (the setting of images alone tells most).
 
 Figures: MRR and NDCG at 10 and 20, recall at 20 and 100, in percent; 95 % intervals of MRR@10 by the bootstrap over
-queries, seeds averaged first; differences paired over queries. Shares of pictures among the first ten by kind of query
+queries, seeds averaged first; differences paired over queries. Shares of images among the first ten by kind of query
 stand beside those of the relevant documents. `aims` says whether the balanced model beats BM25 & zero-shot without an
 oracle, and how far its shares are from those of the relevant.
 """
@@ -69,7 +69,7 @@ CORPORA = ("gimp_manual", "picture_dictionary")
 # The GIMP manual's figures are screenshots, whose letters say most; a drawing has none.
 VERBALIZERS = {"gimp_manual": "ocr"}
 RECIPES = {False: ROOT / "recipes" / "univl_dr_mini.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
-# Grades that count as relevant: of the manual the section or picture meant, not what is near it.
+# Grades that count as relevant: of the manual the section or image meant, not what is near it.
 LEAST_SCORES = {"gimp_manual": 2}
 QUICK_STEPS = 2
 
@@ -205,7 +205,7 @@ class Ladder:
         return rows
 
     def choose_weight(self, zero: Space) -> None:
-        """The pictures' weight in the sum: of those above 0, the best of the untrained encoder on dev."""
+        """The images' weight in the sum: of those above 0, the best of the untrained encoder on dev."""
         choice = choose_image_weight(zero.dev_queries, zero.encoded, self.dev)
         shown = {weight: found for weight, found in choice.tried.items() if weight > 0}
         self.image_weight = max(shown, key=shown.get)
@@ -249,7 +249,7 @@ class Ladder:
         corpus = joined_captions(self.retrieval.corpus, words, processor)
         self.rows.add(self.space(source, replace(self.retrieval, corpus=corpus)).system(VERBAL))
         found = sum(map(bool, words.values()))
-        self.rows.notes.append(f"verbalized by {name}: {found:,} of {len(words):,} pictures have words")
+        self.rows.notes.append(f"verbalized by {name}: {found:,} of {len(words):,} images have words")
 
 
 def save(corpus: str, result: dict, full: bool) -> None:
@@ -272,7 +272,7 @@ def main() -> None:
         "--verbalize",
         nargs="*",
         metavar="SET=NAME",
-        help="what puts a set's pictures into words, as `unimur verbalize` takes it, or `released` for the words of "
+        help="what puts a set's images into words, as `unimur verbalize` takes it, or `released` for the words of "
         "UniVL-DR's data.zip (default: gimp_manual=ocr)",
     )
     parser.add_argument("--runs", type=Path, help="folder for the runs (default: runs/univl_dr_ladder)")

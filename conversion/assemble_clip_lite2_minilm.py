@@ -110,7 +110,7 @@ def _centred(vectors: torch.Tensor) -> torch.Tensor:
 def processors() -> tuple[CLIPImageProcessor, AutoTokenizer]:
     """The image processor and the tokenizer that belong to the towers."""
     side = {"height": _IMAGE_SIZE, "width": _IMAGE_SIZE}
-    # The whole picture, squeezed: a crop would cut what a clip art shows.
+    # The whole image, squeezed: a crop would cut what a clip art shows.
     image_processor = CLIPImageProcessor(
         size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )

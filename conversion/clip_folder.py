@@ -128,7 +128,7 @@ def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPI
     """The image processor of a CLIP.
 
     Args:
-        config: of the model; it says how large its pictures are.
+        config: of the model; it says how large its images are.
         preprocess: open_clip's `preprocess_cfg`; what it leaves out is as OpenAI has it.
 
     Raises:
@@ -138,7 +138,7 @@ def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPI
     side = config.vision_config.image_size
     if asked["interpolation"] not in _RESAMPLE or asked["resize_mode"] not in ("shortest", "squash"):
         raise ValueError(
-            f"CLIPImageProcessor does not prepare pictures with interpolation={asked['interpolation']!r} and "
+            f"CLIPImageProcessor does not prepare images with interpolation={asked['interpolation']!r} and "
             f"resize_mode={asked['resize_mode']!r}."
         )
     square = {"height": side, "width": side}
@@ -223,7 +223,7 @@ def clip_card(licence: str, title: str, note: str) -> str:
 
 @torch.no_grad()
 def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float = 1e-5) -> float:
-    """Compares a model of open_clip with a `CLIPModel` on random pictures and random texts of several lengths.
+    """Compares a model of open_clip with a `CLIPModel` on random images and random texts of several lengths.
 
     Args:
         plain: the model of open_clip, in float32.

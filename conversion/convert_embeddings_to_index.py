@@ -5,7 +5,7 @@
 
 A file holds `{"paths": [...], "embeddings": ...}`, an array `(pictures, width)` or a list of vectors, of numpy or of
 torch; GILL's is a pickle in spite of its name. Nothing in a file is run. A `.npy` of numbers alone takes the paths
-from a text file, one a line. No picture is fetched: a path or URL is the id and the payload of its vector.
+from a text file, one a line. No image is fetched: a path or URL is the id and the payload of its vector.
 
 Load the result with `retriever.load_index(FOLDER)`, or `RetrievalIndex.load(FOLDER)`.
 """
@@ -39,7 +39,7 @@ _QUERIES, _HITS = 8, 5  # searched in the finished index
 def read_embeddings(
     path: str | os.PathLike, paths_file: str | os.PathLike | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Paths of pictures and their vectors `(pictures, width)`, from one file of either source.
+    """Paths of images and their vectors `(pictures, width)`, from one file of either source.
 
     Args:
         path: the file.
@@ -72,7 +72,7 @@ def read_embeddings(
             raise ValueError(f"{path}: vectors of the shapes {sorted(widths)[:3]} in one file.")
         vectors = np.stack(vectors)
     if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.ndim != 2:
-        raise ValueError(f"{path}: the embeddings are no array (pictures, width) of real numbers.")
+        raise ValueError(f"{path}: the embeddings are no array (images, width) of real numbers.")
     if len(names) != len(vectors):
         raise ValueError(f"{path}: {len(names)} paths and {len(vectors)} embeddings.")
     return names, vectors
@@ -135,7 +135,7 @@ def convert(
         raise ValueError(f"No usable vector in {', '.join(map(str, files))}.")
     index.save(target)
     _verify(target, places, queries, np.concatenate(scores))
-    logger.info("%d pictures of width %d in %s", len(places), width, target)
+    logger.info("%d images of width %d in %s", len(places), width, target)
     if skipped or again:
         logger.info("Left out: %d vectors without direction, %d paths that came before", len(skipped), again)
     return {"pictures": len(places), "width": width, "skipped": skipped, "again": again}
@@ -162,7 +162,7 @@ def _verify(folder: Path, places: dict[str, int], queries: np.ndarray, scores: n
         best = np.sort(column)[::-1][:count]
         found = [column[places[hit.id]] for hit in hits]
         if not np.allclose(found, best, atol=1e-5) or not np.allclose([hit.score for hit in hits], best, atol=1e-5):
-            raise ValueError(f"{folder} ranks other pictures first than the source's scores do.")
+            raise ValueError(f"{folder} ranks other images first than the source's scores do.")
 
 
 def main() -> None:

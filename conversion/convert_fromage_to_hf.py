@@ -40,7 +40,7 @@ _NOTES = (
     "Converted from a checkpoint in FROMAGe's format (Koh et al., Grounding Language Models to Images for Multimodal "
     "Inputs and Outputs, ICML 2023).",
     "[RET] is always the position that is read. FROMAGe's `generate_for_images_and_texts(num_words=0)` reads one that "
-    "is too early by the number of input vectors of the pictures before it; its evaluation scripts read [RET].",
+    "is too early by the number of input vectors of the images before it; its evaluation scripts read [RET].",
     "Images are resized to a square whatever their shape, as in FROMAGe's evaluations (`squash_images`).",
 )
 
@@ -61,7 +61,7 @@ def convert(
         checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
         output_dir: folder to make.
         language_model, clip: the frozen backbones.
-        image_targets: `"mapped"` (candidate pictures go through `visual_fc`, as in FROMAGe), `"plain"` (CLIP's own
+        image_targets: `"mapped"` (candidate images go through `visual_fc`, as in FROMAGe), `"plain"` (CLIP's own
             projection; a `visual_fc` is left out), or `"auto"`: mapped where the file has a `visual_fc`.
         text_target_map: prefix of a linear map on CLIP's text targets, of a UniMuR trained with one.
         release_arguments: `licence`, `verify`, `dtype`, `hub_arguments` of `release_heads`.
@@ -110,7 +110,7 @@ def read_heads(
     prompt, notes = arguments.get("input_prompt"), list(_NOTES)
     rows = min(arguments["retrieval_token_idx"], text_config.vocab_size)
     if prompt:
-        notes.append(f"Captions were prompted with {prompt!r} after the picture.")
+        notes.append(f"Captions were prompted with {prompt!r} after the image.")
     return plan_heads(
         ledger,
         text_config,
@@ -160,7 +160,7 @@ def main() -> None:
         "--image-targets",
         choices=("auto", "mapped", "plain"),
         default="auto",
-        help="whether candidate pictures go through visual_fc (default: where the file has one)",
+        help="whether candidate images go through visual_fc (default: where the file has one)",
     )
     parser.add_argument("--text-target-map", metavar="PREFIX", help="keys of a linear map on CLIP's text targets")
     args = parser.parse_args()

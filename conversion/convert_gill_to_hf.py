@@ -5,7 +5,7 @@
 
 The checkpoint folder holds `pretrained_ckpt.pth.tar` and `model_args.json` (github.com/kohjingyu/gill). GILL appends
 eight tokens, [IMG0] to [IMG7], and its retrieval map keeps the first one's output; the language model reads from left
-to right, so that [IMG0] alone gives the same vector. What makes pictures is left out: the vectors of [IMG1] to [IMG7],
+to right, so that [IMG0] alone gives the same vector. What makes images is left out: the vectors of [IMG1] to [IMG7],
 the mapper to Stable Diffusion, and the classifier that decides between both.
 """
 

@@ -72,12 +72,12 @@ def plan_heads(
         ledger: the checkpoint's state dict.
         text_config, clip_config: configurations of the language model and of CLIP.
         dim: width of the unified embedding.
-        visual_tokens: input vectors that one picture becomes.
+        visual_tokens: input vectors that one image becomes.
         layers: indices of the hidden states that are read.
         text_fc: keys of their maps, with `{}` for the number of the map.
         ret_row: takes the vector of [RET] `(1, width)` from the ledger, given the language model's width.
         ret_token, ret_token_id: the token that is read.
-        mapped: whether candidate pictures go through `visual_fc`.
+        mapped: whether candidate images go through `visual_fc`.
         text_target_map: prefix of a linear map on text targets.
         ret_token_loss_weight: weight of the next-token loss that the source was trained with.
         config, processor: further arguments of `UniMuRConfig` and `UniMuRProcessor`, of this source alone.
@@ -90,7 +90,7 @@ def plan_heads(
     pooled, joint = clip_config.vision_config.hidden_size, clip_config.projection_dim
     if not mapped and dim != joint:
         raise ValueError(
-            f"The text map ends in {dim} dimensions and CLIP's space has {joint}, so candidate pictures need a map "
+            f"The text map ends in {dim} dimensions and CLIP's space has {joint}, so candidate images need a map "
             "(model.visual_fc) that this checkpoint or this call leaves out."
         )
     # Name in the model -> name in the source, rows, columns.
@@ -99,7 +99,7 @@ def plan_heads(
     if mapped:
         maps["image_target_map"] = ("model.visual_fc", dim, pooled)
     else:
-        ledger.drop_all("model.visual_fc.", "candidate pictures stay as CLIP projects them")
+        ledger.drop_all("model.visual_fc.", "candidate images stay as CLIP projects them")
     if text_target_map is not None:
         maps["text_target_map"] = (text_target_map.rstrip("."), dim, joint)
     heads, linear = {}, {}
@@ -141,7 +141,7 @@ def plan_heads(
             visual_fc=linear.get("image_target_map"),
             visual_tokens=visual_tokens,
         ),
-        notes=[*notes, *([] if trains_texts else ["It ranks pictures only: no text targets were trained."])],
+        notes=[*notes, *([] if trains_texts else ["It ranks images only: no text targets were trained."])],
     )
 
 

@@ -31,11 +31,11 @@ class SourceHeads:
 
     Args:
         ret_row: input vector of [RET] `(width,)`.
-        visual_embeddings: weight and bias that make a picture into input vectors.
+        visual_embeddings: weight and bias that make an image into input vectors.
         text_fcs: weight and bias of each layer that is read.
         layers: indices of those hidden states.
-        visual_fc: weight and bias of candidate pictures; None where they stay as CLIP projects them.
-        visual_tokens: input vectors that one picture becomes.
+        visual_fc: weight and bias of candidate images; None where they stay as CLIP projects them.
+        visual_tokens: input vectors that one image becomes.
     """
 
     ret_row: torch.Tensor
@@ -46,7 +46,7 @@ class SourceHeads:
     visual_tokens: int
 
     def input_vectors(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled pictures `(pictures, width)` to `(pictures * visual_tokens, language width)`."""
+        """Pooled images `(pictures, width)` to `(pictures * visual_tokens, language width)`."""
         return F.linear(pooled, *_like(self.visual_embeddings, pooled)).reshape(-1, len(self.ret_row))
 
     def query(self, hidden: list[torch.Tensor]) -> torch.Tensor:
@@ -86,8 +86,8 @@ def verify_heads(folder: Path, config: UniMuRConfig, source: SourceHeads) -> flo
     target = pooled if config.map_image_targets else projected
     worst = max(
         require_equal(heads.unify([state[:, None] for state in states]), source.query(states), "The text map", 1e-5),
-        require_equal(heads.visual_inputs(pooled), source.input_vectors(pooled), "The picture's input vectors", 1e-5),
-        require_equal(heads.image_target(target), source.candidate(pooled, projected), "The picture's map", 1e-5),
+        require_equal(heads.visual_inputs(pooled), source.input_vectors(pooled), "The image's input vectors", 1e-5),
+        require_equal(heads.image_target(target), source.candidate(pooled, projected), "The image's map", 1e-5),
         require_equal(heads.ret_embedding[0], source.ret_row, "The vector of [RET]", 0.0),
     )
     logger.info("The maps equal the source's within %.1e", worst)
@@ -96,7 +96,7 @@ def verify_heads(folder: Path, config: UniMuRConfig, source: SourceHeads) -> flo
 
 @torch.no_grad()
 def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: SourceHeads, tokenizer) -> float:
-    """Compares a release's embeddings with the source's: a picture, contexts of text, and such with a picture in them.
+    """Compares a release's embeddings with the source's: an image, contexts of text, and such with an image in them.
 
     Args:
         model, processor: the release, with its backbones.
@@ -116,7 +116,7 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
     pooled = model.clip.vision_model(pixel_values).pooler_output
     expected = source.candidate(pooled, model.clip.visual_projection(pooled))
     found = model.get_image_features(pixel_values).pooler_output
-    worst = require_equal(found, expected, "The embedding of a picture", tolerance)
+    worst = require_equal(found, expected, "The embedding of an image", tolerance)
     for before in CHECK_TEXTS:
         for shown, after in ((None, ""), (pooled, " and that is all")):
             content = [{"type": "text", "text": before}]
@@ -125,14 +125,14 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
             batch = processor.process_context([[{"role": "user", "content": content}]])
             found = model.get_multimodal_features(**batch).pooler_output
             expected = _source_query(model, source, tokenizer, before, shown, after)
-            what = f"The embedding of {before!r}" + (" and a picture" if shown is not None else "")
+            what = f"The embedding of {before!r}" + (" and an image" if shown is not None else "")
             worst = max(worst, require_equal(found, expected, what, tolerance))
-    logger.info("Embeddings of texts and pictures equal the source's within %.1e", worst)
+    logger.info("Embeddings of texts and images equal the source's within %.1e", worst)
     return worst
 
 
 def _source_query(model, source: SourceHeads, tokenizer, before: str, pooled, after: str) -> torch.Tensor:
-    """`before`, a picture and `after`, then [RET], as `Fromage.generate_for_images_and_texts` joins them."""
+    """`before`, an image and `after`, then [RET], as `Fromage.generate_for_images_and_texts` joins them."""
     table = model.language_model.get_input_embeddings()
     parts = [table(torch.tensor(tokenizer(before).input_ids))]  # with the start token
     if pooled is not None:

@@ -46,7 +46,7 @@ class OpenCLIPConfig(PreTrainedConfig):
         self.model_cfg = model_cfg
         self.text_tower_config = text_tower_config
         if picture_head is not None and vision_width is None:
-            raise ValueError("A picture head reads pooled picture features: pass their width as `vision_width`.")
+            raise ValueError("An image head reads pooled image features: pass their width as `vision_width`.")
         self.vision_width = vision_width
         self.picture_head = picture_head
         super().__init__(pad_token_id=pad_token_id, **kwargs)

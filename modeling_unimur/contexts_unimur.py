@@ -32,7 +32,7 @@ class ContextsMixin:
     def _check_pictures(count: int, visual_features: "torch.Tensor | None") -> None:
         given = 0 if visual_features is None else visual_features.shape[0]
         if count != given:
-            raise ValueError(f"The contexts have places for {count} pictures, and {given} pictures came with them.")
+            raise ValueError(f"The contexts have places for {count} images, and {given} images came with them.")
 
     def _first_trained(self, input_ids: torch.Tensor) -> int:
         """Column of the first position that a trained value touches."""
@@ -59,7 +59,7 @@ class ContextsMixin:
         found, wanted = (prefix_states.shape[0], prefix_states.shape[3] + last), tuple(input_ids.shape)
         if found != wanted:
             raise ValueError(
-                f"prefix_states are those of {found[0]} contexts of {found[1]} tokens; without pictures there are "
+                f"prefix_states are those of {found[0]} contexts of {found[1]} tokens; without images there are "
                 f"{wanted[0]} of {wanted[1]}: compute them with `get_prefix_states` on just these."
             )
         ids, mask = input_ids[:, -last:], attention_mask[:, -last:]
@@ -82,7 +82,7 @@ class ContextsMixin:
             ValueError: for contexts with pictures, or a language model whose cache cannot be cut into rows.
         """
         if bool((input_ids == self.config.image_token_id).any()):
-            raise ValueError("A picture in the context is mapped by trained weights: its prefix cannot be kept.")
+            raise ValueError("An image in the context is mapped by trained weights: its prefix cannot be kept.")
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         mask, ids = align_right(attention_mask, input_ids)
         cut = ids.shape[1] - self.config.num_ret_tokens

@@ -150,7 +150,7 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False,
         if content:
             messages.append({"role": message["role"], "content": content})
     if not messages:
-        raise ValueError(f"{where} is empty: a dialogue needs at least one word or one picture.")
+        raise ValueError(f"{where} is empty: a dialogue needs at least one word or one image.")
     return messages, images
 
 

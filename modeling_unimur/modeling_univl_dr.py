@@ -79,7 +79,7 @@ class DocumentFusion(nn.Module):
             ValueError: with neither.
         """
         if images is None and captions is None:
-            raise ValueError("A document is a text, a picture, or a picture with a caption; there is none of them.")
+            raise ValueError("A document is a text, an image, or an image with a caption; there is none of them.")
         if images is None or captions is None:
             return F.normalize(captions if images is None else images, dim=-1)
         has_image = (
@@ -186,7 +186,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         dual, _ = load_dual_encoder(clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
         if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
             raise ValueError(
-                f"{clip!r:.80} is no dual encoder of texts and pictures: pass a CLIP, SigLIP or open_clip model, or "
+                f"{clip!r:.80} is no dual encoder of texts and images: pass a CLIP, SigLIP or open_clip model, or "
                 "load a finished UniVL-DR with from_pretrained."
             )
         dual.config._name_or_path = ""  # a nested path would be written out
@@ -280,7 +280,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         if shown and not (self.config.fusion == "caption" and read and _all(caption_mask)):
             images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes, pooled_features)
         if images is not None and captions is not None and len(images) != len(captions):
-            raise ValueError(f"{len(images)} pictures and {len(captions)} captions: pass one caption a picture.")
+            raise ValueError(f"{len(images)} images and {len(captions)} captions: pass one caption per image.")
         return BaseModelOutputWithPooling(pooler_output=self.fusion(images, captions, image_mask, caption_mask))
 
     # -- training ---------------------------------------------------------------------------------------------------

@@ -185,7 +185,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
     def _prompt(self, name: str, text: str | None) -> str:
         text = self.image_token if text is None else text
         if text.count(self.image_token) != 1:
-            raise ValueError(f"{name} shows one picture: it holds {self.image_token} once, not as {text!r} does.")
+            raise ValueError(f"{name} shows one image: it holds {self.image_token} once, not as {text!r} does.")
         return text
 
     @classmethod
@@ -530,7 +530,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
                 return [images]
             images = [[image] for image in images]
         if len(images) != count:
-            raise ValueError(f"{count} texts and pictures for {len(images)}: pass one list of pictures a text.")
+            raise ValueError(f"{count} texts and images for {len(images)}: pass one list of images per text.")
         return [list(entry) for entry in images]
 
     # -- candidates -----------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         captions = [captions] if isinstance(captions, str) else list(captions)
         if len(captions) != len(images):
-            raise ValueError(f"{len(images)} pictures and {len(captions)} captions: pass one caption a picture.")
+            raise ValueError(f"{len(images)} images and {len(captions)} captions: pass one caption per image.")
         pixels = self.process_images(images, allow_urls=allow_urls, **kwargs)
         return BatchFeature({**pixels, **self.process_captions(captions, **kwargs)})
 

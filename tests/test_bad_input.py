@@ -49,7 +49,7 @@ def part(**content):
 CASES = {
     # the processor
     "no dialogue": (lambda w: w.processor.process_context([]), ValueError, ["at least one"]),
-    "an empty string": (lambda w: w.processor.process_context(""), ValueError, ["empty", "one word or one picture"]),
+    "an empty string": (lambda w: w.processor.process_context(""), ValueError, ["empty", "one word or one image"]),
     "only spaces": (lambda w: w.processor.process_context(["hi", " \n\t "]), ValueError, ["Dialogue 1", "empty"]),
     "a number": (lambda w: w.processor.process_context(7), ValueError, ["7", "expected a string"]),
     "nothing": (lambda w: w.processor.process_context(None), ValueError, ["None", "expected"]),
@@ -150,7 +150,7 @@ CASES = {
     "pictures for other texts": (
         lambda w: w.processor(text=["a", "b"], images=[[w.picture]]),
         ValueError,
-        ["2 texts and pictures for 1"],
+        ["2 texts and images for 1"],
     ),
     # the model
     "a context without [RET]": (
@@ -161,7 +161,7 @@ CASES = {
     "a picture without a place": (
         lambda w: w.model.get_multimodal_features(**w.context, pixel_values=torch.zeros(1, 3, 32, 32)),
         ValueError,
-        ["0 pictures", "1 pictures"],
+        ["0 images", "1 images"],
     ),
     # the configuration
     "an unknown visual feature": (

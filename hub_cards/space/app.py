@@ -1,6 +1,6 @@
-"""A chat in the browser that answers with texts and pictures of a gallery.
+"""A chat in the browser that answers with texts and images of a gallery.
 
-As a Space it loads the release that `UNIMUR_MODEL` names, the pictures in `gallery/` and the texts in `replies.txt`;
+As a Space it loads the release that `UNIMUR_MODEL` names, the images in `gallery/` and the texts in `replies.txt`;
 on one's own computer `unimur app` hands it a model and an index.
 """
 
@@ -23,7 +23,7 @@ _STYLE = """
 
 
 def displayed(conversation: Conversation) -> list:
-    """The chat's lines with pictures that have a text for those who do not see them."""
+    """The chat's lines with images that have a text for those who do not see them."""
     lines = []
     for line in conversation.shown:
         content = line["content"]
@@ -46,7 +46,7 @@ def build_page(responder: Responder) -> gr.Blocks:
         except Refused as error:
             gr.Warning(str(error))
             return message, conversation, displayed(conversation), gr.skip(), str(error)
-        told = f"{len(found)} pictures." if found else "No picture answers this."
+        told = f"{len(found)} images." if found else "No image answers this."
         return None, conversation, displayed(conversation), found, told
 
     def begin():
@@ -54,7 +54,7 @@ def build_page(responder: Responder) -> gr.Blocks:
 
     start = responder.retriever.model.config.image_threshold
     with gr.Blocks(title="UniMuR chat", analytics_enabled=False) as page:
-        gr.Markdown("# UniMuR chat\nType, or drop a picture. The answers are retrieved: a text and pictures.")
+        gr.Markdown("# UniMuR chat\nType, or drop an image. The answers are retrieved: a text and images.")
         conversation = gr.State(Conversation())
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
@@ -69,7 +69,7 @@ def build_page(responder: Responder) -> gr.Blocks:
                 message = gr.MultimodalTextbox(
                     label="Your message",
                     show_label=True,
-                    placeholder="Type here, or drop a picture",
+                    placeholder="Type here, or drop an image",
                     file_types=ENDINGS,
                     file_count="multiple",
                     max_plain_text_length=MAX_LETTERS,
@@ -78,13 +78,13 @@ def build_page(responder: Responder) -> gr.Blocks:
                 )
                 status = gr.Markdown("", elem_id="status")
             with gr.Column(scale=2, min_width=280):
-                found = gr.Gallery(label="Pictures that answer", columns=3, height=260, elem_id="found")
+                found = gr.Gallery(label="Images that answer", columns=3, height=260, elem_id="found")
                 threshold = gr.Slider(
                     ALWAYS,
                     NEVER,
                     value=ALWAYS if start is None else start,
                     step=0.01,
-                    label="Show pictures from this cosine on",
+                    label="Show images from this cosine on",
                     info=f"{ALWAYS:.0f}: always, {NEVER:.0f}: never",
                     elem_id="policy",
                 )

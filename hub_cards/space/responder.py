@@ -33,7 +33,7 @@ class Responder:
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: path and title of each picture in the index, by its id.
+        pictures: path and title of each image in the index, by its id.
     """
 
     def __init__(self, retriever, pictures: "dict[str, tuple[str, str]]"):
@@ -41,7 +41,7 @@ class Responder:
 
     @property
     def gallery(self) -> "list[tuple[str, str]]":
-        """All pictures as path and title."""
+        """All images as path and title."""
         return list(self.pictures.values())
 
     def answer(self, conversation: Conversation, text: str, files: "list[str]", threshold: float) -> tuple:
@@ -50,23 +50,23 @@ class Responder:
         Args:
             conversation: so far; it is not changed.
             text: of the message.
-            files: its pictures.
-            threshold: best cosine from which on pictures are returned; -1 is always, 1 is never.
+            files: its images.
+            threshold: best cosine from which on images are returned; -1 is always, 1 is never.
 
         Returns:
-            The longer conversation, and the pictures as `(path, caption)`.
+            The longer conversation, and the images as `(path, caption)`.
 
         Raises:
-            Refused: an empty message, too many or too large pictures, or something that is no picture.
+            Refused: an empty message, too many or too large images, or something that is no image.
         """
         # No tokenizer takes halves of surrogate pairs.
         text = (text or "").encode("utf-8", "replace").decode().replace("\0", "").strip()
         if not text and not files:
-            raise Refused("Write something or add a picture first.")
+            raise Refused("Write something or add an image first.")
         if len(text) > MAX_LETTERS:
             raise Refused(f"A message has at most {MAX_LETTERS:,} letters; this one has {len(text):,}.")
         if len(files) > MAX_PICTURES:
-            raise Refused(f"A message has at most {MAX_PICTURES} pictures; this one has {len(files)}.")
+            raise Refused(f"A message has at most {MAX_PICTURES} images; this one has {len(files)}.")
         for file in files:
             check_picture(Path(file))
         parts = [{"type": "image", "image": file} for file in files]
@@ -76,7 +76,7 @@ class Responder:
             found = self.retriever(messages, top_k=TOP_K, image_threshold=threshold)
         except (ValueError, OSError) as error:
             raise Refused(str(error)) from error
-        shown = [*conversation.shown, *(turn("user", {"path": f, "alt_text": "your picture"}) for f in files)]
+        shown = [*conversation.shown, *(turn("user", {"path": f, "alt_text": "your image"}) for f in files)]
         shown += [turn("user", text)] if text else []
         replies, pictures = found["text"], found["image"] if threshold < NEVER else []
         if replies:
@@ -108,18 +108,18 @@ def turn(role: str, content) -> dict:
 
 
 def check_picture(file: Path) -> None:
-    """Refuses a file that is no picture of an allowed kind and size, before it is decoded.
+    """Refuses a file that is no image of an allowed kind and size, before it is decoded.
 
     Raises:
         Refused: saying which.
     """
     if file.suffix.lower() not in ENDINGS:
-        raise Refused(f"{file.name} is no picture: {', '.join(ENDINGS)} can be read.")
+        raise Refused(f"{file.name} is no image: {', '.join(ENDINGS)} can be read.")
     try:
         with Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF"]) as picture:
             width, height = picture.size
     except (UnidentifiedImageError, OSError, ValueError) as error:
-        raise Refused(f"{file.name} cannot be read as a picture.") from error
+        raise Refused(f"{file.name} cannot be read as an image.") from error
     if max(width, height) > min(MAX_SIDE, MAX_ASPECT * min(width, height)):
         raise Refused(
             f"{file.name} has {width} x {height} pixels; a side has at most {MAX_SIDE:,}, and {MAX_ASPECT} times the "

@@ -26,25 +26,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur adapt`."""
     parser.add_argument("embeddings", metavar="EMBEDDINGS", help="vectors: .npy, .parquet, or a FAISS index")
     parser.add_argument(
-        "--texts", metavar="FILE", help="one text a vector: .jsonl or .parquet with text, id, kind, image; or .txt"
-    )
-    parser.add_argument("--language-model", required=True, metavar="ID", help="a causal one: folder or Hub id")
-    parser.add_argument("--output", required=True, metavar="FOLDER", help="where heads and index go")
-    parser.add_argument(
-        "--encoder", metavar="ID", help="what made the vectors: queries are its own, corrected by the heads"
+        "--texts", metavar="FILE", help="one text per vector: .jsonl or .parquet with text, id, kind, image; or .txt"
     )
     parser.add_argument(
-        "--chats", metavar="FILE", help="your own, JSON lines of chat messages, to learn from too; needs --encoder"
+        "--language-model", required=True, metavar="ID", help="causal language model: a folder or a Hub id"
     )
-    parser.add_argument("--kind", choices=("text", "image"), default="text", help="of items that do not say theirs")
-    parser.add_argument("--vector-column", metavar="NAME", help="of a parquet file with several columns of vectors")
-    parser.add_argument("--contexts", type=_positive, metavar="N", help="to train on, at most (default: 10000)")
-    parser.add_argument("--epochs", type=_number, metavar="N", help="passes that train [RET] too (default: 0)")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="contexts a step (default: 256)")
-    parser.add_argument("--learning-rate", type=_number, metavar="RATE", help="highest (default: 1e-4)")
-    parser.add_argument("--keep-prefixes-gb", type=_number, metavar="GB", help="memory for prefixes (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (default: 0)")
-    parser.add_argument("--no-index", action="store_true", help="write no index beside the heads")
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder for the heads and the index")
+    parser.add_argument(
+        "--encoder",
+        metavar="ID",
+        help="model that made the vectors; its own query vectors are then corrected by the heads",
+    )
+    parser.add_argument(
+        "--chats", metavar="FILE", help="your own chats to train on, JSON lines of chat messages; needs --encoder"
+    )
+    parser.add_argument(
+        "--kind", choices=("text", "image"), default="text", help="kind of items that do not specify it"
+    )
+    parser.add_argument(
+        "--vector-column", metavar="NAME", help="column to use in a parquet file with several columns of vectors"
+    )
+    parser.add_argument(
+        "--contexts", type=_positive, metavar="N", help="maximum number of training contexts (default: 10000)"
+    )
+    parser.add_argument("--epochs", type=_number, metavar="N", help="epochs that also train [RET] (default: 0)")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="contexts per step (default: 256)")
+    parser.add_argument("--learning-rate", type=_number, metavar="RATE", help="peak learning rate (default: 1e-4)")
+    parser.add_argument(
+        "--keep-prefixes-gb", type=_number, metavar="GB", help="memory for cached prefixes (default: 4)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--no-index", action="store_true", help="do not write an index beside the heads")
 
 
 def _positive(text: str) -> int:

@@ -23,13 +23,16 @@ SPACE = hub_cards("space") / "app.py"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     chat.add_arguments(parser)
-    parser.add_argument("--port", type=int, default=7860, help="of the page (default: %(default)s)")
-    parser.add_argument("--host", default="127.0.0.1", help="who may connect: 0.0.0.0 for all (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=7860, help="port of the page (default: %(default)s)")
     parser.add_argument(
-        "--allow-folder", action="append", default=[], metavar="DIR", help="whose images the page may show, besides "
-        "the folders that this index was built from on this computer; may be repeated",
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts all (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--allow-folder", action="append", default=[], metavar="DIR",
+        help="folder whose images the page may show, besides the folders that "
+        "this index was built from on this computer; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--no-browser", action="store_true", help="print the address and open no browser")
+    parser.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
 
 
 def space() -> ModuleType:
@@ -51,11 +54,11 @@ def space() -> ModuleType:
 
 
 def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
-    """Path and title of every picture in an index that says no more than ids."""
+    """Path and title of every image in an index that says no more than ids."""
     count = retriever.index.count("image")
     if not count:
         return {}
-    hits = retriever("a picture", top_k=count, modality="image", image_threshold=-1.0)["image"]
+    hits = retriever("an image", top_k=count, modality="image", image_threshold=-1.0)["image"]
     paths = {hit["id"]: hit["image"] if isinstance(hit["image"], str) else hit["id"] for hit in hits}
     return {key: (path, Path(path).stem.replace("_", " ")) for key, path in sorted(paths.items())}
 
@@ -63,7 +66,7 @@ def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
 def shown_pictures(
     pictures: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
 ) -> dict[str, tuple[str, str]]:
-    """Those of an index' pictures that the page may show: images below the folders.
+    """Those of an index' images that the page may show: images below the folders.
 
     Args:
         pictures: path and title by id. The paths are the index', and an index may name any file of this computer.
@@ -88,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     shown = shown_pictures(pictures, [*args.allow_folder, *built_from])
     if len(shown) < len(pictures):
         print(
-            f"{len(pictures) - len(shown):,} of {len(pictures):,} pictures of the index are not shown: they are gone, "
+            f"{len(pictures) - len(shown):,} of {len(pictures):,} images of the index are not shown: they are gone, "
             "are no images, or lie in other folders than the index was built from (see --allow-folder).",
             flush=True,
         )

@@ -11,7 +11,9 @@ from .errors import CommandError
 def add_backbones(parser: argparse.ArgumentParser) -> None:
     """Adds `--language-model` and `--clip`, which name the frozen parts of a model that was saved without them."""
     for flag, words in (("--language-model", "language model"), ("--clip", "dual encoder")):
-        parser.add_argument(flag, metavar="MODEL", help=f"frozen {words}, a folder or Hub id (default: as saved)")
+        parser.add_argument(
+            flag, metavar="MODEL", help=f"frozen {words}: a folder or a Hub id (default: the saved one)"
+        )
 
 
 def add_trust(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +21,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
-        help="run the Python code of the model's folder, which a model of another kind than UniMuR and UniVL-DR needs",
+        help="run Python code from the model's folder; needed by models other than UniMuR and UniVL-DR",
     )
 
 

@@ -10,7 +10,9 @@ from .recipe_arguments import add_recipe_arguments, recipe_of
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur cache`."""
     add_recipe_arguments(parser, "data.feature_dtype=bfloat16")
-    parser.add_argument("--device", help="where the frozen towers run, such as cuda:1; an accelerator if there is one")
+    parser.add_argument(
+        "--device", help="device of the frozen towers, such as cuda:1 (default: an accelerator if available)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     splits = cache_recipe(recipe, args.device, print)
     counts = ", ".join(f"{len(pairs.paths):,} {name}" for name, pairs in splits.items())
-    print(f"Ready to train: pictures {counts}.")
+    print(f"Ready to train: images {counts}.")
     return 0

@@ -1,4 +1,4 @@
-"""`unimur chat`: a conversation in the terminal, answered with retrieved texts and pictures."""
+"""`unimur chat`: a conversation in the terminal, answered with retrieved texts and images."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backbones(parser)
     add_trust(parser)
     parser.add_argument(
-        "--index", metavar="DIR", type=Path, help="saved index (default: the one that `unimur demo` used last)"
+        "--index", metavar="DIR", type=Path, help="saved index (default: the last one of `unimur demo`)"
     )
-    parser.add_argument(
-        "--coherent", action="store_true", help="rank texts and images by how well they agree with each other too"
-    )
+    parser.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
 
 
 def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
-    """The pipeline of `--model` with the index of `--index`, and what is known of the index's pictures by their ids.
+    """The pipeline of `--model` with the index of `--index`, and what is known of the index's images by their ids.
 
     Raises:
         CommandError: there is no such model or index.
@@ -56,7 +54,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     retriever = open_retriever(model, **opening)
     if (folder / GALLERY_FILE).is_file():
         return retriever, load_index(retriever, folder).pictures
-    # An index that was saved by the pipeline itself: its pictures are named by their ids.
+    # An index that was saved by the pipeline itself: its images are named by their ids.
     retriever.load_index(str(folder))
     if folder.name == INDEX_FOLDER and (folder.parent / GALLERY_FILE).is_file():
         return retriever, read_gallery(folder.parent).pictures

@@ -19,8 +19,8 @@ from .terminal import Terminal
 PROMPT = "you> "
 HELP = """\
   Type a message; the conversation so far decides the answer.
-  /image PATH   add a picture to your next message (an empty line sends it without words)
-  /show         print the paths of the last answer's pictures
+  /image PATH   add an image to your next message (an empty line sends it without words)
+  /show         print the paths of the last answer's images
   /show N       open the N-th of them
   /reset        begin a new conversation
   /help         this text
@@ -33,7 +33,7 @@ class ChatSession:
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: what is known of the index's pictures, by id; others are named by their id.
+        pictures: what is known of the index's images, by id; others are named by their id.
         top_k: answers of each kind.
         options: further options of each call, such as `{"coherent": True}`.
     """
@@ -47,7 +47,7 @@ class ChatSession:
     last: list[RankedPicture] = field(default_factory=list)
 
     def ask(self, text: str) -> tuple[list[RankedReply], list[RankedPicture]]:
-        """Send a message with the pending pictures; the best reply becomes the assistant's turn.
+        """Send a message with the pending images; the best reply becomes the assistant's turn.
 
         What the retriever raises is passed on, and the conversation is then as it was before.
         """
@@ -71,7 +71,7 @@ class ChatSession:
         return Picture(Path(path), Path(item["id"]).stem)
 
     def reset(self) -> None:
-        """Forget the conversation and the pictures that wait."""
+        """Forget the conversation and the images that wait."""
         self.messages, self.pending, self.last = [], [], []
 
 
@@ -105,9 +105,9 @@ def _answer(session: ChatSession, terminal: Terminal, text: str) -> None:
     except (OSError, ValueError) as error:
         terminal.write(f"unimur: {' '.join(str(error).split())}")
         if session.pending:
-            # A picture that went bad while it waited would spoil every later message too.
+            # An image that went bad while it waited would spoil every later message too.
             session.pending = []
-            terminal.write("  The pictures that waited were dropped.")
+            terminal.write("  The images that waited were dropped.")
         return
     terminal.replies(replies)
     terminal.pictures(pictures, with_paths=True)
@@ -162,7 +162,7 @@ def _add_image(session: ChatSession, terminal: Terminal, argument: str) -> None:
 
 def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
     if not session.last:
-        terminal.write("unimur: there is no answer with pictures yet")
+        terminal.write("unimur: there is no answer with images yet")
     elif not argument:
         for place, ranked in enumerate(session.last, start=1):
             terminal.write(f"  {place}. {ranked.picture.title}: {ranked.picture.path}")
@@ -177,7 +177,7 @@ def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
 
 
 def open_picture(path: Path) -> bool:
-    """Open a picture in the system's viewer without waiting for it; False where there is none."""
+    """Open an image in the system's viewer without waiting for it; False where there is none."""
     if sys.platform == "win32":
         os.startfile(path)
         return True

@@ -23,27 +23,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_backbones(parser)
     add_trust(parser)
-    parser.add_argument("--gallery", metavar="FOLDER", help="candidate pictures, for a file of your own")
+    parser.add_argument("--gallery", metavar="FOLDER", help="candidate images, for a file of your own")
     parser.add_argument(
         "--model", metavar="MODEL", help="a folder or a Hub id (default: the mini that `make demo` builds)"
     )
     parser.add_argument(
-        "--systems", default=",".join(SYSTEMS), metavar="NAMES", help=f"out of {','.join(SYSTEMS)} (default: all)"
+        "--systems",
+        default=",".join(SYSTEMS),
+        metavar="NAMES",
+        help=f"comma-separated, from {','.join(SYSTEMS)} (default: all)",
     )
     parser.add_argument(
-        "--sentence-transformer", metavar="ID", help="a sentence-transformers model too, a folder or a Hub id"
+        "--sentence-transformer", metavar="ID", help="add a sentence-transformers model: a folder or a Hub id"
     )
     parser.add_argument(
         "--linear-texts",
         type=_positive,
         default=10_000,
         metavar="N",
-        help="dialogues and glosses that the linear map is fitted on (default: 10000)",
+        help="number of dialogues and glosses to fit the linear map on (default: 10000)",
     )
-    parser.add_argument("--no-times", action="store_true", help="measure no times")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of those texts (default: 0)")
+    parser.add_argument("--no-times", action="store_true", help="do not measure times")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these texts (default: 0)")
     parser.add_argument(
-        "--output", type=Path, default=Path("compare_output"), metavar="FOLDER", help="where the report goes"
+        "--output", type=Path, default=Path("compare_output"), metavar="FOLDER", help="folder for the report"
     )
 
 

@@ -25,68 +25,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = "tasks:\n" + "\n".join(f"  {line}" for part in lines for line in part.split("\n"))
     parser.add_argument("task", metavar="TASK", help="one of the tasks below")
-    parser.add_argument("--data", metavar="PATH", help="the set, as below")
+    parser.add_argument("--data", metavar="PATH", help="path of the data set, see below")
     parser.add_argument(
         "--model",
         action="append",
         metavar="MODEL",
-        help="a folder or a Hub id; several times for several models, such as ablations or a converted FROMAGe "
+        help="a folder or a Hub id; repeat it for several models, such as ablations or a converted FROMAGe "
         "(default: the mini that `make demo` builds)",
     )
     add_backbones(parser)
     add_trust(parser)
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="where results and finished batches go")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results and finished batches")
     parser.add_argument(
         "--systems",
         default=",".join(_DEFAULT),
         metavar="NAMES",
-        help=f"out of {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
+        help=f"from {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
     )
-    parser.add_argument("--sentence-transformer", metavar="ID", help="a sentence-transformers model too")
-    parser.add_argument("--split", help="of the set (default: the one that the papers report on)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only so many dialogues, for a quick look")
+    parser.add_argument("--sentence-transformer", metavar="ID", help="add a sentence-transformers model")
+    parser.add_argument("--split", help="split of the data set (default: the one that the papers report)")
+    parser.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N dialogues")
     parser.add_argument(
         "--over-return",
         type=float,
         default=10.0,
         metavar="PERCENT",
-        help="where image retrieval rates are matched (default: 10)",
+        help="over-return rate in percent at which image retrieval rates are compared (default: 10)",
     )
-    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="from which on a picture is returned")
-    parser.add_argument("--returned-images", type=int, default=1, metavar="N", help="pictures in a reply (default: 1)")
+    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="minimum score for returning an image")
     parser.add_argument(
-        "--judge", metavar="CLIP", help="a CLIP that judges MM-Relevance (MMDialog: openai/clip-vit-base-patch32)"
+        "--returned-images", type=int, default=1, metavar="N", help="number of images in a reply (default: 1)"
     )
     parser.add_argument(
-        "--rounds", default="1,5,10", metavar="NUMBERS", help="of VisDial that are shown, 0 for all (default: 1,5,10)"
+        "--judge", metavar="CLIP", help="CLIP model for MM-Relevance (MMDialog uses openai/clip-vit-base-patch32)"
     )
-    parser.add_argument("--form", choices=("chat", "fromage"), default="chat", help="how VisDial is written")
-    parser.add_argument("--with-caption", action="store_true", help="VisDial's caption comes first")
     parser.add_argument(
-        "--normalise", choices=("sum", "mean"), default="sum", help="answers' log-probabilities (default: sum)"
+        "--rounds",
+        default="1,5,10",
+        metavar="NUMBERS",
+        help="numbers of VisDial rounds to show, 0 for all (default: 1,5,10)",
+    )
+    parser.add_argument("--form", choices=("chat", "fromage"), default="chat", help="format of VisDial dialogues")
+    parser.add_argument("--with-caption", action="store_true", help="put VisDial's caption first")
+    parser.add_argument(
+        "--normalise",
+        choices=("sum", "mean"),
+        default="sum",
+        help="combination of the log-probabilities of an answer's tokens (default: sum)",
     )
     parser.add_argument(
         "--least-score", type=int, default=1, metavar="GRADE",
-        help="from which on a document of a retrieval set is relevant (default: 1; 2 for gimp_manual)",
+        help="minimum score of relevant documents of a retrieval set (default: 1; 2 for gimp_manual)",
     )  # fmt: skip
     parser.add_argument(
         "--setting", choices=("merged", "released"),
-        help="WebQA: equal texts are one document, raw captions (default); or UniVL-DR's: none merged, query captions",
+        help="WebQA: merge equal texts, raw captions (default); or UniVL-DR's setting: nothing merged, query captions",
     )  # fmt: skip
-    parser.add_argument("--captions", choices=("raw", "expanded", "query"), help="of WebQA, in place of the setting's")
-    parser.add_argument("--deduplicate", choices=("none", "texts", "all"), help="WebQA: what is merged, likewise")
+    parser.add_argument(
+        "--captions", choices=("raw", "expanded", "query"), help="captions of WebQA (default: those of the setting)"
+    )
+    parser.add_argument(
+        "--deduplicate", choices=("none", "texts", "all"), help="documents of WebQA to merge (default: as the setting)"
+    )
     parser.add_argument(
         "--linear-texts",
         type=int,
         default=10_000,
         metavar="N",
-        help="dialogues and glosses that clip-linear is fitted on (default: 10000)",
+        help="number of dialogues and glosses to fit clip-linear on (default: 10000)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the intervals and of chance (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of intervals and of chance (default: 0)")
     parser.add_argument(
-        "--card", type=Path, metavar="FILE", help="a model card that the first model's figures go into"
+        "--card", type=Path, metavar="FILE", help="model card to update with the metrics of the first model"
     )
-    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="output folders, for the table")
+    parser.add_argument("--runs", nargs="+", metavar="FOLDER", help="output folders of runs, for the table")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ KEY_LENGTH = 16
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture of the gallery or of a conversation, with what is known about it."""
+    """One image of the gallery or of a conversation, with what is known about it."""
 
     path: Path
     title: str
@@ -38,7 +38,7 @@ class RankedReply:
 
 @dataclass(frozen=True)
 class RankedPicture:
-    """A picture answer and its score (cosine)."""
+    """An image answer and its score (cosine)."""
 
     picture: Picture
     score: float
@@ -46,7 +46,7 @@ class RankedPicture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What an index holds: its pictures by id, the number of replies, and what could not be added."""
+    """What an index holds: its images by id, the number of replies, and what could not be added."""
 
     pictures: dict[str, Picture]
     replies: int

@@ -20,9 +20,9 @@ _SIGNS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    build = actions.add_parser("build", help="encode a source into an index; begins, or goes on where it was killed")
-    update = actions.add_parser("update", help="bring an index up to date with its source: new, changed, removed")
-    search = actions.add_parser("search", help="rank an index for a dialogue of one turn")
+    build = actions.add_parser("build", help="encode a source into an index; continues an interrupted build")
+    update = actions.add_parser("update", help="update an index from its source: new, changed and deleted items")
+    search = actions.add_parser("search", help="search an index with a dialogue of one turn")
     for child in (build, update):
         child.add_argument(
             "source",
@@ -31,37 +31,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "pattern; or a retrieval set such as gimp_manual",
         )
         _common(child)
-        child.add_argument("--work", metavar="DIR", help="vectors and manifest (default: beside the index)")
+        child.add_argument("--work", metavar="DIR", help="folder for vectors and manifest (default: beside the index)")
         child.add_argument("--engine", choices=("local", "ray"), default="local", help="default: this process, or "
                            "those of torchrun")  # fmt: skip
-        child.add_argument("--ray-address", metavar="ADDRESS", help="of a Ray cluster (default: one of this machine)")
-        child.add_argument("--ray-workers", type=_positive, default=2, metavar="N", help="encoders (default: 2)")
         child.add_argument(
-            "--workers", type=_count, metavar="N", help="decoding processes of an encoder (default: the spare CPUs)"
+            "--ray-address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)"
+        )
+        child.add_argument(
+            "--ray-workers", type=_positive, default=2, metavar="N", help="number of encoders (default: 2)"
+        )
+        child.add_argument(
+            "--workers", type=_count, metavar="N", help="decoding processes per encoder (default: the spare CPUs)"
         )
         child.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default: 32")
         child.add_argument(
-            "--chunk-size", type=_positive, default=1024, metavar="N", help="items stored together (default: 1024)"
+            "--chunk-size", type=_positive, default=1024, metavar="N", help="items per stored chunk (default: 1024)"
         )
         child.add_argument(
             "--prune",
             action="store_true",
-            help="remove items that are gone from the source even if they are more than 20 and a tenth of it",
+            help="remove items that are gone from the source even if they are more than 20 and more than a tenth",
         )
-        child.add_argument("--moved-from", metavar="SOURCE", help="where SOURCE lay before; its ids stay")
-        child.add_argument("--device", help="of the model (default: an accelerator if there is one)")
-    build.add_argument("--kind", metavar="KIND", help="of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
+        child.add_argument("--moved-from", metavar="SOURCE", help="previous location of SOURCE, whose ids are kept")
+        child.add_argument("--device", help="device of the model (default: an accelerator if available)")
+    build.add_argument("--kind", metavar="KIND", help="type of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
                        "(default: Flat)")  # fmt: skip
-    search.add_argument("query", metavar="TEXT", nargs="?", help="what is said")
-    search.add_argument("--image", metavar="PATH", help="a picture that is shown with it")
+    search.add_argument("query", metavar="TEXT", nargs="?", help="text of the query")
+    search.add_argument("--image", metavar="PATH", help="image of the query")
     _common(search)
     search.add_argument("--modality", choices=("both", "text", "image", "joint", "pair"), default="both")
-    search.add_argument(
-        "--coherent", action="store_true", help="rank texts and images by how well they agree with each other too"
-    )
+    search.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
     search.add_argument("--top-k", type=_positive, default=5, metavar="N", help="default: 5")
     search.add_argument(
-        "--where", action="append", default=[], metavar="CONDITION", help="on payloads: licence=cc0, 'year>=2020'"
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="condition on payloads: licence=cc0, 'year>=2020'",
     )
     add_trust(search)
     search.add_argument("--json", action="store_true", help="print JSON")
@@ -76,7 +82,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
     )
-    parser.add_argument("--collection", metavar="NAME", help="of a Milvus database")
+    parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
     add_backbones(parser)
 
 

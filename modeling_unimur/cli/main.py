@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -22,20 +23,20 @@ from .errors import CommandError
 COMMANDS = {
     "demo": (
         "unimur_mini.demo.command",
-        "answer example dialogues from a gallery of real pictures; writes a page and a contact sheet",
+        "answer example dialogues from a gallery of images; writes a page and a contact sheet",
     ),
-    "chat": ("chat", "talk in the terminal, with pictures in and out"),
-    "app": ("app", "the same in the browser, with a gallery to search"),
+    "chat": ("chat", "chat in the terminal with texts and images"),
+    "app": ("app", "chat in the browser, with a gallery to search"),
     "train": ("train", "run a training recipe"),
-    "adapt": ("adapt", "fit heads so that a conversation can query an index that you have, without re-encoding it"),
-    "compare": ("compare", "compare retrieval systems on the same dialogues: recall, time and weight"),
-    "evaluate": ("evaluate", "run a paper's protocol on its data, or put many runs into one table"),
-    "cache": ("cache", "compute the frozen features that a recipe needs, before it trains"),
-    "verbalize": ("verbalize", "put the pictures of a retrieval set into words, for UniVL-DR"),
-    "mine": ("mine", "find the hard negatives of a retrieval set by a trained UniVL-DR"),
-    "index": ("index", "encode a corpus into an index, bring it up to date, or search it"),
-    "serve": ("serve", "answer dialogues over HTTP, many at a time"),
-    "release": ("release", "put a model on the Hub: checked, tried in a fresh process, tagged"),
+    "adapt": ("adapt", "fit heads that query an existing index with a conversation, without re-encoding it"),
+    "compare": ("compare", "compare retrieval systems on the same dialogues: recall, time and memory"),
+    "evaluate": ("evaluate", "run a paper's protocol on its data, or merge runs into one table"),
+    "cache": ("cache", "compute the frozen features of a recipe before training"),
+    "verbalize": ("verbalize", "describe the images of a retrieval set in words, for UniVL-DR"),
+    "mine": ("mine", "mine hard negatives of a retrieval set with a trained UniVL-DR"),
+    "index": ("index", "encode a corpus into an index, update it, or search it"),
+    "serve": ("serve", "answer dialogues over HTTP, in batches"),
+    "release": ("release", "check a model, try it in a fresh process and upload it to the Hub"),
 }
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 FAILED = 2
@@ -54,7 +55,7 @@ def _add_debug(parser: argparse.ArgumentParser, default: object) -> None:
 
 def _module(command: str) -> ModuleType:
     name = COMMANDS[command][0]
-    return load_module(name if "." in name else f"{__package__}.{name}")
+    return load_module(name) if "." in name else importlib.import_module(f"{__package__}.{name}")
 
 
 def build_parser(command: str | None) -> argparse.ArgumentParser:
@@ -62,7 +63,7 @@ def build_parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="unimur",
         allow_abbrev=False,
-        description="Retrieve the text and the picture of a reply with one vector read from the conversation.",
+        description="Retrieve the text and the image of a reply with one embedding of the conversation.",
     )
     parser.add_argument("--version", action="store_true", help="print the versions of unimur and its libraries")
     _add_debug(parser, False)

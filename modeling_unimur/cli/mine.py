@@ -13,19 +13,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="FOLDER", help="folder of a UniVL-DR model")
     parser.add_argument("source", metavar="SET", help="gimp_manual, webqa=PATH or folder=PATH")
     parser.add_argument("--output", required=True, metavar="FILE", help="FILE.parquet or FILE.jsonl")
-    parser.add_argument("--split", default="train", help="whose queries (default: train)")
-    parser.add_argument("--captions", default="raw", help="of UniVL-DR's data.zip: raw, expanded, query")
-    parser.add_argument("--deduplicate", help="of WebQA: none (as released), texts, all (default: texts)")
-    parser.add_argument("--depth", type=int, default=100, help="ranks that negatives are taken from (default: 100)")
-    parser.add_argument("--per-kind", action="store_true", help="one ranking of texts and one of pictures, not joint")
-    parser.add_argument("--keep", type=int, metavar="N", help="most negatives of each kind a query")
+    parser.add_argument("--split", default="train", help="split of the queries (default: train)")
+    parser.add_argument("--captions", default="raw", help="captions of UniVL-DR's data.zip: raw, expanded, query")
     parser.add_argument(
-        "--max-similarity", type=float, metavar="COSINE", help="drop what is at least so like a right document"
+        "--deduplicate", help="documents of WebQA to merge: none (as released), texts, all (default: texts)"
     )
-    parser.add_argument("--keep-same-text", action="store_true", help="keep copies of a right document's words")
-    parser.add_argument("--keep-same-group", action="store_true", help="keep documents of a right one's section")
-    parser.add_argument("--pairs", action="store_true", help="mine for the set's training pairs too")
-    parser.add_argument("--device", help="of the model (default: an accelerator if there is one)")
+    parser.add_argument("--depth", type=int, default=100, help="number of ranks to take negatives from (default: 100)")
+    parser.add_argument("--per-kind", action="store_true", help="rank texts and images separately, not jointly")
+    parser.add_argument("--keep", type=int, metavar="N", help="maximum number of negatives per kind and query")
+    parser.add_argument(
+        "--max-similarity", type=float, metavar="COSINE", help="exclude documents at least this similar to a positive"
+    )
+    parser.add_argument("--keep-same-text", action="store_true", help="keep copies of a positive's text")
+    parser.add_argument("--keep-same-group", action="store_true", help="keep documents of a positive's section")
+    parser.add_argument("--pairs", action="store_true", help="mine for the training pairs of the set as well")
+    parser.add_argument("--device", help="device of the model (default: an accelerator if available)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,5 +66,5 @@ def run(args: argparse.Namespace) -> int:
     mined = mine_rows(model.to(device).eval(), processor, rows, documents, pictures, options)
     write_mined(mined, args.output)
     counts = [sum(map(len, kinds)) for kinds in zip(*mined.values(), strict=True)]
-    print(f"{len(mined):,} queries, {counts[0]:,} pictures and {counts[1]:,} texts: {args.output}")
+    print(f"{len(mined):,} queries, {counts[0]:,} images and {counts[1]:,} texts: {args.output}")
     return 0

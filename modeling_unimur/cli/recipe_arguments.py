@@ -16,7 +16,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     """The recipe and what wins over it; `example` is one such `section.field=value`."""
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as those in recipes/")
     parser.add_argument(
-        "overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help=f"wins over the file, such as {example}"
+        "overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help=f"override values of the file, such as {example}"
     )
 
 

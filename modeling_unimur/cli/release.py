@@ -12,26 +12,32 @@ from .errors import CommandError
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur release`."""
-    parser.add_argument("folder", metavar="FOLDER", help="a model with its processor, such as a training's output")
-    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="where it goes on the Hub")
+    parser.add_argument(
+        "folder", metavar="FOLDER", help="folder of a model and its processor, such as the output of a training run"
+    )
+    parser.add_argument("--repo-id", required=True, metavar="OWNER/NAME", help="repository on the Hub")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument("--tag", metavar="NAME", help="tag of the commit, such as v1.0; one that is there never moves")
+    parser.add_argument("--tag", metavar="NAME", help="tag of the commit, such as v1.0; existing tags are never moved")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--full", action="store_true", help="with the frozen backbones inside")
+    kind.add_argument("--full", action="store_true", help="include the frozen backbones")
     kind.add_argument(
         "--heads-only",
         action="store_true",
-        help="the trained maps alone, a few MB (default where both backbones are named by Hub id and commit)",
+        help="release the trained maps alone, a few MB (default if both backbones are named by Hub id and commit)",
     )
-    parser.add_argument("--card", metavar="FILE", type=Path, help=f"a filled copy of {CARD_TO_FILL}")
+    parser.add_argument("--card", metavar="FILE", type=Path, help=f"a completed copy of {CARD_TO_FILL}")
     flags = {"language model": ("--language-model-base", "--text-base"), "dual encoder": ("--clip-base",)}
     for words, names in flags.items():
         parser.add_argument(
-            *names, metavar="ID@COMMIT", help=f"the frozen {words} on the Hub, where the model does not name it"
+            *names, metavar="ID@COMMIT", help=f"the frozen {words} on the Hub, if the model does not name it"
         )
     add_backbones(parser)
-    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep what goes up in this new folder")
-    parser.add_argument("--dry-run", action="store_true", help="check, load in a fresh process and list; send nothing")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="keep the uploaded files in this new folder")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="check the release, load it in a fresh process and list its files; upload nothing",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

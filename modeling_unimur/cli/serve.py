@@ -1,4 +1,4 @@
-"""`unimur serve`: dialogues in, ranked texts and pictures out, over HTTP."""
+"""`unimur serve`: dialogues in, ranked texts and images out, over HTTP."""
 
 from __future__ import annotations
 
@@ -27,23 +27,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_backbones(parser)
     add_trust(parser)
-    parser.add_argument("--collection", metavar="NAME", help="of a Milvus database")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, this machine)")
+    parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
-    parser.add_argument("--max-batch", type=_above_zero, default=16, metavar="N", help="requests answered together")
     parser.add_argument(
-        "--chat-cache-mib", type=int, default=512, metavar="N", help="memory for chats that go on (default: 512)"
+        "--max-batch", type=_above_zero, default=16, metavar="N", help="maximum number of requests per batch"
     )
     parser.add_argument(
-        "--share-chats", action="store_true", help="one cache of chats for all clients, who then can tell by the time "
-        "of an answer what others asked (default: a client's own, by its X-Client or Authorization header)",
+        "--chat-cache-mib", type=int, default=512, metavar="N", help="memory for the cache of chats (default: 512)"
+    )
+    parser.add_argument(
+        "--share-chats", action="store_true",
+        help="share one cache of chats among all clients, who can then tell by the time of an answer "
+        "what others asked (default: a client's own, by its X-Client or Authorization header)",
     )  # fmt: skip
     parser.add_argument(
-        "--proxy", action="append", default=[], metavar="ADDRESS", help="of a proxy before the server, whose "
-        "X-Forwarded-For header says who a client is; may be repeated",
+        "--proxy", action="append", default=[], metavar="ADDRESS",
+        help="address of a proxy in front of the server, whose X-Forwarded-For header "
+        "identifies a client; may be repeated",
     )  # fmt: skip
     parser.add_argument(
-        "--show-paths", action="store_true", help="answer with absolute paths as the index holds them (default: "
+        "--show-paths", action="store_true", help="return absolute paths as stored in the index (default: "
         "relative names)",
     )  # fmt: skip
     for field in dataclasses.fields(ServingLimits):

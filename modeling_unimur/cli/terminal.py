@@ -60,11 +60,11 @@ class Terminal:
             )
 
     def caption(self, picture: Picture) -> str:
-        """What stands for a picture."""
+        """What stands for an image."""
         return picture.title
 
     def pictures(self, pictures: Sequence[RankedPicture], *, with_paths: bool = False) -> None:
-        """Ranked pictures with their scores and captions, and perhaps their paths."""
+        """Ranked images with their scores and captions, and perhaps their paths."""
         fractions = bar_fractions([ranked.score for ranked in pictures])
         for place, (ranked, fraction) in enumerate(zip(pictures, fractions, strict=True), start=1):
             line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {self.caption(ranked.picture)}"

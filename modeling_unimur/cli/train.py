@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     again.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last complete checkpoint in the output folder; start where there is none",
+        help="continue from the last complete checkpoint in the output folder, or start if there is none",
     )
     again.add_argument(
-        "--overwrite", action="store_true", help="remove the checkpoints in the output folder and start again"
+        "--overwrite", action="store_true", help="remove the checkpoints in the output folder and start over"
     )
 
 

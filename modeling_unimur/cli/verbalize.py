@@ -1,4 +1,4 @@
-"""`unimur verbalize`: a retrieval set's pictures put into words."""
+"""`unimur verbalize`: a retrieval set's images put into words."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur verbalize`."""
     parser.add_argument("source", metavar="SET", help="gimp_manual, webqa=PATH or folder=PATH")
     parser.add_argument(
-        "--by", required=True, metavar="NAME", help="ocr, ocr=LANGUAGE, unimur=FOLDER, or model=ID (any image-to-text)"
+        "--by",
+        required=True,
+        metavar="NAME",
+        help="ocr, ocr=LANGUAGE, unimur=FOLDER, or model=ID (any image-to-text model)",
     )
-    parser.add_argument("--output", required=True, metavar="FILE.jsonl", help="takes doc_id and words of each picture")
-    parser.add_argument("--prompt", help="what model=ID is asked; {caption} in it is the picture's caption")
+    parser.add_argument(
+        "--output", required=True, metavar="FILE.jsonl", help="output file with doc_id and words of each image"
+    )
+    parser.add_argument("--prompt", help="prompt for model=ID; {caption} is replaced by the image's caption")
     parser.add_argument(
         "--learn-queries",
         metavar="DIR",
-        help="first teach model=ID to write the training split's queries, and keep it there; what is there is used",
+        help="first train model=ID to write the queries of the training split and save it here; reuse an existing one",
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
-    parser.add_argument("--device", default="cpu", help="of a model (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="device of the model (default: cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,5 +50,5 @@ def run(args: argparse.Namespace) -> int:
         name = f"model={args.learn_queries}"
     words = verbalize(retrieval.corpus, open_verbalizer(name, args.prompt, args.device), args.batch_size)
     write_words(words, args.output)
-    print(f"{len(words):,} pictures, {sum(map(bool, words.values())):,} of them with words: {args.output}")
+    print(f"{len(words):,} images, {sum(map(bool, words.values())):,} of them with words: {args.output}")
     return 0

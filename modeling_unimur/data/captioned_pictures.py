@@ -94,17 +94,17 @@ def load_captioned_pictures(sources: Sequence[str] = tuple(SOURCES)) -> Dataset:
     unknown = [name for name in sources if name not in SOURCES and name.partition("=")[0] not in PATH_SOURCES]
     if unknown or not sources:
         choices = [*SOURCES, *(f"{name}=PATH" for name in PATH_SOURCES)]
-        raise ValueError(f"unknown picture sources {unknown}: choose from {', '.join(choices)}")
+        raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
     found, missing = [], []
     for name in sources:
         kind, _, path = name.partition("=")
         try:
             found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else SOURCES[name]())
         except PackageUnavailable as error:
-            logger.warning("Pictures of %s are left out: %s", name, error)
+            logger.warning("Images of %s are left out: %s", name, error)
             missing.append(str(error))
     if not found:
-        raise PackageUnavailable("no source of pictures is available: " + " | ".join(missing))
+        raise PackageUnavailable("no source of images is available: " + " | ".join(missing))
     return concatenate_datasets(found)
 
 
@@ -169,7 +169,7 @@ def split_by_title(
         ValueError: no `title` column, or fractions that leave nothing for training.
     """
     if "title" not in pictures.column_names:
-        raise ValueError(f"pictures have no `title` column, only {pictures.column_names}")
+        raise ValueError(f"images have no `title` column, only {pictures.column_names}")
     if test_fraction < 0 or validation_fraction < 0 or test_fraction + validation_fraction >= 1:
         raise ValueError(
             f"test_fraction={test_fraction} and validation_fraction={validation_fraction} must be positive "

@@ -75,7 +75,7 @@ def read_tsv(
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: give the path of a TSV of captions.")
     if pictures is not None and not Path(pictures).is_dir():
-        raise FileNotFoundError(f"There is no picture folder {pictures} (for {path}).")
+        raise FileNotFoundError(f"There is no image folder {pictures} (for {path}).")
     first = next(read_lines(path, errors="replace"), "")
     fields = [_unquote(field).strip().lower() for field in first.split("\t")]
     if {"caption", "image"} <= set(fields):
@@ -148,7 +148,7 @@ def _read_official(path, pictures) -> Iterator[CaptionedPicture | Skipped]:
 def _pair(caption: str, picture: str | None, wanted: str, line: str) -> CaptionedPicture | Skipped:
     if not caption:
         return Skipped("no caption", line)
-    return Skipped("picture is missing", wanted) if picture is None else CaptionedPicture(caption, picture)
+    return Skipped("image is missing", wanted) if picture is None else CaptionedPicture(caption, picture)
 
 
 def _best_folder(path: Path, given, sample: list, found: Callable[[Path, object], bool], how: str) -> Path:
@@ -159,7 +159,7 @@ def _best_folder(path: Path, given, sample: list, found: Callable[[Path, object]
     folder = max(tried, key=hits.__getitem__, default=None)
     if folder is None or not hits[folder]:
         raise FileNotFoundError(
-            f"None of the first {len(sample)} pictures of {path} was found, {how}, in "
+            f"None of the first {len(sample)} images of {path} was found, {how}, in "
             f"{', '.join(map(str, tried)) or 'any folder beside it'}. Name the folder: {path}::FOLDER."
         )
     return folder

@@ -93,7 +93,7 @@ def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedPicture | Sk
     if os.path.isdir(path) and not any(name.endswith(".tar") for name in os.listdir(path)):
         parts = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
         if not parts and not any(name.endswith((".txt", ".json")) for name in os.listdir(path)):
-            raise ValueError(f"{path} holds neither tar archives nor pictures with a .txt or .json beside them.")
+            raise ValueError(f"{path} holds neither tar archives nor images with a .txt or .json beside them.")
         return "img2dataset files", [path, *parts], read_folder(path)
     if path.endswith(".tsv"):
         raise FileNotFoundError(f"There is no file {path}: give the path of a TSV of captions.")
@@ -132,7 +132,7 @@ def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
                 count = write_columns(table, ("caption", "picture"), usable())
             if not count:
                 reasons = ", ".join(f"{number} x {reason}" for reason, number in skipped.items())
-                raise ValueError(f"{path}: not one usable pair of caption and picture ({reasons or 'it is empty'}).")
+                raise ValueError(f"{path}: not one usable pair of caption and image ({reasons or 'it is empty'}).")
             os.replace(Path(aside, "skipped"), listing)
             failed = 0 if layout == "TSV" else download_failures(parts)
             report = CC3MReport(path, layout, None, count, dict(skipped), failed, str(listing))

@@ -67,7 +67,7 @@ def write_dialog_tables(
             yield dialog.row()
 
     def images() -> Iterator[dict]:
-        for image_id in tqdm(names, desc="Pictures", unit="picture"):
+        for image_id in tqdm(names, desc="Images", unit="image"):
             path = picture(image_id)
             if path is None or not Path(path).is_file():
                 missing.append(image_id)
@@ -80,7 +80,7 @@ def write_dialog_tables(
         raise ValueError("There is no dialogue to write.")
     _write(paths[1], image_features(), images(), _IMAGES)
     if missing:
-        logger.warning("%d pictures are missing and left out, such as %s", len(missing), missing[0])
+        logger.warning("%d images are missing and left out, such as %s", len(missing), missing[0])
     return paths
 
 

@@ -161,7 +161,7 @@ def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedPicture | Skippe
 
 def _checked(caption: str, picture: str | None, name: str) -> CaptionedPicture | Skipped:
     if picture is None:
-        return Skipped("picture is missing", name)
+        return Skipped("image is missing", name)
     return CaptionedPicture(caption, picture) if caption else Skipped("no caption", name)
 
 

@@ -101,7 +101,7 @@ class MMDialog:
                 if self.picture(image_id).is_file():
                     report.found["pictures"] += 1
                 else:
-                    report.lose("picture is missing", self.picture(image_id).name)
+                    report.lose("image is missing", self.picture(image_id).name)
             if self.split != "train":
                 for kind, given in (("text", dialog.negative_texts), ("picture", dialog.negative_images)):
                     if len(given) != NEGATIVES:
@@ -122,7 +122,7 @@ class MMDialog:
 
     def _element(self, part: dict) -> tuple[str, str]:
         if len(part) != 1:
-            raise ValueError("a part of a turn is not one text or one picture")
+            raise ValueError("a part of a turn is not one text or one image")
         ((kind, value),) = part.items()
         if kind == _MEDIA:
             return "image", str(value)  # signed numbers: many begin with a minus

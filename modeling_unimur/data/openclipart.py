@@ -160,7 +160,7 @@ def read_folders(pngs: Path, svgs: Path) -> list[PictureRow]:
             )
         )
     logger.info(
-        "Open Clip Art: %d pictures; left out: %d of more than %d pixels, %d unreadable",
+        "Open Clip Art: %d images; left out: %d of more than %d pixels, %d unreadable",
         len(rows),
         len(too_large),
         MAX_PIXELS,

@@ -112,5 +112,5 @@ def _read_package() -> list[PictureRow]:
         for svg, (title, tags) in named.items()
         if (pngs / f"{svg.stem}.png").is_file()
     ]
-    logger.info("OpenMoji: %d pictures; left out: %d without a name in Unicode", len(rows), nameless)
+    logger.info("OpenMoji: %d images; left out: %d without a name in Unicode", len(rows), nameless)
     return rows

@@ -101,7 +101,7 @@ class PhotoChat:
                     continue
                 report.found["dialogues"] += 1
                 if dialog.picture is None:
-                    report.lose("picture is missing", dialog.photo_id or dialog.photo_url)
+                    report.lose("image is missing", dialog.photo_id or dialog.photo_url)
                 else:
                     report.found["pictures"] += 1
                 yield dialog

@@ -277,7 +277,7 @@ class _Maker:
             qrels[query["split"]] += [{"query_id": query_id, "doc_id": doc, "score": 1} for doc in query["relevant"]]
         counts = {split: dict(Counter(row["form"] for row in rows)) for split, rows in queries.items()}
         kinds = Counter(row["kind"] for row in self.corpus)
-        logger.info("Picture dictionary: %s; queries %s", dict(kinds), counts)
+        logger.info("Image dictionary: %s; queries %s", dict(kinds), counts)
         filled = [split for split in SPLITS if queries[split]]
         return RetrievalSet.from_rows(
             {split: queries[split] for split in filled}, self.corpus, {split: qrels[split] for split in filled}

@@ -38,7 +38,7 @@ def load_picture_folder(folder: str) -> Dataset:
     """
     path = Path(folder).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"There is no picture folder {path}: write folder=PATH with the path of a folder.")
+        raise FileNotFoundError(f"There is no image folder {path}: write folder=PATH with the path of a folder.")
     path, skipped = path.absolute(), Counter()
     captions = path / CAPTIONS_FILE
     named = _captioned(captions, skipped) if captions.is_file() else _titled(path, skipped)
@@ -63,7 +63,7 @@ def load_picture_folder(folder: str) -> Dataset:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(skipped.items()))
         logger.warning("%s: skipped %s", captions if captions.is_file() else path, reasons)
     if not rows:
-        raise ValueError(f"{path} holds no captioned picture: add pictures, and {CAPTIONS_FILE} for captions.")
+        raise ValueError(f"{path} holds no captioned image: add images, and {CAPTIONS_FILE} for captions.")
     return picture_dataset(rows)
 
 

@@ -69,7 +69,7 @@ def cached_rows(name: str, build: Callable[[], list[PictureRow]]) -> list[Pictur
             row["image"] = str(cache / row["image"])
         if all(os.path.exists(row["image"]) for row in rows):
             return rows
-        logger.warning("Pictures of %s are missing from %s: reading the source again", name, cache)
+        logger.warning("Images of %s are missing from %s: reading the source again", name, cache)
     rows = build()
     table = pa.Table.from_pylist(
         [{**row, "image": os.path.relpath(row["image"], cache)} for row in rows],

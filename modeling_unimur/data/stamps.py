@@ -86,7 +86,7 @@ def read_folder(stamps: Path) -> list[PictureRow]:
             )
         )
     logger.info(
-        "Stamps: %d pictures; left out: %d without a sentence, %d unreadable",
+        "Stamps: %d images; left out: %d without a sentence, %d unreadable",
         len(rows),
         len(pictures) - len(described),
         len(failed),

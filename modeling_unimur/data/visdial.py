@@ -134,7 +134,7 @@ class VisDial:
                 continue
             report.found["dialogues"] += 1
             if dialog.picture is None:
-                report.lose("picture is missing", dialog.image_id)
+                report.lose("image is missing", dialog.image_id)
             else:
                 report.found["pictures"] += 1
             report.found["dense annotations"] += any(part.relevance is not None for part in dialog.rounds)

@@ -109,7 +109,7 @@ class VIST:
             for image_id in set(story.image_ids) - seen:
                 seen.add(image_id)
                 if self.picture(image_id) is None:
-                    report.lose("picture is missing", image_id)
+                    report.lose("image is missing", image_id)
                 else:
                     report.found["pictures"] += 1
             yield story

@@ -115,7 +115,7 @@ def _sample_items(sample: Sample, name: str, stamps: FileStamps) -> Iterator[Ite
     elif caption:
         yield make_item("text", name, caption, {"text": caption, **fields})
     else:
-        yield BadItem(name, "neither a picture nor a text")
+        yield BadItem(name, "neither an image nor a text")
 
 
 __all__ = ["ARCHIVES_AND_TABLES", "archive_items", "folder_items", "unread_file"]

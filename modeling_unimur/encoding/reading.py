@@ -35,7 +35,7 @@ def read_content(item: Item) -> bytes:
     if isinstance(value, str):  # as seen from the table
         return read_picture_bytes(os.path.join(os.path.dirname(cell["table"]), value))
     if not isinstance(value, bytes) or not value:
-        raise ValueError(f"{item.content}: there is no picture in this cell")
+        raise ValueError(f"{item.content}: there is no image in this cell")
     return value
 
 

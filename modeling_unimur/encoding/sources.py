@@ -24,7 +24,7 @@ _READERS: dict[tuple[str, ...], Callable[..., Iterator[Item | BadItem]]] = {
     (".jsonl", ".ndjson", ".txt"): line_items,
 }
 _TAKES = (
-    "a folder of pictures, parquet tables (.parquet), webdataset archives (.tar), lines (.jsonl, .txt), or a "
+    "a folder of images, parquet tables (.parquet), webdataset archives (.tar), lines (.jsonl, .txt), or a "
     f"retrieval set ({', '.join(SOURCES)})"
 )
 

@@ -127,7 +127,7 @@ def _record(record: Any, where: str) -> dict:
     if any(value is not None and (not isinstance(value, str) or not value.strip()) for value in (text, image)):
         raise ValueError(f"{where}: gold_text and gold_image are texts that are not empty.")
     if not isinstance(right, list) or not all(isinstance(name, str) for name in right):
-        raise ValueError(f"{where}: right_images is a list of pictures, not {right!r:.80}.")
+        raise ValueError(f"{where}: right_images is a list of images, not {right!r:.80}.")
     if text is None and image is None:
         raise ValueError(f"{where}: neither gold_text nor gold_image, so nothing can be right. Add one of them.")
     return record
@@ -163,7 +163,7 @@ def _pictures(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
         except (ValueError, OSError) as error:
             broken.append(f"{path} ({error})")
     if broken:
-        logger.warning("Left out %d pictures that cannot be read, such as %s", len(broken), broken[0])
+        logger.warning("Left out %d images that cannot be read, such as %s", len(broken), broken[0])
     return {
         "image_id": list(readable),
         "image": [path for path, _ in readable.values()],
@@ -180,7 +180,7 @@ def _dialogue(record: dict, where: str, number: int, known: dict, folder: Path |
         places = [Path(known[name])] if name in known else [base / name for base in (folder, beside) if base]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"{where}: the picture {name} is not at {' nor at '.join(map(str, places))}.")
+            raise FileNotFoundError(f"{where}: the image {name} is not at {' nor at '.join(map(str, places))}.")
         return {"type": "image", "image": str(found)}
 
     turns = [
@@ -202,7 +202,7 @@ def _dialogue(record: dict, where: str, number: int, known: dict, folder: Path |
     missing = [name for name in _wanted(record) if name not in known]
     if missing:
         raise FileNotFoundError(
-            f"{where}: the picture {missing[0]} is not among the {len(known)} candidates: name it by its path below "
+            f"{where}: the image {missing[0]} is not among the {len(known)} candidates: name it by its path below "
             "the gallery's folder."
         )
     return ComparedDialogue(

@@ -10,15 +10,13 @@ from .compare import Comparison, SystemResult
 from .metrics import CUTOFFS
 from .systems.base import KINDS
 
-_KIND_WORDS = {"text": "text", "image": "picture"}
-
 
 def table(comparison: Comparison, intervals: bool) -> list[list[str]]:
     """Header and rows; recalls with their interval's ends if wanted."""
     kinds = [kind for kind in reversed(KINDS) if kind in comparison.systems[0].recalls]
     header = ["system"]
     for kind in kinds:
-        header += [f"{_KIND_WORDS[kind]} R@{k}" if k == CUTOFFS[0] else f"R@{k}" for k in CUTOFFS]
+        header += [f"{kind} R@{k}" if k == CUTOFFS[0] else f"R@{k}" for k in CUTOFFS]
     rows = [[*header, "ms a turn", "MB beyond", "MB in all"]]
     for result in comparison.systems:
         row = [result.name]
@@ -55,14 +53,14 @@ def markdown_table(rows: list[list[str]]) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """What the figures mean, and what each system sees."""
     about = [
-        f"{comparison.dialogues} dialogues, {comparison.images} pictures and {comparison.texts} texts to choose from"
+        f"{comparison.dialogues} dialogues, {comparison.images} images and {comparison.texts} texts to choose from"
     ]
-    about += [f"{count} have a gold {_KIND_WORDS[kind]}" for kind, count in comparison.judged.items()]
+    about += [f"{count} have a gold {kind}" for kind, count in comparison.judged.items()]
     lines = [
         "; ".join(about) + ".",
         "R@k: percent of dialogues with a right answer among the first k; [95 % interval, bootstrap over dialogues].",
         f"ms a turn: median over single dialogues, warm, {comparison.threads} thread(s), reading and scoring. MB "
-        "beyond: weights besides the dual encoder that made the picture index; MB in all: with it, where the system "
+        "beyond: weights besides the dual encoder that made the image index; MB in all: with it, where the system "
         "needs it.",
         *(f"{result.name} sees {result.sees}." for result in comparison.systems),
         *(f"{name} is left out: {reason}" for name, reason in comparison.left_out.items()),
@@ -77,7 +75,7 @@ def differences(comparison: Comparison, ours: str, theirs: str) -> list[str]:
         found = comparison.difference(ours, theirs, kind, CUTOFFS[-1])
         verdict = "no difference is shown" if found["low"] <= 0 <= found["high"] else "beyond chance"
         lines.append(
-            f"{_KIND_WORDS[kind]} R@{CUTOFFS[-1]}, {ours} minus {theirs}: {found['mean']:+.1f} points "
+            f"{kind} R@{CUTOFFS[-1]}, {ours} minus {theirs}: {found['mean']:+.1f} points "
             f"[{found['low']:+.1f}, {found['high']:+.1f}], {verdict} (95 %, paired)."
         )
     return lines
@@ -90,7 +88,7 @@ def _turns_table(comparison: Comparison) -> list[list[str]]:
 
     columns = [(kind, length) for kind in comparison.systems[0].recalls for length in ("short", "long")]
     words = {"short": "1-2 turns", "long": "3 and more"}
-    header = ["system", *(f"{_KIND_WORDS[kind]} R@{CUTOFFS[-1]}, {words[length]} (n)" for kind, length in columns)]
+    header = ["system", *(f"{kind} R@{CUTOFFS[-1]}, {words[length]} (n)" for kind, length in columns)]
     return [header, *([result.name, *(cell(result, *column) for column in columns)] for result in comparison.systems)]
 
 

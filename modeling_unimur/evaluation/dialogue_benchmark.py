@@ -182,7 +182,7 @@ def _refuse_missing(split: str, missing: Collection[str]) -> None:
     if missing:
         sources = ", ".join(sorted({name.partition("/")[0] for name in missing}))
         raise ValueError(
-            f"{len(missing)} pictures that the {split} dialogues need are not there, such as {min(missing)!r}: recall "
+            f"{len(missing)} images that the {split} dialogues need are not there, such as {min(missing)!r}: recall "
             f"over a smaller gallery would mean something else. Sources to bring: {sources}"
         )
 

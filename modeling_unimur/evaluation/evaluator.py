@@ -207,7 +207,7 @@ def encode(
         kinds = tuple(kind for kind in rankable_kinds(system) if kind in gallery.kinds())
         found[system.name] = Encoded(system, queries, candidates[system.name], kinds, ret)
     if broken:
-        logger.warning("Left out %d pictures that cannot be read, such as %s", len(broken), next(iter(broken)))
+        logger.warning("Left out %d images that cannot be read, such as %s", len(broken), next(iter(broken)))
     return found, list(broken)
 
 

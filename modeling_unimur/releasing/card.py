@@ -157,7 +157,7 @@ def _parts(config: PreTrainedConfig, trained: int) -> list[tuple[str, str, str]]
     dual = ("dual encoder", _described(config, "clip"))
     if config.model_type == "univl_dr":
         return [(*dual, f"yes, {trained:,} parameters")]
-    heads = "picture -> language model, language model -> embedding, [RET], temperature"
+    heads = "image -> language model, language model -> embedding, [RET], temperature"
     heads += ", anchor of the query" if config.query_anchor != "none" else ""
     language_model = ("language model", _described(config, "text"), "no")
     return [language_model, (*dual, "no"), ("heads", heads, f"yes, {trained:,} parameters")]

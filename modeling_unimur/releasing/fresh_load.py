@@ -18,12 +18,12 @@ TEXTS = ["a cat slept on my keyboard", "what a beautiful morning it is"]
 
 
 def picture() -> Image.Image:
-    """A picture that needs no file."""
+    """An image that needs no file."""
     return Image.linear_gradient("L").convert("RGB").resize((96, 64))
 
 
 def embeddings(model, processor) -> dict:
-    """What a release computes from two texts and a picture.
+    """What a release computes from two texts and an image.
 
     Returns:
         `dict[str, torch.Tensor]`: rows of unit vectors, by what was read.
@@ -39,7 +39,7 @@ def embeddings(model, processor) -> dict:
             shown = processor.process_context([[{"role": "user", "content": content}]])
         found["shown"] = model.get_multimodal_features(**shown).pooler_output
         found["image"] = model.get_image_features(**processor.process_images([picture()])).pooler_output
-        with contextlib.suppress(ValueError):  # heads that rank pictures alone
+        with contextlib.suppress(ValueError):  # heads that rank images alone
             found["text"] = model.get_text_features(**processor.process_texts(TEXTS)).pooler_output
     return {key: value.float().contiguous() for key, value in found.items()}
 

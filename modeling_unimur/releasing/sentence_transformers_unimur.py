@@ -63,7 +63,7 @@ class UniMuRTransformer(InputModule):
     def __init__(self, model, processor):
         super().__init__()
         self.model, self.processor = model, processor
-        self._fuses = hasattr(processor, "process_documents")  # pictures with their captions: UniVL-DR
+        self._fuses = hasattr(processor, "process_documents")  # images with their captions: UniVL-DR
         self._limit = "max_target_tokens" if self._fuses else "max_context_tokens"
 
     # -- what sentence-transformers asks ----------------------------------------------------------------------------

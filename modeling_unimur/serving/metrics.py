@@ -35,7 +35,7 @@ class Metrics:
             "unimur_requests_waiting": ("Requests that the model has not begun.", lambda: batcher.waiting),
             "unimur_batches": ("Batches so far.", lambda: batcher.batches),
             "unimur_batched_requests": ("Requests in them.", lambda: batcher.answered),
-            "unimur_candidates": ("Texts and pictures in the index.", candidates),
+            "unimur_candidates": ("Texts and images in the index.", candidates),
         }
         for name, (about, value) in values.items():
             Gauge(name, about, registry=self.registry).set_function(value)

@@ -197,7 +197,7 @@ class _Reader:
         if not isinstance(source, str):
             raise Refused(422, "a part must be a text, or an image with its bytes in base64.")
         if len(self.images) == self.limits.pictures:
-            raise Refused(422, f"more than {self.limits.pictures} pictures.")
+            raise Refused(422, f"more than {self.limits.pictures} images.")
         self.images.append(EncodedImage(source, self.limits))
         self.pixels += self.images[-1].pixels
         if self.pixels > self.limits.request_pixels:

@@ -239,7 +239,7 @@ def _data(index: ReadyIndex, encoder, chats, options: AdaptOptions) -> _Data:
     if len(groups) < _FEWEST:
         raise ValueError(
             f"{len(groups)} distinct texts for {len(index.items)} vectors: at least {_FEWEST} are needed to learn "
-            "from and to judge by. Give the texts of the items, or captions of the pictures."
+            "from and to judge by. Give the texts of the items, or captions of the images."
         )
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(options.seed)).tolist()
     count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 6)

@@ -53,7 +53,7 @@ def require_same_space(space: TextSpace, index: ReadyIndex) -> str:
         )
     if not rows:
         return (
-            "The index holds pictures alone: whether the encoder made it shows in its own recall from captions, below."
+            "The index holds images alone: whether the encoder made it shows in its own recall from captions, below."
         )
     cosines = (found * index.vectors[torch.tensor([rows[number] for number in picked])]).sum(dim=1)
     median = float(cosines.median())

@@ -90,7 +90,7 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
         if not picture.texts:
             reasons["without words"] += 1
         elif groups & taken:
-            reasons["with the title of a held-out picture"] += 1
+            reasons["with the title of a held-out image"] += 1
         elif content in taken_files:
             reasons["with the bytes of another"] += 1
         elif of_title[title_group(picture.title)] >= _MOST_OF_A_TITLE:
@@ -100,7 +100,7 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
             taken_files.add(content)
             of_title[title_group(picture.title)] += 1
     left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-    logger.info("%d pictures to train on; left out: %s", len(kept), left_out or "none")
+    logger.info("%d images to train on; left out: %s", len(kept), left_out or "none")
     return kept
 
 

@@ -123,7 +123,7 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     other_titles = read([held_out[position]["title"] for position in present])
     twins = {position for position, _ in near_twins(pooled, titles, others, other_titles)}
     fresh = [position for position in range(len(pictures)) if position not in twins]
-    logger.info("%d pictures left out: they look and are called like a held-out one", len(twins))
+    logger.info("%d images left out: they look and are called like a held-out one", len(twins))
     pictures, pooled, titles = [pictures[position] for position in fresh], pooled[fresh], titles[fresh]
     if views.views:
         store = FrozenPictureViews(towers.picture_tower, towers.encode_pictures, image_processor, views)

@@ -187,9 +187,7 @@ class FrozenPictures:
             self.contents.append([stamp for stamp, _ in stamps], _as_rows([content for _, content in stamps]))
             stamps.clear()
 
-        with tqdm(
-            total=len(pictures), initial=len(pictures) - len(todo), desc="Pictures", disable=not len(todo)
-        ) as bar:
+        with tqdm(total=len(pictures), initial=len(pictures) - len(todo), desc="Images", disable=not len(todo)) as bar:
             for batch in load_batches(batches, self.options.workers):
                 for position, reason, key in batch.failures:
                     logger.warning("Left out: %s", reason)

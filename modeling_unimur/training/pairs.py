@@ -102,7 +102,7 @@ def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, Pic
     _require_every_split({name: len(rows) for name, rows in parts.items()}, sources)
     for name, rows in parts.items():
         pictures = frozen_pictures.features(list(rows["image"]))
-        tell(pictures.describe(f"{name}, pictures"))
+        tell(pictures.describe(f"{name}, images"))
         texts, owners, title_rows = [], [], []
         chosen = [rows[int(position)] for position in pictures.kept]
         for number, row in enumerate(chosen):
@@ -228,10 +228,10 @@ def load_cc3m_pairs(
 
 def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell) -> PicturePairs:
     pictures = frozen_pictures.features(table.pictures.select(rows))
-    tell(pictures.describe(f"{split}, pictures"))
+    tell(pictures.describe(f"{split}, images"))
     rows = rows[pictures.kept]
     if not len(rows):
-        raise ValueError(f"Not one picture of {split} could be read; the first: {pictures.skipped[0][1]}")
+        raise ValueError(f"Not one image of {split} could be read; the first: {pictures.skipped[0][1]}")
     captions, paths = table.captions.select(rows), table.pictures.select(rows)
     features = frozen_texts.features(captions)
     tell(features.describe(f"{split}, texts"))

@@ -185,11 +185,11 @@ class FrozenPictureViews:
             names.clear()
             rows.clear()
 
-        with tqdm(total=len(todo), desc=f"Views of pictures ({self.options.views} each)") as bar:
+        with tqdm(total=len(todo), desc=f"Views of images ({self.options.views} each)") as bar:
             for kept, failures, pixels in loader:
                 if failures:
                     flush()
-                    raise ValueError(f"Views of a picture that cannot be decoded: {failures[0][1]}")
+                    raise ValueError(f"Views of an image that cannot be decoded: {failures[0][1]}")
                 casting = (
                     contextlib.nullcontext()
                     if self.options.tower is None

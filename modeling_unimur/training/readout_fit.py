@@ -368,7 +368,7 @@ def start_picture_map(model: UniMuRModel, rows: Dataset, collator: DualAlignment
     table = model.get_input_embeddings().weight
     captioned = [row for row in all_rows(rows) if row["caption"]]
     if not captioned:
-        raise ValueError("The picture map starts from captions, and no row has one: leave closed_form_start out.")
+        raise ValueError("The image map starts from captions, and no row has one: leave closed_form_start out.")
     features = torch.stack([row["caption_visual_features"] for row in captioned]).float()
     lines = collator.processor.tokenizer([row["caption"] for row in captioned], add_special_tokens=False)["input_ids"]
     words = [table[torch.tensor(line[: collator.max_caption_tokens])].float().mean(dim=0) for line in lines]
@@ -380,7 +380,7 @@ def start_picture_map(model: UniMuRModel, rows: Dataset, collator: DualAlignment
     parts = model.heads.visual_tokens  # each input vector of a picture starts as the same one
     model.heads.visual_map.weight.copy_((stretch * found.weight).repeat(parts, 1))
     model.heads.visual_map.bias.copy_((stretch * (found.bias - middle) + mean_word).repeat(parts))
-    logger.info("Picture map: from %d captions, penalty %g, stretched %.2f times", len(words), found.penalty, stretch)
+    logger.info("Image map: from %d captions, penalty %g, stretched %.2f times", len(words), found.penalty, stretch)
     return found.penalty
 
 

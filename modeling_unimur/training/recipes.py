@@ -53,7 +53,7 @@ class DataArguments:
     sources: list[str] = field(
         default_factory=lambda: ["openclipart", "openmoji", "stamps"],
         metadata={
-            "help": "Captioned pictures: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with "
+            "help": "Captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with "
             "cc3m_validation=PATH and cc3m_test=PATH."
         },
     )
@@ -78,9 +78,9 @@ class DataArguments:
     tower_dtype: str | None = field(
         default=None, metadata={"help": "bfloat16 runs the frozen towers under autocast; as loaded by default."}
     )
-    feature_batch_size: int = field(default=32, metadata={"help": "Pictures that pass the frozen tower together."})
+    feature_batch_size: int = field(default=32, metadata={"help": "Images that pass the frozen tower together."})
     feature_workers: int | None = field(
-        default=None, metadata={"help": "Processes that decode pictures; by the CPUs and the number of pictures."}
+        default=None, metadata={"help": "Processes that decode images; by the CPUs and the number of images."}
     )
     feature_shard_rows: int = field(
         default=4096, metadata={"help": "Rows a file; a killed run computes at most as many again."}
@@ -88,18 +88,18 @@ class DataArguments:
     picture_views: int | None = field(
         default=None,
         metadata={
-            "help": "Task clip: flips and crops computed of each picture. One row a picture, of all clip arts, with "
+            "help": "Task clip: flips and crops computed of each image. One row per image, of all clip arts, with "
             "another view and text each epoch; by default one row a text, of the training split."
         },
     )
     view_dtype: str | None = field(
-        default=None, metadata={"help": "bfloat16 runs the picture tower under autocast on flips and crops alone."}
+        default=None, metadata={"help": "bfloat16 runs the image tower under autocast on flips and crops alone."}
     )
-    view_share: float = field(default=0.7, metadata={"help": "Share of rows that hold a view, not the picture."})
+    view_share: float = field(default=0.7, metadata={"help": "Share of rows that hold a view, not the image."})
     title_share: float = field(default=0.4, metadata={"help": "Share of rows with the title, not any text."})
     max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
     picture_context_fraction: float = field(
-        default=0.25, metadata={"help": "Share of contexts that hold a picture and words, not words alone."}
+        default=0.25, metadata={"help": "Share of contexts that hold an image and words, not words alone."}
     )
     two_pairs_fraction: float = field(
         default=0.0, metadata={"help": "Share of contexts with another pair's caption before them, as in a dialogue."}
@@ -115,7 +115,7 @@ class DataArguments:
         metadata={"help": "Whether training pairs with equal captions are right for each other (FROMAGe: false)."},
     )
     concatenate_captions: float = field(
-        default=0.0, metadata={"help": "Probability of two pictures with their captions in one row (FROMAGe: 0.5)."}
+        default=0.0, metadata={"help": "Probability of two images with their captions in one row (FROMAGe: 0.5)."}
     )
     anchor_texts: dict[str, int] = field(
         default_factory=dict,
@@ -152,7 +152,7 @@ class DataArguments:
         default=False, metadata={"help": "Whether those lie in the cache folder for the next run too."}
     )
     closed_form_start: bool = field(
-        default=False, metadata={"help": "Start the picture map and the readout from ridge regressions over all rows."}
+        default=False, metadata={"help": "Start the image map and the readout from ridge regressions over all rows."}
     )
     refit_readout: bool = field(
         default=False, metadata={"help": "Solve the readout once more at the end, where the dev split gains by it."}
@@ -165,6 +165,13 @@ class DataArguments:
         metadata={
             "help": "Further texts that the refit alone reads: as in `texts`, or words (of the glosses) and turns (of "
             "the dialogues), which are their own right answers."
+        },
+    )
+    hard_negatives: int = field(
+        default=0,
+        metadata={
+            "help": "Hard negatives of each modality a context, mined by the model as it stands before the first step "
+            "(UniVL-DR's balanced sampler, 1); 0 for none, as in UniMuR."
         },
     )
     captions_per_batch: int | None = field(
@@ -184,6 +191,8 @@ class DataArguments:
             raise ValueError(
                 "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
             )
+        if self.hard_negatives < 0:
+            raise ValueError(f"hard_negatives must be a non-negative integer, got {self.hard_negatives}.")
         for name in ("feature_batch_size", "feature_shard_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")

@@ -152,7 +152,7 @@ def _training_rows(recipe: Recipe, model, image_processor, tokenizer, splits) ->
     if data.picture_views is None:
         return _Rows(splits["train"])
     if any(source.startswith("cc3m") for source in data.sources):
-        raise ValueError("data.picture_views is for pictures split by title; leave it out with cc3m=PATH.")
+        raise ValueError("data.picture_views is for images split by title; leave it out with cc3m=PATH.")
     parts = split_by_title(load_captioned_pictures(data.sources))
     return clip_rows(
         model,

@@ -48,7 +48,7 @@ class UniVLDRDataArguments:
         metadata={"help": "gimp_manual; webqa=PATH, in any layout; or folder=PATH of a saved RetrievalSet."},
     )
     captions: str = field(
-        default="raw", metadata={"help": "Of UniVL-DR's data.zip: raw, expanded or query (verbalized pictures)."}
+        default="raw", metadata={"help": "Of UniVL-DR's data.zip: raw, expanded or query (verbalized images)."}
     )
     stage2_captions: str | None = field(
         default=None, metadata={"help": "Those that stage 2 trains on and is judged by, where they are others."}
@@ -111,8 +111,8 @@ class UniVLDRDataArguments:
         default=None, metadata={"help": "Documents that evaluations during training search; all by default."}
     )
     feature_dtype: str = field(default="float32", metadata={"help": "Of a frozen image tower's outputs on disk."})
-    feature_batch_size: int = field(default=32, metadata={"help": "Pictures that pass a frozen tower together."})
-    feature_workers: int | None = field(default=None, metadata={"help": "Processes that decode pictures for it."})
+    feature_batch_size: int = field(default=32, metadata={"help": "Images that pass a frozen tower together."})
+    feature_workers: int | None = field(default=None, metadata={"help": "Processes that decode images for it."})
 
     def __post_init__(self):
         if not self.stages or list(self.stages) != sorted(set(self.stages) & {1, 2}):

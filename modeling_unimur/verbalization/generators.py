@@ -21,7 +21,7 @@ _WRONG_CACHES = ("git",) if Version(transformers.__version__) < Version("5.18") 
 
 
 class UniMuRVerbalizer:
-    """A UniMuR whose caption loss was trained says what a picture shows.
+    """A UniMuR whose caption loss was trained says what an image shows.
 
     Args:
         source: folder or Hub id.
@@ -38,7 +38,7 @@ class UniMuRVerbalizer:
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """One line a picture; what its caption says is not read."""
+        """One line an image; what its caption says is not read."""
         inputs = self.processor.process_caption_prompt(images).to(self.model.device)
         tokenizer = self.processor.tokenizer
         ids = self.model.generate(
@@ -48,11 +48,11 @@ class UniMuRVerbalizer:
 
 
 class ImageToTextVerbalizer:
-    """Any model of transformers that writes text about a picture (BLIP, GIT, LLaVA, Qwen-VL, SmolVLM, ...).
+    """Any model of transformers that writes text about an image (BLIP, GIT, LLaVA, Qwen-VL, SmolVLM, ...).
 
     Args:
         source: folder or Hub id.
-        prompt (*optional*): what is asked; `{caption}` in it is the picture's own caption. A captioner needs none. For
+        prompt (*optional*): what is asked; `{caption}` in it is the image's own caption. A captioner needs none. For
             words like queries: `"Write a question that this picture, titled '{caption}', answers."`.
         max_new_tokens: longest text.
         device: where it runs.
@@ -80,7 +80,7 @@ class ImageToTextVerbalizer:
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """One line a picture."""
+        """One line an image."""
         inputs = self._inputs(images, captions).to(self.model.device, self.model.dtype)
         ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **self._options)
         asked = inputs.get("input_ids")

@@ -1,4 +1,4 @@
-"""What is written in a picture, by Tesseract: for screenshots, slides and scans the honest words."""
+"""What is written in an image, by Tesseract: for screenshots, slides and scans the honest words."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _SECONDS = 120
 
 
 class OcrVerbalizer:
-    """Reads pictures with the command `tesseract`.
+    """Reads images with the command `tesseract`.
 
     Args:
         language: of the texts, as `tesseract --list-langs` names it; `eng+deu` for several.
         layout: page segmentation mode; 11 finds scattered words, as in a dialog window.
-        scale: pictures are enlarged by it first; a screen's letters are half as high as a scan's.
-        workers: pictures that are read at a time.
+        scale: images are enlarged by it first; a screen's letters are half as high as a scan's.
+        workers: images that are read at a time.
 
     Raises:
         FileNotFoundError: Tesseract is not installed.
@@ -44,7 +44,7 @@ class OcrVerbalizer:
         self.key = f"ocr {(version.stdout or version.stderr).splitlines()[0]} {language} {layout} {scale}"
 
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """What stands in each picture; "" where nothing can be read."""
+        """What stands in each image; "" where nothing can be read."""
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(self._read, images))
 

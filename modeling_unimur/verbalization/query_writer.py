@@ -1,4 +1,4 @@
-"""Query mode: a captioner learns to write the queries that a picture answers (UniVL-DR's image verbalization)."""
+"""Query mode: a captioner learns to write the queries that an image answers (UniVL-DR's image verbalization)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class QueryPairs(Dataset):
         least_score: of the relevance.
 
     Raises:
-        ValueError: no training query is answered by a picture.
+        ValueError: no training query is answered by an image.
     """
 
     def __init__(self, retrieval: RetrievalSet, least_score: int = 1):
@@ -47,7 +47,7 @@ class QueryPairs(Dataset):
             if doc in shown and score >= least_score
         ]
         if not self.rows:
-            raise ValueError(f"No query of the split {SPLIT!r} is answered by a picture: nothing to learn from.")
+            raise ValueError(f"No query of the split {SPLIT!r} is answered by an image: nothing to learn from.")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,7 +60,7 @@ class QueryCollator:
     """Pictures and `prompt + query` as the model's inputs, with labels at the query alone.
 
     Args:
-        processor: the model's, which takes pictures and texts.
+        processor: the model's, which takes images and texts.
         prompt (*optional*): as in `ImageToTextVerbalizer`.
         max_tokens: longest prompt and query together.
     """
@@ -119,21 +119,21 @@ def train_query_writer(
     then a source of `ImageToTextVerbalizer` with the same prompt.
 
     Args:
-        source: a captioner that takes pictures and a text (GIT, BLIP), as Hub id or folder.
+        source: a captioner that takes images and a text (GIT, BLIP), as Hub id or folder.
         retrieval: the set; its training split alone is read.
         output: the folder.
-        prompt (*optional*): what the query follows; `{caption}` in it is the picture's caption.
+        prompt (*optional*): what the query follows; `{caption}` in it is the image's caption.
         least_score: of the relevance.
         training: fields of `transformers.TrainingArguments`.
 
     Raises:
-        ValueError: a model that talks by a chat template, or no training query is answered by a picture.
+        ValueError: a model that talks by a chat template, or no training query is answered by an image.
     """
     model, processor = AutoModelForImageTextToText.from_pretrained(source), AutoProcessor.from_pretrained(source)
     if getattr(processor, "chat_template", None):
         raise ValueError(f"{source} answers by a chat template: ask it for queries by a prompt, without training.")
     pairs = QueryPairs(retrieval, least_score)
-    logger.info("%d pictures with a query to learn from", len(pairs))
+    logger.info("%d images with a query to learn from", len(pairs))
     arguments = {"num_train_epochs": 3, "learning_rate": 1e-5, "per_device_train_batch_size": 16, **training}
     defaults = {"save_strategy": "no", "report_to": "none", "remove_unused_columns": False}
     if not torch.accelerator.is_available():

@@ -1,4 +1,4 @@
-"""Words of pictures on disk: one file of JSON lines, to which a run adds and from which the next one goes on."""
+"""Words of images on disk: one file of JSON lines, to which a run adds and from which the next one goes on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 def word_key(picture: bytes, caption: str) -> str:
-    """What a picture's words hang on, besides the verbalizer: its bytes and its caption."""
+    """What an image's words hang on, besides the verbalizer: its bytes and its caption."""
     return hashlib.sha256(hashlib.sha256(picture).digest() + caption.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -64,7 +64,7 @@ class WordStore:
         if not self._words and named != self._verbalizer:
             put_aside(self.path, "it holds no words of this verbalizer")
         elif broken:
-            logger.warning("%s: %d lines hold no words; those pictures are put into words again.", self.path, broken)
+            logger.warning("%s: %d lines hold no words; those images are put into words again.", self.path, broken)
 
     def _is_own(self, row: dict, named: str | None) -> bool:
         if "sum" not in row:

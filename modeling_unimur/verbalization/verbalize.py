@@ -1,4 +1,4 @@
-"""All pictures of a retrieval set put into words, a batch at a time."""
+"""All images of a retrieval set put into words, a batch at a time."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class Verbalizer(Protocol):
-    """Puts pictures into words."""
+    """Puts images into words."""
 
     key: str
     """What its words depend on: another model, prompt or setting has another key."""
 
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """Words of each picture; "" where there is nothing to say."""
+        """Words of each image; "" where there is nothing to say."""
 
 
 def verbalize(
@@ -38,20 +38,20 @@ def verbalize(
 ) -> dict[str, str]:
     """Words of all image documents of a corpus.
 
-    Pictures with equal bytes and caption are put into words once, and never again: what was computed lies in the
-    folder, and a run that was killed goes on there. A picture that cannot be read is skipped and reported.
+    Images with equal bytes and caption are put into words once, and never again: what was computed lies in the
+    folder, and a run that was killed goes on there. An image that cannot be read is skipped and reported.
 
     Args:
         corpus: `doc_id`, `kind`, `text`, `image`, as in a `RetrievalSet`.
-        verbalizer: what says what a picture shows.
-        batch_size: pictures at a time.
+        verbalizer: what says what an image shows.
+        batch_size: images at a time.
         folder: of the words; `verbalizations` in the cache by default.
 
     Returns:
-        `{doc_id: words}` of the image documents whose picture can be read.
+        `{doc_id: words}` of the image documents whose image can be read.
 
     Raises:
-        ValueError: a verbalizer that returns another number of texts than it got pictures.
+        ValueError: a verbalizer that returns another number of texts than it got images.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size}.")
@@ -64,7 +64,7 @@ def verbalize(
         images, captions = zip(*waiting.values(), strict=True)
         words = verbalizer(list(images), list(captions))
         if len(words) != len(images):
-            raise ValueError(f"{len(words)} texts for {len(images)} pictures came from {verbalizer.key}.")
+            raise ValueError(f"{len(words)} texts for {len(images)} images came from {verbalizer.key}.")
         store.add(dict(zip(waiting, (" ".join(text.split()) for text in words), strict=True)))
         waiting.clear()
 
@@ -86,7 +86,7 @@ def verbalize(
     if waiting:
         flush()
     logger.info(
-        "%d pictures put into words, %d of them now; %d skipped; in %s",
+        "%d images put into words, %d of them now; %d skipped; in %s",
         len(keys), len(store) - had, skipped, store.path,
     )  # fmt: skip
     return {doc_id: store[key] for doc_id, key in keys.items()}
@@ -121,7 +121,7 @@ def read_words(path: str | os.PathLike) -> dict[str, str]:
         ValueError: a line of it is something else; the message names it.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"There are no words of pictures in {path}: make them with `unimur verbalize`.")
+        raise FileNotFoundError(f"There are no words of images in {path}: make them with `unimur verbalize`.")
     found = {}
     for number, row in read_json_lines(path):
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in ("doc_id", "words")):

@@ -70,13 +70,11 @@ def test_killed_it_goes_on_and_computes_nothing_twice(recipe, empty_cache, tmp_p
 
     assert main(["cache", str(recipe), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        f"train, pictures: {PICTURES} rows of width 48; {done} were there, {PICTURES - done} computed now" in printed
-    )
+    assert f"train, images: {PICTURES} rows of width 48; {done} were there, {PICTURES - done} computed now" in printed
     assert "train: " in printed
     assert f"{PICTURES} usable pairs of 3,318,333 published" in printed
     assert str(folder) in printed
-    assert f"pictures {PICTURES} train, 5 validation, 5 test." in printed
+    assert f"images {PICTURES} train, 5 validation, 5 test." in printed
     after = shards(empty_cache, "pictures")
     assert before.items() <= after.items()
     store = RowStore(folder)

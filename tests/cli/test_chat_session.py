@@ -134,7 +134,7 @@ def test_show_prints_paths_and_refuses_what_is_not_there(talk, monkeypatch):
     monkeypatch.setattr("modeling_unimur.cli.chat_session.open_picture", lambda path: opened.append(path) or True)
     shown, recorder = talk("/show", "hello", "/show", "/show 1", "/show 2", "/show x", "/show 0")
     lines = shown.splitlines()
-    assert "unimur: there is no answer with pictures yet" in lines
+    assert "unimur: there is no answer with images yet" in lines
     assert f"  1. a red answer: {recorder.picture}" in lines
     assert opened == [recorder.picture]
     assert sum(line.startswith("unimur: /show takes a number from 1 to 1") for line in lines) == 3

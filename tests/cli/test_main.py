@@ -97,7 +97,7 @@ def test_folder_without_a_model_or_without_pictures(capsys, empty_cache, tmp_pat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert "config.json" in error_of(capsys, "demo", "--model", tmp_path / "empty")[1]
-    assert "holds no picture" in error_of(capsys, "demo", "--images", tmp_path / "empty")[1]
+    assert "holds no image" in error_of(capsys, "demo", "--images", tmp_path / "empty")[1]
 
 
 def test_output_that_cannot_be_written_is_named_before_the_model_is_sought(capsys, empty_cache, tmp_path):

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_named(vectors, tmp_path):
             convert([dump(tmp_path / "e.pkl", content)], tmp_path / "index", **options)
 
     attempt({"paths": URLS[:3], "embeddings": vectors}, "3 paths and 40 embeddings")
-    attempt({"paths": URLS, "embeddings": vectors[:, 0]}, "no array .pictures, width.")
+    attempt({"paths": URLS, "embeddings": vectors[:, 0]}, "no array .images, width.")
     attempt({"paths": URLS, "embeddings": vectors.astype(int)}, "no array")
     attempt({"paths": URLS, "embeddings": [*vectors[:39], vectors[0, :3]]}, "vectors of the shapes")
     attempt({"paths": [7, *URLS[1:]], "embeddings": vectors}, "the path 7 is int")

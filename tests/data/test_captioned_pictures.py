@@ -117,8 +117,8 @@ def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
     joined = load_captioned_pictures()
     assert joined["source"][:] == ["openmoji"]
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "Pictures of openclipart are left out",
-        "Pictures of stamps are left out",
+        "Images of openclipart are left out",
+        "Images of stamps are left out",
     ]
     with pytest.raises(PackageUnavailable, match="no source"):
         load_captioned_pictures(["stamps"])

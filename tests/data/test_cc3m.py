@@ -60,7 +60,7 @@ def official(folder, name, pictures, missing=(3,)):
 def test_official_file_beside_downloaded_pictures(tmp_path, pictures, name):
     path = official(tmp_path, name, pictures)
     pairs = list(read_tsv(path))
-    assert pairs.pop(3) == Skipped("picture is missing", URLS[3])
+    assert pairs.pop(3) == Skipped("image is missing", URLS[3])
     numbers = [0, 1, 2, 4, 5]
     assert [pair.caption for pair in pairs] == [WORDS[number] for number in numbers]
     for number, pair in zip(numbers, pairs, strict=True):
@@ -80,7 +80,7 @@ def test_lines_that_are_none_are_counted(tmp_path):
     lines[1], lines[4] = "no tab in this line", f" \t{URLS[4]}"
     path.write_text("\n".join(lines), encoding="utf-8")
     reasons = [pair.reason for pair in read_tsv(path) if isinstance(pair, Skipped)]
-    assert reasons == ["malformed line", "picture is missing", "no caption"]
+    assert reasons == ["malformed line", "image is missing", "no caption"]
 
 
 @pytest.mark.parametrize("given", [True, False])
@@ -100,7 +100,7 @@ def test_fromage_file_with_names_relative_to_a_folder(tmp_path, given, header):
     assert list(pairs) == [
         CaptionedPicture("a cat", str(folder / "0.png")),
         CaptionedPicture('the "open" sign', str(folder / "sub/1.png")),
-        Skipped("picture is missing", str(folder / "2.png")),
+        Skipped("image is missing", str(folder / "2.png")),
         Skipped("malformed line", f"{tmp_path / 'cc3m_train.tsv'}:5"),
     ]
 
@@ -152,7 +152,7 @@ def test_webdataset_archives(tmp_path):
             "webdataset archives",
             ["00000.tar", "00001.tar"],
         )
-        assert pairs.pop(1).reason == "picture is missing"
+        assert pairs.pop(1).reason == "image is missing"
         numbers = [0, 2, 3, 4]
         assert [pair.caption for pair in pairs] == [" ".join(WORDS[number].split()) for number in numbers]
         assert [read_picture_bytes(pair.picture) for pair in pairs] == [picture(number) for number in numbers]
@@ -222,8 +222,8 @@ def test_table_is_made_once_and_again_when_the_files_change(tmp_path, monkeypatc
     path = official(tmp_path / "cc3m", lambda line, url: f"{zlib.crc32(url.encode())}", "images")
     table = load_cc3m(str(path), "train")
     assert list(table.captions) == [WORDS[number] for number in (0, 1, 2, 4, 5)]
-    assert table.report.skipped == {"picture is missing": 1}
-    assert Path(table.report.skipped_list).read_text() == f"picture is missing\t{URLS[3]}\n"
+    assert table.report.skipped == {"image is missing": 1}
+    assert Path(table.report.skipped_list).read_text() == f"image is missing\t{URLS[3]}\n"
     assert "5 usable pairs of 3,318,333 published" in table.report.describe()
     with monkeypatch.context() as patched:
         patched.setattr("modeling_unimur.data.cc3m_table.write_columns", None)

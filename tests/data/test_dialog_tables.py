@@ -21,7 +21,7 @@ def test_mmdialog_as_tables(tmp_path, caplog):
     found = MMDialog(tmp_path / "mm")
     with caplog.at_level(logging.WARNING):
         dialogs, images = write_dialog_tables(found, found.picture, tmp_path / "tables")
-    assert "1 pictures are missing" in caplog.text
+    assert "1 images are missing" in caplog.text
     table = _load(dialogs, tmp_path)
     assert table.features == dialog_features()
     assert len(table) == 4

@@ -78,7 +78,7 @@ def test_mmdialog_reports_what_is_missing(tmp_path):
     report = found.report
     assert not report.complete
     assert report.found == {"dialogues": 3, "turns": 9, "pictures": 2}
-    assert report.lost["picture is missing"] == 1
+    assert report.lost["image is missing"] == 1
     assert report.lost["malformed dialogue (a turn is empty)"] == 1
     assert report.lost["not 999 negative texts"] == 3
     line = report.describe()
@@ -131,7 +131,7 @@ def test_visdial_without_answers_pictures_and_annotations(tmp_path):
     dialogs = list(found)
     assert dialogs[0].rounds[-1].answer == ""
     assert dialogs[1].picture is None
-    assert found.report.lost == {"picture is missing": 1, "no dense annotations": 1}
+    assert found.report.lost == {"image is missing": 1, "no dense annotations": 1}
 
 
 def test_visdial_as_chatir_has_it(tmp_path):
@@ -174,7 +174,7 @@ def test_vist_reports_what_is_missing(tmp_path):
     path.write_text(json.dumps(whole))
     found = VIST(tmp_path)
     assert len(list(found)) == 2
-    assert found.report.lost == {"picture is missing": 1, "not 5 sentences": 1}
+    assert found.report.lost == {"image is missing": 1, "not 5 sentences": 1}
     assert found.picture("5001") is None
 
 
@@ -199,4 +199,4 @@ def test_photochat_without_a_photo_is_skipped(tmp_path):
     (tmp_path / "images" / "0000000000000001.jpg").unlink()
     found = PhotoChat(tmp_path)
     assert len(list(found)) == 3
-    assert found.report.lost == {"malformed dialogue (0 turns share a photo)": 1, "picture is missing": 1}
+    assert found.report.lost == {"malformed dialogue (0 turns share a photo)": 1, "image is missing": 1}

@@ -117,7 +117,7 @@ def test_bombs_and_broken_files_are_left_out_and_counted(clip_art, cache, monkey
     with caplog.at_level(logging.INFO, logger="modeling_unimur"):
         (row,) = load_openclipart(deduplicate=False)
     assert (row["image_id"], row["license"]) == ("openclipart/fine", "GPL-2.0")
-    assert "1 pictures; left out: 1 of more than 100 pixels, 1 unreadable" in caplog.text
+    assert "1 images; left out: 1 of more than 100 pixels, 1 unreadable" in caplog.text
 
 
 def test_table_is_read_from_the_cache_and_moves_with_it(clip_art, cache, monkeypatch, tmp_path):

@@ -99,13 +99,13 @@ def test_dialogues_without_a_gold_text_are_judged_by_pictures_alone():
 def test_report(comparison, tmp_path):
     comparison.left_out = {"BM25": "not installed"}
     shown = aligned(table(comparison, intervals=False)).splitlines()
-    assert shown[0].split()[:3] == ["system", "picture", "R@1"]
+    assert shown[0].split()[:3] == ["system", "image", "R@1"]
     assert shown[2].startswith("good")
     assert len({len(line) for line in shown}) == 1
     text = "\n".join(notes(comparison))
     assert "good sees nothing." in text
     assert "BM25 is left out: not installed" in text
-    assert "4 dialogues, 3 pictures and 2 texts" in text
+    assert "4 dialogues, 3 images and 2 texts" in text
     paths = write(comparison, tmp_path / "out", "A title", {"model": "m"})
     assert paths[0].read_text() == markdown(comparison, "A title")
     assert "| good | 33.3 [0, 100] |" in paths[0].read_text()
@@ -215,4 +215,4 @@ def test_a_picture_that_cannot_be_read_is_left_out(own, caplog):
     (folder / "p3.png").write_bytes(b"no picture")
     _, gallery = read_dialogues_file(write_lines({"turns": TURNS, "gold_text": "y"}), folder)
     assert gallery.image_ids == ("p0.png", "p1.png", "p2.png")
-    assert "Left out 1 pictures" in caplog.text
+    assert "Left out 1 images" in caplog.text

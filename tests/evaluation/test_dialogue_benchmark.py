@@ -1,9 +1,7 @@
 """The hand-written dialogues keep their writing rules; the loader resolves their pictures and refuses bad records."""
 
 import json
-import re
 from collections import Counter
-from importlib.resources import files
 
 import pytest
 
@@ -51,7 +49,7 @@ def titles():
     """Titles of all pictures by id."""
     pictures = loaded_or_skipped(load_captioned_pictures)
     if len(set(pictures["source"])) < 3:
-        pytest.skip("a source of pictures is not available on this system")
+        pytest.skip("a source of images is not available on this system")
     return dict(zip(pictures["image_id"], pictures["title"], strict=True))
 
 
@@ -143,19 +141,6 @@ def test_counts_of_kinds(split):
     assert max(topics.values()) <= 25
 
 
-def test_the_readme_counts_right():
-    text = files("modeling_unimur.evaluation").joinpath("data", "README.md").read_text(encoding="utf-8")
-    records = {split: read_dialogues(split) for split in SPLITS}
-    counts = {split: Counter(record["kind"] for record in records[split]) for split in SPLITS}
-    for kind in KINDS:
-        assert re.search(rf"^\| `{kind}` \|.*\| {counts['dev'][kind]} \| {counts['test'][kind]} \|$", text, re.M), kind
-    for split in SPLITS:
-        turns = Counter(len(record["turns"]) for record in records[split])
-        assert f"| {split} | {' | '.join(str(turns[number]) for number in range(2, 7))} |" in text
-    pictured = [sum(bool(context_pictures(record)) for record in records[split]) for split in SPLITS]
-    assert "{} of dev and {} of test do".format(*pictured) in text
-
-
 @pytest.mark.parametrize("split", SPLITS)
 def test_examples_carry_paths(split, galleries):
     records = read_dialogues(split)
@@ -186,7 +171,7 @@ def test_a_gallery_without_the_pictures_is_refused():
         "license": "",
     }
     gallery = picture_dataset([{**row, "author": ""}])
-    with pytest.raises(ValueError, match=r"^\d+ pictures"):
+    with pytest.raises(ValueError, match=r"^\d+ images"):
         load_dialogue_benchmark("dev", gallery)
 
 
@@ -211,7 +196,7 @@ def test_an_unknown_part_is_refused(read):
 )
 def test_records_of_another_form_are_refused(change, message):
     record = {**read_dialogues("dev")[0], **change}
-    with pytest.raises(ValueError, match=f"line 3: {message}"):
+    with pytest.raises(ValueError, match=f"line 3: .*{message}"):
         parse_dialogue(json.dumps(record), where="mine, line 3")
 
 

@@ -76,8 +76,8 @@ def test_mmdialog_without_some_pictures(tmp_path, some_systems):
     found = run("mmdialog", tmp_path, some_systems)
     assert np.isfinite(found.systems["UniMuR"].values["image_r1"]).sum() == 1
     notes = " ".join(found.notes)
-    assert "1 gold pictures that are missing" in notes
-    assert "1 pictures cannot be read, such as 100000000000000002" in notes
+    assert "1 gold images that are missing" in notes
+    assert "1 images cannot be read, such as 100000000000000002" in notes
 
 
 def test_context_based_image_retrieval(tmp_path, some_systems):

@@ -87,7 +87,7 @@ def nested(depth: int):
         ({"messages": [user("a")] * 4}, "4 turns"),
         ({"messages": "x" * 51}, "50 characters"),
         ({"messages": "  "}, "empty"),
-        (images(png(), png(), png()), "2 pictures"),
+        (images(png(), png(), png()), "2 images"),
         (images(png(101)), "too large"),
         (images(png(90), png(90)), "15000 pixels"),
         (images(png(2001, 1)), "side"),

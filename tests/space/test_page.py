@@ -100,7 +100,7 @@ def test_the_gallery_and_the_policy(browser):
     wait_for(lambda: "yellow" in browser.run(first), what="the yellow one first")
     browser.type("#policy input[type=number]", "\ue009a\ue0001\ue004")  # Control-A, 1, Tab
     browser.type(BOX, f"good morning{ENTER}")
-    wait_for(lambda: "No picture" in browser.run(TEXT, "#status"), what="no picture")
+    wait_for(lambda: "No image" in browser.run(TEXT, "#status"), what="no image")
     assert browser.run(LOADED, "#found img") == 0
 
 

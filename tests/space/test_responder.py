@@ -38,7 +38,7 @@ def test_a_conversation_goes_on(responder, empty, gallery):
     assert [message["role"] for message in first.messages] == ["user", "assistant"]
     assert first.messages[1]["content"] in REPLIES
     assert [line["role"] for line in first.shown] == ["user", "user", "assistant", "assistant"]
-    assert first.shown[0]["content"] == {"path": str(gallery[0]), "alt_text": "your picture"}
+    assert first.shown[0]["content"] == {"path": str(gallery[0]), "alt_text": "your image"}
     assert first.shown[3]["content"]["alt_text"].startswith("a ")
     assert len(pictures) == 3
     assert all(caption.split()[1] in COLOURS for _, caption in pictures)
@@ -80,11 +80,11 @@ def test_what_is_refused(responder, empty, tmp_path, gallery):
 
     noise = np.random.default_rng(0).integers(0, 255, 400, dtype=np.uint8).tobytes()
     for text, files, told in (
-        (" ", [], "Write something or add a picture"),
+        (" ", [], "Write something or add an image"),
         ("x" * (MAX_LETTERS + 1), [], "at most 2,000 letters"),
-        ("x", [str(gallery[0])] * 5, "at most 4 pictures"),
-        ("", [write(tmp_path, "a.txt", b"x")], r"a\.txt is no picture: \.png"),
-        ("", [write(tmp_path, "b.svg", b"<svg/>")], r"b\.svg is no picture"),
+        ("x", [str(gallery[0])] * 5, "at most 4 images"),
+        ("", [write(tmp_path, "a.txt", b"x")], r"a\.txt is no image: \.png"),
+        ("", [write(tmp_path, "b.svg", b"<svg/>")], r"b\.svg is no image"),
         ("", [write(tmp_path, "c.png", noise)], r"c\.png cannot be read"),
         ("", [write(tmp_path, "d.png", size=(9000, 9000))], "9000 x 9000 pixels; 40 megapixels"),
         ("", [write(tmp_path, "f.png", size=(1, 60_000))], "1 x 60000 pixels; a side"),
@@ -161,7 +161,7 @@ def test_the_page_of_a_foreign_index_shows_nothing_of_this_computer(
     monkeypatch.setattr(app, "space", lambda: Page)
     command = ["app", "--model", str(served[0] / "model"), "--index", str(tmp_path / "index")]
     assert main(command) == 0
-    assert "3 of 3 pictures" in capsys.readouterr().out
+    assert "3 of 3 images" in capsys.readouterr().out
     assert main([*command, "--allow-folder", str(gallery[0].parent)]) == 0
     record_sources(tmp_path / "index", [gallery[0].parent])
     assert main(command) == 0

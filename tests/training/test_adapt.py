@@ -186,7 +186,7 @@ def test_an_encoder_teaches_dialogues_and_pictures_with_a_caption_alone(
     assert row["encoder"]["r10"] > row["chance"]["r10"]
     built = results["held_out"]["built_dialogue_to_text"]
     assert (built["queries"], built["candidates"]) == (10, 10)
-    assert any("pictures alone" in note for note in results["notes"])
+    assert any("images alone" in note for note in results["notes"])
 
 
 def test_own_chats_are_learnt_with_an_encoder(clip_vectors, clip_folder, language_folder, tmp_path, monkeypatch):

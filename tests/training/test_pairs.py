@@ -126,7 +126,7 @@ def test_pictures_that_cannot_be_read_take_their_captions_along(make_model, clip
     assert len(split.pooled) == len(split.text_features) == len(split.groups) == 4
     report = next(line for line in lines if line.startswith("validation: "))
     assert "5 usable pairs of 15,840 published" in report
-    assert "1 x picture is missing" in report
+    assert "1 x image is missing" in report
     assert any("1 skipped" in line and "cc3m_validation_2.png" in line for line in lines)
 
 

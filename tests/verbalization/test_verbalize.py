@@ -226,7 +226,7 @@ def test_the_command(captioner, corpus, tmp_path, monkeypatch, capsys):
     asked = ["verbalize", f"folder={tmp_path / 'set'}", "--output", str(output)]
     assert main([*asked, "--by", f"model={captioner}"]) == 0
     assert set(read_words(output)) == {"i0", "i1", "i2", "i3", "copy", "other"}
-    assert "6 pictures" in capsys.readouterr().out
+    assert "6 images" in capsys.readouterr().out
     assert main([*asked, "--by", "magic"]) == 2
     assert "A verbalizer is" in capsys.readouterr().err
     assert main([*asked, "--by", "ocr", "--prompt", "x"]) == 2

@@ -61,7 +61,7 @@ class LineIndex:
             ValueError: the index is in neither form, or leads to another picture than it says.
         """
         if not Path(table).is_file():
-            raise FileNotFoundError(f"There is no table of pictures {table}.")
+            raise FileNotFoundError(f"There is no table of images {table}.")
         try:
             with open(index, encoding="ascii") as file:
                 first = file.readline()

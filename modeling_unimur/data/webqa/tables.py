@@ -110,11 +110,11 @@ def write_tables(records: Iterable[Document | Question], folder: Path, deduplica
                 kept.name(number, row["doc_id"])
                 corpus.add(row)
                 report[f"{row['kind']} documents"] += 1
-                report["pictures without a file"] += row["kind"] == "image" and not row["image"]
+                report["images without a file"] += row["kind"] == "image" and not row["image"]
         corpus.close()
         report["mentions"] = len(mentions)
         report["ids of equal contents"] = kept.merged
-        report["pictures that cannot be read"] = mentions.unreadable
+        report["images that cannot be read"] = mentions.unreadable
         _write_questions(_rows(asked), folder, kept, report)
     counts = {name: count for name, count in report.items() if count}
     if not any(name.endswith(" queries") for name in counts) or not mentions:

@@ -35,8 +35,8 @@ class Gallery:
     def __post_init__(self):
         if not len(self.image_ids) == len(self.images) == len(self.image_words):
             raise ValueError(
-                f"{len(self.image_ids)} ids, {len(self.images)} pictures and words of {len(self.image_words)} do not "
-                "agree: one of each a picture."
+                f"{len(self.image_ids)} ids, {len(self.images)} images and words of {len(self.image_words)} do not "
+                "agree: one of each an image."
             )
 
     def kinds(self) -> list[str]:

@@ -21,7 +21,7 @@ class BM25(RetrievalSystem):
     """
 
     name = "BM25"
-    sees = "the words of the whole dialogue; of pictures their titles and tags alone"
+    sees = "the words of the whole dialogue; of images their titles and tags alone"
 
     def __init__(self):
         try:

@@ -62,7 +62,7 @@ class ClipSpace:
         `pooled (pictures, pooled width)`; computed once a gallery."""
         if self._kept.get("gallery") is not gallery:
             pooled, projected = [], []
-            for start in tqdm(range(0, len(gallery.images), _PICTURES), desc="Embedding pictures", leave=False):
+            for start in tqdm(range(0, len(gallery.images), _PICTURES), desc="Embedding images", leave=False):
                 loaded = [load_image(path) for path in gallery.images[start : start + _PICTURES]]
                 batch = self.processor.process_images(loaded).to(self.model.device)
                 parts = self.model.encode_images(**batch)

@@ -25,7 +25,7 @@ class ClipText(RetrievalSystem):
         self.space, self.last_turn = space, last_turn
         self.name = "CLIP-T, last turn" if last_turn else "CLIP-T, whole dialogue"
         part = "the last turn that has words" if last_turn else "all turns"
-        self.sees = f"the words of {part} (the latest that its text tower holds), no pictures between them; candidates"
+        self.sees = f"the words of {part} (the latest that its text tower holds), no images between them; candidates"
         self.sees += " by the dual encoder's vectors"
         self._candidates: dict[str, torch.Tensor] = {}
 
@@ -63,7 +63,7 @@ class ClipTextAnchor(ClipText):
         self.fitting, self.joined = fitting, None
         self.name = "CLIP-T, whole + last" if fitting is None else "CLIP-T, fitted anchor"
         self.sees = "the words of all turns and those of the last turn that has words (the latest that its text tower"
-        self.sees += " holds of each), no pictures between them; candidates by the dual encoder's vectors"
+        self.sees += " holds of each), no images between them; candidates by the dual encoder's vectors"
 
     def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:
         """Learns how the two vectors are joined, where `fitting` was given.

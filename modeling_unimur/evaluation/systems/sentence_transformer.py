@@ -23,7 +23,7 @@ class SentenceTransformerSystem(RetrievalSystem):
     def __init__(self, source: str | os.PathLike):
         self.encoder = load_sentence_transformer(source)
         self.name = "/".join(Path(source).parts[-2:])  # a Hub id has no more
-        self.sees = "the words of the whole dialogue; of pictures their titles and tags alone"
+        self.sees = "the words of the whole dialogue; of images their titles and tags alone"
         self._candidates: dict[str, torch.Tensor] = {}
 
     def index(self, gallery: Gallery) -> None:

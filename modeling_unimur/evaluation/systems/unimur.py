@@ -21,7 +21,7 @@ class UniMuR(RetrievalSystem):
         name: its row of a table.
     """
 
-    sees = "the whole dialogue, pictures in it too; candidates by the dual encoder's vectors"
+    sees = "the whole dialogue, images in it too; candidates by the dual encoder's vectors"
 
     def __init__(self, space: ClipSpace, name: str = "UniMuR"):
         self.space, self.name = space, name

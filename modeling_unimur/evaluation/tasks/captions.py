@@ -58,8 +58,8 @@ def evaluate_captions(
         "pictures": len(files),
     }
     if broken:
-        notes.append(f"{len(broken)} pictures cannot be read, such as {broken[0]}.")
-    notes.append("image2caption: rank of the best placed of a picture's captions among all captions.")
+        notes.append(f"{len(broken)} images cannot be read, such as {broken[0]}.")
+    notes.append("image2caption: rank of the best placed of an image's captions among all captions.")
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
     ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
     return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)

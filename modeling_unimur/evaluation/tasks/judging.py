@@ -57,7 +57,7 @@ class ClipJudge:
     def images(self, paths: Sequence[str]) -> np.ndarray:
         """`(pictures, width)`; NaN for a picture that cannot be read."""
         parts = []
-        for path in tqdm(paths, desc="Judging pictures", leave=False):
+        for path in tqdm(paths, desc="Judging images", leave=False):
             try:
                 picture = load_image(path)
             except (ValueError, OSError):

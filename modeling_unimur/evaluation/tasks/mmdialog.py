@@ -35,17 +35,17 @@ from .pools import PoolRanks, Scorer, rank_in_pools
 from .replies import Reply, ReplySet, read_replies
 
 _NOTES = (
-    "Every turn but the first is a reply; all turns before it are the context. A gold text or picture stands among "
+    "Every turn but the first is a reply; all turns before it are the context. A gold text or image stands among "
     "the negatives of its dialogue; candidates that score as high as it stand before it.",
-    "A system returns a text and a picture (policy always), or a text alone where its policy withholds the picture. "
+    "A system returns a text and an image (policy always), or a text alone where its policy withholds the image. "
     "Recall of a reply: elements of a kind are aligned from the left; one for which nothing was returned counts 0 "
     "(MMDialog). overall: mean over the gold elements of both kinds; this definition is ours.",
-    "image_rate: replies with a gold picture for which one is returned; over_return: replies without one for which "
-    "one is. @over: the threshold on the best picture's score at which over_return is as the name says, found on "
+    "image_rate: replies with a gold image for which one is returned; over_return: replies without one for which "
+    "one is. @over: the threshold on the best image's score at which over_return is as the name says, found on "
     "these very replies; @ret: the same on the probability of [RET]; @threshold: the model's own or the given one.",
-    "consistency: of the replies with a gold text and a gold picture, those whose returned text and picture come from "
+    "consistency: of the replies with a gold text and a gold image, those whose returned text and image come from "
     "the same dialogue, right or wrong; this definition is ours.",
-    "coherent reply: texts and pictures of a reply's own candidates, rescored with one another as by the pipeline's "
+    "coherent reply: texts and images of a reply's own candidates, rescored with one another as by the pipeline's "
     "coherent=True; what is returned (thresholds, image_rate) goes by the cosines as without it.",
     "intent_f1: F1 of the returned against the gold kinds, aligned from the left, mean over replies. MM-Relevance: as "
     "MMDialog, 100 x the cosine; in the system's own space unless a judge is named, which the measure's name says.",
@@ -137,7 +137,7 @@ def evaluate_mmdialog_images(
     encoded, broken = encode(systems, replies.groups, replies.gallery, work)
     wanted = [(reply, gold) for reply in replies.replies for gold in reply.golds.get("image", ())]
     if not wanted:
-        raise ValueError(f"No reply of {data} has a picture that is there: nothing can be retrieved.")
+        raise ValueError(f"No reply of {data} has an image that is there: nothing can be retrieved.")
     found = {}
     for name, system in encoded.items():
         start = time.perf_counter()
@@ -179,7 +179,7 @@ def system_about(system: Encoded, seconds: float) -> dict[str, object]:
 
 
 def _broken(names: list[str]) -> list[str]:
-    return [f"{len(names)} pictures cannot be read, such as {names[0]}; they are no candidates."] if names else []
+    return [f"{len(names)} images cannot be read, such as {names[0]}; they are no candidates."] if names else []
 
 
 def _rank(replies: ReplySet, system: Encoded, kind: str, wanted: Sequence[tuple[Reply, int]]) -> PoolRanks:

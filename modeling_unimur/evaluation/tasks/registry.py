@@ -29,30 +29,30 @@ class Task:
 TASKS: dict[str, Task] = {
     "mmdialog": Task(
         ".mmdialog:evaluate_mmdialog",
-        "text and picture of each reply among its dialogue's 1,000 + 1,000 candidates",
+        "text and image of each reply among its dialogue's 1,000 + 1,000 candidates",
         "MMDialog's folder; or dev or test, the hand-written dialogues",
     ),
     "mmdialog-images": Task(
-        ".mmdialog:evaluate_mmdialog_images", "each gold picture among its dialogue's 1,000 pictures", "as mmdialog"
+        ".mmdialog:evaluate_mmdialog_images", "each gold image among its dialogue's 1,000 images", "as mmdialog"
     ),
     "visdial": Task(
         ".visdial:evaluate_visdial",
-        "dialogue to picture and picture to dialogue, by the rounds shown",
+        "dialogue to image and image to dialogue, by the rounds shown",
         "VisDial v1.0's folder, or ChatIR's; or dev or test, the hand-written dialogues",
     ),
     "visdial-answers": Task(
         ".visdial:evaluate_visdial_answers", "each round's 100 answer options: NDCG, MRR, R@k", "VisDial v1.0's folder"
     ),
-    "vist": Task(".stories:evaluate_vist", "the last picture of a story, in three settings", "VIST's folder"),
+    "vist": Task(".stories:evaluate_vist", "the last image of a story, in three settings", "VIST's folder"),
     "photochat": Task(".photo_sharing:evaluate_photochat", "which photo is shared, and when", "PhotoChat's folder"),
     "captions": Task(
         ".captions:evaluate_captions",
-        "caption to picture and picture to caption",
-        "a folder of pictures with captions.tsv, or Karpathy's JSON of COCO or Flickr30k",
+        "caption to image and image to caption",
+        "a folder of images with captions.tsv, or Karpathy's JSON of COCO or Flickr30k",
     ),
     "webqa": Task(
         ".webqa:evaluate_webqa",
-        "texts and pictures in one index, by models of UniVL-DR",
+        "texts and images in one index, by models of UniVL-DR",
         "WebQA's folder, UniVL-DR's data.zip, M-BEIR's folder, or a retrieval set's folder or name",
         takes="models",
     ),

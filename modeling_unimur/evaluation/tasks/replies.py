@@ -112,7 +112,7 @@ def read_replies(
             kinds = []
             for kind, value in turn.elements:
                 if kind == "image" and not has(value):
-                    found.lost["gold pictures that are missing"] += place > 0
+                    found.lost["gold images that are missing"] += place > 0
                     continue
                 kinds.append(kind)
                 golds[kind] = (*golds.get(kind, ()), corpora[kind].number(value, number))
@@ -129,7 +129,7 @@ def read_replies(
             found.lost["dialogues without a reply"] += 1
             group = []
         names = [name for name in dialog.negative_images if has(name)]
-        found.lost["negative pictures that are missing"] += len(dialog.negative_images) - len(names)
+        found.lost["negative images that are missing"] += len(dialog.negative_images) - len(names)
         for kind, items in (("text", dialog.negative_texts), ("image", names)):
             pool = [corpora[kind].number(item) for item in dict.fromkeys(items)]
             found.pools[kind].append(np.array(pool, dtype=np.int32))

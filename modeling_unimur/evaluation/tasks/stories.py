@@ -60,7 +60,7 @@ def evaluate_vist(
     pictures = {name: str(path) for name in names if (path := found.picture(name)) is not None}
     whole = [story for story in stories if all(name in pictures for name in story.image_ids)]
     if not whole:
-        raise ValueError(f"No story of {data} has all its pictures. {found.report.describe()}")
+        raise ValueError(f"No story of {data} has all its images. {found.report.describe()}")
     ids = tuple(pictures)
     numbers = {name: number for number, name in enumerate(ids)}
     gallery = Gallery((), ids, tuple(pictures.values()), ("",) * len(ids))
@@ -86,10 +86,10 @@ def evaluate_vist(
     }
     left_out = len(stories) - len(whole)
     notes = [
-        f"{len(ids)} pictures to choose from; {left_out} stories that lack a picture are left out. A sentence and its "
-        "picture are a turn; FROMAGe joins them without a break, and begins every sentence with a start token.",
+        f"{len(ids)} images to choose from; {left_out} stories that lack an image are left out. A sentence and its "
+        "image are a turn; FROMAGe joins them without a break, and begins every sentence with a start token.",
         *([] if found.report.complete else [found.report.describe()]),
-        *([f"{len(broken)} pictures cannot be read, such as {broken[0]}."] if broken else []),
+        *([f"{len(broken)} images cannot be read, such as {broken[0]}."] if broken else []),
     ]
     query_ids = np.array([story.story_id for story in whole])
     main = tuple(f"{setting}: r{k}" for setting in SETTINGS for k in CUTOFFS)

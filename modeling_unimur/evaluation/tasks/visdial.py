@@ -88,7 +88,7 @@ def evaluate_visdial(
     dialogs, about, missing = open_visdial(data, options)
     dialogs = [dialog for dialog in dialogs if dialog.picture is not None and dialog.rounds]
     if not dialogs:
-        raise ValueError(f"No dialogue of {data} has its picture: put the pictures beside the file. {missing}")
+        raise ValueError(f"No dialogue of {data} has its image: put the images beside the file. {missing}")
     pictures = tuple(str(dialog.picture) for dialog in dialogs)
     gallery = Gallery((), tuple(dialog.image_id for dialog in dialogs), pictures, ("",) * len(dialogs))
     shown = [sorted({min(n or len(d.rounds), len(d.rounds)) for n in options.rounds}) for d in dialogs]
@@ -121,11 +121,11 @@ def evaluate_visdial(
     label = f"rounds{last}" if last else "all rounds"
     main = tuple(f"{way} r{k} {label}" for way in ("dialogue2image", "image2dialogue") for k in CUTOFFS)
     notes = [
-        f"{len(dialogs)} pictures to choose from (2,064 in VisDial's val); one is right for each dialogue.",
-        "image2dialogue ranks the dialogues for each picture: what FROMAGe's script reports as text-to-image.",
+        f"{len(dialogs)} images to choose from (2,064 in VisDial's val); one is right for each dialogue.",
+        "image2dialogue ranks the dialogues for each image: what FROMAGe's script reports as text-to-image.",
         f"Dialogues are written as {options.form}, {'with' if options.with_caption else 'without'} the caption.",
         *missing,
-        *([f"{len(broken)} pictures cannot be read, such as {broken[0]}."] if broken else []),
+        *([f"{len(broken)} images cannot be read, such as {broken[0]}."] if broken else []),
     ]
     ids = np.array([dialog.image_id for dialog in dialogs])
     return TaskResult("visdial", about, ids, ids, found, notes, main, options.seed)
@@ -174,7 +174,7 @@ def evaluate_visdial_answers(
         "of options that are relevant at all (VisDial's own form); rounds count from 1 there. mrr, r@k: of the "
         "annotated answer. Options that score as high as the right one stand before it.",
         f"Systems with a language model score an answer by the {options.normalise} of its tokens' log-probabilities "
-        "after the picture; the others by its similarity to the words of the dialogue so far.",
+        "after the image; the others by its similarity to the words of the dialogue so far.",
         *missing,
     ]
     ids = np.array([f"{dialogs[number].image_id}/{place + 1}" for number, place in places])

@@ -22,10 +22,10 @@ from .options import TaskOptions
 
 _MAIN = ("mrr@10", "ndcg@10", "recall@20", "recall@100")
 _NOTES = (
-    "Settings: texts alone, pictures alone, one index of both; a query counts in those that can answer it. Means over "
+    "Settings: texts alone, images alone, one index of both; a query counts in those that can answer it. Means over "
     "queries in percent, an empty ranking counts 0.",
     "The others are those of UniVL-DR's paper: BM25 over texts and captions, BM25 for texts joined with the first "
-    "model for pictures, and both when an oracle tells what kind answers the query.",
+    "model for images, and both when an oracle tells what kind answers the query.",
 )
 
 _CORPUS = (

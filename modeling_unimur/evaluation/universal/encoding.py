@@ -67,7 +67,7 @@ class UniVLDREncoder:
         """Pictures as `(pictures, width)`, and which could be read; what could not is counted in the log."""
         found = np.zeros((len(addresses), self.model.config.embedding_width), dtype=np.float32)
         readable = np.zeros(len(addresses), dtype=bool)
-        for start in tqdm(range(0, len(addresses), _PICTURES), desc="Encoding pictures", disable=not self.progress):
+        for start in tqdm(range(0, len(addresses), _PICTURES), desc="Encoding images", disable=not self.progress):
             part = addresses[start : start + _PICTURES]
             if self.pooled is not None:
                 features, good = self.pooled(part)
@@ -81,7 +81,7 @@ class UniVLDREncoder:
             if good.any():
                 found[start + np.flatnonzero(good)] = self.model.encode_images(**inputs).float().cpu().numpy()
         if not readable.all():
-            logger.warning("%d of %d pictures could not be read", int((~readable).sum()), len(addresses))
+            logger.warning("%d of %d images could not be read", int((~readable).sum()), len(addresses))
         return found, readable
 
     @torch.inference_mode()

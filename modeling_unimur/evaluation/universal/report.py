@@ -8,7 +8,7 @@ from ..compare_report import aligned, markdown_table
 
 # The columns of UniVL-DR's main table.
 COLUMNS = ("mrr@10", "ndcg@10", "mrr@20", "ndcg@20", "recall@20", "recall@100")
-_NAMES = {"text": "texts alone", "image": "pictures alone", "both": "one index of both"}
+_NAMES = {"text": "texts alone", "image": "images alone", "both": "one index of both"}
 
 
 def table(
@@ -29,7 +29,7 @@ def table(
     first = next(iter(rows.values()), {})
     kinds = list(first.get("image_share", {}))
     header = ["system", *(column.upper() for column in columns)]
-    header += [f"% pictures, {kind}" for kind in kinds]
+    header += [f"% images, {kind}" for kind in kinds]
     lines = [header]
     for name, row in rows.items():
         cells = [name]
@@ -62,7 +62,7 @@ def report(result: dict, markdown: bool = False) -> str:
     parts.append(
         "Percent. Measures as trec_eval defines them; [95 % interval, bootstrap over queries]. In the settings of one "
         "kind the queries that it answers; a hit is any relevant document, recall the share of them. Share of "
-        "pictures: of each query's first ten, averaged over queries."
+        "images: of each query's first ten, averaged over queries."
     )
     return "\n\n".join(parts)
 

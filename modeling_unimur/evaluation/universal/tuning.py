@@ -77,7 +77,7 @@ def choose_image_weight(
     alone, summed = choice.tried[0.0], choice.tried[float(current)]
     if alone > summed:
         logger.warning(
-            "Captions alone find more than pictures and captions together (%s %.1f against %.1f on the development "
+            "Captions alone find more than images and captions together (%s %.1f against %.1f on the development "
             "split): set image_weight=%g instead of %g.",
             MEASURE, alone, summed, choice.value, current,
         )  # fmt: skip

@@ -32,12 +32,12 @@ def arguments(release_folder, picture_folder, tmp_path):
 def test_demo_writes_its_files_and_reports_bad_pictures(arguments, capsys, empty_cache, tmp_path):
     assert main(["demo", *arguments]) == 0
     shown = capsys.readouterr().out
-    assert "6 pictures in" in shown
+    assert "6 images in" in shown
     assert "2 items could not be read" in shown
     assert "broken.png: " in shown
     assert "dangling.jpg: " in shown
     assert "1. with a picture" in shown
-    assert "[picture: context]" in shown
+    assert "[image: context]" in shown
     page = (tmp_path / "output" / "index.html").read_text(encoding="utf-8")
     assert page.count("<article") == 2
     assert "مرحبا" in page
@@ -96,7 +96,7 @@ def test_a_wrong_folder_fails_before_the_model_is_opened(arguments, capsys, empt
     monkeypatch.setattr(retriever_module, "open_retriever", opened)
     place = arguments.index("--images") + 1
     assert main(["demo", *arguments[:place], str(tmp_path / "gone"), *arguments[place + 1 :]]) == 2
-    assert "gone; --images takes a folder with pictures" in capsys.readouterr().err
+    assert "gone; --images takes a folder with images" in capsys.readouterr().err
 
 
 def test_chat_finds_the_index_of_the_demo(arguments, capsys, empty_cache, release_folder, monkeypatch):

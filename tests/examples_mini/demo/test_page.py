@@ -71,7 +71,7 @@ def test_page_shows_conversation_ranking_and_credits(make_results):
         "width:0%",
     ]
     footer = " ".join(page.texts)
-    for text in ("seed 7", "torch 1.2.3", "1,999 pictures", "CC BY-SA 4.0", "265 replies"):
+    for text in ("seed 7", "torch 1.2.3", "1,999 images", "CC BY-SA 4.0", "265 replies"):
         assert text in footer
 
 

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
     add_trust(parser)
-    parser.add_argument("--images", metavar="DIR", type=Path, help="search the pictures of this folder, recursively")
+    parser.add_argument("--images", metavar="DIR", type=Path, help="search the images of this folder, recursively")
     parser.add_argument("--replies", metavar="FILE", type=Path, help="pool of text replies, one a line")
     parser.add_argument("--dialogues", metavar="FILE", type=Path, help="dialogues, one JSON object a line")
     parser.add_argument(
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-images", metavar="N", type=_positive, default=MAX_IMAGES, help="gallery size (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="chooses the gallery's pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="chooses the gallery's images (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,7 +84,7 @@ def _own_pictures(args: argparse.Namespace) -> dict[str, Picture] | None:
 
     found = find_pictures(args.images.expanduser(), args.max_images, args.seed)
     others = f"; {found.other_files:,} other files passed over" if found.other_files else ""
-    print(f"{found.found:,} pictures in {args.images}{others}")
+    print(f"{found.found:,} images in {args.images}{others}")
     if found.found > len(found.pictures):
         print(f"{len(found.pictures):,} of them are used, chosen at random (--max-images raises the number)")
     return found.pictures
@@ -108,7 +108,7 @@ def _pictures(
     from .default_gallery import default_gallery, pictures_by_id
     from .results import SOURCE_NAMES, count_sources
 
-    print("Collecting pictures (the first time this fetches the collections) ...", flush=True)
+    print("Collecting images (the first time this fetches the collections) ...", flush=True)
     image_ids = sorted({image_id for dialogue in dialogues for image_id in dialogue.image_ids()})
     context = pictures_by_id(image_ids)
     if own is not None:
@@ -116,7 +116,7 @@ def _pictures(
     gallery = default_gallery(args.max_images, args.seed, context)
     counts = sorted(count_sources(list(gallery.values())).items())
     parts = [f"{number:,} {SOURCE_NAMES.get(source, source)}" for (source, _), number in counts]
-    print(f"Gallery: {len(gallery):,} pictures ({', '.join(parts)})")
+    print(f"Gallery: {len(gallery):,} images ({', '.join(parts)})")
     return gallery, context
 
 
@@ -129,7 +129,7 @@ def _fill(retriever: Any, folder: Path, pictures: dict[str, Picture], replies: l
         gallery = load_index(retriever, folder)
         print(f"Index re-used: {folder}")
     else:
-        print(f"Encoding {len(pictures):,} pictures and {len(replies):,} replies ...", flush=True)
+        print(f"Encoding {len(pictures):,} images and {len(replies):,} replies ...", flush=True)
         gallery = build_index(retriever, folder, pictures, replies)
         print(f"Index saved: {folder}")
     if gallery.skipped:

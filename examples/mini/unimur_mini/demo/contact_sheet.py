@@ -149,7 +149,7 @@ def draw_contact_sheet(results: DemoResults, width: int = WIDTH) -> Image.Image:
         least = CHAT_WIDTH + 2 * GAP + THUMBNAIL + 2 * MARGIN + 2 * PADDING
         raise ValueError(f"the contact sheet needs a width of at least {least} pixels, not {width}")
     header, footer = _Drawing(), _Drawing()
-    y = _text(header, 0, 0, "A conversation in, words and a picture out", TITLE, width - 2 * MARGIN, INK, 1)
+    y = _text(header, 0, 0, "A conversation in, words and an image out", TITLE, width - 2 * MARGIN, INK, 1)
     _text(header, 0, y + 2, f"{results.model}: {results.summary()}", BODY, width - 2 * MARGIN, SOFT, 1)
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     y = 0

@@ -71,7 +71,7 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     sources = {image_id.partition("/")[0] for image_id in image_ids}
     for image_id in image_ids:
         if image_id.partition("/")[0] not in SOURCES:
-            raise CommandError(f"picture id {image_id}: no such collection; there are {', '.join(SOURCES)}")
+            raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(SOURCES)}")
     wanted = set(image_ids)
     found = {
         row["image_id"]: _picture(row) for row in load_captioned_pictures(sorted(sources)) if row["image_id"] in wanted
@@ -79,7 +79,7 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     for image_id in image_ids:
         if image_id not in found:
             name = SOURCE_NAMES.get(image_id.partition("/")[0])
-            raise CommandError(f"picture id {image_id}: {name} has no such picture here")
+            raise CommandError(f"image id {image_id}: {name} has no such image here")
     return found
 
 

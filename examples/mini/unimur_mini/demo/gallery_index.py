@@ -51,7 +51,7 @@ def build_index(retriever: Any, folder: Path, pictures: Mapping[str, Picture], r
         )
         if not report["images"]:
             reason = f"; the first: {report['skipped'][0]['reason']}"
-            raise CommandError(f"none of the {len(pictures):,} pictures could be read{reason}")
+            raise CommandError(f"none of the {len(pictures):,} images could be read{reason}")
         skipped = [_skipped(item) for item in report["skipped"]]
         retriever.save_index(str(aside / INDEX_FOLDER))
         gone = {item["item"] for item in skipped}

@@ -138,7 +138,7 @@ def _part(part: object, folder: Path) -> dict:
         if part.get("type") == "image" and isinstance(part.get("image"), str):
             path = folder / Path(part["image"]).expanduser()
             if not path.is_file():
-                raise ValueError(f"no picture at {path}")
+                raise ValueError(f"no image at {path}")
             return {"type": "image", "image": str(path)}
     raise ValueError(
         'a part is {"type": "text", "text": ...}, {"type": "image", "image_id": ...} or '

@@ -83,7 +83,7 @@ def _dialogue(number: int, dialogue: AnsweredDialogue, links: Mapping[Path, str]
         f'<div class="columns"><section aria-label="Conversation"><ol class="chat">{turns}'
         f"{_answer(dialogue, links)}</ol></section>"
         f'<section aria-label="Ranking"><h3>Replies</h3>{_replies(dialogue.replies)}'
-        f"<h3>Pictures</h3>{_pictures(dialogue.pictures, links)}</section></div></article>"
+        f"<h3>Images</h3>{_pictures(dialogue.pictures, links)}</section></div></article>"
     )
 
 
@@ -105,14 +105,14 @@ def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
         f"<title>UniMuR demo: {escape(results.model)}</title><style>{STYLE}</style></head><body>\n"
-        "<header><h1>A conversation in, words and a picture out</h1>"
-        "<p>One vector read from the whole conversation ranks the replies and the pictures.</p>"
+        "<header><h1>A conversation in, words and an image out</h1>"
+        "<p>One vector read from the whole conversation ranks the replies and the images.</p>"
         f'<p class="facts">{escape(results.model)} · {escape(results.summary())}</p></header>\n'
         f"<main>{dialogues}</main>\n"
         f"<footer><p>Model {escape(results.model)}; seed {results.seed}; {escape(versions)}. "
         "Replies and images are rescored by how well they agree (coherent replies); a score is the cosine with the "
         "conversation's vector plus that agreement. Bars are relative to the best item of "
-        "their list. Pictures that stand in a conversation are not in the gallery.</p>"
+        "their list. Images that stand in a conversation are not in the gallery.</p>"
         f"<ul>{credits}</ul></footer>\n</body></html>\n"
     )
 

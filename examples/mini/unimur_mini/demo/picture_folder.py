@@ -29,7 +29,7 @@ def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
         CommandError: if the folder is missing, is a file, cannot be listed or holds no picture.
     """
     if not folder.exists():
-        raise CommandError(f"no folder at {folder}; --images takes a folder with pictures")
+        raise CommandError(f"no folder at {folder}; --images takes a folder with images")
     if not folder.is_dir():
         raise CommandError(f"{folder} is a file; --images takes a folder")
 
@@ -44,7 +44,7 @@ def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
         else:
             others += 1
     if not paths:
-        raise CommandError(f"{folder} holds no picture ({others} other files); name a folder with pictures")
+        raise CommandError(f"{folder} holds no image ({others} other files); name a folder with images")
     found = len(paths)
     if found > max_images:
         paths = random.Random(seed).sample(sorted(paths), max_images)

@@ -13,7 +13,7 @@ SOURCE_NAMES = {
     "openmoji": "OpenMoji",
     "openclipart": "Open Clip Art Library",
     "stamps": "Tux Paint stamps",
-    "own": "own pictures",
+    "own": "own images",
 }
 SOURCE_CREDITS = {
     "openmoji": "All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0",
@@ -75,14 +75,14 @@ class DemoResults:
 
     def summary(self) -> str:
         """One line with the sizes of what was searched."""
-        return f"{len(self.dialogues)} dialogues, {self.gallery_size:,} pictures, {self.pool_size:,} replies"
+        return f"{len(self.dialogues)} dialogues, {self.gallery_size:,} images, {self.pool_size:,} replies"
 
     def credits(self) -> list[str]:
         """One line for each source of pictures: name, number, licence, attribution."""
         lines = []
         for (source, license_name), number in sorted(self.source_counts.items()):
             name = SOURCE_NAMES.get(source, source or "unnamed source")
-            line = f"{name}: {number:,} pictures" + (f", {license_name}" if license_name else "")
+            line = f"{name}: {number:,} images" + (f", {license_name}" if license_name else "")
             lines.append(line + (f". {SOURCE_CREDITS[source]}" if source in SOURCE_CREDITS else ""))
         return lines
 

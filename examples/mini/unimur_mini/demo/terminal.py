@@ -17,7 +17,7 @@ class DemoTerminal(Terminal):
 
     def turn(self, turn: Turn) -> None:
         """One message: its texts, and its pictures by title."""
-        parts = [f"[picture: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
+        parts = [f"[image: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
         self.wrapped(" ".join(parts), turn.role)
 
     def dialogue(self, number: int, dialogue: AnsweredDialogue) -> None:
@@ -27,5 +27,5 @@ class DemoTerminal(Terminal):
             self.turn(turn)
         self.write("  Replies", DIM)
         self.replies(dialogue.replies)
-        self.write("  Pictures", DIM)
+        self.write("  Images", DIM)
         self.pictures(dialogue.pictures)

@@ -117,8 +117,8 @@ def build_documents(pages: dict[str, Page]) -> Manual:
     for name in kept:
         chapter = chapter_of(pages, name)
         chain = [pages[part].sections[0].path[0] for part in page_chain(pages, name)[:-1]]
-        manual.report["pictures whose file is absent"] += pages[name].missing_pictures
-        manual.report["pictures without a title"] += pages[name].untitled_pictures
+        manual.report["images whose file is absent"] += pages[name].missing_pictures
+        manual.report["images without a title"] += pages[name].untitled_pictures
         for number, section in enumerate(pages[name].sections):
             path = " > ".join([*chain, *section.path])
             stem = f"{name.removesuffix('.html')}-{number}"
@@ -175,7 +175,7 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
                         found[content] = Document(doc_id, "image", figure.title, picture.image, path, chapter)
                         manual.documents[doc_id] = found[content]
                     else:
-                        manual.report["repeated pictures of one title"] += 1
+                        manual.report["repeated images of one title"] += 1
                     ids.append(found[content].doc_id)
                     # A picture that stands in two figures cannot tell which of them a caption means.
                     places[picture.image].add((name, number, count))
@@ -184,4 +184,4 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
                     manual.pictures.append(FigurePicture(doc_id, siblings, picture.caption, chapter))
     for document in found.values():
         document.shared = len(places[document.image]) > 1
-    manual.report["pictures in several figures"] = sum(len(where) > 1 for where in places.values())
+    manual.report["images in several figures"] = sum(len(where) > 1 for where in places.values())

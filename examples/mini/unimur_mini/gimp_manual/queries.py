@@ -117,7 +117,7 @@ def figure_queries(manual: Manual) -> list[Query]:
         report["captions of five words or more"] += len(pictures)
         usable = [picture for picture in pictures if not manual.documents[picture.doc_id].shared]
         if not usable:
-            report["captions of pictures in several figures"] += len(pictures)
+            report["captions of images in several figures"] += len(pictures)
             continue
         figures = {frozenset([picture.doc_id, *picture.siblings]) for picture in pictures}
         if len(figures) > 1 or len(usable) < len(pictures):

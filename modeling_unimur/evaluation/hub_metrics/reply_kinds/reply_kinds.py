@@ -7,8 +7,8 @@ import numpy as np
 from modeling_unimur.evaluation.metrics import intent_f1
 
 _DESCRIPTION = """\
-How well a system knows whether a reply is a text, a picture or both: MMDialog's intent F1 (kinds aligned from the
-left, mean over replies), the image retrieval rate (replies with a gold picture for which one is returned) and the
+How well a system knows whether a reply is a text, an image or both: MMDialog's intent F1 (kinds aligned from the
+left, mean over replies), the image retrieval rate (replies with a gold image for which one is returned) and the
 over-return rate (replies without one for which one is), in percent.
 """
 _INPUTS = """
