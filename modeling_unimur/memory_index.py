@@ -727,8 +727,8 @@ def plain_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, dict) and depth < _MAX_DEPTH and all(isinstance(key, str) for key in value):
         return {plain_value(key): plain_value(one, depth + 1) for key, one in value.items()}
     raise ValueError(
-        f"holds {type(given).__name__}, no JSON value: finite numbers, integers of 64 bits, texts, and lists and dicts "
-        f"of them up to {_MAX_DEPTH} levels deep are. Convert it, such as a date to its ISO text."
+        f"holds {type(given).__name__}, no JSON value: finite numbers, integers of 64 bits, texts, and lists and "
+        f"dicts of them up to {_MAX_DEPTH} levels deep are. Convert it, such as a date to its ISO text."
     )
 
 

@@ -383,7 +383,7 @@ def _create(client: MilvusClient, collection: str, about: dict) -> None:
 def milvus_expression(where: tuple[Condition, ...]) -> str:
     """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions.
 
-    It may hold for more than `payload_filters.matches` says: milvus-lite takes booleans for numbers.
+    It may hold for more than `matches` says: milvus-lite takes booleans for numbers.
     """
     parts = []
     for key, name, values in where:
