@@ -20,7 +20,6 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .chat_cache_unimur import ChatCache
 from .conversation import is_conversation, is_image, is_message, read_conversation, require_unicode
 from .image_loading import Image, load_image
 from .memory_index import (
@@ -36,6 +35,7 @@ from .memory_index import (
     package,
     require_positive,
 )
+from .prefix_cache import ChatCache
 
 _END = object()
 # Directions by whose signs a space is named. Of 128 bits, other numbers (bfloat16) or another way to decode images

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers.utils import generic
 
-from modeling_unimur import readout_unimur
-from modeling_unimur.readout_unimur import FrozenReader, cache_argument, cache_of, like_rows
+from modeling_unimur import prefix_cache
+from modeling_unimur.prefix_cache import FrozenDecoder, cache_argument, cache_of, group_by_length
 
 
 def _mask(lengths, width=None):
@@ -17,22 +17,22 @@ def _mask(lengths, width=None):
     return torch.tensor([[0] * (width - length) + [1] * length for length in lengths])
 
 
-def test_like_rows_are_cut_to_their_own_longest():
+def test_groups_are_cut_to_their_own_longest():
     mask = _mask([3, 40, 4, 41, 3])
-    parts = [part.tolist() for part in like_rows(mask, call_cost=20)]
+    parts = [part.tolist() for part in group_by_length(mask, call_cost=20)]
     assert sorted(map(sorted, parts)) == [[0, 2, 4], [1, 3]]
 
 
 def test_a_part_must_save_more_than_it_costs():
     mask = _mask([3, 40, 4, 41, 3])  # 3 * 37 tokens would be saved
-    assert len(like_rows(mask, call_cost=111)) == 1
-    assert len(like_rows(mask, call_cost=110)) == 2
+    assert len(group_by_length(mask, call_cost=111)) == 1
+    assert len(group_by_length(mask, call_cost=110)) == 2
 
 
 def test_every_row_is_in_one_part_and_kinds_stay_apart():
     lengths = torch.randint(1, 60, (50,), generator=torch.Generator().manual_seed(0)).tolist()
     apart = torch.arange(50) % 3 == 0
-    parts = like_rows(_mask(lengths), apart, call_cost=10)
+    parts = group_by_length(_mask(lengths), apart, call_cost=10)
     assert sorted(torch.cat(parts).tolist()) == list(range(50))
     assert all(len(set(apart[part].tolist())) == 1 for part in parts)
     assert len(parts) > 4
@@ -46,20 +46,21 @@ def test_prefix_in_parts_gives_the_same_states(pair, tokens_of_one):
     vectors = torch.randn(3, 11, model.config.language_width, generator=generator)
     found = []
     for call_cost in (0, 10_000):
-        reader = FrozenReader(model.language_model, [1, -1], call_cost)
-        assert reader.joins_caches
-        found.append(reader.read(vectors[:, :-1], vectors[:, -1:], mask, last=1))
-    for apart, together in zip(found[0][0], found[1][0], strict=True):
+        decoder = FrozenDecoder(model.language_model, [1, -1])
+        assert decoder.supports_prefix_cache
+        prefix = decoder.build(vectors[:, :-1], mask[:, :-1], call_cost)
+        found.append((prefix.hidden, decoder.extend(vectors[:, -1:], mask[:, -1:], prefix).states))
+    for apart, together in zip(found[0][1], found[1][1], strict=True):
         torch.testing.assert_close(apart, together, atol=1e-6, rtol=1e-5)
-    kept = mask.bool()
-    torch.testing.assert_close(found[0][1][kept], found[1][1][kept], atol=1e-6, rtol=1e-5)
+    kept = mask[:, :-1].bool()
+    torch.testing.assert_close(found[0][0][kept], found[1][0][kept], atol=1e-6, rtol=1e-5)
 
 
 def test_sliding_windows_are_not_joined(make_model, tmp_path):
     from tests import tiny
 
     model, _ = make_model(language=tiny.language_model(tmp_path, "mistral"))
-    assert not FrozenReader(model.language_model, [-1]).joins_caches
+    assert not model.frozen_decoder.supports_prefix_cache
 
 
 class _OldNames(nn.Module):
@@ -90,18 +91,20 @@ def test_a_cache_goes_in_under_either_name_without_a_warning(pair, names, monkey
     monkeypatch.setattr(generic.logger, "warning_once", told.append)
     model, _ = pair
     language_model = SimpleNamespace(base_model=names(model.language_model.base_model))
-    reader, whole = FrozenReader(language_model, [-1]), FrozenReader(model.language_model, [-1])
+    decoder, plain = FrozenDecoder(language_model), FrozenDecoder(model.language_model)
     vectors = torch.randn(2, 6, model.config.language_width, generator=torch.Generator().manual_seed(3))
     mask = torch.ones(2, 6, dtype=torch.long)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error")
-        (expected,), _ = whole.read(None, vectors, mask, last=1)
-        (after_prefix,), _ = reader.read(vectors[:, :4], vectors[:, 4:], mask, last=1)
-        _, layers = reader.extend([], vectors[:1, :3], last=1)
-        (extended,), longer = reader.extend(layers, vectors[:1, 3:], last=1)
-    torch.testing.assert_close(after_prefix, expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(extended, expected[:1], atol=1e-5, rtol=0)
-    assert [keys.shape[2] for keys, _ in longer] == [6] * len(longer)
+        expected = plain.extend(vectors, mask).hidden
+        built = decoder.build(vectors[:, :4], mask[:, :4])
+        found = decoder.extend(vectors[:, 3:], mask[:, 3:], built.cut(3), keep=True)
+        again = decoder.extend(vectors[:, 4:], prefix=built).hidden  # what it goes on from has stayed as it was
+    torch.testing.assert_close(found.hidden, expected[:, 3:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(again, expected[:, 4:], atol=1e-5, rtol=0)
+    for prefix, width in ((built, 4), (found.prefix, 6)):
+        assert {state.shape[2] for state in prefix.states} == {prefix.mask.shape[1]} == {width}
+    assert found.prefix.num_bytes == 1.5 * built.num_bytes
     assert not told
 
 
@@ -123,12 +126,12 @@ def test_training_in_parts_gives_the_same_losses_and_gradients(make_model, monke
     targets = torch.randn(2, 4, model.config.joint_width, generator=generator)
     pictures = torch.randn(4, model.config.visual_width, generator=generator)
     calls, results = [], []
-    run = FrozenReader.run
-    monkeypatch.setattr(FrozenReader, "run", lambda self, *a, **k: calls.append(len(a[0])) or run(self, *a, **k))
+    run = FrozenDecoder.extend
+    monkeypatch.setattr(FrozenDecoder, "extend", lambda self, *a, **k: calls.append(len(a[0])) or run(self, *a, **k))
     for cost in (5, 10_000):
-        monkeypatch.setattr(readout_unimur, "_CALL_COST_CPU", cost)
+        monkeypatch.setattr(prefix_cache, "_CALL_COST_CPU", cost)
         model.zero_grad()
-        model._can_cache_prefix()
+        model.frozen_decoder.supports("continue")
         calls.clear()
         output = model.train()(
             **contexts,
@@ -153,7 +156,7 @@ def test_training_in_parts_gives_the_same_losses_and_gradients(make_model, monke
 
 def test_a_picture_is_never_used_twice(make_model, monkeypatch):
     """Two contexts of one picture each, in parts of their own, and one picture."""
-    monkeypatch.setattr(readout_unimur, "_CALL_COST_CPU", 0)
+    monkeypatch.setattr(prefix_cache, "_CALL_COST_CPU", 0)
     model, processor = make_model()
     token = processor.image_token
     batch = dict(processor.process_rendered([f"{token}a cat", f"{token}the red balloon over the town"]))
@@ -165,20 +168,20 @@ def test_half_precision_attention_with_gradient_runs_in_float32(make_model, monk
     model, processor = make_model()
     model.language_model.to(torch.bfloat16)
     used, config = set(), model.language_model.base_model.config
-    plain = readout_unimur._float32_sdpa
+    plain = prefix_cache._float32_sdpa
 
     def watch(module, query, *args, **kwargs):
         used.add(config._attn_implementation)
         return plain(module, query, *args, **kwargs)
 
-    monkeypatch.setitem(readout_unimur.AttentionInterface._global_mapping, readout_unimur._FLOAT32_SDPA, watch)
+    monkeypatch.setitem(prefix_cache.AttentionInterface._global_mapping, prefix_cache._FLOAT32_SDPA, watch)
     batch = processor.process_context(["a cat on the table", "no"])
     with torch.no_grad():
         expected = model.get_multimodal_features(**batch).pooler_output
     assert not used
     found = model.get_multimodal_features(**batch).pooler_output
     found.sum().backward()
-    assert used == {readout_unimur._FLOAT32_SDPA}
+    assert used == {prefix_cache._FLOAT32_SDPA}
     assert config._attn_implementation == "sdpa"
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
     assert model.heads.ret_embedding.grad.abs().sum() > 0

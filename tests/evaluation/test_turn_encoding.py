@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
-from modeling_unimur.evaluation.shared_prefix import SharedPrefix, plan_streams
-from modeling_unimur.evaluation.turn_encoding import TurnEncoder
+from modeling_unimur.evaluation.turn_encoding import TurnEncoder, plan_streams
 from tests import tiny
 from tests.test_query_anchor import shake
 
@@ -78,7 +77,7 @@ def test_turns_in_one_pass_equal_turns_anew(family, anchor, make_model, tmp_path
         shake(model)
     groups = _groups(pictures)
     encoder = TurnEncoder(model, processor)
-    assert encoder._prefix.works
+    assert encoder.shares
     shared = encoder.encode(groups)
     for number, context in enumerate(context for group in groups for context in group):
         batch = processor.process_context(context)
@@ -91,11 +90,9 @@ def test_turns_in_one_pass_equal_turns_anew(family, anchor, make_model, tmp_path
 def test_every_token_of_the_shared_part_runs_once(pair, monkeypatch):
     model, processor = pair
     encoder, seen = TurnEncoder(model, processor), []
-    assert encoder._prefix.works
-    embed = model._embed_tokens
-    monkeypatch.setattr(
-        model, "_embed_tokens", lambda ids, features: (seen.append(ids.numel()), embed(ids, features))[1]
-    )
+    assert encoder.shares
+    embed = model.get_inputs_embeds
+    monkeypatch.setattr(model, "get_inputs_embeds", lambda ids, *rest: seen.append(ids.numel()) or embed(ids, *rest))
     group = beginnings([text("good morning") for _ in range(8)])
     encoder.encode([group])
     whole = processor.process_context(group[-1])["input_ids"].shape[1]
@@ -124,7 +121,7 @@ def test_models_that_cannot_share_run_each_anew(family, make_model, tmp_path, pi
 def test_no_warning_where_it_works(pair):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert SharedPrefix(pair[0]).works
+        assert TurnEncoder(*pair).shares
 
 
 def test_errors_name_the_dialogue(pair):
@@ -157,8 +154,8 @@ def _by_the_language_model(model, processor, question, option):
     batch = processor.process_prompt(question.messages)
     tokens = processor.tokenizer(option, add_special_tokens=False)["input_ids"]
     ids = torch.cat([batch["input_ids"], torch.tensor([tokens])], dim=1)
-    visual = model._visual_choice(*model.encode_images(batch["pixel_values"]))
-    logits = model.language_model(inputs_embeds=model._embed_tokens(ids, visual)).logits[0]
+    visual = model.get_visual_features(batch["pixel_values"])
+    logits = model.language_model(inputs_embeds=model.get_inputs_embeds(ids, visual)).logits[0]
     after = F.log_softmax(logits[-len(tokens) - 1 : -1].float(), dim=-1)
     at = F.log_softmax(logits[-len(tokens) :].float(), dim=-1)
     rows = torch.arange(len(tokens))
@@ -198,7 +195,6 @@ def test_a_readout_of_another_layer_changes_no_answer(make_model, pictures):
     plain = AnswerScorer(model, processor, share=False).score(questions)
     for shared, anew in zip(scorer.score(questions), plain, strict=True):
         np.testing.assert_allclose(shared, anew, atol=1e-4)
-    assert scorer._prefix.layers == [1]
 
 
 def test_wrong_answers(pair):
