@@ -57,11 +57,6 @@ TESTED_THROUGH = {
     "tests/cli/test_chat_session.py": ("modeling_unimur.cli.terminal",),
     "tests/serving/test_serve.py": ("modeling_unimur.serving.app", "modeling_unimur.serving.connections"),
     "tests/space/test_responder.py": ("modeling_unimur.data.allowed_images",),
-    "tests/data/test_dialogues.py": (
-        "modeling_unimur.data.dialogues.forms", "modeling_unimur.data.dialogues.phrases",
-        "modeling_unimur.data.dialogues.surface", "modeling_unimur.data.dialogues.talk",
-    ),
-    "tests/data/test_questions.py": ("modeling_unimur.data.dialogues.question_phrases",),
     "tests/data/test_webqa.py": (
         "modeling_unimur.data.webqa.deduplication", "modeling_unimur.data.webqa.mbeir",
         "modeling_unimur.data.webqa.raw", "modeling_unimur.data.webqa.records", "modeling_unimur.data.webqa.released",
@@ -94,6 +89,11 @@ TESTED_THROUGH = {
     ),
     "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery", "unimur_mini.demo.terminal"),
     "tests/examples_mini/demo/test_page.py": ("unimur_mini.demo.page_style",),
+    "tests/examples_mini/test_dialogues.py": (
+        "unimur_mini.dialogues.forms", "unimur_mini.dialogues.phrases", "unimur_mini.dialogues.surface",
+        "unimur_mini.dialogues.talk",
+    ),
+    "tests/examples_mini/test_questions.py": ("unimur_mini.dialogues.question_phrases",),
     "tests/examples_mini/test_gimp_manual.py": ("unimur_mini.gimp_manual.documents", "unimur_mini.gimp_manual.splits"),
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data.picture_bytes import decode_picture
 from ..data.picture_files import printable
 from ..data.row_store import KEY_TYPE, key_of
-from ..pipeline_multimodal_retrieval import fuses_captions, picture_inputs
+from ..modeling_open_clip import fuses_captions, picture_inputs
 from .items import Item
 from .reading import read_content
 

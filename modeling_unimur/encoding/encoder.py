@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..pipeline_multimodal_retrieval import picture_vectors, space_name, text_vectors
+from ..modeling_open_clip import picture_vectors, space_name, text_vectors
 
 
 class CorpusEncoder:

@@ -6,11 +6,11 @@ import os
 import pytest
 from PIL import Image
 
-from modeling_unimur.data import openclipart, openmoji, picture_table, stamps
-from modeling_unimur.data.openclipart import clean_description, clean_title, load_openclipart, read_svg_words
-from modeling_unimur.data.openmoji import emoji_words, load_openmoji
-from modeling_unimur.data.stamps import load_stamps, sentence_title
 from modeling_unimur.image_loading import load_image
+from unimur_mini import openclipart, openmoji, picture_collections, stamps
+from unimur_mini.openclipart import clean_description, clean_title, load_openclipart, read_svg_words
+from unimur_mini.openmoji import emoji_words, load_openmoji
+from unimur_mini.stamps import load_stamps, sentence_title
 
 SVG = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.0//EN" "svg10.dtd">
@@ -114,7 +114,7 @@ def test_bombs_and_broken_files_are_left_out_and_counted(clip_art, cache, monkey
     )
     clip_art("broken", (3, 3, 3), title="Broken")
     (cache / "packages/debian-openclipart-png/usr/share/openclipart/png/broken.png").write_text("no picture")
-    with caplog.at_level(logging.INFO, logger="modeling_unimur"):
+    with caplog.at_level(logging.INFO, logger="unimur_mini"):
         (row,) = load_openclipart(deduplicate=False)
     assert (row["image_id"], row["license"]) == ("openclipart/fine", "GPL-2.0")
     assert "1 images; left out: 1 of more than 100 pixels, 1 unreadable" in caplog.text
@@ -140,13 +140,13 @@ def test_rasterised_on_white_with_physical_units(tmp_path):
     source.write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="96pt" height="48pt"><rect width="20pt" height="48pt"/></svg>'
     )
-    picture_table.rasterise_svg(source, picture, size=64)
+    picture_collections.rasterise_svg(source, picture, size=64)
     drawn = load_image(picture)
     assert drawn.size == (64, 32)
     assert (drawn.getpixel((2, 16)), drawn.getpixel((60, 16))) == ((0, 0, 0), (255, 255, 255))
     source.write_text("no drawing")
     with pytest.raises(ValueError, match=r"a\.svg"):
-        picture_table.rasterise_svg(source, picture, size=64)
+        picture_collections.rasterise_svg(source, picture, size=64)
 
 
 @pytest.mark.parametrize(

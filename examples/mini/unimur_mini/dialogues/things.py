@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..captioned_pictures import normalise_title, split_of_title, title_group
+from modeling_unimur.data.captioned_pictures import normalise_title, split_of_title, title_group
+
 from .captions import Piece, caption_pieces
 from .glosses import is_noun_phrase, noun_phrase, plain, statements
 from .lexicon import CONCRETE, Lexicon

@@ -3,15 +3,15 @@
 import hashlib
 import io
 import shutil
-import stat
 import subprocess
 import tarfile
 import zipfile
 
 import pytest
 
-from modeling_unimur.data import packages
-from modeling_unimur.data.packages import PackageUnavailable, build_once, cache_dir, debian_package, pip_package
+from modeling_unimur.data.cache import PackageUnavailable, cache_dir
+from unimur_mini import packages
+from unimur_mini.packages import debian_package, pip_package
 
 
 @pytest.fixture(autouse=True)
@@ -38,13 +38,6 @@ def index(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
-
-
-def test_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    assert cache_dir() == tmp_path / "cache"
-    monkeypatch.delenv("UNIMUR_CACHE")
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_dir() == tmp_path / "home" / ".cache" / "unimur"
 
 
 def test_wheel_is_unpacked_and_then_used_offline(index):
@@ -102,36 +95,6 @@ def test_every_requirement_has_a_hash():
 def test_only_pinned_requirements(requirement):
     with pytest.raises(ValueError, match="name==version"):
         pip_package(requirement)
-
-
-def test_failed_build_leaves_nothing_and_is_tried_again(tmp_path):
-    target = tmp_path / "models" / "one"
-
-    def broken(folder):
-        (folder / "half").write_text("half")
-        raise RuntimeError("interrupted")
-
-    with pytest.raises(RuntimeError, match="interrupted"):
-        build_once(target, broken)
-    assert list(target.parent.iterdir()) == []
-    build_once(target, lambda folder: (folder / "whole").write_text("whole"))
-    assert [path.name for path in target.iterdir()] == ["whole"]
-    assert stat.S_IMODE(target.stat().st_mode) == 0o755
-    # It is not built twice: this build would fail.
-    assert build_once(target, broken) == target
-
-
-def test_build_that_another_process_finished_first_is_kept(tmp_path):
-    target = tmp_path / "one"
-
-    def overtaken(folder):
-        target.mkdir()
-        (target / "first").write_text("first")
-        (folder / "second").write_text("second")
-
-    build_once(target, overtaken)
-    assert [path.name for path in tmp_path.iterdir()] == ["one"]
-    assert [path.name for path in target.iterdir()] == ["first"]
 
 
 @pytest.fixture

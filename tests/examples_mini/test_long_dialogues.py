@@ -2,13 +2,13 @@
 
 import pytest
 
-from modeling_unimur.data.long_dialogues import (
+from tests.installable import loaded_or_skipped
+from unimur_mini.dialogues.long import (
     build_long_chats,
     build_long_dialogues,
     load_long_chats,
     load_long_dialogues,
 )
-from tests.installable import loaded_or_skipped
 
 ROLES = ("user", "assistant")
 

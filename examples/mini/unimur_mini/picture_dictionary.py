@@ -33,14 +33,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from .captioned_pictures import load_captioned_pictures, split_of_title, title_group
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title, title_group
+from modeling_unimur.data.retrieval_set import RetrievalSet
+
 from .dialogues.glosses import plain
 from .dialogues.lexicon import CONCRETE, Lexicon
 from .dialogues.pools import link_pictures
 from .dialogues.stems import content_stems, hidden_stems, says
 from .dialogues.things import split_of
-from .packages import build_once, cache_dir
-from .retrieval_set import RetrievalSet
 from .wordnet import load_wordnet
 
 logger = logging.getLogger(__name__)

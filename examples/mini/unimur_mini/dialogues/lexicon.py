@@ -6,7 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from ..captioned_pictures import normalise_title
+from modeling_unimur.data.captioned_pictures import normalise_title
+
 from ..wordnet import Synset
 from .stems import hidden_stems, stem
 
@@ -84,7 +85,7 @@ class Lexicon:
     """Synsets by id and by name.
 
     Args:
-        synsets: rows of `data.wordnet.load_wordnet`, or some of them.
+        synsets: rows of `wordnet.load_wordnet`, or some of them.
     """
 
     def __init__(self, synsets: Iterable[Synset]) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 from datasets import List as ListFeature
 
-from .chats import CONTEXT_TURNS, build_chats, fetch_chats
-from .dialogues import load_dialogue_texts
-from .packages import build_once, cache_dir
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.own_chats import MOST_TURNS
 
-FEWEST_TURNS, MOST_TURNS = 6, 20
+from ..chats import CONTEXT_TURNS, build_chats, fetch_chats
+from .texts import load_dialogue_texts
+
+FEWEST_TURNS = 6
 # Small language models make four tokens of three words.
 MOST_WORDS = 300
 TRAIN_SIZE = 12_000

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures, normalise_title, split_of_title
-from modeling_unimur.data.dialogues import (
+from tests.installable import loaded_or_skipped
+from unimur_mini.dialogues import (
     FORMS,
     build_dialogues,
     build_glosses,
@@ -13,13 +14,12 @@ from modeling_unimur.data.dialogues import (
     load_glosses,
     split_of,
 )
-from modeling_unimur.data.dialogues.glosses import noun_phrase, plain, statements, with_article
-from modeling_unimur.data.dialogues.lexicon import Lexicon
-from modeling_unimur.data.dialogues.pools import link_pictures
-from modeling_unimur.data.dialogues.stems import hidden_stems, says
-from modeling_unimur.data.dialogues.things import head_noun
-from modeling_unimur.data.wordnet import load_wordnet
-from tests.installable import loaded_or_skipped
+from unimur_mini.dialogues.glosses import noun_phrase, plain, statements, with_article
+from unimur_mini.dialogues.lexicon import Lexicon
+from unimur_mini.dialogues.pools import link_pictures
+from unimur_mini.dialogues.stems import hidden_stems, says
+from unimur_mini.dialogues.things import head_noun
+from unimur_mini.wordnet import load_wordnet
 
 SIZE = 600
 

@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title, title_group
-from modeling_unimur.data.dialogues.lexicon import Lexicon
-from modeling_unimur.data.dialogues.stems import content_stems, hidden_stems, says
-from modeling_unimur.data.picture_dictionary import build_picture_dictionary, hide_captions, load_picture_dictionary
-from modeling_unimur.data.wordnet import load_wordnet
 from tests.installable import loaded_or_skipped
+from unimur_mini.dialogues.lexicon import Lexicon
+from unimur_mini.dialogues.stems import content_stems, hidden_stems, says
+from unimur_mini.picture_dictionary import build_picture_dictionary, hide_captions, load_picture_dictionary
+from unimur_mini.wordnet import load_wordnet
 
 
 def picture(name, title, description="", tags=(), source="openclipart"):

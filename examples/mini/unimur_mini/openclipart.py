@@ -11,9 +11,11 @@ from xml.parsers import expat
 
 from datasets import Dataset
 
-from ..image_loading import MAX_PIXELS
+from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.image_loading import MAX_PIXELS
+
 from .packages import debian_package
-from .picture_table import PictureRow, cached_rows, picture_dataset, png_pixels
+from .picture_collections import cached_rows, png_pixels
 
 logger = logging.getLogger(__name__)
 

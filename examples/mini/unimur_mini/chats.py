@@ -16,13 +16,15 @@ from pathlib import Path
 from datasets import Dataset, Features, Value, load_from_disk
 from datasets import List as ListFeature
 
-from .json_lines import parse_json
-from .packages import CHITCHAT_REQUIREMENT, build_once, cache_dir, pip_package
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.json_lines import parse_json
+from modeling_unimur.data.own_chats import chat_split, reply_key
+
+from .packages import CHITCHAT_REQUIREMENT, pip_package
 
 CHATS_LICENSE = "MIT"
 SPLITS = ("train", "validation", "test")
-# Per mille of all chats, and replies in the pool of a held-out split.
-_HELD_OUT = {"validation": 100, "test": 100}
+# Replies in the pool of a held-out split.
 POOL_SIZE = 1_000
 CONTEXT_TURNS = 5
 FEWEST_WORDS, MOST_WORDS = 4, 25
@@ -47,33 +49,29 @@ _ADDRESS = re.compile(
 _LETTERS = re.compile(r"[^\W_]+")
 
 
-def load_chats(split: str) -> Dataset:
-    """Reads one split of the chats, made once and kept in the cache.
+def load_chats() -> dict[str, Dataset]:
+    """Reads the chats, made once and kept in the cache.
 
     In `validation` and `test` each reply stands once in all chats, so that nothing but its context asks for it, and no
     reply of the pool stands in a context. In `train` equal replies, but for case and punctuation, share one wording.
 
-    Args:
-        split: `train` (all pairs), `validation` or `test` (1,000 contexts each, whose replies are the pool).
-
     Returns:
+        `train` (all pairs), `validation` and `test` (1,000 contexts each, whose replies are the pool) with
         `dialogue_id` (chat and place of the reply in it), `turns` (up to five messages with `role` and `content`, the
         last one the user's), `target_text` (a reply of 4 to 25 words without addresses or telephone numbers), `group`
         (the chat's id), `license`.
 
     Raises:
-        ValueError: there is no such split.
         PackageUnavailable: pip cannot bring the package.
     """
-    if split not in SPLITS:
-        raise ValueError(f"There is no split {split!r} of the chats: choose from {', '.join(SPLITS)}.")
 
     def build(folder: Path) -> None:
         for name, rows in build_chats(fetch_chats()).items():
             columns = {column: [row[column] for row in rows] for column in CHAT_FEATURES}
             Dataset.from_dict(columns, features=CHAT_FEATURES).save_to_disk(folder / name)
 
-    return load_from_disk(build_once(cache_dir() / "data" / f"chats-{VERSION}", build) / split)
+    folder = build_once(cache_dir() / "data" / f"chats-{VERSION}", build)
+    return {split: load_from_disk(folder / split) for split in SPLITS}
 
 
 def fetch_chats() -> dict[str, list[str]]:
@@ -94,16 +92,6 @@ def read_chats(chats: Mapping[str, dict]) -> dict[str, list[str]]:
     }
 
 
-def chat_split(chat_id: str) -> str:
-    """The split of a chat, by the hash of its id."""
-    place = int.from_bytes(hashlib.sha256(chat_id.encode()).digest()[:4], "big") % 1_000
-    for split, share in _HELD_OUT.items():
-        if place < share:
-            return split
-        place -= share
-    return "train"
-
-
 def build_chats(chats: Mapping[str, list[str]], context_turns: int = CONTEXT_TURNS) -> dict[str, list[dict]]:
     """Rows of each split from the turns of each chat, as `load_chats` keeps them, with contexts of so many turns."""
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
@@ -113,15 +101,10 @@ def build_chats(chats: Mapping[str, list[str]], context_turns: int = CONTEXT_TUR
     wordings: dict[str, str] = {}
     for row in rows["train"]:
         row["target_text"] = wordings.setdefault(reply_key(row["target_text"]), row["target_text"])
-    for split in _HELD_OUT:
+    for split in SPLITS[1:]:
         alone = [row for row in rows[split] if said[reply_key(row["target_text"])] == 1]
         rows[split] = _pool(alone, context_turns)
     return rows
-
-
-def reply_key(text: str) -> str:
-    """What makes two replies equal: their words, without case and punctuation."""
-    return " ".join(_LETTERS.findall(text.casefold()))
 
 
 def without_addresses(text: str) -> str:
@@ -167,10 +150,8 @@ __all__ = [
     "CHAT_FEATURES",
     "POOL_SIZE",
     "build_chats",
-    "chat_split",
     "fetch_chats",
     "load_chats",
     "read_chats",
-    "reply_key",
     "without_addresses",
 ]

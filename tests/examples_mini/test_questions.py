@@ -5,13 +5,13 @@ from collections import Counter
 import pytest
 
 from modeling_unimur.data.captioned_pictures import split_of_title
-from modeling_unimur.data.dialogues import build_questions, load_questions
-from modeling_unimur.data.dialogues.captions import caption_pieces
-from modeling_unimur.data.dialogues.lexicon import Lexicon
-from modeling_unimur.data.dialogues.stems import content_stems, hidden_stems, says, word_set
-from modeling_unimur.data.wordnet import load_wordnet
-from tests.data.test_dialogues import PICTURES
+from tests.examples_mini.test_dialogues import PICTURES
 from tests.installable import loaded_or_skipped
+from unimur_mini.dialogues import build_questions, load_questions
+from unimur_mini.dialogues.captions import caption_pieces
+from unimur_mini.dialogues.lexicon import Lexicon
+from unimur_mini.dialogues.stems import content_stems, hidden_stems, says, word_set
+from unimur_mini.wordnet import load_wordnet
 
 SIZE = 300
 NOUNS = word_set("bus feline beads dice instrument truck children")

@@ -12,8 +12,9 @@ from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
 from datasets import List as ListFeature
 from tqdm.auto import tqdm
 
-from ..captioned_pictures import load_captioned_pictures
-from ..packages import build_once, cache_dir
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+
 from ..wordnet import load_wordnet
 from .builder import Dialogue, make_dialogue
 from .glosses import plain

@@ -10,8 +10,11 @@ from pathlib import Path
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .packages import OPENMOJI_REQUIREMENT, build_once, cache_dir, pip_package
-from .picture_table import PictureRow, cached_rows, picture_dataset, rasterise_svg
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+
+from .packages import OPENMOJI_REQUIREMENT, pip_package
+from .picture_collections import cached_rows, rasterise_svg
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.wordnet import load_wordnet, read_folder, split_gloss
 from tests.installable import loaded_or_skipped
+from unimur_mini.wordnet import load_wordnet, read_folder, split_gloss
 
 LICENSE = "  1 This software and database is being provided to you, the LICENSEE, by  \n  2 Princeton University  \n"
 FILES = {

@@ -10,7 +10,9 @@ from typing import TypedDict
 from datasets import Dataset, Features, Value, load_from_disk
 from datasets import List as ListFeature
 
-from .packages import build_once, cache_dir, debian_package
+from modeling_unimur.data.cache import build_once, cache_dir
+
+from .packages import debian_package
 
 WORDNET_LICENSE = "WordNet-3.0"
 WORDNET_FEATURES = Features(
