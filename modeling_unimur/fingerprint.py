@@ -111,7 +111,7 @@ class _Place:
         with open(path, encoding="utf-8") as file:
             found = json.load(file)
         if not isinstance(found, dict):
-            raise ValueError(f"{name} holds no JSON object")
+            raise ValueError(f"{name} contains no JSON object")
         return found
 
     def first_damaged(self) -> "tuple[str, str] | None":

@@ -108,7 +108,7 @@ class IndexFolder:
         for _ in range(_READ_ATTEMPTS):
             current = self._current()
             if current is None:
-                raise FileNotFoundError(f"{self.path} holds no index (no {_CURRENT}): build one there first.")
+                raise FileNotFoundError(f"{self.path} contains no index (no {_CURRENT}): build one there first.")
             name, digest = current
             try:
                 return name, load(self.path / name, self._checked(self.path / name, digest, files))

@@ -50,7 +50,7 @@ def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
             bounds = [Condition(key, name, (_scalar(key, bound),)) for name, bound in value.items()]
             found += bounds
             if any(isinstance(bound.values[0], bool) for bound in bounds):
-                raise ValueError(f"where[{key!r}]: a boolean is no bound.")
+                raise ValueError(f"where[{key!r}]: a boolean cannot be a bound.")
         else:
             values = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
             if not values:
@@ -75,7 +75,7 @@ def _scalar(key: str, value: Any) -> str | float | bool:
             return value
     except (OverflowError, UnicodeEncodeError):
         pass
-    raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
+    raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is not a string, number or boolean.")
 
 
 def _family(value: Any) -> type | None:

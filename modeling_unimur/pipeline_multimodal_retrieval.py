@@ -98,7 +98,7 @@ def _each(items) -> Iterator:
 
 def _require_batch_size(batch_size: int) -> None:
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size!r}.")
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size!r}.")
 
 
 def _reason(error: Exception) -> str:
@@ -269,7 +269,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             item_id = os.fspath(item)
         elif item_id is not None and not isinstance(item_id, str):
             if isinstance(item_id, bool) or not hasattr(item_id, "__index__"):
-                raise ValueError(f"An id is a string or a whole number, not {type(item_id).__name__}.")
+                raise ValueError(f"An id must be a string or an integer, got {type(item_id).__name__}.")
             item_id = str(item_id)
         shown = item
         if not isinstance(item, str) and not self.index.keeps_objects:
@@ -403,7 +403,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             return RetrievalIndex.load(place, read_only=read_only)
         if about is None and create is None and not is_database(place):
             raise FileNotFoundError(
-                f"{place} holds no index: make one with `save_index`, or name its kind by create=."
+                f"{place} contains no index: make one with `save_index`, or name its kind by create=."
             )
         try:
             package = importlib.import_module("modeling_unimur.index")
@@ -442,7 +442,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         if coherent is not None and not isinstance(coherent, bool):
             raise ValueError(f"coherent must be True or False, got {coherent!r}.")
         if top_k is not None and (not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1):
-            raise ValueError(f"top_k is a whole number from 1 on, not {top_k!r}.")
+            raise ValueError(f"top_k must be a positive integer, got {top_k!r}.")
         if on_error is not None and on_error not in _ON_ERROR:
             raise ValueError(f"on_error is 'raise' or 'skip', not {on_error!r}.")
         pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error}

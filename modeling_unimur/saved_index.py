@@ -145,7 +145,9 @@ class SavedIndex(VectorIndex):
         """
         place = IndexFolder(folder)
         if place.current() is None:
-            raise FileNotFoundError(f"{folder} holds no index: build one there first, or save one with `save_index`.")
+            raise FileNotFoundError(
+                f"{folder} contains no index: build one there first, or save one with `save_index`."
+            )
         lock = place.lock() if cls.holds_folder and not read_only else None
         try:
             version, index = place.read(cls._of_format)

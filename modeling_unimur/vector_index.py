@@ -102,7 +102,7 @@ class VectorIndex(ABC):
 
     def __init__(self, width: int, model: str):
         if not isinstance(width, int) or width < 1:
-            raise ValueError(f"width is a whole number from 1 on, not {width!r}.")
+            raise ValueError(f"width must be a positive integer, got {width!r}.")
         if not isinstance(model, str) or not model.strip():
             raise ValueError("An index needs the model of its vectors: model='<name>@<revision>'.")
         self.width = width
@@ -259,7 +259,7 @@ class VectorIndex(ABC):
         if kind is not None:
             _require_kind(kind)
         if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
-            raise ValueError(f"top_k is a whole number from 1 on, not {top_k!r}.")
+            raise ValueError(f"top_k must be a positive integer, got {top_k!r}.")
         self._require_model(model)
         matrix = self._unit(vectors)
         if not len(matrix):
@@ -354,7 +354,7 @@ def require_same(
 
 def _require_kind(kind: str) -> None:
     if kind not in KINDS:
-        raise ValueError(f"kind is one of {KINDS}, not {kind!r}.")
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
 
 
 def checked_id(item: str) -> str:
@@ -427,7 +427,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         # Nanoseconds come out as an integer.
         is_time = getattr(value.dtype, "kind", "") in ("M", "m")
         if is_time or not isinstance(unpacked, (bool, int, float, str)):
-            raise ValueError(f"holds {type(unpacked).__name__}, which is no JSON value: convert it.")
+            raise ValueError(f"holds {type(unpacked).__name__}, which is not a JSON value: convert it.")
         value = unpacked
         if isinstance(value, (bool, str)):
             return plain_value(value)
@@ -448,7 +448,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
     if isinstance(value, os.PathLike):
         return _plain_text(os.fsdecode(value))
     raise ValueError(
-        f"holds {type(value).__name__}, which is no JSON value: convert it, such as a date to its ISO text."
+        f"holds {type(value).__name__}, which is not a JSON value: convert it, such as a date to its ISO text."
     )
 
 
@@ -458,7 +458,7 @@ def _plain_text(value: Any) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError("holds half of a surrogate pair, which is no text.") from error
+        raise ValueError("contains half of a surrogate pair, which is not valid text.") from error
     return str(value)
 
 

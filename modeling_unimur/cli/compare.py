@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
+from .number_arguments import positive_integer
 from .retriever import chosen_systems, model_source
 
 SYSTEMS = ("bm25", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "unimur")
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--linear-texts",
-        type=_positive,
+        type=positive_integer,
         default=10_000,
         metavar="N",
         help="number of dialogues and glosses to fit the linear map on (default: 10000)",
@@ -48,13 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("compare_output"), metavar="FOLDER", help="folder for the report"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return value
 
 
 def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
