@@ -19,8 +19,8 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from conversion.state_dicts import require_equal
+from modeling_unimur.conversation import clean_texts
 from modeling_unimur.loading import require_complete
-from modeling_unimur.text_cleaning import clean_texts
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,25 @@
-"""Configuration of a dual encoder that open_clip defines."""
+"""Configuration of a dual encoder that open_clip defines, and what all configurations share."""
 
-from transformers import PreTrainedConfig
+import transformers
+from transformers import AutoConfig, PreTrainedConfig
+
+# Older ones copy only a part of a local folder's code, and then miss the rest.
+_OLDEST_TRANSFORMERS = "5.10.1"
+if [int(n) for n in transformers.__version__.split(".")[:2]] < [int(n) for n in _OLDEST_TRANSFORMERS.split(".")[:2]]:
+    raise ImportError(
+        f"UniMuR needs transformers {_OLDEST_TRANSFORMERS} or newer, and this is {transformers.__version__}. "
+        "Update it with `pip install --upgrade transformers`."
+    )
+
+# Makes `pipeline(model=folder)` find the task; `pt` names classes of transformers itself.
+CUSTOM_PIPELINES = {
+    "multimodal-retrieval": {
+        "impl": "pipeline_multimodal_retrieval.MultimodalRetrievalPipeline",
+        "pt": ["AutoModel"],
+        "tf": [],
+        "type": "multimodal",
+    }
+}
 
 # Where an open_clip model configuration would reach out for pretrained parts; ours come from our own file.
 _PRETRAINED_SWITCHES = {"vision_cfg": ("timm_model_pretrained",), "text_cfg": ("hf_model_pretrained",)}
@@ -71,4 +90,25 @@ _SMALLEST = {
     "text_cfg": {"context_length": 16, "vocab_size": 99, "width": 32, "heads": 2, "layers": 1},
 }
 
-__all__ = ["OpenCLIPConfig"]
+
+def backbone_config(value):
+    """A backbone's configuration out of the dictionary a file holds."""
+    if value is None or isinstance(value, PreTrainedConfig):
+        return value
+    value = dict(value)
+    model_type = value.pop("model_type", None)
+    if model_type is None:
+        raise ValueError(f"A backbone's configuration needs its `model_type`; got only {sorted(value)}.")
+    if model_type == OpenCLIPConfig.model_type:
+        return OpenCLIPConfig(**value)
+    return AutoConfig.for_model(model_type, **value)
+
+
+def joint_width(config) -> int:
+    """Width of a dual encoder's joint space."""
+    if hasattr(config, "projection_dim"):
+        return config.projection_dim
+    return config.vision_config.hidden_size  # SigLIP has no projection
+
+
+__all__ = ["CUSTOM_PIPELINES", "OpenCLIPConfig", "backbone_config", "joint_width"]

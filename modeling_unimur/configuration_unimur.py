@@ -2,42 +2,9 @@
 
 import math
 
-import transformers
 from transformers import AutoConfig, PreTrainedConfig
 
-from .coherent_reply import Coherence
-from .configuration_open_clip import OpenCLIPConfig
-
-# Older ones copy only a part of a local folder's code, and then miss the rest.
-_OLDEST_TRANSFORMERS = "5.10.1"
-if [int(n) for n in transformers.__version__.split(".")[:2]] < [int(n) for n in _OLDEST_TRANSFORMERS.split(".")[:2]]:
-    raise ImportError(
-        f"UniMuR needs transformers {_OLDEST_TRANSFORMERS} or newer, and this is {transformers.__version__}. "
-        "Update it with `pip install --upgrade transformers`."
-    )
-
-# Makes `pipeline(model=folder)` find the task; `pt` names classes of transformers itself.
-CUSTOM_PIPELINES = {
-    "multimodal-retrieval": {
-        "impl": "pipeline_multimodal_retrieval.MultimodalRetrievalPipeline",
-        "pt": ["AutoModel"],
-        "tf": [],
-        "type": "multimodal",
-    }
-}
-
-
-def backbone_config(value):
-    """A backbone's configuration out of the dictionary a file holds."""
-    if value is None or isinstance(value, PreTrainedConfig):
-        return value
-    value = dict(value)
-    model_type = value.pop("model_type", None)
-    if model_type is None:
-        raise ValueError(f"A backbone's configuration needs its `model_type`; got only {sorted(value)}.")
-    if model_type == OpenCLIPConfig.model_type:
-        return OpenCLIPConfig(**value)
-    return AutoConfig.for_model(model_type, **value)
+from .configuration_open_clip import CUSTOM_PIPELINES, OpenCLIPConfig, backbone_config, joint_width
 
 
 class UniMuRConfig(PreTrainedConfig):
@@ -190,7 +157,11 @@ class UniMuRConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.visual_feature not in ("pooled", "projected"):
             raise ValueError(f"visual_feature is 'pooled' or 'projected', not {self.visual_feature!r}.")
-        Coherence.of(self)
+        for name in ("coherence_weight", "coherence_text_share", "coherence_temperature"):
+            value, least = getattr(self, name), "above 0" if name == "coherence_temperature" else "at least 0"
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if not is_number or value < 0 or (value == 0 and least == "above 0"):
+                raise ValueError(f"{name} must be a number {least}, got {value!r:.60}.")
         for name in ("num_visual_tokens", "num_ret_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
@@ -250,11 +221,7 @@ class UniMuRConfig(PreTrainedConfig):
     @property
     def joint_width(self) -> int | None:
         """Width of the dual encoder's joint space."""
-        if self.clip_config is None:
-            return self.projection_dim
-        if hasattr(self.clip_config, "projection_dim"):
-            return self.clip_config.projection_dim
-        return self.clip_config.vision_config.hidden_size  # SigLIP has no projection
+        return self.projection_dim if self.clip_config is None else joint_width(self.clip_config)
 
     @property
     def pooled_width(self) -> int | None:
@@ -279,4 +246,4 @@ class UniMuRConfig(PreTrainedConfig):
         return width
 
 
-__all__ = ["CUSTOM_PIPELINES", "UniMuRConfig", "backbone_config"]
+__all__ = ["UniMuRConfig"]

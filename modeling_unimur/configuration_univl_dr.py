@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_unimur import CUSTOM_PIPELINES, backbone_config
+from .configuration_open_clip import CUSTOM_PIPELINES, backbone_config, joint_width
 
 FUSIONS = ("sum", "image", "caption", "concat")
 
@@ -60,9 +60,7 @@ class UniVLDRConfig(PreTrainedConfig):
     @property
     def embedding_width(self) -> int:
         """Width of the joint space."""
-        if hasattr(self.clip_config, "projection_dim"):
-            return self.clip_config.projection_dim
-        return self.clip_config.vision_config.hidden_size  # SigLIP has no projection
+        return joint_width(self.clip_config)
 
 
 __all__ = ["DUAL_ENCODERS", "FUSIONS", "UniVLDRConfig"]

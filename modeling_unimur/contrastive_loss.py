@@ -65,6 +65,7 @@ def contrastive_loss(
     scale: torch.Tensor,
     target_ids: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
+    negatives: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric InfoNCE between row i of the queries and row i of the candidates (UniMuR's visual and textual
     matching; the form is FROMAGe's: the mean of both directions).
@@ -79,6 +80,9 @@ def contrastive_loss(
         target_ids (`torch.Tensor` of shape `(batch,)`, *optional*): rows with equal ids are right answers for each
             other and share the target evenly; without them only row i is right for row i.
         mask (`torch.Tensor` of shape `(batch,)`, *optional*): False for rows without a candidate; they take no part.
+        negatives (`torch.Tensor` of shape `(batch, count, width)`, *optional*): hard negatives of each query,
+            normalised. Query i is also compared with its own ones, after the candidates of the batch; candidates are
+            not.
 
     Returns:
         `torch.Tensor`: a scalar; zero (with a gradient of zero) when the mask leaves no row on any rank.
@@ -102,14 +106,17 @@ def contrastive_loss(
     target = right.to(queries.dtype) / right.sum(dim=1, keepdim=True).clamp(min=1)
     weight = mask.to(queries.dtype) / all_mask.sum().clamp(min=1)
 
-    def one_way(own: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    def one_way(own: torch.Tensor, others: torch.Tensor, further: torch.Tensor | None = None) -> torch.Tensor:
         logits = scale * own @ gather_with_gradient(others).T
         logits = logits.masked_fill(~all_mask[None, :], torch.finfo(logits.dtype).min)
-        return (-(target * F.log_softmax(logits, dim=-1)).sum(dim=-1) * weight).sum()
+        if further is not None:
+            logits = torch.cat([logits, scale * torch.einsum("qw,qnw->qn", own, further.to(own.dtype))], dim=1)
+        log_shares = F.log_softmax(logits, dim=-1)[:, : len(all_mask)]
+        return (-(target * log_shares).sum(dim=-1) * weight).sum()
 
     with torch.autocast(queries.device.type, enabled=False):
         # Times the ranks, since distributed training takes the mean over them.
-        return (one_way(queries, candidates) + one_way(candidates, queries)) / 2 * world_size()
+        return (one_way(queries, candidates, negatives) + one_way(candidates, queries)) / 2 * world_size()
 
 
 def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):

@@ -1,9 +1,33 @@
-"""Everything a caller may pass as a dialogue, brought into one form."""
+"""Everything a caller may pass, brought into one form: dialogues, options, and the images and texts that both models'
+processors prepare for a dual encoder."""
 
+from __future__ import annotations
+
+import copy
+import html
 import os
 
-from .image_loading import IMAGE_FORMATS, Image, decode_base64, load_image
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
+from .image_loading import IMAGE_FORMATS, Image, decode_base64, load_image
+from .loading import WholeProcessorMixin
+
+try:
+    import ftfy
+except ImportError:  # only for encoders whose texts are cleaned
+    ftfy = None
+
+# What a call may say about texts, and the values that it may take.
+TEXT_OPTIONS = {
+    "padding": (True, False, "longest", "max_length", "do_not_pad"),
+    "truncation": (True, False, "longest_first", "do_not_truncate"),
+    "max_length": None,
+}
+_TENSORS = ("pt", "np", None)
+# None leaves texts as they are; "clip" is what OpenAI's CLIP and open_clip do.
+CLEANINGS = (None, "clip")
 _IMAGE_ENDINGS = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS)
 # The keys under which a part of type "image" may carry its image, in the order in which they are looked for.
 _IMAGE_KEYS = ("image", "path", "url", "base64")
@@ -154,4 +178,208 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False,
     return messages, images
 
 
-__all__ = ["is_conversation", "is_image", "is_message", "read_conversation", "require_unicode", "words_of_turn"]
+# -- options and texts ------------------------------------------------------------------------------------------------
+class RetrievalProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call: `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None for
+    lists), and those of the image processor; flat, or in `text_kwargs`, `images_kwargs` and `common_kwargs`."""
+
+
+def sort_options(options: dict) -> tuple[dict, dict, str | None]:
+    """The options of a call as those of texts, those of images, and the kind of tensors.
+
+    Raises:
+        TypeError: an option that no part of a processor knows, or one that is passed twice.
+        ValueError: an option with a value that it does not take.
+    """
+    flat: dict = {}
+    for key, value in options.items():
+        group = value if key in ("text_kwargs", "images_kwargs", "common_kwargs") else {key: value}
+        for name, choice in (group or {}).items():
+            if name in flat:
+                raise TypeError(f"{name} is passed twice, by itself and in {key}.")
+            flat[name] = choice
+    text, images, tensors = {}, {}, flat.pop("return_tensors", "pt")
+    tensors = getattr(tensors, "value", tensors)  # of transformers' TensorType
+    if tensors not in _TENSORS:
+        raise ValueError(f"return_tensors must be one of 'pt', 'np' and None, got {tensors!r}.")
+    for name, choice in flat.items():
+        if name in TEXT_OPTIONS:
+            allowed = TEXT_OPTIONS[name]
+            if allowed is not None and choice is not None and choice not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {choice!r}.")
+            text[name] = choice
+        elif name in ImagesKwargs.__annotations__:
+            images[name] = choice
+        else:
+            raise TypeError(
+                f"Unexpected keyword argument {name!r}: a processor takes {', '.join(TEXT_OPTIONS)}, return_tensors "
+                "and the options of its image processor."
+            )
+    return {name: choice for name, choice in text.items() if choice is not None}, images, tensors
+
+
+def as_batch(data: dict, tensors: str | None) -> BatchFeature:
+    """Lists or tensors as a batch of one kind of tensors.
+
+    Raises:
+        ValueError: rows of different lengths are to become one tensor.
+    """
+    if tensors is None:
+        return BatchFeature({name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in data.items()})
+    try:
+        made = {name: torch.as_tensor(rows) for name, rows in data.items()}
+    except ValueError as error:
+        raise ValueError(
+            "The rows have different lengths and become no tensor: pass padding=True, or return_tensors=None."
+        ) from error
+    return BatchFeature({name: rows.numpy() if tensors == "np" else rows for name, rows in made.items()})
+
+
+def check_cleaning(how: str | None) -> str | None:
+    """The choice itself; a ValueError if it is none of `CLEANINGS`."""
+    if how not in CLEANINGS:
+        raise ValueError(f"clean_text must be one of {', '.join(map(repr, CLEANINGS))}, got {how!r}.")
+    return how
+
+
+def clean_texts(texts: list[str], how: str | None) -> list[str]:
+    """Texts, cleaned as a tokenizer expects them.
+
+    `"clip"` is `basic_clean` and `whitespace_clean` of OpenAI's CLIP (`simple_tokenizer.py`), which its tokenizer in
+    transformers leaves out: mojibake, ligatures, curly quotes and wide letters are made plain, HTML entities resolved
+    twice, whitespace collapsed, letters lowered.
+
+    Raises:
+        ImportError: ftfy is not installed; the message says how to install it.
+    """
+    if how is None:
+        return texts
+    if ftfy is None:
+        raise ImportError("clean_text='clip' needs ftfy: `pip install unimur[clean_text]`, or `pip install ftfy`.")
+    return [" ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower() for text in texts]
+
+
+# -- the dual encoder's inputs ----------------------------------------------------------------------------------------
+class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
+    """Base class: images and texts for a dual encoder, by its `image_processor` and its `target_tokenizer`.
+
+    Subclasses set `target_padding`, `max_target_tokens` and `clean_text`.
+    """
+
+    # Whether images are fetched from URLs; no file can set it.
+    allow_urls = False
+    squash_images = False
+
+    @classmethod
+    def dual_encoder_parts(cls, clip: str, revision: str | None, hub: dict, chosen: dict) -> tuple:
+        """The image processor and the tokenizer of a dual encoder; how its texts are padded and cut goes into
+        `chosen`, arguments of the constructor, where they do not say it."""
+        hub = {**hub, "revision": revision} if revision else hub
+        tokenizer = AutoTokenizer.from_pretrained(clip, **hub)
+        about, _ = PreTrainedConfig.get_config_dict(clip, **hub)
+        if about.get("model_type", "").startswith("siglip"):
+            chosen.setdefault("target_padding", "max_length")
+        if tokenizer.model_max_length < 100_000:
+            chosen.setdefault("max_target_tokens", tokenizer.model_max_length)
+        return AutoImageProcessor.from_pretrained(clip, **hub), tokenizer
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
+        """Loads a processor; `allow_urls` sets that attribute."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor.allow_urls = allow_urls
+        return processor
+
+    def to_dict(self) -> dict:
+        """What is saved. A loaded encoder and the tokenizer's copy are not, and transformers would copy them first."""
+        unsaved = ("anchor_encoder", "_latest_tokenizer")
+        kept = {name: self.__dict__.pop(name) for name in unsaved if name in self.__dict__}
+        try:
+            return super().to_dict()
+        finally:
+            self.__dict__.update(kept)
+
+    def load_images(self, images, allow_urls: bool | None = None) -> list:
+        """One image or a list, as `load_image` takes them, decoded."""
+        images = list(images) if isinstance(images, (list, tuple)) else [images]
+        allow_urls = self.allow_urls if allow_urls is None else allow_urls
+        return [load_image(image, allow_urls=allow_urls) for image in images]
+
+    def process_images(
+        self, images, allow_urls: bool | None = None, **kwargs: Unpack[RetrievalProcessorKwargs]
+    ) -> BatchFeature:
+        """Prepares candidate images for `get_image_features`: `pixel_values` `(images, 3, height, width)`.
+
+        Args:
+            images: one image or a list: paths, bytes, PIL images or arrays.
+            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
+            kwargs: `return_tensors` and options of the image processor.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the image.
+            TypeError: an unknown option.
+        """
+        _, options, tensors = sort_options(kwargs)
+        loaded = self.load_images(images, allow_urls)
+        if self.squash_images:
+            cut = getattr(self.image_processor, "do_center_crop", False)
+            size = dict(self.image_processor.crop_size if cut else self.image_processor.size)
+            side = size.get("shortest_edge")
+            loaded = [image.resize((size.get("width", side), size.get("height", side))) for image in loaded]
+        return as_batch(dict(self.image_processor(loaded, return_tensors="pt", **options)), tensors)
+
+    def process_texts(
+        self, texts: str | list[str], keep: str = "first", **kwargs: Unpack[RetrievalProcessorKwargs]
+    ) -> BatchFeature:
+        """Prepares candidate texts for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`.
+
+        Args:
+            texts (`str` or `list[str]`): a string is always a text, whatever it looks like.
+            keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
+            kwargs: `padding` (`target_padding` by default), `truncation` (True), `max_length` (`max_target_tokens`)
+                and `return_tensors`.
+
+        Raises:
+            ValueError: a text is not a string, or not valid Unicode.
+            TypeError: an unknown option.
+        """
+        options, _, tensors = sort_options(kwargs)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for number, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
+            require_unicode(text, f"Text {number}")
+        options = {"padding": self.target_padding, "truncation": True, "max_length": self.max_target_tokens, **options}
+        tokenizer = self.target_tokenizer
+        if keep == "latest":
+            if self.__dict__.get("_latest_tokenizer", (None,))[0] is not tokenizer:
+                self._latest_tokenizer = (tokenizer, copy.deepcopy(tokenizer))
+                self._latest_tokenizer[1].truncation_side = "left"
+            tokenizer = self._latest_tokenizer[1]
+        encoded = tokenizer(clean_texts(texts, self.clean_text), verbose=False, **options)
+        keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
+        return as_batch({key: encoded[key] for key in keys}, tensors)
+
+    @staticmethod
+    def score_retrieval(query_embeds: torch.Tensor, candidate_embeds: torch.Tensor) -> torch.Tensor:
+        """Cosines `(queries, candidates)` of `(queries, width)` and `(candidates, width)`."""
+        query = torch.nn.functional.normalize(query_embeds.float(), dim=-1)
+        return query @ torch.nn.functional.normalize(candidate_embeds.float(), dim=-1).T
+
+
+__all__ = [
+    "CLEANINGS",
+    "TEXT_OPTIONS",
+    "DualEncoderProcessor",
+    "RetrievalProcessorKwargs",
+    "as_batch",
+    "check_cleaning",
+    "clean_texts",
+    "is_conversation",
+    "is_image",
+    "is_message",
+    "read_conversation",
+    "require_unicode",
+    "sort_options",
+    "words_of_turn",
+]

@@ -1,7 +1,11 @@
-"""Loading that never leaves a weight at random and never takes a damaged file for a good one; and the frozen
-backbones: built inside, attached from where they live, saved or left out."""
+"""Loading that never leaves a weight at random and never takes a damaged file for a good one, of models and of
+processors; and the frozen backbones: built inside, attached from where they live, saved or left out."""
+
+from __future__ import annotations
 
 import hashlib
+import inspect
+import json
 import os
 from collections import OrderedDict
 from contextlib import contextmanager
@@ -12,6 +16,7 @@ import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
@@ -122,6 +127,199 @@ class CompleteLoadingMixin:
         require_complete({**info, "mismatched_keys": ()} if misshapen_allowed else info, source)
         require_finite(getattr(model, "heads", model), source)
         return (model, info) if output_loading_info else model
+
+
+# -- a processor's files ----------------------------------------------------------------------------------------------
+# Scripts, digits, spaces, marks and upper case: what tokenizers differ in.
+_PROBES = ("A cat slept on MY keyboard, 3 times: naïve café!", "Schöne Grüße\n\tto 東京 and Москва 🎈 (x2 = 0.25)")
+# As many words in each: a tokenizer without words makes as many unknown ones of both.
+_SAID = ("a cat slept here", "the red balloon flew")
+_DIALOGUES = (
+    [{"role": "user", "content": "probe one"}, {"role": "assistant", "content": "Sure, probe two."}],
+    [{"role": "user", "content": "probe three"}],
+)
+_TOKENIZERS = {"tokenizer": "tokenizer.json", "target_tokenizer": "target_tokenizer/tokenizer.json"}
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
+# What tokenizers that are not saved as tokenizer.json are made from.
+_WORD_FILES = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+_RELOAD = "Load the release's own files again (force_download=True for one of the Hub), or save the processor again."
+
+
+def _ids(tokenizer, texts, **options) -> list:
+    return [tokenizer(text, verbose=False, **options)["input_ids"] for text in texts]
+
+
+def _tokenizers(processor) -> dict:
+    names = [name for name in _TOKENIZERS if name in type(processor).get_attributes()]
+    return {name: getattr(processor, name) for name in names if getattr(processor, name, None) is not None}
+
+
+def _contexts(processor) -> list | None:
+    """Token ids of dialogues from the template to [RET]; None for a processor without contexts."""
+    if not hasattr(processor, "render") or getattr(processor, "tokenizer", None) is None:
+        return None
+    image = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "probe four"}]}]
+    dialogues = [[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in one] for one in _DIALOGUES]
+    return [
+        processor.process_rendered([processor.render(dialogue)], max_length=4096)["input_ids"][0].tolist()
+        for dialogue in (*dialogues, image)
+    ]
+
+
+def processor_fingerprint(processor) -> dict:
+    """What a processor makes of a few fixed texts and dialogues, as hashes, and the sizes of its vocabularies.
+
+    Args:
+        processor (`UniMuRProcessor` or `UniVLDRProcessor`): with its tokenizers.
+    """
+
+    def digest(value) -> str:
+        return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+    found: dict = {"vocabulary": {}}
+    contexts = _contexts(processor)
+    for name, tokenizer in _tokenizers(processor).items():
+        special = name != "tokenizer" or contexts is None  # otherwise they are the contexts' own
+        found[name] = digest(_ids(tokenizer, _PROBES, add_special_tokens=special))
+        found["vocabulary"][name] = len(tokenizer)
+    if contexts is not None:
+        found["context"] = digest([*contexts, processor.picture_prompt, processor.caption_prompt])
+    return found
+
+
+class _Place:
+    """A folder or a repository of the Hub, of which only what is on this computer is looked at."""
+
+    def __init__(self, source, kwargs: dict):
+        self.source, self.subfolder = os.fspath(source), kwargs.get("subfolder") or ""
+        self.hub = {"cache_dir": kwargs.get("cache_dir"), "revision": kwargs.get("revision")}
+
+    def file(self, name: str) -> str | None:
+        """The path of a file, or None where there is none."""
+        if os.path.isdir(self.source):
+            path = os.path.join(self.source, self.subfolder, name)
+            return path if os.path.isfile(path) else None
+        try:
+            found = try_to_load_from_cache(self.source, f"{self.subfolder}/{name}".lstrip("/"), **self.hub)
+        except (ValueError, OSError):  # no name of a repository
+            return None
+        return found if isinstance(found, str) else None
+
+    def json(self, name: str) -> dict:
+        """What a JSON file holds; nothing where there is none."""
+        path = self.file(name)
+        found = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"{name} contains no JSON object")
+        return found
+
+    def lacks(self, name: str) -> bool:
+        """Whether a folder holds a tokenizer's settings and no words: transformers makes an empty one then."""
+        folder, words = os.path.dirname(name), (os.path.basename(name), *_WORD_FILES)
+        settings = os.path.isdir(self.source) and self.file(os.path.join(folder, "tokenizer_config.json"))
+        return bool(settings) and not any(self.file(os.path.join(folder, one)) for one in words)
+
+    def first_damaged(self) -> tuple[str, str] | None:
+        """The first of a processor's files that is missing or cannot be read, and why."""
+        names = ["processor_config.json", "preprocessor_config.json", "config.json"]
+        names += [f"{part}{name}" for part in ("", "target_tokenizer/") for name in _TOKENIZER_FILES]
+        for name in names:
+            try:
+                self.json(name)
+                path = self.file(name)
+                if path is not None and name.endswith("tokenizer.json"):
+                    Tokenizer.from_file(path)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as error:  # Rust's panics are no `Exception`
+                return name, str(error).split("\n")[0]
+        return next(((name, "it is missing") for name in _TOKENIZERS.values() if self.lacks(name)), None)
+
+
+class WholeProcessorMixin:
+    """Saves a processor with its fingerprint, and refuses files that are damaged, belong to another model, or make
+    something else of the same texts: no vector changes in silence."""
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
+        for tokenizer in _tokenizers(self).values():
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            if backend is not None:
+                backend.no_truncation()
+                backend.no_padding()
+        self.fingerprint = processor_fingerprint(self)
+        return super().save_pretrained(save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        place = _Place(pretrained_model_name_or_path, kwargs)
+        try:
+            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (KeyboardInterrupt, SystemExit, GeneratorExit, ImportError, MemoryError, OSError):
+            raise
+        except BaseException as error:  # Rust's panics are no `Exception`
+            damaged = place.first_damaged()
+            if damaged is None and type(error) is ValueError:  # says itself what is wrong
+                raise
+            name, reason = damaged or ("its processor", f"{type(error).__name__}: {error}".split("\n")[0])
+            raise ValueError(f"{place.source}: {name} cannot be read ({reason:.200}). {_RELOAD}") from error
+        chosen = set(kwargs) & set(inspect.signature(cls.__init__).parameters)
+        try:
+            config = place.json("config.json")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{place.source}: config.json cannot be read ({error!s:.200}). {_RELOAD}") from error
+        fault = next(_faults(processor, place, bool(chosen), config), None)
+        if fault is not None:
+            raise ValueError(f"{place.source}: {fault}. {_RELOAD}")
+        # What the model beside it needs for anchored queries, whatever the processor was saved as.
+        for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
+            if hasattr(processor, name) and name not in chosen and config.get(name) is not None:
+                setattr(processor, name, config[name])
+        return processor
+
+
+def _faults(processor, place: _Place, chosen: bool, config: dict):
+    """What does not fit, one sentence each: within the processor, with its fingerprint, with the model's
+    configuration. With `chosen`, a caller has set arguments that may change what is made of texts."""
+    # A tokenizer or a template to which all texts are alike misses something.
+    for name, tokenizer in _tokenizers(processor).items():
+        ids = _ids(tokenizer, _SAID, add_special_tokens=False)
+        if place.lacks(_TOKENIZERS[name]) or ids[0] == ids[1] or not all(ids):
+            yield f"{_TOKENIZERS[name]} is missing or damaged: all texts have the same tokens"
+    contexts = _contexts(processor)
+    if contexts is not None:
+        images = contexts[-1].count(processor.image_token_id)
+        if contexts[0] == contexts[1] or images != processor.num_visual_tokens:
+            yield "chat_template.jinja does not write what is said, or not each image once"
+    saved = processor.fingerprint
+    if saved:  # older releases have none
+        found = processor_fingerprint(processor)
+        for name, file in _TOKENIZERS.items():
+            sizes = [one.get("vocabulary", {}).get(name) for one in (saved, found)]
+            if sizes[0] != sizes[1]:
+                yield f"{file} has {sizes[1]} tokens, and the processor was saved with {sizes[0]}"
+            if saved.get(name) != found.get(name) and not chosen:
+                yield f"{file} makes other tokens of the same texts than when the processor was saved"
+        if saved.get("context") != found.get("context") and not chosen:
+            yield (
+                "chat_template.jinja or processor_config.json (readout_prompt, picture_prompt, tokens) makes other "
+                "contexts of the same dialogues than when the processor was saved"
+            )
+    dual, tokenizers = config.get("clip_config") or {}, _tokenizers(processor)
+    target = "target_tokenizer" if "target_tokenizer" in tokenizers else "tokenizer"
+    texts = [dual.get("text_config"), (dual.get("model_cfg") or {}).get("text_cfg"), dual.get("text_tower_config")]
+    for name, parts in (("tokenizer", [config.get("text_config")]), (target, texts)):
+        sizes = (part.get("vocab_size") for part in parts if isinstance(part, dict))
+        size = next((size for size in sizes if isinstance(size, int)), None)
+        if size is None or name not in tokenizers:
+            continue
+        added = set(tokenizers[name].added_tokens_decoder)  # such as [RET], which a model's own table need not hold
+        largest = max((token for token in tokenizers[name].get_vocab().values() if token not in added), default=-1)
+        if largest >= size:
+            yield f"{_TOKENIZERS[name]} has tokens up to {largest}, and the model of config.json {size} of them"
+    for name in ("ret_token_ids", "image_token_id"):
+        if config.get(name) is not None and hasattr(processor, name) and config[name] != getattr(processor, name):
+            yield f"tokenizer.json has {name} {getattr(processor, name)}, and config.json {config[name]}"
 
 
 # -- one backbone -----------------------------------------------------------------------------------------------------
@@ -499,8 +697,10 @@ __all__ = [
     "HUB_ARGUMENTS",
     "CompleteLoadingMixin",
     "FrozenBackbonesMixin",
+    "WholeProcessorMixin",
     "load_backbone",
     "part_dtypes",
+    "processor_fingerprint",
     "readable_weights",
     "require_complete",
     "require_finite",

@@ -582,10 +582,12 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
         target_pixel_values: torch.Tensor | None = None,
         target_image_features: torch.Tensor | None = None,
         target_image_mask: torch.Tensor | None = None,
+        target_image_negatives: torch.Tensor | None = None,
         target_input_ids: torch.Tensor | None = None,
         target_attention_mask: torch.Tensor | None = None,
         target_text_features: torch.Tensor | None = None,
         target_text_mask: torch.Tensor | None = None,
+        target_text_negatives: torch.Tensor | None = None,
         target_ids: torch.Tensor | None = None,
         caption_input_ids: torch.Tensor | None = None,
         caption_attention_mask: torch.Tensor | None = None,
@@ -609,6 +611,8 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
             target_input_ids, target_attention_mask (`(batch, tokens)`, *optional*): row i's right text, of the dual
                 encoder's tokenizer; or `target_text_features (batch, width)`, of `encode_texts`.
             target_text_mask (`(batch,)`, *optional*): False for rows without a text.
+            target_image_negatives, target_text_negatives (`(batch, count, width)`, *optional*): hard negatives of row
+                i, as the features of the targets; only query i is compared with them.
             target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
             caption_input_ids, caption_attention_mask, caption_labels (`(batch, tokens)`, *optional*): captions after
                 the placeholders of their images; labels are -100 where nothing is learned.
@@ -638,13 +642,25 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
             output.multimodal_embeds, output.readout_embeds = found.query, found.readout
         if return_loss and output.multimodal_embeds is not None:
             if output.image_embeds is not None and config.visual_matching_weight:
+                negatives = target_image_negatives
                 output.visual_matching_loss = contrastive_loss(
-                    output.multimodal_embeds, output.image_embeds, output.logit_scale, target_ids, target_image_mask
+                    output.multimodal_embeds,
+                    output.image_embeds,
+                    output.logit_scale,
+                    target_ids,
+                    target_image_mask,
+                    None if negatives is None else self.heads.image_target(negatives),
                 )
                 terms.append(config.visual_matching_weight * output.visual_matching_loss)
             if output.text_embeds is not None and config.textual_matching_weight:
+                negatives = target_text_negatives
                 output.textual_matching_loss = contrastive_loss(
-                    output.multimodal_embeds, output.text_embeds, output.text_logit_scale, target_ids, target_text_mask
+                    output.multimodal_embeds,
+                    output.text_embeds,
+                    output.text_logit_scale,
+                    target_ids,
+                    target_text_mask,
+                    None if negatives is None else self.heads.text_target(negatives),
                 )
                 terms.append(config.textual_matching_weight * output.textual_matching_loss)
             if config.ret_token_loss_weight and parts is not None:

@@ -1,19 +1,34 @@
-"""Dialogues, pictures and texts as the tensors that `UniMuRModel` reads."""
+"""Dialogues, images and texts as the tensors that `UniMuRModel` reads."""
 
+from __future__ import annotations
+
+import copy
+import ctypes
 import json
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from tokenizers import AddedToken, processors
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
-from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
+from torch.utils.data import get_worker_info
+from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedConfig
+from transformers.processing_utils import Unpack
 
-from .anchor_inputs_unimur import AnchorInputsMixin
-from .captions_unimur import CaptionsMixin
-from .conversation import is_conversation, read_conversation, require_unicode
-from .fingerprint import FingerprintMixin
-from .image_loading import load_image
-from .template_rendering import render_bounded
-from .text_cleaning import check_cleaning, clean_texts
+from .conversation import (
+    TEXT_OPTIONS,
+    DualEncoderProcessor,
+    RetrievalProcessorKwargs,
+    as_batch,
+    check_cleaning,
+    clean_texts,
+    is_conversation,
+    read_conversation,
+    require_unicode,
+    sort_options,
+    words_of_turn,
+)
 
 # Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
 _CHAT_TEMPLATE = """{%- for message in messages -%}
@@ -26,73 +41,66 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endif -%}
 {%- endfor -%}"""
 
-
-# What a call may say about texts, and the values that it may take.
-_TEXT_OPTIONS = {
-    "padding": (True, False, "longest", "max_length", "do_not_pad"),
-    "truncation": (True, False, "longest_first", "do_not_truncate"),
-    "max_length": None,
-}
-_TENSORS = ("pt", "np", None)
-
-
-class UniMuRProcessorKwargs(ProcessingKwargs, total=False):
-    """Options of a call: `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None for
-    lists), and those of the image processor; flat, or in `text_kwargs`, `images_kwargs` and `common_kwargs`."""
-
-
-def sort_options(options: dict) -> "tuple[dict, dict, str | None]":
-    """The options of a call as those of texts, those of images, and the kind of tensors.
-
-    Raises:
-        TypeError: an option that no part of a processor knows, or one that is passed twice.
-        ValueError: an option with a value that it does not take.
-    """
-    flat: dict = {}
-    for key, value in options.items():
-        group = value if key in ("text_kwargs", "images_kwargs", "common_kwargs") else {key: value}
-        for name, choice in (group or {}).items():
-            if name in flat:
-                raise TypeError(f"{name} is passed twice, by itself and in {key}.")
-            flat[name] = choice
-    text, images, tensors = {}, {}, flat.pop("return_tensors", "pt")
-    tensors = getattr(tensors, "value", tensors)  # of transformers' TensorType
-    if tensors not in _TENSORS:
-        raise ValueError(f"return_tensors must be one of 'pt', 'np' and None, got {tensors!r}.")
-    for name, choice in flat.items():
-        if name in _TEXT_OPTIONS:
-            allowed = _TEXT_OPTIONS[name]
-            if allowed is not None and choice is not None and choice not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {choice!r}.")
-            text[name] = choice
-        elif name in ImagesKwargs.__annotations__:
-            images[name] = choice
-        else:
-            raise TypeError(
-                f"Unexpected keyword argument {name!r}: a processor takes {', '.join(_TEXT_OPTIONS)}, return_tensors "
-                "and the options of its image processor."
-            )
-    return {name: choice for name, choice in text.items() if choice is not None}, images, tensors
+# A chat template is a program, and a damaged one may loop; a dialogue takes milliseconds.
+RENDER_SECONDS = 10.0
+_QUESTION_MARKS = "?\uff1f\u061f"  # also the full-width and the Arabic one
+# The arguments of `UniMuRModel` that `process_anchors` makes, one row a dialogue.
+ANCHOR_ROWS = (
+    "anchor_input_ids",
+    "anchor_attention_mask",
+    "anchor_text_mask",
+    "anchor_features",
+    "turn_statistics",
+)
+_DUAL_ENCODERS = ("clip", "siglip", "siglip2", "open_clip")
+# Texts that run through a text tower together.
+_BATCH = 64
 
 
-def as_batch(data: dict, tensors: "str | None") -> BatchFeature:
-    """Lists or tensors as a batch of one kind of tensors.
+class _Stopped(BaseException):
+    """Raised in a thread that renders for too long."""
+
+
+def render_bounded(render: Callable[[], str], seconds: float | None = None) -> str:
+    """The result of a chat template, or an error after a while.
+
+    Args:
+        render (`Callable`): renders a dialogue; it runs on a thread of its own.
+        seconds (`float`, *optional*): how long it may take, `RENDER_SECONDS` by default.
 
     Raises:
-        ValueError: rows of different lengths are to become one tensor.
+        ValueError: the template fails, loops, or renders something other than a text.
     """
-    if tensors is None:
-        return BatchFeature({name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in data.items()})
-    try:
-        made = {name: torch.as_tensor(rows) for name, rows in data.items()}
-    except ValueError as error:
+    seconds, found = RENDER_SECONDS if seconds is None else seconds, []
+
+    def work() -> None:
+        try:
+            found.append((render(), None))
+        except BaseException as error:
+            found.append((None, error))
+
+    thread = threading.Thread(target=work, name="chat template", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not found:
+        with suppress(AttributeError, TypeError):  # not CPython, where it goes on beside
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stopped))
         raise ValueError(
-            "The rows have different lengths and become no tensor: pass padding=True, or return_tensors=None."
-        ) from error
-    return BatchFeature({name: rows.numpy() if tensors == "np" else rows for name, rows in made.items()})
+            f"The chat template did not end within {seconds:g} seconds: it loops. Load the release's own "
+            "chat_template.jinja again."
+        )
+    text, error = found[0]
+    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+        raise error
+    if error is not None:
+        first = f"{type(error).__name__}: {error}".split("\n")[0]
+        raise ValueError(f"The chat template cannot render this dialogue ({first:.200}).") from error
+    if not isinstance(text, str):
+        raise ValueError(f"The chat template renders {type(text).__name__}, not a text.")
+    return text
 
 
-class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, ProcessorMixin):
+class UniMuRProcessor(DualEncoderProcessor):
     """Prepares dialogues for the language model and candidates for the dual encoder.
 
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
@@ -133,10 +141,15 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         query_anchor (`str`): that of the model's configuration. With `"encoder"` the inputs of a dialogue hold its
             words for the encoder too; see `process_anchors`.
         anchor_base_model, anchor_base_revision (`str`, *optional*): those of the model's configuration.
-        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
+
+    Attributes:
+        anchor_encoder (*optional*): what embeds a dialogue's words where candidates are ready embeddings of another
+            encoder: a `SentenceTransformer`, or a callable from a list of texts to vectors `(texts, width)`. By
+            default the model that `anchor_base_model` names is loaded when it is first needed. It is never saved.
     """
 
-    allow_urls = False
+    anchor_encoder = None
 
     def __init__(
         self,
@@ -189,7 +202,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         return text
 
     @classmethod
-    def from_backbones(cls, language_model: str, clip: str | None = None, **kwargs) -> "UniMuRProcessor":
+    def from_backbones(cls, language_model: str, clip: str | None = None, **kwargs) -> UniMuRProcessor:
         """A processor for a pair of backbones.
 
         Args:
@@ -200,22 +213,13 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
                 `local_files_only` go to the loaders.
         """
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
-        given = {name: kwargs.pop(f"{name}_revision", None) for name in ("language_model", "clip")}
-        revisions = {name: {"revision": revision} if revision else {} for name, revision in given.items()}
-        tokenizer = AutoTokenizer.from_pretrained(language_model, **revisions["language_model"], **hub)
-        if clip is None:
-            from transformers import CLIPImageProcessor
-
-            # transformers saves every part a processor has; these two are never asked.
-            target = AutoTokenizer.from_pretrained(language_model, **revisions["language_model"], **hub)
-            return cls(CLIPImageProcessor(), tokenizer, target, **kwargs)
-        target = AutoTokenizer.from_pretrained(clip, **revisions["clip"], **hub)
-        about, _ = PreTrainedConfig.get_config_dict(clip, **revisions["clip"], **hub)
-        if about.get("model_type", "").startswith("siglip"):
-            kwargs.setdefault("target_padding", "max_length")
-        if "max_target_tokens" not in kwargs and target.model_max_length < 100_000:
-            kwargs["max_target_tokens"] = target.model_max_length
-        return cls(AutoImageProcessor.from_pretrained(clip, **revisions["clip"], **hub), tokenizer, target, **kwargs)
+        revision, clip_revision = (kwargs.pop(f"{name}_revision", None) for name in ("language_model", "clip"))
+        own = {**hub, "revision": revision} if revision else hub
+        tokenizer = AutoTokenizer.from_pretrained(language_model, **own)
+        if clip is None:  # transformers saves every part a processor has; the other two are never asked
+            return cls(CLIPImageProcessor(), tokenizer, AutoTokenizer.from_pretrained(language_model, **own), **kwargs)
+        image_processor, target = cls.dual_encoder_parts(clip, clip_revision, hub, kwargs)
+        return cls(image_processor, tokenizer, target, **kwargs)
 
     # -- [RET] ----------------------------------------------------------------------------------------------------
     @property
@@ -278,7 +282,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         max_length: int | None = None,
         allow_urls: bool | None = None,
         first: int | None = 0,
-        **kwargs: Unpack[UniMuRProcessorKwargs],
+        **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
         """Prepares dialogues for `get_multimodal_features`.
 
@@ -305,7 +309,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
 
     process_context = process_queries  # its name in the first releases
 
-    def _read_all(self, conversations, allow_urls: "bool | None", first: "int | None") -> "tuple[list, list]":
+    def _read_all(self, conversations, allow_urls: bool | None, first: int | None) -> tuple[list, list]:
         if is_conversation(conversations):
             conversations, first = [conversations], None
         conversations = list(conversations)
@@ -341,7 +345,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **kwargs)
-        options = {key: kwargs.pop(key) for key in (*_TEXT_OPTIONS, "allow_urls") if key in kwargs}
+        options = {key: kwargs.pop(key) for key in (*TEXT_OPTIONS, "allow_urls") if key in kwargs}
         options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **options}
         allow_urls, max_length = options.pop("allow_urls", None), options.pop("max_length", None)
         messages, images = self._read_all(conversation, allow_urls, 0)
@@ -349,7 +353,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         batch = self._encode(texts, images, max_length, options, messages)
         return batch if return_dict else batch["input_ids"]
 
-    def render(self, messages: "list[dict]", **template) -> str:
+    def render(self, messages: list[dict], **template) -> str:
         """One dialogue as text, `image_token` where an image is; what users typed never counts as an image or as
         [RET].
 
@@ -389,8 +393,8 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         texts: list[str],
         images: list[list],
         max_length: int | None,
-        options: "dict | None" = None,
-        dialogues: "list[list[dict]] | None" = None,
+        options: dict | None = None,
+        dialogues: list[list[dict]] | None = None,
     ) -> BatchFeature:
         text, image, tensors = sort_options(options or {})
         max_length = text.pop("max_length", max_length)
@@ -477,7 +481,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
         text=None,
         max_length: int | None = None,
         allow_urls: bool | None = None,
-        **kwargs: Unpack[UniMuRProcessorKwargs],
+        **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
         """The call of every processor of transformers: texts are queries, and images alone are candidates.
 
@@ -511,7 +515,7 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
             elif places != len(pictures):
                 raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} images.")
             texts[number] = line
-        loaded = [self._load(several, allow_urls) for several in nested]
+        loaded = [self.load_images(several, allow_urls) for several in nested]
         return self._encode(texts, loaded, max_length, kwargs, [self._turns(line) for line in texts])
 
     def _turns(self, text: str) -> list[dict]:
@@ -533,71 +537,119 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
             raise ValueError(f"{count} texts and images for {len(images)}: pass one list of images per text.")
         return [list(entry) for entry in images]
 
-    # -- candidates -----------------------------------------------------------------------------------------------
-    def process_images(
-        self, images, allow_urls: bool | None = None, **kwargs: Unpack[UniMuRProcessorKwargs]
-    ) -> BatchFeature:
-        """Prepares candidate images for `get_image_features`: `pixel_values` `(images, 3, height, width)`.
+    # -- anchors ---------------------------------------------------------------------------------------------------
+    def process_anchors(self, dialogues: list[list[dict]]) -> dict:
+        """The inputs of anchored queries; none with `query_anchor="none"`.
 
         Args:
-            images: one image or a list: paths, bytes, PIL images or arrays.
-            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
-            kwargs: `return_tensors` and options of the image processor.
+            dialogues: chat messages whose content is a string or a list of text and image parts.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `turn_statistics (dialogues, 2)`, the number of turns and the share of them with
+            a question mark, and the words of all turns, a line each, and those of the last turn that has any, for the
+            dual encoder: `anchor_input_ids`, `anchor_attention_mask` `(dialogues, 2, tokens)`, the latest tokens of a
+            longer text, and `anchor_text_mask (dialogues, 2)`, False for no words. With another encoder they are
+            embedded: `anchor_features (dialogues, 2, width)`, zeros for no words.
 
         Raises:
-            ValueError, FileNotFoundError: naming the image.
-            TypeError: an unknown option.
+            ImportError: the encoder needs sentence-transformers, which is not installed.
         """
-        _, options, tensors = sort_options(kwargs)
-        loaded = self._load(images, allow_urls)
-        if getattr(self, "squash_images", False):  # a UniVLDRProcessor has no such switch
-            loaded = [image.resize(self._squashed_size()) for image in loaded]
-        return as_batch(dict(self.image_processor(loaded, return_tensors="pt", **options)), tensors)
+        if self.query_anchor == "none":
+            return {}
+        turns = [[words_of_turn(message) for message in messages] for messages in dialogues]
+        asked = [[any(mark in words for mark in _QUESTION_MARKS) for words in dialogue] for dialogue in turns]
+        statistics = [[len(marks), sum(marks) / max(len(marks), 1)] for marks in asked]
+        texts = [text for messages in dialogues for text in anchor_words(messages)]
+        found = {"turn_statistics": torch.tensor(statistics, dtype=torch.float32).reshape(-1, 2)}
+        if self.anchor_encoder is not None or self.anchor_base_model is not None:
+            vectors = self._embed_words(texts)
+            return {**found, "anchor_features": vectors.reshape(len(turns), 2, -1)}
+        batch = self.process_texts(texts, keep="latest")
+        found.update({f"anchor_{name}": rows.reshape(len(turns), 2, -1) for name, rows in batch.items()})
+        return {**found, "anchor_text_mask": torch.tensor([bool(text) for text in texts]).reshape(-1, 2)}
 
-    def _squashed_size(self) -> tuple[int, int]:
-        cut = getattr(self.image_processor, "do_center_crop", False)
-        size = dict(self.image_processor.crop_size if cut else self.image_processor.size)
-        side = size.get("shortest_edge")
-        return (size.get("width", side), size.get("height", side))
+    def _embed_words(self, texts: list[str]) -> torch.Tensor:
+        """Vectors of texts by `anchor_encoder`, float32 on the CPU, zeros for empty texts; each text once."""
+        if self.anchor_encoder is None:
+            self.anchor_encoder = self._load_anchor_encoder()
+        distinct = list(dict.fromkeys(text for text in texts if text)) or [" "]
+        vectors = encode_queries(self.anchor_encoder, distinct)
+        places = {text: row for row, text in enumerate(distinct)}
+        rows = torch.tensor([places.get(text, len(distinct)) for text in texts])
+        return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])[rows]
 
-    def _load(self, images, allow_urls: "bool | None") -> list:
-        images = list(images) if isinstance(images, (list, tuple)) else [images]
-        allow_urls = self.allow_urls if allow_urls is None else allow_urls
-        return [load_image(image, allow_urls=allow_urls) for image in images]
+    def _load_anchor_encoder(self):
+        try:
+            return load_text_encoder(self.anchor_base_model, self.anchor_base_revision)
+        except (ImportError, OSError, ValueError) as error:
+            kind = ImportError if isinstance(error, ImportError) else ValueError
+            raise kind(
+                f"The encoder of anchored queries cannot be loaded: {error} Or pass anchor_encoder, a "
+                "SentenceTransformer or a callable from texts to vectors, to the pipeline or the processor."
+            ) from error
 
-    def process_texts(
-        self, texts: "str | list[str]", keep: str = "first", **kwargs: Unpack[UniMuRProcessorKwargs]
-    ) -> BatchFeature:
-        """Prepares candidate texts for `get_text_features`: `input_ids`, `attention_mask` `(texts, tokens)`.
+    # -- captions --------------------------------------------------------------------------------------------------
+    def process_captions(self, captions: list[str], max_length: int = 24, together: int = 1) -> BatchFeature:
+        """Captions after their pictures and `caption_prompt`, for the caption loss.
 
         Args:
-            texts (`str` or `list[str]`): a string is always a text, whatever it looks like.
-            keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
-            kwargs: `padding` (`target_padding` by default), `truncation` (True), `max_length` (`max_target_tokens`)
-                and `return_tensors`.
+            captions (`list[str]`): one a picture.
+            max_length (`int`): of a caption, in tokens (FROMAGe: 24).
+            together (`int`): how many pictures with their captions follow one another in a row (FROMAGe: 2 in half of
+                its batches).
 
-        Raises:
-            ValueError: a text is not a string, or not valid Unicode.
-            TypeError: an unknown option.
+        Returns:
+            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
+            `(rows, tokens)`; labels are -100 on pictures, prompt and padding. What is learned besides the words, and
+            where start tokens stand, `caption_ends` and `start_each_caption` say.
         """
-        options, _, tensors = sort_options(kwargs)
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        for number, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise ValueError(f"Text {number} is {type(text).__name__}, not a string.")
-            require_unicode(text, f"Text {number}")
-        texts = clean_texts(texts, self.clean_text)
-        options = {"padding": self.target_padding, "truncation": True, "max_length": self.max_target_tokens, **options}
-        tokenizer = self._latest_tokenizer() if keep == "latest" else self.target_tokenizer
-        encoded = tokenizer(texts, verbose=False, **options)
-        keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
-        return as_batch({key: encoded[key] for key in keys}, tensors)
+        begin = self.tokenizer("")["input_ids"][: self._prefix_length]
+        prompt = self.caption_prompt.replace(self.image_token, self.image_token * self.num_visual_tokens)
+        prompt = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
+        bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
+        end = [self.tokenizer.eos_token_id] if self.caption_ends else []
+        starts = [-100] * len(begin) if self.caption_ends else begin
+        lines = []
+        for first in range(0, len(bodies), together):
+            ids, labels = [], []
+            for body in bodies[first : first + together]:
+                body = [*body[:max_length], *end]
+                part, learned = [*prompt, *body], [-100] * len(prompt) + body
+                if not ids or self.start_each_caption:
+                    lead = self._pictures_before_start(part)
+                    part = [*part[:lead], *begin, *part[lead:]]
+                    learned = [*learned[:lead], *starts, *learned[lead:]]
+                ids, labels = ids + part, labels + learned
+            lines.append((ids, labels))
+        width = max(len(ids) for ids, _ in lines)
+        pad, rows = self.tokenizer.pad_token_id, []
+        for ids, labels in lines:
+            gap = width - len(ids)
+            rows.append(([pad] * gap + ids, [0] * gap + [1] * len(ids), [-100] * gap + labels))
+        ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
+        return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
 
-    @staticmethod
-    def score_retrieval(query_embeds: torch.Tensor, candidate_embeds: torch.Tensor) -> torch.Tensor:
-        """Cosines `(queries, candidates)` of `(queries, width)` and `(candidates, width)`."""
-        query = torch.nn.functional.normalize(query_embeds.float(), dim=-1)
-        return query @ torch.nn.functional.normalize(candidate_embeds.float(), dim=-1).T
+    def process_prompt(self, conversations, allow_urls: bool | None = None) -> BatchFeature:
+        """Dialogues without readout prompt and [RET], ready for `generate`."""
+        return self._without_readout(self.process_queries(conversations, allow_urls=allow_urls))
+
+    def process_caption_prompt(self, images, allow_urls: bool | None = None) -> BatchFeature:
+        """Pictures, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
+
+        Args:
+            images: one picture or a list.
+            allow_urls (`bool`): whether pictures may be fetched from URLs.
+        """
+        loaded = [[image] for image in self.load_images(images, allow_urls)]
+        return self._without_readout(self._encode([self.caption_prompt] * len(loaded), loaded, None))
+
+    def _without_readout(self, batch: BatchFeature) -> BatchFeature:
+        for key in ("input_ids", "attention_mask"):
+            batch[key] = batch[key][:, : -self._suffix_length]
+        for key in ANCHOR_ROWS:
+            batch.pop(key, None)
+        return batch
 
     # -- files ----------------------------------------------------------------------------------------------------
     @classmethod
@@ -611,21 +663,148 @@ class UniMuRProcessor(AnchorInputsMixin, CaptionsMixin, FingerprintMixin, Proces
             kwargs["config"] = PreTrainedConfig()
         return super()._load_tokenizer_from_pretrained(sub_processor_type, *args, **kwargs)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
-        """Loads a processor; `allow_urls` sets that attribute, which no file can."""
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        processor.allow_urls = allow_urls
-        return processor
 
-    def save_pretrained(self, save_directory, **kwargs):
-        """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
-        for tokenizer in (self.tokenizer, self.target_tokenizer):
-            backend = getattr(tokenizer, "backend_tokenizer", None)
-            if backend is not None:
-                backend.no_truncation()
-                backend.no_padding()
-        return super().save_pretrained(save_directory, **kwargs)
+def anchor_words(messages: list[dict]) -> tuple[str, str]:
+    """What the encoder reads of a dialogue: the words of all turns, a line each, and those of the last turn that has
+    any; empty texts where nobody said anything."""
+    said = [words for words in map(words_of_turn, messages) if words] or [""]
+    return "\n".join(said), said[-1]
 
 
-__all__ = ["UniMuRProcessor", "UniMuRProcessorKwargs"]
+# -- the encoder that made ready embeddings ---------------------------------------------------------------------------
+class TextEncoder:
+    """Strings through a dual encoder's text tower, tokenised as `UniMuRProcessor.process_texts` does: padded to the
+    longest, or for SigLIP to the full length and without a mask, and cut at the longest text that the tower reads.
+
+    Args:
+        clip: the dual encoder.
+        tokenizer: its own.
+        clean_text: as `UniMuRProcessor` takes it.
+    """
+
+    def __init__(self, clip, tokenizer, clean_text: str | None = None):
+        self.clip, self.tokenizer, self.clean_text = clip, tokenizer, clean_text
+        self.full = clip.config.model_type.startswith("siglip")
+        about = clip.config if hasattr(clip.config, "context_length") else clip.config.text_config
+        positions = getattr(about, "context_length", getattr(about, "max_position_embeddings", None))
+        limits = [length for length in (tokenizer.model_max_length, positions) if length and length < 100_000]
+        self.settings = {"padding": "max_length" if self.full else True, "truncation": bool(limits)}
+        if limits:
+            self.settings["max_length"] = min(limits)
+        self._latest = None
+
+    def __call__(self, lines: list[str], keep: str = "first") -> torch.Tensor:
+        """Vectors `(texts, joint_width)`, not normalised; of a longer text the `"first"` or the `"latest"` tokens."""
+        if keep == "latest" and self._latest is None:
+            self._latest = copy.deepcopy(self.tokenizer)
+            self._latest.truncation_side = "left"
+        tokenizer = self._latest if keep == "latest" else self.tokenizer
+        batch = tokenizer(clean_texts(lines, self.clean_text), return_tensors="pt", **self.settings)
+        batch = batch.to(next(self.clip.parameters()).device)
+        mask = None if self.full else batch["attention_mask"]
+        features = self.clip.get_text_features(batch["input_ids"], attention_mask=mask)
+        return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+    @property
+    def key(self) -> str:
+        """What features depend on besides the weights."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        settings = f"{self.settings}" if self.clean_text is None else f"{self.settings}\n{self.clean_text}"
+        if backend is None:
+            return f"{type(self.tokenizer).__name__}\n{settings}"
+        plain = copy.deepcopy(backend)  # a tokenizer notes its last padding and truncation in itself
+        plain.no_truncation()
+        plain.no_padding()
+        return f"{plain.to_str()}\n{settings}"
+
+
+def load_text_encoder(name: str, revision: str | None = None):
+    """A [`TextEncoder`] of a CLIP, SigLIP or open_clip model, or else a `SentenceTransformer`.
+
+    Args:
+        name (`str`): Hub id or folder.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Raises:
+        OSError: the dual encoder could not be loaded.
+        ValueError: there is no such model.
+        ImportError: without the library that runs it.
+    """
+    try:
+        is_listed = os.path.isfile(os.path.join(name, "modules.json"))
+        about = {} if is_listed else PreTrainedConfig.get_config_dict(name, revision=revision)[0]
+    except OSError:  # a sentence-transformers model may have no configuration of its own at the top
+        about = {}
+    if about.get("model_type") not in _DUAL_ENCODERS:
+        return load_sentence_transformer(name, revision)
+    from .modeling_open_clip import load_dual_encoder
+
+    clip, commit = load_dual_encoder(name, revision)
+    return TextEncoder(clip.eval(), AutoTokenizer.from_pretrained(name, revision=commit))
+
+
+def load_sentence_transformer(source: str | os.PathLike, revision: str | None = None):
+    """A `SentenceTransformer` from a Hub id or a folder.
+
+    Raises:
+        ImportError: without sentence-transformers.
+        ValueError: when there is no such model.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(
+            f"The encoder {os.fspath(source)!r} needs sentence-transformers: `pip install "
+            "unimur[sentence_transformers]`."
+        ) from error
+    device = None if get_worker_info() is None else "cpu"  # an accelerator cannot be used after a fork
+    try:
+        return SentenceTransformer(os.fspath(source), revision=revision, device=device)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{os.fspath(source)!r} could not be loaded as a sentence-transformers model: check the id or the folder. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
+    """Vectors of texts as queries `(texts, width)`, float32 on the CPU; of a longer text its latest words.
+
+    Args:
+        encoder: of `load_text_encoder`, or any callable from a list of texts to vectors.
+        texts (`list[str]`): at least one.
+    """
+    if isinstance(encoder, TextEncoder):
+        with torch.inference_mode():
+            parts = [encoder(texts[at : at + _BATCH], keep="latest") for at in range(0, len(texts), _BATCH)]
+        vectors = torch.cat(parts)
+    elif isinstance(encoder, torch.nn.Module) and hasattr(encoder, "encode_query"):
+        shown = [_latest_words(text, encoder) for text in texts]
+        vectors = encoder.encode_query(shown, convert_to_tensor=True, show_progress_bar=False)
+    else:
+        vectors = encoder(texts)
+    return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def _latest_words(text: str, encoder) -> str:
+    """The end of a text that is longer than a sentence-transformers model reads."""
+    limit, tokenizer = getattr(encoder, "max_seq_length", None), getattr(encoder, "tokenizer", None)
+    if not limit or not getattr(tokenizer, "is_fast", False):
+        return text
+    prompt = (getattr(encoder, "prompts", None) or {}).get("query") or ""
+    room = limit - len(tokenizer(prompt, verbose=False)["input_ids"])
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = encoded["offset_mapping"]
+    return text[offsets[-room][0] :] if 0 < room < len(offsets) else text
+
+
+__all__ = [
+    "ANCHOR_ROWS",
+    "TextEncoder",
+    "UniMuRProcessor",
+    "anchor_words",
+    "encode_queries",
+    "load_sentence_transformer",
+    "load_text_encoder",
+    "render_bounded",
+]

@@ -1,20 +1,28 @@
 """Queries, texts and captioned pictures as the tensors that `UniVLDRModel` reads."""
 
+from __future__ import annotations
+
 import torch
-from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
+from transformers import BatchFeature, PreTrainedConfig
 from transformers.processing_utils import Unpack
 
 from .configuration_univl_dr import DUAL_ENCODERS
-from .conversation import is_conversation, read_conversation
-from .fingerprint import FingerprintMixin
-from .processing_unimur import UniMuRProcessor, UniMuRProcessorKwargs, as_batch, sort_options
-from .text_cleaning import check_cleaning, clean_texts
+from .conversation import (
+    DualEncoderProcessor,
+    RetrievalProcessorKwargs,
+    as_batch,
+    check_cleaning,
+    clean_texts,
+    is_conversation,
+    read_conversation,
+    sort_options,
+)
 
 # Its parts in `join_caption`: CLIP's tokenizer has no such special token and reads three ordinary ones (UniVL-DR).
 SEPARATOR = " [SEP] "
 
 
-class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
+class UniVLDRProcessor(DualEncoderProcessor):
     """Prepares queries and documents for the one dual encoder.
 
     Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls` is set. The
@@ -30,10 +38,8 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
             lets a long caption push it out, as in the released code.
         clean_text (`str`, *optional*): how texts are cleaned before the tokenizer: `"clip"` as OpenAI's CLIP does and
             so UniVL-DR's released checkpoints; `None` leaves them as they are.
-        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `FingerprintMixin`.
+        fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
     """
-
-    allow_urls = False
 
     def __init__(
         self,
@@ -42,8 +48,8 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
         max_target_tokens: int = 77,
         target_padding: str = "longest",
         verbalization_tokens: int = 0,
-        clean_text: "str | None" = None,
-        fingerprint: "dict | None" = None,
+        clean_text: str | None = None,
+        fingerprint: dict | None = None,
         **kwargs,
     ):
         self.max_target_tokens, self.target_padding = max_target_tokens, target_padding
@@ -52,7 +58,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
         super().__init__(image_processor, tokenizer, **kwargs)
 
     @classmethod
-    def from_backbones(cls, clip: str, clip_revision: "str | None" = None, **kwargs) -> "UniVLDRProcessor":
+    def from_backbones(cls, clip: str, clip_revision: str | None = None, **kwargs) -> UniVLDRProcessor:
         """A processor for a dual encoder.
 
         Args:
@@ -61,14 +67,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
             kwargs: arguments of the constructor; `token`, `cache_dir` and `local_files_only` go to the loaders.
         """
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
-        hub |= {"revision": clip_revision} if clip_revision else {}
-        tokenizer = AutoTokenizer.from_pretrained(clip, **hub)
-        about, _ = PreTrainedConfig.get_config_dict(clip, **hub)
-        if about.get("model_type", "").startswith("siglip"):
-            kwargs.setdefault("target_padding", "max_length")
-        if "max_target_tokens" not in kwargs and tokenizer.model_max_length < 100_000:
-            kwargs["max_target_tokens"] = tokenizer.model_max_length
-        return cls(AutoImageProcessor.from_pretrained(clip, **hub), tokenizer, **kwargs)
+        return cls(*cls.dual_encoder_parts(clip, clip_revision, hub, kwargs), **kwargs)
 
     # -- queries and documents --------------------------------------------------------------------------------------
     @property
@@ -76,21 +75,13 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
         """The dual encoder's tokenizer, under the name it has in `UniMuRProcessor`."""
         return self.tokenizer
 
-    # Candidates are prepared as UniMuR's are.
-    process_images = UniMuRProcessor.process_images
-    process_texts = UniMuRProcessor.process_texts
-    score_retrieval = staticmethod(UniMuRProcessor.score_retrieval)
-
-    _load = UniMuRProcessor._load
-    _latest_tokenizer = UniMuRProcessor._latest_tokenizer
-
     def process_queries(
         self,
         queries,
-        max_length: "int | None" = None,
-        allow_urls: "bool | None" = None,
-        first: "int | None" = 0,
-        **kwargs: Unpack[UniMuRProcessorKwargs],
+        max_length: int | None = None,
+        allow_urls: bool | None = None,
+        first: int | None = 0,
+        **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
         """Prepares queries for `get_text_features`: `input_ids`, `attention_mask` `(queries, tokens)`.
 
@@ -127,9 +118,9 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
     def process_documents(
         self,
         images,
-        captions: "list[str | None]",
-        allow_urls: "bool | None" = None,
-        **kwargs: Unpack[UniMuRProcessorKwargs],
+        captions: list[str | None],
+        allow_urls: bool | None = None,
+        **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
         """Pictures with their captions, ready for `get_multimodal_features`.
 
@@ -153,7 +144,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
         pixels = self.process_images(images, allow_urls=allow_urls, **kwargs)
         return BatchFeature({**pixels, **self.process_captions(captions, **kwargs)})
 
-    def process_captions(self, captions: "list[str | None]", **kwargs: Unpack[UniMuRProcessorKwargs]) -> BatchFeature:
+    def process_captions(self, captions: list[str | None], **kwargs: Unpack[RetrievalProcessorKwargs]) -> BatchFeature:
         """Captions of pictures: `input_ids`, `attention_mask` `(pictures, tokens)`; and, where one is missing,
         `caption_mask` `(pictures,)`, False there."""
         words = [(caption or "").strip() for caption in captions]
@@ -163,7 +154,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
             batch.update(as_batch(mask, sort_options(kwargs)[2]))
         return batch
 
-    def join_caption(self, caption: "str | None", verbalization: "str | None") -> str:
+    def join_caption(self, caption: str | None, verbalization: str | None) -> str:
         """`caption [SEP] verbalization`, cut to `max_target_tokens` so that `verbalization_tokens` are left for the
         latter (UniVL-DR, equation 8)."""
         caption, verbalization = ((text or "").strip() for text in (caption, verbalization))
@@ -188,7 +179,7 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
         return " ".join(words)
 
     def __call__(
-        self, images=None, text=None, allow_urls: "bool | None" = None, **kwargs: Unpack[UniMuRProcessorKwargs]
+        self, images=None, text=None, allow_urls: bool | None = None, **kwargs: Unpack[RetrievalProcessorKwargs]
     ) -> BatchFeature:
         """The call of every processor of transformers: texts, images, or images with a caption each.
 
@@ -222,17 +213,9 @@ class UniVLDRProcessor(FingerprintMixin, ProcessorMixin):
             arguments = {("clip_revision" if key == "revision" else key): value for key, value in kwargs.items()}
             processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
         else:
-            processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            return super().from_pretrained(pretrained_model_name_or_path, *args, allow_urls=allow_urls, **kwargs)
         processor.allow_urls = allow_urls
         return processor
-
-    def save_pretrained(self, save_directory, **kwargs):
-        """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is not None:
-            backend.no_truncation()
-            backend.no_padding()
-        return super().save_pretrained(save_directory, **kwargs)
 
 
 __all__ = ["SEPARATOR", "UniVLDRProcessor"]

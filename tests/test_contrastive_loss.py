@@ -65,6 +65,26 @@ def test_contrastive_loss_without_ids_is_cross_entropy_both_ways():
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("ids", [[0, 1, 2, 3], [2, 0, 2, 1]], ids=["rows", "shared targets"])
+def test_hard_negatives_compete_for_their_own_query_alone(ids):
+    queries, candidates, scale = unit(4, seed=5), unit(4, seed=6), torch.tensor(9.0, dtype=torch.float64)
+    negatives = unit(8, seed=7).reshape(4, 2, -1)
+    ids = torch.tensor(ids)
+    right = (ids[:, None] == ids[None, :]).double()
+    target = right / right.sum(dim=1, keepdim=True)
+    rows = []
+    for row in range(4):  # the batch's candidates first, then this query's negatives
+        logits = 9 * torch.cat([candidates, negatives[row]]) @ queries[row]
+        rows.append(-(target[row] * F.log_softmax(logits, dim=0)[:4]).sum())
+    back = -(target * F.log_softmax(9 * candidates @ queries.T, dim=1)).sum(dim=1)
+    expected = (torch.stack(rows).mean() + back.mean()) / 2
+    loss = contrastive_loss(queries, candidates, scale, ids, negatives=negatives)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(each, (queries, candidates), retain_graph=True) for each in (loss, expected))
+    )
+
+
 def test_masked_rows_have_no_influence_and_no_gradient():
     queries, candidates, scale = unit(4, seed=5), unit(4, seed=6), torch.tensor(5.0, dtype=torch.float64)
     mask = torch.tensor([True, True, False, True])

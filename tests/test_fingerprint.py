@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from modeling_unimur import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor, template_rendering
-from modeling_unimur.template_rendering import render_bounded
+from modeling_unimur import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor, processing_unimur
+from modeling_unimur.processing_unimur import render_bounded
 
 TOKENIZER, TARGET = "tokenizer.json", "target_tokenizer/tokenizer.json"
 CONFIG, TEMPLATE = "processor_config.json", "chat_template.jinja"
@@ -214,7 +214,7 @@ LOOP = "{% for n in range(99999) %}" * 3 + "{% endfor %}" * 3
     ],
 )
 def test_a_template_that_loops_or_fails_is_one_clear_error(release, monkeypatch, template, told):
-    monkeypatch.setattr(template_rendering, "RENDER_SECONDS", 1.0)
+    monkeypatch.setattr(processing_unimur, "RENDER_SECONDS", 1.0)
     (release / TEMPLATE).write_text(template)
     start = time.perf_counter()
     with pytest.raises(ValueError, match=told):

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..anchor_inputs_unimur import anchor_words
 from ..configuration_unimur import UniMuRConfig
 from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_unimur import UniMuRModel, UniMuRQueryAnchor
-from ..processing_unimur import UniMuRProcessor
+from ..processing_unimur import UniMuRProcessor, anchor_words
 from .adapt_contexts import Groups, judging_contexts
 from .collators import turn_messages
 from .dev_sets import DevSet

@@ -80,6 +80,8 @@ class DualAlignmentCollator:
             batch[f"target_{kind}_features"] = torch.stack(filled)
             if any(feature is None for feature in features):
                 batch[f"target_{kind}_mask"] = torch.tensor([feature is not None for feature in features])
+            if f"{kind}_negatives" in rows[0]:
+                batch[f"target_{kind}_negatives"] = torch.stack([row[f"{kind}_negatives"] for row in rows])
         return batch
 
     def _captions(self, rows: "list[dict]") -> dict:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..data.row_store import StoredRows
-from ..text_encoder_unimur import TextEncoder, placed
+from ..processing_unimur import TextEncoder
 
 
 class FrozenTowers(NamedTuple):
@@ -48,9 +48,9 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
 
     def encode_pictures(pixel_values: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
         if hasattr(clip, "project_image"):
-            return clip.get_image_features(placed(clip, pixel_values)).pooled_features
+            return clip.get_image_features(_placed(clip, pixel_values)).pooled_features
         # SigLIP 2 takes pictures of any shape, with a mask and their shapes; their names differ between versions.
-        return clip.vision_model(*(placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
+        return clip.vision_model(*(_placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
 
     return FrozenTowers(picture_tower, encode_pictures, text_tower, TextEncoder(clip, tokenizer, clean_text))
 
@@ -71,6 +71,12 @@ def project(clip, pooled: "torch.Tensor | StoredRows") -> "torch.Tensor | Stored
         return pooled
     weight = next(layer.parameters(), pooled)
     return layer(pooled.to(weight.device, weight.dtype)).to(pooled.device)
+
+
+def _placed(clip, tensor: torch.Tensor) -> torch.Tensor:
+    """An input on the device of a dual encoder, numbers in its dtype."""
+    tensor = tensor.to(next(clip.parameters()).device)
+    return tensor.to(clip.dtype) if tensor.is_floating_point() else tensor
 
 
 def _projection(clip) -> "nn.Module | None":

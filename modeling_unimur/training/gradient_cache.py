@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 
-from ..anchor_inputs_unimur import ANCHOR_ROWS
 from ..modeling_unimur import UniMuROutput
+from ..processing_unimur import ANCHOR_ROWS
 
 _BY_ROW = ("input_ids", "attention_mask", "labels", *ANCHOR_ROWS)
 _BY_PICTURE = ("pixel_values", "visual_features", "anchor_image_features")

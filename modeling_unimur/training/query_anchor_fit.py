@@ -20,12 +20,12 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm, trange
 
-from ..anchor_inputs_unimur import ANCHOR_ROWS
 from ..contrastive_loss import contrastive_loss
 from ..data.shards import read_shard, write_shard
 from ..evaluation.metrics import first_right_ranks
-from ..fingerprint import processor_fingerprint
+from ..loading import processor_fingerprint
 from ..modeling_unimur import UniMuRModel, UniMuRQueryAnchor, gate_features
+from ..processing_unimur import ANCHOR_ROWS
 from .collators import DualAlignmentCollator, all_rows
 from .frozen_features import fingerprint
 

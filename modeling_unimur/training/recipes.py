@@ -167,6 +167,13 @@ class DataArguments:
             "the dialogues), which are their own right answers."
         },
     )
+    hard_negatives: int = field(
+        default=0,
+        metadata={
+            "help": "Hard negatives of each modality a context, mined by the model as it stands before the first step "
+            "(UniVL-DR's balanced sampler, 1); 0 for none, as in UniMuR."
+        },
+    )
     captions_per_batch: int | None = field(
         default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
     )
@@ -184,6 +191,8 @@ class DataArguments:
             raise ValueError(
                 "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
             )
+        if self.hard_negatives < 0:
+            raise ValueError(f"hard_negatives must be a non-negative integer, got {self.hard_negatives}.")
         for name in ("feature_batch_size", "feature_shard_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from tqdm.auto import tqdm
 
-from ..text_encoder_unimur import TextEncoder, encode_queries, load_text_encoder
+from ..processing_unimur import TextEncoder, encode_queries, load_text_encoder
 
 _BATCH = 64
 

@@ -16,6 +16,7 @@ from .alignment_data import AlignmentData, load_data
 from .callbacks import RescaleRet, TrainingGuard
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, recalls
+from .hard_negative_rows import mine_hard_negatives
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .query_anchor_fit import fit_query_anchor, read_queries
@@ -135,11 +136,14 @@ def train(recipe: Recipe) -> "dict[str, float]":
         if recipe.data.closed_form_start and not args.resume_from_checkpoint:
             start_picture_map(model, data.train, collator, args.seed)
             start_in_closed_form(model, data.train, collator, args.seed, with_pictures=True)
+        rows = data.train
+        if recipe.data.hard_negatives and trains:
+            rows = mine_hard_negatives(model, rows, collator, recipe.data.hard_negatives, seed=args.seed)
         trainer = RetrievalTrainer(
             model=model,
             args=args,
             data_collator=collator,
-            train_dataset=data.train,
+            train_dataset=rows,
             eval_dataset=data.dev[0].contexts,
             recalls=lambda _: measure(data.dev),
             processing_class=processor,

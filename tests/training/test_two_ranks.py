@@ -47,6 +47,8 @@ def whole_batch(processor, special: str) -> dict:
     if special == "shared targets and missing pictures":
         batch["target_ids"] = torch.tensor([5, 1, 2, 5, 4, 2])
         batch["target_image_mask"] = torch.tensor([True, False, True, True, False, False])
+        batch["target_image_negatives"] = features(12, 48).unflatten(0, (6, 2))
+        batch["target_text_negatives"] = features(12, 24).unflatten(0, (6, 2))
     return batch
 
 

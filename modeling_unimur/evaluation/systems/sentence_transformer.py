@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...text_encoder_unimur import load_sentence_transformer
+from ...processing_unimur import load_sentence_transformer
 from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue
 
 

@@ -8,9 +8,9 @@ import torch
 from transformers import CLIPConfig
 
 from conversion.clip_folder import CLEANED_TEXTS, clip_tokenizer
-from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, text_cleaning
+from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, conversation
 from modeling_unimur.candidates_unimur import same_space, space_name
-from modeling_unimur.text_cleaning import clean_texts
+from modeling_unimur.conversation import clean_texts
 from modeling_unimur.training.frozen_towers import TextEncoder
 
 # Texts that OpenAI's tokenizer, whose code open_clip carries, reads otherwise without its cleaning.
@@ -100,7 +100,7 @@ def test_candidates_that_are_prepared_otherwise_lie_in_a_space_of_their_own(make
 
 
 def test_what_is_missing_is_named(monkeypatch, clip_folder):
-    monkeypatch.setattr(text_cleaning, "ftfy", None)
+    monkeypatch.setattr(conversation, "ftfy", None)
     made = UniVLDRProcessor.from_backbones(str(clip_folder), clean_text="clip")
     with pytest.raises(ImportError, match=r"unimur\[clean_text\]"):
         made.process_texts("a cat")

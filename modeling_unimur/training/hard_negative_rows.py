@@ -1,0 +1,151 @@
+"""Rows of dual alignment training with hard negatives of both modalities, as UniVL-DR balances them (section 3.2)."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from .collators import DualAlignmentCollator, all_rows
+from .mining import Judged, MiningOptions, mine_vectors
+
+logger = logging.getLogger(__name__)
+
+# Rows that are embedded at a time.
+_BATCH = 64
+_INPUTS = ("input_ids", "attention_mask", "visual_features", "prefix_states")
+
+
+class HardNegativeRows(Dataset):
+    """Adds to every row `image_negatives` and `text_negatives (count, width)`. The draws depend on the seed, the epoch
+    and the row alone, so that a resumed run draws the same.
+
+    Args:
+        rows: of `context_rows`.
+        pools (`dict[str, torch.Tensor]`): `image` and `text` to the distinct targets `(targets, width)` of all rows.
+        mined (`dict[str, list[list[int]]]`): `image` and `text` to each row's hard negatives, as numbers in the pool.
+        count (`int`): of each kind a row; a row with fewer repeats them, one without any takes them from all rows.
+        seed (`int`): of the draws.
+    """
+
+    def __init__(
+        self,
+        rows: Dataset,
+        pools: dict[str, torch.Tensor],
+        mined: dict[str, list[list[int]]],
+        count: int = 1,
+        seed: int = 0,
+    ):
+        self.rows, self.pools, self.mined, self.count = rows, pools, mined, count
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draws others from now on; the Trainer's data loader calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> dict:
+        return self.__getitems__([row])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict]:
+        """Rows of one batch."""
+        found = [dict(row) for row in _many(self.rows, rows)]
+        for number, row in zip(rows, found, strict=True):
+            rng = random.Random(f"{self.seed}/{self.epoch}/{int(number)}")
+            for kind, pool in self.pools.items():
+                choice = self.mined[kind][int(number)] or range(len(pool))
+                row[f"{kind}_negatives"] = pool[rng.choices(choice, k=self.count)]
+        return found
+
+
+@torch.no_grad()
+def mine_hard_negatives(
+    model,
+    rows: Dataset,
+    collator: DualAlignmentCollator,
+    count: int = 1,
+    options: MiningOptions | None = None,
+    seed: int = 0,
+) -> HardNegativeRows:
+    """Searches the targets of all rows with each row's unified embedding; what ranks high and is not right is a hard
+    negative, of each modality equally many.
+
+    Images and texts are ranked apart by default: in one ranking the modality gap would decide which of them come
+    first.
+
+    Args:
+        model (`UniMuRModel`): as it stands; its maps on the targets are applied.
+        rows: of `context_rows`; rows with equal `target_ids` are right for each other.
+        collator: the run's.
+        count: hard negatives of each modality a row and epoch.
+        options (*optional*): depth of the search, and the cosine with a right target from which on a candidate counts
+            as right as well (0.95 by default).
+        seed: of the draws.
+    """
+    options = options or MiningOptions(joint=False, max_similarity=0.95)
+    known = all_rows(rows)
+    queries = _unified_embeddings(model, known, collator)
+    pools, mined, report = {}, {}, Counter()
+    for kind, target in (("image", model.heads.image_target), ("text", model.heads.text_target)):
+        pool, ids = _distinct([row[f"target_{kind}_features"] for row in known], [int(r["target_ids"]) for r in known])
+        if not len(pool):
+            continue
+        places: dict[int, list[int]] = {}
+        for place, owner in enumerate(ids):
+            places.setdefault(owner, []).append(place)
+        right = [places.get(int(row["target_ids"]), []) for row in known]
+        vectors = target(pool.float().to(model.device)).float()
+        judged = Judged([frozenset(each) for each in right], right)
+        found = mine_vectors(queries, vectors, [kind] * len(pool), judged, options, report=report)
+        pools[kind], mined[kind] = pool, [each[kind] for each in found]
+    logger.info(
+        "Hard negatives of %d contexts: %s; dropped: %s",
+        len(known),
+        ", ".join(f"{sum(map(len, each)):,} of kind {kind}" for kind, each in mined.items()),
+        dict(report) or "none",
+    )
+    return HardNegativeRows(rows, pools, mined, count, seed)
+
+
+def _unified_embeddings(model, rows: list[dict], collator: DualAlignmentCollator) -> torch.Tensor:
+    """Of the rows in their order, computed in batches of like length."""
+    order = sorted(range(len(rows)), key=lambda row: sum(map(len, rows[row]["turns"])))
+    was_training = model.training
+    model.eval()
+    parts = []
+    for start in range(0, len(order), _BATCH):
+        batch = collator([rows[row] for row in order[start : start + _BATCH]])
+        inputs = {key: value.to(model.device) for key, value in batch.items() if key in _INPUTS}
+        parts.append(model.get_multimodal_features(**inputs).pooler_output.float())
+    model.train(was_training)
+    embeds = torch.cat(parts)
+    return torch.empty_like(embeds).index_copy_(0, torch.tensor(order, device=embeds.device), embeds)
+
+
+def _distinct(features: list[torch.Tensor | None], ids: list[int]) -> tuple[torch.Tensor, list[int]]:
+    """Targets without repeats, and the id of each; a target that two ids share stands once for each."""
+    pool, owners, seen = [], [], set()
+    for feature, owner in zip(features, ids, strict=True):
+        if feature is None:
+            continue
+        key = (owner, F.normalize(feature.float(), dim=-1).half().numpy().tobytes())
+        if key not in seen:
+            seen.add(key)
+            pool.append(feature)
+            owners.append(owner)
+    return (torch.stack(pool) if pool else torch.empty(0, 0)), owners
+
+
+def _many(rows: Dataset, numbers: Sequence[int]) -> list[dict]:
+    many = getattr(rows, "__getitems__", None) or (lambda some: [rows[number] for number in some])
+    return many(numbers)
+
+
+__all__ = ["HardNegativeRows", "mine_hard_negatives"]
