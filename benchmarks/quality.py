@@ -36,20 +36,20 @@ from torch.nn import functional as F
 
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.cli.compare import training_text
+from modeling_unimur.cli.compared_systems import training_text
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures
-from modeling_unimur.data.dialogues import load_glosses
-from modeling_unimur.data.packages import cache_dir
-from modeling_unimur.evaluation.compare import Comparison, compare
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
-from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks
+from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
+from modeling_unimur.evaluation.tasks.dialogues import LONG, compare_systems
 from modeling_unimur.training.dev_sets import DevSet, picture_sets, scores, text_sets
 from modeling_unimur.training.pairs import load_pairs, project
 from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.unpaired_texts import TextContext, text_rows
+from unimur_mini.dialogues import load_glosses
 
 PARTS = ("titles", "dialogues", "captions")
 _CAPTIONS = 20
@@ -85,11 +85,11 @@ def with_interval(name: str, hits: np.ndarray) -> dict[str, float]:
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
-def recall_figures(name: str, ranks: np.ndarray, cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, float]:
-    """Recalls with intervals from ranks `(queries,)` or `(runs, queries)`."""
+def recall_figures(name: str, hits: dict[str, np.ndarray]) -> dict[str, float]:
+    """Recalls with intervals from `metrics.recall_values`, each `(queries,)` or `(runs, queries)`."""
     figures: dict[str, float] = {}
-    for k in cutoffs:
-        figures.update(with_interval(f"{name}_r{k}", 100.0 * ((ranks > 0) & (ranks <= k))))
+    for cutoff, values in hits.items():
+        figures.update(with_interval(f"{name}_{cutoff}", values))
     return figures
 
 
@@ -104,15 +104,15 @@ def title_figures(space: ClipSpace, models: list[UniMuRModel], sets: list[DevSet
             figures.update(with_interval("distillation_fidelity", 100.0 * (ours == 1)))
             continue
         name = dev.name if dev.name.startswith("gloss") else f"unimur_{dev.name}"
-        figures.update(recall_figures(name, ours))
-        figures.update(recall_figures(f"clip_{dev.name}", theirs))
+        figures.update(recall_figures(name, recall_values(ours)))
+        figures.update(recall_figures(f"clip_{dev.name}", recall_values(theirs)))
         figures[f"{dev.name}_queries"], figures[f"{dev.name}_candidates"] = len(dev.contexts), len(dev.candidates)
     title = np.array([figures["unimur_title_image_r10"], figures["clip_title_image_r10"]])
     figures["unimur_over_clip_title_image_r10"] = float(title[0] / title[1])
     if len(models) > 1:
         dev = sets[0]
         each = [first_right_ranks(run[dev.name], dev.ids, dev.candidate_ids) for run in runs]
-        recalls = [100 * float(((ranks > 0) & (ranks <= 10)).mean()) for ranks in each]
+        recalls = [recall_at(ranks)["r10"] for ranks in each]
         figures["unimur_title_image_r10_std_over_seeds"] = float(np.std(recalls, ddof=1))
     return figures
 
@@ -142,36 +142,29 @@ def dialogue_figures(space: ClipSpace, models: list[UniMuRModel], texts: int) ->
     """The hand-written dialogues."""
     dialogues, gallery = own_dialogues("test")
     systems = dialogue_systems(space, models, texts)
-    found = compare(dialogues, gallery, list(itertools.chain(*systems.values())), timed=False)
-    long = np.array([len(dialogue.messages) >= 3 for dialogue in dialogues])
-    results = {result.name: result for result in found.systems}
-    consistent = {name: np.array([results[one.name].consistent for one in some]) for name, some in systems.items()}
-    ranks = {
-        (name, kind): np.stack([_ranks(found, system.name, kind) for system in some])
-        for name, some in systems.items()
-        for kind in ("image", "text")
-    }
+    found = compare_systems(dialogues, gallery, list(itertools.chain(*systems.values())), timed=False)
+    long = np.array([len(dialogue.messages) >= LONG for dialogue in dialogues])
     figures: dict[str, float] = {"dialogues_short": int((~long).sum()), "dialogues_long": int(long.sum())}
-    for (name, kind), rows in ranks.items():
-        title = f"{name}_{kind}"
-        figures.update(recall_figures(title, rows))
-        for part, chosen in (("short", ~long), ("long", long)):
-            figures.update(recall_figures(f"{title}_{part}", rows[:, chosen], cutoffs=(1, 10)))
+
+    def values(name: str, measure: str) -> np.ndarray:
+        """Of every run `(runs, dialogues)`."""
+        return np.stack([found.systems[system.name].values[measure] for system in systems[name]])
+
+    parts = (("", long | ~long, CUTOFFS), ("_short", ~long, (1, 10)), ("_long", long, (1, 10)))
+    for name, kind in itertools.product(systems, ("image", "text")):
+        for part, chosen, cutoffs in parts:
+            hits = {f"r{k}": values(name, f"{kind} r{k}")[:, chosen] for k in cutoffs}
+            figures.update(recall_figures(f"{name}_{kind}{part}", hits))
     for name, title in (("", "dialogue"), ("clip_whole_", "clip_whole")):
-        figures.update(with_interval(f"{name}consistency_plain", consistent[title]))
-        figures.update(with_interval(f"{name}consistency", consistent[f"{name}coherent"]))
+        figures.update(with_interval(f"{name}consistency_plain", values(title, "consistency")))
+        figures.update(with_interval(f"{name}consistency", values(f"{name}coherent", "consistency")))
     for kind, k in itertools.product(("image", "text"), (1, 10)):
-        for part, chosen in (("", long | ~long), ("_short", ~long), ("_long", long)):
-            ours, theirs = (100.0 * (ranks[name, kind][:, chosen] <= k) for name in ("dialogue", "clip_whole"))
+        for part, chosen, _ in parts:
+            ours, theirs = (values(name, f"{kind} r{k}")[:, chosen] for name in ("dialogue", "clip_whole"))
             difference = vars(paired_bootstrap(ours, theirs))
             title = f"dialogue_{kind}_r{k}_over_clip_whole{part}"
             figures.update({f"{title}_{end}" if end != "mean" else title: v for end, v in difference.items()})
     return figures
-
-
-def _ranks(found: Comparison, name: str, kind: str) -> np.ndarray:
-    result = next(result for result in found.systems if result.name == name)
-    return np.array([rank if rank is not None else np.iinfo(np.int64).max for rank in result.ranks[kind]])
 
 
 @torch.inference_mode()

@@ -33,7 +33,7 @@ import numpy as np
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.candidates_unimur import space_name
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
 
 CLIENTS, SECONDS, CANDIDATES = 64, 120.0, 10_000

@@ -56,7 +56,7 @@ from benchmarks.ladder_rows import (
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.data.retrieval_sources import load_retrieval_set
-from modeling_unimur.evaluation.compare_report import aligned
+from modeling_unimur.evaluation.report import aligned
 from modeling_unimur.evaluation.universal import DenseSystem, RetrievalTask, Space, UniVLDREncoder, with_bm25
 from modeling_unimur.evaluation.universal.systems import BM25System, DivideAndConquer
 from modeling_unimur.evaluation.universal.tuning import choose_image_weight

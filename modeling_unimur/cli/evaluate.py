@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones, opening_arguments
+from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .compared_systems import SYSTEMS, open_systems
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
-SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "bm25", "chance")
 # The linear map needs text to be fitted on, which takes packages and minutes.
 _DEFAULT = tuple(name for name in SYSTEMS if name != "clip-linear")
 _TABLE = "table"
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     left_out: dict[str, str] = {}
     compared: list = sources
     if TASKS[args.task].takes == "systems":
-        compared, left_out = _systems(chosen, sources, args)
+        compared, left_out = open_systems(chosen, sources, args)
     found = task_function(args.task)(args.data, compared, options, args.output / "batches")
     found.notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
     paths = found.save(args.output)
@@ -158,8 +158,8 @@ def _merge(args: argparse.Namespace) -> int:
 
 def _show(found, paths: list[Path]) -> None:
     print(found.text())
-    for note in found.notes:
-        print(note)
+    for line in found.lines():
+        print(line)
     print(f"Written to {', '.join(map(str, paths))}, with intervals and paired differences")
 
 
@@ -186,62 +186,3 @@ def _options(args: argparse.Namespace):
         captions=args.captions,
         deduplicate=args.deduplicate,
     )
-
-
-def _systems(chosen: list[str], sources: list[str], args: argparse.Namespace) -> tuple[list, dict[str, str]]:
-    """The systems, fitted, UniMuR first, and why others are left out."""
-    from ..data.packages import PackageUnavailable
-    from ..evaluation import systems
-    from ..evaluation.provenance import model_revision
-    from .retriever import open_retriever
-
-    found, left_out = [], {}
-    spaces = []
-    for source in sources if any(name.startswith(("unimur", "clip")) for name in chosen) else []:
-        retriever = open_retriever(source, **opening_arguments(args))
-        space = systems.ClipSpace(retriever.model, retriever.processor)
-        spaces.append((space, source, model_revision(source, retriever.model)))
-        if "unimur" in chosen:
-            found.append(_known(systems.UniMuR(space, _name(source, sources)), *spaces[-1][1:]))
-    for name, make in systems.CLIP_TEXTS.items():
-        if name in chosen:
-            found.append(_known(make(spaces[0][0]), *spaces[0][1:]))
-    if "clip-linear" in chosen:
-        from ..training.readout_fit import fit_ridge
-        from .compare import training_text
-
-        linear = systems.ClipTextLinear(spaces[0][0], fit_ridge)
-        try:
-            linear.fit(*training_text(args.linear_texts, args.seed))
-            state = f"{spaces[0][2]}, fitted on {args.linear_texts} texts of seed {args.seed}"
-            found.append(_known(linear, spaces[0][1], state))
-        except PackageUnavailable as error:
-            left_out[linear.name] = str(error)
-    if args.sentence_transformer:
-        encoder = systems.SentenceTransformerSystem(args.sentence_transformer)
-        revision = model_revision(args.sentence_transformer, getattr(encoder.encoder[0], "auto_model", None))
-        found.append(_known(encoder, args.sentence_transformer, revision))
-    if "bm25" in chosen:
-        try:
-            found.append(systems.BM25())
-        except ImportError as error:
-            left_out["BM25"] = str(error)
-    if "chance" in chosen:
-        found.append(systems.Chance(args.seed))
-    if not found:
-        raise CommandError(f"no system is left: {'; '.join(left_out.values())}")
-    return found, left_out
-
-
-def _known(system, source: str, revision: str):
-    """A system that says where it comes from, and whose batches can be kept."""
-    system.source = source
-    if revision != "unknown":
-        system.revision = revision
-    return system
-
-
-def _name(source: str, sources: list[str]) -> str:
-    """The last part of a model's address, or all of it where two end alike."""
-    last = [Path(other).name for other in sources]
-    return Path(source).name if last.count(Path(source).name) == 1 else source

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.packages import cache_dir
+from ..data.cache import cache_dir
 from .errors import CommandError
 
 DEFAULT_MODEL = "unimur-mini"

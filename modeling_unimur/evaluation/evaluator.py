@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,8 @@ from ..coherent_reply import Coherence
 from ..data.shards import read_shard, write_shard
 from ..image_loading import load_image
 from .metrics import right_ranks
-from .systems.base import KINDS, Gallery, Messages, RetrievalSystem
-from .systems.unimur import UniMuR
-from .turn_encoding import TurnEncoder
+from .report import Figures
+from .systems.base import Gallery, Messages, System
 
 logger = logging.getLogger(__name__)
 
@@ -63,21 +63,25 @@ class Encoded:
     """One system's queries and candidates.
 
     Args:
-        system: whose they are.
+        system: whose they are; None for vectors alone.
         queries: `(queries, width)`, or what a system without vectors makes of the queries.
-        candidates: kind -> `(candidates, width)`; NaN where a picture cannot be read.
-        kinds: that it can rank.
+        candidates: kind -> `(candidates, width)`, NaN where an image cannot be read; or what a system without vectors
+            makes of the candidates.
         ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
             to.
         coherence: of coherent replies, where that is how these are ranked.
     """
 
-    system: RetrievalSystem
+    system: System | None
     queries: Any
-    candidates: dict[str, np.ndarray] = field(default_factory=dict)
-    kinds: tuple[str, ...] = KINDS
+    candidates: dict[str, Any] = field(default_factory=dict)
     ret: np.ndarray | None = None
     coherence: Coherence | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that can be ranked."""
+        return tuple(self.candidates)
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
         """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.
@@ -87,12 +91,21 @@ class Encoded:
             rows: numbers of queries.
             candidates: numbers of candidates; all by default.
         """
-        if self.candidates:
+        if self.system is None or self.system.has_vectors:
             vectors = self.candidates[kind]
             found = self.queries[rows] @ (vectors if candidates is None else vectors[candidates]).T
-            return np.where(np.isnan(found), -np.inf, found)
-        found = np.asarray(self.system.scores([self.queries[row] for row in rows], kind))
-        return found if candidates is None else found[:, candidates]
+        else:
+            found = np.asarray(self.system.scores([self.queries[row] for row in rows], self.candidates, kind))
+            found = found if candidates is None else found[:, candidates]
+        return np.where(np.isnan(found), -np.inf, found)
+
+    def about(self) -> dict[str, object]:
+        """What a table says of the system."""
+        found: dict[str, object] = {"sees": self.system.sees}
+        if self.coherence is not None:
+            found["coherence"] = asdict(self.coherence)
+        named = {"source": self.system.source, "revision": self.system.revision}
+        return found | {name: value for name, value in named.items() if value}
 
     def gold_ranks(
         self, kind: str, queries: np.ndarray, golds: np.ndarray, excluded: Sequence[Sequence[int]] | None = None
@@ -149,95 +162,141 @@ class Encoded:
         return ranks
 
 
-def work_folder(system: RetrievalSystem, work: Path | None) -> Path | None:
+def work_folder(system: System, work: Path | None) -> Path | None:
     """Where a system's batches are kept: nowhere without a folder, or a `revision` that tells its state."""
-    revision = getattr(system, "revision", None)
-    if work is None or not revision:
+    if work is None or not system.revision:
         return None
     name = re.sub(r"\W+", "-", system.name).strip("-").lower()
-    return work / f"{name}-{hashlib.sha256(f'{system.name} {revision}'.encode()).hexdigest()[:12]}"
+    return work / f"{name}-{hashlib.sha256(f'{system.name} {system.revision}'.encode()).hexdigest()[:12]}"
 
 
-def rankable_kinds(system: RetrievalSystem) -> tuple[str, ...]:
-    """What a system can rank: heads that know pictures alone (FROMAGe's) have no place for texts."""
-    config = getattr(getattr(system, "model", None), "config", None)
-    if isinstance(system, UniMuR) and config.joint_width != config.embedding_width and not config.map_text_targets:
-        return ("image",)
-    return KINDS
-
-
-def says_ret(system: RetrievalSystem) -> bool:
-    """Whether its language model was trained to say [RET] where a picture follows."""
-    return isinstance(system, UniMuR) and system.model.config.ret_token_loss_weight > 0
-
-
-def encode(
-    systems: Sequence[RetrievalSystem],
-    groups: Sequence[Sequence[Messages]],
-    gallery: Gallery,
-    work: Path | None = None,
-) -> tuple[dict[str, Encoded], list[str]]:
-    """Embeds the contexts of all dialogues and all candidates, by every system.
+class Evaluator:
+    """Runs systems on the queries and candidates of a task.
 
     Args:
         systems: fitted where they learn. Those that share a dual encoder share its work.
-        groups: for each dialogue its contexts.
-        gallery: all candidates, each once.
         work: where finished batches are kept, for systems with a `revision`; a run that was killed computes the batch
             again that it was in.
 
-    Returns:
-        `tuple[dict[str, Encoded], list[str]]`: by the systems' names, and the ids of pictures that cannot be read.
+    Attributes:
+        unreadable: ids of the images that could not be read; they are no candidates.
+
+    Raises:
+        ValueError: no system, or two of one name.
     """
-    found: dict[str, Encoded] = {}
-    candidates = {system.name: {} for system in systems}
-    broken: dict[str, None] = {}
-    with_vectors = [system for system in systems if system.has_vectors]
-    for kind in gallery.kinds():
-        chosen = [system for system in with_vectors if kind in rankable_kinds(system)]
-        for name, array in _candidates(chosen, kind, gallery, work, broken).items():
-            candidates[name][kind] = array
-    for system in systems:
-        if not system.has_vectors:
-            system.index(gallery)
-        queries, ret = _queries(system, groups, work), None
-        if says_ret(system):
-            queries, ret = queries[:, :-1], queries[:, -1]
-            ret = None if np.isnan(ret).any() else ret
-        kinds = tuple(kind for kind in rankable_kinds(system) if kind in gallery.kinds())
-        found[system.name] = Encoded(system, queries, candidates[system.name], kinds, ret)
-    if broken:
-        logger.warning("Left out %d images that cannot be read, such as %s", len(broken), next(iter(broken)))
-    return found, list(broken)
 
+    def __init__(self, systems: Sequence[System], work: Path | None = None):
+        names = [system.name for system in systems]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"An evaluation needs systems of different names, got {names}.")
+        self.systems, self.work = list(systems), work
+        self.unreadable: dict[str, None] = {}
 
-def _candidates(systems, kind: str, gallery: Gallery, work, broken: dict) -> dict[str, np.ndarray]:
-    """Vectors of all candidates of a kind, by system."""
-    count = len(gallery.texts) if kind == "text" else len(gallery.images)
-    size = _TEXTS if kind == "text" else _PICTURES
-    items = gallery.texts
-    if kind == "image":
-        items = [f"{path}\t{words}" for path, words in zip(gallery.images, gallery.image_words, strict=True)]
-    kept = {}
-    for system in systems:
-        folder = work_folder(system, work)
-        kept[system.name] = Chunks(folder and folder / kind, items)
-    parts: dict[str, list] = {system.name: [] for system in systems}
-    for number, start in enumerate(tqdm(range(0, count, size), desc=f"Candidates ({kind})", disable=not systems)):
-        part = slice(start, min(start + size, count))
-        small = None
+    def encode(self, groups: Sequence[Sequence[Messages]], gallery: Gallery) -> dict[str, Encoded]:
+        """Embeds the contexts of all dialogues and all candidates, by every system.
+
+        Args:
+            groups: for each dialogue its contexts.
+            gallery: all candidates, each once.
+
+        Returns:
+            `dict[str, Encoded]`: by the systems' names.
+        """
+        candidates: dict[str, dict] = {system.name: {} for system in self.systems}
+        for kind in gallery.kinds():
+            chosen = [system for system in self.systems if kind in system.kinds]
+            for name, array in self._candidates([s for s in chosen if s.has_vectors], kind, gallery).items():
+                candidates[name][kind] = array
+            for system in chosen:
+                if not system.has_vectors:
+                    candidates[system.name][kind] = system.encode_candidates(gallery, kind)
+        if self.unreadable:
+            first = next(iter(self.unreadable))
+            logger.warning("Left out %d images that cannot be read, such as %s", len(self.unreadable), first)
+        found = {}
+        for system in self.systems:
+            queries, ret = self._queries(system, groups)
+            found[system.name] = Encoded(system, queries, candidates[system.name], ret)
+        return found
+
+    def evaluate(
+        self,
+        groups: Sequence[Sequence[Messages]],
+        gallery: Gallery,
+        measure: Callable[[Encoded], Figures],
+        extend: Callable[[dict[str, Encoded]], dict[str, Encoded]] | None = None,
+    ) -> dict[str, Figures]:
+        """Encodes everything, and takes the figures of every system.
+
+        Args:
+            groups, gallery: as `encode`.
+            measure: gives the figures of one system; what the system is, and the seconds, are added to them.
+            extend (*optional*): adds rows that follow from those that were encoded.
+        """
+        encoded, found = self.encode(groups, gallery), {}
+        for name, system in (encoded if extend is None else extend(encoded)).items():
+            start = time.perf_counter()
+            found[name] = measure(system)
+            found[name].about = system.about() | {"seconds": round(time.perf_counter() - start, 3)}
+        return found
+
+    def notes(self) -> list[str]:
+        """What was left out."""
+        if not self.unreadable:
+            return []
+        first = next(iter(self.unreadable))
+        return [f"{len(self.unreadable)} images cannot be read, such as {first}; they are no candidates."]
+
+    def _candidates(self, systems: Sequence[System], kind: str, gallery: Gallery) -> dict[str, np.ndarray]:
+        """Vectors of all candidates of a kind, by system."""
+        count = len(gallery.texts) if kind == "text" else len(gallery.images)
+        size = _TEXTS if kind == "text" else _PICTURES
+        items = gallery.texts
+        if kind == "image":
+            items = [f"{path}\t{words}" for path, words in zip(gallery.images, gallery.image_words, strict=True)]
+        kept = {}
         for system in systems:
-            array = kept[system.name].get(number)
+            folder = work_folder(system, self.work)
+            kept[system.name] = Chunks(folder and folder / kind, items)
+        parts: dict[str, list] = {system.name: [] for system in systems}
+        for number, start in enumerate(tqdm(range(0, count, size), desc=f"Candidates ({kind})", disable=not systems)):
+            part = slice(start, min(start + size, count))
+            small = None
+            for system in systems:
+                array = kept[system.name].get(number)
+                if array is None:
+                    # One gallery object for all systems: a shared dual encoder keeps the vectors of the last one.
+                    small = small or _readable(gallery, kind, part, self.unreadable)
+                    array = _embed(system, kind, small)
+                    kept[system.name].put(number, array)
+                elif kind == "image":
+                    lost = (np.isnan(array).any(axis=1) | (array.shape[1] == 0)).nonzero()[0]
+                    self.unreadable.update(dict.fromkeys(gallery.image_ids[start + row] for row in lost))
+                parts[system.name].append(array)
+        return {name: _joined(arrays, kind) for name, arrays in parts.items()}
+
+    def _queries(self, system: System, groups: Sequence[Sequence[Messages]]) -> tuple[Any, np.ndarray | None]:
+        """What a system makes of all contexts, and the likelihood of [RET] where it predicts it."""
+        folder = work_folder(system, self.work) if system.has_vectors else None
+        kept = Chunks(folder and folder / "queries", [repr(group) for group in groups] if folder else [])
+        parts = []
+        for number, start in enumerate(tqdm(range(0, len(groups), _DIALOGUES), desc=f"Dialogues ({system.name})")):
+            array = kept.get(number)
             if array is None:
-                # One gallery object for all systems: a shared dual encoder keeps the vectors of the last one.
-                small = small or _readable(gallery, kind, part, broken)
-                array = _embed(system, kind, small)
-                kept[system.name].put(number, array)
-            elif kind == "image":
-                lost = (np.isnan(array).any(axis=1) | (array.shape[1] == 0)).nonzero()[0]
-                broken.update(dict.fromkeys(gallery.image_ids[start + row] for row in lost))
-            parts[system.name].append(array)
-    return {name: _joined(arrays, kind) for name, arrays in parts.items()}
+                array, likely = system.encode_contexts(groups[start : start + _DIALOGUES])
+                if system.has_vectors:
+                    array = np.asarray(array, dtype=np.float32)
+                    # Kept as a last column.
+                    array = array if likely is None else np.concatenate([array, likely[:, None]], axis=1)
+                    kept.put(number, array)
+            parts.append(array)
+        if not system.has_vectors:
+            return [query for part in parts for query in part], None
+        queries = np.concatenate(parts)
+        if not system.predicts_ret:
+            return queries, None
+        queries, ret = queries[:, :-1], queries[:, -1]
+        return queries, None if np.isnan(ret).any() else ret
 
 
 def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
@@ -266,41 +325,14 @@ def _readable(gallery: Gallery, kind: str, part: slice, broken: dict) -> tuple[G
     return Gallery((), ids, tuple(loaded), words), places, part.stop - part.start
 
 
-def _embed(system: RetrievalSystem, kind: str, small: tuple[Gallery, list[int], int]) -> np.ndarray:
+def _embed(system: System, kind: str, small: tuple[Gallery, list[int], int]) -> np.ndarray:
     gallery, places, count = small
     if not places:
         return np.empty((count, 0), dtype=np.float32)
-    system.index(gallery)
-    vectors = system.vectors(kind).float().numpy()
+    vectors = np.asarray(system.encode_candidates(gallery, kind), dtype=np.float32)
     array = np.full((count, vectors.shape[1]), np.nan, dtype=np.float32)
     array[places] = vectors
     return array
 
 
-def _queries(system: RetrievalSystem, groups: Sequence[Sequence[Messages]], work) -> Any:
-    """What a system makes of all contexts; a last column holds the likelihood of [RET] where it says it."""
-    read: Callable = lambda part: system.encode_queries([context for group in part for context in group])  # noqa: E731
-    if isinstance(system, UniMuR):
-        encoder = TurnEncoder(system.model, system.processor)
-        read = encoder.encode
-        if says_ret(system):
-
-            def read(part):
-                vectors, likely = encoder.encode_with_ret(part)
-                return np.concatenate([vectors.numpy(), likely.numpy()[:, None]], axis=1)
-
-    folder = work_folder(system, work) if system.has_vectors else None
-    kept = Chunks(folder and folder / "queries", [repr(group) for group in groups] if folder else [])
-    parts = []
-    for number, start in enumerate(tqdm(range(0, len(groups), _DIALOGUES), desc=f"Dialogues ({system.name})")):
-        array = kept.get(number)
-        if array is None:
-            array = read(groups[start : start + _DIALOGUES])
-            if system.has_vectors:
-                array = np.asarray(array, dtype=np.float32)
-                kept.put(number, array)
-        parts.append(array)
-    return np.concatenate(parts) if system.has_vectors else [query for part in parts for query in part]
-
-
-__all__ = ["Chunks", "Encoded", "encode", "rankable_kinds", "says_ret", "work_folder"]
+__all__ = ["Chunks", "Encoded", "Evaluator", "work_folder"]

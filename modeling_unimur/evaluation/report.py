@@ -1,4 +1,4 @@
-"""What a protocol found, on disk and in one table."""
+"""What a task found about its systems, on disk and in tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .compare_report import aligned, markdown_table
 from .provenance import package_versions, this_machine
 from .significance import bootstrap, paired_bootstrap
 
@@ -136,7 +135,7 @@ class TaskResult:
                     cells.append("" if math.isnan(found.mean) else f"{found.mean:.1f}{ends}")
                 else:
                     value = figures.scalars.get(measure, math.nan)
-                    cells.append("" if math.isnan(value) else f"{value:.3g}")
+                    cells.append("" if math.isnan(value) else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}")
             rows.append([name, *cells])
         return rows
 
@@ -144,13 +143,27 @@ class TaskResult:
         """The short table, for a terminal."""
         return aligned(self.table(intervals=False))
 
-    def differences(self, reference: str) -> list[list[str]]:
-        """Header and a row a system: its first main measures minus those of `reference`; * where the 95 % interval
-        leaves out 0."""
+    def lines(self) -> list[str]:
+        """What the figures mean, and what each system sees."""
+        seen = [
+            f"{name} sees {figures.about['sees']}."
+            for name, figures in self.systems.items()
+            if "sees" in figures.about
+        ]
+        return [*self.notes, *seen]
+
+    def differences(self, reference: str, systems: Sequence[str] | None = None) -> list[list[str]]:
+        """Header and a row a system: its main measures minus those of `reference`; * where the 95 % interval leaves
+        out 0.
+
+        Args:
+            reference: name of a system.
+            systems: names of the others; all by default.
+        """
         wanted = [name for name in self.main if name in self.systems[reference].values]
         rows = [[f"minus {reference}", *wanted]]
         for name, figures in self.systems.items():
-            if name == reference:
+            if name == reference or (systems is not None and name not in systems):
                 continue
             cells = []
             for measure in wanted:
@@ -174,12 +187,26 @@ class TaskResult:
         others = [name for name in self.measures() if name not in self.main]
         if others and self.main:
             parts.append(markdown_table(self.table(others)))
-        lines = [
-            *self.notes,
-            *(f"{name} sees {f.about['sees']}." for name, f in self.systems.items() if "sees" in f.about),
-        ]
-        parts.append("\n".join(f"- {line}" for line in [*lines, "[95 % interval, bootstrap over dialogues]."]))
+        parts.append("\n".join(f"- {line}" for line in [*self.lines(), "[95 % interval, bootstrap over dialogues]."]))
         return "\n\n".join(parts) + "\n"
+
+
+def aligned(rows: list[list[str]]) -> str:
+    """Columns of equal width, numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def markdown_table(rows: list[list[str]]) -> str:
+    """The same in Markdown."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines.insert(1, f"| --- |{' ---: |' * (len(rows[0]) - 1)}")
+    return "\n".join(lines)
 
 
 def _finite(scalars: Mapping[str, float]) -> dict[str, float]:
@@ -254,4 +281,4 @@ def merge_results(results: Sequence[TaskResult]) -> TaskResult:
     )
 
 
-__all__ = ["Figures", "TaskResult", "load_result", "merge_results"]
+__all__ = ["Figures", "TaskResult", "aligned", "load_result", "markdown_table", "merge_results"]

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from ..data.captioned_pictures import title_group
-from ..data.openclipart import load_openclipart
+from ..data.registry import PICTURES, find_loader
 from ..data.row_store import key_of
 from .caption_forms import caption_forms, file_name_words
 
@@ -71,7 +71,11 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
     """
     rows = list(rows)
     known = {row["image_id"] for row in rows}
-    everything = list(load_openclipart(deduplicate=False)) if any(r["source"] == "openclipart" for r in rows) else []
+    everything = (
+        list(find_loader("openclipart", PICTURES)(deduplicate=False))
+        if any(r["source"] == "openclipart" for r in rows)
+        else []
+    )
     collections = collection_titles(everything)
     taken, taken_files = set(), set()
     for row in held_out:

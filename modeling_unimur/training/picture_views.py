@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.packages import cache_dir
+from ..data.cache import cache_dir
 from ..data.picture_bytes import decode_picture, read_picture_bytes
 from ..data.row_store import KEY_TYPE, RowStore, key_of
 from .frozen_features import fingerprint

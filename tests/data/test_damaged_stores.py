@@ -160,25 +160,24 @@ class Prefixes(Store):
 class Evaluation(Store):
     """Finished batches of an evaluation: candidates and queries."""
 
-    has_vectors, name = True, "fixed"
+    has_vectors, predicts_ret, name, kinds = True, False, "fixed", ("text",)
 
     def prepare(self):
         self.monkeypatch.setattr(encoding, "_TEXTS", 2)
         self.monkeypatch.setattr(encoding, "_DIALOGUES", 2)
 
-    def index(self, gallery):
-        self.texts = gallery.texts
+    def encode_candidates(self, gallery, kind):
+        return self.encode_contexts([gallery.texts])[0]
 
-    def vectors(self, kind):
-        return self.encode_queries(self.texts)
-
-    def encode_queries(self, texts):
+    def encode_contexts(self, groups):
+        texts = [text for group in groups for text in group]
         self.count += len(texts)
-        return torch.tensor([[float(text), float(self.revision)] for text in texts])
+        return torch.tensor([[float(text), float(self.revision)] for text in texts]), None
 
     def run(self, seed):
         self.count, self.revision, numbers = 0, str(seed), [str(number) for number in range(9)]
-        found, _ = encoding.encode([self], [[number] for number in numbers], Gallery(numbers), self.work / "batches")
+        evaluator = encoding.Evaluator([self], self.work / "batches")
+        found = evaluator.encode([[number] for number in numbers], Gallery(numbers))
         rows = np.concatenate([found["fixed"].queries, found["fixed"].candidates["text"]])
         return torch.from_numpy(rows), self.count
 

@@ -8,7 +8,8 @@ import pytest
 from modeling_unimur.evaluation import evaluator as encoding_module
 from modeling_unimur.evaluation import systems
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer
-from modeling_unimur.evaluation.evaluator import encode
+from modeling_unimur.evaluation.evaluator import Evaluator
+from modeling_unimur.evaluation.systems import unimur as unimur_module
 from modeling_unimur.evaluation.systems.base import Gallery
 from modeling_unimur.evaluation.tasks import TASKS, Task, TaskOptions, register_task, task_function
 from tests.data import published_files as files
@@ -26,7 +27,7 @@ def test_a_kill_loses_at_most_one_batch(tmp_path, pair, monkeypatch):
     space = systems.ClipSpace(*pair)
     system = systems.UniMuR(space)
     system.revision = "1"
-    encoder = encoding_module.TurnEncoder
+    encoder = unimur_module.TurnEncoder
     seen = []
 
     class Counting(encoder):
@@ -37,7 +38,7 @@ def test_a_kill_loses_at_most_one_batch(tmp_path, pair, monkeypatch):
             return super().encode(groups)
 
     Counting.limit = 4
-    monkeypatch.setattr(encoding_module, "TurnEncoder", Counting)
+    monkeypatch.setattr(unimur_module, "TurnEncoder", Counting)
     texts = []
     read = space.texts
     monkeypatch.setattr(space, "texts", lambda items, *a, **k: (texts.append(len(items)), read(items, *a, **k))[1])
@@ -106,10 +107,8 @@ def test_systems_of_one_dual_encoder_share_its_work(tmp_path, pair, monkeypatch)
     )
     gallery_of = [Gallery((), ("a",), (str(next(tmp_path.glob("test/*.jpg"))),), ("",))]
     message = [[[{"role": "user", "content": [{"type": "text", "text": "hi"}]}]]]
-    encode(
-        [systems.UniMuR(space), systems.ClipText(space), systems.ClipText(space, last_turn=True)],
-        message,
-        gallery_of[0],
+    Evaluator([systems.UniMuR(space), systems.ClipText(space), systems.ClipText(space, last_turn=True)]).encode(
+        message, gallery_of[0]
     )
     assert sum(seen) == 1
 
@@ -118,7 +117,7 @@ def test_a_folder_of_broken_pictures(tmp_path, pair):
     (tmp_path / "a.jpg").write_bytes(b"nothing")
     gallery = Gallery((), ("a",), (str(tmp_path / "a.jpg"),), ("",))
     with pytest.raises(ValueError, match="1 candidates"):
-        encode([systems.UniMuR(systems.ClipSpace(*pair))], [], gallery)
+        Evaluator([systems.UniMuR(systems.ClipSpace(*pair))]).encode([], gallery)
 
 
 # -- registry ---------------------------------------------------------------------------------------------------------

@@ -40,6 +40,11 @@ def space(pair):
     return ClipSpace(*pair)
 
 
+def candidates_of(system, gallery):
+    """What `scores` takes."""
+    return {kind: system.encode_candidates(gallery, kind) for kind in gallery.kinds()}
+
+
 @pytest.fixture
 def gallery(pictures):
     return Gallery(TEXTS, ("a", "b", "c", "d"), tuple(pictures), ("cat, pet", "balloon", "guitar, music", ""))
@@ -88,9 +93,9 @@ def test_words():
 
 def test_bm25_goes_by_words(gallery):
     system = BM25()
-    system.index(gallery)
+    candidates = candidates_of(system, gallery)
     queries = system.encode_queries([says("hello", "who plays the guitar?"), says("nothing known")])
-    texts, images = (system.scores(queries, kind) for kind in ("text", "image"))
+    texts, images = (system.scores(queries, candidates, kind) for kind in ("text", "image"))
     assert texts.shape == (2, 3)
     assert images.shape == (2, 4)
     assert texts[0].argmax() == 2
@@ -102,8 +107,8 @@ def test_bm25_goes_by_words(gallery):
 
 def test_bm25_over_nothing_but_stop_words():
     system = BM25()
-    system.index(Gallery(("the", "of it")))
-    assert not system.scores(system.encode_queries([says("the cat")]), "text").any()
+    candidates = candidates_of(system, Gallery(("the", "of it")))
+    assert not system.scores(system.encode_queries([says("the cat")]), candidates, "text").any()
 
 
 @pytest.mark.parametrize(
@@ -153,8 +158,8 @@ def test_whole_and_last_are_added_or_joined_by_what_was_fitted(space, gallery):
     expected = F.normalize(fitted.joined(seen["whole"], seen["last"]), dim=-1)
     torch.testing.assert_close(fitted.encode_queries(dialogues), expected.detach(), atol=1e-5, rtol=0)
     assert fitted.weights().beyond == 4 * (24**3 + 24)
-    fitted.index(gallery)
-    assert fitted.scores(fitted.encode_queries(dialogues), "image").shape == (3, 4)
+    candidates = candidates_of(fitted, gallery)
+    assert fitted.scores(fitted.encode_queries(dialogues), candidates, "image").shape == (3, 4)
 
 
 def test_of_a_long_dialogue_the_latest_words_are_kept(space):
@@ -172,12 +177,11 @@ def test_of_a_long_dialogue_the_latest_words_are_kept(space):
 def test_clip_text_reads_the_last_turn_or_all(space, gallery):
     whole, last = ClipText(space), ClipText(space, last_turn=True)
     dialogue = says("the red balloon", TEXTS[2])
-    for system in (whole, last):
-        system.index(gallery)
-    assert last.scores(last.encode_queries([dialogue]), "text")[0].argmax() == 2
+    candidates = candidates_of(whole, gallery)
+    assert last.scores(last.encode_queries([dialogue]), candidates, "text")[0].argmax() == 2
     expected = space.texts(["the red balloon\n" + TEXTS[2]])
     torch.testing.assert_close(whole.encode_queries([dialogue]), expected, atol=1e-6, rtol=0)
-    assert whole.scores(expected, "image").shape == (1, 4)
+    assert whole.scores(expected, candidates, "image").shape == (1, 4)
     assert whole.weights().beyond == 0 < whole.weights().total
 
 
@@ -187,8 +191,8 @@ def test_the_linear_map_leaves_what_is_right_alone(space):
     with pytest.raises(ValueError, match="not fitted"):
         system.encode_queries([says("x")])
     system.fit([[text] for text in texts], texts)
-    system.index(Gallery(tuple(texts)))
-    found = system.scores(system.encode_queries([says(text) for text in texts]), "text")
+    candidates = candidates_of(system, Gallery(tuple(texts)))
+    found = system.scores(system.encode_queries([says(text) for text in texts]), candidates, "text")
     assert (found.argmax(axis=1) == np.arange(len(texts))).all()
     assert np.abs(found).max() <= 1 + 1e-5
     assert "24 dialogues" in system.sees
@@ -216,11 +220,12 @@ def test_sentence_transformer(tmp_path, gallery):
     )
     tiny.tokenizer(eos=True).save_pretrained(tmp_path)
     system = SentenceTransformerSystem(tmp_path)
-    system.index(gallery)
+    candidates = candidates_of(system, gallery)
     queries = system.encode_queries([says(TEXTS[1])])
-    assert system.scores(queries, "text")[0].argmax() == 1
-    assert system.scores(queries, "text")[0, 1] == pytest.approx(1, abs=1e-5)
-    assert system.scores(queries, "image").shape == (1, 4)
+    scores = system.scores(queries, candidates, "text")
+    assert scores[0].argmax() == 1
+    assert scores[0, 1] == pytest.approx(1, abs=1e-5)
+    assert system.scores(queries, candidates, "image").shape == (1, 4)
     assert system.weights().beyond == sum(4 * p.numel() for p in system.encoder.parameters())
     with pytest.raises(ValueError, match="nowhere"):
         SentenceTransformerSystem(str(tmp_path / "nowhere"))
@@ -237,11 +242,11 @@ def test_unimur_scores_as_its_pipeline_does(mapped, make_model, gallery, picture
     picture = {"type": "image", "image": pictures[0]}
     dialogues = [says("a cat"), [{"role": "user", "content": [picture, {"type": "text", "text": "like this?"}]}]]
     system = UniMuR(ClipSpace(retriever.model, retriever.processor))
-    system.index(gallery)
+    candidates = candidates_of(system, gallery)
     queries = system.encode_queries(dialogues)
     for row, found in enumerate(retriever(dialogues, top_k=4)):
         for kind, ids in (("text", list(TEXTS)), ("image", list("abcd"))):
-            scores = system.scores(queries, kind)[row]
+            scores = system.scores(queries, candidates, kind)[row]
             for hit in found[kind]:
                 assert scores[ids.index(hit["id"])] == pytest.approx(hit["score"], abs=1e-5)
     heads = sum(4 * p.numel() for p in retriever.model.heads.parameters())
@@ -255,19 +260,21 @@ def test_coherent_replies_rank_as_the_pipeline_does(make_model, gallery, picture
     system = CoherentReply(base)
     assert system.name == "UniMuR, coherent reply"
     assert system.weights() == base.weights()
-    system.index(gallery)
+    candidates = candidates_of(system, gallery)
     dialogues = [says("look", "who is that"), says("good night")]
     queries = system.encode_queries(dialogues)
     retriever = MultimodalRetrievalPipeline(model=model, processor=processor)
     retriever.add(images=pictures, image_ids=list(gallery.image_ids), texts=list(TEXTS))
     names = {"text": TEXTS, "image": gallery.image_ids}
     for kind in ("text", "image"):
-        scores = system.scores(queries, kind)
+        scores = system.scores(queries, candidates, kind)
         for row, answer in zip(scores, retriever(dialogues, top_k=9, coherent=True), strict=True):
             assert [hit["id"] for hit in answer[kind]] == [names[kind][n] for n in np.argsort(-row)]
             assert [hit["score"] for hit in answer[kind]] == pytest.approx(sorted(row, reverse=True), abs=1e-5)
     independent = CoherentReply(base, Coherence(weight=0.0))
-    np.testing.assert_array_equal(independent.scores(queries, "image"), base.scores(queries, "image"))
+    np.testing.assert_array_equal(
+        independent.scores(queries, candidates, "image"), base.scores(queries, candidates, "image")
+    )
 
 
 def test_candidates_behind_the_first_keep_their_order():

@@ -91,7 +91,7 @@ def test_fromage_ranks_dialogues_for_each_picture():
     lengths = np.linalg.norm(pictures, axis=1, keepdims=True)
     found = {}
     for name, rows in (("plain", pictures), ("unit", pictures / lengths)):
-        system = Encoded(None, dialogues, {"image": rows}, ("image",))
+        system = Encoded(None, dialogues, {"image": rows})
         found[name] = system.query_ranks("image", every, every), system.gold_ranks("image", every, every)
     for name in found:
         assert {k: v.mean() for k, v in recall_values(found[name][0]).items()} == {
@@ -125,5 +125,5 @@ def test_ranks_over_all_candidates_against_the_definition():
 
 def test_a_kind_that_a_system_does_not_rank_counts_as_missed():
 
-    system = Encoded(None, np.ones((2, 2)), {"image": np.ones((3, 2))}, ("image",))
+    system = Encoded(None, np.ones((2, 2)), {"image": np.ones((3, 2))})
     assert system.gold_ranks("text", np.arange(2), np.zeros(2, int)).tolist() == [0, 0]

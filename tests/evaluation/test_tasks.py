@@ -12,7 +12,7 @@ from transformers import pipeline
 from modeling_unimur.coherent_reply import Coherence
 from modeling_unimur.data.dialog_schema import Dialog, Turn
 from modeling_unimur.evaluation import systems
-from modeling_unimur.evaluation.evaluator import Encoded, encode
+from modeling_unimur.evaluation.evaluator import Encoded, Evaluator
 from modeling_unimur.evaluation.systems.base import Gallery
 from modeling_unimur.evaluation.tasks import TaskOptions, task_function
 from modeling_unimur.evaluation.tasks.mmdialog import open_replies, reply_figures, with_coherent_replies
@@ -78,7 +78,7 @@ def test_mmdialog_without_some_pictures(tmp_path, some_systems):
     assert np.isfinite(found.systems["UniMuR"].values["image_r1"]).sum() == 1
     notes = " ".join(found.notes)
     assert "1 gold images that are missing" in notes
-    assert "1 images cannot be read, such as 100000000000000002" in notes
+    assert "cannot be read, such as 100000000000000002" in notes
 
 
 def test_context_based_image_retrieval(tmp_path, some_systems):
@@ -104,16 +104,16 @@ def test_figures_of_replies_by_hand():
     }
 
     class Fixed:
-        has_vectors = False
+        has_vectors, in_dual_encoder_space, image_threshold = False, False, None
 
-        def scores(self, queries, kind):
+        def scores(self, queries, candidates, kind):
             found = np.full((len(queries), len(number[kind])), -9.0)
             for row, query in enumerate(queries):
                 for name, score in tables[kind][query].items():
                     found[row, number[kind][name]] = score
             return found
 
-    figures = reply_figures(replies, Encoded(Fixed(), [0, 1, 2]), TaskOptions(over_return=0))
+    figures = reply_figures(replies, Encoded(Fixed(), [0, 1, 2], dict.fromkeys(number)), TaskOptions(over_return=0))
     value = {name: column.tolist() for name, column in figures.values.items()}
     assert value["text_r1"] == [100, 0, 100]
     assert value["image_r1"][0] == 0
@@ -139,7 +139,7 @@ def test_coherent_replies_are_those_of_the_pipeline(tmp_path, pair, some_systems
     model, processor = pair
     files.write_mmdialog(tmp_path)
     replies, _, _ = open_replies(str(tmp_path), TaskOptions())
-    encoded, _ = encode(some_systems[:1], replies.groups, replies.gallery)
+    encoded = Evaluator(some_systems[:1]).encode(replies.groups, replies.gallery)
     both = with_coherent_replies(encoded)
     assert list(both) == ["UniMuR", "UniMuR, coherent reply"]
     plain, coherent = (reply_figures(replies, system, TaskOptions(over_return=50)) for system in both.values())
@@ -339,7 +339,7 @@ def test_likelihood_of_ret_is_that_of_the_next_token_loss(make_model):
     _, (found,) = TurnEncoder(model, processor).encode_with_ret([[context]])
     batch = processor.process_context(context)
     with torch.no_grad():
-        embeds = model._embed_tokens(batch["input_ids"], None)
+        embeds = model.get_inputs_embeds(batch["input_ids"])
         hidden = model.language_model.base_model(inputs_embeds=embeds).last_hidden_state[0, -2]
         rows = torch.cat([model.get_output_embeddings().weight, model.heads.ret_embedding])
         wanted = torch.log_softmax(rows @ hidden, dim=0)[-1]
@@ -352,8 +352,8 @@ def test_chance_is_the_same_in_every_run_and_another_for_every_dialogue():
     found = []
     for _ in range(2):
         system = systems.Chance(3)
-        system.index(gallery)
-        found.append(system.scores(system.encode_queries(messages), "text"))
+        candidates = {"text": system.encode_candidates(gallery, "text")}
+        found.append(system.scores(system.encode_queries(messages), candidates, "text"))
     np.testing.assert_array_equal(*found)
     assert len(set(found[0].argmax(axis=1))) > 30
 

@@ -1,6 +1,6 @@
 """Retrieval systems behind one interface, so that they can be compared on the same dialogues."""
 
-from .base import Gallery, RetrievalSystem, Weights, megabytes, words_of_dialogue, words_of_last_turn
+from .base import Gallery, System, Weights, megabytes, words_of_dialogue, words_of_last_turn
 from .bm25 import BM25
 from .chance import Chance
 from .clip_space import ClipSpace
@@ -19,8 +19,8 @@ __all__ = [
     "ClipTextLinear",
     "CoherentReply",
     "Gallery",
-    "RetrievalSystem",
     "SentenceTransformerSystem",
+    "System",
     "UniMuR",
     "Weights",
     "megabytes",

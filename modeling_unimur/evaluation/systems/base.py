@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
+from ...coherent_reply import Coherence
 from ...conversation import words_of_turn
 
 KINDS = ("text", "image")
@@ -57,46 +58,70 @@ class Weights:
     total: int
 
 
-class RetrievalSystem(ABC):
-    """One system.
+class System(ABC):
+    """A system under test: it encodes dialogues and candidates, and scores the ones against the others.
 
-    `index` once, `fit` where it learns (before `index`), then `encode_queries` and `scores` as often as wanted.
+    `fit` where it learns; then `encode_candidates` of each kind, `encode_queries` and `scores`. A system keeps no
+    candidates: whoever encodes them passes them to `scores`.
 
     Attributes:
         name: its row of a table.
         sees: what it reads of a dialogue, and of the candidates, in words.
+        kinds: kinds of candidates that it can rank.
+        has_vectors: whether queries and candidates are vectors `(rows, width)`, and scores their products.
+        in_dual_encoder_space: whether these are vectors of a CLIP-like model's joint space.
+        predicts_ret: whether `encode_contexts` tells how likely an image follows.
+        scores_answers: whether its `model` and `processor` score answers by their likelihood (`AnswerScorer`).
+        image_threshold: score from which on it returns an image, if it has one.
+        coherence: of its coherent replies, if it has any.
+        source, revision: where its weights come from, and what tells one state of them from another; None where it
+            has none.
     """
 
     name: str
     sees: str
+    kinds: tuple[str, ...] = KINDS
+    has_vectors: bool = True
+    in_dual_encoder_space: bool = False
+    predicts_ret: bool = False
+    scores_answers: bool = False
+    image_threshold: float | None = None
+    coherence: Coherence | None = None
+    source: str | None = None
+    revision: str | None = None
 
     def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:  # noqa: B027
         """Learns from dialogues, each the texts of its turns, and the text that each leads to. Most learn nothing."""
 
     @abstractmethod
-    def index(self, gallery: Gallery) -> None:
-        """Prepares the candidates."""
+    def encode_candidates(self, gallery: Gallery, kind: str) -> Any:
+        """The candidates of a kind as `scores` takes them: `(candidates, width)` of a system with vectors."""
 
     @abstractmethod
     def encode_queries(self, dialogues: Sequence[Messages]) -> Any:
         """Dialogues, as lists of chat messages whose `content` is a list of parts, to what `scores` takes."""
 
-    @abstractmethod
-    def scores(self, queries: Any, kind: str) -> np.ndarray:
-        """Scores `(dialogues, candidates of the kind)`; higher is better."""
+    def encode_contexts(self, groups: Sequence[Sequence[Messages]]) -> tuple[Any, np.ndarray | None]:
+        """Several contexts of each dialogue, group by group.
+
+        Returns:
+            the queries, and with `predicts_ret` the logarithm of the probability of an image `(contexts,)`, else None.
+        """
+        return self.encode_queries([context for group in groups for context in group]), None
+
+    def scores(self, queries: Any, candidates: Mapping[str, Any], kind: str) -> np.ndarray:
+        """Scores `(dialogues, candidates of the kind)`; higher is better.
+
+        Args:
+            queries: of `encode_queries`.
+            candidates: kind -> what `encode_candidates` returned.
+            kind: that is ranked.
+        """
+        return np.asarray(queries) @ np.asarray(candidates[kind]).T
 
     @abstractmethod
     def weights(self) -> Weights:
         """What it weighs."""
-
-    @property
-    def has_vectors(self) -> bool:
-        """Whether its scores are products of the queries with vectors of the candidates."""
-        return hasattr(self, "_candidates")
-
-    def vectors(self, kind: str) -> torch.Tensor:
-        """Those vectors `(candidates of the kind, width)`, of the candidates that are indexed."""
-        return self._candidates[kind]
 
 
 def words_of_dialogue(messages: Messages) -> str:
@@ -124,7 +149,7 @@ __all__ = [
     "KINDS",
     "Gallery",
     "Messages",
-    "RetrievalSystem",
+    "System",
     "Weights",
     "megabytes",
     "num_bytes",

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from .base import Gallery, Messages, RetrievalSystem, Weights
+from .base import Gallery, Messages, System, Weights
 
 _WIDTH = 32
 
 
-class Chance(RetrievalSystem):
+class Chance(System):
     """A random order of the candidates, another one for every dialogue; the same in every run of a seed.
 
     Args:
@@ -26,7 +26,6 @@ class Chance(RetrievalSystem):
     def __init__(self, seed: int = 0):
         self.seed = seed
         self.revision = f"seed {seed}"
-        self._candidates: dict[str, torch.Tensor] = {}
 
     def _drawn(self, items: Sequence[str]) -> torch.Tensor:
         """Directions that are drawn by what an item is called."""
@@ -36,14 +35,11 @@ class Chance(RetrievalSystem):
             rows.append(np.random.default_rng(int.from_bytes(digest[:8], "big")).standard_normal(_WIDTH))
         return torch.tensor(np.array(rows, dtype=np.float32).reshape(-1, _WIDTH))
 
-    def index(self, gallery: Gallery) -> None:
-        self._candidates = {"text": self._drawn(gallery.texts), "image": self._drawn(gallery.image_ids)}
+    def encode_candidates(self, gallery: Gallery, kind: str) -> torch.Tensor:
+        return self._drawn(gallery.texts if kind == "text" else gallery.image_ids)
 
     def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
         return self._drawn([repr(messages) for messages in dialogues])
-
-    def scores(self, queries: torch.Tensor, kind: str) -> np.ndarray:
-        return (queries @ self._candidates[kind].T).numpy()
 
     def weights(self) -> Weights:
         return Weights(beyond=0, total=0)

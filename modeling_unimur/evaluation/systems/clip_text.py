@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes, words_of_dialogue, words_of_last_turn
+from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialogue, words_of_last_turn
 from .clip_space import ClipSpace
 
 
-class ClipText(RetrievalSystem):
+class ClipText(System):
     """CLIP-T of the dialogue's words.
 
     Args:
@@ -21,24 +20,21 @@ class ClipText(RetrievalSystem):
         last_turn: whether to read the last turn that has words, and not the whole dialogue.
     """
 
+    in_dual_encoder_space = True
+
     def __init__(self, space: ClipSpace, last_turn: bool = False):
         self.space, self.last_turn = space, last_turn
         self.name = "CLIP-T, last turn" if last_turn else "CLIP-T, whole dialogue"
         part = "the last turn that has words" if last_turn else "all turns"
         self.sees = f"the words of {part} (the latest that its text tower holds), no images between them; candidates"
         self.sees += " by the dual encoder's vectors"
-        self._candidates: dict[str, torch.Tensor] = {}
 
-    def index(self, gallery: Gallery) -> None:
-        found = self.space.candidates(gallery)
-        self._candidates = {kind: F.normalize(found[kind], dim=-1) for kind in ("text", "image")}
+    def encode_candidates(self, gallery: Gallery, kind: str) -> torch.Tensor:
+        return F.normalize(self.space.candidates(gallery)[kind], dim=-1)
 
     def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
         read = words_of_last_turn if self.last_turn else words_of_dialogue
         return self.space.texts([read(messages) for messages in dialogues], latest=True)
-
-    def scores(self, queries: torch.Tensor, kind: str) -> np.ndarray:
-        return (queries @ self._candidates[kind].T).numpy()
 
     def weights(self) -> Weights:
         return Weights(beyond=0, total=self.space.weight_bytes)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...coherent_reply import DEPTH, Coherence, cosines
-from .base import KINDS, Gallery, Messages, RetrievalSystem, Weights
+from .base import KINDS, Gallery, Messages, System, Weights
 
 
 def coherent_scores(
@@ -42,34 +42,35 @@ def coherent_scores(
     return found
 
 
-class CoherentReply(RetrievalSystem):
+class CoherentReply(System):
     """Another system's rankings as coherent replies.
 
     Args:
         base: with vectors of both kinds, whose scores are cosines.
-        coherence: the weights; those of the base's model by default.
+        coherence: the weights; those of the base by default.
     """
 
-    def __init__(self, base: RetrievalSystem, coherence: Coherence | None = None):
-        self.base = base
-        self.coherence = coherence or Coherence.of(getattr(getattr(base, "model", None), "config", None))
+    has_vectors = False
+
+    def __init__(self, base: System, coherence: Coherence | None = None):
+        self.base, self.votes = base, coherence or base.coherence or Coherence()
         self.name = coherent_name(base.name)
         self.sees = f"as {base.name}; its first {DEPTH} texts and images vote on one another"
 
-    def index(self, gallery: Gallery) -> None:
-        self.base.index(gallery)
+    def encode_candidates(self, gallery: Gallery, kind: str) -> np.ndarray:
+        return np.asarray(self.base.encode_candidates(gallery, kind))
 
     def encode_queries(self, dialogues: Sequence[Messages]) -> Any:
         return self.base.encode_queries(dialogues)
 
-    def scores(self, queries: Any, kind: str) -> np.ndarray:
-        vectors = {each: np.asarray(self.base.vectors(each)) for each in KINDS}
-        if not all(map(len, vectors.values())):
-            return self.base.scores(queries, kind)
-        columns = [self.base.scores(queries, each) for each in KINDS]
+    def scores(self, queries: Any, candidates: Mapping[str, Any], kind: str) -> np.ndarray:
+        queries = np.stack([np.asarray(query) for query in queries])
+        if not all(len(candidates.get(each, ())) for each in KINDS):
+            return self.base.scores(queries, candidates, kind)
+        columns = [self.base.scores(queries, candidates, each) for each in KINDS]
         return np.stack(
             [
-                coherent_scores(self.coherence, dict(zip(KINDS, rows, strict=True)), vectors)[kind]
+                coherent_scores(self.votes, dict(zip(KINDS, rows, strict=True)), candidates)[kind]
                 for rows in zip(*columns, strict=True)
             ]
         )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from .base import Gallery, Messages, RetrievalSystem, Weights, num_bytes
+from ...coherent_reply import Coherence
+from ..turn_encoding import TurnEncoder
+from .base import Gallery, Messages, System, Weights, num_bytes
 from .clip_space import ClipSpace
 
 _BATCH = 8
 
 
-class UniMuR(RetrievalSystem):
+class UniMuR(System):
     """The unified embedding, read by the language model at [RET].
 
     Args:
@@ -21,22 +24,30 @@ class UniMuR(RetrievalSystem):
         name: its row of a table.
     """
 
+    in_dual_encoder_space = True
+    scores_answers = True
     sees = "the whole dialogue, images in it too; candidates by the dual encoder's vectors"
 
     def __init__(self, space: ClipSpace, name: str = "UniMuR"):
         self.space, self.name = space, name
         self.model, self.processor = space.model, space.processor
-        self._candidates: dict[str, torch.Tensor] = {}
+        config = self.model.config
+        if config.joint_width != config.embedding_width and not config.map_text_targets:
+            self.kinds = ("image",)  # heads that know images alone (FROMAGe's)
+        self.predicts_ret = config.ret_token_loss_weight > 0
+        self.image_threshold, self.coherence = config.image_threshold, Coherence.of(config)
+
+    @functools.cached_property
+    def _contexts(self) -> TurnEncoder:
+        return TurnEncoder(self.model, self.processor)
 
     @torch.inference_mode()
-    def index(self, gallery: Gallery) -> None:
+    def encode_candidates(self, gallery: Gallery, kind: str) -> torch.Tensor:
         found, config, heads = self.space.candidates(gallery), self.model.config, self.model.heads
         pooled = config.map_image_targets and config.visual_feature == "pooled"
-        images = found["pooled" if pooled else "image"].to(self.model.device)
-        self._candidates = {
-            "text": heads.text_target(found["text"].to(self.model.device)).float().cpu(),
-            "image": heads.image_target(images).float().cpu() if len(images) else images,
-        }
+        target, part = (heads.text_target, "text") if kind == "text" else (heads.image_target, "image")
+        vectors = found["pooled" if kind == "image" and pooled else part].to(self.model.device)
+        return target(vectors).float().cpu()
 
     @torch.inference_mode()
     def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
@@ -46,8 +57,12 @@ class UniMuR(RetrievalSystem):
             parts.append(self.model.get_multimodal_features(**batch).pooler_output.float().cpu())
         return torch.cat(parts)
 
-    def scores(self, queries: torch.Tensor, kind: str) -> np.ndarray:
-        return (queries @ self._candidates[kind].T).numpy()
+    def encode_contexts(self, groups: Sequence[Sequence[Messages]]) -> tuple[torch.Tensor, np.ndarray | None]:
+        """In one pass over what the contexts of a dialogue share."""
+        if not self.predicts_ret:
+            return self._contexts.encode(groups), None
+        vectors, likely = self._contexts.encode_with_ret(groups)
+        return vectors, likely.numpy()
 
     def weights(self) -> Weights:
         beyond = num_bytes([self.model.language_model, self.model.heads])

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...data.captioned_images import read_captioned
-from ..evaluator import encode
+from ..evaluator import Encoded, Evaluator
 from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
 from ..report import Figures, TaskResult
-from ..systems.base import Gallery, RetrievalSystem
-from .mmdialog import system_about
+from ..systems.base import Gallery, System
 from .options import TaskOptions
 
 
 def evaluate_captions(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+    data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
     """Caption to picture, and picture to caption by the same scores, over all of the split.
 
@@ -37,11 +35,9 @@ def evaluate_captions(
         files, pairs = files[: options.limit], [pair for pair in pairs if pair[1] < options.limit]
     gallery = Gallery((), tuple(files), tuple(files), ("",) * len(files))
     groups = [[[{"role": "user", "content": [{"type": "text", "text": caption}]}]] for caption, _ in pairs]
-    encoded, broken = encode(systems, groups, gallery, work)
     golds, every = np.array([number for _, number in pairs]), np.arange(len(pairs))
-    figures = {}
-    for name, system in encoded.items():
-        start = time.perf_counter()
+
+    def measure(system: Encoded) -> Figures:
         values = recall_values(system.gold_ranks("image", every, golds), prefix="caption2image ")
         firsts = system.query_ranks("image", every, golds)
         # A picture's figure stands at its first caption, so that all columns are as long.
@@ -49,7 +45,10 @@ def evaluate_captions(
         for measure, column in recall_values(firsts, prefix="image2caption ").items():
             values[measure] = np.full(len(pairs), np.nan)
             values[measure][first] = column
-        figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+        return Figures(values)
+
+    evaluator = Evaluator(systems, work)
+    figures = evaluator.evaluate(groups, gallery, measure)
     about = {
         "path": data,
         "split": options.split or "test",
@@ -57,8 +56,7 @@ def evaluate_captions(
         "captions": len(pairs),
         "pictures": len(files),
     }
-    if broken:
-        notes.append(f"{len(broken)} images cannot be read, such as {broken[0]}.")
+    notes += evaluator.notes()
     notes.append("image2caption: rank of the best placed of an image's captions among all captions.")
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
     ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])

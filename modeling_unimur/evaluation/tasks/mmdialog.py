@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ...coherent_reply import Coherence
 from ...data.mmdialog import MMDialog
 from ..dialogue_benchmark import GALLERY_SPLITS
-from ..evaluator import Encoded, encode
+from ..evaluator import Encoded, Evaluator
 from ..metrics import (
     CUTOFFS,
     aligned_recall,
@@ -25,9 +23,8 @@ from ..metrics import (
 )
 from ..provenance import files_digest
 from ..report import Figures, TaskResult
-from ..systems.base import KINDS, RetrievalSystem
+from ..systems.base import KINDS, System
 from ..systems.coherent import coherent_name, coherent_scores
-from ..systems.unimur import UniMuR
 from .judging import ClipJudge
 from .options import TaskOptions
 from .own_sets import image_words, own_folder, write_own_mmdialog
@@ -89,7 +86,7 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
 
 
 def evaluate_mmdialog(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+    data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
     """Multimodal response retrieval, with each dialogue's own pools.
 
@@ -103,14 +100,13 @@ def evaluate_mmdialog(
         FileNotFoundError, ValueError: as the reader of the set.
     """
     replies, about, missing = open_replies(data, options)
-    encoded, broken = encode(systems, replies.groups, replies.gallery, work)
-    encoded = with_coherent_replies(encoded)
-    judge = ClipJudge(options.judge) if options.judge else None
-    found = {}
-    for name, system in encoded.items():
-        start = time.perf_counter()
-        found[name] = reply_figures(replies, system, options, judge)
-        found[name].about = system_about(system, time.perf_counter() - start)
+    evaluator, judge = Evaluator(systems, work), ClipJudge(options.judge) if options.judge else None
+    found = evaluator.evaluate(
+        replies.groups,
+        replies.gallery,
+        lambda system: reply_figures(replies, system, options, judge),
+        with_coherent_replies,
+    )
     over = f"@over{options.over_return:g}"
     main = ("text_r1", "image_r1", "overall_r1", f"overall_r1{over}", f"image_rate{over}", "consistency", "intent_f1")
     return TaskResult(
@@ -119,14 +115,14 @@ def evaluate_mmdialog(
         np.array([f"{replies.dialog_ids[reply.dialog]}/{reply.turn}" for reply in replies.replies]),
         np.array([replies.dialog_ids[reply.dialog] for reply in replies.replies]),
         found,
-        [*_NOTES, *missing, *_broken(broken)],
+        [*_NOTES, *missing, *evaluator.notes()],
         main,
         options.seed,
     )
 
 
 def evaluate_mmdialog_images(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+    data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
     """Context-based image retrieval: every gold picture among its dialogue's pool of pictures.
 
@@ -134,52 +130,35 @@ def evaluate_mmdialog_images(
         as `evaluate_mmdialog`.
     """
     replies, about, missing = open_replies(data, options)
-    encoded, broken = encode(systems, replies.groups, replies.gallery, work)
     wanted = [(reply, gold) for reply in replies.replies for gold in reply.golds.get("image", ())]
     if not wanted:
         raise ValueError(f"No reply of {data} has an image that is there: nothing can be retrieved.")
-    found = {}
-    for name, system in encoded.items():
-        start = time.perf_counter()
-        ranks = _rank(replies, system, "image", wanted).ranks
-        found[name] = Figures(recall_values(ranks), about=system_about(system, time.perf_counter() - start))
+    evaluator = Evaluator(systems, work)
+    found = evaluator.evaluate(
+        replies.groups,
+        replies.gallery,
+        lambda system: Figures(recall_values(_rank(replies, system, "image", wanted).ranks)),
+    )
     return TaskResult(
         "mmdialog-images",
         about,
         np.array([f"{replies.dialog_ids[reply.dialog]}/{reply.turn}/{gold}" for reply, gold in wanted]),
         np.array([replies.dialog_ids[reply.dialog] for reply, _ in wanted]),
         found,
-        [_NOTES[0], *missing, *_broken(broken)],
+        [_NOTES[0], *missing, *evaluator.notes()],
         tuple(f"r{k}" for k in CUTOFFS),
         options.seed,
     )
 
 
 def with_coherent_replies(encoded: dict[str, Encoded]) -> dict[str, Encoded]:
-    """Each UniMuR that ranks texts and pictures once more behind itself, as coherent replies."""
+    """Each system that has coherent replies, and ranks texts and images, once more behind itself by them."""
     found = {}
     for name, system in encoded.items():
-        found[name] = system
-        if isinstance(system.system, UniMuR) and len(system.kinds) > 1:
-            coherence = Coherence.of(system.system.model.config)
-            if coherence.weight:
-                found[coherent_name(name)] = replace(system, coherence=coherence)
+        found[name], coherence = system, system.system.coherence
+        if coherence is not None and coherence.weight and len(system.kinds) > 1:
+            found[coherent_name(name)] = replace(system, coherence=coherence)
     return found
-
-
-def system_about(system: Encoded, seconds: float) -> dict[str, object]:
-    """What a table says of a system."""
-    about: dict[str, object] = {"sees": system.system.sees, "seconds": round(seconds, 3)}
-    if system.coherence is not None:
-        about["coherence"] = asdict(system.coherence)
-    for name in ("source", "revision"):
-        if getattr(system.system, name, None):
-            about[name] = getattr(system.system, name)
-    return about
-
-
-def _broken(names: list[str]) -> list[str]:
-    return [f"{len(names)} images cannot be read, such as {names[0]}; they are no candidates."] if names else []
 
 
 def _rank(replies: ReplySet, system: Encoded, kind: str, wanted: Sequence[tuple[Reply, int]]) -> PoolRanks:
@@ -282,10 +261,9 @@ def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars:
     if system.ret is not None:
         likely = system.ret
         scalars["ret_auc"] = area_under_curve(likely, has_image)
-    config = getattr(getattr(system.system, "model", None), "config", None)
     threshold = options.image_threshold
     if threshold is None:
-        threshold = getattr(config, "image_threshold", None)
+        threshold = system.system.image_threshold
     if threshold is not None:
         found["@threshold"] = scores >= threshold
         scalars["threshold"] = threshold
@@ -329,7 +307,7 @@ def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None
                 if order
                 else []
             )
-        elif kind in system.candidates and hasattr(system.system, "space"):  # a dual encoder's
+        elif kind in system.candidates and system.system.in_dual_encoder_space:
             rows = system.candidates[kind][order]
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         else:
@@ -354,6 +332,5 @@ __all__ = [
     "evaluate_mmdialog_images",
     "open_replies",
     "reply_figures",
-    "system_about",
     "with_coherent_replies",
 ]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...data.photochat import PhotoChat, PhotoDialog
-from ..evaluator import Encoded, encode
+from ..evaluator import Encoded, Evaluator
 from ..metrics import CUTOFFS, area_under_curve, recall_values, threshold_for
 from ..provenance import files_digest
 from ..report import Figures, TaskResult
-from ..systems.base import Gallery, RetrievalSystem
-from .mmdialog import system_about
+from ..systems.base import Gallery, System
 from .options import TaskOptions
 
 _ROLES = ("user", "assistant")
@@ -31,7 +29,7 @@ def _contexts(dialog: PhotoDialog) -> list[list[dict]]:
 
 
 def evaluate_photochat(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+    data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
     """Retrieval of the shared photo among all photos of the split, from the turns before it; and how well the best
     photo's score tells the turn that shares one from the turns before.
@@ -56,16 +54,17 @@ def evaluate_photochat(
     gallery = Gallery((), tuple(photos), files, tuple(dialog.description for dialog in photos.values()))
     groups = [_contexts(dialog) for dialog in dialogs]
     ends = np.cumsum(list(map(len, groups)))
-    encoded, broken = encode(systems, groups, gallery, work)
     golds = np.array([numbers[dialog.photo_id] for dialog in dialogs])
-    figures = {}
-    for name, system in encoded.items():
-        start = time.perf_counter()
+
+    def measure(system: Encoded) -> Figures:
         values = recall_values(system.gold_ranks("image", ends - 1, golds))
         values["sum"] = sum(values[f"r{k}"] for k in CUTOFFS)
         scalars, shared = _when(system, ends, options)
         values[f"shared@over{options.over_return:g}"] = shared
-        figures[name] = Figures(values, scalars=scalars, about=system_about(system, time.perf_counter() - start))
+        return Figures(values, scalars=scalars)
+
+    evaluator = Evaluator(systems, work)
+    figures = evaluator.evaluate(groups, gallery, measure)
     about = {
         "path": data,
         "split": reader.split,
@@ -78,7 +77,7 @@ def evaluate_photochat(
         f"shared@over{options.over_return:g}: share of the photos' turns that the best photo's score finds, where as "
         "many percent of the turns before are taken for one. share_f1: the best F1 at any threshold on these turns.",
         *([] if reader.report.complete else [reader.report.describe()]),
-        *([f"{len(broken)} photos cannot be read, such as {broken[0]}."] if broken else []),
+        *evaluator.notes(),
     ]
     ids = np.array([dialog.dialog_id for dialog in dialogs])
     main = (*(f"r{k}" for k in CUTOFFS), "sum", f"shared@over{options.over_return:g}", "share_auc", "share_f1")

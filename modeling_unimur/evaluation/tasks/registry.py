@@ -16,7 +16,7 @@ class Task:
             that begins with a dot is one of this package.
         summary: what it measures, in a line.
         data: what it reads.
-        takes: `systems` (`systems.RetrievalSystem`s), or `models`: the function then takes the models' addresses in
+        takes: `systems` (`systems.System`s), or `models`: the function then takes the models' addresses in
             their place, and brings its own systems.
     """
 

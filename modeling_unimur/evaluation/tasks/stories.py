@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ...data.vist import VIST, Story
-from ..evaluator import encode
+from ..evaluator import Encoded, Evaluator
 from ..metrics import CUTOFFS, recall_values
 from ..provenance import files_digest
 from ..report import Figures, TaskResult
-from ..systems.base import Gallery, RetrievalSystem
-from .mmdialog import system_about
+from ..systems.base import Gallery, System
 from .options import TaskOptions
 
 # Sentences of a story that are read, and whether the pictures between them are (Koh et al., ICML 2023, table 1).
@@ -39,9 +37,7 @@ def story_context(story: Story, setting: str, pictures: dict[str, str]) -> list[
     return messages
 
 
-def evaluate_vist(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
-) -> TaskResult:
+def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None) -> TaskResult:
     """Retrieval of the last picture among all pictures of the split, from one sentence, five, or five and four
     pictures; the pictures that a system is shown do not compete.
 
@@ -65,18 +61,20 @@ def evaluate_vist(
     numbers = {name: number for number, name in enumerate(ids)}
     gallery = Gallery((), ids, tuple(pictures.values()), ("",) * len(ids))
     groups = [[story_context(story, setting, pictures) for setting in SETTINGS] for story in whole]
-    encoded, broken = encode(systems, groups, gallery, work)
     golds = np.array([numbers[story.image_ids[-1]] for story in whole])
-    figures = {}
-    for name, system in encoded.items():
-        start, values = time.perf_counter(), {}
+
+    def measure(system: Encoded) -> Figures:
+        values: dict[str, np.ndarray] = {}
         for place, (setting, (_, shown)) in enumerate(SETTINGS.items()):
             queries = np.arange(len(whole)) * len(SETTINGS) + place
             # What was shown never is the answer, but where a story ends with a picture that it began with.
             seen = [[numbers[n] for n in story.image_ids[:-1] if n != story.image_ids[-1]] for story in whole]
             ranks = system.gold_ranks("image", queries, golds, seen if shown else None)
             values.update(recall_values(ranks, prefix=f"{setting}: "))
-        figures[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+        return Figures(values)
+
+    evaluator = Evaluator(systems, work)
+    figures = evaluator.evaluate(groups, gallery, measure)
     about = {
         "path": data,
         "split": found.split,
@@ -89,7 +87,7 @@ def evaluate_vist(
         f"{len(ids)} images to choose from; {left_out} stories that lack an image are left out. A sentence and its "
         "image are a turn; FROMAGe joins them without a break, and begins every sentence with a start token.",
         *([] if found.report.complete else [found.report.describe()]),
-        *([f"{len(broken)} images cannot be read, such as {broken[0]}."] if broken else []),
+        *evaluator.notes(),
     ]
     query_ids = np.array([story.story_id for story in whole])
     main = tuple(f"{setting}: r{k}" for setting in SETTINGS for k in CUTOFFS)

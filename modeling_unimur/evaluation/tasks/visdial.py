@@ -12,13 +12,11 @@ from tqdm.auto import tqdm
 from ...data.visdial import VisDial, VisDialDialog
 from ..answer_ranking import AnswerScorer, Question
 from ..dialogue_benchmark import GALLERY_SPLITS
-from ..evaluator import Chunks, encode, work_folder
+from ..evaluator import Chunks, Encoded, Evaluator, work_folder
 from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
 from ..provenance import files_digest
 from ..report import Figures, TaskResult
-from ..systems.base import Gallery, RetrievalSystem
-from ..systems.unimur import UniMuR
-from .mmdialog import system_about
+from ..systems.base import Gallery, System
 from .options import TaskOptions
 from .own_sets import own_folder, write_own_visdial
 
@@ -70,7 +68,7 @@ def _message(role: str, text: str, *pictures: str) -> dict:
 
 
 def evaluate_visdial(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+    data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
     """Dialogue to picture, and picture to dialogue, over all pictures of the split, by the number of rounds shown.
 
@@ -97,10 +95,9 @@ def evaluate_visdial(
         for dialog, counts in zip(dialogs, shown, strict=True)
     ]
     starts = np.cumsum([0, *map(len, groups)])
-    encoded, broken = encode(systems, groups, gallery, work)
-    found, golds = {}, np.arange(len(dialogs))
-    for name, system in encoded.items():
-        start = time.perf_counter()
+    golds = np.arange(len(dialogs))
+
+    def measure(system: Encoded) -> Figures:
         values: dict[str, np.ndarray] = {}
         for count in options.rounds:
             label = f"rounds{count}" if count else "all rounds"
@@ -110,11 +107,14 @@ def evaluate_visdial(
             forward = system.gold_ranks("image", queries, rows)
             backward = system.query_ranks("image", queries, rows)
             for prefix, ranks in (("dialogue2image", forward), ("image2dialogue", backward)):
-                for measure, column in recall_values(ranks).items():
+                for name, column in recall_values(ranks).items():
                     full = np.full(len(dialogs), np.nan)
                     full[whole] = column
-                    values[f"{prefix} {measure} {label}"] = full
-        found[name] = Figures(values, about=system_about(system, time.perf_counter() - start))
+                    values[f"{prefix} {name} {label}"] = full
+        return Figures(values)
+
+    evaluator = Evaluator(systems, work)
+    found = evaluator.evaluate(groups, gallery, measure)
     # The last number of rounds that all dialogues have; short sets do not reach VisDial's ten.
     shortest = min(len(dialog.rounds) for dialog in dialogs)
     last = next((count for count in reversed(options.rounds) if count <= shortest), options.rounds[-1])
@@ -125,14 +125,14 @@ def evaluate_visdial(
         "image2dialogue ranks the dialogues for each image: what FROMAGe's script reports as text-to-image.",
         f"Dialogues are written as {options.form}, {'with' if options.with_caption else 'without'} the caption.",
         *missing,
-        *([f"{len(broken)} images cannot be read, such as {broken[0]}."] if broken else []),
+        *evaluator.notes(),
     ]
     ids = np.array([dialog.image_id for dialog in dialogs])
     return TaskResult("visdial", about, ids, ids, found, notes, main, options.seed)
 
 
 def evaluate_visdial_answers(
-    data: str, systems: Sequence[RetrievalSystem], options: TaskOptions, work: Path | None = None
+    data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
     """Ranking of each round's answer options.
 
@@ -160,15 +160,15 @@ def evaluate_visdial_answers(
     found = {}
     for system in systems:
         start = time.perf_counter()
-        score = _by_likelihood if isinstance(system, UniMuR) else _by_similarity
+        score = _by_likelihood if system.scores_answers else _by_similarity
         scores = score(dialogs, places, system, options, work)
         values = answer_values(
             scores,
             [dialogs[number].rounds[place].gold for number, place in places],
             [dialogs[number].rounds[place].relevance for number, place in places],
         )
-        seconds = round(time.perf_counter() - start, 3)
-        found[system.name] = Figures(values, about={"sees": system.sees, "seconds": seconds, **_state(system)})
+        seconds = {"seconds": round(time.perf_counter() - start, 3)}
+        found[system.name] = Figures(values, about=Encoded(system, None).about() | seconds)
     notes = [
         "ndcg: over the relevance that several people gave to the options of one round a dialogue, cut at the number "
         "of options that are relevant at all (VisDial's own form); rounds count from 1 there. mrr, r@k: of the "
@@ -182,10 +182,6 @@ def evaluate_visdial_answers(
     return TaskResult(
         "visdial-answers", about, ids, clusters, found, notes, ("ndcg", "mrr", "r1", "r5", "r10"), options.seed
     )
-
-
-def _state(system: RetrievalSystem) -> dict[str, object]:
-    return {name: getattr(system, name) for name in ("source", "revision") if getattr(system, name, None)}
 
 
 def answer_values(
@@ -210,7 +206,7 @@ def answer_values(
     return {"ndcg": ndcg, "mrr": 100.0 / ranks, **recall_values(ranks, cutoffs=_ANSWER_CUTOFFS)}
 
 
-def _by_likelihood(dialogs, places, system: UniMuR, options: TaskOptions, work) -> list[np.ndarray]:
+def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) -> list[np.ndarray]:
     """Log-likelihoods, all rounds of a dialogue at once."""
     scorer = AnswerScorer(system.model, system.processor, options.normalise)
     folder = work_folder(system, work)
@@ -241,7 +237,7 @@ def _question(dialog: VisDialDialog, place: int, options: TaskOptions) -> Questi
     return Question([_message("user", "\n".join(lines), *pictures)], [f" {o}" for o in dialog.rounds[place].options])
 
 
-def _by_similarity(dialogs, places, system: RetrievalSystem, options: TaskOptions, work) -> list[np.ndarray]:
+def _by_similarity(dialogs, places, system: System, options: TaskOptions, work) -> list[np.ndarray]:
     answers = dict.fromkeys(option for n, p in places for option in dialogs[n].rounds[p].options)
     numbers = {answer: number for number, answer in enumerate(answers)}
     by_dialog: dict[int, list[list[dict]]] = {}
@@ -249,11 +245,11 @@ def _by_similarity(dialogs, places, system: RetrievalSystem, options: TaskOption
         dialog = dialogs[number]
         so_far = VisDialDialog(dialog.image_id, None, dialog.caption, (*dialog.rounds[:place], _open(dialog, place)))
         by_dialog.setdefault(number, []).append(visdial_context(so_far, place + 1, options))
-    encoded, _ = encode([system], list(by_dialog.values()), Gallery(tuple(answers)), work)
+    encoded = Evaluator([system], work).encode(list(by_dialog.values()), Gallery(tuple(answers)))[system.name]
     found = []
     for query, (number, place) in enumerate(places):
         chosen = np.array([numbers[option] for option in dialogs[number].rounds[place].options])
-        found.append(encoded[system.name].scores("text", np.array([query]), chosen)[0])
+        found.append(encoded.scores("text", np.array([query]), chosen)[0])
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..compare_report import aligned, markdown_table
+from ..report import aligned, markdown_table
 
 # The columns of UniVL-DR's main table.
 COLUMNS = ("mrr@10", "ndcg@10", "mrr@20", "ndcg@20", "recall@20", "recall@100")

@@ -1,0 +1,95 @@
+"""The systems that `unimur compare` and `unimur evaluate` set side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .backbone_arguments import opening_arguments
+from .errors import CommandError
+
+SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "bm25", "chance")
+
+
+def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
+    """Dialogues and glosses of the training split, as the heads of UniMuR-mini see them too."""
+    import random
+
+    from ..training.unpaired_texts import DEFAULT_SOURCES, load_texts
+
+    contexts = [context for parts in load_texts(list(DEFAULT_SOURCES)).values() for context in parts["train"]]
+    chosen = random.Random(seed).sample(contexts, min(count, len(contexts)))
+    return [context.turns for context in chosen], [context.target for context in chosen]
+
+
+def open_systems(
+    chosen: list[str], sources: list[str], args: argparse.Namespace, names: list[str] | None = None
+) -> tuple[list, dict[str, str]]:
+    """The systems, fitted, UniMuR first, and why others are left out.
+
+    Args:
+        chosen: names out of `SYSTEMS`.
+        sources: folders or Hub ids of models; CLIP is that of the first one.
+        args: of the command: `sentence_transformer`, `linear_texts`, `seed` and the backbones.
+        names: of the models' rows; the last parts of their sources by default.
+
+    Raises:
+        CommandError: nothing is left.
+    """
+    from ..data.cache import PackageUnavailable
+    from ..evaluation import systems
+    from ..evaluation.provenance import model_revision
+    from ..training.readout_fit import fit_ridge
+    from .retriever import open_retriever
+
+    found, left_out, spaces = [], {}, []
+    names = names or [_name(source, sources) for source in sources]
+    wanted = any(name.startswith(("unimur", "clip")) for name in chosen)
+    for row, source in zip(names, sources, strict=True) if wanted else ():
+        retriever = open_retriever(source, **opening_arguments(args))
+        space = systems.ClipSpace(retriever.model, retriever.processor)
+        spaces.append((space, source, model_revision(source, retriever.model)))
+        if "unimur" in chosen:
+            found.append(_known(systems.UniMuR(space, row), *spaces[-1][1:]))
+    for name, make in systems.CLIP_TEXTS.items():
+        if name in chosen:
+            found.append(_known(make(spaces[0][0]), *spaces[0][1:]))
+    if "clip-linear" in chosen:
+        linear = systems.ClipTextLinear(spaces[0][0], fit_ridge)
+        try:
+            linear.fit(*training_text(args.linear_texts, args.seed))
+            state = f"{spaces[0][2]}, fitted on {args.linear_texts} texts of seed {args.seed}"
+            found.append(_known(linear, spaces[0][1], state))
+        except PackageUnavailable as error:
+            left_out[linear.name] = str(error)
+    if args.sentence_transformer:
+        encoder = systems.SentenceTransformerSystem(args.sentence_transformer)
+        revision = model_revision(args.sentence_transformer, getattr(encoder.encoder[0], "auto_model", None))
+        found.append(_known(encoder, args.sentence_transformer, revision))
+    if "bm25" in chosen:
+        try:
+            found.append(systems.BM25())
+        except ImportError as error:
+            left_out["BM25"] = str(error)
+    if "chance" in chosen:
+        found.append(systems.Chance(args.seed))
+    if not found:
+        raise CommandError(f"no system is left: {'; '.join(left_out.values())}")
+    return found, left_out
+
+
+def _known(system, source: str, revision: str):
+    """A system that says where it comes from, and whose batches can be kept."""
+    system.source = source
+    if revision != "unknown":
+        system.revision = revision
+    return system
+
+
+def _name(source: str, sources: list[str]) -> str:
+    """The last part of a model's address, or all of it where two end alike."""
+    last = [Path(other).name for other in sources]
+    return Path(source).name if last.count(Path(source).name) == 1 else source
+
+
+__all__ = ["SYSTEMS", "open_systems", "training_text"]
