@@ -16,12 +16,12 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .candidates_unimur import picture_inputs, picture_vectors, same_space, space_name, text_vectors
 from .coherent_reply import DEPTH, Coherence
 from .conversation import is_conversation, is_image, is_message, read_conversation, require_unicode
 from .image_loading import load_image
 from .index_folder import IndexFolder
 from .memory_index import MEMORY, RetrievalIndex
+from .modeling_open_clip import picture_inputs, picture_vectors, same_space, space_name, text_vectors
 from .prefix_cache import ChatCache
 from .shared_lock import SharedLock
 from .thread_lock import ThreadLock

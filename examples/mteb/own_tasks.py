@@ -135,8 +135,8 @@ def scores(embedder: SentenceTransformer, tasks: Sequence[AbsTaskRetrieval]) -> 
 
 
 def main() -> None:
-    from modeling_unimur.candidates_unimur import fuses_captions
     from modeling_unimur.data.cache import cache_dir
+    from modeling_unimur.modeling_open_clip import fuses_captions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="a release")

@@ -306,7 +306,7 @@ class _Run:
             )
 
     def _same_model(self, manifest: Manifest) -> None:
-        from ..candidates_unimur import same_space
+        from ..modeling_open_clip import same_space
 
         known = manifest.fact("model")
         if known is not None and not same_space(known, self.name):
@@ -338,7 +338,7 @@ class _Run:
     # -- the index --------------------------------------------------------------------------------------------------
     def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
         """Brings the index up to date; leaves it alone where nothing is waiting."""
-        from ..candidates_unimur import same_space
+        from ..modeling_open_clip import same_space
 
         with Manifest(self.work / _MANIFEST) as manifest:
             if held is not None and next(manifest.waiting(1), None) is None:
