@@ -133,7 +133,7 @@ def test_wrong_input_changes_nothing(index):
         (("text", ["x"], 3 * QUERIES[:1]), "Vector 0 .*3"),
         (("text", ["x"], 0 * QUERIES[:1]), "length 0"),
         (("text", ["x"], QUERIES[:2]), "1 ids, 2 vectors"),
-        (("text", [7], QUERIES[:1]), "An id must"),
+        (("text", [7], QUERIES[:1]), "An id .*7"),
         (("text", ["x"], QUERIES[:1], ["a"]), "is a dict"),
     ]
     if not index.keeps_objects:
