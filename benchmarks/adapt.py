@@ -25,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.harness import argument_parser, report
-from modeling_unimur.data.dialogues import load_glosses
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.json_lines import write_json_lines
-from modeling_unimur.data.packages import MINILM_REQUIREMENT, cache_dir, pip_package
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.text_encoders import load_text_space
+from unimur_mini.dialogues import load_glosses
+from unimur_mini.packages import MINILM_REQUIREMENT, pip_package
 
 TEXTS, QUICK_TEXTS = 10_000, 120
 

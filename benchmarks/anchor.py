@@ -33,8 +33,8 @@ from tqdm.auto import tqdm
 
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.own_chats import read_own_chats
-from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.data.shards import read_shard, write_shard
 from modeling_unimur.evaluation.compare_dialogues import ComparedDialogue, chat_dialogues, gallery_of, own_dialogues
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.harness import argument_parser, report
 from modeling_unimur import MultimodalRetrievalPipeline, UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 
 TURNS, CHATS, QUICK_CHATS = 20, 7, 2
 _SENTENCE = (

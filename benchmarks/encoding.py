@@ -36,8 +36,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.decoding_workers import worker_count
-from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.data.picture_files import walk_pictures
 from modeling_unimur.encoding.build import BuildOptions, build_index
 from modeling_unimur.encoding.encoder import CorpusEncoder
@@ -57,7 +57,7 @@ def picture_files(folder: Path | None, count: int) -> list[Path]:
         ValueError: a folder with too few.
     """
     if folder is None:
-        from modeling_unimur.data.openclipart import load_openclipart
+        from unimur_mini.openclipart import load_openclipart
 
         files = [Path(path) for path in load_openclipart(deduplicate=False)["image"]]
     else:

@@ -40,7 +40,7 @@ from benchmarks.harness import (
     reset_peak,
 )
 from modeling_unimur.cli.retriever import open_retriever
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
 from modeling_unimur.evaluation.tasks.pools import rank_in_pools
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder

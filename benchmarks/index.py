@@ -45,9 +45,9 @@ from benchmarks.harness import (
     in_fresh_process,
     report,
 )
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index.faiss import APPROXIMATE, FaissIndex
-from modeling_unimur.vector_index import VectorIndex
+from modeling_unimur.memory_index import VectorIndex
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 BATCHES = (1, 64)
@@ -65,10 +65,10 @@ _ROUND_SECONDS = 2.0
 def real_embeddings(file: Path) -> Path:
     """Writes what the small CLIP's text tower makes of WordNet's titles and glosses; those kept are read."""
     from modeling_unimur import UniMuRModel, UniMuRProcessor
-    from modeling_unimur.data.dialogues import load_glosses
     from modeling_unimur.training.frozen_features import FrozenTexts
     from modeling_unimur.training.frozen_towers import frozen_towers
     from modeling_unimur.training.recipes import load_recipe
+    from unimur_mini.dialogues import load_glosses
 
     mini = cache_dir() / "models" / "unimur-mini"
     towers = frozen_towers(

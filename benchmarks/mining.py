@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness import LONG_ROUNDS, alternate, argument_parser, in_fresh_process, peak_mib, report, reset_peak
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.training.mining import Judged, MiningOptions, mine_rows, mine_vectors
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384

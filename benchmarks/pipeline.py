@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.harness import alternate, argument_parser, report
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from unimur_mini.demo.default_gallery import pictures_by_id
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 

@@ -37,9 +37,8 @@ from torch.nn import functional as F
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.compared_systems import training_text
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures
-from modeling_unimur.data.dialogues import load_glosses
-from modeling_unimur.data.packages import cache_dir
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
 from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
@@ -50,6 +49,7 @@ from modeling_unimur.training.pairs import load_pairs, project
 from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.unpaired_texts import TextContext, text_rows
+from unimur_mini.dialogues import load_glosses
 
 PARTS = ("titles", "dialogues", "captions")
 _CAPTIONS = 20

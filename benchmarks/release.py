@@ -48,7 +48,7 @@ from benchmarks.harness import (
     reset_peak,
 )
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.releasing.bases import Base
 from modeling_unimur.releasing.clean_folder import read_heads, write_heads
 from tests import tiny

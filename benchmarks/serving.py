@@ -32,9 +32,9 @@ import numpy as np
 
 from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.candidates_unimur import space_name
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
+from modeling_unimur.modeling_open_clip import space_name
 
 CLIENTS, SECONDS, CANDIDATES = 64, 120.0, 10_000
 QUICK_CLIENTS, QUICK_SECONDS, QUICK_CANDIDATES = 8, 3.0, 200

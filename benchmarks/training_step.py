@@ -58,7 +58,7 @@ from benchmarks.training_inputs import (
     read_pairs,
 )
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 
 VARIANTS = (
     "forward",

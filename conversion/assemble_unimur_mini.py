@@ -21,7 +21,7 @@ from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # n
 from conversion.convert_smollm2_gguf_to_hf import convert as convert_smollm2  # noqa: E402
 from conversion.release_version import release_version  # noqa: E402
 from modeling_unimur import UniMuRModel, UniMuRProcessor  # noqa: E402
-from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
+from modeling_unimur.data.cache import build_once, build_version, cache_dir  # noqa: E402
 from modeling_unimur.releasing.clean_folder import write_model  # noqa: E402
 
 HEADS = ROOT / "hub_cards" / "unimur-mini"

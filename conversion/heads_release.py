@@ -22,7 +22,7 @@ from conversion.heads_plan import ARGUMENTS, HeadsPlan
 from conversion.source_heads import verify_heads, verify_release
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.packages import build_once
+from modeling_unimur.data.cache import build_once
 from modeling_unimur.releasing.bases import Base
 from modeling_unimur.releasing.card import Card, render_card
 from modeling_unimur.releasing.clean_folder import write_heads

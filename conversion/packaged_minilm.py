@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modeling_unimur.data.packages import MINILM_REQUIREMENT, pip_package
+from unimur_mini.packages import MINILM_REQUIREMENT, pip_package
 
 
 def minilm_folder() -> Path:

@@ -1,7 +1,7 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -13,15 +13,15 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_unimur import UniMuRConfig
-from .contexts_unimur import ContextsMixin
 from .contrastive_loss import contrastive_loss, next_token_loss
 from .loading import FrozenBackbonesMixin
 from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
+from .prefix_cache import FrozenDecoder, PrefixCache, align_right, group_by_length
 
-# Not used here: a saved model carries the files that its own module imports, and these belong beside it.
-from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
-from .processing_unimur import UniMuRProcessor  # noqa: F401
-from .readout_unimur import FrozenReader, align_right
+if TYPE_CHECKING:
+    # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
+    from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
+    from .processing_unimur import UniMuRProcessor  # noqa: F401
 
 # What the gate of an anchored query decides by; `gate_features` computes them in this order.
 GATE_FEATURES = (
@@ -290,7 +290,7 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(tensor, value)
 
 
-class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
+class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
 
     The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
@@ -299,12 +299,15 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
 
     accepts_loss_kwargs = False
     dual_encoder_classes = OWN_DUAL_ENCODERS
+    # Whether a batch runs in one piece and without a prefix apart, so that ranks among which the language model is
+    # sharded call it equally often, whatever their batches hold.
+    equal_calls = False
 
     def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: dict | None = None):
         super().__init__(config)
         self.build_backbones(build_backbones, backbone_dtypes)
         self.heads = UniMuRHeads(config)
-        self._prefix_cache = None  # whether the language model can take one; found out when first trained
+        self._prefix_support: dict = {}  # what `frozen_decoder.supports` has found out
         self.post_init()
         self.freeze_backbones()
 
@@ -386,11 +389,11 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
     ) -> torch.Tensor:
         """What the language model reads at [RET] `(batch, projection_dim)`, unit vectors: the query of the paper, and
         `readout_embeds` of an anchored one. The arguments are those of `get_multimodal_features`."""
-        return self._unify(input_ids, attention_mask, visual_features, prefix_states)[0]
+        return self._readouts(input_ids, attention_mask, visual_features, prefix_states)[0]
 
     def _queries(self, input_ids, attention_mask, visual_features, prefix_states, **anchors):
-        """Queries, and what `_unify` ran of the language model."""
-        readout, parts = self._unify(input_ids, attention_mask, visual_features, prefix_states)
+        """Queries, and what `_readouts` ran of the language model."""
+        readout, parts = self._readouts(input_ids, attention_mask, visual_features, prefix_states)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         images = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
         return self.anchor_queries(readout, mask.ne(0).sum(dim=1), images, visual_features, **anchors), parts
@@ -530,7 +533,155 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
         """Image features for the language model, from images or as given."""
         if pixel_values is None:
             return visual_features
+        return self.get_visual_features(pixel_values, pixel_attention_mask, spatial_shapes)
+
+    def get_visual_features(
+        self,
+        pixel_values: torch.Tensor,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """What the language model reads of images `(images, 3, height, width)`: the frozen tower's output `(images,
+        visual_width)`, the argument `visual_features` of other methods."""
         return self._visual_choice(*self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes))
+
+    # -- contexts ---------------------------------------------------------------------------------------------------
+    @property
+    def frozen_decoder(self) -> FrozenDecoder:
+        """Runs the language model, and reads the layers that the heads read."""
+        return FrozenDecoder(self.language_model, self.config.ret_layers, self._prefix_support)
+
+    def get_inputs_embeds(self, input_ids: torch.Tensor, visual_features: torch.Tensor | None = None) -> torch.Tensor:
+        """Input vectors of the language model `(batch, tokens, width)`: the frozen table's, with the trained vectors
+        at [RET] and at the images.
+
+        Args:
+            input_ids (`(batch, tokens)`): with placeholders of images.
+            visual_features (`(images, visual_width)`, *optional*): of those images in reading order.
+
+        Raises:
+            ValueError: the number of images is not that of the places.
+        """
+        table = self.get_input_embeddings()
+        embeds = table(input_ids.clamp(max=table.num_embeddings - 1))  # [RET] and images lie beyond the table
+        for number, token in enumerate(self.config.ret_token_ids):
+            ret = self.heads.ret_embedding[number].to(embeds)
+            embeds = torch.where((input_ids == token)[..., None], ret, embeds)
+        places = input_ids == self.config.image_token_id
+        self._check_images(int(places.sum()) // self.config.num_visual_tokens, visual_features)
+        if visual_features is not None and len(visual_features):
+            visual = self.heads.visual_inputs(visual_features).to(embeds)
+            embeds = embeds.masked_scatter(places[..., None].expand_as(embeds), visual)
+        return embeds
+
+    @staticmethod
+    def _check_images(count: int, visual_features: torch.Tensor | None) -> None:
+        given = 0 if visual_features is None else visual_features.shape[0]
+        if count != given:
+            raise ValueError(f"The contexts have places for {count} images, and {given} images came with them.")
+
+    def unify(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """Hidden states `(batch, tokens, width)` of each layer that is read, which end with [RET], as unit vectors
+        `(batch, projection_dim)`."""
+        return self.heads.unify([state[:, -self.config.num_ret_tokens :] for state in states])
+
+    @torch.no_grad()
+    def get_prefix_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Keys and values of everything before [RET] in text contexts, which no training changes: computed once, they
+        leave a training step only [RET] to run.
+
+        Args:
+            input_ids, attention_mask (`(batch, tokens)`): contexts without images that end with [RET].
+
+        Returns:
+            `torch.Tensor` of shape `(batch, 2 * layers, heads, tokens - ret tokens, head_width)`, padded on the left.
+
+        Raises:
+            ValueError: for contexts with images, or a language model whose cache cannot be cut into rows.
+        """
+        if bool((input_ids == self.config.image_token_id).any()):
+            raise ValueError("An image in the context is mapped by trained weights: its prefix cannot be kept.")
+        decoder = self.frozen_decoder
+        if not decoder.supports_prefix_cache:
+            raise ValueError(f"The cache of {type(self.language_model).__name__} cannot be kept and cut into rows.")
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask, ids = align_right(attention_mask, input_ids)
+        cut = ids.shape[1] - self.config.num_ret_tokens
+        return torch.stack(decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut]).states, dim=1)
+
+    def _first_trained(self, input_ids: torch.Tensor) -> int:
+        """Column of the first position that a trained value touches."""
+        first = input_ids.shape[1] - self.config.num_ret_tokens
+        images = (input_ids == self.config.image_token_id).any(dim=0).nonzero()
+        return min(first, int(images[0])) if len(images) else first
+
+    def _kept_prefix(self, states: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> PrefixCache:
+        last = self.config.num_ret_tokens
+        found, wanted = (states.shape[0], states.shape[3] + last), tuple(input_ids.shape)
+        if found != wanted:
+            raise ValueError(
+                f"prefix_states are those of {found[0]} contexts of {found[1]} tokens; without images there are "
+                f"{wanted[0]} of {wanted[1]}: compute them with `get_prefix_states` on just these."
+            )
+        return PrefixCache.of(states.unbind(1), mask[:, :-last])
+
+    def _parts(self, input_ids, attention_mask, visual_features, together: bool = False):
+        """Aligned rows in parts that are worth running together: row numbers, ids, mask and image features.
+
+        Args:
+            together: whether contexts without images are one part: where only [RET] is in the graph it is read in one
+                go, and the decoder splits what stands before it.
+        """
+        images = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
+        owners = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(images)
+        self._check_images(len(owners), visual_features)
+        shown = images > 0
+        if self.equal_calls:
+            parts = [torch.arange(len(shown), device=shown.device)]
+        else:
+            parts = group_by_length(attention_mask, shown)
+        if together:
+            words = (~shown).nonzero().flatten()
+            parts = [words] * bool(len(words)) + [rows for rows in parts if shown[rows[0]]]
+        for rows in parts:
+            tokens = attention_mask[rows].any(dim=0)
+            visual = None
+            if bool(shown[rows].any()):
+                visual = torch.cat([visual_features[owners == row] for row in rows])
+            yield rows, input_ids[rows][:, tokens], attention_mask[rows][:, tokens], visual
+
+    def _readouts(self, input_ids, attention_mask, visual_features, prefix_states=None):
+        """Unified embeddings; and hidden states, ids and mask of what was run, part by part."""
+        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        attention_mask, input_ids = align_right(attention_mask, input_ids)
+        ret = torch.tensor(self.config.ret_token_ids, device=input_ids.device)
+        ends = input_ids[:, -len(ret) :] if input_ids.shape[1] >= len(ret) else input_ids
+        if ends.shape[1] != len(ret) or not bool((ends == ret).all()):
+            wrong = int((ends != ret[: ends.shape[1]]).any(dim=1).nonzero()[0]) if ends.shape[1] else 0
+            raise ValueError(
+                f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor."
+            )
+        decoder, kept = self.frozen_decoder, prefix_states is not None
+        cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and not self.equal_calls
+        cached = cached and decoder.supports("continue")
+        together = kept or (cached and decoder.supports_prefix_cache)
+        order, ran, embeds = [], [], []
+        for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, together):
+            prefix, cut = None, self._first_trained(ids)
+            if kept and visual is None:
+                prefix = self._kept_prefix(prefix_states, ids, mask)
+            elif cached and cut:
+                with torch.no_grad():
+                    prefix = decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut])
+            else:
+                cut = 0
+            found = decoder.extend(self.get_inputs_embeds(ids[:, cut:], visual), mask[:, cut:], prefix)
+            hidden = [] if prefix is None or prefix.hidden is None else [prefix.hidden]
+            hidden = torch.cat([*hidden, found.hidden], dim=1)
+            order.append(rows)
+            embeds.append(self.unify(found.states))
+            ran.append((hidden, ids[:, -hidden.shape[1] :], mask[:, -hidden.shape[1] :]))
+        return torch.cat(embeds)[torch.cat(order).argsort()], ran
 
     # -- training ---------------------------------------------------------------------------------------------------
     def context_labels(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -553,9 +704,9 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
     def _caption_parts(self, input_ids, attention_mask, labels, visual_features):
         """Last hidden states and labels of captions, rows of like length together."""
         mask, input_ids, labels = align_right(attention_mask, input_ids, labels)
-        reader = FrozenReader(self.language_model, [-1])
-        for rows, part_ids, part_mask, visual in self._parts(input_ids, mask, visual_features, cached=False):
-            _, hidden = reader.read(None, self._embed_tokens(part_ids, visual), part_mask, last=1)
+        for rows, part_ids, part_mask, visual in self._parts(input_ids, mask, visual_features):
+            embeds = self.get_inputs_embeds(part_ids, visual)
+            hidden = self.frozen_decoder.extend(embeds, part_mask, read=False).hidden
             yield hidden, labels[rows, -part_ids.shape[1] :]
 
     def _next_token_loss(self, parts, knows_ret: bool, over: float | None) -> torch.Tensor:
@@ -571,6 +722,21 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
     @property
     def _softcap(self) -> float | None:
         return getattr(self.config.text_config.get_text_config(), "final_logit_softcapping", None)
+
+    def get_vocabulary_logits(self, states: torch.Tensor, ret: bool = False) -> torch.Tensor:
+        """The language model's logits `(rows, vocabulary)` of last hidden states `(rows, width)`, in float32.
+
+        Args:
+            states: last hidden states.
+            ret: whether the first [RET] is one more word, as in the next-token loss of contexts.
+        """
+        head, softcap = self.get_output_embeddings(), self._softcap
+        logits = F.linear(states, head.weight, getattr(head, "bias", None)).float()
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        if ret:
+            logits = torch.cat([logits, (states @ self.heads.ret_embedding[0].to(states))[:, None].float()], dim=-1)
+        return logits
 
     def forward(
         self,
@@ -703,7 +869,7 @@ class UniMuRModel(ContextsMixin, FrozenBackbonesMixin, UniMuRPreTrainedModel, Ge
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         mask, input_ids = align_right(attention_mask, input_ids)
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
-        embeds = self._embed_tokens(input_ids, visual_features)
+        embeds = self.get_inputs_embeds(input_ids, visual_features)
         return self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
     @property

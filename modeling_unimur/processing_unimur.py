@@ -388,6 +388,11 @@ class UniMuRProcessor(DualEncoderProcessor):
         """Tokens that every context has besides its own: the start, the readout prompt and [RET]."""
         return self._prefix_length + self._suffix_length
 
+    @property
+    def readout_length(self) -> int:
+        """Tokens of the readout prompt and [RET], with which every context ends."""
+        return self._suffix_length
+
     def _encode(
         self,
         texts: list[str],
@@ -398,7 +403,7 @@ class UniMuRProcessor(DualEncoderProcessor):
     ) -> BatchFeature:
         text, image, tensors = sort_options(options or {})
         max_length = text.pop("max_length", max_length)
-        data, dropped = self._tokenize(texts, max_length, keep="latest", **text)
+        data, dropped = self.tokenize(texts, max_length, keep="latest", **text)
         batch = as_batch(data, tensors)
         kept = [one for several, lost in zip(images, dropped, strict=True) for one in several[lost:]]
         if kept:
@@ -418,12 +423,13 @@ class UniMuRProcessor(DualEncoderProcessor):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left.
         """
-        return as_batch(self._tokenize(texts, max_length, keep)[0], "pt")
+        return as_batch(self.tokenize(texts, max_length, keep)[0], "pt")
 
-    def _tokenize(
-        self, texts: list[str], max_length: int | None, keep: str, padding="longest", truncation=True
+    def tokenize(
+        self, texts: list[str], max_length: int | None = None, keep: str = "first", padding="longest", truncation=True
     ) -> tuple[dict, list[int]]:
-        """Rows of token ids and their masks, and how many images fell away from each."""
+        """Rows of token ids and their masks, and how many images fell away from each; as `process_rendered`, for a
+        caller who cuts rows."""
         limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
@@ -646,7 +652,7 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def _without_readout(self, batch: BatchFeature) -> BatchFeature:
         for key in ("input_ids", "attention_mask"):
-            batch[key] = batch[key][:, : -self._suffix_length]
+            batch[key] = batch[key][:, : -self.readout_length]
         for key in ANCHOR_ROWS:
             batch.pop(key, None)
         return batch

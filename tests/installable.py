@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from modeling_unimur.data.packages import PackageUnavailable
+from modeling_unimur.data.cache import PackageUnavailable
 
 
 def loaded_or_skipped(load: Callable, *args):

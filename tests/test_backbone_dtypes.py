@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.chat_cache_unimur import ChatCache
+from modeling_unimur.prefix_cache import ChatCache
 from tests import tiny
 from tests.hub_cache import publish
 

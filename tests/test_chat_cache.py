@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from modeling_unimur import MultimodalRetrievalPipeline
-from modeling_unimur.chat_cache_unimur import ChatCache
+from modeling_unimur.prefix_cache import ChatCache
 from tests import tiny
 from tests.hits import assert_same_answer
 
@@ -30,13 +30,13 @@ def plain(pair, conversation, **options) -> torch.Tensor:
 
 def run_lengths(model, monkeypatch) -> list:
     """Tokens of each run of the language model, from now on."""
-    lengths, embed = [], model._embed_tokens
+    lengths, embed = [], model.get_inputs_embeds
 
     def counted(ids, features):
         lengths.append(ids.shape[1])
         return embed(ids, features)
 
-    monkeypatch.setattr(model, "_embed_tokens", counted)
+    monkeypatch.setattr(model, "get_inputs_embeds", counted)
     return lengths
 
 
@@ -52,7 +52,7 @@ def test_every_turn_equals_the_plain_path(pair, pictures, monkeypatch):
     assert max(lengths[1:]) < total / 4  # only what is new
     lengths.clear()
     cache.embed(chat(12, pictures))
-    assert lengths == [pair[1]._suffix_length]
+    assert lengths == [pair[1].readout_length]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_memory_is_bounded_and_the_oldest_goes_first(pair, monkeypatch):
     lengths = run_lengths(pair[0], monkeypatch)
     for name in "acb":
         cache.embed(chat(4, name=name))
-    short = pair[1]._suffix_length
+    short = pair[1].readout_length
     assert [length == short for length in lengths] == [True, True, False]
     cache.max_bytes = 0
     cache.embed(chat(4))

@@ -9,8 +9,8 @@ from transformers import CLIPConfig
 
 from conversion.clip_folder import CLEANED_TEXTS, clip_tokenizer
 from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, conversation
-from modeling_unimur.candidates_unimur import same_space, space_name
 from modeling_unimur.conversation import clean_texts
+from modeling_unimur.modeling_open_clip import same_space, space_name
 from modeling_unimur.training.frozen_towers import TextEncoder
 
 # Texts that OpenAI's tokenizer, whose code open_clip carries, reads otherwise without its cleaning.

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur import MultimodalRetrievalPipeline, UniMuRConfig, UniMuRModel, UniMuRProcessor
-from modeling_unimur.chat_cache_unimur import ChatCache
 from modeling_unimur.modeling_unimur import GATE_FEATURES
+from modeling_unimur.prefix_cache import ChatCache
 from tests import tiny
 from tests.test_chat_cache import chat
 
@@ -191,8 +191,8 @@ def test_cached_features_equal_the_images_and_words(make_model, dialogues, confi
     some = [dialogues["images between"], dialogues["text"], dialogues["image only"]]
     batch = dict(processor.process_queries(some))
     expected = embed(model, processor, some)
-    pooled, projected = model.encode_images(batch.pop("pixel_values"))
-    choice = model._visual_choice(pooled, projected)
+    pixels = batch.pop("pixel_values")
+    (_, projected), choice = model.encode_images(pixels), model.get_visual_features(pixels)
     batch["visual_features"] = choice
     if given == "passed":
         batch["anchor_image_features"] = choice if config.get("map_image_targets") else projected

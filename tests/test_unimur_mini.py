@@ -13,8 +13,8 @@ from transformers import pipeline
 
 from conversion.assemble_unimur_mini import HEADS, assemble, backbones
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.openmoji import load_openmoji
 from tests.rounding import assert_same_outputs, assert_same_weights
+from unimur_mini.openmoji import load_openmoji
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -90,9 +90,9 @@ def retrieval_task(
 
 def own_tasks(split: str, limit: int | None, fuses: bool) -> list[AbsTaskRetrieval]:
     """The tasks over the hand-written dialogues and the pictures of their split."""
-    from modeling_unimur.data.dialogues import load_glosses
     from modeling_unimur.evaluation.compare_dialogues import own_dialogues
     from modeling_unimur.evaluation.systems.base import words_of_dialogue
+    from unimur_mini.dialogues import load_glosses
 
     dialogues, gallery = own_dialogues(split)
     dialogues = dialogues[:limit]
@@ -135,8 +135,8 @@ def scores(embedder: SentenceTransformer, tasks: Sequence[AbsTaskRetrieval]) -> 
 
 
 def main() -> None:
-    from modeling_unimur.candidates_unimur import fuses_captions
-    from modeling_unimur.data.packages import cache_dir
+    from modeling_unimur.data.cache import cache_dir
+    from modeling_unimur.modeling_open_clip import fuses_captions
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="a release")

@@ -36,7 +36,7 @@ def open_systems(
     Raises:
         CommandError: nothing is left.
     """
-    from ..data.packages import PackageUnavailable
+    from ..data.cache import PackageUnavailable
     from ..evaluation import systems
     from ..evaluation.provenance import model_revision
     from ..training.readout_fit import fit_ridge

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.packages import cache_dir
+from ..data.cache import cache_dir
 from .errors import CommandError
 
 INDEX_FOLDER = "index"

@@ -8,7 +8,7 @@ import logging
 import re
 from pathlib import Path
 
-from .packages import cache_dir
+from .cache import cache_dir
 from .picture_folder_source import CAPTIONS_FILE, load_picture_folder
 
 logger = logging.getLogger(__name__)

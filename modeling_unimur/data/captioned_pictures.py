@@ -10,19 +10,12 @@ from collections.abc import Callable, Sequence
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from .openclipart import load_openclipart
-from .openmoji import load_openmoji
-from .packages import PackageUnavailable
+from .cache import PackageUnavailable
 from .picture_folder_source import load_picture_folder
-from .stamps import load_stamps
+from .registry import PICTURES, find_loader, is_address
 
 logger = logging.getLogger(__name__)
 
-SOURCES: dict[str, Callable[[], Dataset]] = {
-    "openclipart": load_openclipart,
-    "openmoji": load_openmoji,
-    "stamps": load_stamps,
-}
 # Sources of one's own, written `name=PATH`.
 PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_picture_folder}
 
@@ -76,12 +69,12 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-def load_captioned_pictures(sources: Sequence[str] = tuple(SOURCES)) -> Dataset:
+def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset:
     """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
 
     Args:
-        sources: names out of `SOURCES`: `openclipart`, `openmoji`, `stamps`; or `folder=PATH`, a folder of one's own
-            (`picture_folder_source`).
+        sources: names out of `registry.PICTURES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
+            one's own (`picture_folder_source`); or `package.module:function`, a function that returns such a dataset.
 
     Returns:
         `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
@@ -91,15 +84,19 @@ def load_captioned_pictures(sources: Sequence[str] = tuple(SOURCES)) -> Dataset:
         FileNotFoundError: a folder that is not there.
         PackageUnavailable: none of the sources can be brought.
     """
-    unknown = [name for name in sources if name not in SOURCES and name.partition("=")[0] not in PATH_SOURCES]
+    unknown = [
+        name
+        for name in sources
+        if not (name in PICTURES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
+    ]
     if unknown or not sources:
-        choices = [*SOURCES, *(f"{name}=PATH" for name in PATH_SOURCES)]
+        choices = [*PICTURES, *(f"{name}=PATH" for name in PATH_SOURCES)]
         raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
     found, missing = [], []
     for name in sources:
         kind, _, path = name.partition("=")
         try:
-            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else SOURCES[name]())
+            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, PICTURES)())
         except PackageUnavailable as error:
             logger.warning("Images of %s are left out: %s", name, error)
             missing.append(str(error))

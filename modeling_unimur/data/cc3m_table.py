@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from .cache import cache_dir
 from .caption_table import StringColumn, write_columns
 from .cc3m import PUBLISHED_ROWS, CaptionedPicture, Skipped, read_tsv
 from .img2dataset import download_failures, find_archives, read_archives, read_folder
-from .packages import cache_dir
 
 logger = logging.getLogger(__name__)
 

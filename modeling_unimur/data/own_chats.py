@@ -5,20 +5,24 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 from ..conversation import read_conversation
-from .chats import chat_split, reply_key
 from .dialog_schema import ReadReport
 from .json_lines import scan_json_lines
-from .long_dialogues import MOST_TURNS
 from .text_lines import open_lines
 
 logger = logging.getLogger(__name__)
 
+# Turns of the longest context.
+MOST_TURNS = 20
+# Per mille of all chats.
+_HELD_OUT = {"validation": 100, "test": 100}
 # Of fewer, a tenth is none.
 _FEW_CHATS = 20
+_LETTERS = re.compile(r"[^\W_]+")
 _ROLES = ("user", "assistant")
 
 
@@ -92,6 +96,21 @@ def split_own_chats(rows: list[dict]) -> dict[str, list[dict]]:
     return parts
 
 
+def chat_split(chat_id: str) -> str:
+    """The split of a chat, by the hash of its id."""
+    place = int.from_bytes(hashlib.sha256(chat_id.encode()).digest()[:4], "big") % 1_000
+    for split, share in _HELD_OUT.items():
+        if place < share:
+            return split
+        place -= share
+    return "train"
+
+
+def reply_key(text: str) -> str:
+    """What makes two replies equal: their words, without case and punctuation."""
+    return " ".join(_LETTERS.findall(text.casefold()))
+
+
 def _turns(value: Any) -> tuple[list[dict], int]:
     """Turns that have words, and the number of images that stand among them."""
     gold = None
@@ -121,4 +140,4 @@ def _group(value: Any, turns: list[dict]) -> str:
     return hashlib.sha256("\n".join(turn["content"] for turn in turns[:2]).encode()).hexdigest()
 
 
-__all__ = ["read_own_chats", "split_own_chats"]
+__all__ = ["MOST_TURNS", "chat_split", "read_own_chats", "reply_key", "split_own_chats"]

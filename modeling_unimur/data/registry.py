@@ -11,10 +11,33 @@ from typing import Any
 
 _ADDRESS = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
+# Captioned pictures: functions without arguments that return a dataset with the columns of `picture_table`.
+PICTURES = {
+    "openclipart": "unimur_mini.openclipart:load_openclipart",
+    "openmoji": "unimur_mini.openmoji:load_openmoji",
+    "stamps": "unimur_mini.stamps:load_stamps",
+}
+# Dialogues whose reply is a text: functions without arguments that return rows by split (`train`, and `validation` and
+# `test` unless a text is its own reply), with `turns` (messages with `role` and `content`), `target_text` and perhaps
+# `target_picture`, the `image_id` of a captioned picture.
+TEXTS = {
+    "glosses": "unimur_mini.texts:glosses",
+    "dialogues": "unimur_mini.dialogues:load_dialogue_texts",
+    "questions": "unimur_mini.dialogues:load_questions",
+    "chats": "unimur_mini.chats:load_chats",
+    "long_dialogues": "unimur_mini.dialogues.long:load_long_dialogues",
+    "long_chats": "unimur_mini.dialogues.long:load_long_chats",
+    # Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
+    "words": "unimur_mini.texts:words",
+    "turns": "unimur_mini.texts:turns",
+}
 # Retrieval sets: functions without arguments that return a `RetrievalSet`.
 SETS = {
     "gimp_manual": "unimur_mini.gimp_manual:gimp_manual",
+    "picture_dictionary": "unimur_mini.picture_dictionary:load_picture_dictionary",
 }
+# What runs a recipe of task `clip` without `data.images`.
+CLIP_TRAINING = "unimur_mini.dual_encoder.train:train"
 
 
 def is_address(source: str) -> bool:
@@ -64,4 +87,4 @@ def find_loader(source: str, known: dict[str, str]) -> Callable[..., Any] | None
     return None if address is None else load_function(address)
 
 
-__all__ = ["SETS", "find_loader", "is_address", "load_function", "load_module"]
+__all__ = ["CLIP_TRAINING", "PICTURES", "SETS", "TEXTS", "find_loader", "is_address", "load_function", "load_module"]

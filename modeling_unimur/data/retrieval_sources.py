@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
     from .retrieval_set import RetrievalSet
 
 # What a set is called, and whether "=PATH" follows.
-NAMED = {**dict.fromkeys(SETS, False), "picture_dictionary": False, "webqa": True, "folder": True}
+NAMED = {**dict.fromkeys(SETS, False), "webqa": True, "folder": True}
 SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items())
 
 
@@ -53,10 +53,6 @@ def load_retrieval_set(
             raise ValueError(f"{name}={value!r} is a choice of webqa=PATH, and {source} has none.")
     if kind == "folder" and path:
         return RetrievalSet.load(path)
-    if source == "picture_dictionary":
-        from .picture_dictionary import load_picture_dictionary
-
-        return load_picture_dictionary()
     load = find_loader(source, SETS)
     if load is not None:
         return load()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from .packages import cache_dir
+from .cache import cache_dir
 from .retrieval_sources import names_a_set
 
 _ADDRESS = re.compile(r"\w+://|[\w.-]+:\d{1,5}$")

@@ -18,8 +18,8 @@ from ..data.picture_files import printable
 from ..data.retrieval_sources import names_a_set
 from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
-from ..index.opening import open_index
-from ..writer_lock import WriterLock
+from ..index import open_index
+from ..index.folder import WriterLock
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
 from .manifest import Manifest
@@ -306,7 +306,7 @@ class _Run:
             )
 
     def _same_model(self, manifest: Manifest) -> None:
-        from ..candidates_unimur import same_space
+        from ..modeling_open_clip import same_space
 
         known = manifest.fact("model")
         if known is not None and not same_space(known, self.name):
@@ -338,7 +338,7 @@ class _Run:
     # -- the index --------------------------------------------------------------------------------------------------
     def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
         """Brings the index up to date; leaves it alone where nothing is waiting."""
-        from ..candidates_unimur import same_space
+        from ..modeling_open_clip import same_space
 
         with Manifest(self.work / _MANIFEST) as manifest:
             if held is not None and next(manifest.waiting(1), None) is None:

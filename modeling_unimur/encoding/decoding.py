@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..candidates_unimur import fuses_captions, picture_inputs
 from ..data.picture_bytes import decode_picture
 from ..data.picture_files import printable
 from ..data.row_store import KEY_TYPE, key_of
+from ..modeling_open_clip import fuses_captions, picture_inputs
 from .items import Item
 from .reading import read_content
 

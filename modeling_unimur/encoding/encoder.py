@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..candidates_unimur import picture_vectors, space_name, text_vectors
+from ..modeling_open_clip import picture_vectors, space_name, text_vectors
 
 
 class CorpusEncoder:

@@ -13,9 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.row_store import KEY_TYPE, RowStore
-from ..index.opening import open_index
-from ..index_folder import IndexFolder
-from ..vector_index import KINDS, VectorIndex, is_database
+from ..index import is_database, open_index
+from ..index.folder import IndexFolder
+from ..memory_index import KINDS, VectorIndex
 from .manifest import Manifest
 
 _BLOCK = 2048
@@ -99,7 +99,7 @@ def _vectors(store: RowStore, keys: Sequence[bytes]) -> torch.Tensor:
 def work_folder(uri: str, collection: str | None = None) -> str:
     """Where the vectors and the manifest of an index lie by default: beside it, or in the cache for a server's."""
     if is_database(uri) and not uri.endswith(".db"):
-        from ..data.packages import cache_dir
+        from ..data.cache import cache_dir
 
         name = "".join(sign if sign.isalnum() else "-" for sign in f"{uri}-{collection or 'unimur'}")
         return os.fspath(cache_dir() / "encoding" / name)

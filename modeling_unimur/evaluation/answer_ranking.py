@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from ..readout_unimur import FrozenReader
-from .shared_prefix import Branch, plan_streams
-from .turn_encoding import TurnEncoder
+from ..prefix_cache import PrefixCache
+from .turn_encoding import Branch, Context, TurnEncoder
 
 # Rows of vocabulary logits that exist at one time.
 _LOGIT_ROWS = 256
@@ -65,19 +63,14 @@ class AnswerScorer(TurnEncoder):
         Raises:
             ValueError: an option without a token; and as `TurnEncoder.encode`.
         """
-        contexts = [self._read(question.messages, number) for number, question in enumerate(questions)]
-        rows = [tokens[: -self.processor._suffix_length] for tokens, *_ in contexts]
+        contexts = [self.read(question.messages, number) for number, question in enumerate(questions)]
         options = [self._option_tokens(question.options) for question in questions]
-        if self._prefix is None or not self._prefix.works:
-            return [
-                self._from_the_start(row, context[1], found)
-                for row, context, found in zip(rows, contexts, options, strict=True)
-            ]
+        cut = self.processor.readout_length
+        if not self.shares:
+            return [self._from_the_start(*pair, cut) for pair in zip(contexts, options, strict=True)]
         scores: list[np.ndarray | None] = [None] * len(questions)
-        image_token = self.processor.image_token_id
-        for stream in plan_streams(rows, [context[2] for context in contexts], 0, image_token):
-            sources = contexts[stream.branches[0].row][1]
-            prefix = self._prefix.read_streams([stream], self._features(sources))
+        for stream in self.plan(contexts, range(len(contexts)), 0, cut):
+            prefix = self.run_streams([stream])
             for context in stream.branches:
                 scores[context.row] = self._of_branch(prefix, context, options[context.row])
         return scores
@@ -89,19 +82,38 @@ class AnswerScorer(TurnEncoder):
             raise ValueError(f"The option {empty!r} has no token: leave it out.")
         return found
 
-    def _of_branch(self, prefix, context: Branch, options: list[list[int]]) -> np.ndarray:
+    def _of_branch(self, prefix: PrefixCache, context: Branch, options: list[list[int]]) -> np.ndarray:
         """Scores of one question's options behind a stream."""
         lead = context.tokens  # what the context has of its own; nothing as a rule
         parts = [Branch(number, context.fork, [*lead, *tokens[:-1]]) for number, tokens in enumerate(options)]
         states = [prefix.hidden[0, context.fork - 1][None]]
         if any(part.tokens for part in parts):
-            states.append(self._prefix.read_branches(prefix, [parts], context.fork)[1][0])
+            states.append(self.run_branches(prefix.cut(context.fork), [parts]).hidden[0])
         pairs, place = [], 1
         for number, (part, tokens) in enumerate(zip(parts, options, strict=True)):
             before = [0, *range(place, place + len(part.tokens))]  # 0 is the end of what all share
             pairs += [(before[len(lead) + i], token, number) for i, token in enumerate(tokens)]
             place += len(part.tokens)
         return self._sums(torch.cat(states), pairs, options)
+
+    def _from_the_start(self, context: Context, options: list[list[int]], cut: int) -> np.ndarray:
+        """The same scores, each option behind its own copy of the context."""
+        row, features, found = context.tokens[: len(context.tokens) - cut], self.images.get(context.images), []
+        for first in range(0, len(options), _OPTIONS):
+            part = options[first : first + _OPTIONS]
+            ids, mask = self.pad([[*row, *tokens[:-1]] for tokens in part])
+            visual = None if features is None else features.repeat(len(part), 1).to(ids.device)
+            hidden = self.model.frozen_decoder.extend(
+                self.model.get_inputs_embeds(ids, visual), mask, read=False
+            ).hidden
+            longest = max(map(len, part))
+            pairs = [
+                (number * longest + longest - len(tokens) + i, token, number)
+                for number, tokens in enumerate(part)
+                for i, token in enumerate(tokens)
+            ]
+            found.append(self._sums(hidden[:, -longest:].flatten(0, 1), pairs, part))
+        return np.concatenate(found)
 
     def _sums(self, states: torch.Tensor, pairs: list[tuple[int, int, int]], options: list[list[int]]) -> np.ndarray:
         """Adds log-probabilities up by option.
@@ -110,43 +122,16 @@ class AnswerScorer(TurnEncoder):
             states (`(states, width)`): last hidden states.
             pairs: number of a state, the token that follows it, and the option that it belongs to.
         """
-        head, softcap = self.model.get_output_embeddings(), self.model._softcap
         places, tokens, owners = (torch.tensor(column, device=states.device) for column in zip(*pairs, strict=True))
         sums = torch.zeros(len(options), dtype=torch.float64, device=states.device)
         for first in range(0, len(states), _LOGIT_ROWS):
             here = (places >= first) & (places < first + _LOGIT_ROWS)
-            logits = F.linear(states[first : first + _LOGIT_ROWS], head.weight, getattr(head, "bias", None)).float()
-            if softcap is not None:
-                logits = softcap * torch.tanh(logits / softcap)
-            normaliser = logits.logsumexp(dim=-1)
-            rows = places[here] - first
+            logits = self.model.get_vocabulary_logits(states[first : first + _LOGIT_ROWS])
+            normaliser, rows = logits.logsumexp(dim=-1), places[here] - first
             sums.index_add_(0, owners[here], (logits[rows, tokens[here]] - normaliser[rows]).double())
         if self.normalise == "mean":
             sums /= torch.tensor([len(tokens) for tokens in options], device=sums.device)
         return sums.cpu().numpy()
-
-    def _from_the_start(self, row: list[int], sources: list, options: list[list[int]]) -> np.ndarray:
-        """The same scores, each option behind its own copy of the context."""
-        reader, features, found = FrozenReader(self.model.language_model, [-1]), self._features(sources), []
-        for first in range(0, len(options), _OPTIONS):
-            part = options[first : first + _OPTIONS]
-            width = len(row) + max(map(len, part)) - 1
-            rows = [[*row, *tokens[:-1]] for tokens in part]
-            gaps = [width - len(tokens) for tokens in rows]
-            ids = [[0] * gap + tokens for gap, tokens in zip(gaps, rows, strict=True)]
-            mask = torch.tensor([[0] * gap + [1] * (width - gap) for gap in gaps], device=self.model.device)
-            visual = None if features is None else features.repeat(len(part), 1)
-            embeds = self.model._embed_tokens(torch.tensor(ids, device=self.model.device), visual)
-            _, hidden = reader.read(None, embeds, mask, 1)
-            longest = max(map(len, part))
-            states = hidden[:, -longest:].reshape(-1, hidden.shape[-1])
-            pairs = [
-                (number * longest + longest - len(tokens) + i, token, number)
-                for number, tokens in enumerate(part)
-                for i, token in enumerate(tokens)
-            ]
-            found.append(self._sums(states, pairs, part))
-        return np.concatenate(found)
 
 
 __all__ = ["AnswerScorer", "Question"]

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..conversation import read_conversation
 from ..data.json_lines import read_json_lines
+from ..data.registry import TEXTS, find_loader
 from ..image_loading import load_image
 from .dialogue_benchmark import GALLERY_SPLITS, DialogueExample, benchmark_gallery, load_dialogue_benchmark
 from .systems.base import Gallery
@@ -56,8 +57,9 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
         ValueError: there is no such split.
         PackageUnavailable: the chats cannot be fetched.
     """
-    from ..data.chats import load_chats
-
+    chats = find_loader("chats", TEXTS)()
+    if split not in chats:
+        raise ValueError(f"There is no split {split!r} of the chats: choose from {', '.join(chats)}.")
     dialogues = [
         ComparedDialogue(
             row["dialogue_id"],
@@ -67,7 +69,7 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
             row["target_text"],
             (),
         )
-        for row in load_chats(split)
+        for row in chats[split]
     ]
     return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
 

@@ -30,7 +30,6 @@ import torch
 from transformers import AutoConfig, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
-from ..readout_unimur import FrozenReader
 from ..releasing.clean_folder import write_model
 from .adapt_contexts import AdaptRows, Groups, training_contexts
 from .adapt_encoder import encoder_contexts, require_same_space
@@ -170,7 +169,7 @@ def adapt(
     data = _data(index, encoder, chats, options)
     model, processor = _untrained(language_model, language_model_revision, index, data.rows.contexts, options)
     store = None
-    if FrozenReader(model.language_model, [-1]).joins_caches:
+    if model.frozen_decoder.supports_prefix_cache:
         store = PrefixStore(model, int(options.keep_prefixes_gb * 2**30))
     else:
         index.notes.append(

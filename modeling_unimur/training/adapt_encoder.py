@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..data.packages import PackageUnavailable
+from ..data.cache import PackageUnavailable
 from .adapt_contexts import Contexts, Groups
 from .dev_sets import DevSet
 from .ready_items import ReadyIndex

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..data.packages import cache_dir
+from ..data.cache import cache_dir
 from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 from ..data.text_lines import read_lines
 from .picture_batches import PictureBatches, load_batches

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import HfArgumentParser
 
-from ..data.packages import cache_dir
+from ..data.cache import cache_dir
 from .arguments import RetrievalTrainingArguments
 from .frozen_features import FeatureOptions
 from .univl_dr_recipe import UniVLDRDataArguments, UniVLDRModelArguments

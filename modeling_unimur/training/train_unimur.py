@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
-from ..data.packages import cache_dir
+from ..data.cache import cache_dir
 from .alignment_data import AlignmentData, load_data
 from .callbacks import RescaleRet, TrainingGuard
 from .collators import DualAlignmentCollator

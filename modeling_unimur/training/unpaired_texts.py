@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ..data.registry import TEXTS, find_loader
 from .context_rows import TextRows
 from .pairs import PicturePairs
 
@@ -28,44 +29,6 @@ class TextContext:
 Splits = dict[str, list[TextContext]]
 
 
-def _glosses() -> Splits:
-    from ..data.dialogues import load_glosses
-
-    return {
-        split: [TextContext([row["gloss"]], row["title"]) for row in rows] for split, rows in load_glosses().items()
-    }
-
-
-def _dialogues() -> Splits:
-    from ..data.dialogues import load_dialogue_texts
-
-    return {split: _told(rows) for split, rows in load_dialogue_texts().items()}
-
-
-def _chats() -> Splits:
-    from ..data.chats import SPLITS, load_chats
-
-    return {split: _told(load_chats(split)) for split in SPLITS}
-
-
-def _long_chats() -> Splits:
-    from ..data.long_dialogues import load_long_chats
-
-    return {split: _told(rows) for split, rows in load_long_chats().items()}
-
-
-def _long_dialogues() -> Splits:
-    from ..data.long_dialogues import load_long_dialogues
-
-    return {split: _told(rows) for split, rows in load_long_dialogues().items()}
-
-
-def _questions() -> Splits:
-    from ..data.dialogues import load_questions
-
-    return {split: _told(rows) for split, rows in load_questions().items()}
-
-
 def _own_chats(path: str) -> Splits:
     from ..data.own_chats import read_own_chats, split_own_chats
 
@@ -81,36 +44,6 @@ def _told(rows: "Iterable[dict]") -> "list[TextContext]":
     ]
 
 
-def _words() -> Splits:
-    from ..data.dialogues import load_glosses, split_of
-
-    # A held-out thing may share its name with another one that is not held out.
-    titles = [row["title"] for row in load_glosses()["train"]]
-    return _themselves(title for title in titles if split_of([title])[0] == "train")
-
-
-def _turns() -> Splits:
-    from ..data.dialogues import load_dialogue_texts
-
-    return _themselves(turn["content"] for row in load_dialogue_texts()["train"] for turn in row["turns"])
-
-
-def _themselves(texts: "Iterable[str]") -> Splits:
-    """Distinct texts, each its own right answer, for training alone: they measure copying."""
-    return {"train": [TextContext([text], text) for text in dict.fromkeys(texts)]}
-
-
-_LOADERS: "dict[str, Callable[[], Splits]]" = {
-    "glosses": _glosses,
-    "dialogues": _dialogues,
-    "questions": _questions,
-    "chats": _chats,
-    "long_dialogues": _long_dialogues,
-    "long_chats": _long_chats,
-    # Words of the glosses, and single turns of the dialogues: their own right answers, for training alone.
-    "words": _words,
-    "turns": _turns,
-}
 _PATH_LOADERS: "dict[str, Callable[[str], Splits]]" = {"chats": _own_chats}
 # What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the pictures' words.
 DEFAULT_SOURCES = ("glosses", "dialogues")
@@ -120,7 +53,9 @@ def load_texts(sources: "list[str]") -> "dict[str, Splits]":
     """The named sources.
 
     Args:
-        sources: names, or `chats=PATH`: a person's own chats, as `data.own_chats.read_own_chats` takes them.
+        sources: names out of `data.registry.TEXTS`; `chats=PATH`: a person's own chats, as
+            `data.own_chats.read_own_chats` takes them; or `package.module:function`, a function that returns such
+            rows.
 
     Returns:
         `dict`: source to `train`, and to `validation` and `test` unless its texts are their own right answers; nothing
@@ -129,6 +64,7 @@ def load_texts(sources: "list[str]") -> "dict[str, Splits]":
     Raises:
         ValueError: for an unknown source, or a file of chats that holds none.
         FileNotFoundError: for a file that is not there.
+        ImportError: for a source whose package is not installed.
         PackageUnavailable: the package of a source cannot be fetched.
     """
     found: dict[str, Splits] = {}
@@ -136,10 +72,10 @@ def load_texts(sources: "list[str]") -> "dict[str, Splits]":
         name, at_path, path = source.partition("=")
         if at_path and name in _PATH_LOADERS and path:
             found[source] = _PATH_LOADERS[name](path)
-        elif source in _LOADERS:
-            found[source] = _LOADERS[source]()
+        elif (load := find_loader(source, TEXTS)) is not None:
+            found[source] = {split: _told(rows) for split, rows in load().items()}
         else:
-            choices = [*_LOADERS, *(f"{name}=PATH" for name in _PATH_LOADERS)]
+            choices = [*TEXTS, *(f"{name}=PATH" for name in _PATH_LOADERS)]
             raise ValueError(f"Unknown source of texts {source!r}: choose from {', '.join(choices)}.")
     return found
 

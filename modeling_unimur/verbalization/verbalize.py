@@ -12,8 +12,8 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..data.cache import cache_dir
 from ..data.json_lines import read_json_lines, write_json_lines
-from ..data.packages import cache_dir
 from ..data.picture_bytes import decode_picture, read_picture_bytes
 from .store import WordStore, word_key
 

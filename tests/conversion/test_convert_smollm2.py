@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conversion import convert_smollm2_gguf_to_hf as conversion
-from modeling_unimur.data.packages import cache_dir
+from modeling_unimur.data.cache import cache_dir
 
 WIDTH, HEADS, KEY_VALUE_HEADS, HIDDEN, LAYERS = 64, 4, 2, 96, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

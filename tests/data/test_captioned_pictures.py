@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from modeling_unimur.data import captioned_pictures
+from modeling_unimur.data.cache import PackageUnavailable
 from modeling_unimur.data.captioned_pictures import (
     load_captioned_pictures,
     normalise_title,
@@ -13,7 +13,6 @@ from modeling_unimur.data.captioned_pictures import (
     split_of_title,
     title_group,
 )
-from modeling_unimur.data.packages import PackageUnavailable
 from modeling_unimur.data.picture_table import picture_dataset
 
 
@@ -111,9 +110,9 @@ def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
     def absent():
         raise PackageUnavailable("Debian package openclipart-png: apt-get is not on this system")
 
-    monkeypatch.setitem(captioned_pictures.SOURCES, "openclipart", absent)
-    monkeypatch.setitem(captioned_pictures.SOURCES, "stamps", absent)
-    monkeypatch.setitem(captioned_pictures.SOURCES, "openmoji", lambda: pictures(["bear"], "openmoji"))
+    monkeypatch.setattr("unimur_mini.openclipart.load_openclipart", absent)
+    monkeypatch.setattr("unimur_mini.stamps.load_stamps", absent)
+    monkeypatch.setattr("unimur_mini.openmoji.load_openmoji", lambda: pictures(["bear"], "openmoji"))
     joined = load_captioned_pictures()
     assert joined["source"][:] == ["openmoji"]
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
@@ -126,7 +125,7 @@ def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
 
 def test_sources_are_joined_in_the_order_asked_for(monkeypatch):
     for name in ("openmoji", "stamps"):
-        monkeypatch.setitem(captioned_pictures.SOURCES, name, lambda name=name: pictures(["bear"], name))
+        monkeypatch.setattr(f"unimur_mini.{name}.load_{name}", lambda name=name: pictures(["bear"], name))
     assert load_captioned_pictures(("stamps", "openmoji"))["source"][:] == ["stamps", "openmoji"]
     with pytest.raises(ValueError, match="photos"):
         load_captioned_pictures(["photos"])

@@ -9,8 +9,9 @@ from modeling_unimur.data import registry
 from modeling_unimur.data.registry import find_loader, is_address, load_function
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.data.retrieval_sources import load_retrieval_set, names_a_set
+from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 
-TABLES = [(table, name) for table in (registry.SETS,) for name in table]
+TABLES = [(table, name) for table in (registry.PICTURES, registry.TEXTS, registry.SETS) for name in table]
 
 
 @pytest.mark.parametrize(("table", "name"), TABLES, ids=[name for _, name in TABLES])
@@ -28,6 +29,9 @@ def own_module(tmp_path, monkeypatch):
         "    row = {'doc_id': 'a', 'kind': 'text', 'text': 'la la', 'image': ''}\n"
         "    return RetrievalSet.from_rows({'test': [{'query_id': 'q', 'text': 'la'}]}, [row],\n"
         "        {'test': [{'query_id': 'q', 'doc_id': 'a', 'score': 1}]})\n"
+        "def riddles():\n"
+        "    turns = [{'role': 'user', 'content': 'it purrs'}]\n"
+        "    return {'train': [{'turns': turns, 'target_text': 'cat', 'target_picture': 'a/1'}]}\n"
     )
     (tmp_path / "needs_more.py").write_text("import a_library_that_is_not_here\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -42,6 +46,11 @@ def test_a_retrieval_set_by_its_address(own_module):
     assert found.corpus["text"][:] == ["la la"]
     with pytest.raises(ValueError, match="captions"):
         load_retrieval_set(f"{own_module}:songs", captions="released")
+
+
+def test_texts_by_their_address(own_module):
+    address = f"{own_module}:riddles"
+    assert load_texts([address]) == {address: {"train": [TextContext(["it purrs"], "cat", "a/1")]}}
 
 
 @pytest.mark.parametrize(

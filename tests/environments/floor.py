@@ -10,7 +10,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from modeling_unimur.data.packages import build_once, cache_dir
+from modeling_unimur.data.cache import build_once, cache_dir
 
 HERE = Path(__file__).parent
 # The lowest versions that setup.py allows, of what the package itself needs: `make constraints` writes them. Older

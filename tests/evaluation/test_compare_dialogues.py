@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modeling_unimur.evaluation.compare_dialogues import load_compared, read_dialogues_file
+from modeling_unimur.evaluation.compare_dialogues import chat_dialogues, load_compared, read_dialogues_file
 from modeling_unimur.evaluation.systems import BM25
 from modeling_unimur.evaluation.tasks.dialogues import compare_systems
 
@@ -90,12 +90,14 @@ def test_a_bad_dialogue_is_named(record, named, own):
 
 def test_real_chats_compete_for_their_replies(monkeypatch):
     row = {"dialogue_id": "c/1", "turns": [{"role": "user", "content": "hi"}], "target_text": "hello to you"}
-    monkeypatch.setattr("modeling_unimur.data.chats.load_chats", lambda split: [row | {"target_text": f"of {split}"}])
+    monkeypatch.setattr("unimur_mini.chats.load_chats", lambda: {"test": [row | {"target_text": "of test"}]})
     (found,), gallery = load_compared("chats")
     assert found.messages == ({"role": "user", "content": [{"type": "text", "text": "hi"}]},)
     assert (found.right_text, found.right_images, gallery.texts, gallery.images) == ("of test", (), ("of test",), ())
     with pytest.raises(ValueError, match="gallery"):
         load_compared("chats", "folder")
+    with pytest.raises(ValueError, match="'dev'"):
+        chat_dialogues("dev")
 
 
 def test_files_that_are_not_there(tmp_path, own):

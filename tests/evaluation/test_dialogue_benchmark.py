@@ -6,7 +6,6 @@ from collections import Counter
 import pytest
 
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title
-from modeling_unimur.data.dialogues.stems import hidden_stems, says
 from modeling_unimur.data.picture_table import picture_dataset
 from modeling_unimur.evaluation.dialogue_benchmark import (
     GALLERY_SPLITS,
@@ -18,6 +17,7 @@ from modeling_unimur.evaluation.dialogue_benchmark import (
     read_dialogues,
 )
 from tests.installable import loaded_or_skipped
+from unimur_mini.dialogues.stems import hidden_stems, says
 
 SPLITS = tuple(GALLERY_SPLITS)
 BOTH = [(split, record) for split in SPLITS for record in read_dialogues(split)]

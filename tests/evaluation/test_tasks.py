@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from modeling_unimur.coherent_reply import Coherence
 from modeling_unimur.data.dialog_schema import Dialog, Turn
 from modeling_unimur.evaluation import systems
 from modeling_unimur.evaluation.evaluator import Encoded, Evaluator
@@ -18,7 +17,7 @@ from modeling_unimur.evaluation.tasks import TaskOptions, task_function
 from modeling_unimur.evaluation.tasks.mmdialog import open_replies, reply_figures, with_coherent_replies
 from modeling_unimur.evaluation.tasks.replies import read_replies
 from modeling_unimur.evaluation.tasks.visdial import visdial_context
-from modeling_unimur.memory_index import RetrievalIndex
+from modeling_unimur.memory_index import Coherence, RetrievalIndex
 from tests.data import published_files as files
 
 
@@ -339,7 +338,7 @@ def test_likelihood_of_ret_is_that_of_the_next_token_loss(make_model):
     _, (found,) = TurnEncoder(model, processor).encode_with_ret([[context]])
     batch = processor.process_context(context)
     with torch.no_grad():
-        embeds = model._embed_tokens(batch["input_ids"], None)
+        embeds = model.get_inputs_embeds(batch["input_ids"])
         hidden = model.language_model.base_model(inputs_embeds=embeds).last_hidden_state[0, -2]
         rows = torch.cat([model.get_output_embeddings().weight, model.heads.ret_embedding])
         wanted = torch.log_softmax(rows @ hidden, dim=0)[-1]

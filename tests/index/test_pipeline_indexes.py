@@ -4,8 +4,8 @@ import pytest
 from transformers import pipeline
 
 from modeling_unimur import MultimodalRetrievalPipeline
-from modeling_unimur.candidates_unimur import picture_vectors
 from modeling_unimur.index import open_index
+from modeling_unimur.modeling_open_clip import picture_vectors
 from tests import tiny
 from tests.hits import assert_same_answer, assert_same_hits
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.prefix_cache import FrozenDecoder
 from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.clients import client_host, client_key
 from modeling_unimur.serving.fair_queue import FairQueue, Waiting
@@ -41,12 +42,17 @@ def test_a_key_is_of_an_address_and_a_secret():
     assert client_key(("10.0.0.1", 5), {"x-client": ""}) is None
 
 
-def test_chats_of_clients_are_apart(pair, pictures):
+def test_chats_of_clients_are_apart(pair, monkeypatch):
     retriever = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
     retriever.add(texts=["a", "b"])
     answerer, run = Answerer(retriever), []
-    extend = retriever.chats._extend
-    retriever.chats._extend = lambda layers, tokens, images: run.append(len(tokens)) or extend(layers, tokens, images)
+    extend = FrozenDecoder.extend
+
+    def counted(decoder, embeds, *args, keep=False, **kwargs):
+        run.extend([embeds.shape[1]] * keep)  # a batch keeps nothing
+        return extend(decoder, embeds, *args, keep=keep, **kwargs)
+
+    monkeypatch.setattr(FrozenDecoder, "extend", counted)
     chat = [{"role": "user", "content": f"turn {number} of a chat"} for number in range(4)]
 
     def tokens(client: str | None, turns: int) -> int:

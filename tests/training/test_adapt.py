@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, PreTrainedTokenizerFast, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.packages import PackageUnavailable
+from modeling_unimur.data.cache import PackageUnavailable
 from modeling_unimur.training import adapt_encoder
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
@@ -335,9 +335,9 @@ def test_bad_input_is_named(language_folder, tmp_path):
 def test_a_real_index_and_a_real_language_model(tmp_path):
     """WordNet's glosses in the space of all-MiniLM-L6-v2, queried by SmolLM2-135M: unseen glosses find themselves."""
     from conversion.assemble_unimur_mini import backbones
-    from modeling_unimur.data.packages import MINILM_REQUIREMENT, pip_package
-    from modeling_unimur.data.wordnet import load_wordnet
     from modeling_unimur.training.text_encoders import load_text_space
+    from unimur_mini.packages import MINILM_REQUIREMENT, pip_package
+    from unimur_mini.wordnet import load_wordnet
 
     folder = next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent
     texts = list(dict.fromkeys(load_wordnet()["gloss"][:60_000:50]))

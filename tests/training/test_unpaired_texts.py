@@ -2,9 +2,10 @@
 
 import pytest
 
-from modeling_unimur.data.dialogues import load_dialogue_texts, load_glosses, split_of
 from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.installable import loaded_or_skipped
+from unimur_mini.chats import SPLITS
+from unimur_mini.dialogues import load_dialogue_texts, load_glosses, split_of
 
 
 @pytest.mark.slow
@@ -27,9 +28,11 @@ def test_texts_that_are_their_own_right_answers():
 
 def test_chats_are_a_source(monkeypatch):
     row = {"turns": [{"role": "user", "content": "Hi"}], "target_text": "Hello to you too"}
-    monkeypatch.setattr("modeling_unimur.data.chats.load_chats", lambda split: [row | {"target_text": split}])
+    monkeypatch.setattr(
+        "unimur_mini.chats.load_chats", lambda: {split: [row | {"target_text": split}] for split in SPLITS}
+    )
     found = load_texts(["chats"])["chats"]
-    assert found == {split: [TextContext(["Hi"], split)] for split in ("train", "validation", "test")}
+    assert found == {split: [TextContext(["Hi"], split)] for split in SPLITS}
 
 
 def test_own_chats_are_a_source(tmp_path):

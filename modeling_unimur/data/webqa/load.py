@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..packages import build_once, cache_dir
+from ..cache import build_once, cache_dir
 from ..retrieval_set import RetrievalSet
 from .line_index import find_line_index
 from .mbeir import is_mbeir, read_mbeir

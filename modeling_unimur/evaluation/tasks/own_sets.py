@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...data.packages import cache_dir
+from ...data.cache import cache_dir
 from ...data.text_lines import read_lines
 from ..dialogue_benchmark import (
     DialogueExample,

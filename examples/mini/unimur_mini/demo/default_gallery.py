@@ -66,12 +66,13 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     """
     if not image_ids:
         return {}
-    from modeling_unimur.data.captioned_pictures import SOURCES, load_captioned_pictures
+    from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+    from modeling_unimur.data.registry import PICTURES
 
     sources = {image_id.partition("/")[0] for image_id in image_ids}
     for image_id in image_ids:
-        if image_id.partition("/")[0] not in SOURCES:
-            raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(SOURCES)}")
+        if image_id.partition("/")[0] not in PICTURES:
+            raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(PICTURES)}")
     wanted = set(image_ids)
     found = {
         row["image_id"]: _picture(row) for row in load_captioned_pictures(sorted(sources)) if row["image_id"] in wanted

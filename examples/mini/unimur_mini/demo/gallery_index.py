@@ -11,7 +11,7 @@ from typing import Any
 
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.gallery import GALLERY_FILE, INDEX_FOLDER, KEY_LENGTH, Gallery, Picture, read_gallery
-from modeling_unimur.data.packages import build_once, cache_dir
+from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.source_folders import record_sources
 
 # Of the index' files; indexes of another one are built anew.

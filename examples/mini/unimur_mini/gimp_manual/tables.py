@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets import List as ListFeature
 
-from modeling_unimur.data.packages import build_once, cache_dir, debian_package
+from modeling_unimur.data.cache import build_once, cache_dir
 
+from ..packages import debian_package
 from .documents import Manual, build_documents
 from .pages import read_folder
 from .queries import Query, figure_queries, lead_pairs, link_queries, navigational_queries

@@ -1,0 +1,157 @@
+"""Chats between people (`chitchat-dataset` on the Python package index, MIT): a context of some turns and its reply.
+
+Students of Brigham Young University chatted in pairs in 2018 (Myers, Etchart and Fulda, "Conversational Scaffolding",
+2020): 7,168 chats of 1,315 people, half of which nobody answered. A turn is what one person sent before the other one
+answered. Splits are by chat: the hash of its id decides. A person may have chats in several splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from datasets import Dataset, Features, Value, load_from_disk
+from datasets import List as ListFeature
+
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.json_lines import parse_json
+from modeling_unimur.data.own_chats import chat_split, reply_key
+
+from .packages import CHITCHAT_REQUIREMENT, pip_package
+
+CHATS_LICENSE = "MIT"
+SPLITS = ("train", "validation", "test")
+# Replies in the pool of a held-out split.
+POOL_SIZE = 1_000
+CONTEXT_TURNS = 5
+FEWEST_WORDS, MOST_WORDS = 4, 25
+# Raised whenever the rows change, so that tables cached by an older version are not read.
+VERSION = 1
+
+CHAT_FEATURES = Features(
+    {
+        "dialogue_id": Value("string"),
+        "turns": ListFeature({"role": Value("string"), "content": Value("string")}),
+        "target_text": Value("string"),
+        "group": Value("string"),
+        "license": Value("string"),
+    }
+)
+# Addresses of e-mail and of pages, names of accounts, telephone numbers.
+_ADDRESS = re.compile(
+    r"\S+@\S+\.\w\S*|(?<!\S)@\w[\w.]+|\bhttps?:\S*|\bwww\.\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|io)\b\S*"
+    r"|(?<!\d)\(?\d{3}\)?[-. ]?\d{3}[-. ]?\d{4}(?!\d)",
+    re.I,
+)
+_LETTERS = re.compile(r"[^\W_]+")
+
+
+def load_chats() -> dict[str, Dataset]:
+    """Reads the chats, made once and kept in the cache.
+
+    In `validation` and `test` each reply stands once in all chats, so that nothing but its context asks for it, and no
+    reply of the pool stands in a context. In `train` equal replies, but for case and punctuation, share one wording.
+
+    Returns:
+        `train` (all pairs), `validation` and `test` (1,000 contexts each, whose replies are the pool) with
+        `dialogue_id` (chat and place of the reply in it), `turns` (up to five messages with `role` and `content`, the
+        last one the user's), `target_text` (a reply of 4 to 25 words without addresses or telephone numbers), `group`
+        (the chat's id), `license`.
+
+    Raises:
+        PackageUnavailable: pip cannot bring the package.
+    """
+
+    def build(folder: Path) -> None:
+        for name, rows in build_chats(fetch_chats()).items():
+            columns = {column: [row[column] for row in rows] for column in CHAT_FEATURES}
+            Dataset.from_dict(columns, features=CHAT_FEATURES).save_to_disk(folder / name)
+
+    folder = build_once(cache_dir() / "data" / f"chats-{VERSION}", build)
+    return {split: load_from_disk(folder / split) for split in SPLITS}
+
+
+def fetch_chats() -> dict[str, list[str]]:
+    """Turns of each chat, by the chat's id, from the package.
+
+    Raises:
+        PackageUnavailable: pip cannot bring it.
+    """
+    path = pip_package(CHITCHAT_REQUIREMENT) / "chitchat_dataset" / "dataset.json"
+    return read_chats(parse_json(path.read_bytes()))
+
+
+def read_chats(chats: Mapping[str, dict]) -> dict[str, list[str]]:
+    """Turns of each chat of the package's file, by the chat's id; what was sent in a row is one turn."""
+    return {
+        chat_id: [" ".join(" ".join(sent["text"] or "" for sent in turn).split()) for turn in chat["messages"]]
+        for chat_id, chat in chats.items()
+    }
+
+
+def build_chats(chats: Mapping[str, list[str]], context_turns: int = CONTEXT_TURNS) -> dict[str, list[dict]]:
+    """Rows of each split from the turns of each chat, as `load_chats` keeps them, with contexts of so many turns."""
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for chat_id, turns in chats.items():
+        rows[chat_split(chat_id)] += _pairs(chat_id, turns, context_turns)
+    said = Counter(reply_key(text) for turns in chats.values() for text in turns)
+    wordings: dict[str, str] = {}
+    for row in rows["train"]:
+        row["target_text"] = wordings.setdefault(reply_key(row["target_text"]), row["target_text"])
+    for split in SPLITS[1:]:
+        alone = [row for row in rows[split] if said[reply_key(row["target_text"])] == 1]
+        rows[split] = _pool(alone, context_turns)
+    return rows
+
+
+def without_addresses(text: str) -> str:
+    """A turn without addresses of e-mail and of pages, names of accounts (`@name`) and telephone numbers."""
+    return " ".join(_ADDRESS.sub(" ", text).split())
+
+
+def _pairs(chat_id: str, turns: list[str], context_turns: int) -> Iterator[dict]:
+    cleaned = list(map(without_addresses, turns))
+    for place in range(1, len(turns)):
+        reply = turns[place]
+        if not FEWEST_WORDS <= sum(map(bool, map(_LETTERS.search, reply.split()))) <= MOST_WORDS:
+            continue
+        context = [text for text in cleaned[max(0, place - context_turns) : place] if text]
+        if not context or cleaned[place] != reply:
+            continue
+        roles = ("assistant", "user") if len(context) % 2 == 0 else ("user", "assistant")
+        yield {
+            "dialogue_id": f"{chat_id}/{place}",
+            "turns": [{"role": roles[number % 2], "content": text} for number, text in enumerate(context)],
+            "target_text": reply,
+            "group": chat_id,
+            "license": CHATS_LICENSE,
+        }
+
+
+def _pool(rows: Iterable[dict], context_turns: int) -> list[dict]:
+    """Up to `POOL_SIZE` rows, none of whose replies stands in the context of another one."""
+    rows = sorted(rows, key=lambda row: hashlib.sha256(row["dialogue_id"].encode()).digest())
+    taken: dict[str, list[int]] = {}
+    chosen = []
+    for row in rows:
+        place = int(row["dialogue_id"].rpartition("/")[2])
+        others = taken.setdefault(row["group"], [])
+        if len(chosen) < POOL_SIZE and all(abs(place - other) > context_turns for other in others):
+            others.append(place)
+            chosen.append(row)
+    return chosen
+
+
+__all__ = [
+    "CHATS_LICENSE",
+    "CHAT_FEATURES",
+    "POOL_SIZE",
+    "build_chats",
+    "fetch_chats",
+    "load_chats",
+    "read_chats",
+    "without_addresses",
+]

@@ -1,0 +1,191 @@
+"""Glosses as people would say them: without brackets, as noun phrases with an article, as single statements."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from modeling_unimur.data.captioned_pictures import normalise_title
+
+from .stems import content_stems, says, word_set
+
+_BRACKETS = re.compile(r"\s*\([^()]*\)")
+_DETERMINER = re.compile(
+    r"(?:\w+ly |at least )?(?:an?|the|any|one|two|three|four|several|various|many|some|someone|something|somebody|"
+    r"anyone|anything|either|each|all|your|people|persons?)\b",
+    re.I,
+)
+_ANY_OF = re.compile(r"any (?:one )?(?:of )?(?:the )?(?:various|several|numerous|many|a number of|certain)?\s*", re.I)
+_AFTER_HEAD = re.compile(
+    r"\s(?:of|that|which|who|whose|with|used|having|in|for|on|from|found|made|by|to|consisting|native|at|where|when|"
+    r"similar|related|differing|occurring|noted|belonging|able|capable|resembling|containing|worn|grown|built|designed|formed|as|between|near|under|including|about|into|"
+    r"usually|often|living|intended|causing|especially|being|lacking|characterized|produced|covered)\s|,"
+)
+_VOWEL = re.compile(
+    r"(?!uni(?!n|m)|use|usu|ute|eu|one\b|once\b|u\b|ubiq|uran)[aeiou]|[fhlmnrsx]-|hour|honest|honor|heir", re.I
+)
+_COUNTED = frozenset(
+    f"noun.{name}" for name in ("animal", "artifact", "person", "plant", "object", "body", "event", "shape")
+)
+# Words at the head of a definition that take no article although their kin are counted.
+_MASS = word_set(
+    """
+    apparatus equipment clothing footwear furniture fabric cloth wood paper leather material stuff machinery
+    matter tissue wool silk cotton meat flesh food gear bread water metal weaponry ammunition linen thread
+    artillery jewelry fur hair cartilage skin music art ware glassware pottery luggage tableware headgear
+    underwear soil sand rock land ice snow light fiber yarn armor fluid liquid lighting paint work sailing game
+    rubber plastic steel
+    """
+)
+_RELATIVE = re.compile(r"(?:^|[\s,])(?:that|which|who)\s+((?!(?:is|was|has|its|this|his|as)\b)[a-z]+(?:s|ed)\b.*)")
+_RELATIVE_BE = re.compile(r"(?:^|[\s,])(?:that|which|who)\s+((?:is|are|has|have|can|may|must|will)\b.*)")
+_SLOT = re.compile(r"\{\w+\}")
+_PARTS = (
+    (re.compile(r"\b(used (?:to|for|in|by|as|with|on|when)\s.+)"), "{it_is} {}"),
+    (re.compile(r"\b(made (?:of|from|by|with|up of|in)\s.+)"), "{it_is} {}"),
+    (re.compile(r"\bhaving (.+)"), "{it_has} {}"),
+    (re.compile(r"\b((?:native to|found|living|grown|worn|cultivated|located)\s.+)"), "{it_is} {}"),
+    (re.compile(r"\bconsisting of (.+)"), "{it} consists of {}"),
+    (re.compile(r"\bresembling (.+)"), "{it} resembles {}"),
+    (re.compile(r"\bcontaining (.+)"), "there's {} in it"),
+    (
+        re.compile(
+            r"(?:^|\s)with ((?:an? |the |long|short|large|small|two|four|many|no |dark|white|black|red|yellow|very).+)"
+        ),
+        "{it_has} {}",
+    ),
+)
+_ADVERB = r"(?:usually|often|sometimes|also|now)"
+_PARTICIPLE = re.compile(
+    r"(?:used|made|found|native|considered|grown|cultivated|worn|known|related|"
+    rf"{_ADVERB} (?:\w+ed|made|found|built|worn|grown))\b"
+)
+_VERB = re.compile(
+    r"(?:has|is|was|can|may|lives|occurs|grows|feeds|contains|includes|consists|resembles|comes|makes|"
+    rf"{_ADVERB} (?:was|can|may|\w+s))\b"
+)
+_PLURAL_VERB = re.compile(r"(?:have|are)\b")
+
+
+def plain(gloss: str) -> list[str]:
+    """The statements of a definition, without what stands in brackets; the first one defines, the others add."""
+    while (shorter := _BRACKETS.sub("", gloss)) != gloss:
+        gloss = shorter
+    gloss = re.sub(r"[()]", "", gloss).replace("`", "'")
+    pieces = (" ".join(piece.split()).strip(" ,.:-") for piece in gloss.split(";"))
+    return [piece for piece in pieces if len(piece) > 2]
+
+
+def article(phrase: str) -> str:
+    """`a` or `an`, as the phrase sounds: "an hour", "a unicorn"."""
+    return "an" if _VOWEL.match(phrase) else "a"
+
+
+def with_article(name: str) -> str:
+    """A counted noun in the singular with its article; plurals, names and mass nouns as they are."""
+    last = name.split()[-1] if name.split() else ""
+    if not last or name[0].isupper() or last.casefold() in _MASS or is_plural(last):
+        return name
+    return f"{article(name)} {name}"
+
+
+def is_plural(noun: str) -> bool:
+    """Whether a noun has the form of a plural."""
+    word = noun.casefold()
+    return word in ("people", "species", "genera") or (word.isalpha() and normalise_title(word) != word)
+
+
+def _head_end(definition: str) -> int:
+    match = _AFTER_HEAD.search(definition)
+    return match.start() if match else len(definition)
+
+
+def head(definition: str) -> str:
+    """The noun that a definition turns on: "large mammal of the forest" -> "mammal"."""
+    words = definition[: _head_end(definition)].split()
+    return words[-1].casefold() if words else ""
+
+
+def is_noun_phrase(definition: str) -> bool:
+    """Whether a noun's definition names a kind of thing, and does not only say what is done with it."""
+    first = definition.split()[0].casefold()
+    return head(definition) != first or not first.endswith(("ed", "ing"))
+
+
+def noun_phrase(definition: str, lexname: str) -> str:
+    """A noun's definition as something that can stand behind "it's": with an article, or as one of many."""
+    any_of = _ANY_OF.match(definition)
+    if any_of and definition[:3].casefold() == "any":
+        rest = definition[any_of.end() :]
+        return f"one of those {rest}" if is_plural(head(rest)) else f"{article(rest)} {rest}"
+    if _DETERMINER.match(definition):
+        return definition
+    noun = head(definition)
+    if is_plural(noun):
+        return f"one of those {definition}"
+    if lexname in _COUNTED and noun not in _MASS and noun.isalpha() and not noun.endswith(("ed", "ing")):
+        return f"{article(definition)} {definition}"
+    return f"a kind of {definition}"
+
+
+def statements(pieces: Sequence[str], hidden: frozenset[str], *, longest: int = 22) -> list[str]:
+    """What a noun's definition says of it, one clause each, with the slots `{it}`, `{it_is}`, `{it_has}`.
+
+    Args:
+        pieces: what `plain` returns.
+        hidden: stems that no statement may say.
+        longest: words a statement may have.
+    """
+    found: list[str] = []
+    for number, piece in enumerate(pieces):
+        plural = is_plural(head(piece))
+        for pattern, template in _PARTS:
+            match = pattern.search(piece)
+            if match:
+                found.append(template.replace("{}", _braceless(match[1])))
+        for pattern in (_RELATIVE, _RELATIVE_BE):
+            match = pattern.search(piece)
+            # The clause must be about the head, and the verb agrees with what it was written for.
+            if (
+                match
+                and number == 0
+                and match.start() <= _head_end(piece) + 1
+                and not (plural and pattern is _RELATIVE)
+            ):
+                found.append("{it} " + _singular_verb(_braceless(match[1])))
+        if number or not is_noun_phrase(piece):
+            found.append(_added(piece))
+    texts = [text for text in dict.fromkeys(found) if text and 3 <= len(text.split()) <= longest]
+    texts = [text for text in texts if not says(text, hidden) and _whole(text)]
+    stems = [content_stems(_SLOT.sub("", text)) for text in texts]
+    # Of two that say the same, the longer one stays.
+    return [text for text, own in zip(texts, stems, strict=True) if not any(own < other for other in stems)]
+
+
+def _added(piece: str) -> str:
+    """A later statement of a gloss, which mostly lacks its subject ("occurs in many breeds", "used as fuel")."""
+    text = _braceless(piece)
+    first = text.split()[0]
+    if _VERB.match(text):
+        return "{it} " + text
+    if _PARTICIPLE.match(text):
+        return "{it_is} " + text
+    if _PLURAL_VERB.match(text):
+        return "{it} " + _singular_verb(text)
+    if first in ("a", "an", "the", "one", "any"):
+        return "{it_is} " + text if not re.search(r"\b(?:is|are|has|was|were)\b", text) else ""
+    return ""
+
+
+def _singular_verb(clause: str) -> str:
+    return re.sub(r"^are\b", "is", re.sub(r"^have\b", "has", clause))
+
+
+def _braceless(text: str) -> str:
+    return text.replace("{", "").replace("}", "").strip(" ,")
+
+
+def _whole(text: str) -> bool:
+    """Whether a clause was not cut in the middle."""
+    last = text.split()[-1].strip(".,'\"").casefold()
+    return last not in {"a", "an", "the", "of", "and", "or", "to", "in", "with", "for", "by", "as", "that", "which"}

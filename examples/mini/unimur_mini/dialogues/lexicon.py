@@ -1,0 +1,202 @@
+"""WordNet as the dialogues ask it: what a noun is a kind of, what else is of that kind, what people call it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from modeling_unimur.data.captioned_pictures import normalise_title
+
+from ..wordnet import Synset
+from .stems import hidden_stems, stem
+
+# Kinds that say nothing about a thing, or that nobody says.
+_EMPTY_KIND_NAMES = """
+    occurrence| amount| man| woman| human| someone| person| imagination| goodness| happening| physical phenomenon|
+    entity| physical entity| abstraction| thing| object| whole| congener| living thing| organism| causal agent|
+    matter| unit| artifact| instrumentality| psychological feature| attribute| relation| measure| group| set|
+    part| part of| substance| physical object| act| event| process| state| cause| chordate| vertebrate| craniate|
+    taxonomic group| biological group| placental| vascular plant| spermatophyte| angiosperm| abstract entity|
+    content| cognition| way| property| relative| social group| collection| physical condition| solid| body part|
+    external body part| point| region| location| structure| creation| product| commodity| consumer goods| device|
+    equipment| article| ware| natural object| conveyance| covering| implement| eutherian| even-toed ungulate|
+    eater| unfortunate| good person| bad person| adult| female| male| unwelcome person| unpleasant person| rester|
+    worker| traveler| communicator| creator| entertainer| performer| intellectual| leader| peer| contestant|
+    expert| perceiver| inhabitant| native| person of color| white person| nonworker| amphibious vehicle| expanse|
+    indefinite quantity| definite quantity| system of measurement| signal| communication| written communication|
+    message| statement| activity| action| speech act| change| phenomenon| natural phenomenon| written symbol|
+    spatial relation| possession| transferred property| domestic animal| ungulate| invertebrate| arthropod| dicot|
+    monocot| magnoliid dicot genus| nutriment| foodstuff| ingredient| woody plant| vascular| herb| gymnosperm|
+    ornamental| organization| administrative district| district| geographical area| area| seed plant| way|
+    passage| line| surface| top| side| opening| strip| sheet| plate
+"""
+_EMPTY_KINDS = frozenset(name.strip() for name in _EMPTY_KIND_NAMES.split("|"))
+# Fields of nouns that can be seen or met.
+CONCRETE = frozenset(
+    f"noun.{name}"
+    for name in (
+        *("animal", "artifact", "body", "event", "food", "object", "person", "phenomenon", "plant", "shape"),
+        "substance",
+    )
+)
+# The same and what is seen on a map.
+VISIBLE = CONCRETE | {"noun.location"}
+# What a question asks, and the synset (by its first noun sense) that decides the answer.
+CATEGORIES: dict[str, str] = {
+    "an animal": "animal",
+    "a plant": "plant",
+    "something to eat": "food",
+    "something to drink": "beverage",
+    "a person": "person",
+    "something man-made": "artifact",
+    "a vehicle": "vehicle",
+    "a bird": "bird",
+    "a mammal": "mammal",
+    "an insect": "insect",
+    "a fish": "fish",
+    "something to wear": "clothing",
+    "a piece of furniture": "furniture",
+    "a building": "building",
+    "a musical instrument": "musical instrument",
+    "a container": "container",
+    "a tool": "tool",
+    "a machine": "machine",
+    "a weapon": "weapon",
+    "part of a body": "body part",
+    "a place": "location",
+    "a tree": "tree",
+    "a flower": "flower",
+    "a device": "device",
+    "a game": "game",
+    "a shape": "shape",
+    "a kind of weather": "weather",
+    "a feeling": "feeling",
+}
+_LETTERS = re.compile(r"[^\W\d_]+")
+
+
+def plain_name(name: str) -> str:
+    """A name's letters in lower case, plural kept: "Ice-cream cone" -> "ice cream cone"."""
+    return " ".join(_LETTERS.findall(name.casefold().replace("'s", "").replace("_", " ")))
+
+
+class Lexicon:
+    """Synsets by id and by name.
+
+    Args:
+        synsets: rows of `wordnet.load_wordnet`, or some of them.
+    """
+
+    def __init__(self, synsets: Iterable[Synset]) -> None:
+        self.synsets = {row["synset_id"]: row for row in synsets}
+        self.first_noun: dict[str, str] = {}
+        self.noun_senses: dict[str, list[str]] = {}
+        self.hyponyms: dict[str, list[str]] = {}
+        self._glosses = Counter(row["gloss"] for row in self.synsets.values())
+        for key, row in self.synsets.items():
+            for above in row["hypernyms"]:
+                self.hyponyms.setdefault(above, []).append(key)
+            if row["part_of_speech"] != "noun":
+                continue
+            for lemma, number in zip(row["lemmas"], row["sense_numbers"], strict=True):
+                self.noun_senses.setdefault(plain_name(lemma), []).append(key)
+                if number == 1:
+                    self.first_noun.setdefault(plain_name(lemma), key)
+        self._categories = {
+            asked: self.first_noun[lemma] for asked, lemma in CATEGORIES.items() if lemma in self.first_noun
+        }
+        self._above: dict[str, frozenset[str]] = {}
+
+    def noun_of_title(self, title: str) -> str:
+        """The synset whose first noun sense a title names, word for word or but for a plural; empty where none."""
+        return self.first_noun.get(plain_name(title)) or self.first_noun.get(normalise_title(title), "")
+
+    def is_disputed(self, title: str, words: frozenset[str]) -> bool:
+        """Whether a picture shows another sense of its title than the first one, as far as can be told.
+
+        Args:
+            title: the picture's.
+            words: stems of its tags and folders; a sense is borne out by one that names what it is a kind of.
+        """
+        first = self.noun_of_title(title)
+        name = plain_name(title) if plain_name(title) in self.first_noun else normalise_title(title)
+        others = [key for key in self.noun_senses.get(name, []) if key != first]
+        field, fields = self.synsets[first]["lexname"], {self.synsets[key]["lexname"] for key in others}
+        if field not in VISIBLE and fields & CONCRETE:
+            return True
+        if field == "noun.person" and fields & CONCRETE - {field} and stem("person") not in words:
+            # A skunk, a router, a taco: WordNet counts what people are called first.
+            return True
+        return not self._kind_stems(first) & words and any(self._kind_stems(key) & words for key in others)
+
+    def _kind_stems(self, key: str) -> frozenset[str]:
+        above = [other for other in self.ancestors(key) if other in self.synsets and other != key]
+        return hidden_stems(lemma for other in above for lemma in self.synsets[other]["lemmas"])
+
+    def is_ambiguous(self, key: str) -> bool:
+        """Whether another synset has the very same gloss: nobody could tell the two apart."""
+        return self._glosses[self.synsets[key]["gloss"]] > 1
+
+    def ancestors(self, key: str) -> frozenset[str]:
+        """Ids of everything that this is a kind of, itself included."""
+        if key not in self._above:
+            self._above[key] = frozenset({key})
+            row = self.synsets.get(key)
+            over = [*row["hypernyms"], *row["instance_hypernyms"]] if row else []
+            self._above[key] = frozenset({key}).union(*(self.ancestors(above) for above in over))
+        return self._above[key]
+
+    def categories(self, key: str) -> dict[str, bool]:
+        """Every entry of `CATEGORIES` whose answer is clear for a noun."""
+        above = self.ancestors(key)
+        answers = {asked: synset in above for asked, synset in self._categories.items()}
+        if answers.get("a person"):
+            answers.pop("an animal", None)
+            answers.pop("a mammal", None)
+        if answers.get("a plant") or answers.get("an animal"):
+            answers = {asked: yes for asked, yes in answers.items() if yes or asked != "something to eat"}
+        if answers.get("something to eat") and not answers.get("a plant"):
+            answers = {asked: yes for asked, yes in answers.items() if yes or asked not in ("a plant", "an animal")}
+        if answers.get("a vehicle"):
+            answers.pop("a container", None)
+        if answers.get("something to drink"):
+            answers.pop("something to eat", None)
+        if answers.get("part of a body"):
+            answers = {asked: yes for asked, yes in answers.items() if yes or asked not in ("an animal", "a person")}
+        return answers
+
+    def common_name(self, key: str) -> str:
+        """What people call it: the lemma most often seen, or the first."""
+        row = self.synsets[key]
+        counts = row["sense_counts"]
+        return row["lemmas"][counts.index(max(counts))]
+
+    def familiarity(self, key: str) -> int:
+        """How often WordNet's tagged texts mean this synset."""
+        return sum(self.synsets[key]["sense_counts"])
+
+    def kinds(self, key: str) -> list[str]:
+        """Names of what this is a kind of, near to far; what is too general is left out."""
+        names: list[str] = []
+        row = self.synsets[key]
+        step = (row["hypernyms"] or row["instance_hypernyms"])[:1]
+        while step and len(names) < 4:
+            name = self.common_name(step[0])
+            known = self.familiarity(step[0]) > 0 and name.islower()
+            empty = not _EMPTY_KINDS.isdisjoint(self.synsets[step[0]]["lemmas"])
+            if known and not empty and name not in names:
+                names.append(name)
+            step = self.synsets[step[0]]["hypernyms"][:1] if step[0] in self.synsets else []
+            step = [above for above in step if above in self.synsets]
+        return names
+
+    def siblings(self, key: str) -> list[str]:
+        """Ids of other synsets of the same kind, the best known first."""
+        above = (self.synsets[key]["hypernyms"] or self.synsets[key]["instance_hypernyms"])[:1]
+        rest = [other for parent in above for other in self.hyponyms.get(parent, []) if other != key]
+        return sorted(rest, key=lambda other: (-self.familiarity(other), other))
+
+    def names(self, keys: Iterable[str]) -> list[str]:
+        """Common names of synsets, those that are not in this lexicon left out."""
+        return [self.common_name(key) for key in keys if key in self.synsets]

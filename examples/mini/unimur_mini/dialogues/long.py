@@ -1,0 +1,170 @@
+"""Contexts of 6 to 20 turns, up to about 400 tokens: longer stretches of one chat, and dialogues after one another, of
+which only the last one asks for the reply."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
+from datasets import List as ListFeature
+
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.own_chats import MOST_TURNS
+
+from ..chats import CONTEXT_TURNS, build_chats, fetch_chats
+from .texts import load_dialogue_texts
+
+FEWEST_TURNS = 6
+# Small language models make four tokens of three words.
+MOST_WORDS = 300
+TRAIN_SIZE = 12_000
+# Earlier dialogues that end with the reply that was found for them; the others break off.
+ANSWERED_SHARE = 0.7
+# Raised whenever the rows change, so that tables cached by an older version are not read.
+VERSION = 1
+
+LONG_FEATURES = Features(
+    {
+        "dialogue_id": Value("string"),
+        "form": Value("string"),
+        "turns": ListFeature({"role": Value("string"), "content": Value("string")}),
+        "target_text": Value("string"),
+        "target_picture": Value("string"),
+        "group": Value("string"),
+        "license": Value("string"),
+    }
+)
+
+
+def load_long_chats() -> DatasetDict:
+    """Chats between people in longer contexts, made once and kept in the cache.
+
+    `form` is `one_chat`, 6 to 20 turns of the chat of the reply, or `earlier_chat`: up to five of them behind turns of
+    other chats, which do not count. No reply of a held-out split's pool stands in a context.
+
+    Returns:
+        `train`, `validation` and `test` with `dialogue_id, form, turns, target_text, target_picture` (empty)`, group,
+        license`; chats are split as `load_chats` splits them.
+
+    Raises:
+        PackageUnavailable: pip cannot bring the chats.
+    """
+    return _kept("long-chats", lambda: build_long_chats(build_chats(fetch_chats(), MOST_TURNS)))
+
+
+def load_long_dialogues() -> DatasetDict:
+    """Dialogues built from WordNet, one after another; the last one counts, and the answers of the earlier ones may
+    stand between them. Columns and splits are those of `load_long_chats` and `load_dialogue_texts`.
+
+    Raises:
+        PackageUnavailable: WordNet or all sources of pictures are missing.
+    """
+
+    def build() -> dict[str, list[dict]]:
+        parts = {split: part.with_format("arrow")[:].to_pylist() for split, part in load_dialogue_texts().items()}
+        return build_long_dialogues(parts)
+
+    return _kept("long-dialogues", build)
+
+
+def build_long_chats(parts: dict[str, list[dict]], seed: int = 0) -> dict[str, list[dict]]:
+    """The rows of `load_long_chats` from those of `build_chats` with contexts of up to 20 turns."""
+
+    def lengthen(row: dict, others: Iterator[dict], rng: random.Random) -> dict:
+        most = rng.randint(FEWEST_TURNS, MOST_TURNS)
+        if len(row["turns"]) > CONTEXT_TURNS and rng.random() < 0.5:
+            return {**row, "form": "one_chat", "turns": row["turns"][-most:]}
+        turns = row["turns"][-rng.randint(1, CONTEXT_TURNS) :]
+        for other in others:
+            turns = other["turns"][-max(most - len(turns), 1) :] + turns
+            if len(turns) >= most:
+                break
+        return {**row, "form": "earlier_chat", "turns": turns}
+
+    return _long_rows(parts, lengthen, seed)
+
+
+def build_long_dialogues(parts: dict[str, list[dict]], seed: int = 0) -> dict[str, list[dict]]:
+    """The rows of `load_long_dialogues` from those of `load_dialogue_texts`."""
+
+    def lengthen(row: dict, others: Iterator[dict], rng: random.Random) -> dict:
+        most, turns = rng.randint(FEWEST_TURNS, MOST_TURNS), row["turns"]
+        for other in others:
+            earlier = list(other["turns"])
+            if rng.random() < ANSWERED_SHARE:
+                earlier.append({"content": other["target_text"]})
+            said = " ".join(turn["content"] for turn in earlier).casefold()
+            if row["target_text"].casefold() in said:
+                continue
+            turns = earlier[-max(most - len(turns), 1) :] + turns
+            if len(turns) >= most:
+                break
+        return {**row, "form": "earlier_dialogues", "turns": turns}
+
+    return _long_rows(parts, lengthen, seed)
+
+
+def _long_rows(
+    parts: dict[str, list[dict]], lengthen: Callable[[dict, Iterator[dict], random.Random], dict], seed: int
+) -> dict[str, list[dict]]:
+    found: dict[str, list[dict]] = {}
+    for split, rows in parts.items():
+        chosen = rows
+        if split == "train" and len(rows) > TRAIN_SIZE:
+            chosen = random.Random(seed).sample(rows, TRAIN_SIZE)
+        found[split] = []
+        for row in chosen:
+            rng = random.Random(f"{seed}:{row['dialogue_id']}")
+            long = lengthen(row, _others(row, rows, rng), rng)
+            turns = _alternating(_shortened(long["turns"]), row["turns"][-1]["role"])
+            if len(turns) > 1:
+                found[split].append({"target_picture": "", **long, "turns": turns})
+    return found
+
+
+def _others(row: dict, rows: Sequence[dict], rng: random.Random) -> Iterator[dict]:
+    """Rows that are about something else, in any order."""
+    for other in rng.sample(rows, min(len(rows), 2 * MOST_TURNS)):
+        if other["group"] != row["group"] and other["target_text"] != row["target_text"]:
+            yield other
+
+
+def _shortened(turns: list[dict]) -> list[dict]:
+    """The latest turns that are short enough together, at least the last one."""
+    words = 0
+    for place in range(len(turns) - 1, -1, -1):
+        words += len(turns[place]["content"].split())
+        if place < len(turns) - 1 and words > MOST_WORDS:
+            return turns[place + 1 :]
+    return turns[-MOST_TURNS:]
+
+
+def _alternating(turns: list[dict], last: str) -> list[dict]:
+    """The turns with the roles in turn, so that the last one has its own."""
+    roles = (last, "assistant" if last == "user" else "user")
+    count = len(turns)
+    return [{"role": roles[(count - 1 - place) % 2], "content": turn["content"]} for place, turn in enumerate(turns)]
+
+
+def _kept(name: str, build_rows: Callable[[], dict[str, list[dict]]]) -> DatasetDict:
+    def build(folder: Path) -> None:
+        parts = {
+            split: Dataset.from_dict(
+                {column: [row[column] for row in rows] for column in LONG_FEATURES}, features=LONG_FEATURES
+            )
+            for split, rows in build_rows().items()
+        }
+        DatasetDict(parts).save_to_disk(folder)
+
+    return DatasetDict(load_from_disk(build_once(cache_dir() / "data" / f"{name}-{VERSION}", build)))
+
+
+__all__ = [
+    "LONG_FEATURES",
+    "build_long_chats",
+    "build_long_dialogues",
+    "load_long_chats",
+    "load_long_dialogues",
+]

@@ -1,0 +1,206 @@
+"""The datasets: dialogues with the text they lead to, and glosses with their titles, each in its fixed splits."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
+from datasets import List as ListFeature
+from tqdm.auto import tqdm
+
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+
+from ..wordnet import load_wordnet
+from .builder import Dialogue, make_dialogue
+from .glosses import plain
+from .lexicon import Lexicon
+from .pools import Pool, link_pictures, make_pools, make_question_pools, take
+from .questions import make_questions
+from .stems import content_stems, hidden_stems, says
+from .things import split_of
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+DEFAULT_SIZE = 24_000
+# Each held-out split, as a share of the dialogues in training.
+HELD_OUT_SHARE = 0.1
+# Raised whenever the dialogues change, so that those cached by an older version are not read.
+VERSION = 1
+QUESTIONS_VERSION = 1
+
+Make = Callable[..., "Dialogue | None"]
+DIALOGUE_FEATURES = Features(
+    {
+        "dialogue_id": Value("string"),
+        "form": Value("string"),
+        "turns": ListFeature({"role": Value("string"), "content": Value("string")}),
+        "target_text": Value("string"),
+        "target_kind": Value("string"),
+        "target_synset": Value("string"),
+        "target_picture": Value("string"),
+        "lexname": Value("string"),
+        "group": Value("string"),
+        "license": Value("string"),
+    }
+)
+_GLOSS_FEATURES = Features(
+    {
+        name: Value("string")
+        for name in ("gloss", "title", "synset_id", "part_of_speech", "target_picture", "group", "license")
+    }
+)
+
+
+def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
+    """Dialogues built from WordNet and the installable pictures' words, made once and kept in the cache.
+
+    Nothing in a dialogue names what it is about; `target_text` does: the title, the gloss or a sentence whose
+    embedding the dialogue should lead to.
+
+    Args:
+        seed: another seed gives other dialogues.
+        size: dialogues in `train`, as far as there is enough to talk about; the other two splits have a tenth each.
+
+    Returns:
+        `train`, `validation` and `test`, each `dialogue_id, form, turns` (messages with `role` and `content`),
+        `target_text, target_kind` (title, gloss, sentence)`, target_synset, target_picture` (an `image_id` of the same
+        split of `split_by_title`, empty where no picture has the thing's name)`, lexname, group, license`.
+
+    Raises:
+        ValueError: `size` is not positive.
+        PackageUnavailable: WordNet or all sources of pictures are missing.
+    """
+    if size < 1:
+        raise ValueError(f"size={size}: give the number of dialogues in training, such as {DEFAULT_SIZE}")
+
+    def build(folder: Path) -> None:
+        lexicon = Lexicon(_rows(load_wordnet()))
+        pictures = _rows(load_captioned_pictures())
+        build_dialogues(lexicon, pictures, seed=seed, size=size).save_to_disk(folder)
+
+    return _load(build_once(cache_dir() / "data" / f"dialogues-{VERSION}-{seed}-{size}", build))
+
+
+def build_dialogues(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
+    """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_pictures`."""
+    return _told(make_pools(lexicon, pictures, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
+
+
+def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
+    """Dialogues of five to ten questions and answers about one thing, made once and kept in the cache.
+
+    `form` is `caption_questions`: pieces of a caption (of a picture, a gloss, an example sentence) are asked for or
+    asked about, among questions that nothing is known of; the caption is the target and no message holds most of it.
+    Or it is `twenty_questions`: about a thing that nobody names, with its title as the target.
+
+    Returns, Raises: as `load_dialogue_texts`; `target_kind` is `caption` or `title`.
+    """
+
+    def build(folder: Path) -> None:
+        lexicon = Lexicon(_rows(load_wordnet()))
+        build_questions(lexicon, _rows(load_captioned_pictures()), seed=seed, size=size).save_to_disk(folder)
+
+    return _load(build_once(cache_dir() / "data" / f"questions-{QUESTIONS_VERSION}-{seed}-{size}", build))
+
+
+def build_questions(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
+    """The dialogues that `load_questions` keeps, from a lexicon and rows of `load_captioned_pictures`."""
+    pools = make_question_pools(lexicon, pictures, random.Random(seed), most=size)
+    return _told(pools, make_questions, seed=seed, size=size)
+
+
+def _told(pools: Sequence[Pool], make: Make, *, seed: int, size: int) -> DatasetDict:
+    parts = {}
+    for split in SPLITS:
+        wanted = size if split == "train" else max(1, int(size * HELD_OUT_SHARE))
+        rows = _split_rows(pools, split, make, seed=seed, size=wanted)
+        random.Random(f"{seed}:{split}").shuffle(rows)
+        columns = {name: [row[name] for row in rows] for name in DIALOGUE_FEATURES}
+        parts[split] = Dataset.from_dict(columns, features=DIALOGUE_FEATURES)
+    return DatasetDict(parts)
+
+
+def load_glosses() -> DatasetDict:
+    """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues.
+
+    Returns:
+        `train`, `validation` and `test` with `gloss` (without what stood in brackets)`, title` (the picture's title,
+        or the lemma most often used)`, synset_id, part_of_speech, target_picture, group, license`. Named people and
+        places are left out unless a picture has their name.
+
+    Raises:
+        PackageUnavailable: WordNet or all sources of pictures are missing.
+    """
+
+    def build(folder: Path) -> None:
+        lexicon = Lexicon(_rows(load_wordnet()))
+        build_glosses(lexicon, _rows(load_captioned_pictures())).save_to_disk(folder)
+
+    return _load(build_once(cache_dir() / "data" / f"glosses-{VERSION}", build))
+
+
+def build_glosses(lexicon: Lexicon, pictures: Sequence[dict]) -> DatasetDict:
+    """The pairs that `load_glosses` keeps."""
+    linked, _ = link_pictures(lexicon, pictures)
+    parts: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for key, row in tqdm(lexicon.synsets.items(), desc="Reading glosses", unit="synset"):
+        own = linked.get(key, [])
+        names = [*row["lemmas"], *(picture["title"] for picture in own)]
+        gloss = "; ".join(plain(row["gloss"]))
+        if lexicon.is_ambiguous(key) or not (own or lexicon.common_name(key).islower()):
+            continue
+        if len(gloss.split()) < 3 or not all(map(content_stems, names)) or says(gloss, hidden_stems(names)):
+            continue
+        split, group = split_of(names)
+        shown = next((picture for picture in own if split_of([picture["title"]])[0] == split), None)
+        parts[split].append(
+            {
+                "gloss": gloss,
+                "title": shown["title"] if shown else lexicon.common_name(key),
+                "synset_id": key,
+                "part_of_speech": row["part_of_speech"],
+                "target_picture": shown["image_id"] if shown else "",
+                "group": group,
+                "license": row["license"],
+            }
+        )
+    columns = {split: {name: [row[name] for row in rows] for name in _GLOSS_FEATURES} for split, rows in parts.items()}
+    return DatasetDict({split: Dataset.from_dict(part, features=_GLOSS_FEATURES) for split, part in columns.items()})
+
+
+def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, size: int) -> list[Dialogue]:
+    rows: list[Dialogue] = []
+    said: set[tuple[str, ...]] = set()
+    failed = 0
+    for pool in pools:
+        things = [thing for thing in pool.things if thing.split == split]
+        # There are more nouns than can be used: the last pool makes up for what the others lack.
+        wanted = size - len(rows) if pool is pools[-1] else round(size * pool.share)
+        jobs = list(take(pool, split, wanted))
+        for thing, number in tqdm(jobs, desc=f"Writing dialogues ({split}, {pool.name})", unit="dialogue"):
+            row = make(thing, things, seed=seed, number=number)
+            texts = tuple(turn["content"] for turn in row["turns"]) if row else ()
+            if row is None or texts in said:
+                failed += 1
+                continue
+            said.add(texts)
+            rows.append(row)
+    logger.info(
+        "Dialogues, %s: %d (%s); %d could not be told", split, len(rows), Counter(row["form"] for row in rows), failed
+    )
+    return rows
+
+
+def _rows(dataset: Dataset) -> list[dict]:
+    # Arrow's own conversion: a dataset's iterator decodes row by row.
+    return dataset.with_format("arrow")[:].to_pylist()
+
+
+def _load(folder: Path) -> DatasetDict:
+    return DatasetDict(load_from_disk(folder))

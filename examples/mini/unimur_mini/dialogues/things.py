@@ -1,0 +1,320 @@
+"""What a dialogue can be about, with everything that can be said of it without naming it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from modeling_unimur.data.captioned_pictures import normalise_title, split_of_title, title_group
+
+from .captions import Piece, caption_pieces
+from .glosses import is_noun_phrase, noun_phrase, plain, statements
+from .lexicon import CONCRETE, Lexicon
+from .stems import STOP_WORDS, content_stems, hidden_stems, says, word_set
+
+# Tags that say how or for what a picture was filed.
+_EMPTY_TAGS = word_set(
+    """
+    icon sign symbol symbols cartoon clipart image design external signs unsorted appicon theme silhouette contour
+    outline outlined filled uppercase lowercase special misc other people icons shape shapes activities activity
+    events webpage etiquette buttons button default misc logo logos sticker emblem
+    """
+)
+_BLANKS = ("___", "[...]", "thingy", "whatsit", "you-know-what", "…", "(blank)")
+# What a clause begins with, left behind where it is cut off.
+_DANGLING = re.compile(
+    r"(?:[\s,]+(?:usually|often|especially|typically|sometimes|normally|chiefly|frequently|originally|formerly|and|or|"
+    r"now|generally|mainly|commonly|primarily|once|widely|used|one|those|the|a|an|of|in|to|for|as|from|by))+$"
+)
+_SPLITS = ("test", "validation", "train")
+_LONGEST_DEFINITION = 24
+_BEFORE_HEAD_ENDS = re.compile(
+    r"\s(?:of|with|in|on|at|for|from|by|inside|under|to|and|that|which|dancing|holding)\s|[,.;:!(]"
+)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """Something to talk about; every text but `title`, `gloss`, `names` and `sentences` names it nowhere.
+
+    Args:
+        thing_id: its synset's or its picture's id.
+        title: what it is called.
+        names: every lemma, and the picture's title.
+        part_of_speech, lexname: as in WordNet.
+        gloss: its whole definition, empty where there is none.
+        definition: a noun phrase ("a large cat that roars"), empty where none is free of its names.
+        short_definition: its beginning, without what the statements add; empty where it has none.
+        statements: clauses with slots, as `glosses.statements` makes them.
+        kinds, siblings, parts, wholes: names out of WordNet.
+        tags: a picture's keywords.
+        usages: example sentences as (with a blank, in full).
+        caption: a sentence about its picture, which may be the target.
+        details: what the caption says beside the head noun.
+        pieces: of the caption, for questions that may name the thing.
+        pictures: (id, title) of its pictures in its split.
+        categories: answers to "is it ...?".
+        hidden: stems that the dialogue must not say.
+        group, split: see `split_of`.
+    """
+
+    thing_id: str
+    title: str
+    names: tuple[str, ...]
+    part_of_speech: str = "noun"
+    lexname: str = ""
+    synset_id: str = ""
+    gloss: str = ""
+    definition: str = ""
+    short_definition: str = ""
+    statements: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    siblings: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    wholes: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    usages: tuple[tuple[str, str], ...] = ()
+    caption: str = ""
+    details: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    pictures: tuple[tuple[str, str], ...] = ()
+    categories: dict[str, bool] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
+    group: str = ""
+    split: str = "train"
+    license: str = ""
+
+
+def split_of(names: Iterable[str]) -> tuple[str, str]:
+    """The split that everything with one of these names belongs to, and the group that decides it.
+
+    `data.captioned_pictures.split_of_title` puts each name into a split; one name of a held-out thing is enough to
+    hold all of it out, the test split first. Nothing in `train` is therefore called as a held-out picture is.
+
+    Args:
+        names: titles and lemmas of one thing.
+
+    Returns:
+        `(split, group)`; things of one group are in one split.
+    """
+    splits = [(split_of_title(name), name) for name in names]
+    for split in _SPLITS:
+        name = next((name for where, name in splits if where == split), None)
+        if name is not None:
+            return split, title_group(name)
+    return "train", ""
+
+
+def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> Thing:
+    """A synset as a thing, with the pictures (rows of `load_captioned_pictures`) whose title is its name."""
+    row = lexicon.synsets[key]
+    titles = [picture["title"] for picture in pictures]
+    names = tuple(dict.fromkeys([*row["lemmas"], *titles]))
+    split, group = split_of(names)
+    hidden = hidden_stems(names)
+    pieces = plain(row["gloss"])
+    noun = row["part_of_speech"] == "noun"
+    here = [picture for picture in pictures if split_of_title(picture["title"]) == split]
+    return Thing(
+        thing_id=key,
+        title=lexicon.common_name(key),
+        names=names,
+        part_of_speech=row["part_of_speech"],
+        lexname=row["lexname"],
+        synset_id=key,
+        gloss="; ".join(pieces),
+        definition=_definition(pieces, hidden, row["lexname"], noun),
+        short_definition=_short_definition(pieces, hidden, row["lexname"]) if noun else "",
+        statements=tuple(statements(pieces, hidden)) if noun else (),
+        kinds=_unnamed(lexicon.kinds(key), hidden) if noun else (),
+        siblings=_siblings(lexicon, key, hidden) if noun else (),
+        parts=_unnamed(lexicon.names(row["part_meronyms"]), hidden)[:4],
+        wholes=_unnamed(lexicon.names(row["part_holonyms"]), hidden)[:3],
+        tags=_tags(pictures, hidden),
+        usages=_usages(row["examples"], row["lemmas"], hidden),
+        pictures=tuple((picture["image_id"], picture["title"]) for picture in here),
+        categories=lexicon.categories(key) if noun else {},
+        hidden=hidden,
+        group=group,
+        split=split,
+        license=row["license"],
+    )
+
+
+def picture_thing(lexicon: Lexicon, picture: dict) -> Thing | None:
+    """A picture whose title no synset has: told by its caption, its tags and the noun that its title turns on.
+
+    Returns:
+        None where the noun is held out and the picture is not, or the other way round: nothing may be told of it.
+    """
+    title, caption = picture["title"], picture["description"]
+    noun = head_noun(lexicon, title)
+    key = lexicon.noun_of_title(noun) if noun else ""
+    lemmas = lexicon.synsets[key]["lemmas"] if key else []
+    split, group = split_of([title])
+    if split_of([title, *lemmas])[0] != split or (noun and split_of([title, noun])[0] != split):
+        return None
+    # A caption is more than its noun: the rest of it is what people would ask about.
+    hidden = hidden_stems([noun, *lemmas]) if caption and noun else hidden_stems([title, *lemmas])
+    if not caption and len(picture["tags"]) < 2:
+        return None
+    if key and lexicon.is_disputed(noun, content_stems(picture_words(picture))):
+        return None
+    if key and lexicon.synsets[key]["lexname"] not in CONCRETE:
+        key = ""
+    about = synset_thing(lexicon, key) if key else None
+    pieces = plain(lexicon.synsets[key]["gloss"]) if key else []
+    return Thing(
+        thing_id=picture["image_id"],
+        title=title,
+        names=(title,),
+        lexname=about.lexname if about else "",
+        definition=_definition(pieces, hidden, about.lexname, True) if about else "",
+        short_definition=_short_definition(pieces, hidden, about.lexname) if about else "",
+        statements=tuple(statements(pieces, hidden)),
+        kinds=_unnamed(about.kinds, hidden) if about else (),
+        siblings=_unnamed(about.siblings, hidden) if about else (),
+        tags=_tags([picture], hidden),
+        caption=caption,
+        details=_details(title, noun, hidden) if caption else (),
+        pictures=((picture["image_id"], title),),
+        categories=about.categories if about else {},
+        hidden=hidden,
+        group=group,
+        split=split,
+        license=picture["license"],
+    )
+
+
+def caption_thing(
+    lexicon: Lexicon,
+    thing_id: str,
+    caption: str,
+    names: Sequence[str],
+    *,
+    key: str = "",
+    pictures: Sequence[dict] = (),
+    license: str,
+) -> Thing:
+    """A caption as a thing of its own, which questions may name, since its own words are what is wanted.
+
+    Args:
+        thing_id: names the caption.
+        caption: a noun phrase or a sentence.
+        names: decide its split.
+        key: of the synset that it is about, empty where none is known.
+        pictures: rows of `load_captioned_pictures` that have this caption.
+    """
+    split, group = split_of(names)
+    tags = _tags(pictures, frozenset())
+    words = content_stems(caption)
+    pieces = caption_pieces(caption, lambda word: bool(lexicon.noun_of_title(word)))
+    return Thing(
+        thing_id=thing_id,
+        title=names[0],
+        names=tuple(names),
+        lexname=lexicon.synsets[key]["lexname"] if key else "",
+        synset_id=key,
+        caption=caption,
+        pieces=(*pieces, *(Piece("tag", tag) for tag in tags[:3] if not content_stems(tag) <= words)),
+        pictures=tuple((picture["image_id"], picture["title"]) for picture in pictures),
+        categories=lexicon.categories(key) if key and lexicon.synsets[key]["part_of_speech"] == "noun" else {},
+        group=group,
+        split=split,
+        license=license,
+    )
+
+
+def picture_words(picture: dict) -> str:
+    """Tags and folders of a picture: what it was filed under."""
+    return " ".join([*picture["tags"], *picture["image_id"].split("/")[1:-1]]).replace("_", " ")
+
+
+def title_head(title: str) -> str:
+    """A title up to its first preposition: "pink bunny with an Easter egg" -> "pink bunny"."""
+    return " ".join(re.findall(r"[^\W\d_][\w'-]*", _BEFORE_HEAD_ENDS.split(title)[0]))
+
+
+def head_noun(lexicon: Lexicon, title: str) -> str:
+    """The noun a title turns on, as long as WordNet has it: "colorful tow truck" -> "tow truck"."""
+    words = title_head(title).split()
+    ends = (" ".join(words[start:]) for start in range(len(words)))
+    return next((end for end in ends if lexicon.noun_of_title(end)), words[-1] if words else "")
+
+
+def _unnamed(names: Iterable[str], hidden: frozenset[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if not says(name, hidden))
+
+
+def _definition(pieces: Sequence[str], hidden: frozenset[str], lexname: str, noun: bool) -> str:
+    # The beginning of a verb's or an adjective's definition says too little.
+    for text in (_shortened(pieces[0]) if noun else pieces[:1]) if pieces else []:
+        if not 2 < len(text.split()) <= _LONGEST_DEFINITION or says(text, hidden):
+            continue
+        if not noun or is_noun_phrase(text):
+            return noun_phrase(text, lexname) if noun else text
+    return ""
+
+
+def _short_definition(pieces: Sequence[str], hidden: frozenset[str], lexname: str) -> str:
+    for text in _shortened(pieces[0])[:0:-1] if pieces else []:
+        if len(text.split()) > 2 and is_noun_phrase(text) and not says(text, hidden):
+            return noun_phrase(text, lexname)
+    return ""
+
+
+def _shortened(text: str) -> list[str]:
+    """A definition, and its beginnings up to a clause."""
+    text = text.strip(" ,")
+    cuts = [
+        match.start() for match in re.finditer(r",? (?:that|which|who|used|having|with|as in|especially)\b|, ", text)
+    ]
+    return [text, *(_DANGLING.sub("", text[:cut].strip(" ,")) for cut in reversed(cuts))]
+
+
+def _tags(pictures: Sequence[dict], hidden: frozenset[str]) -> tuple[str, ...]:
+    words = [" ".join(tag.replace("_", " ").split()).casefold() for picture in pictures for tag in picture["tags"]]
+    usable = [
+        word
+        for word in dict.fromkeys(words)
+        if word not in _EMPTY_TAGS | STOP_WORDS
+        and re.fullmatch(r"(?=.*\s|.{3,14}$)[a-z][a-z' -]{2,24}", word)
+        and "sign" not in word
+    ]
+    return _unnamed(usable, hidden)[:6]
+
+
+def _siblings(lexicon: Lexicon, key: str, hidden: frozenset[str]) -> tuple[str, ...]:
+    names = [name for name in lexicon.names(lexicon.siblings(key)[:24]) if len(name.split()) < 3]
+    return _unnamed((name for name in names if name.islower()), hidden)[:8]
+
+
+def _usages(examples: Sequence[str], lemmas: Sequence[str], hidden: frozenset[str]) -> tuple[tuple[str, str], ...]:
+    """Examples whose lemma can be blanked and that name the thing nowhere else."""
+    found = []
+    for example in examples:
+        for lemma in sorted(lemmas, key=len, reverse=True):
+            pattern = re.compile(
+                rf"\b{re.escape(lemma[:-1] if lemma.endswith(('e', 'y')) else lemma)}\w{{0,4}}\b", re.I
+            )
+            if pattern.search(example):
+                blank = _BLANKS[len(example) % len(_BLANKS)]
+                # "an" would give the word's first letter away.
+                masked = re.sub(rf"\b([Aa])n {re.escape(blank)}", rf"\1 {blank}", pattern.sub(blank, example))
+                if 3 <= len(example.split()) <= 20 and not says(masked, hidden):
+                    found.append((masked, example))
+                break
+    return tuple(found)
+
+
+def _details(title: str, noun: str, hidden: frozenset[str]) -> tuple[str, ...]:
+    """The words of a title before its noun, and the phrase behind it."""
+    before, _, after = title.partition(noun)
+    words = [word for word in re.findall(r"[^\W\d_][\w'-]*", before) if normalise_title(word) not in STOP_WORDS]
+    # A plural or a verb in front of the noun: the title is no plain noun phrase.
+    found = [" ".join(words).casefold()] if words and not any(word.endswith("s") for word in words) else []
+    match = re.match(r"\s*((?:of|with|in|on|at|for|from|by|inside|under|dancing|holding)\s[^.;:!()]+)", after)
+    if match:
+        found.append(match[1].strip())
+    return tuple(text for text in found if not says(text, hidden))

@@ -1,0 +1,191 @@
+"""Training the projection of a dual encoder between frozen towers."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
+
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_by_title
+from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
+from modeling_unimur.modeling_open_clip import OpenCLIPModel
+from modeling_unimur.training.callbacks import TrainingGuard
+from modeling_unimur.training.clip_rows import ClipRows, Draws, EpochDraws
+from modeling_unimur.training.pairs import PicturePairs, load_pairs, project
+from modeling_unimur.training.recipes import Recipe
+from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
+
+from .image_gate import fit_gate
+from .pictures import joined, near_twins
+from .rows import clip_rows
+from .views import ViewOptions
+
+logger = logging.getLogger(__name__)
+
+
+class _Rows(Dataset):
+    """Every text with its picture."""
+
+    def __init__(self, pairs: PicturePairs):
+        self.pairs = pairs
+
+    def __len__(self):
+        return len(self.pairs.texts)
+
+    def __getitem__(self, row):
+        owner = self.pairs.owners[row]
+        return {
+            "pooled_features": self.pairs.pooled[owner],
+            "text_features": self.pairs.text_features[row],
+            "target_ids": self.pairs.groups[owner],
+        }
+
+
+def title_ranks(model, pairs: PicturePairs, groups=None) -> "dict[str, np.ndarray]":
+    """Rank `(pictures,)` of the first right answer, title -> picture and picture -> title, from 1 on.
+
+    Args:
+        model: the dual encoder.
+        pairs: one split.
+        groups (`(pictures,)`, *optional*): equal numbers are right for each other; the title groups by default.
+    """
+    images = F.normalize(project(model, pairs.pooled[:]), dim=-1)
+    titles = F.normalize(pairs.text_features[pairs.title_rows], dim=-1)
+    scores, groups = (titles @ images.T).float().numpy(), np.asarray(pairs.groups if groups is None else groups)
+    return {
+        name: first_right_ranks(matrix, groups, groups)
+        for name, matrix in (("title_image", scores), ("image_title", scores.T))
+    }
+
+
+def title_recalls(model, pairs: PicturePairs, groups=None) -> "dict[str, float]":
+    """Title -> picture and picture -> title recall in percent; equal title groups are all right (`title_ranks`)."""
+    ranks = title_ranks(model, pairs, groups)
+    return {f"{name}_{k}": v for name, found in ranks.items() for k, v in recall_at(found).items()}
+
+
+def twin_groups(pairs: PicturePairs) -> torch.Tensor:
+    """Numbers `(pictures,)` that are equal for pictures of one title group and for pictures that look the same."""
+    titles = pairs.text_features[pairs.title_rows]
+    seen: dict[int, int] = {}
+    first = [seen.setdefault(int(group), number) for number, group in enumerate(pairs.groups)]
+    return joined(first, near_twins(pairs.pooled[:], titles, pairs.pooled[:], titles))
+
+
+def trained_state(model) -> "dict[str, torch.Tensor]":
+    """Tensors by name that a run of task `clip` gives a dual encoder: what trains, and the fitted gate of its head."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return trained | {name: b for name, b in model.named_buffers() if ".head.gate." in name}
+
+
+def train(recipe: Recipe) -> "dict[str, float]":
+    """Runs a recipe of task `clip`.
+
+    Writes to `training.output_dir`: the model; `projection.safetensors` with the trained tensors alone, in float16;
+    `results.json` with the recalls of the trained and of the untrained projection on the test split, where pictures of
+    one title group are right for each other, `test_own`, where only a title's own picture is, and `test_twins`, where
+    near-twins are too; and `ranks.json` with the rank of each test picture.
+    """
+    args: TrainingArguments = recipe.training
+    set_seed(args.seed)
+    source = recipe.model.clip
+    model = OpenCLIPModel.from_pretrained(source)
+    # The classifier of a `PictureHead` is the frozen tower's own.
+    for part in (model.model.visual.trunk, model.model.text, getattr(model.model.visual.head, "classifier", None)):
+        if part is not None:
+            part.requires_grad_(False)
+    image_processor, tokenizer = AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    with args.main_process_first(local=False, desc="frozen features"):  # the others read what the first one wrote
+        splits = load_pairs(
+            model,
+            image_processor,
+            tokenizer,
+            recipe.data.sources,
+            options=recipe.data.feature_options(),
+            held_out_fraction=recipe.data.held_out_fraction,
+        )
+        rows = _training_rows(recipe, model, image_processor, tokenizer, splits)
+    gate = getattr(getattr(model.model.visual, "head", None), "gate", None)
+    if gate is not None:
+        gate.reset()  # the trained part learns alone
+    logger.info("%s", parameter_report(model))
+    with torch.inference_mode():
+        untrained = title_recalls(model.eval(), splits["test"])
+    trainer = RetrievalTrainer(
+        model=model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=_Rows(splits["validation"]),
+        recalls=lambda m: title_recalls(m, splits["validation"]),
+        callbacks=[TrainingGuard(model), *([EpochDraws(rows)] if isinstance(rows, ClipRows) else [])],
+    )
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    output = Path(args.output_dir)
+    if gate is not None:
+        fit_gate(gate, _pooled(rows))
+    with torch.no_grad():
+        for tensor in trained_state(model).values():  # the model and the figures are those of the smaller file
+            tensor.copy_(tensor.half())
+    if not trainer.is_world_process_zero():
+        return {}
+    model.save_pretrained(output)
+    for part in (image_processor, tokenizer):
+        part.save_pretrained(output)
+    trained_tensors = {name: p.detach().half().contiguous() for name, p in trained_state(model).items()}
+    save_file(trained_tensors, output / "projection.safetensors", metadata={"format": "pt"})
+    results = {
+        "task": "clip",
+        "seed": args.seed,
+        "pictures": {name: len(pairs.paths) for name, pairs in splits.items()} | {"trained_on": _pictures(rows)},
+        **_judged(model.eval(), splits, output),
+        "test_untrained": untrained,
+    }
+    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return results
+
+
+def _training_rows(recipe: Recipe, model, image_processor, tokenizer, splits) -> Dataset:
+    data = recipe.data
+    if data.picture_views is None:
+        return _Rows(splits["train"])
+    if any(source.startswith("cc3m") for source in data.sources):
+        raise ValueError("data.picture_views is for images split by title; leave it out with cc3m=PATH.")
+    parts = split_by_title(load_captioned_pictures(data.sources))
+    return clip_rows(
+        model,
+        image_processor,
+        tokenizer,
+        parts["train"].filter(lambda row: bool(row["title"].strip())),
+        [row for name in ("validation", "test") for row in parts[name]],
+        ViewOptions(data.picture_views, tower=None if data.view_dtype is None else getattr(torch, data.view_dtype)),
+        Draws(seed=recipe.training.seed, title_share=data.title_share, view_share=data.view_share),
+    )
+
+
+def _pooled(rows: Dataset) -> torch.Tensor:
+    return rows.pairs.pooled[:] if isinstance(rows, _Rows) else rows.pooled
+
+
+def _pictures(rows: Dataset) -> int:
+    return len(rows.pairs.paths) if isinstance(rows, _Rows) else len(rows)
+
+
+@torch.inference_mode()
+def _judged(model, splits: "dict[str, PicturePairs]", output: Path) -> dict:
+    pairs = splits["test"]
+    ranks = {name: found.tolist() for name, found in title_ranks(model, pairs).items()}
+    (output / "ranks.json").write_text(json.dumps(ranks) + "\n", encoding="utf-8")
+    return {
+        "validation": title_recalls(model, splits["validation"]),
+        "test": title_recalls(model, pairs),
+        "test_own": title_recalls(model, pairs, torch.arange(len(pairs.groups))),
+        "test_twins": title_recalls(model, pairs, twin_groups(pairs)),
+    }
+
+
+__all__ = ["title_ranks", "title_recalls", "train", "trained_state", "twin_groups"]

@@ -1,0 +1,186 @@
+"""The Open Clip Art Library (Debian packages `openclipart-png` and `openclipart-svg`) as captioned pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from pathlib import Path
+from typing import NamedTuple
+from xml.parsers import expat
+
+from datasets import Dataset
+
+from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.image_loading import MAX_PIXELS
+
+from .packages import debian_package
+from .picture_collections import cached_rows, png_pixels
+
+logger = logging.getLogger(__name__)
+
+_EMAIL = re.compile(r"(?:contact:\s*)?\S+@\S+\.\w+", re.IGNORECASE)
+# What the library's own tools left in place of words: printed Perl references and the name of a whole upload.
+_NOISE = re.compile(r"HASH(?:\(0x|$)|clip ?art by", re.IGNORECASE)
+_LICENSES = {
+    "http://web.resource.org/cc/PublicDomain": "Public Domain",
+    "http://creativecommons.org/licenses/publicdomain/": "Public Domain",
+    "http://creativecommons.org/licenses/GPL/2.0/": "GPL-2.0",
+    # The package as a whole is dedicated to the public domain.
+    "": "Public Domain",
+}
+
+
+class ClipArtWords(NamedTuple):
+    """What an SVG says about itself in its RDF metadata, as it stands there."""
+
+    title: str
+    description: str
+    keywords: list[str]
+    author: str
+    license: str
+
+
+def load_openclipart(*, deduplicate: bool = True) -> Dataset:
+    """Reads public-domain drawings as `image_id, image, title, description, tags, source, license, author`.
+
+    Files whose pixels exceed the limit of `load_image` are left out and counted in the log. Descriptions that are
+    only an e-mail address, and titles that name no picture ("Clipart by ..."), are empty.
+
+    Args:
+        deduplicate: drop pictures without a title, and all but the first of those with equal title and keywords or
+            with equal bytes. False keeps every picture that can be decoded.
+
+    Raises:
+        PackageUnavailable: apt cannot bring the two Debian packages.
+    """
+    if deduplicate:
+        return picture_dataset(cached_rows("openclipart", lambda: _deduplicated(_all_rows())))
+    return picture_dataset(_all_rows())
+
+
+def read_svg_words(svg: bytes) -> ClipArtWords:
+    """Title, description, keywords, author and licence address from an SVG's RDF metadata; what is absent is empty.
+
+    Raises:
+        ValueError: the bytes are not XML up to the end of the metadata.
+    """
+    parser = expat.ParserCreate(namespace_separator=" ")
+    open_tags: list[str] = []
+    texts: dict[tuple[str, ...], list[str]] = {}
+    license_address = ""
+
+    class MetadataEnd(Exception):
+        """Nothing behind the metadata is of interest: most of an SVG is paths."""
+
+    def start(name: str, attributes: dict[str, str]) -> None:
+        nonlocal license_address
+        open_tags.append(name.rpartition(" ")[2])
+        path = tuple(open_tags[-5:])
+        texts.setdefault(path, []).append("")
+        if path[-2:] == ("Work", "license") and not license_address:
+            license_address = attributes.get("http://www.w3.org/1999/02/22-rdf-syntax-ns# resource", "")
+
+    def characters(text: str) -> None:
+        if "metadata" in open_tags:
+            texts[tuple(open_tags[-5:])][-1] += text
+
+    def end(_: str) -> None:
+        if open_tags.pop() == "metadata":
+            raise MetadataEnd
+
+    parser.StartElementHandler, parser.CharacterDataHandler, parser.EndElementHandler = start, characters, end
+    try:
+        parser.Parse(svg, True)
+    except MetadataEnd:
+        pass
+    except expat.ExpatError as error:
+        raise ValueError(f"not an SVG file: {error}") from error
+
+    def all_texts(*path: str) -> list[str]:
+        found = [values for key, values in texts.items() if key[-len(path) :] == path]
+        return [" ".join(text.split()) for values in found for text in values]
+
+    def first_text(*path: str) -> str:
+        return next(iter(all_texts(*path)), "")
+
+    return ClipArtWords(
+        title=first_text("Work", "title"),
+        description=first_text("Work", "description"),
+        keywords=[word for word in all_texts("subject", "Bag", "li") if word],
+        author=first_text("creator", "Agent", "title"),
+        license=license_address,
+    )
+
+
+def clean_title(title: str) -> str:
+    """The title, or an empty string where it is noise."""
+    return "" if _NOISE.search(title) or _EMAIL.search(title) else title
+
+
+def clean_description(description: str) -> str:
+    """The description without e-mail addresses, empty where nothing else or only noise stands in it."""
+    rest = _EMAIL.sub("", description).strip(" ,;:-")
+    return "" if _NOISE.search(rest) else rest
+
+
+def _all_rows() -> list[PictureRow]:
+    return cached_rows("openclipart-all", _read_packages)
+
+
+def _read_packages() -> list[PictureRow]:
+    pngs = debian_package("openclipart-png") / "usr/share/openclipart/png"
+    svgs = debian_package("openclipart-svg") / "usr/share/openclipart/svg"
+    return read_folders(pngs, svgs)
+
+
+def read_folders(pngs: Path, svgs: Path) -> list[PictureRow]:
+    """Rows of every PNG below `pngs`, described by the SVG of the same name below `svgs`, sorted by name."""
+    rows: list[PictureRow] = []
+    too_large, unreadable = [], []
+    for png in sorted(pngs.rglob("*.png")):
+        name = png.relative_to(pngs).with_suffix("").as_posix()
+        try:
+            if png_pixels(png) > MAX_PIXELS:
+                too_large.append(name)
+                continue
+            words = read_svg_words((svgs / f"{name}.svg").read_bytes())
+        except (OSError, ValueError) as error:
+            logger.debug("%s: %s", name, error)
+            unreadable.append(name)
+            continue
+        rows.append(
+            PictureRow(
+                image_id=f"openclipart/{name}",
+                image=str(png),
+                title=clean_title(words.title),
+                description=clean_description(words.description),
+                tags=[word for word in words.keywords if not _NOISE.match(word) and not _EMAIL.search(word)],
+                source="openclipart",
+                license=_LICENSES.get(words.license, words.license),
+                author=words.author,
+            )
+        )
+    logger.info(
+        "Open Clip Art: %d images; left out: %d of more than %d pixels, %d unreadable",
+        len(rows),
+        len(too_large),
+        MAX_PIXELS,
+        len(unreadable),
+    )
+    return rows
+
+
+def _deduplicated(rows: list[PictureRow]) -> list[PictureRow]:
+    kept: list[PictureRow] = []
+    seen: set[object] = set()
+    for row in rows:
+        if not row["title"]:
+            continue
+        words = (row["title"].casefold(), frozenset(tag.casefold() for tag in row["tags"]))
+        # The library files one drawing in several folders, under other keywords, as a copy or as a link.
+        content = hashlib.sha256(Path(row["image"]).read_bytes()).digest()
+        if words not in seen and content not in seen:
+            kept.append(row)
+        seen |= {words, content}
+    return kept

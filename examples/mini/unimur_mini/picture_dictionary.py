@@ -1,0 +1,313 @@
+"""A picture dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
+
+Documents
+    *pictures*: open clip art, OpenMoji and stamps (`data.captioned_pictures`) with their title and tags; *texts*:
+    definitions of WordNet (nouns that can be seen or met), up to a third of them behind their word ("burner: ..."),
+    the others without; and the stamps' sentences. `group` is the set of a title's content words: pictures of one
+    name, and the definition of that word, are one.
+
+Queries (`form`); but for `usage`, their document was not given the word that would find it
+    *gloss*: a definition that names the thing nowhere. Relevant are the pictures of that name, and a stamp's sentence
+    where a stamp shows it. The definition itself is not in the corpus.
+    *description*: what an uploader wrote of a clip art, where it says two things more than the title, once only.
+    *tag*: a tag of one to three clip arts, or another name of an emoji, taken out of these documents' own text.
+    *word*: a word whose definition is sought among those without their word. *usage*: a sentence with a word in it,
+    whose entry is sought. Together as many as there are queries for pictures, half of each.
+
+Search by words alone (BM25) therefore finds little here but for `usage` and `description`: figures say what an encoder
+knows, and a comparison with BM25 belongs on another corpus, such as the manual's.
+
+`excluded` are documents whose name the query is, or which belong to the thing but stand in another split: they may be
+right, and count neither way. The split is that of the titles (`captioned_pictures.split_of_title`), and of every lemma
+of a synset (`dialogues.things.split_of`); all queries search the one corpus, as in WebQA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title, title_group
+from modeling_unimur.data.retrieval_set import RetrievalSet
+
+from .dialogues.glosses import plain
+from .dialogues.lexicon import CONCRETE, Lexicon
+from .dialogues.pools import link_pictures
+from .dialogues.stems import content_stems, hidden_stems, says
+from .dialogues.things import split_of
+from .wordnet import load_wordnet
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+# About as many as there are pictures, as in WebQA's halves.
+NUM_DEFINITIONS = 6000
+# Entries with their word, of all definitions, and words that a sentence with it has at least.
+_ENTRY_SHARE, _USAGE_WORDS = 1 / 3, 4
+# A tag of more pictures names none of them.
+_MOST_TAGGED = 3
+# Tags that one picture gives: what is left must still tell something of it.
+_MOST_GIVEN = 2
+_MOST_TAGS = 8
+_DESCRIPTION_WORDS = range(3, 31)
+_NO_SENTENCE = re.compile(r"<|https?:|www\.|inkscape|\.svg|\.png|public domain|collection|clip ?art", re.IGNORECASE)
+_TAG = re.compile(r"[a-z][a-z' -]{2,24}")
+# Raised whenever the rows change, so that tables cached by an older version are not read.
+TABLE_VERSION = 2
+
+
+def load_picture_dictionary() -> RetrievalSet:
+    """Reads the picture dictionary: about 5,700 pictures and 6,100 texts; made once and kept in the cache.
+
+    Returns:
+        splits train, validation and test; `queries` with `kind` ("image" or "text": what mainly answers it), `form`
+        and `excluded`; `corpus` with `group`, `source` and `license`.
+
+    Raises:
+        PackageUnavailable: WordNet, or all sources of pictures, cannot be brought.
+    """
+
+    def build(folder: Path) -> None:
+        rows = load_wordnet().with_format("arrow")[:].to_pylist()
+        pictures = load_captioned_pictures().with_format("arrow")[:].to_pylist()
+        for picture in pictures:
+            # The cache may be moved.
+            picture["image"] = os.path.relpath(picture["image"], folder)
+        build_picture_dictionary(Lexicon(rows), pictures).save(folder)
+
+    return RetrievalSet.load(build_once(cache_dir() / "data" / f"picture-dictionary-{TABLE_VERSION}", build))
+
+
+def hide_captions(retrieval: RetrievalSet) -> RetrievalSet:
+    """The same set with pictures that have no words: what finds them then, finds them by what they show."""
+    corpus = retrieval.corpus.map(lambda row: {"text": "" if row["kind"] == "image" else row["text"]})
+    return replace(retrieval, corpus=corpus)
+
+
+def build_picture_dictionary(
+    lexicon: Lexicon, pictures: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
+) -> RetrievalSet:
+    """The set of a lexicon and of rows of `load_captioned_pictures`.
+
+    Args:
+        lexicon: WordNet.
+        pictures: those without a title are left out.
+        num_definitions: at most; those of words that pictures are called by come on top, as queries.
+    """
+    maker = _Maker(lexicon, [picture for picture in pictures if picture["title"].strip()])
+    maker.add_tag_queries()
+    maker.add_descriptions()
+    maker.add_pictures_and_sentences()
+    maker.add_glosses()
+    maker.add_definitions(num_definitions)
+    return maker.finish()
+
+
+class _Maker:
+    """Documents and queries while they are put together."""
+
+    def __init__(self, lexicon: Lexicon, pictures: Sequence[dict]):
+        self.lexicon, self.pictures = lexicon, pictures
+        self.group = {picture["image_id"]: title_group(picture["title"]) for picture in pictures}
+        self.split = {picture["image_id"]: split_of_title(picture["title"]) for picture in pictures}
+        self.held_out: dict[str, set[str]] = defaultdict(set)
+        self.corpus: list[dict] = []
+        self.of_group: dict[str, list[str]] = defaultdict(list)
+        self.sentences: dict[str, str] = {}
+        self.asked: list[dict] = []
+
+    # -- documents ----------------------------------------------------------------------------------------------------
+    def _add(self, doc_id: str, kind: str, text: str, image: str, group: str, source: str, license_name: str) -> None:
+        self.corpus.append(
+            {
+                "doc_id": doc_id,
+                "kind": kind,
+                "text": text,
+                "image": image,
+                "group": group,
+                "source": source,
+                "license": license_name,
+            }
+        )
+        self.of_group[group].append(doc_id)
+
+    def add_pictures_and_sentences(self) -> None:
+        said: dict[str, str] = {}
+        for picture in self.pictures:
+            image_id, title = picture["image_id"], " ".join(picture["title"].replace("_", " ").split())
+            group = self.group[image_id]
+            hidden = self.held_out[image_id]
+            named = hidden_stems([title])
+            tags = [tag for tag in _tags(picture) if tag not in hidden and not content_stems(tag) <= named]
+            text = ", ".join([title, *tags[:_MOST_TAGS]])
+            self._add(image_id, "image", text, picture["image"], group, picture["source"], picture["license"])
+            sentence = " ".join(picture["description"].split())
+            if picture["source"] == "stamps" and sentence:
+                if sentence not in said:
+                    said[sentence] = f"sentence/{image_id}"
+                    self._add(said[sentence], "text", sentence, "", group, "stamps", picture["license"])
+                self.sentences[image_id] = said[sentence]
+
+    def add_definitions(self, count: int) -> None:
+        """Definitions, and as many queries for one as there are queries for pictures, in each split."""
+        usable: list[tuple[str, str, dict]] = []
+        linked = {query["synset"] for query in self.asked if query["form"] == "gloss"}
+        for key, row in self.lexicon.synsets.items():
+            if key in linked or row["lexname"] not in CONCRETE or row["instance_hypernyms"]:
+                continue
+            gloss = _free_gloss(self.lexicon, row)
+            if gloss and self.lexicon.common_name(key).islower():
+                usable.append((_order(key), gloss, row))
+        usable.sort(key=lambda entry: entry[0])
+        asked = Counter(query["split"] for query in self.asked)
+        wanted = {"usage": Counter({split: number // 2 for split, number in asked.items()})}
+        wanted["word"] = asked - wanted["usage"]
+        entries = int(count * _ENTRY_SHARE)
+        for _, gloss, row in usable:
+            if count == 0:
+                break
+            key = row["synset_id"]
+            word = self.lexicon.common_name(key)
+            usage = _usage(row["examples"], word) if entries else ""
+            if not usage and entries >= count:
+                continue
+            count, entries = count - 1, entries - bool(usage)
+            form, query, text = ("usage", usage, f"{word}: {gloss}") if usage else ("word", word, gloss)
+            self._add(f"gloss/{key}", "text", text, "", title_group(word), "wordnet", row["license"])
+            split, _ = split_of(row["lemmas"])
+            if wanted[form][split] > 0:
+                wanted[form][split] -= 1
+                self._ask(form, query, split, [f"gloss/{key}"], name=word)
+
+    # -- queries ------------------------------------------------------------------------------------------------------
+    def _ask(
+        self, form, text, split, relevant, name: str = "", excluded: Sequence[str] = (), synset: str = ""
+    ) -> None:
+        self.asked.append(
+            {
+                "form": form,
+                "text": text,
+                "split": split,
+                "relevant": list(dict.fromkeys(relevant)),
+                "name": name,
+                "excluded": list(excluded),
+                "synset": synset,
+            }
+        )
+
+    def add_tag_queries(self) -> None:
+        """Tags of few pictures, all in one split; a picture gives two of its tags at most."""
+        tagged: dict[str, list[dict]] = defaultdict(list)
+        for picture in self.pictures:
+            if picture["source"] != "stamps":  # whose tags are folders
+                for tag in _tags(picture):
+                    tagged[tag].append(picture)
+        for tag in sorted(tagged, key=_order):
+            shown = tagged[tag]
+            names = [picture["title"].replace("_", " ") for picture in shown]
+            splits = {self.split[picture["image_id"]] for picture in shown}
+            emoji = all(picture["source"] == "openmoji" for picture in shown)
+            known = emoji or bool(self.lexicon.noun_of_title(tag))
+            if len(shown) > _MOST_TAGGED or len(splits) > 1 or not known or not _TAG.fullmatch(tag):
+                continue
+            rest = [other for picture in shown for other in _tags(picture) if other != tag]
+            if says(tag, hidden_stems([*names, *rest])) or any(
+                len(self.held_out[p["image_id"]]) >= _MOST_GIVEN for p in shown
+            ):
+                continue
+            for picture in shown:
+                self.held_out[picture["image_id"]].add(tag)
+            self._ask("tag", tag, splits.pop(), [picture["image_id"] for picture in shown], name=tag)
+
+    def add_descriptions(self) -> None:
+        """Descriptions of clip art that say more than its title."""
+        written = Counter(picture["description"].casefold() for picture in self.pictures)
+        for picture in self.pictures:
+            text = " ".join(picture["description"].split())
+            fresh = content_stems(text) - content_stems(picture["title"].replace("_", " "))
+            usable = picture["source"] == "openclipart" and text.isascii() and not _NO_SENTENCE.search(text)
+            once = written[picture["description"].casefold()] == 1
+            if usable and once and len(text.split()) in _DESCRIPTION_WORDS and len(fresh) >= 2:
+                image_id = picture["image_id"]
+                twins = [other for other, group in self.group.items() if group == self.group[image_id]]
+                self._ask("description", text, self.split[image_id], [image_id], excluded=twins)
+
+    def add_glosses(self) -> None:
+        """Definitions of things that pictures show."""
+        linked, _ = link_pictures(self.lexicon, self.pictures)
+        for key in sorted(linked):
+            row, shown = self.lexicon.synsets[key], [picture["image_id"] for picture in linked[key]]
+            names = [*row["lemmas"], *(picture["title"] for picture in linked[key])]
+            gloss = _free_gloss(self.lexicon, row, names)
+            split, _ = split_of(names)
+            relevant = [image_id for image_id in shown if self.split[image_id] == split]
+            if not gloss or not relevant:
+                continue
+            relevant += [self.sentences[image_id] for image_id in relevant if image_id in self.sentences]
+            # Pictures of the name in another sense, or in another split.
+            near = [doc for group in {self.group[image_id] for image_id in shown} for doc in self.of_group[group]]
+            near += [doc for lemma in row["lemmas"] for doc in self.of_group[title_group(lemma)]]
+            self._ask("gloss", gloss, split, relevant, excluded=near, synset=key)
+
+    def finish(self) -> RetrievalSet:
+        queries: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        qrels: dict[str, list[dict]] = {split: [] for split in SPLITS}
+        for number, query in enumerate(self.asked):
+            query_id = f"{query['form']}-{number}"
+            relevant = set(query["relevant"])
+            same = self.of_group[title_group(query["name"])] if query["name"] else []
+            if query["form"] == "usage":  # the entry of another sense is wrong
+                same = [doc for doc in same if not doc.startswith("gloss/")]
+            near = [*query["excluded"], *same]
+            queries[query["split"]].append(
+                {
+                    "query_id": query_id,
+                    "text": query["text"],
+                    "kind": "text" if query["form"] in ("word", "usage") else "image",
+                    "form": query["form"],
+                    "excluded": [doc for doc in dict.fromkeys(near) if doc not in relevant],
+                }
+            )
+            qrels[query["split"]] += [{"query_id": query_id, "doc_id": doc, "score": 1} for doc in query["relevant"]]
+        counts = {split: dict(Counter(row["form"] for row in rows)) for split, rows in queries.items()}
+        kinds = Counter(row["kind"] for row in self.corpus)
+        logger.info("Image dictionary: %s; queries %s", dict(kinds), counts)
+        filled = [split for split in SPLITS if queries[split]]
+        return RetrievalSet.from_rows(
+            {split: queries[split] for split in filled}, self.corpus, {split: qrels[split] for split in filled}
+        )
+
+
+def _tags(picture: dict) -> list[str]:
+    return list(dict.fromkeys(" ".join(tag.replace("_", " ").split()).casefold() for tag in picture["tags"]))
+
+
+def _free_gloss(lexicon: Lexicon, row: dict, names: Sequence[str] = ()) -> str:
+    """A definition that names its word nowhere, or ""."""
+    names = list(names) or row["lemmas"]
+    gloss = "; ".join(plain(row["gloss"]))
+    if lexicon.is_ambiguous(row["synset_id"]) or len(gloss.split()) < 3 or not all(map(content_stems, names)):
+        return ""
+    return "" if says(gloss, hidden_stems(names)) else gloss
+
+
+def _usage(examples: Sequence[str], word: str) -> str:
+    """The longest sentence that holds the word, or ""."""
+    pattern = re.compile(rf"\b{re.escape(word)}\w{{0,2}}\b", re.IGNORECASE)
+    found = [text for text in examples if pattern.search(text) and len(text.split()) >= _USAGE_WORDS]
+    return max(found, key=len, default="")
+
+
+def _order(name: str) -> str:
+    """What is drawn by chance is drawn by a hash: the same on every machine."""
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+__all__ = ["NUM_DEFINITIONS", "build_picture_dictionary", "hide_captions", "load_picture_dictionary"]

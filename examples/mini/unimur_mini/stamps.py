@@ -1,0 +1,106 @@
+"""Tux Paint's stamps (Debian package `tuxpaint-stamps-default`), photographs and drawings, as captioned pictures."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from datasets import Dataset
+from tqdm.auto import tqdm
+
+from modeling_unimur.data.cache import build_once, cache_dir
+from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.image_loading import MAX_PIXELS
+
+from .packages import debian_package
+from .picture_collections import cached_rows, png_pixels, rasterise_svg
+
+logger = logging.getLogger(__name__)
+
+_OPENING = re.compile(r"^(?:this is|these are|here is)?\s*(?:an?|the|some)\s+", re.IGNORECASE)
+PICTURE_SIZE = 384
+
+
+def load_stamps() -> Dataset:
+    """Reads about 1,000 stamps as `image_id, image, title, description, tags, source, license, author`.
+
+    The description is the English sentence beside the picture, the title its first sentence without article and full
+    stop, the tags are the folders. PNGs may have transparency (`load_image` puts them on white); SVGs are rasterised
+    once, on white, with 384 pixels on the longer side. Licence: GPL-2.0 or later.
+
+    Raises:
+        ImportError: `resvg-py` is not installed (`pip install unimur[demo]`).
+        PackageUnavailable: apt cannot bring the package.
+    """
+    return picture_dataset(cached_rows("stamps", _read_package))
+
+
+def sentence_title(sentence: str) -> str:
+    """The thing that a stamp's sentence names: "A steam locomotive." -> "steam locomotive"."""
+    first = re.split(r"(?<=[.!?])\s", sentence.strip(), maxsplit=1)[0]
+    title = _OPENING.sub("", first).strip(" .!")
+    return title or first
+
+
+def _read_package() -> list[PictureRow]:
+    return read_folder(debian_package("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps")
+
+
+def read_folder(stamps: Path) -> list[PictureRow]:
+    """Rows of every described PNG or SVG below `stamps`, sorted by name; drawings go to `<cache>/images`."""
+    pictures: dict[str, Path] = {}
+    # Where a stamp comes as both, the PNG is its picture: some of the SVGs need fonts.
+    for path in [*sorted(stamps.rglob("*.svg")), *sorted(stamps.rglob("*.png"))]:
+        pictures[path.relative_to(stamps).with_suffix("").as_posix()] = path
+    sentences = {name: _sentence(path.with_suffix(".txt")) for name, path in pictures.items()}
+    described = {name: pictures[name] for name in sorted(pictures) if sentences[name]}
+    drawings = {name: path for name, path in described.items() if path.suffix == ".svg"}
+    failed: list[str] = []
+
+    def draw(folder: Path) -> None:
+        for name, path in tqdm(drawings.items(), desc="Drawing stamps", unit="stamp"):
+            try:
+                rasterise_svg(path, folder / f"{name}.png", size=PICTURE_SIZE)
+            except ValueError as error:
+                logger.warning("%s", error)
+
+    drawn = build_once(cache_dir() / "images" / f"stamps-{PICTURE_SIZE}", draw)
+    rows: list[PictureRow] = []
+    for name, path in described.items():
+        picture = drawn / f"{name}.png" if name in drawings else path
+        try:
+            if png_pixels(picture) > MAX_PIXELS:
+                raise ValueError(f"{picture}: more than {MAX_PIXELS} pixels")
+        except (OSError, ValueError) as error:
+            logger.debug("%s", error)
+            failed.append(name)
+            continue
+        rows.append(
+            PictureRow(
+                image_id=f"stamps/{name}",
+                image=str(picture),
+                title=sentence_title(sentences[name]),
+                description=sentences[name],
+                tags=[folder.replace("_", " ") for folder in name.split("/")[:-1]],
+                source="stamps",
+                license="GPL-2.0-or-later",
+                author="Tux Paint contributors",
+            )
+        )
+    logger.info(
+        "Stamps: %d images; left out: %d without a sentence, %d unreadable",
+        len(rows),
+        len(pictures) - len(described),
+        len(failed),
+    )
+    return rows
+
+
+def _sentence(path: Path) -> str:
+    # The first line is English; the others begin with a language code.
+    try:
+        first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    except OSError:
+        return ""
+    return " ".join(first.split())

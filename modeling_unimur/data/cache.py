@@ -1,0 +1,68 @@
+"""The cache folder, and folders in it that are made once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+class PackageUnavailable(RuntimeError):
+    """A package could not be fetched; the message names the package, the cause and the remedy."""
+
+
+def cache_dir() -> Path:
+    """Folder for installed data and built models, which may not exist yet: `$UNIMUR_CACHE`, or `~/.cache/unimur`."""
+    return Path(os.environ.get("UNIMUR_CACHE") or "~/.cache/unimur").expanduser().absolute()
+
+
+def build_once(target: Path, build: Callable[[Path], object]) -> Path:
+    """Makes the folder `target` by `build(empty_folder)`, or returns at once when it is there.
+
+    The folder is filled aside and renamed: an interrupted or a concurrent build never leaves a half-filled one.
+
+    Args:
+        target: the folder to make.
+        build: fills the empty folder it is given; what it raises is passed on and leaves nothing behind.
+    """
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        # Temporary folders are private (0700); what is kept gets the usual permissions.
+        aside.chmod(0o755)
+        build(aside)
+        try:
+            aside.rename(target)
+        except OSError:
+            # Another process finished first: its folder is as good as ours.
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target
+
+
+def build_version(target: Path, version: str, build: Callable[[Path], object]) -> Path:
+    """Makes one version of the folder `target`, by `build_once`, and removes the versions before it.
+
+    Args:
+        target: the name under which the newest version is found; a link to `<target>-<version>`.
+        version: changes with whatever the content depends on.
+        build: fills the empty folder it is given.
+    """
+    folder = build_once(target.with_name(f"{target.name}-{version}"), build)
+    if target.is_symlink() and target.resolve() == folder.resolve():
+        return target
+    previous = target.resolve() if target.is_symlink() else None
+    link = target.with_name(f".{target.name}-{os.getpid()}")
+    link.symlink_to(folder.name, target_is_directory=True)
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    os.replace(link, target)
+    if previous is not None and previous.parent == target.parent.resolve():
+        shutil.rmtree(previous, ignore_errors=True)
+    return target

@@ -1,0 +1,551 @@
+"""Keys and values of a prefix: computed once by a frozen language model, kept, cut, and continued."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import os
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from .conversation import is_message, read_conversation
+from .image_loading import image_bytes, load_image, source_name
+from .memory_index import ThreadLock
+
+# What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
+_CALL_COST_CPU = 32
+_CALL_COST = 4096
+
+# The name of SDPA on float32 copies of keys, values and queries.
+_FLOAT32_SDPA = "sdpa_float32"
+
+# About ten chats of a thousand tokens with a language model of 135 million parameters; one with 6.7 billion.
+DEFAULT_BYTES = 512 * 2**20
+# Images whose features a chat cache keeps, a few KB each.
+_IMAGES = 1024
+# Images that are embedded together.
+_IMAGE_BATCH = 16
+
+# The ways to use a prefix, and what a language model that cannot do so is said to be unable to.
+_USES = {
+    "continue": "run a frozen prefix from a cache",
+    "cut": "go on from a chat's cache",
+    "branch": "share prefixes",
+}
+
+
+@dataclass
+class PrefixCache:
+    """Keys and values of the first tokens of sequences, one row a sequence, padded on the left.
+
+    Args:
+        cache: of transformers.
+        mask (`(batch, tokens)`): 1 for tokens.
+        hidden (`(batch, tokens, width)`, *optional*): last hidden states, where they were kept.
+    """
+
+    cache: Cache
+    mask: torch.Tensor
+    hidden: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, states: Sequence[torch.Tensor], mask: torch.Tensor, hidden: torch.Tensor | None = None) -> PrefixCache:
+        """From copies of `states`: keys and values in turn, `(batch, heads, tokens, head_width)` a layer."""
+        cache = DynamicCache()
+        for number, (keys, values) in enumerate(zip(states[::2], states[1::2], strict=True)):
+            cache.update(keys, values, number)
+        return cls(cache, mask, hidden)
+
+    @classmethod
+    def join(cls, parts: Sequence[PrefixCache], rows: Sequence[torch.Tensor], mask: torch.Tensor) -> PrefixCache:
+        """One cache with the mask `(batch, tokens)` from parts that were padded apart and have these row numbers."""
+        joined: list[torch.Tensor] = []
+        for part, numbers in zip(parts, rows, strict=True):
+            states = [part.hidden[:, None], *part.states]
+            if not joined:  # zeros at the padding, which the mask hides
+                joined = [one.new_zeros(len(mask), one.shape[1], mask.shape[1], one.shape[3]) for one in states]
+            for whole, state in zip(joined, states, strict=True):
+                whole[numbers.to(whole.device), :, -state.shape[2] :] = state
+        return cls.of(joined[1:], mask, joined[0][:, 0])
+
+    @property
+    def states(self) -> list[torch.Tensor]:
+        """Keys and values in turn, layer by layer."""
+        return [state for layer in self.cache.layers for state in (layer.keys, layer.values)]
+
+    @property
+    def num_bytes(self) -> int:
+        """What the keys and values take."""
+        return sum(state.nbytes for state in self.states)
+
+    def cut(self, end: int) -> PrefixCache:
+        """A copy of the first `end` columns, without hidden states; where that is all of it, it is not copied."""
+        if end == self.mask.shape[1]:
+            return PrefixCache(self.cache, self.mask)
+        return PrefixCache.of([state[:, :, :end] for state in self.states], self.mask[:, :end])
+
+
+def _float32_sdpa(module, query, key, value, attention_mask, **kwargs):
+    output, weights = sdpa_attention_forward(
+        module, query.float(), key.float(), value.float(), attention_mask, **kwargs
+    )
+    return output.to(query.dtype), weights
+
+
+AttentionInterface.register(_FLOAT32_SDPA, _float32_sdpa)
+AttentionMaskInterface.register(_FLOAT32_SDPA, sdpa_mask)
+
+
+@contextmanager
+def _quick_backward(config, vectors: torch.Tensor):
+    """On a CPU the backward pass of SDPA is ten times slower in bfloat16 than in float32: with gradient, attention
+    runs in float32, and everything around it as it was."""
+    slow = vectors.device.type == "cpu" and vectors.dtype in (torch.bfloat16, torch.float16)
+    if not (slow and torch.is_grad_enabled() and config._attn_implementation == "sdpa"):
+        yield
+        return
+    config._attn_implementation = _FLOAT32_SDPA
+    try:
+        yield
+    finally:
+        config._attn_implementation = "sdpa"
+
+
+def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Moves the padding of each row to its left, whichever side it was on.
+
+    A cache needs it: padding between a prefix and what follows is wrong for models with a sliding window.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 0 at padding.
+        tensors: more of that shape.
+
+    Returns:
+        `list[torch.Tensor]`: the mask, then the others, all with their padding on the left.
+    """
+    order = torch.argsort(attention_mask.ne(0).to(torch.uint8), dim=1, stable=True)
+    return [tensor.gather(1, order) for tensor in (attention_mask, *tensors)]
+
+
+def group_by_length(
+    attention_mask: torch.Tensor, apart: torch.Tensor | None = None, call_cost: int | None = None
+) -> list[torch.Tensor]:
+    """Splits a batch into parts of rows that are worth running together.
+
+    Rows that differ in length pay for the longest; rows in whose graph an image stands early would pull the others
+    into it. Rows are only regrouped, so no number changes.
+
+    Args:
+        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens.
+        apart (`torch.Tensor` of shape `(batch,)`, *optional*): False and True are never mixed.
+        call_cost (`int`, *optional*): what one more part costs, in tokens; by default what the device suggests.
+
+    Returns:
+        `list[torch.Tensor]`: row numbers, each row in one part.
+    """
+    if call_cost is None:
+        call_cost = _CALL_COST_CPU if attention_mask.device.type == "cpu" else _CALL_COST
+    lengths, parts = attention_mask.sum(dim=1), []
+    apart = torch.zeros_like(lengths) if apart is None else apart.to(lengths)
+    for kind in (0, 1):
+        rows = (apart == kind).nonzero().flatten()
+        waiting = [rows[lengths[rows].argsort(stable=True)]] if len(rows) else []
+        while waiting:
+            part = waiting.pop()
+            length = lengths[part]
+            # Tokens that are saved when the first 1, 2, ... rows are cut to the longest of them.
+            saved = torch.arange(1, len(part) + 1, device=part.device) * (length[-1] - length)
+            first = int(saved.argmax()) + 1
+            if saved[first - 1] > call_cost:
+                waiting += [part[first:], part[:first]]
+            else:
+                parts.append(part)
+    return parts
+
+
+def cache_argument(decoder: nn.Module) -> str:
+    """The name under which a decoder's `forward` takes a key-value cache.
+
+    transformers 5.24 renamed `past_key_values` to `cache` and drops the old name in 5.40; custom decoders keep the
+    name that they were written with.
+    """
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def cache_of(output) -> Cache | None:
+    """The key-value cache in a decoder's output, under the new or the old name."""
+    # As of a plain dictionary: asking the output itself for the old name warns.
+    return dict.get(output, "cache", dict.get(output, "past_key_values"))
+
+
+class Extended(NamedTuple):
+    """Hidden states `(batch, tokens, width)` of each layer that is read, the last ones, and the longer prefix."""
+
+    states: list[torch.Tensor]
+    hidden: torch.Tensor
+    prefix: PrefixCache | None
+
+
+class FrozenDecoder:
+    """Runs the decoder of a causal language model on input vectors, whose first ones may have run before.
+
+    Args:
+        language_model (`PreTrainedModel`): a causal language model of transformers.
+        layers (`list[int]`): hidden states to read.
+        supported (`dict`, *optional*): where to keep what `supports` finds out.
+    """
+
+    def __init__(self, language_model: nn.Module, layers: Sequence[int] = (-1,), supported: dict | None = None):
+        self.language_model, self.decoder, self.layers = language_model, language_model.base_model, list(layers)
+        self._supported: dict[str, bool] = {} if supported is None else supported
+        kinds = {name: one.kind for name, one in inspect.signature(self.decoder.forward).parameters.items()}
+        # Models with ALiBi take no positions.
+        self._takes_positions = "position_ids" in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
+        self._cache = cache_argument(self.decoder)
+
+    def extend(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        prefix: PrefixCache | None = None,
+        positions: torch.Tensor | None = None,
+        keep: bool = False,
+        read: bool = True,
+    ) -> Extended:
+        """Runs input vectors behind a prefix, which stays as it is, or from the start.
+
+        Args:
+            embeds (`(batch, tokens, width)`): input vectors.
+            mask (`(batch, tokens)`, *optional*): 1 for tokens; padding stands on the left of the whole sequence.
+            prefix (*optional*): of the same rows.
+            positions (`(batch, tokens)`, *optional*): then `mask` is one of attention over the prefix as well.
+            keep: whether to return the longer prefix.
+            read: whether to return the hidden states of `layers`.
+        """
+        if mask is None:
+            mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        if positions is None:
+            mask = mask if prefix is None else torch.cat([prefix.mask.to(mask), mask], dim=1)
+            positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        kwargs = {"use_cache": keep or prefix is not None, "output_hidden_states": read and self.layers != [-1]}
+        if self._takes_positions:
+            kwargs["position_ids"] = positions
+        if prefix is not None:  # a decoder adds its tokens to the cache that it is given
+            cache = kwargs[self._cache] = copy.copy(prefix.cache)
+            cache.layers = [copy.copy(layer) for layer in cache.layers]
+        with _quick_backward(self.decoder.config, embeds):
+            out = self.decoder(inputs_embeds=embeds, attention_mask=mask, return_dict=True, **kwargs)
+        hidden = out.last_hidden_state
+        states = [hidden if layer == -1 else out.hidden_states[layer] for layer in self.layers] if read else []
+        return Extended(states, hidden, PrefixCache(cache_of(out), mask, hidden) if keep else None)
+
+    @torch.no_grad()
+    def build(self, embeds: torch.Tensor, mask: torch.Tensor, call_cost: int | None = None) -> PrefixCache:
+        """A prefix with its hidden states, without gradient, which for a frozen causal model changes neither the
+        result nor any gradient. Rows of like length run together, and no padding beyond theirs.
+
+        Args:
+            embeds (`(batch, tokens, width)`): input vectors that no trained value touches.
+            mask (`(batch, tokens)`): 1 for tokens; padding stands on the left.
+            call_cost: as in `group_by_length`.
+        """
+        groups = group_by_length(mask, call_cost=call_cost) if self.supports_prefix_cache else []
+        if len(groups) < 2:
+            return self.extend(embeds, mask, keep=True, read=False).prefix
+        parts = []
+        for rows in groups:
+            width = max(int(mask[rows].sum(dim=1).max()), 1)
+            parts.append(self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False).prefix)
+        return PrefixCache.join(parts, groups, mask)
+
+    def branch(self, embeds: torch.Tensor, prefix: PrefixCache, forks: torch.Tensor, owners: torch.Tensor) -> Extended:
+        """Runs several continuations of each row together, each of which sees its row up to some place, and itself.
+
+        Args:
+            embeds (`(batch, tokens, width)`): the continuations of a row one after the other, padded on the right.
+            prefix: one row each.
+            forks (`(batch, tokens)`): how many tokens of the row the input vector sees.
+            owners (`(batch, tokens)`): number of the continuation that it belongs to.
+        """
+        columns = torch.arange(prefix.mask.shape[1], device=forks.device)
+        starts = (prefix.mask == 0).sum(dim=1)[:, None, None]
+        seen = (columns >= starts) & (columns < starts + forks[:, :, None])
+        own = (owners[:, :, None] == owners[:, None, :]).tril()
+        hidden = ~torch.cat([seen, own], dim=2)[:, None]
+        mask = embeds.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(embeds.dtype).min)
+        return self.extend(embeds, mask, prefix, positions=forks + own.sum(dim=2) - 1)
+
+    @property
+    def supports_prefix_cache(self) -> bool:
+        """Whether caches can be cut, and those of rows that ran apart be joined: not with sliding windows or recurrent
+        states."""
+        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.decoder.config).layers)
+
+    def supports(self, use: str) -> bool:
+        """Whether a prefix gives the numbers of the plain path; found out once, by trying, with a warning if not.
+
+        Args:
+            use: to `"continue"` a whole prefix with a gradient (training), to `"cut"` it before (chats), or to
+                `"branch"` from many places of it (evaluation).
+        """
+        if use not in self._supported:
+            works, reason = use == "continue" or self.supports_prefix_cache, "its cache cannot be cut"
+            if works:
+                try:
+                    works, reason = self._agrees(use), "its cached and its plain result differ"
+                except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                    works, reason = False, str(error).split("\n")[0]
+            if not works:
+                warnings.warn(
+                    f"{type(self.language_model).__name__} cannot {_USES[use]} ({reason}); it takes the plain path: "
+                    "the same numbers, slower.",
+                    stacklevel=3,
+                )
+            self._supported[use] = works
+        return self._supported[use]
+
+    def _agrees(self, use: str) -> bool:
+        table, device = self.language_model.get_input_embeddings(), self.language_model.device
+        trained = use == "continue"
+        ids = (torch.arange(18, device=device).reshape(2, 9) * 7 + 3) % table.num_embeddings
+        mask = torch.ones_like(ids)
+        mask[1, :3] = 0
+        with (
+            torch.inference_mode(False),
+            torch.autocast(device.type, enabled=False),
+            torch.set_grad_enabled(trained),
+        ):
+            embeds = table(ids).detach()
+            built, rest = 6 if trained else 8, embeds[:, 6:].clone().requires_grad_(trained)
+            prefix = self.build(embeds[:, :built], mask[:, :built], call_cost=0)  # both rows apart
+            if use == "branch":
+                forks = mask[:, :6].sum(dim=1, keepdim=True).expand(2, 6)
+                owners = torch.tensor([[0, 0, 0, 1, 1, 1]] * 2, device=device)
+                found = self.branch(torch.cat([rest.flip(1), rest], dim=1), prefix, forks, owners).states
+            else:
+                found = self.extend(rest, mask[:, 6:], prefix.cut(6)).states
+            if trained:
+                torch.autograd.grad(sum(state.sum() for state in found), rest)
+            plain = self.extend(embeds, mask).states
+        most = 1e-3 if embeds.dtype in (torch.float32, torch.float64) else 0.14  # cosines of 1 - 1e-6 and 0.99
+        pairs = [(one[:, -1], other[:, -1]) for one, other in zip(found, plain, strict=True)]
+        return all(bool(((one - other).norm(dim=-1) < most * other.norm(dim=-1)).all()) for one, other in pairs)
+
+
+class ImageFeatures:
+    """What the language model reads of images, computed once for each content.
+
+    Args:
+        model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
+        max_images (`int`, *optional*): the ones used last are kept; all of them by default.
+    """
+
+    def __init__(self, model, processor, max_images: int | None = None):
+        self.model, self.processor, self.max_images = model, processor, max_images
+        self._features: OrderedDict[tuple, torch.Tensor] = OrderedDict()
+        self._waiting: dict[tuple, object] = {}
+
+    def read(self, source, allow_urls: bool = False, owner: str | None = None) -> tuple:
+        """Reads an image; its key is the same for the same owner and content: the bytes of a file, or pixels as the
+        model sees them."""
+        is_encoded = isinstance(source, (str, os.PathLike, bytes))
+        content = image_bytes(source, allow_urls=allow_urls) if is_encoded else load_image(source)
+        if is_encoded:
+            key = (owner, hashlib.sha256(content).digest())
+        else:
+            key = (owner, content.size, hashlib.sha256(content.tobytes()).digest())
+        if key not in self._features and key not in self._waiting:
+            self._waiting[key] = load_image(content, name=source_name(source)) if is_encoded else content
+            if len(self._waiting) == _IMAGE_BATCH:
+                self._embed()
+        return key
+
+    def get(self, keys: Sequence[tuple]) -> torch.Tensor | None:
+        """The features `(images, visual_width)` of images that were read, on the CPU; None without any."""
+        if self._waiting:
+            self._embed()
+        for key in keys:
+            self._features.move_to_end(key)
+        found = torch.stack([self._features[key] for key in keys]) if keys else None
+        while self.max_images is not None and len(self._features) > self.max_images:
+            self._features.popitem(last=False)
+        return found
+
+    @torch.inference_mode()
+    def _embed(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        inputs = self.processor.process_images(list(waiting.values()))
+        inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+        self._features.update(zip(waiting, self.model.get_visual_features(**inputs).cpu(), strict=True))
+
+
+class _Kept(NamedTuple):
+    """A context without its readout: what stands at each place, whose it is, and its prefix."""
+
+    places: list
+    owner: str | None
+    prefix: PrefixCache
+
+
+class ReadChat(NamedTuple):
+    """A dialogue that is read and not run yet: its tokens, keys and features `(images, visual_width)` of the images
+    in them, and the inputs of an anchored query, whose few texts are embedded anew in every turn."""
+
+    tokens: list[int]
+    keys: list[tuple]
+    features: torch.Tensor | None
+    owner: str | None
+    anchors: dict
+
+
+class ChatCache:
+    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended: turn k runs its own
+    tokens, and not the k - 1 before it again. Several threads may use it; they wait for one another. A copy of it
+    begins empty.
+
+    Args:
+        model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
+        max_bytes (`int`): of keys and values; the chats that were used last are kept. 0 keeps none.
+    """
+
+    def __init__(self, model, processor, max_bytes: int = DEFAULT_BYTES):
+        self.model, self.processor, self.max_bytes = model, processor, max_bytes
+        self._chats: list[_Kept] = []  # the one used last stands last
+        self._images = ImageFeatures(model, processor, _IMAGES)
+        self._lock = ThreadLock()
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_chats": [], "_images": ImageFeatures(self.model, self.processor, _IMAGES)}
+
+    def __len__(self) -> int:
+        return len(self._chats)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the kept keys and values take."""
+        return sum(chat.prefix.num_bytes for chat in self._chats)
+
+    def clear(self) -> None:
+        """Forgets everything, as it must when the model's weights change."""
+        with self._lock:
+            self._chats, self._images = [], ImageFeatures(self.model, self.processor, _IMAGES)
+
+    def takes(self, conversation) -> bool:
+        """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
+        cache: not with sliding windows or recurrent states."""
+        is_chat = isinstance(conversation, (list, tuple)) and len(conversation) > 1 and is_message(conversation[0])
+        # UniVL-DR has no language model to go on with.
+        return is_chat and self.max_bytes > 0 and hasattr(self.model, "language_model") and self.works
+
+    @property
+    def works(self) -> bool:
+        """Whether the language model gives the same numbers from a cache; found out once, by trying."""
+        with self._lock:
+            decoder = self.model.frozen_decoder
+            return decoder.supports_prefix_cache and decoder.supports("cut")
+
+    def embed(
+        self,
+        conversation,
+        max_length: int | None = None,
+        allow_urls: bool | None = None,
+        owner: str | None = None,
+    ) -> torch.Tensor:
+        """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
+
+        Args:
+            conversation: a list of chat messages.
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
+                token in every turn, and runs as a whole.
+            allow_urls (`bool`): whether images may be fetched from URLs.
+            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
+                an answer would tell what others have asked.
+
+        Raises:
+            ValueError, FileNotFoundError: as `process_queries`.
+        """
+        return self.run(self.read(conversation, max_length, allow_urls, owner))
+
+    def read(
+        self,
+        conversation,
+        max_length: int | None = None,
+        allow_urls: bool | None = None,
+        owner: str | None = None,
+        where: str = "The dialogue",
+    ) -> ReadChat:
+        """The first half of `embed`, with its arguments; errors call the dialogue `where`."""
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
+        with self._lock:
+            load = partial(self._images.read, owner=owner)
+            messages, keys = read_conversation(conversation, where, allow_urls, load=load)
+            rows, (lost,) = self.processor.tokenize([self.processor.render(messages)], max_length, keep="latest")
+            anchors = self.processor.process_anchors([messages])
+            return ReadChat(rows["input_ids"][0], keys[lost:], self._images.get(keys[lost:]), owner, anchors)
+
+    @torch.inference_mode()
+    def run(self, chat: ReadChat) -> torch.Tensor:
+        """The second half of `embed`: what follows a kept context is run, and the longer context is kept."""
+        tokens, keys, features, owner, anchors = chat  # a pipeline hands on a plain tuple
+        device = self.model.device
+        with self._lock:
+            features = None if features is None else features.to(device)
+            readout = self._run(tokens, keys, features, owner)
+            counts = torch.tensor([[len(tokens)], [len(keys)]], device=device)
+            anchors = {name: value.to(device) for name, value in anchors.items()}
+            return self.model.anchor_queries(readout, *counts, features, **anchors).query
+
+    def _run(self, tokens: list[int], keys: list, features: torch.Tensor | None, owner: str | None) -> torch.Tensor:
+        body = len(tokens) - self.processor.readout_length
+        image, width = self.processor.image_token_id, self.processor.num_visual_tokens
+        shown = iter([key for key in keys for _ in range(width)])
+        places = [next(shown) if token == image else token for token in tokens[:body]]
+        kept, common = self._longest(places, owner)
+        prefix = None if kept is None else kept.prefix.cut(common)
+        if features is not None:
+            features = features[tokens[:common].count(image) // width :]
+        embeds = self.model.get_inputs_embeds(torch.tensor([tokens[common:]], device=self.model.device), features)
+        found = self.model.frozen_decoder.extend(embeds, prefix=prefix, keep=True)
+        if kept is not None and common == len(kept.places):  # otherwise another chat, which began alike
+            self._chats = [chat for chat in self._chats if chat is not kept]
+        self._chats.append(_Kept(places, owner, found.prefix.cut(body)))
+        while self._chats and self.num_bytes > self.max_bytes:
+            self._chats.pop(0)
+        return self.model.unify(found.states)
+
+    def _longest(self, places: list, owner: str | None) -> tuple[_Kept | None, int]:
+        best, common = None, 0
+        for chat in self._chats:
+            if chat.owner != owner:
+                continue
+            pairs = enumerate(zip_longest(places, chat.places))
+            alike = next((place for place, (mine, theirs) in pairs if mine != theirs), len(places))
+            if alike > common:
+                best, common = chat, alike
+        return best, common
+
+
+__all__ = [
+    "DEFAULT_BYTES",
+    "ChatCache",
+    "FrozenDecoder",
+    "ImageFeatures",
+    "PrefixCache",
+    "ReadChat",
+    "align_right",
+    "group_by_length",
+]
