@@ -16,7 +16,7 @@ from .configuration_unimur import UniMuRConfig
 from .contrastive_loss import contrastive_loss, next_token_loss
 from .loading import FrozenBackbonesMixin
 from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
-from .prefix_cache import FrozenDecoder, PrefixCache, align_right, group_by_length
+from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
 
 if TYPE_CHECKING:
     # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
@@ -341,6 +341,10 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         return encode_texts(self.require_clip(), input_ids, attention_mask)
 
     # -- queries ----------------------------------------------------------------------------------------------------
+    def chat_cache(self, processor) -> ChatCache:
+        """What a pipeline keeps of chats between their turns."""
+        return ChatCache(self, processor)
+
     def get_multimodal_features(
         self,
         input_ids: torch.Tensor,

@@ -243,6 +243,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
         return BaseModelOutputWithPooling(pooler_output=F.normalize(images, dim=-1))
 
+    def chat_cache(self, processor) -> None:
+        """None: a query is one text, and there is nothing to go on from."""
+
     def get_multimodal_features(
         self,
         input_ids: torch.Tensor | None = None,

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import os
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .conversation import is_message, read_conversation
 from .image_loading import image_bytes, load_image, source_name
-from .memory_index import ThreadLock
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 32
@@ -426,10 +426,14 @@ class ChatCache:
         self.model, self.processor, self.max_bytes = model, processor, max_bytes
         self._chats: list[_Kept] = []  # the one used last stands last
         self._images = ImageFeatures(model, processor, _IMAGES)
-        self._lock = ThreadLock()
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_chats": [], "_images": ImageFeatures(self.model, self.processor, _IMAGES)}
+        images = ImageFeatures(self.model, self.processor, _IMAGES)
+        return {**self.__dict__, "_chats": [], "_images": images, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     def __len__(self) -> int:
         return len(self._chats)
@@ -448,8 +452,7 @@ class ChatCache:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
         cache: not with sliding windows or recurrent states."""
         is_chat = isinstance(conversation, (list, tuple)) and len(conversation) > 1 and is_message(conversation[0])
-        # UniVL-DR has no language model to go on with.
-        return is_chat and self.max_bytes > 0 and hasattr(self.model, "language_model") and self.works
+        return is_chat and self.max_bytes > 0 and self.works
 
     @property
     def works(self) -> bool:
