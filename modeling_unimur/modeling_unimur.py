@@ -341,10 +341,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         return encode_texts(self.require_clip(), input_ids, attention_mask)
 
     # -- queries ----------------------------------------------------------------------------------------------------
-    def chat_cache(self, processor) -> ChatCache:
-        """What a pipeline keeps of chats between their turns."""
-        return ChatCache(self, processor)
-
     def get_multimodal_features(
         self,
         input_ids: torch.Tensor,
@@ -554,6 +550,10 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     def frozen_decoder(self) -> FrozenDecoder:
         """Runs the language model, and reads the layers that the heads read."""
         return FrozenDecoder(self.language_model, self.config.ret_layers, self._prefix_support)
+
+    def new_chat_cache(self, processor) -> ChatCache:
+        """Embeds chats turn by turn; the processor is the model's."""
+        return ChatCache(self, processor)
 
     def get_inputs_embeds(self, input_ids: torch.Tensor, visual_features: torch.Tensor | None = None) -> torch.Tensor:
         """Input vectors of the language model `(batch, tokens, width)`: the frozen table's, with the trained vectors

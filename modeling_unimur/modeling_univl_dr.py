@@ -130,6 +130,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         self.fusion = DocumentFusion(config)
         self.post_init()
 
+    def new_chat_cache(self, processor) -> None:
+        """None: every query is encoded as a whole."""
+
     @torch.no_grad()
     def _init_weights(self, module):
         # transformers passes over modules without weights of their own, so the map has to be asked for by itself.
@@ -242,9 +245,6 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         """Pictures without a caption `(pictures, 3, height, width)` as unit vectors `(pictures, width)`."""
         images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
         return BaseModelOutputWithPooling(pooler_output=F.normalize(images, dim=-1))
-
-    def chat_cache(self, processor) -> None:
-        """None: a query is one text, and there is nothing to go on from."""
 
     def get_multimodal_features(
         self,

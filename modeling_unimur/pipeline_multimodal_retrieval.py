@@ -114,9 +114,9 @@ class MultimodalRetrievalPipeline(Pipeline):
         if anchor_encoder is not None:
             self.processor.anchor_encoder = anchor_encoder
         self.index = RetrievalIndex()
-        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out. None for a
-        # model whose queries are single texts.
-        self.chats = self.model.chat_cache(self.processor)
+        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out. None without
+        # a language model.
+        self.chats = self.model.new_chat_cache(self.processor)
         self._model_lock, self._space = ThreadLock(), None
 
     # -- the candidates ---------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         if _is_stream(inputs):
             return self._stream(inputs, workers, size, pre, forward, post)
         if is_conversation(inputs):
-            batch = _Batch([inputs], [None], self._goes_on(inputs))
+            batch = _Batch([inputs], [None], self._keeps(inputs))
             return self.postprocess(self.forward(self.preprocess(batch, **pre), **forward), **post)[0]
         inputs = list(inputs)
         if pre.get("on_error", "raise") == "raise":
@@ -420,9 +420,6 @@ class MultimodalRetrievalPipeline(Pipeline):
         size = self._batch_size or 8 if batch_size is None else batch_size
         require_positive("batch_size", size)
         return size
-
-    def _goes_on(self, dialogue) -> bool:
-        return self.chats is not None and self.chats.takes(dialogue)
 
     def _require_candidates(self, modality: str) -> None:
         kinds = (modality,) if modality in KINDS else KINDS
@@ -451,6 +448,9 @@ class MultimodalRetrievalPipeline(Pipeline):
             _, images = read_conversation(dialogue, name, self._may_fetch(allow_urls), load=glance)
             if images and self.chats is None:  # refused by the processor
                 self._read(_Batch([dialogue], [number]), None, allow_urls)
+
+    def _keeps(self, dialogue) -> bool:
+        return self.chats is not None and self.chats.takes(dialogue)
 
     def _stream(self, inputs, workers: int, size: int, pre: dict, forward: dict, post: dict):
         """The answers to many dialogues, made as they are asked for: with a length where the dialogues have one."""
@@ -500,7 +500,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             raise ValueError(f"{len(dialogues)} dialogues and {len(owners)} owners do not agree: pass one for each.")
         alone, together = [], []
         for at, (dialogue, owner) in enumerate(zip(dialogues, owners, strict=True)):
-            (alone if owner is not None and self._goes_on(dialogue) else together).append(at)
+            (alone if owner is not None and self._keeps(dialogue) else together).append(at)
         groups = [[at] for at in alone] + [together[at : at + size] for at in range(0, len(together), size)]
         found: list = [None] * len(dialogues)
         for number, group in enumerate(groups):
