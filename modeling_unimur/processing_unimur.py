@@ -652,7 +652,7 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def _without_readout(self, batch: BatchFeature) -> BatchFeature:
         for key in ("input_ids", "attention_mask"):
-            batch[key] = batch[key][:, : -self._suffix_length]
+            batch[key] = batch[key][:, : -self.readout_length]
         for key in ANCHOR_ROWS:
             batch.pop(key, None)
         return batch
