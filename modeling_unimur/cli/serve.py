@@ -9,6 +9,7 @@ import os
 
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
+from .number_arguments import positive_integer
 
 _STOP_SECONDS = 30
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument(
-        "--max-batch", type=_above_zero, default=16, metavar="N", help="maximum number of requests per batch"
+        "--max-batch", type=positive_integer, default=16, metavar="N", help="maximum number of requests per batch"
     )
     parser.add_argument(
         "--chat-cache-mib", type=int, default=512, metavar="N", help="memory for the cache of chats (default: 512)"
@@ -57,12 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--max-{field.name.replace('_', '-')}", dest=f"max_{field.name}", type=kind, default=field.default,
             metavar="N", help=f"default: {default}",
         )  # fmt: skip
-
-
-def _above_zero(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -85,8 +85,8 @@ class AdaptOptions:
     def __post_init__(self):
         if self.contexts < _FEWEST or self.batch_size < 2 or self.max_context_tokens < 1 or self.epochs < 0:
             raise ValueError(
-                f"contexts={self.contexts} (from {_FEWEST} on), batch_size={self.batch_size} (from 2 on), "
-                f"max_context_tokens={self.max_context_tokens} (from 1 on), epochs={self.epochs} (from 0 on)."
+                f"contexts={self.contexts} (at least {_FEWEST}), batch_size={self.batch_size} (at least 2), "
+                f"max_context_tokens={self.max_context_tokens} (at least 1), epochs={self.epochs} (at least 0)."
             )
         if not 0 < self.held_out_fraction < 1 or self.most_held_out < 1:
             raise ValueError(

@@ -153,7 +153,7 @@ def stage_arguments(recipe: Recipe, stage: int) -> RetrievalTrainingArguments:
         known = {entry.name for entry in fields(args)}
         for name, value in recipe.data.stage2_training.items():
             if name not in known or name == "output_dir":
-                raise ValueError(f"data.stage2_training: {name!r} is no training argument that a stage can have.")
+                raise ValueError(f"data.stage2_training: {name!r} is not a training argument that a stage can have.")
             setattr(args, name, value)
     return args
 
