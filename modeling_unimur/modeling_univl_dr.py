@@ -130,6 +130,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         self.fusion = DocumentFusion(config)
         self.post_init()
 
+    def new_chat_cache(self, processor) -> None:
+        """None: every query is encoded as a whole."""
+
     @torch.no_grad()
     def _init_weights(self, module):
         # transformers passes over modules without weights of their own, so the map has to be asked for by itself.

@@ -70,18 +70,6 @@ class PrefixCache:
             cache.update(keys, values, number)
         return cls(cache, mask, hidden)
 
-    @classmethod
-    def join(cls, parts: Sequence[PrefixCache], rows: Sequence[torch.Tensor], mask: torch.Tensor) -> PrefixCache:
-        """One cache with the mask `(batch, tokens)` from parts that were padded apart and have these row numbers."""
-        joined: list[torch.Tensor] = []
-        for part, numbers in zip(parts, rows, strict=True):
-            states = [part.hidden[:, None], *part.states]
-            if not joined:  # zeros at the padding, which the mask hides
-                joined = [one.new_zeros(len(mask), one.shape[1], mask.shape[1], one.shape[3]) for one in states]
-            for whole, state in zip(joined, states, strict=True):
-                whole[numbers.to(whole.device), :, -state.shape[2] :] = state
-        return cls.of(joined[1:], mask, joined[0][:, 0])
-
     @property
     def states(self) -> list[torch.Tensor]:
         """Keys and values in turn, layer by layer."""
@@ -126,16 +114,12 @@ def _quick_backward(config, vectors: torch.Tensor):
 
 
 def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Moves the padding of each row to its left, whichever side it was on.
-
-    A cache needs it: padding between a prefix and what follows is wrong for models with a sliding window.
+    """Moves the padding of each row to its left, whichever side it was on: padding between a prefix and what follows
+    is wrong for models with a sliding window.
 
     Args:
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 0 at padding.
+        attention_mask (`(batch, tokens)`): 0 at padding; it is returned first.
         tensors: more of that shape.
-
-    Returns:
-        `list[torch.Tensor]`: the mask, then the others, all with their padding on the left.
     """
     order = torch.argsort(attention_mask.ne(0).to(torch.uint8), dim=1, stable=True)
     return [tensor.gather(1, order) for tensor in (attention_mask, *tensors)]
@@ -144,18 +128,13 @@ def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[to
 def group_by_length(
     attention_mask: torch.Tensor, apart: torch.Tensor | None = None, call_cost: int | None = None
 ) -> list[torch.Tensor]:
-    """Splits a batch into parts of rows that are worth running together.
-
-    Rows that differ in length pay for the longest; rows in whose graph an image stands early would pull the others
-    into it. Rows are only regrouped, so no number changes.
+    """Row numbers of the parts of a batch that are worth running together: rows that differ in length pay for the
+    longest, and rows in whose graph an image stands early would pull the others into it. No number changes.
 
     Args:
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens.
-        apart (`torch.Tensor` of shape `(batch,)`, *optional*): False and True are never mixed.
+        attention_mask (`(batch, tokens)`): 1 for tokens.
+        apart (`(batch,)`, *optional*): False and True are never mixed.
         call_cost (`int`, *optional*): what one more part costs, in tokens; by default what the device suggests.
-
-    Returns:
-        `list[torch.Tensor]`: row numbers, each row in one part.
     """
     if call_cost is None:
         call_cost = _CALL_COST_CPU if attention_mask.device.type == "cpu" else _CALL_COST
@@ -178,11 +157,8 @@ def group_by_length(
 
 
 def cache_argument(decoder: nn.Module) -> str:
-    """The name under which a decoder's `forward` takes a key-value cache.
-
-    transformers 5.24 renamed `past_key_values` to `cache` and drops the old name in 5.40; custom decoders keep the
-    name that they were written with.
-    """
+    """The name under which a decoder takes a key-value cache: transformers 5.24 renamed `past_key_values` to `cache`
+    and drops the old name in 5.40; custom decoders keep the name that they were written with."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
@@ -266,11 +242,16 @@ class FrozenDecoder:
         groups = group_by_length(mask, call_cost=call_cost) if self.supports_prefix_cache else []
         if len(groups) < 2:
             return self.extend(embeds, mask, keep=True, read=False).prefix
-        parts = []
+        joined: list[torch.Tensor] = []
         for rows in groups:
             width = max(int(mask[rows].sum(dim=1).max()), 1)
-            parts.append(self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False).prefix)
-        return PrefixCache.join(parts, groups, mask)
+            part = self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False).prefix
+            states = [part.hidden[:, None], *part.states]
+            if not joined:  # zeros at the padding, which the mask hides
+                joined = [one.new_zeros(len(mask), one.shape[1], mask.shape[1], one.shape[3]) for one in states]
+            for whole, state in zip(joined, states, strict=True):
+                whole[rows.to(whole.device), :, -width:] = state
+        return PrefixCache.of(joined[1:], mask, joined[0][:, 0])
 
     def branch(self, embeds: torch.Tensor, prefix: PrefixCache, forks: torch.Tensor, owners: torch.Tensor) -> Extended:
         """Runs several continuations of each row together, each of which sees its row up to some place, and itself.
@@ -310,11 +291,8 @@ class FrozenDecoder:
                 except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                     works, reason = False, str(error).split("\n")[0]
             if not works:
-                warnings.warn(
-                    f"{type(self.language_model).__name__} cannot {_USES[use]} ({reason}); it takes the plain path: "
-                    "the same numbers, slower.",
-                    stacklevel=3,
-                )
+                named = f"{type(self.language_model).__name__} cannot {_USES[use]} ({reason})"
+                warnings.warn(f"{named}; it takes the plain path: the same numbers, slower.", stacklevel=3)
             self._supported[use] = works
         return self._supported[use]
 
@@ -324,11 +302,8 @@ class FrozenDecoder:
         ids = (torch.arange(18, device=device).reshape(2, 9) * 7 + 3) % table.num_embeddings
         mask = torch.ones_like(ids)
         mask[1, :3] = 0
-        with (
-            torch.inference_mode(False),
-            torch.autocast(device.type, enabled=False),
-            torch.set_grad_enabled(trained),
-        ):
+        plainly = torch.inference_mode(False), torch.autocast(device.type, enabled=False)
+        with plainly[0], plainly[1], torch.set_grad_enabled(trained):
             embeds = table(ids).detach()
             built, rest = 6 if trained else 8, embeds[:, 6:].clone().requires_grad_(trained)
             prefix = self.build(embeds[:, :built], mask[:, :built], call_cost=0)  # both rows apart
@@ -402,8 +377,8 @@ class _Kept(NamedTuple):
 
 
 class ReadChat(NamedTuple):
-    """A dialogue that is read and not run yet: its tokens, keys and features `(images, visual_width)` of the images
-    in them, and the inputs of an anchored query, whose few texts are embedded anew in every turn."""
+    """A dialogue that is not run yet: its tokens, keys and features of the images in them, whose it is, and the inputs
+    of an anchored query, whose few texts are embedded anew in every turn."""
 
     tokens: list[int]
     keys: list[tuple]
@@ -448,8 +423,7 @@ class ChatCache:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
         cache: not with sliding windows or recurrent states."""
         is_chat = isinstance(conversation, (list, tuple)) and len(conversation) > 1 and is_message(conversation[0])
-        # UniVL-DR has no language model to go on with.
-        return is_chat and self.max_bytes > 0 and hasattr(self.model, "language_model") and self.works
+        return is_chat and self.max_bytes > 0 and self.works
 
     @property
     def works(self) -> bool:
@@ -458,27 +432,10 @@ class ChatCache:
             decoder = self.model.frozen_decoder
             return decoder.supports_prefix_cache and decoder.supports("cut")
 
-    def embed(
-        self,
-        conversation,
-        max_length: int | None = None,
-        allow_urls: bool | None = None,
-        owner: str | None = None,
-    ) -> torch.Tensor:
-        """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
-
-        Args:
-            conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
-                token in every turn, and runs as a whole.
-            allow_urls (`bool`): whether images may be fetched from URLs.
-            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
-                an answer would tell what others have asked.
-
-        Raises:
-            ValueError, FileNotFoundError: as `process_queries`.
-        """
-        return self.run(self.read(conversation, max_length, allow_urls, owner))
+    def embed(self, conversation, *args, **kwargs) -> torch.Tensor:
+        """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding. The
+        arguments are those of `read`."""
+        return self.run(self.read(conversation, *args, **kwargs))
 
     def read(
         self,
@@ -488,7 +445,20 @@ class ChatCache:
         owner: str | None = None,
         where: str = "The dialogue",
     ) -> ReadChat:
-        """The first half of `embed`, with its arguments; errors call the dialogue `where`."""
+        """The first half of `embed`.
+
+        Args:
+            conversation: a list of chat messages.
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
+                token in every turn, and runs as a whole.
+            allow_urls (`bool`): whether images may be fetched from URLs.
+            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
+                an answer would tell what others have asked.
+            where: how errors call the dialogue.
+
+        Raises:
+            ValueError, FileNotFoundError: as `process_queries`.
+        """
         allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
         with self._lock:
             load = partial(self._images.read, owner=owner)

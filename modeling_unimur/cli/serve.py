@@ -79,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     retriever = open_with_index(model, args.index, args.collection, **opening)
-    retriever.chats.max_bytes = args.chat_cache_mib * 2**20
+    if retriever.chats is not None:
+        retriever.chats.max_bytes = args.chat_cache_mib * 2**20
     shown = PublicNames(source_folders(args.index), args.show_paths)
     app = make_app(retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats)
     print(f"{len(retriever.index):,} candidates; POST http://{args.host}:{args.port}/retrieve", flush=True)

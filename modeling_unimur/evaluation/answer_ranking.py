@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..prefix_cache import PrefixCache
-from .turn_encoding import Branch, Context, TurnEncoder
+from .turn_encoding import Branch, Context, TurnEncoder, plan_streams
 
 # Rows of vocabulary logits that exist at one time.
 _LOGIT_ROWS = 256
@@ -64,12 +64,13 @@ class AnswerScorer(TurnEncoder):
             ValueError: an option without a token; and as `TurnEncoder.encode`.
         """
         contexts = [self.read(question.messages, number) for number, question in enumerate(questions)]
+        for context in contexts:
+            del context.tokens[-self.processor.readout_length :]
         options = [self._option_tokens(question.options) for question in questions]
-        cut = self.processor.readout_length
         if not self.shares:
-            return [self._from_the_start(*pair, cut) for pair in zip(contexts, options, strict=True)]
+            return [self._from_the_start(*pair) for pair in zip(contexts, options, strict=True)]
         scores: list[np.ndarray | None] = [None] * len(questions)
-        for stream in self.plan(contexts, range(len(contexts)), 0, cut):
+        for stream in plan_streams(contexts, 0, self.processor.image_token_id):
             prefix = self.run_streams([stream])
             for context in stream.branches:
                 scores[context.row] = self._of_branch(prefix, context, options[context.row])
@@ -96,13 +97,13 @@ class AnswerScorer(TurnEncoder):
             place += len(part.tokens)
         return self._sums(torch.cat(states), pairs, options)
 
-    def _from_the_start(self, context: Context, options: list[list[int]], cut: int) -> np.ndarray:
+    def _from_the_start(self, context: Context, options: list[list[int]]) -> np.ndarray:
         """The same scores, each option behind its own copy of the context."""
-        row, features, found = context.tokens[: len(context.tokens) - cut], self.images.get(context.images), []
+        features, found = self.features([context]), []
         for first in range(0, len(options), _OPTIONS):
             part = options[first : first + _OPTIONS]
-            ids, mask = self.pad([[*row, *tokens[:-1]] for tokens in part])
-            visual = None if features is None else features.repeat(len(part), 1).to(ids.device)
+            ids, mask = self.pad([[*context.tokens, *tokens[:-1]] for tokens in part])
+            visual = None if features is None else features.repeat(len(part), 1)
             hidden = self.model.frozen_decoder.extend(
                 self.model.get_inputs_embeds(ids, visual), mask, read=False
             ).hidden

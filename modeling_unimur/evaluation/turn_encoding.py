@@ -24,8 +24,18 @@ _ANCHORED = 64
 
 
 @dataclass
+class Context:
+    """A dialogue as tokens; keys of the images in them, how many do not fit, and the messages."""
+
+    tokens: list[int]
+    images: list = field(default_factory=list)
+    skipped: int = 0
+    messages: list[dict] = field(default_factory=list)
+
+
+@dataclass
 class Branch:
-    """Tokens that follow the first `fork` tokens of a stream; `row` is the caller's number."""
+    """Tokens that follow the first `fork` tokens of a stream; `row` is the number of their context."""
 
     row: int
     fork: int
@@ -34,52 +44,38 @@ class Branch:
 
 @dataclass
 class Stream:
-    """Tokens with branches; `skipped` images of the dialogue do not stand in it, as it is cut in front."""
-
-    tokens: list[int]
-    skipped: int = 0
-    branches: list[Branch] = field(default_factory=list)
-    images: list = field(default_factory=list)
-
-
-@dataclass
-class Context:
-    """A dialogue as tokens; keys of the images in them, how many do not fit, and the messages."""
+    """Tokens with branches, and the images in them."""
 
     tokens: list[int]
     images: list
-    skipped: int
-    messages: list[dict]
+    branches: list[Branch]
 
 
-def plan_streams(
-    rows: Sequence[Sequence[int]], skipped: Sequence[int], last: int, image_token: int | None
-) -> list[Stream]:
+def plan_streams(contexts: Sequence[Context], last: int, image_token: int | None, start: int = 0) -> list[Stream]:
     """Puts contexts together that begin alike.
 
     Args:
-        rows: the tokens of whole contexts.
-        skipped: images of the dialogue that each has lost in front.
+        contexts: to put together.
         last: tokens at the end of each that always are a branch (readout prompt and [RET]).
         image_token: placeholder of an image, which stands in streams alone.
+        start: number of the first context.
 
     Returns:
         Streams, in whose branches each context is one.
     """
-    streams: list[Stream] = []
-    for number in sorted(range(len(rows)), key=lambda number: -len(rows[number])):
-        row = list(rows[number])
-        body = row[: len(row) - last]
-        for stream in streams:
-            pairs = enumerate(zip(stream.tokens, body, strict=False))
-            fork = next((at for at, (one, other) in pairs if one != other), min(len(stream.tokens), len(body)))
+    streams: list[tuple[Stream, int]] = []
+    for number, context in sorted(enumerate(contexts, start), key=lambda pair: -len(pair[1].tokens)):
+        row, end = context.tokens, len(context.tokens) - last
+        for stream, skipped in streams:
+            most = min(len(stream.tokens), end)
+            fork = next((place for place in range(most) if stream.tokens[place] != row[place]), most)
             # Where less than half is shared, or an image would stand in the branch, a stream of its own is better.
-            if stream.skipped == skipped[number] and 2 * fork >= len(body) and image_token not in row[fork:]:
+            if skipped == context.skipped and 2 * fork >= end and image_token not in row[fork:]:
                 stream.branches.append(Branch(number, fork, row[fork:]))
                 break
         else:
-            streams.append(Stream(body, skipped[number], [Branch(number, len(body), row[len(body) :])]))
-    return streams
+            streams.append((Stream(row[:end], context.images, [Branch(number, end, row[end:])]), context.skipped))
+    return [stream for stream, _ in streams]
 
 
 class TurnEncoder:
@@ -115,29 +111,65 @@ class TurnEncoder:
         return self._encode(groups, True)
 
     def _encode(self, groups, ret: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        contexts = [self.read(context, number) for number, group in enumerate(groups) for context in group]
+        contexts: list[Context] = []
+        streams: list[Stream] = []
+        for number, group in enumerate(groups):
+            read = [self.read(context, number) for context in group]
+            if self.shares:
+                last, image = self.processor.readout_length, self.processor.image_token_id
+                streams += plan_streams(read, last, image, len(contexts))
+            else:
+                numbered = enumerate(read, len(contexts))
+                streams += [Stream(context.tokens, context.images, [Branch(at, 0, [])]) for at, context in numbered]
+            contexts += read
         found = torch.empty(len(contexts), self.model.config.embedding_width)
         likely = torch.full((len(contexts),), torch.nan)
-        streams: list[Stream] = []
-        if self.shares:
-            start = 0
-            for group in groups:
-                streams += self.plan(contexts, range(start, start + len(group)), self.processor.readout_length)
-                start += len(group)
-            for batch in _buckets(streams):
-                rows, vectors, said = self._unify(batch, ret)
-                found[rows] = vectors.float().cpu()
+        for batch in _buckets(streams):
+            rows = [branch.row for stream in batch for branch in stream.branches]
+            if self.shares:
+                vectors, before = self._unify(batch)
                 if ret:
-                    likely[rows] = said.cpu()
-        else:
-            streams = [Stream(c.tokens, 0, [Branch(n, 0, [])], c.images) for n, c in enumerate(contexts)]
-            for batch in _buckets(streams):
+                    logits = self.model.get_vocabulary_logits(before, ret=True)
+                    likely[rows] = logits.log_softmax(dim=-1)[:, -1].cpu()
+            else:
                 ids, mask = self.pad([stream.tokens for stream in batch])
                 vectors = self.model.get_readout_features(ids, mask, self.features(batch))
-                found[[stream.branches[0].row for stream in batch]] = vectors.float().cpu()
+            found[rows] = vectors.float().cpu()
         return self._anchored(found, contexts), likely
 
-    # -- the pieces, which rank answers too --------------------------------------------------------------------------
+    def _unify(self, streams: Sequence[Stream]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Readouts of the contexts that the branches stand for, and the last hidden states before [RET]."""
+        prefix = self.run_streams(streams)
+        found = self.run_branches(prefix, [stream.branches for stream in streams])
+        last, places, before = self.model.config.num_ret_tokens, [], []
+        for row, stream in enumerate(streams):
+            end = 0
+            for branch in stream.branches:
+                start, end = end, end + len(branch.tokens)
+                places.append((row, range(end - last, end)))
+                if end - last > start:
+                    before.append(found.hidden[row, end - last - 1])
+                else:  # [RET] follows the stream itself
+                    before.append(prefix.hidden[row, branch.fork - len(stream.tokens) - 1])
+        picked = [torch.stack([state[row, list(part)] for row, part in places]) for state in found.states]
+        return self.model.unify(picked), torch.stack(before)
+
+    def _anchored(self, readouts: torch.Tensor, contexts: Sequence[Context]) -> torch.Tensor:
+        """The queries of contexts whose readouts `(contexts, width)` are known."""
+        if self.model.config.query_anchor == "none":
+            return readouts
+        device, parts = self.model.device, []
+        for first in range(0, len(contexts), _ANCHORED):
+            some = contexts[first : first + _ANCHORED]
+            counts = torch.tensor([[len(context.tokens), len(context.images)] for context in some], device=device).T
+            anchors = self.processor.process_anchors([context.messages for context in some])
+            anchors = {name: value.to(device) for name, value in anchors.items()}
+            readout = readouts[first : first + _ANCHORED].to(device, self.model.dtype)
+            query = self.model.anchor_queries(readout, *counts, self.features(some), **anchors).query
+            parts.append(query.float().cpu())
+        return torch.cat(parts) if parts else readouts
+
+    # -- what ranking answers takes as well ---------------------------------------------------------------------------
     @property
     def shares(self) -> bool:
         """Whether contexts share what they have in common."""
@@ -149,27 +181,15 @@ class TurnEncoder:
         rows, (lost,) = self.processor.tokenize([self.processor.render(messages)], keep="latest")
         return Context(rows["input_ids"][0], images[lost:], lost, messages)
 
-    def plan(self, contexts: Sequence[Context], members: Sequence[int], last: int, cut: int = 0) -> list[Stream]:
-        """Streams of those contexts whose numbers are given, without so many tokens at their ends."""
-        some = [contexts[number] for number in members]
-        rows = [context.tokens[: len(context.tokens) - cut] for context in some]
-        streams = plan_streams(rows, [context.skipped for context in some], last, self.processor.image_token_id)
-        for stream in streams:
-            stream.images = some[stream.branches[0].row].images
-            for branch in stream.branches:
-                branch.row = members[branch.row]
-        return streams
-
     def pad(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Ids and mask `(rows, tokens)`, padded on the left."""
-        device = self.model.device
-        ids = [torch.tensor(row, device=device) for row in rows]
-        mask = [torch.ones_like(row) for row in ids]
-        return pad_sequence(ids, True, padding_side="left"), pad_sequence(mask, True, padding_side="left")
+        ids = [torch.tensor(row, device=self.model.device) for row in rows]
+        padded = [pad_sequence(part, True, padding_side="left") for part in (ids, [row * 0 + 1 for row in ids])]
+        return padded[0], padded[1]
 
-    def features(self, streams: Sequence[Stream]) -> torch.Tensor | None:
-        """What the language model reads of the streams' images `(images, visual_width)`."""
-        found = self.images.get([key for stream in streams for key in stream.images])
+    def features(self, shown: Sequence[Stream | Context]) -> torch.Tensor | None:
+        """What the language model reads of images `(images, visual_width)`."""
+        found = self.images.get([key for some in shown for key in some.images])
         return None if found is None else found.to(self.model.device)
 
     def run_streams(self, streams: Sequence[Stream]) -> PrefixCache:
@@ -179,54 +199,14 @@ class TurnEncoder:
 
     def run_branches(self, prefix: PrefixCache, branches: Sequence[Sequence[Branch]]) -> Extended:
         """Runs the branches of every stream together; their tokens stand one after the other, padded on the right."""
-        device = self.model.device
-        columns = [
+        rows = [
             [(token, branch.fork, number) for number, branch in enumerate(row) for token in branch.tokens]
             for row in branches
         ]
-        padded = pad_sequence([torch.tensor(row, device=device) for row in columns], True, padding_value=-1)
-        ids, forks, owners = padded.unbind(-1)
+        rows = [torch.tensor(row, device=self.model.device) for row in rows]
+        ids, forks, owners = pad_sequence(rows, True, padding_value=-1).unbind(-1)
         embeds = self.model.get_inputs_embeds(ids.clamp(min=0))
         return self.model.frozen_decoder.branch(embeds, prefix, forks.clamp(min=0), owners)
-
-    def _unify(self, streams: Sequence[Stream], ret: bool) -> tuple[list[int], torch.Tensor, torch.Tensor | None]:
-        """Numbers of the contexts that the branches stand for, their readouts, and the logarithm of how likely the
-        language model says [RET] where it stands."""
-        prefix = self.run_streams(streams)
-        found = self.run_branches(prefix, [stream.branches for stream in streams])
-        last = self.model.config.num_ret_tokens
-        numbers, rows, ends, before = [], [], [], []
-        for row, stream in enumerate(streams):
-            end = 0
-            for branch in stream.branches:
-                start, end = end, end + len(branch.tokens)
-                numbers.append(branch.row)
-                rows.append(row)
-                ends.append(list(range(end - last, end)))
-                if end - last > start:
-                    before.append(found.hidden[row, end - last - 1])
-                else:  # [RET] follows the stream itself
-                    before.append(prefix.hidden[row, branch.fork - len(stream.tokens) - 1])
-        picked = [state[torch.tensor(rows)[:, None], torch.tensor(ends)] for state in found.states]
-        likely = None
-        if ret:
-            likely = self.model.get_vocabulary_logits(torch.stack(before), ret=True).log_softmax(dim=-1)[:, -1]
-        return numbers, self.model.unify(picked), likely
-
-    def _anchored(self, readouts: torch.Tensor, contexts: Sequence[Context]) -> torch.Tensor:
-        """The queries of contexts whose readouts `(contexts, width)` are known."""
-        if self.model.config.query_anchor == "none":
-            return readouts
-        device, parts = self.model.device, []
-        for first in range(0, len(contexts), _ANCHORED):
-            some = contexts[first : first + _ANCHORED]
-            counts = torch.tensor([[len(context.tokens), len(context.images)] for context in some], device=device).T
-            features = self.features([Stream([], images=context.images) for context in some])
-            anchors = self.processor.process_anchors([context.messages for context in some])
-            anchors = {name: value.to(device) for name, value in anchors.items()}
-            readout = readouts[first : first + _ANCHORED].to(device, self.model.dtype)
-            parts.append(self.model.anchor_queries(readout, *counts, features, **anchors).query.float().cpu())
-        return torch.cat(parts) if parts else readouts
 
 
 def _buckets(streams: list[Stream]) -> Iterator[list[Stream]]:
