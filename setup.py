@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 CORE = [
     "torch>=2.13",
     "transformers>=5.10.1",
-    "huggingface_hub>=1.5.0",
+    "huggingface_hub>=1.5.0",  # brings filelock, which locks folders of indexes
     "safetensors>=0.5",
     "numpy>=2.1",
     "pillow>=12.3",
@@ -96,6 +96,7 @@ setup(
     package_data={
         "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"],
         "unimur_mini.demo": ["*.jsonl", "*.txt"],
+        "unimur_mini.dialogues": ["*.txt"],
     },
     cmdclass={"build_py": BuildWithHubCards},
     install_requires=CORE,

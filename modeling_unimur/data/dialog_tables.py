@@ -1,4 +1,4 @@
-"""Dialogues and their pictures as two parquet files that `datasets` reads: a picture is stored once."""
+"""Dialogues and their images as two parquet files that `datasets` reads: an image is stored once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_dialog_tables(
 
     Args:
         dialogs: of any reader (`reader.dialog()` where it has records of its own).
-        picture: image id to file; pictures that are missing are left out of the images, counted and logged, and stay
+        picture: image id to file; images that are missing are left out of the images, counted and logged, and stay
             named in the turns.
         folder: made if it is not there.
         caption: image id to its caption, where the set has some.

@@ -127,7 +127,7 @@ def _records(path: Path) -> list:
 
 
 @dataclass
-class ReadyIndex:
+class PrecomputedCorpus:
     """Vectors and what they stand for.
 
     Args:
@@ -165,7 +165,7 @@ class ReadyIndex:
         return index
 
 
-def join(vectors: ReadyVectors, items: ReadyItems) -> ReadyIndex:
+def join(vectors: ReadyVectors, items: ReadyItems) -> PrecomputedCorpus:
     """Puts texts to their vectors: by id where both files name ids, by order otherwise.
 
     Vectors of zeros have no direction: they are left out, and a note says how many.
@@ -214,7 +214,7 @@ def join(vectors: ReadyVectors, items: ReadyItems) -> ReadyIndex:
             "what that costs is measured below; normalise its vectors to have the cosine there too."
         )
     unit = torch.nn.functional.normalize(raw, dim=-1)
-    return ReadyIndex(unit, items, None if normalised else raw, vectors.metric, notes)
+    return PrecomputedCorpus(unit, items, None if normalised else raw, vectors.metric, notes)
 
 
-__all__ = ["ReadyIndex", "ReadyItems", "join", "load_items"]
+__all__ = ["PrecomputedCorpus", "ReadyItems", "join", "load_items"]

@@ -16,7 +16,7 @@ MERGED_DEPTH = 100
 
 
 class UniversalSystem(ABC):
-    """One way to search texts and pictures.
+    """One way to search texts and images.
 
     Attributes:
         name: its row of a table.
@@ -58,7 +58,7 @@ class DenseSystem(UniversalSystem):
 
 
 class BM25System(UniversalSystem):
-    """BM25 (`systems.bm25`) over one index of texts and captions: pictures are found by their captions.
+    """BM25 (`systems.bm25`) over one index of texts and captions: images are found by their captions.
 
     A document that shares no word with the query is not returned.
 
@@ -72,22 +72,22 @@ class BM25System(UniversalSystem):
 
     def __init__(self, query_texts: Sequence[str], document_texts: Sequence[str], name: str = "BM25"):
         self.name, self.bm25 = name, BM25()
-        self.bm25.index(Gallery(texts=list(document_texts)))
+        self.documents = {"text": self.bm25.encode_candidates(Gallery(texts=list(document_texts)), "text")}
         messages = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in query_texts]
         self.queries = self.bm25.encode_queries(messages)
 
     def scores(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        found = self.bm25.scores([self.queries[row] for row in rows], "text")
+        found = self.bm25.scores([self.queries[row] for row in rows], self.documents, "text")
         return np.where(found > 0, found, -np.inf)
 
 
 class DivideAndConquer(UniversalSystem):
-    """One system for texts and one for pictures, each with its own ranking, merged by the reciprocals of the ranks
-    (UniVL-DR's divide and conquer): the first text, the first picture, the second text and so on.
+    """One system for texts and one for images, each with its own ranking, merged by the reciprocals of the ranks
+    (UniVL-DR's divide and conquer): the first text, the first image, the second text and so on.
 
     Args:
         texts, images: the systems.
-        is_image (`(documents,)`): which documents are pictures.
+        is_image (`(documents,)`): which documents are images.
         name: of the row.
         depth: length of either ranking.
     """
@@ -120,8 +120,8 @@ class OracleModality(UniversalSystem):
 
     Args:
         system: the system.
-        is_image (`(documents,)`): which documents are pictures.
-        relevant_kinds (`(queries, 2)`): whether texts, whether pictures are relevant.
+        is_image (`(documents,)`): which documents are images.
+        relevant_kinds (`(queries, 2)`): whether texts, whether images are relevant.
         name: of the row.
     """
 
