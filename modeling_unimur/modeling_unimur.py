@@ -662,7 +662,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             )
         decoder, kept = self.frozen_decoder, prefix_states is not None
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and not self.equal_calls
-        cached = cached and decoder.supports("continue")
+        cached = cached and decoder.supports()
         together = kept or (cached and decoder.supports_prefix_cache)
         order, ran, embeds = [], [], []
         for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, together):
