@@ -30,7 +30,7 @@ from benchmarks.index import JITTER, jittered
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
-from modeling_unimur.vector_index import KINDS, VectorIndex
+from modeling_unimur.memory_index import KINDS, VectorIndex
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 
 CANDIDATES, QUICK_CANDIDATES = 100_000, 4_000

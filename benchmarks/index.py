@@ -47,7 +47,7 @@ from benchmarks.harness import (
 )
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index.faiss import APPROXIMATE, FaissIndex
-from modeling_unimur.vector_index import VectorIndex
+from modeling_unimur.memory_index import VectorIndex
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 BATCHES = (1, 64)

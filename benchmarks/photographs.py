@@ -33,7 +33,7 @@ from modeling_unimur.training.frozen_features import FrozenPictures
 from modeling_unimur.training.frozen_towers import frozen_towers, project
 from modeling_unimur.training.pairs import PicturePairs, load_pairs
 from modeling_unimur.training.recipes import load_recipe
-from modeling_unimur.training.train_clip import title_ranks
+from unimur_mini.dual_encoder.train import title_ranks
 
 # The threshold on the distance to the training images; `None` is the fitted one.
 _GATES = {"": None, "_classifier_alone": 1e-6, "_trained_alone": 1e6}

@@ -30,7 +30,7 @@ from conversion.convert_efficientnet_lite_to_timm import ARCHITECTURE, convert  
 from conversion.packaged_minilm import minilm_folder  # noqa: E402
 from modeling_unimur import OpenCLIPConfig, OpenCLIPModel  # noqa: E402
 from modeling_unimur.data.cache import build_once, build_version, cache_dir  # noqa: E402
-from modeling_unimur.training.train_clip import trained_state  # noqa: E402
+from unimur_mini.dual_encoder.train import trained_state  # noqa: E402
 
 CARD_FOLDER = ROOT / "hub_cards" / "clip-lite2-minilm"
 PROJECTION = CARD_FOLDER / "projection.safetensors"

@@ -1,28 +1,381 @@
-"""An exact index of texts and pictures in memory, which needs nothing but numpy and may be kept in a folder."""
+"""An exact index in memory, and what it shares with the package's other indexes: checks, filters, coherent replies.
+
+It needs numpy and safetensors alone. Folders are read here; `modeling_unimur.index` writes them.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import importlib
 import json
-import warnings
+import math
+import operator
+import os
+import re
+import threading
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
-from .payload_filters import Condition, matches
-from .saved_index import SavedIndex
-from .vector_index import KINDS, Hit, check_vectors, checked_id, locked, plain_payload, plain_value, require_dict
-
+KINDS = ("text", "image")
+# What an answer holds: a ranking of each kind, of one, of both together, or of pairs.
+MODALITIES = ("both", *KINDS, "joint", "pair")
 # What an index in a folder calls this kind, beside FAISS' descriptions of its own.
-MEMORY = "memory"
-# The field of a payload that may hold an object.
-_OBJECT = "image"
+MEMORY, FORMAT = "memory", 1
+# Vectors of unit length that were rounded to bfloat16 stay within this of it.
+UNIT_TOLERANCE = 1e-2
+# What Milvus takes in an id, in bytes; the same everywhere, so that an index can move.
+ID_BYTES = 65_535
+# Deeper values end the recursion of whatever writes or reads them.
+_MAX_DEPTH = 100
+# So many of each list vote in a coherent reply, and so many are rescored (more, where more are asked for).
+DEPTH = 50
+# How often a reader starts again because new versions landed while it read.
+_READ_ATTEMPTS = 10
+_VERSION = re.compile(r"(v\d{6,}) (\S+)")
+# What reading files raises that were written by somebody else.
+_UNREADABLE = (
+    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError, SafetensorError,
+)  # fmt: skip
+_RANGES = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
+_TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}"
 
 
-class RetrievalIndex(SavedIndex):
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One candidate that a search found: its id, cosine with the query, kind and payload; `cosine` where `score` is
+    another number (`Coherence`), and its vector `(width,)` where it was asked for."""
+
+    id: str
+    score: float
+    kind: str
+    payload: dict = field(default_factory=dict)
+    cosine: float | None = None
+    vector: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What `add` came to: how many ids were new, how many took the place of a candidate, and, for `on_error="skip"`,
+    id and reason of what was left out."""
+
+    added: int
+    replaced: int
+    skipped: tuple[tuple[Any, str], ...] = ()
+
+
+class Query(NamedTuple):
+    """A checked search: vectors `(queries, width)`, hits for each, and which candidates may be hits."""
+
+    vectors: np.ndarray
+    top_k: int
+    kinds: tuple[str, ...]
+    where: tuple[Condition, ...]
+    with_vectors: bool
+
+
+class ThreadLock:
+    """A reentrant lock. A copy of it, and what a pickle of it becomes, is a new lock, which nobody holds."""
+
+    def __init__(self):
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> ThreadLock:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self):
+        return ThreadLock, ()
+
+
+def locked(method: Callable) -> Callable:
+    """Lets one thread at a time into an index: `method` runs under its `guard`, which a thread may take again."""
+
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        with self.guard:
+            return method(self, *args, **kwargs)
+
+    return run
+
+
+class VectorIndex:
+    """Unit vectors of texts and images with ids and payloads, ranked by cosine. Threads may share an index.
+
+    A backend has `_add(kind, ids, vectors, payloads)`, which returns how many ids were known, `_remove(kind, ids)`,
+    `_known(kind, ids)`, `_search(query)`, `count(kind=None)`, `save()` and `close()`.
+
+    Args:
+        width: of the vectors.
+        model: name and revision of the model they come from, as in `"unimur-mini@3f2c1a"`. Whoever searches or adds
+            may pass the model of its vectors: another one is refused.
+    """
+
+    # Whether payloads may hold what cannot be written as JSON.
+    keeps_objects = read_only = False
+
+    def __init__(self, width: int, model: str):
+        if not isinstance(width, int) or width < 1:
+            raise ValueError(f"width must be a positive integer, got {width!r}.")
+        if not isinstance(model, str) or not model.strip():
+            raise ValueError("An index needs the model of its vectors: model='<name>@<revision>'.")
+        self.width, self.model, self.guard = width, model, ThreadLock()
+
+    @locked
+    def add(
+        self,
+        kind: str,
+        ids: Sequence[str],
+        vectors: np.ndarray,
+        payloads: Sequence[dict] | None = None,
+        model: str | None = None,
+        on_error: str = "raise",
+    ) -> Added:
+        """Adds candidates; one whose id is known takes the old one's place, of an id given twice the last counts.
+
+        Args:
+            kind: `"text"` or `"image"`.
+            ids: one a candidate.
+            vectors: shape `(candidates, width)`, unit length; an array or a tensor.
+            payloads: a small JSON object a candidate; see `plain_payload`.
+            model: the model of these vectors, where the caller knows it.
+            on_error: `"raise"`, or `"skip"`: what cannot be taken is left out and named in the answer.
+
+        Raises:
+            ValueError: wrong kind, width, model, id, vector or payload; nothing has been added then.
+            PermissionError: the index was opened for reading.
+        """
+        _require_kind(kind)
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
+        self._require_model(model)
+        ids, matrix = list(ids), self._matrix_of(vectors)
+        payloads = [{}] * len(ids) if payloads is None else list(payloads)
+        if not len(ids) == len(matrix) == len(payloads):
+            raise ValueError(f"{len(ids)} ids, {len(matrix)} vectors and {len(payloads)} payloads do not agree.")
+        faults, taken, skipped = vector_faults(matrix), {}, []
+        for row, (item, payload) in enumerate(zip(ids, payloads, strict=True)):
+            try:
+                checked_id(item)
+                if row in faults:
+                    raise ValueError(f"Vector {row} {faults[row]} Its id is {item!r:.60}.")
+                taken[item] = row, self._payload(item, payload)
+            except ValueError as error:
+                if on_error == "raise":
+                    raise
+                skipped.append((item, str(error)))
+        if not taken:
+            return Added(0, 0, tuple(skipped))
+        self.require_writer()
+        rows, kept = map(list, zip(*taken.values(), strict=True))
+        known = self._add(kind, list(taken), matrix[rows] if len(rows) < len(ids) else matrix, kept)
+        return Added(len(taken) - known, len(ids) - len(skipped) - len(taken) + known, tuple(skipped))
+
+    @locked
+    def remove(self, kind: str, ids: Sequence[str]) -> int:
+        """Removes candidates and returns how many. Raises ValueError for an id that is not there, and removes nothing
+        then."""
+        _require_kind(kind)
+        wanted = list(dict.fromkeys(checked_id(item) for item in ids))
+        known = self._known(kind, wanted)
+        if missing := [item for item in wanted if item not in known]:
+            names = ", ".join(f"{item!r:.60}" for item in missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise ValueError(f"{len(missing)} of {len(wanted)} {kind} ids are not in the index: {names}.")
+        if wanted:
+            self.require_writer()
+            self._remove(kind, wanted)
+        return len(wanted)
+
+    @locked
+    def search(
+        self,
+        vectors: np.ndarray,
+        top_k: int = 10,
+        kind: str | None = None,
+        where: Mapping[str, Any] | None = None,
+        model: str | None = None,
+        with_vectors: bool = False,
+    ) -> list[list[Hit]]:
+        """The best candidates of each query, best first.
+
+        Args:
+            vectors: queries, shape `(queries, width)`, unit length; an array or a tensor.
+            top_k: hits for each query, fewer where fewer match.
+            kind: `"text"` or `"image"`; both in one ranking without it.
+            where: what payloads must say; see `conditions`.
+            model: the model of these vectors, where the caller knows it.
+            with_vectors: whether hits bring their vectors; of an index of codes, what the codes decode to.
+
+        Raises:
+            ValueError: wrong kind, width, model, `top_k` or condition, NaN, vectors that are not normalised.
+        """
+        if kind is not None:
+            _require_kind(kind)
+        require_positive("top_k", top_k)
+        self._require_model(model)
+        query = Query(self._unit(vectors), top_k, (kind,) if kind else KINDS, conditions(where), with_vectors)
+        return self._search(query) if len(query.vectors) else []
+
+    def __len__(self) -> int:
+        return self.count()
+
+    @locked
+    def __contains__(self, key: tuple[str, str]) -> bool:
+        kind, item = key
+        return bool(self._known(kind, [item]))
+
+    def __enter__(self) -> VectorIndex:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def refresh(self) -> bool:
+        """Goes on with a version that a writer has landed since; for an index that has versions."""
+        return False
+
+    def require_writer(self) -> None:
+        """Raises PermissionError for an index that was opened for reading."""
+        if self.read_only:
+            raise PermissionError("The index was opened for reading; open it without read_only to change it.")
+
+    def _payload(self, item: str, payload: dict | None) -> Any:
+        """What a backend stores of a payload."""
+        return plain_payload(item, payload)
+
+    def _require_model(self, model: str | None) -> None:
+        if None not in (model, self.model) and model != self.model:
+            raise ValueError(
+                f"The index holds vectors of {self.model!r}; these are of {model!r}, whose numbers mean something "
+                "else. Embed with that model, or build an index for this one."
+            )
+
+    def _matrix_of(self, vectors: np.ndarray) -> np.ndarray:
+        if hasattr(vectors, "detach"):  # a tensor
+            vectors = vectors.detach().float().cpu().numpy()
+        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
+        width = matrix.shape[-1] if self.width is None else self.width
+        if matrix.ndim != 2 or matrix.shape[1] != width:
+            raise ValueError(f"The index takes vectors of shape (any, {width}), not {matrix.shape}.")
+        return matrix
+
+    def _unit(self, vectors: np.ndarray) -> np.ndarray:
+        matrix = self._matrix_of(vectors)
+        for row, fault in vector_faults(matrix).items():
+            raise ValueError(f"Vector {row} {fault}")
+        return matrix
+
+
+class FolderIndex(VectorIndex):
+    """An index in memory that a folder may keep, whose versions readers see whole or not at all.
+
+    `parts` holds the candidates of each kind: `add` and `remove` them, `ids` and `payloads` by row, `rows` by id.
+    A backend has `write_files(folder)`, which returns what is to be known about them, and `read_files(folder, about)`.
+    """
+
+    # The folder, the version that was read or written last, and the lock of a writer that holds the folder.
+    home = version = lock = None
+    # Whether other writers are kept out until `close`; otherwise they are while a version is written, and one that
+    # somebody else has written since is not overwritten.
+    holds_folder = False
+    parts: dict[str, Any]
+
+    @locked
+    def count(self, kind: str | None = None) -> int:
+        """Number of candidates, or of those of a kind."""
+        return sum(len(self.parts[one]) for one in (KINDS if kind is None else (kind,)))
+
+    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
+        return self.parts[kind].add(ids, vectors, payloads)
+
+    def _remove(self, kind: str, ids: list[str]) -> None:
+        self.parts[kind].remove(ids)
+
+    def _known(self, kind: str, ids: list[str]) -> set[str]:
+        return {item for item in ids if item in self.parts[kind].rows}
+
+    @locked
+    def keep_in(self, folder: str | os.PathLike) -> None:
+        """Reserves a folder without an index for this one; see `modeling_unimur.index.folder`."""
+        package("folder", folder).keep_in(self, folder)
+
+    @locked
+    def save(self, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False) -> None:
+        """Writes the folder's next version; see `modeling_unimur.index.folder`."""
+        package("folder", folder or self.home).save(self, folder, compact, replace)
+
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike, width: int | None = None, model: str | None = None, read_only: bool = False
+    ) -> FolderIndex:
+        """Reads the folder's current version.
+
+        Args:
+            folder: of `save`.
+            width, model: of the caller's vectors, to be compared.
+            read_only: whether changes are refused.
+
+        Raises:
+            FileNotFoundError: no index there.
+            ValueError: a damaged one, a newer format, or another class, width or model.
+        """
+        version, index = read_version(folder, cls._of_version)
+        require_same(folder, width, model, index.width, index.model)
+        index.home, index.version, index.read_only = Path(folder), version, read_only
+        return index
+
+    def refresh(self) -> bool:
+        """Goes on with the version that a writer has landed since, for an index opened with `read_only`; returns
+        whether there was one."""
+        if not self.read_only or (current_version(self.home) or ("",))[0] == self.version:
+            return False
+        other = type(self).load(self.home, self.width, self.model, read_only=True)
+        with self.guard:  # others search meanwhile
+            self.take(other)
+            self.version = other.version
+        return True
+
+    def take(self, other: FolderIndex) -> None:
+        """Goes on with the candidates of a newer version."""
+        self.parts = other.parts
+
+    def compact(self) -> None:
+        """Frees what removed candidates still take."""
+
+    def close(self) -> None:
+        """Lets go of the folder; what was not saved may be lost."""
+
+    @classmethod
+    def _of_version(cls, folder: Path, about: dict) -> FolderIndex:
+        if about.get("format") != FORMAT:
+            raise ValueError(f"The index in {folder} has format {about.get('format')}; this version reads {FORMAT}.")
+        if (about.get("factory") == MEMORY) != (cls is RetrievalIndex):
+            raise ValueError(
+                f"The index in {folder} is {about.get('factory')!r}, FAISS or not: open it by `open_index`."
+            )
+        try:
+            index = cls.read_files(folder, about)
+            if {kind: index.count(kind) for kind in about["counts"]} != about["counts"]:
+                raise ValueError("its counts do not agree")
+        except FileNotFoundError:
+            raise
+        except _UNREADABLE as error:
+            reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"The index in {folder} is damaged: {reason.rstrip('.')}; build it again.") from error
+        return index
+
+
+class RetrievalIndex(FolderIndex):
     """Unit vectors of candidates with their ids and payloads, searched exactly by cosine.
 
     The field `image` of a payload may hold an object, such as an image without a file; it is kept in memory and not
@@ -33,147 +386,113 @@ class RetrievalIndex(SavedIndex):
         model (`str`, *optional*): name and revision of their model; without it nobody is refused.
     """
 
-    keeps_objects, holds_folder, factory = True, False, MEMORY
+    keeps_objects, factory = True, MEMORY
 
     def __init__(self, width: int | None = None, model: str | None = None):
-        self.width, self.model = width, model
-        self._begin()
-        self._ids: dict[str, list[str]] = {kind: [] for kind in KINDS}  # by row
-        self._payloads: dict[str, list[dict]] = {kind: [] for kind in KINDS}  # by row
-        self._places: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}  # id -> row
-        self._rows: dict[str, list[np.ndarray]] = {kind: [] for kind in KINDS}  # not yet joined
-
-    @locked
-    def count(self, kind: str | None = None) -> int:
-        return sum(len(self._ids[one]) for one in (KINDS if kind is None else (kind,)))
-
-    def _known(self, kind: str, ids: list[str]) -> set[str]:
-        return {item for item in ids if item in self._places[kind]}
+        self.width, self.model, self.guard = width, model, ThreadLock()
+        self.parts = {kind: _Rows() for kind in KINDS}
 
     def _payload(self, item: str, payload: dict | None) -> dict:
-        return plain_payload(item, payload, but=(_OBJECT,))
+        return plain_payload(item, payload, but=("image",))
 
-    def _matrix(self, kind: str) -> np.ndarray:
-        if len(self._rows[kind]) > 1:
-            self._rows[kind] = [np.concatenate(self._rows[kind])]
-        return self._rows[kind][0] if self._rows[kind] else np.empty((0, self.width or 0), np.float32)
-
-    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[dict]) -> int:
-        self._require_writer()
+    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
         self.width = vectors.shape[1]
-        places, fresh = self._places[kind], []
-        for row, item in enumerate(ids):
-            if item in places:
-                self._matrix(kind)[places[item]] = vectors[row]
-                self._payloads[kind][places[item]] = payloads[row]
-            else:
-                fresh.append(row)
-        for place, row in enumerate(fresh, len(self._ids[kind])):
-            places[ids[row]] = place
-            self._ids[kind].append(ids[row])
-            self._payloads[kind].append(payloads[row])
-        if fresh:
-            self._rows[kind].append(vectors[fresh])  # a copy
-        return len(ids) - len(fresh)
+        return super()._add(kind, ids, vectors, payloads)
 
-    def _remove(self, kind: str, ids: list[str]) -> None:
-        self._require_writer()
-        matrix, places = self._matrix(kind), self._places[kind]
-        for item in ids:  # its place goes to the last one
-            row, last = places.pop(item), len(self._ids[kind]) - 1
-            moved, payload = self._ids[kind].pop(), self._payloads[kind].pop()
-            if row != last:
-                matrix[row] = matrix[last]
-                self._ids[kind][row], self._payloads[kind][row], places[moved] = moved, payload, row
-        self._rows[kind] = [matrix[: len(self._ids[kind])].copy()]
-
-    def _search(
-        self,
-        vectors: np.ndarray,
-        top_k: int,
-        kinds: Sequence[str],
-        where: tuple[Condition, ...],
-        with_vectors: bool,
-    ) -> list[list[Hit]]:
-        scores, parts, starts = [], [], [0]
-        for kind in kinds:
-            rows, matrix = None, self._matrix(kind)
-            if where:
-                rows = [place for place, payload in enumerate(self._payloads[kind]) if matches(payload, where)]
+    def _search(self, query: Query) -> list[list[Hit]]:
+        scores, places, starts = [], [], [0]
+        for kind in query.kinds:
+            part = self.parts[kind]
+            rows, matrix = range(len(part)), part.matrix()
+            if query.where:
+                rows = [row for row in rows if matches(part.payloads[row], query.where)]
                 matrix = matrix[rows]
             if len(matrix):
-                scores.append(vectors @ matrix.T)
-                parts.append((kind, rows))
+                scores.append(query.vectors @ matrix.T)
+                places.append((kind, part, rows))
                 starts.append(starts[-1] + len(matrix))
         if not scores:
-            return [[] for _ in vectors]
+            return [[] for _ in query.vectors]
         every = np.concatenate(scores, axis=1) if len(scores) > 1 else scores[0]
-        best = _best(every, top_k)
+        best = _best(every, query.top_k)
 
         def hit(score: float, column: int) -> Hit:
             number = bisect(starts, column) - 1
-            kind, rows = parts[number]
-            row = column - starts[number]
-            row = row if rows is None else rows[row]
-            vector = self._matrix(kind)[row].copy() if with_vectors else None
-            return Hit(self._ids[kind][row], score, kind, self._payloads[kind][row], vector=vector)
+            kind, part, rows = places[number]
+            row = rows[column - starts[number]]
+            vector = part.matrix()[row].copy() if query.with_vectors else None
+            return Hit(part.ids[row], score, kind, part.payloads[row], vector=vector)
 
         found = zip(np.take_along_axis(every, best, axis=1).tolist(), best.tolist(), strict=True)
         return [[hit(score, column) for score, column in zip(*row, strict=True)] for row in found]
 
-    # -- one folder -------------------------------------------------------------------------------------------------
-    def _write(self, folder: Path) -> dict:
-        tensors = {kind: np.ascontiguousarray(self._matrix(kind)) for kind in KINDS if self._ids[kind]}
-        try:
-            save_file(tensors, folder / "embeddings.safetensors")
-        except SafetensorError as error:
-            raise OSError(f"The vectors cannot be written to {folder.parent}: {error}.") from error
-        lost = 0
-        with open(folder / "items.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for kind in KINDS:
-                for item, payload in zip(self._ids[kind], self._payloads[kind], strict=True):
-                    written = _without_object(payload)
-                    lost += len(written) < len(payload)
-                    record = {"kind": kind, "id": item, "payload": written}
-                    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        if lost:
-            warnings.warn(f"{lost} images were given as objects: saved without a path.", stacklevel=6)
-        counts = {kind: self.count(kind) for kind in KINDS}
-        return {"factory": MEMORY, "width": self.width, "model": self.model, "counts": counts}
+    def write_files(self, folder: Path) -> dict:
+        """Writes the candidates; see `modeling_unimur.index.folder`."""
+        return package("folder", folder).write_memory(self, folder)
 
     @classmethod
-    def _require_own(cls, folder: Path, about: dict) -> None:
-        if about.get("factory") != MEMORY:
-            raise ValueError(
-                f"The index in {folder} is one of FAISS ({about.get('factory')}): open it with "
-                "`modeling_unimur.index.open_index`."
-            )
-
-    @classmethod
-    def _read(cls, folder: Path, about: dict) -> RetrievalIndex:
+    def read_files(cls, folder: Path, about: dict) -> RetrievalIndex:
+        """Reads what `write_files` wrote; raises whatever a damaged file makes it raise."""
         if not isinstance(about["model"], (str, type(None))):
             raise ValueError(f"its model is {about['model']!r:.60}")
-        index = cls(about["width"], about["model"])
-        for kind, rows in load_file(folder / "embeddings.safetensors").items():
-            if kind not in KINDS:
-                raise ValueError(f"it holds vectors of {kind!r:.60}")
-            check_vectors(rows, index.width)
-            index._rows[kind] = [rows if rows.flags.writeable else rows.copy()]
+        index, vectors = cls(about["width"], about["model"]), load_file(folder / "embeddings.safetensors")
         with open(folder / "items.jsonl", encoding="utf-8", newline="\n") as file:
             for line in file:
                 record = json.loads(line)
-                kind, item = record["kind"], checked_id(record["id"])
-                if item in index._places[kind]:
-                    raise ValueError(f"{kind} {item!r:.60} is there twice")
-                index._places[kind][item] = len(index._ids[kind])
-                index._ids[kind].append(item)
-                index._payloads[kind].append(require_dict(item, record["payload"]))
-        if any(len(index._matrix(kind)) != index.count(kind) for kind in KINDS):
+                part = index.parts[record["kind"]]
+                part.rows[checked_id(record["id"])] = len(part.ids)
+                part.ids.append(record["id"])
+                part.payloads.append(require_dict(record["id"], record["payload"]))
+        for kind, rows in vectors.items():
+            check_vectors(rows, index.width)
+            index.parts[kind].blocks = [rows if rows.flags.writeable else rows.copy()]
+        if any(not len(part.matrix()) == len(part.ids) == len(part.rows) for part in index.parts.values()):
             raise ValueError("items and vectors do not agree")
         return index
 
-    def _take(self, other: RetrievalIndex) -> None:
-        self._ids, self._payloads, self._places, self._rows = other._ids, other._payloads, other._places, other._rows
+
+class _Rows:
+    """The candidates of one kind, by row; vectors in blocks that are not yet joined."""
+
+    def __init__(self):
+        self.ids: list[str] = []
+        self.payloads: list[dict] = []
+        self.rows: dict[str, int] = {}  # by id
+        self.blocks: list[np.ndarray] = []
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def matrix(self) -> np.ndarray:
+        if len(self.blocks) > 1:
+            self.blocks = [np.concatenate(self.blocks)]
+        return self.blocks[0] if self.blocks else np.empty((0, 0), np.float32)
+
+    def add(self, ids: list[str], vectors: np.ndarray, payloads: list[dict]) -> int:
+        fresh = []
+        for number, item in enumerate(ids):
+            if item in self.rows:
+                self.matrix()[self.rows[item]] = vectors[number]
+                self.payloads[self.rows[item]] = payloads[number]
+            else:
+                fresh.append(number)
+        for row, number in enumerate(fresh, len(self.ids)):
+            self.rows[ids[number]] = row
+            self.ids.append(ids[number])
+            self.payloads.append(payloads[number])
+        if fresh:
+            self.blocks.append(vectors[fresh])  # a copy
+        return len(ids) - len(fresh)
+
+    def remove(self, ids: list[str]) -> None:
+        matrix = self.matrix()
+        for item in ids:  # its place goes to the last one
+            row, last = self.rows.pop(item), len(self.ids) - 1
+            moved, payload = self.ids.pop(), self.payloads.pop()
+            if row != last:
+                matrix[row] = matrix[last]
+                self.ids[row], self.payloads[row], self.rows[moved] = moved, payload, row
+        self.blocks = [matrix[: len(self.ids)].copy()]
 
 
 def _best(scores: np.ndarray, top_k: int) -> np.ndarray:
@@ -185,13 +504,414 @@ def _best(scores: np.ndarray, top_k: int) -> np.ndarray:
     return np.argsort(-scores, axis=1, kind="stable")
 
 
-def _without_object(payload: dict) -> dict:
-    """What of a payload JSON can hold."""
+# -- the package and its folders --------------------------------------------------------------------------------------
+def package(module: str, place: object) -> Any:
+    """A module of `modeling_unimur.index`, which opens and writes what this file does not.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
     try:
-        plain_value(payload.get(_OBJECT))
-    except ValueError:
-        return {key: value for key, value in payload.items() if key != _OBJECT}
-    return payload
+        return importlib.import_module(f"modeling_unimur.index{module and '.'}{module}")
+    except ModuleNotFoundError as error:
+        if error.name != "modeling_unimur":
+            raise
+        raise ImportError(
+            f"{place}: only a folder of `save_index` is read by the code of a release. To save an index, or to open "
+            "one of FAISS or Milvus, install the package: `pip install unimur`, unimur[faiss] or unimur[milvus]."
+        ) from error
 
 
-__all__ = ["MEMORY", "RetrievalIndex"]
+def current_version(folder: str | os.PathLike) -> tuple[str, str] | None:
+    """Name of the version that readers of a folder see, and checksum of its `index.json`; None before the first.
+
+    Raises:
+        ValueError: it is a file, damaged, or the index of an earlier version of the package.
+    """
+    folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; an index is a folder.")
+    try:
+        found = _VERSION.fullmatch((folder / "CURRENT").read_text(encoding="ascii").strip())
+    except FileNotFoundError:
+        if (folder / "index.json").is_file() and (folder / "embeddings.safetensors").is_file():
+            raise ValueError(f"The index in {folder} was written by an earlier version: build it again.") from None
+        return None
+    except UnicodeDecodeError:
+        found = None
+    if found is None:
+        raise ValueError(f"The index in {folder} is damaged: CURRENT names no version.")
+    return found[1], found[2]
+
+
+def read_version(folder: str | os.PathLike, load: Callable[[Path, dict], Any], files: bool = True) -> tuple[str, Any]:
+    """Loads a folder's current version; when a writer replaced it meanwhile, the one that came after.
+
+    Args:
+        folder: of an index.
+        load: called with the version's folder and what is known about it; files have been compared with checksums.
+        files: whether the files are compared; `index.json` is in any case.
+
+    Returns:
+        The version's name and what `load` returned.
+
+    Raises:
+        FileNotFoundError: there is no index.
+        ValueError: it is damaged.
+    """
+    for _ in range(_READ_ATTEMPTS):
+        current = current_version(folder)
+        if current is None:
+            raise FileNotFoundError(f"{folder} holds no index: build one there first, or save one with `save_index`.")
+        version = Path(folder, current[0])
+        try:
+            return current[0], load(version, _checked_about(version, current[1], files))
+        except (OSError, ValueError, RuntimeError) as error:
+            if current_version(folder) != current:
+                continue
+            if isinstance(error, FileNotFoundError):
+                raise ValueError(f"The index in {folder} is damaged: {error.filename} is gone.") from error
+            raise
+    raise ValueError(f"The index in {folder} was replaced {_READ_ATTEMPTS} times while it was read; try again.")
+
+
+def about_index(folder: str | os.PathLike) -> dict | None:
+    """What is known about the index in a folder, None where there is none; its other files are not looked at.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return current_version(folder) and read_version(folder, lambda _, about: about, files=False)[1]
+
+
+def _checked_about(version: Path, digest: str, files: bool) -> dict:
+    def require(fine: bool, what: str) -> None:
+        if not fine:
+            raise ValueError(f"The index in {version.parent} is damaged ({what}); build it again.")
+
+    require(file_digest(version / "index.json") == digest, "index.json")
+    try:
+        about = json.loads((version / "index.json").read_text(encoding="utf-8"))
+        sums = dict(about["sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        require(False, f"index.json: {error!r:.80}")
+    for name, expected in sums.items():
+        plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
+        require(plain, f"index.json names {name!r:.60}")
+        require(not files or file_digest(version / name) == expected, name)
+    return about
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# -- checks -----------------------------------------------------------------------------------------------------------
+def vector_faults(matrix: np.ndarray) -> dict[int, str]:
+    """What is wrong with rows `(rows, width)`, by their numbers; nothing for finite ones of unit length."""
+    squares = np.einsum("ij,ij->i", matrix, matrix)
+    with np.errstate(invalid="ignore"):
+        bad = ~(np.abs(np.sqrt(squares) - 1) <= UNIT_TOLERANCE)
+    return {
+        int(row): f"has length {np.sqrt(squares[row]):.4g}, not 1: divide vectors by their norm first."
+        if np.isfinite(squares[row])
+        else "holds NaN or infinity."
+        for row in np.flatnonzero(bad)
+    }
+
+
+def check_vectors(matrix: np.ndarray, width: int | None) -> None:
+    """Raises ValueError for vectors that were read and that no `add` can have stored."""
+    if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.shape[1] != width:
+        raise ValueError(f"its vectors are {matrix.dtype} of shape {matrix.shape}, not float32 of (any, {width})")
+    for row, fault in vector_faults(matrix).items():
+        raise ValueError(f"vector {row} {fault.rstrip('.')}")
+
+
+def require_same(
+    where: object, width: int | None, model: str | None, held_width: int | None, held_model: str | None
+) -> None:
+    """Raises ValueError for an index of another width or model than the caller expects; one that does not say its own
+    passes."""
+    if None not in (width, held_width) and width != held_width:
+        raise ValueError(f"The index in {where} holds vectors of {held_width} numbers, not of {width}.")
+    if None not in (model, held_model) and model != held_model:
+        raise ValueError(
+            f"The index in {where} was made by {held_model!r}, not by {model!r}: its vectors mean something else. "
+            "Open it with that model, or build another."
+        )
+
+
+def require_positive(name: str, value: int) -> None:
+    """Raises ValueError for what is no positive integer."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}.")
+
+
+def _require_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+
+
+def checked_id(item: str) -> str:
+    """An id, as it is. Raises ValueError for one that is empty, too long, not Unicode or no string."""
+    if not isinstance(item, str) or not item:
+        raise ValueError(f"An id is a string with something in it, not {item!r:.60}.")
+    try:
+        size = len(item.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"An id is Unicode text; {item!r:.60} holds half of a surrogate pair.") from error
+    if size > ID_BYTES:
+        raise ValueError(f"An id has at most {ID_BYTES} bytes; {item!r:.60} has {size}.")
+    return item
+
+
+def require_dict(item: str, payload: dict | None) -> dict:
+    """A payload, `{}` for none. Raises ValueError, which names the item, for what is no dict."""
+    if payload is not None and not isinstance(payload, dict):
+        raise ValueError(f"The payload of {item!r:.60} is a dict of JSON values, not {type(payload).__name__}.")
+    return payload or {}
+
+
+def plain_payload(item: str, payload: dict | None, but: tuple[str, ...] = ()) -> dict:
+    """A payload of JSON values, which every index holds, writes and filters alike; `{}` for none.
+
+    Numpy scalars, arrays of no dimension and 0-d tensors become Python's values, tuples lists, and paths strings.
+
+    Args:
+        item: whose it is, for the message.
+        payload: to read; it is not changed.
+        but: fields that may hold objects; those are taken as they are.
+
+    Raises:
+        ValueError: it is no dict, or a field holds what JSON cannot: a date, bytes, a set, an array, NaN, an object,
+            an integer beyond 64 bits, half of a surrogate pair; or it nests deeper than 100 levels. The message names
+            the item and the field.
+    """
+    plain = {}
+    for key, value in require_dict(item, payload).items():
+        try:
+            plain[plain_value({key: None}) and key] = plain_value(value)
+        except ValueError as error:
+            if key not in but:
+                raise ValueError(
+                    f"The payload of {item!r:.60} cannot be written as JSON: {key!r:.60} {error}"
+                ) from error
+            plain[key] = value
+    return plain
+
+
+def plain_value(value: Any, depth: int = 0) -> Any:
+    """A JSON value from what can be turned into one; see `plain_payload`. Raises ValueError for the rest."""
+    given = value
+    if getattr(value, "ndim", None) == 0 and getattr(value.dtype, "kind", "") not in ("M", "m"):
+        value = value.item()  # dates are no JSON values, and those of nanoseconds come out as integers
+    if isinstance(value, os.PathLike):
+        value = os.fsdecode(value)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("holds half of a surrogate pair, which is no text.") from error
+        return str(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and -(2**63) <= value < 2**63:
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
+    if isinstance(value, (list, tuple)) and depth < _MAX_DEPTH:
+        return [plain_value(one, depth + 1) for one in value]
+    if isinstance(value, dict) and depth < _MAX_DEPTH and all(isinstance(key, str) for key in value):
+        return {plain_value(key): plain_value(one, depth + 1) for key, one in value.items()}
+    raise ValueError(
+        f"holds {type(given).__name__}, no JSON value: finite numbers, integers of 64 bits, texts, and lists and "
+        f"dicts of them up to {_MAX_DEPTH} levels deep are. Convert it, such as a date to its ISO text."
+    )
+
+
+# -- filters ----------------------------------------------------------------------------------------------------------
+class Condition(NamedTuple):
+    """A field of the payload, `"in"` or the name of a bound, and the values that it is compared with."""
+
+    key: str
+    name: str
+    values: tuple
+
+
+def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
+    """Reads a filter: `{"licence": "cc0", "year": {"gte": 2020}, "lang": ["en", "de"]}`.
+
+    All conditions hold together, and mean the same in every index:
+
+    - Booleans, numbers and strings are three kinds, and a value is compared with values of its own kind only: `True`
+      equals neither `1` nor `"true"`. Among numbers `1` equals `1.0`.
+    - A list of values holds for a field that equals one of them; the values may be of several kinds.
+    - A bound (`gt`, `gte`, `lt`, `lte`) orders numbers by value and strings by code points; booleans have no order.
+    - A field that is missing, null, a list or an object matches nothing.
+    - Numpy scalars count as the Python values that they hold, as they do in payloads.
+
+    Raises:
+        ValueError: what cannot be compared: None, NaN, infinity, an object, a boolean as a bound, an empty list.
+    """
+    if where is not None and not isinstance(where, Mapping):
+        raise ValueError(f"where is a dict of field: {_TAKES}; not {where!r:.60}.")
+    found: list[Condition] = []
+    for key, value in (where or {}).items():
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"where names fields of the payload by strings, not by {key!r:.60}.")
+        if getattr(value, "ndim", 0) == 1:  # an array
+            value = value.tolist()
+        if isinstance(value, Mapping):
+            bounds = [Condition(key, name, (_scalar(key, bound),)) for name, bound in value.items() if name in _RANGES]
+            if len(bounds) < max(1, len(value)) or any(isinstance(bound.values[0], bool) for bound in bounds):
+                raise ValueError(f"where[{key!r}] is {_TAKES}, not {value!r:.60}; a boolean is no bound.")
+            found += bounds
+        else:
+            values = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
+            if not values:
+                raise ValueError(f"where[{key!r}] is an empty list, which nothing matches.")
+            found.append(Condition(key, "in", tuple(_scalar(key, one) for one in values)))
+    return tuple(found)
+
+
+def matches(payload: dict, where: tuple[Condition, ...]) -> bool:
+    """Whether all conditions hold for a payload."""
+    for key, name, values in where:
+        value = payload.get(key)
+        same = [other for other in values if _family(other) is _family(value)]
+        if not (value in same if name == "in" else same and _RANGES[name](value, same[0])):
+            return False
+    return True
+
+
+def _scalar(key: str, value: Any) -> str | float | bool:
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
+    try:
+        if isinstance(value, str):
+            value.encode()
+            return str(value)
+        if isinstance(value, bool) or (isinstance(value, (int, float)) and math.isfinite(value)):
+            return value
+    except (OverflowError, UnicodeEncodeError):
+        pass
+    raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
+
+
+def _family(value: Any) -> type | None:
+    if isinstance(value, bool):
+        return bool
+    return float if isinstance(value, (int, float)) else str if isinstance(value, str) else None
+
+
+# -- the coherent reply -----------------------------------------------------------------------------------------------
+class Pair(NamedTuple):
+    """A text and an image of one reply."""
+
+    score: float
+    text: Hit
+    image: Hit
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """How strongly the texts and the images of a reply vote on one another.
+
+    ```
+    score(image) = cos(query, image) + weight              * sum_t softmax(cos(query, t) / temperature) * cos(t, image)
+    score(text)  = cos(query, text)  + weight * text_share * sum_i softmax(cos(query, i) / temperature) * cos(text, i)
+    ```
+
+    The sums run over the first `DEPTH` texts `t` and images `i` by their cosines with the query.
+
+    Args:
+        weight: of the vote; 0 leaves two independent rankings.
+        text_share: of the weight where images vote on texts; 1 treats both directions alike.
+        temperature: of the softmax: a low one lets the first few vote alone.
+
+    Raises:
+        ValueError: a weight or a share below 0, or a temperature that is not above 0.
+    """
+
+    weight: float = 1.0
+    text_share: float = 0.25
+    temperature: float = 0.02
+
+    def __post_init__(self):
+        for name, least in (("weight", "at least 0"), ("text_share", "at least 0"), ("temperature", "above 0")):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+            if not number or value < 0 or (value == 0 and name == "temperature"):
+                raise ValueError(f"coherence_{name} must be a number {least}, got {value!r:.60}.")
+
+    @classmethod
+    def of(cls, config) -> Coherence:
+        """That of a model's configuration (`coherence_weight`, `coherence_text_share`, `coherence_temperature`)."""
+        given = {one.name: getattr(config, f"coherence_{one.name}", None) for one in fields(cls)}
+        return cls(**{name: value for name, value in given.items() if value is not None})
+
+    def scores(self, texts: np.ndarray, images: np.ndarray, agreement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The new scores of one query's texts and images, `(texts,)` and `(images,)`, float64. Where one list is
+        empty, the other keeps its scores.
+
+        Args:
+            texts (`(texts,)`), images (`(images,)`): their cosines with the query, best first.
+            agreement (`(texts, images)`): their cosines with each other.
+        """
+        texts, images = np.asarray(texts, np.float64), np.asarray(images, np.float64)
+        if not (len(texts) and len(images)):
+            return texts, images
+        return (
+            texts + self.weight * self.text_share * (agreement[:, :DEPTH] @ self._votes(images)),
+            images + self.weight * (self._votes(texts) @ agreement[:DEPTH]),
+        )
+
+    def _votes(self, scores: np.ndarray) -> np.ndarray:
+        """The softmax of the first `DEPTH` scores, which are the best."""
+        votes = np.exp((scores[:DEPTH] - scores[0]) / self.temperature)
+        return votes / votes.sum()
+
+    def rescore(self, texts: Sequence[Hit], images: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
+        """Ranks one query's hits again, which have their vectors and come best first; of equal scores the one that
+        stood first stays first. `score` is the new one then, and `cosine` that with the query. Where one list is empty
+        or the weight is 0, the hits stay as they are."""
+        if not (self.weight and texts and images):
+            return list(texts), list(images)
+        found = self.scores([hit.score for hit in texts], [hit.score for hit in images], agreement(texts, images))
+        ranked = []
+        for hits, scores in zip((texts, images), found, strict=True):
+            order = np.argsort(-scores, kind="stable").tolist()
+            ranked.append([replace(hits[at], score=float(scores[at]), cosine=hits[at].score) for at in order])
+        return tuple(ranked)
+
+    def pairs(self, texts: Sequence[Hit], images: Sequence[Hit], top_k: int) -> list[Pair]:
+        """The `top_k` best pairs of one query's first `DEPTH` texts and images, by the sum of both scores and `weight`
+        times the cosine of the two. Hits have their vectors and come best first, from the index or from `rescore`."""
+        texts, images = texts[:DEPTH], images[:DEPTH]
+        if not (texts and images):
+            return []
+        text_scores, image_scores = (np.array([hit.score for hit in hits], np.float64) for hits in (texts, images))
+        totals = text_scores[:, None] + image_scores + self.weight * agreement(texts, images)
+        best = np.argsort(-totals, axis=None, kind="stable")[:top_k]
+        places = zip(*np.unravel_index(best, totals.shape), strict=True)
+        return [Pair(float(totals[row, column]), texts[row], images[column]) for row, column in places]
+
+
+def agreement(texts: Sequence[Hit], images: Sequence[Hit]) -> np.ndarray:
+    """Cosines `(texts, images)` of hits that have their vectors, float64."""
+    return cosines(*(np.stack([hit.vector for hit in hits]) for hits in (texts, images)))
+
+
+def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Cosines of two matrices' rows, float64. What codes of an index decode to is not of length 1."""
+    lengths = [np.sqrt(np.einsum("ij,ij->i", one, one, dtype=np.float64)) for one in (rows, columns)]
+    return (rows @ columns.T) / np.maximum(np.multiply.outer(*lengths), 1e-12)
+
+
+__all__ = [
+    "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "Pair", "RetrievalIndex", "VectorIndex",
+    "about_index", "conditions", "matches",
+]  # fmt: skip

@@ -63,7 +63,7 @@ class ImageGate(nn.Module):
     `sigmoid(sharpness * ln(threshold / d))`, where `d` is the squared Mahalanobis distance of the pooled feature,
     scaled to a mean square of 1, to those of the training images. Their covariance is kept as its first principal
     components and one variance for all other directions. The gate is 1 everywhere until it is fitted
-    (`training.image_gate.fit_gate`).
+    (`unimur_mini.dual_encoder.image_gate.fit_gate`).
 
     Args:
         in_features (`int`): width of the pooled feature.

@@ -1,7 +1,7 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypedDict
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import nn
@@ -16,11 +16,12 @@ from .configuration_unimur import UniMuRConfig
 from .contrastive_loss import contrastive_loss, next_token_loss
 from .loading import FrozenBackbonesMixin
 from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
-
-# Not used here: a saved model carries the files that its own module imports, and these belong beside it.
-from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
 from .prefix_cache import FrozenDecoder, PrefixCache, align_right, group_by_length
-from .processing_unimur import UniMuRProcessor  # noqa: F401
+
+if TYPE_CHECKING:
+    # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
+    from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
+    from .processing_unimur import UniMuRProcessor  # noqa: F401
 
 # What the gate of an anchored query decides by; `gate_features` computes them in this order.
 GATE_FEATURES = (

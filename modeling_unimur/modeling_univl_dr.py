@@ -1,6 +1,7 @@
 """UniVL-DR: one dual encoder that puts queries, texts and captioned pictures into one space."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,9 +16,10 @@ from .contrastive_loss import candidate_losses, gather_documents
 from .loading import HUB_ARGUMENTS, CompleteLoadingMixin
 from .modeling_open_clip import build_dual_encoder, encode_texts, load_dual_encoder, pool_images, project_images
 
-# Not used here: a saved model carries the files that its own module imports, and these belong beside it.
-from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
-from .processing_univl_dr import UniVLDRProcessor  # noqa: F401
+if TYPE_CHECKING:
+    # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
+    from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
+    from .processing_univl_dr import UniVLDRProcessor  # noqa: F401
 
 
 @dataclass

@@ -24,7 +24,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .conversation import is_message, read_conversation
 from .image_loading import image_bytes, load_image, source_name
-from .thread_lock import ThreadLock
+from .memory_index import ThreadLock
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 32

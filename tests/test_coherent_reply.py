@@ -9,10 +9,8 @@ import torch
 from transformers import pipeline
 
 from modeling_unimur import UniMuRConfig
-from modeling_unimur.coherent_reply import DEPTH, Coherence
 from modeling_unimur.index import open_index
-from modeling_unimur.memory_index import RetrievalIndex
-from modeling_unimur.vector_index import Hit
+from modeling_unimur.memory_index import DEPTH, Coherence, Hit, RetrievalIndex
 from tests.hits import assert_same_answer, assert_same_hits
 from tests.index.vectors import jittered, random_units, unit
 

@@ -50,9 +50,8 @@ TESTED_THROUGH = {
     "tests/test_pipeline.py": (
         "modeling_unimur.auto_classes",
     ),
-    "tests/test_pipeline_threads.py": ("modeling_unimur.shared_lock", "modeling_unimur.thread_lock"),
+    "tests/index/test_payloads.py": ("modeling_unimur.index.base",),
     "tests/test_saving_unimur.py": ("modeling_unimur.loading",),
-    "tests/index/test_durability.py": ("modeling_unimur.saved_index", "modeling_unimur.writer_lock"),
     "tests/cli/test_compare_command.py": ("modeling_unimur.cli.backbone_arguments",),
     "tests/cli/test_train_command.py": ("modeling_unimur.cli.recipe_arguments",),
     "tests/cli/test_chat_session.py": ("modeling_unimur.cli.terminal",),
@@ -81,8 +80,6 @@ TESTED_THROUGH = {
         "modeling_unimur.evaluation.tasks.judging", "modeling_unimur.evaluation.tasks.photo_sharing",
         "modeling_unimur.evaluation.tasks.stories",
     ),
-    "tests/index/test_faiss_index.py": ("modeling_unimur.index.faiss_part", "modeling_unimur.index.search_effort"),
-    "tests/index/test_milvus_index.py": ("modeling_unimur.index.milvus_file", "modeling_unimur.index.milvus_filter"),
     "tests/releasing/test_release.py": ("modeling_unimur.releasing.fresh_load",),
     "tests/releasing/test_installed.py": ("modeling_unimur.releasing.hub_cards",),
     "tests/releasing/test_sentence_transformers.py": ("modeling_unimur.releasing.sentence_transformers_unimur",),
@@ -97,6 +94,7 @@ TESTED_THROUGH = {
         "unimur_mini.dialogues.talk",
     ),
     "tests/examples_mini/test_questions.py": ("unimur_mini.dialogues.question_phrases",),
+    "tests/examples_mini/dual_encoder/test_train.py": ("unimur_mini.dual_encoder.rows",),
     "tests/examples_mini/test_gimp_manual.py": ("unimur_mini.gimp_manual.documents", "unimur_mini.gimp_manual.splits"),
 }  # fmt: skip
 

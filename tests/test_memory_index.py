@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modeling_unimur import RetrievalIndex
-from modeling_unimur.index_folder import IndexFolder
+from modeling_unimur.index.folder import IndexFolder
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units as unit
 
@@ -120,7 +120,7 @@ def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
 
 def test_what_does_not_belong_together(index, tmp_path):
     def write(folder, **about):
-        known = index._write(folder)
+        known = index.write_files(folder)
         with open(folder / "items.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": "text", "id": "x", "payload": {}}) + "\n")
         return {"format": 1, **known, **about}

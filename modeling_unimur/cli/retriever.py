@@ -84,8 +84,8 @@ def open_with_index(
     Raises:
         CommandError: the folder holds no index.
     """
-    from ..index_folder import IndexFolder
-    from ..vector_index import is_database
+    from ..index import is_database
+    from ..index.folder import IndexFolder
 
     if not is_database(uri) and IndexFolder(uri).about() is None:
         raise CommandError(f"{uri} holds no index; `unimur index build SOURCE --index {uri}` makes one")

@@ -40,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     if recipe.task == "clip" and recipe.data.images:
         from ..training.train_captioned_images import train
     elif recipe.task == "clip":
-        from ..training.train_clip import train
+        from ..data.registry import CLIP_TRAINING, load_function
+
+        train = load_function(CLIP_TRAINING)
     else:
         from ..training.train_unimur import train
     return _tell(recipe, train(recipe))

@@ -36,6 +36,8 @@ SETS = {
     "gimp_manual": "unimur_mini.gimp_manual:gimp_manual",
     "picture_dictionary": "unimur_mini.picture_dictionary:load_picture_dictionary",
 }
+# What runs a recipe of task `clip` without `data.images`.
+CLIP_TRAINING = "unimur_mini.dual_encoder.train:train"
 
 
 def is_address(source: str) -> bool:
@@ -85,4 +87,4 @@ def find_loader(source: str, known: dict[str, str]) -> Callable[..., Any] | None
     return None if address is None else load_function(address)
 
 
-__all__ = ["PICTURES", "SETS", "TEXTS", "find_loader", "is_address", "load_function", "load_module"]
+__all__ = ["CLIP_TRAINING", "PICTURES", "SETS", "TEXTS", "find_loader", "is_address", "load_function", "load_module"]

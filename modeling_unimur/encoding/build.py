@@ -18,8 +18,8 @@ from ..data.picture_files import printable
 from ..data.retrieval_sources import names_a_set
 from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
-from ..index.opening import open_index
-from ..writer_lock import WriterLock
+from ..index import open_index
+from ..index.folder import WriterLock
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
 from .manifest import Manifest

@@ -13,9 +13,9 @@ import torch
 from tqdm.auto import tqdm
 
 from ..data.row_store import KEY_TYPE, RowStore
-from ..index.opening import open_index
-from ..index_folder import IndexFolder
-from ..vector_index import KINDS, VectorIndex, is_database
+from ..index import is_database, open_index
+from ..index.folder import IndexFolder
+from ..memory_index import KINDS, VectorIndex
 from .manifest import Manifest
 
 _BLOCK = 2048

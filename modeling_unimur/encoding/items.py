@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from ..data.picture_files import printable
 from ..data.row_store import key_of
-from ..vector_index import checked_id, payload_text, plain_value
+from ..index.base import payload_text
+from ..memory_index import checked_id, plain_value
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..data.img2dataset import expand_braces
 from ..data.picture_files import walk_pictures
 from ..data.retrieval_sources import SOURCES, names_a_set
-from ..vector_index import checked_id
+from ..memory_index import checked_id
 from .items import BadItem, Item
 from .picture_sources import ARCHIVES_AND_TABLES, archive_items, folder_items
 from .set_sources import set_items

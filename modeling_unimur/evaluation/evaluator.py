@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from ..coherent_reply import Coherence
 from ..data.shards import read_shard, write_shard
 from ..image_loading import load_image
+from ..memory_index import Coherence
 from .metrics import right_ranks
 from .report import Figures
 from .systems.base import Gallery, Messages, System

@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+import os
 from pathlib import Path
 
 import numpy as np
 
-from ..memory_index import MEMORY
-from ..payload_filters import Condition
-from ..saved_index import SavedIndex
-from ..vector_index import KINDS, Hit, locked
-from .faiss_part import FaissPart
-from .search_effort import EF_SEARCH, NPROBE
+from ..memory_index import (
+    KINDS,
+    Condition,
+    FolderIndex,
+    Hit,
+    Query,
+    check_vectors,
+    checked_id,
+    current_version,
+    locked,
+    matches,
+    require_dict,
+)
+from .base import EF_SEARCH, NPROBE, payload_text
+from .folder import CheckedFile, IndexFolder
+
+try:
+    import faiss
+except ImportError as error:
+    raise ImportError("An index in a folder is kept by FAISS: `pip install unimur[faiss]`.") from error
 
 # A graph of 32 links a vector; from about a million vectors on, where an exact search takes too long.
 APPROXIMATE = "HNSW32"
+# Where fewer than this share of the candidates match a filter, a graph is not walked: their vectors are compared.
+_FEW = 0.1
+# How many times the hits an index of codes brings, for the whole vectors to rank.
+_REFINED = 10
+_SELECTORS_KEPT = 8
+# When an index is read, so many of its codes are decoded; they give vectors back whose lengths are only about 1.
+_DECODED, _LONGEST = 2048, 1.6
 
 
-class FaissIndex(SavedIndex):
+class FaissIndex(FolderIndex):
     """Texts and pictures in one FAISS index each.
 
     ```python
@@ -43,23 +64,21 @@ class FaissIndex(SavedIndex):
         ValueError: a description that FAISS does not know.
     """
 
+    holds_folder = True
+
     def __init__(
         self, width: int, model: str, factory: str = "Flat", ef_search: int = EF_SEARCH, nprobe: int = NPROBE
     ):
         super().__init__(width, model)
         self.factory, self.ef_search, self.nprobe = factory, ef_search, nprobe
-        self._parts = {kind: FaissPart(factory, width, ef_search, nprobe) for kind in KINDS}
+        self.parts = {kind: FaissPart(factory, width, ef_search, nprobe) for kind in KINDS}
 
     # -- change and search ------------------------------------------------------------------------------------------
     @property
     @locked
     def tombstones(self) -> int:
         """Removed candidates that still take memory."""
-        return sum(part.tombstones for part in self._parts.values())
-
-    @locked
-    def count(self, kind: str | None = None) -> int:
-        return sum(len(self._parts[one]) for one in (KINDS if kind is None else (kind,)))
+        return sum(part.tombstones for part in self.parts.values())
 
     @locked
     def train(self, kind: str, vectors: np.ndarray) -> None:
@@ -68,47 +87,32 @@ class FaissIndex(SavedIndex):
         Raises:
             ValueError: wrong vectors, too few of them, or candidates that are there already.
         """
-        if len(self._parts[kind]):
+        if len(self.parts[kind]):
             raise ValueError(f"There are {kind}s in the index already: train before the first is added.")
-        self._parts[kind].train(self._unit(vectors))
+        self.parts[kind].train(self._unit(vectors))
 
     @locked
     def needs_training(self, kind: str) -> bool:
         """Whether an inverted file of a kind is yet to be fitted to vectors."""
-        return not self._parts[kind].index.is_trained
+        return not self.parts[kind].index.is_trained
 
     @locked
     def tune(self, ef_search: int | None = None, nprobe: int | None = None) -> None:
         """Changes how far an approximate search looks."""
         self.ef_search, self.nprobe = ef_search or self.ef_search, nprobe or self.nprobe
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.ef_search, part.nprobe = self.ef_search, self.nprobe
 
-    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
-        self._require_writer()
-        return self._parts[kind].add(ids, vectors, payloads)
+    def _payload(self, item: str, payload: dict | None) -> str:
+        return payload_text(item, payload)
 
-    def _remove(self, kind: str, ids: list[str]) -> None:
-        self._require_writer()
-        self._parts[kind].remove(ids)
-
-    def _known(self, kind: str, ids: list[str]) -> set[str]:
-        return {item for item in ids if item in self._parts[kind].rows}
-
-    def _search(
-        self,
-        vectors: np.ndarray,
-        top_k: int,
-        kinds: Sequence[str],
-        where: tuple[Condition, ...],
-        with_vectors: bool,
-    ) -> list[list[Hit]]:
-        parts = [(kind, self._parts[kind]) for kind in kinds if len(self._parts[kind])]
-        found = [part.search(vectors, top_k, where) for _, part in parts]
-        hits: list[list[Hit]] = [[] for _ in vectors]
+    def _search(self, query: Query) -> list[list[Hit]]:
+        parts = [(kind, self.parts[kind]) for kind in query.kinds if len(self.parts[kind])]
+        found = [part.search(query.vectors, query.top_k, query.where) for _, part in parts]
+        hits: list[list[Hit]] = [[] for _ in query.vectors]
         for (kind, part), (scores, rows) in zip(parts, found, strict=True):
             ids, payloads = part.ids, part.payloads
-            stored = iter(part.vectors(rows[rows >= 0])) if with_vectors else itertools.repeat(None)
+            stored = iter(part.vectors(rows[rows >= 0])) if query.with_vectors else itertools.repeat(None)
             for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
                 hits[place] += [
                     Hit(ids[row], value, kind, json.loads(payloads[row]), vector=next(stored))
@@ -116,16 +120,44 @@ class FaissIndex(SavedIndex):
                     if row >= 0
                 ]
         if len(parts) > 1:
-            hits = [sorted(row, key=lambda hit: -hit.score)[:top_k] for row in hits]
+            hits = [sorted(row, key=lambda hit: -hit.score)[: query.top_k] for row in hits]
         return hits
 
     # -- one folder -------------------------------------------------------------------------------------------------
-    def _compact(self) -> None:
-        for part in self._parts.values():
+    @classmethod
+    def load(
+        cls, folder: str | os.PathLike, width: int | None = None, model: str | None = None, read_only: bool = False
+    ) -> FaissIndex:
+        """Reads the folder's current version, as `FolderIndex.load` does, and keeps other writers out until `close`,
+        unless it is opened for reading.
+
+        Raises:
+            BlockingIOError: there is another writer.
+        """
+        lock = None if read_only or current_version(folder) is None else IndexFolder(folder).lock()
+        try:
+            index = super().load(folder, width, model, read_only)
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+        index.lock = lock
+        return index
+
+    @locked
+    def close(self) -> None:
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
+    def compact(self) -> None:
+        """Frees what removed candidates still take."""
+        for part in self.parts.values():
             part.compact()
 
-    def _write(self, folder: Path) -> dict:
-        for kind, part in self._parts.items():
+    def write_files(self, folder: Path) -> dict:
+        """Writes two files of each kind and returns what is to be known about them."""
+        for kind, part in self.parts.items():
             part.write(folder, kind)
         return {
             "width": self.width,
@@ -133,24 +165,345 @@ class FaissIndex(SavedIndex):
             "factory": self.factory,
             "ef_search": self.ef_search,
             "nprobe": self.nprobe,
-            "counts": {kind: len(part) for kind, part in self._parts.items()},
+            "counts": {kind: len(part) for kind, part in self.parts.items()},
         }
 
     @classmethod
-    def _require_own(cls, folder: Path, about: dict) -> None:
-        if about.get("factory") == MEMORY:
-            raise ValueError(f"The index in {folder} is searched without FAISS: open it by `open_index`.")
-
-    @classmethod
-    def _read(cls, folder: Path, about: dict) -> FaissIndex:
+    def read_files(cls, folder: Path, about: dict) -> FaissIndex:
+        """Reads what `write_files` wrote; raises whatever a damaged file makes it raise."""
         settings = {key: about[key] for key in ("factory", "ef_search", "nprobe")}
         index = cls(about["width"], about["model"], **settings)
-        index._parts = {kind: FaissPart.read(folder, kind, width=about["width"], **settings) for kind in KINDS}
+        index.parts = {kind: FaissPart.read(folder, kind, width=about["width"], **settings) for kind in KINDS}
         return index
 
-    def _take(self, other: FaissIndex) -> None:
+    def take(self, other: FaissIndex) -> None:
         other.tune(self.ef_search, self.nprobe)
-        self._parts, self.factory = other._parts, other.factory
+        super().take(other)
+
+
+class FaissPart:
+    """Rows of one FAISS index.
+
+    In an exact index (`"Flat"`) a removed row's place goes to the last row. Elsewhere a removed row becomes a
+    tombstone, which no search returns, until `compact`.
+
+    Args:
+        factory: FAISS' description of the index.
+        width: of the vectors.
+        ef_search: candidates that a graph (HNSW) keeps in view.
+        nprobe: lists that an inverted file (IVF) visits.
+
+    Raises:
+        ValueError: a description that FAISS does not know or that cannot be filtered.
+    """
+
+    def __init__(self, factory: str, width: int, ef_search: int, nprobe: int):
+        try:
+            index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"FAISS makes no index {factory!r} of {width} numbers: {reason}") from error
+        self.factory, self.ef_search, self.nprobe = factory, ef_search, nprobe
+        self.ids: list[str | None] = []
+        self.payloads: list[str | None] = []
+        self.rows: dict[str, int] = {}
+        self._take(index)
+
+    def _take(self, index: faiss.Index) -> None:
+        self.index = index  # owns the memory of all that follows
+        self._before, inner = None, faiss.downcast_index(index)
+        if isinstance(inner, faiss.IndexPreTransform):
+            self._before, inner = inner, faiss.downcast_index(inner.index)
+        base, self._stored = inner, None
+        if isinstance(inner, faiss.IndexRefine):
+            self._stored, base = faiss.downcast_index(inner.refine_index), faiss.downcast_index(inner.base_index)
+        elif isinstance(inner, faiss.IndexHNSW):
+            self._stored = faiss.downcast_index(inner.storage)
+            if isinstance(self._stored, faiss.IndexPQ):  # which takes no selector
+                self._stored = None
+        if not isinstance(base, (faiss.IndexFlat, faiss.IndexHNSW, faiss.IndexIVF)):
+            raise ValueError(f"{self.factory!r} is none of Flat, HNSW and IVF, with what may stand before and after.")
+        self._inner = inner
+        self.exact = isinstance(inner, faiss.IndexFlat) and self._before is None
+        if self.exact:
+            self._stored = inner
+        self._numbered = isinstance(inner, faiss.IndexIVF)  # keeps row numbers, may have gaps
+        self._selectors: dict[str, tuple] = {}
+        self._places: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def tombstones(self) -> int:
+        """Removed rows that still take memory."""
+        return self.index.ntotal - len(self.rows)
+
+    # -- change -----------------------------------------------------------------------------------------------------
+    def _changed(self) -> None:
+        self._selectors.clear()
+        self._places = None
+
+    def train(self, vectors: np.ndarray) -> None:
+        """Fits cells and codes to a sample of the vectors to come, `(sample, width)`.
+
+        Raises:
+            ValueError: too few for FAISS.
+        """
+        try:
+            self.index.train(vectors)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(
+                f"{self.factory!r} cannot be trained on {len(vectors)} vectors ({reason}): call train(kind, sample) "
+                "with more of them first, or choose fewer cells."
+            ) from error
+
+    def add(self, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
+        """Stores candidates of distinct ids; returns how many of them were known."""
+        if not self.index.is_trained:
+            self.train(vectors)
+        known = [place for place, item in enumerate(ids) if item in self.rows]
+        fresh = range(len(ids))
+        if known and self.exact:
+            rows = [self.rows[ids[place]] for place in known]
+            self._matrix()[rows] = vectors[known]
+            for place, row in zip(known, rows, strict=True):
+                self.payloads[row] = payloads[place]
+            fresh = [place for place, item in enumerate(ids) if item not in self.rows]
+        if len(fresh):
+            first = len(self.ids)
+            new = vectors if len(fresh) == len(ids) else vectors[fresh]
+            if self._numbered:
+                self.index.add_with_ids(new, np.arange(first, first + len(fresh)))
+            else:
+                self.index.add(new)
+            for place in known if not self.exact else ():
+                self._bury(ids[place])
+            for row, place in enumerate(fresh, first):
+                self.ids.append(ids[place])
+                self.payloads.append(payloads[place])
+                self.rows[ids[place]] = row
+        self._changed()
+        return len(known)
+
+    def _matrix(self) -> np.ndarray:
+        """The vectors of an exact index, in place."""
+        total = self._inner.ntotal
+        return faiss.rev_swig_ptr(self._inner.get_xb(), total * self._inner.d).reshape(total, self._inner.d)
+
+    def _bury(self, item: str) -> None:
+        row = self.rows.pop(item)
+        self.ids[row] = self.payloads[row] = None
+
+    def remove(self, ids: list[str]) -> None:
+        """Removes candidates that are there."""
+        self._changed()
+        if not self.exact:
+            for item in ids:
+                self._bury(item)
+            return
+        matrix, total = self._matrix(), len(self.ids)
+        for item in ids:
+            row, last = self.rows.pop(item), len(self.ids) - 1
+            moved, payload = self.ids.pop(), self.payloads.pop()
+            if row != last:
+                matrix[row] = matrix[last]
+                self.ids[row], self.payloads[row], self.rows[moved] = moved, payload, row
+        self._inner.remove_ids(faiss.IDSelectorRange(len(self.ids), total))
+
+    def compact(self) -> None:
+        """Frees the tombstones; a graph is built again, which takes as long as building it did."""
+        if not self.tombstones:
+            return
+        self._changed()
+        if self._numbered:
+            listed = np.ones(len(self.ids), bool)
+            listed[list(self.rows.values())] = False
+            self.index.remove_ids(faiss.IDSelectorBatch(np.flatnonzero(listed)))
+            return
+        alive = np.fromiter((row for row, item in enumerate(self.ids) if item is not None), np.int64)
+        if len(alive):
+            vectors = self._inner.reconstruct_batch(alive)
+        self._inner.reset()
+        if len(alive):
+            self._inner.add(vectors)
+        self.index.ntotal = self._inner.ntotal
+        self.ids = [self.ids[row] for row in alive]
+        self.payloads = [self.payloads[row] for row in alive]
+        self.rows = {item: row for row, item in enumerate(self.ids)}
+
+    # -- search -----------------------------------------------------------------------------------------------------
+    def search(self, vectors: np.ndarray, top_k: int, where: tuple[Condition, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows, both `(queries, at most top_k)`, best first; row -1 where there is no more."""
+        if not where and not self.tombstones:
+            selector, count = None, len(self.rows)
+        else:
+            selector, count = self._selector(where)
+        top_k = min(top_k, count)
+        if not top_k:
+            return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
+        if self._before is not None:
+            for place in range(self._before.chain.size()):
+                vectors = self._before.chain.at(place).apply(vectors)
+        # Of all rows: a walk goes through the tombstones too.
+        share = count / self.index.ntotal
+        if self.exact or share < _FEW:
+            return self._look_at_all(vectors, top_k, selector)
+        scores, rows = self._inner.search(
+            vectors, top_k, params=self._parameters(self._inner, selector, self.nprobe, top_k, share)
+        )
+        short = np.flatnonzero((rows < 0).any(axis=1))
+        if len(short):  # the walk ended, or its cells held too few
+            scores[short], rows[short] = self._look_at_all(vectors[short], top_k, selector)
+        return scores, rows
+
+    def _look_at_all(
+        self, vectors: np.ndarray, top_k: int, selector: faiss.IDSelector | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._stored is not None:
+            parameters = None if selector is None else faiss.SearchParameters(sel=selector)
+            return self._stored.search(vectors, top_k, params=parameters)
+        nprobe = self._inner.nlist if self._numbered else 0
+        parameters = self._parameters(self._inner, selector, nprobe, top_k, 1 / self.index.ntotal)
+        return self._inner.search(vectors, top_k, params=parameters)
+
+    def _parameters(
+        self, index: faiss.Index, selector: faiss.IDSelector | None, nprobe: int, top_k: int, share: float
+    ) -> faiss.SearchParameters:
+        if isinstance(index, faiss.IndexRefine):
+            inner = faiss.downcast_index(index.base_index)
+            base = self._parameters(inner, selector, nprobe, _REFINED * top_k, share)
+            return faiss.IndexRefineSearchParameters(k_factor=_REFINED, base_index_params=base)
+        if isinstance(index, faiss.IndexIVF):
+            return faiss.SearchParametersIVF(sel=selector, nprobe=nprobe)
+        if isinstance(index, faiss.IndexHNSW):
+            # What the selector refuses takes a place in view as well.
+            wanted = int(np.ceil(max(self.ef_search, top_k) / share))
+            return faiss.SearchParametersHNSW(sel=selector, efSearch=wanted if share < 1 else self.ef_search)
+        return faiss.SearchParameters(sel=selector)
+
+    def _selector(self, where: tuple[Condition, ...]) -> tuple[faiss.IDSelector, int]:
+        name = repr(where)  # in which 1, 1.0 and True differ
+        if name not in self._selectors:
+            if where:
+                texts = self.payloads
+                chosen = [text is not None and matches(json.loads(text), where) for text in texts]
+            else:
+                chosen = [item is not None for item in self.ids]
+            bits = np.packbits(np.array(chosen, bool), bitorder="little")
+            while len(self._selectors) >= _SELECTORS_KEPT:
+                self._selectors.pop(next(iter(self._selectors)))
+            self._selectors[name] = (faiss.IDSelectorBitmap(bits), sum(chosen))
+        return self._selectors[name]
+
+    # -- vectors ----------------------------------------------------------------------------------------------------
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        """The vectors `(rows, width)` of rows by their numbers; of codes, what they decode to.
+
+        Raises:
+            ValueError: what stands before the codes cannot be undone.
+        """
+        if not len(rows):
+            return np.empty((0, self.index.d), np.float32)
+        found = self._decoded(rows) if self._numbered else self._inner.reconstruct_batch(rows)
+        if self._before is not None:
+            chain = self._before.chain
+            try:
+                for place in reversed(range(chain.size())):
+                    found = faiss.downcast_VectorTransform(chain.at(place)).reverse_transform(found)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self.factory!r} gives no vectors back: coherent replies need an index without whitening."
+                ) from error
+        return found
+
+    def _decoded(self, rows: np.ndarray) -> np.ndarray:
+        """Vectors of an inverted file, which finds them by cell and place in it."""
+        inner, lists = self._inner, self._inner.invlists
+        if self._places is None:
+            self._places = np.full((len(self.ids), 2), -1, np.int64)
+            for cell in range(inner.nlist):
+                if size := lists.list_size(cell):
+                    numbers = faiss.rev_swig_ptr(lists.get_ids(cell), size)
+                    self._places[numbers, 0], self._places[numbers, 1] = cell, np.arange(size)
+        found = np.empty((len(rows), inner.d), np.float32)
+        for vector, (cell, place) in zip(found, self._places[rows].tolist(), strict=True):
+            inner.reconstruct_from_offset(cell, place, faiss.swig_ptr(vector))
+        return found
+
+    # -- files ------------------------------------------------------------------------------------------------------
+    def write(self, folder: Path, name: str) -> None:
+        """Writes `NAME.faiss` and `NAME.jsonl`, one line a row."""
+        # FAISS' own writer does not notice when its last bytes do not reach the disk.
+        with CheckedFile(folder / f"{name}.faiss") as file:
+            faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
+        with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
+            for item, payload in zip(self.ids, self.payloads, strict=True):
+                # The payload is JSON already.
+                file.write("null\n" if item is None else f"[{json.dumps(item, ensure_ascii=False)}, {payload}]\n")
+
+    @classmethod
+    def read(cls, folder: Path, name: str, factory: str, width: int, ef_search: int, nprobe: int) -> FaissPart:
+        """Reads what `write` wrote.
+
+        Raises:
+            ValueError: when the two files do not agree, or hold what no `add` can have stored.
+        """
+        part = cls(factory, width, ef_search, nprobe)
+        made = part.index
+        part._take(faiss.read_index(str(folder / f"{name}.faiss")))
+        if _kinds(made) != _kinds(part.index):
+            raise ValueError(f"{name}.faiss is no {factory!r} of {width} numbers by inner product")
+        with open(folder / f"{name}.jsonl", encoding="utf-8", newline="\n") as file:
+            for row, line in enumerate(file):
+                record = json.loads(line)
+                item = None if record is None else checked_id(record[0])
+                if item in part.rows:
+                    raise ValueError(f"{name} {item!r:.60} is there twice")
+                part.ids.append(item)
+                part.payloads.append(item and json.dumps(require_dict(item, record[1]), ensure_ascii=False))
+                if item is not None:
+                    part.rows[item] = row
+        highest = len(part.ids) if part._numbered else part.index.ntotal
+        if len(part.ids) != highest or part.tombstones < 0:
+            raise ValueError(f"{name}.faiss and {name}.jsonl do not belong together")
+        part._check_vectors()
+        return part
+
+    def _check_vectors(self) -> None:
+        """Refuses vectors that no `add` can have stored: each where they are whole, a sample of those in codes."""
+        inner, cells = self._inner, ()
+        if self._numbered:
+            lists = inner.invlists
+            cells = [(cell, lists.list_size(cell)) for cell in range(inner.nlist) if lists.list_size(cell)]
+            for cell, size in cells:
+                rows = faiss.rev_swig_ptr(lists.get_ids(cell), size)
+                if rows.min() < 0 or rows.max() >= len(self.ids):
+                    raise ValueError("a cell holds rows that nothing names")
+        if self._before is None and isinstance(self._stored, faiss.IndexFlat):
+            if self._stored.ntotal:
+                flat = faiss.rev_swig_ptr(self._stored.get_xb(), self._stored.ntotal * self._stored.d)
+                check_vectors(flat.reshape(-1, self._stored.d), self._stored.d)
+        elif self._before is None and isinstance(inner, faiss.IndexIVFFlat):
+            for cell, size in cells:
+                codes = faiss.rev_swig_ptr(lists.get_codes(cell), size * inner.code_size)
+                check_vectors(codes.view(np.float32).reshape(size, inner.d), inner.d)
+        else:
+            count = min(self.index.ntotal, _DECODED)
+            alive = [row for row, item in enumerate(self.ids[:count]) if item is not None]
+            decoded = self.index.reconstruct_n(0, count)[alive] if alive else np.empty((0, 1))
+            lengths = np.linalg.norm(decoded, axis=1)
+            if not (lengths <= _LONGEST).all():
+                raise ValueError(f"its codes give vectors of length {lengths.max():.4g}")
+
+
+def _kinds(index: faiss.Index) -> list:
+    """What an index is made of, as far as its factory's description says."""
+    index = faiss.downcast_index(index)
+    parts = [getattr(index, name, None) for name in ("base_index", "refine_index", "index", "storage")]
+    inner = [kind for part in parts if part is not None for kind in _kinds(part)]
+    return [type(index).__name__.removesuffix("IP"), index.d, index.metric_type, *inner]
 
 
 __all__ = ["APPROXIMATE", "FaissIndex"]

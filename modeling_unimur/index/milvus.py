@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import logging
+import os
 import re
+import shutil
+import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ..payload_filters import Condition, matches
-from ..vector_index import ID_BYTES, KINDS, Hit, VectorIndex, locked, require_same
-from .milvus_file import MilvusFile
-from .milvus_filter import milvus_expression
-from .search_effort import EF_SEARCH, NPROBE
+from ..memory_index import ID_BYTES, KINDS, Condition, Hit, Query, VectorIndex, locked, matches, require_same
+from .base import EF_SEARCH, NPROBE, payload_text
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
@@ -36,6 +38,11 @@ _FACTORIES = (
 )
 # The same as FAISS' in a folder.
 _EF_CONSTRUCTION = 40
+# Of a socket's path, on every system.
+_LONGEST_PATH = 100
+# All others stand for themselves.
+_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_SIGNS = {"in": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 class MilvusIndex(VectorIndex):
@@ -134,9 +141,11 @@ class MilvusIndex(VectorIndex):
                 file.release()
             raise
 
+    def _payload(self, item: str, payload: dict | None) -> str:
+        return payload_text(item, payload)
+
     # -- change -----------------------------------------------------------------------------------------------------
     def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
-        self._require_writer()
         known = len(self._known(kind, ids))
         for part in self._parts(ids):
             rows = [
@@ -147,13 +156,8 @@ class MilvusIndex(VectorIndex):
         return known
 
     def _remove(self, kind: str, ids: list[str]) -> None:
-        self._require_writer()
         for part in self._parts(ids):
             self._client.delete(self.collection, ids=[_key(kind, item) for item in ids[part]])
-
-    def _require_writer(self) -> None:
-        if self.read_only:
-            raise PermissionError("The index was opened for reading; open it without read_only to change it.")
 
     def _parts(self, rows: Sequence) -> Iterator[slice]:
         size = max(1, min(_MAX_ROWS, _MESSAGE_BYTES // (4 * self.width)))
@@ -168,23 +172,16 @@ class MilvusIndex(VectorIndex):
         return known
 
     # -- search -----------------------------------------------------------------------------------------------------
-    def _search(
-        self,
-        vectors: np.ndarray,
-        top_k: int,
-        kinds: Sequence[str],
-        where: tuple[Condition, ...],
-        with_vectors: bool,
-    ) -> list[list[Hit]]:
-        if top_k > MAX_TOP_K:
-            raise ValueError(f"Milvus returns at most {MAX_TOP_K} hits a query, not {top_k}.")
-        filters = [f'kind == "{kinds[0]}"'] if len(kinds) == 1 else []
-        if where:
-            filters.append(milvus_expression(where))
+    def _search(self, query: Query) -> list[list[Hit]]:
+        if query.top_k > MAX_TOP_K:
+            raise ValueError(f"Milvus returns at most {MAX_TOP_K} hits a query, not {query.top_k}.")
+        filters = [f'kind == "{query.kinds[0]}"'] if len(query.kinds) == 1 else []
+        if query.where:
+            filters.append(milvus_expression(query.where))
         found: list[list[Hit]] = []
-        for part in self._parts(vectors):
-            found += self._ask(vectors[part], top_k, " and ".join(filters), where)
-        return self._with_vectors(found) if with_vectors else found
+        for part in self._parts(query.vectors):
+            found += self._ask(query.vectors[part], query.top_k, " and ".join(filters), query.where)
+        return self._with_vectors(found) if query.with_vectors else found
 
     def _ask(self, vectors: np.ndarray, top_k: int, expression: str, where: tuple[Condition, ...]) -> list[list[Hit]]:
         limit = top_k
@@ -234,7 +231,7 @@ class MilvusIndex(VectorIndex):
     @locked
     def drop(self) -> None:
         """Deletes the index with all its candidates."""
-        self._require_writer()
+        self.require_writer()
         for name in (self.collection, _about(self.collection)):
             self._client.drop_collection(name)
 
@@ -245,6 +242,83 @@ class MilvusIndex(VectorIndex):
             self._client.close()
             if self._file is not None:
                 self._file.release()
+
+
+class MilvusFile:
+    """milvus-lite with one file open, shared by all that open it in this process, and closed by the last of them.
+
+    pymilvus itself would serve the file on a port of the loopback interface, without a password, until the process
+    ends; see `open`.
+    """
+
+    _opened: dict[str, MilvusFile] = {}
+    _guard = threading.Lock()
+
+    def __init__(self, path: str):
+        from milvus_lite.adapter.grpc.server import start_server_in_thread
+
+        self.path, self._users, self._process = path, 1, os.getpid()
+        self._folder = tempfile.mkdtemp(prefix="milvus-")  # of mode 0700
+        if len(self._folder) > _LONGEST_PATH - len("/socket:0"):
+            os.rmdir(self._folder)
+            self._folder = tempfile.mkdtemp(prefix="milvus-", dir="/tmp")
+        try:
+            socket = f"unix:{self._folder}/socket"
+            self._server, self._database, _ = start_server_in_thread(path, host=socket, port=0)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+        self.address = f"{socket}:0"
+        atexit.register(self._stop)
+
+    @classmethod
+    def open(cls, uri: str) -> MilvusFile:
+        """Opens a file, or shares it with those of this process that have it open.
+
+        Raises:
+            FileNotFoundError: there is no folder for it.
+            ImportError: milvus-lite is not installed.
+            BlockingIOError: another process has the file.
+            ValueError: it is no Milvus file.
+        """
+        try:
+            from milvus_lite import DataDirLockedError
+        except ImportError as error:
+            raise ImportError(f"{uri} is opened by milvus-lite: `pip install unimur[milvus]`.") from error
+        path = os.path.realpath(uri)
+        if not os.path.isdir(os.path.dirname(path)):
+            raise FileNotFoundError(f"There is no folder {os.path.dirname(path)} for {uri}.")
+        with cls._guard:
+            found = cls._opened.get(path)
+            if found is not None:
+                found._users += 1
+                return found
+            try:
+                cls._opened[path] = cls(path)
+            except DataDirLockedError as error:
+                raise BlockingIOError(
+                    f"Another process has {uri} open; a file has one process at a time. Wait until it closes it, or "
+                    "run a Milvus server."
+                ) from error
+            except Exception as error:  # damaged files make it raise nearly anything
+                raise ValueError(f"Milvus cannot open {uri}: {error}.") from error
+            return cls._opened[path]
+
+    def release(self) -> None:
+        """Closes the file if nobody else of this process has it open: another process may open it then."""
+        with self._guard:
+            self._users -= 1
+            if self._users:
+                return
+            del self._opened[self.path]
+            atexit.unregister(self._stop)
+            self._stop()
+
+    def _stop(self) -> None:
+        if os.getpid() == self._process:  # a fork has the object and not the server
+            self._server.stop(grace=2).wait()
+            self._database.close()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _key(kind: str, item: str) -> str:
@@ -304,6 +378,28 @@ def _create(client: MilvusClient, collection: str, about: dict) -> None:
     client.create_collection(_about(collection), schema=schema, index_params=index, consistency_level="Strong")
     client.upsert(_about(collection), [{"key": "about", "vector": [1.0, 0.0], "payload": about}])
     client.flush(_about(collection))
+
+
+def milvus_expression(where: tuple[Condition, ...]) -> str:
+    """The conditions as Milvus' filter language, over the JSON field `payload`; empty without conditions.
+
+    It may hold for more than `matches` says: milvus-lite takes booleans for numbers.
+    """
+    parts = []
+    for key, name, values in where:
+        # Membership is spelled out: milvus-lite knows `in` for plain fields only.
+        sign = _SIGNS[name]
+        each = [f"payload[{_quoted(key)}] {sign} {_quoted(value)}" for value in values]
+        parts.append(each[0] if len(each) == 1 else f"({' or '.join(each)})")
+    return " and ".join(parts)
+
+
+def _quoted(value: str | float | bool) -> str:
+    if isinstance(value, str):
+        return '"' + "".join(_ESCAPES.get(sign, sign) for sign in value) + '"'
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        value = float(value)
+    return json.dumps(value)
 
 
 __all__ = ["MAX_TOP_K", "MilvusIndex"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..vector_index import KINDS
+from ..memory_index import KINDS
 from .public_names import PublicNames
 from .refusal import Refused
 from .requests import RetrievalRequest

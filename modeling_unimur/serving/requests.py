@@ -7,8 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..payload_filters import conditions
-from ..vector_index import MODALITIES
+from ..memory_index import MODALITIES, conditions
 from .encoded_image import EncodedImage
 from .limits import ServingLimits
 from .refusal import Refused

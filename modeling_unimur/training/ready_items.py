@@ -13,8 +13,7 @@ import torch
 
 from ..data.json_lines import read_json_lines
 from ..data.text_lines import read_lines
-from ..memory_index import RetrievalIndex
-from ..vector_index import KINDS
+from ..memory_index import KINDS, RetrievalIndex
 from .ready_vectors import ReadyVectors, read_table
 
 _FORMATS = (

@@ -15,12 +15,13 @@ from transformers import CLIPImageProcessor
 from modeling_unimur.encoding.build import build_index
 from modeling_unimur.evaluation import evaluator as encoding
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.training import picture_batches, picture_views, prefix_store
+from modeling_unimur.training import picture_batches, prefix_store
 from modeling_unimur.training.frozen_features import FeatureOptions, FrozenPictures, FrozenTexts
-from modeling_unimur.training.picture_views import FrozenPictureViews, ViewOptions
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
 from tests.encoding.corpora import CountingEncoder, content, options, picture_folder
+from unimur_mini.dual_encoder import views
+from unimur_mini.dual_encoder.views import FrozenPictureViews, ViewOptions
 
 SIDE = {"height": 8, "width": 8}
 PROCESSOR = CLIPImageProcessor(do_resize=False, do_center_crop=False, size=SIDE, crop_size=SIDE)
@@ -103,7 +104,7 @@ class Texts(Pictures):
 class Views(Pictures):
     def prepare(self):
         super().prepare()
-        self.monkeypatch.setattr(picture_views, "_SECONDS", -1)  # a shard a batch
+        self.monkeypatch.setattr(views, "_SECONDS", -1)  # a shard a batch
         resized = {"do_resize": True, "do_center_crop": False, "size": SIDE, "crop_size": SIDE}
         self.processor = CLIPImageProcessor(**resized)
 

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from transformers import BertConfig, BertModel, pipeline
 
 from modeling_unimur import MultimodalRetrievalPipeline
-from modeling_unimur.coherent_reply import DEPTH, Coherence
 from modeling_unimur.evaluation.systems import (
     BM25,
     ClipSpace,
@@ -24,6 +23,7 @@ from modeling_unimur.evaluation.systems import (
     words_of_last_turn,
 )
 from modeling_unimur.evaluation.systems.coherent import coherent_scores
+from modeling_unimur.memory_index import DEPTH, Coherence
 from modeling_unimur.training.readout_fit import fit_ridge
 from tests import tiny
 

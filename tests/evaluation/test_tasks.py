@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from modeling_unimur.coherent_reply import Coherence
 from modeling_unimur.data.dialog_schema import Dialog, Turn
 from modeling_unimur.evaluation import systems
 from modeling_unimur.evaluation.evaluator import Encoded, Evaluator
@@ -18,7 +17,7 @@ from modeling_unimur.evaluation.tasks import TaskOptions, task_function
 from modeling_unimur.evaluation.tasks.mmdialog import open_replies, reply_figures, with_coherent_replies
 from modeling_unimur.evaluation.tasks.replies import read_replies
 from modeling_unimur.evaluation.tasks.visdial import visdial_context
-from modeling_unimur.memory_index import RetrievalIndex
+from modeling_unimur.memory_index import Coherence, RetrievalIndex
 from tests.data import published_files as files
 
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from modeling_unimur.index import open_index
 from modeling_unimur.index.faiss import FaissIndex
-from modeling_unimur.index_folder import CheckedFile
+from modeling_unimur.index.folder import CheckedFile, IndexFolder
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units
 
@@ -62,7 +62,7 @@ def test_killed_writers_leave_a_whole_version(tmp_path):
             # What was said to be saved is there; the one after it may be.
             assert rest == 0
             assert written[-1] <= number <= written[-1] + 1
-            versions = {hit.payload["version"] for hit in index.search(index._parts["text"]._matrix()[:1], 5)[0]}
+            versions = {hit.payload["version"] for hit in index.search(index.parts["text"]._matrix()[:1], 5)[0]}
             assert versions == {number}
             assert number > last
             last = number
@@ -70,7 +70,7 @@ def test_killed_writers_leave_a_whole_version(tmp_path):
 
 def test_failed_save_keeps_the_old_version(tmp_path, monkeypatch):
     with filled(tmp_path / "index") as index:
-        monkeypatch.setattr("modeling_unimur.index.faiss_part.FaissPart.write", lambda *_: 1 / 0)
+        monkeypatch.setattr("modeling_unimur.index.faiss.FaissPart.write", lambda *_: 1 / 0)
         index.remove("text", ["0"])
         with pytest.raises(ZeroDivisionError):
             index.save()
@@ -104,13 +104,18 @@ def test_a_reader_goes_on(tmp_path):
         assert reader.refresh()
         assert len(reader) == 19
         assert_same_answers(reader.search(VECTORS, 3), writer.search(VECTORS, 3))
-        assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["CURRENT", "v000003", "writer.lock"]
+        assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
+            "CURRENT",
+            "v000003",
+            "writer.json",
+            "writer.lock",
+        ]
 
 
 def test_a_version_that_vanishes_under_a_reader(tmp_path, monkeypatch):
     """The writer lands the next version between a reader's look at CURRENT and its reading."""
     with filled(tmp_path / "index") as writer:
-        read = FaissIndex._read
+        read = FaissIndex.read_files
         calls = []
 
         def late(folder, about):
@@ -119,7 +124,7 @@ def test_a_version_that_vanishes_under_a_reader(tmp_path, monkeypatch):
                 writer.save()
             return read(folder, about)
 
-        monkeypatch.setattr(FaissIndex, "_read", late)
+        monkeypatch.setattr(FaissIndex, "read_files", late)
         assert len(open_index(tmp_path / "index", read_only=True)) == 20
         assert calls == ["v000001"]
 
@@ -239,18 +244,18 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, monkeypatch):
     index = filled(tmp_path / "index")
     folder = tmp_path / "index"
     with monkeypatch.context() as patch:  # killed: nothing is cleaned up
-        patch.setattr("modeling_unimur.index_folder.shutil.rmtree", lambda *_, **__: None)
-        patch.setattr("modeling_unimur.index_folder.IndexFolder._note", _note_once(index))
-        patch.setattr("modeling_unimur.index_folder.os.replace", lambda *_: 1 / 0)
+        patch.setattr("modeling_unimur.index.folder.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("modeling_unimur.index.folder.IndexFolder._note", _note_once())
+        patch.setattr("modeling_unimur.index.folder.os.replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.save()
     assert len(list(folder.glob(".aside-*"))) == 1
     index.save()
-    assert sorted(path.name for path in folder.iterdir()) == ["CURRENT", "v000002", "writer.lock"]
+    assert sorted(path.name for path in folder.iterdir()) == ["CURRENT", "v000002", "writer.json", "writer.lock"]
 
 
-def _note_once(index):
-    note, calls = type(index._folder)._note, []
+def _note_once():
+    note, calls = IndexFolder._note, []
 
     def once(self, names):
         calls.append(names)

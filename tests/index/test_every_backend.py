@@ -127,7 +127,7 @@ def test_wrong_input_changes_nothing(index):
     nan = QUERIES[:2].copy()
     nan[1, 3] = np.nan
     wrong = [
-        (("sound", ["x"], QUERIES[:1]), "kind is one of"),
+        (("sound", ["x"], QUERIES[:1]), "kind must be one of"),
         (("text", ["x"], QUERIES[:1, :8]), r"shape \(any, 16\), not \(1, 8\)"),
         (("text", ["x", "y"], nan), "Vector 1 holds NaN"),
         (("text", ["x"], 3 * QUERIES[:1]), "Vector 0 has length 3, not 1"),
@@ -148,7 +148,7 @@ def test_wrong_input_changes_nothing(index):
         ((nan,), "NaN"),
         ((2 * QUERIES,), "divide vectors by their norm"),
         ((QUERIES, 0), "top_k"),
-        ((QUERIES, 5, "sound"), "kind is one of"),
+        ((QUERIES, 5, "sound"), "kind must be one of"),
         ((QUERIES, 5, None, {"a": None}), "no string, number or boolean"),
         ((QUERIES, 5, None, {"a": {"near": 3}}), "range such as"),
         ((QUERIES, 5, None, {"a": []}), "empty list"),

@@ -126,7 +126,7 @@ def test_missing_library_names_its_extra(module, extra, uri, tmp_path):
 @pytest.mark.parametrize("left", [1, 5, 40, 400])
 def test_what_is_left_is_found_before_it_is_saved(factory, left):
     index = FaissIndex(32, "tiny@1", factory, ef_search=16, nprobe=1)
-    if not index._parts["text"].index.is_trained:
+    if not index.parts["text"].index.is_trained:
         index.train("text", CLOUD[:400])
     index.add("text", IDS, CLOUD, [{"last": n >= 3000 - left} for n in range(3000)])
     marked = index.search(QUERIES, 10, where={"last": True})

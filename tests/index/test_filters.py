@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from modeling_unimur.index import open_index
-from modeling_unimur.payload_filters import conditions, matches
+from modeling_unimur.memory_index import conditions, matches
 from tests.index.vectors import random_units
 
 VALUES = {

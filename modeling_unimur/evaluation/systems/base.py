@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...coherent_reply import Coherence
 from ...conversation import words_of_turn
+from ...memory_index import Coherence
 
 KINDS = ("text", "image")
 Messages = Sequence[dict]

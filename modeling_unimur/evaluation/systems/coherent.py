@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...coherent_reply import DEPTH, Coherence, cosines
+from ...memory_index import DEPTH, Coherence, cosines
 from .base import KINDS, Gallery, Messages, System, Weights
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...coherent_reply import Coherence
+from ...memory_index import Coherence
 from ..turn_encoding import TurnEncoder
 from .base import Gallery, Messages, System, Weights, num_bytes
 from .clip_space import ClipSpace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..modeling_open_clip import ImageGate
+from modeling_unimur.modeling_open_clip import ImageGate
 
 # Added to every variance, as a share of their mean; and the threshold as a multiple of the training images' mean
 # distance. Chosen on the validation split of clip art and on photographs: the gate is 0.95 on the former and 0.03 on

@@ -11,17 +11,19 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
 
-from ..data.captioned_pictures import load_captioned_pictures, split_by_title
-from ..evaluation.metrics import first_right_ranks, recall_at
-from ..modeling_open_clip import OpenCLIPModel
-from .callbacks import TrainingGuard
-from .clip_pictures import joined, near_twins
-from .clip_rows import ClipRows, Draws, EpochDraws, clip_rows
+from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_by_title
+from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
+from modeling_unimur.modeling_open_clip import OpenCLIPModel
+from modeling_unimur.training.callbacks import TrainingGuard
+from modeling_unimur.training.clip_rows import ClipRows, Draws, EpochDraws
+from modeling_unimur.training.pairs import PicturePairs, load_pairs, project
+from modeling_unimur.training.recipes import Recipe
+from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
+
 from .image_gate import fit_gate
-from .pairs import PicturePairs, load_pairs, project
-from .picture_views import ViewOptions
-from .recipes import Recipe
-from .trainer import RetrievalTrainer, parameter_report
+from .pictures import joined, near_twins
+from .rows import clip_rows
+from .views import ViewOptions
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from transformers import CLIPImageProcessor
 
 from modeling_unimur.data.row_store import key_of
-from modeling_unimur.training.picture_views import FrozenPictureViews, ViewOptions, draw_view, is_flipped
+from unimur_mini.dual_encoder.views import FrozenPictureViews, ViewOptions, draw_view, is_flipped
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur.training.caption_forms import file_name_words
-from modeling_unimur.training.clip_pictures import (
+from unimur_mini.dual_encoder.pictures import (
     collection_titles,
     joined,
     near_twins,
@@ -39,7 +39,7 @@ def test_titles_of_collections_give_way_to_file_names(row, monkeypatch):
     rows = [row(f"icons/{name}", "Blue Theme") for name in ("trash", "home", "printer", "mail", "key")]
     rows += [row(f"stars/star_{number}", "star") for number in range(20)]
     assert collection_titles(rows) == {"Blue Theme"}
-    monkeypatch.setattr("unimur_mini.openclipart.load_openclipart", lambda deduplicate: rows)
+    monkeypatch.setattr("unimur_mini.dual_encoder.pictures.load_openclipart", lambda deduplicate: rows)
     kept = training_pictures(rows[:1], held_out=[row("tools/printer_01", "Printer")])
     assert [picture.title for picture in kept] == ["trash", "home", "mail", "key", *["star"] * 12]
 
@@ -53,7 +53,7 @@ def test_nothing_held_out_is_trained_on(row, monkeypatch):
         row("dogs/poodle_copy", "Poodle", content=b"dogs/poodle"),
         row("empty/12", ""),
     ]
-    monkeypatch.setattr("unimur_mini.openclipart.load_openclipart", lambda deduplicate: [*held_out, *rows])
+    monkeypatch.setattr("unimur_mini.dual_encoder.pictures.load_openclipart", lambda deduplicate: [*held_out, *rows])
     kept = training_pictures(rows, held_out)
     assert [picture.texts for picture in kept] == [["Poodle", "A small dog.", "Poodle, dog", "poodle"]]
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from ..data.captioned_pictures import title_group
-from ..data.registry import PICTURES, find_loader
-from ..data.row_store import key_of
-from .caption_forms import caption_forms, file_name_words
+from modeling_unimur.data.captioned_pictures import title_group
+from modeling_unimur.data.row_store import key_of
+from modeling_unimur.training.caption_forms import caption_forms, file_name_words
+
+from ..openclipart import load_openclipart
 
 logger = logging.getLogger(__name__)
 
@@ -71,11 +72,7 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
     """
     rows = list(rows)
     known = {row["image_id"] for row in rows}
-    everything = (
-        list(find_loader("openclipart", PICTURES)(deduplicate=False))
-        if any(r["source"] == "openclipart" for r in rows)
-        else []
-    )
+    everything = list(load_openclipart(deduplicate=False)) if any(r["source"] == "openclipart" for r in rows) else []
     collections = collection_titles(everything)
     taken, taken_files = set(), set()
     for row in held_out:

@@ -15,10 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data.cache import cache_dir
-from ..data.picture_bytes import decode_picture, read_picture_bytes
-from ..data.row_store import KEY_TYPE, RowStore, key_of
-from .frozen_features import fingerprint
+from modeling_unimur.data.cache import cache_dir
+from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
+from modeling_unimur.data.row_store import KEY_TYPE, RowStore, key_of
+from modeling_unimur.training.frozen_features import fingerprint
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_unimur.modeling_open_clip import ImageGate
-from modeling_unimur.training.image_gate import fit_gate
+from unimur_mini.dual_encoder.image_gate import fit_gate
 
 
 def features(count: int, seed: int) -> torch.Tensor:

@@ -8,13 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_unimur import OpenCLIPModel
-from modeling_unimur.training import train_clip
 from modeling_unimur.training.clip_rows import ClipRows, Draws
 from modeling_unimur.training.pairs import PicturePairs
 from modeling_unimur.training.recipes import load_recipe
 from tests import tiny
 from tests.rounding import assert_same_training
 from tests.training.folder_run import write_pictures
+from unimur_mini.dual_encoder import train as train_clip
 
 
 @pytest.fixture(autouse=True)
