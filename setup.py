@@ -96,6 +96,7 @@ setup(
     package_data={
         "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"],
         "unimur_mini.demo": ["*.jsonl", "*.txt"],
+        "unimur_mini.dialogues": ["*.txt"],
     },
     cmdclass={"build_py": BuildWithHubCards},
     install_requires=CORE,

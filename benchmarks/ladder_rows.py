@@ -15,8 +15,9 @@ from modeling_unimur.evaluation.universal import (
     evaluate_system,
     image_shares,
 )
-from modeling_unimur.evaluation.universal.report import COLUMNS
 
+# The columns of UniVL-DR's main table.
+COLUMNS = ("mrr@10", "ndcg@10", "mrr@20", "ndcg@20", "recall@20", "recall@100")
 ZERO, PLAIN, IN_BATCH = "zero-shot", "zero-shot, plain sum", "in-batch"
 UNBALANCED, BALANCED = "+ hard negatives, unbalanced", "+ hard negatives, balanced"
 VERBAL, HIDDEN = "+ verbalization", ", captions hidden"

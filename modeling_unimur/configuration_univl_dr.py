@@ -53,7 +53,7 @@ class UniVLDRConfig(PreTrainedConfig):
         if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over a loaded backbone
             self.clip_config._attn_implementation = attention
         if fusion not in FUSIONS:
-            raise ValueError(f"fusion is one of {FUSIONS}, not {fusion!r}.")
+            raise ValueError(f"fusion must be one of {FUSIONS}, got {fusion!r}.")
         if learn_image_weight and fusion != "sum":
             raise ValueError(f"learn_image_weight belongs to the sum; fusion={fusion!r} has no such weight.")
 

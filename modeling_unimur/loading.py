@@ -210,7 +210,7 @@ class _Place:
         path = self.file(name)
         found = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError(f"{name} holds no JSON object")
+            raise ValueError(f"{name} contains no JSON object")
         return found
 
     def lacks(self, name: str) -> bool:

@@ -562,7 +562,9 @@ def read_version(folder: str | os.PathLike, load: Callable[[Path, dict], Any], f
     for _ in range(_READ_ATTEMPTS):
         current = current_version(folder)
         if current is None:
-            raise FileNotFoundError(f"{folder} holds no index: build one there first, or save one with `save_index`.")
+            raise FileNotFoundError(
+                f"{folder} contains no index: build one there first, or save one with `save_index`."
+            )
         version = Path(folder, current[0])
         try:
             return current[0], load(version, _checked_about(version, current[1], files))
@@ -714,7 +716,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ValueError("holds half of a surrogate pair, which is no text.") from error
+            raise ValueError("contains half of a surrogate pair, which is not valid text.") from error
         return str(value)
     if value is None or isinstance(value, bool):
         return value
@@ -767,7 +769,7 @@ def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
         if isinstance(value, Mapping):
             bounds = [Condition(key, name, (_scalar(key, bound),)) for name, bound in value.items() if name in _RANGES]
             if len(bounds) < max(1, len(value)) or any(isinstance(bound.values[0], bool) for bound in bounds):
-                raise ValueError(f"where[{key!r}] is {_TAKES}, not {value!r:.60}; a boolean is no bound.")
+                raise ValueError(f"where[{key!r}] is {_TAKES}, not {value!r:.60}; a boolean cannot be a bound.")
             found += bounds
         else:
             values = value if isinstance(value, (list, tuple, set, frozenset)) else (value,)
@@ -798,7 +800,7 @@ def _scalar(key: str, value: Any) -> str | float | bool:
             return value
     except (OverflowError, UnicodeEncodeError):
         pass
-    raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is no string, number or boolean.")
+    raise ValueError(f"where[{key!r}] is {_TAKES}; {value!r:.60} is not a string, number or boolean.")
 
 
 def _family(value: Any) -> type | None:

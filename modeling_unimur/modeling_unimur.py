@@ -16,7 +16,7 @@ from .configuration_unimur import UniMuRConfig
 from .contrastive_loss import contrastive_loss, next_token_loss, vocabulary_logits
 from .loading import FrozenBackbonesMixin
 from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
-from .prefix_cache import FrozenDecoder, PrefixCache, align_right, group_by_length
+from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
 
 if TYPE_CHECKING:
     # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
@@ -550,6 +550,10 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     def frozen_decoder(self) -> FrozenDecoder:
         """Runs the language model, and reads the layers that the heads read."""
         return FrozenDecoder(self.language_model, self.config.ret_layers, self._prefix_support)
+
+    def new_chat_cache(self, processor) -> ChatCache:
+        """Embeds chats turn by turn; the processor is the model's."""
+        return ChatCache(self, processor)
 
     def get_inputs_embeds(self, input_ids: torch.Tensor, visual_features: torch.Tensor | None = None) -> torch.Tensor:
         """Input vectors of the language model `(batch, tokens, width)`: the frozen table's, with the trained vectors

@@ -79,7 +79,7 @@ class DocumentFusion(nn.Module):
             ValueError: with neither.
         """
         if images is None and captions is None:
-            raise ValueError("A document is a text, an image, or an image with a caption; there is none of them.")
+            raise ValueError("A document must be a text, an image, or an image with a caption; got none of them.")
         if images is None or captions is None:
             return F.normalize(captions if images is None else images, dim=-1)
         has_image = (
@@ -129,6 +129,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         self.clip = build_dual_encoder(config.clip_config) if build_encoder else None
         self.fusion = DocumentFusion(config)
         self.post_init()
+
+    def new_chat_cache(self, processor) -> None:
+        """None: every query is encoded as a whole."""
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -186,7 +189,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         dual, _ = load_dual_encoder(clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
         if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
             raise ValueError(
-                f"{clip!r:.80} is no dual encoder of texts and images: pass a CLIP, SigLIP or open_clip model, or "
+                f"{clip!r:.80} is not a dual encoder of texts and images: pass a CLIP, SigLIP or open_clip model, or "
                 "load a finished UniVL-DR with from_pretrained."
             )
         dual.config._name_or_path = ""  # a nested path would be written out

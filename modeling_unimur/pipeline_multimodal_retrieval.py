@@ -33,7 +33,6 @@ from .memory_index import (
     require_positive,
 )
 from .modeling_open_clip import picture_inputs, picture_vectors, same_space, space_name, text_vectors
-from .prefix_cache import ChatCache
 
 _END = object()
 
@@ -115,8 +114,9 @@ class MultimodalRetrievalPipeline(Pipeline):
         if anchor_encoder is not None:
             self.processor.anchor_encoder = anchor_encoder
         self.index = RetrievalIndex()
-        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out.
-        self.chats = ChatCache(self.model, self.processor)
+        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out. None without
+        # a language model.
+        self.chats = self.model.new_chat_cache(self.processor)
         self._model_lock, self._space = ThreadLock(), None
 
     # -- the candidates ---------------------------------------------------------------------------------------------
@@ -409,7 +409,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         if _is_stream(inputs):
             return self._stream(inputs, workers, size, pre, forward, post)
         if is_conversation(inputs):
-            batch = _Batch([inputs], [None], self.chats.takes(inputs))
+            batch = _Batch([inputs], [None], self._keeps(inputs))
             return self.postprocess(self.forward(self.preprocess(batch, **pre), **forward), **post)[0]
         inputs = list(inputs)
         if pre.get("on_error", "raise") == "raise":
@@ -446,8 +446,11 @@ class MultimodalRetrievalPipeline(Pipeline):
         for number, dialogue in enumerate(dialogues):
             name = _Batch([dialogue], [number]).name(0)
             _, images = read_conversation(dialogue, name, self._may_fetch(allow_urls), load=glance)
-            if images and not hasattr(self.model, "language_model"):  # whose queries are texts
+            if images and self.chats is None:  # refused by the processor
                 self._read(_Batch([dialogue], [number]), None, allow_urls)
+
+    def _keeps(self, dialogue) -> bool:
+        return self.chats is not None and self.chats.takes(dialogue)
 
     def _stream(self, inputs, workers: int, size: int, pre: dict, forward: dict, post: dict):
         """The answers to many dialogues, made as they are asked for: with a length where the dialogues have one."""
@@ -497,7 +500,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             raise ValueError(f"{len(dialogues)} dialogues and {len(owners)} owners do not agree: pass one for each.")
         alone, together = [], []
         for at, (dialogue, owner) in enumerate(zip(dialogues, owners, strict=True)):
-            (alone if owner is not None and self.chats.takes(dialogue) else together).append(at)
+            (alone if owner is not None and self._keeps(dialogue) else together).append(at)
         groups = [[at] for at in alone] + [together[at : at + size] for at in range(0, len(together), size)]
         found: list = [None] * len(dialogues)
         for number, group in enumerate(groups):

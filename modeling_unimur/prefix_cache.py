@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import os
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .conversation import is_message, read_conversation
 from .image_loading import image_bytes, load_image, source_name
-from .memory_index import ThreadLock
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 32
@@ -62,18 +62,6 @@ class PrefixCache:
         for number, (keys, values) in enumerate(zip(states[::2], states[1::2], strict=True)):
             cache.update(keys, values, number)
         return cls(cache, mask, hidden)
-
-    @classmethod
-    def join(cls, parts: Sequence[PrefixCache], rows: Sequence[torch.Tensor], mask: torch.Tensor) -> PrefixCache:
-        """One cache with the mask `(batch, tokens)` from parts that were padded apart and have these row numbers."""
-        joined: list[torch.Tensor] = []
-        for part, numbers in zip(parts, rows, strict=True):
-            states = [part.hidden[:, None], *part.states]
-            if not joined:  # zeros at the padding, which the mask hides
-                joined = [one.new_zeros(len(mask), one.shape[1], mask.shape[1], one.shape[3]) for one in states]
-            for whole, state in zip(joined, states, strict=True):
-                whole[numbers.to(whole.device), :, -state.shape[2] :] = state
-        return cls.of(joined[1:], mask, joined[0][:, 0])
 
     @property
     def states(self) -> list[torch.Tensor]:
@@ -120,16 +108,12 @@ def _quick_backward(config, vectors: torch.Tensor):
 
 
 def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Moves the padding of each row to its left, whichever side it was on.
-
-    A cache needs it: padding between a prefix and what follows is wrong for models with a sliding window.
+    """Moves the padding of each row to its left, whichever side it was on: padding between a prefix and what follows
+    is wrong for models with a sliding window.
 
     Args:
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 0 at padding.
+        attention_mask (`(batch, tokens)`): 0 at padding; it is returned first.
         tensors: more of that shape.
-
-    Returns:
-        `list[torch.Tensor]`: the mask, then the others, all with their padding on the left.
     """
     order = torch.argsort(attention_mask.ne(0).to(torch.uint8), dim=1, stable=True)
     return [tensor.gather(1, order) for tensor in (attention_mask, *tensors)]
@@ -138,18 +122,13 @@ def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[to
 def group_by_length(
     attention_mask: torch.Tensor, apart: torch.Tensor | None = None, call_cost: int | None = None
 ) -> list[torch.Tensor]:
-    """Splits a batch into parts of rows that are worth running together.
-
-    Rows that differ in length pay for the longest; rows in whose graph an image stands early would pull the others
-    into it. Rows are only regrouped, so no number changes.
+    """Row numbers of the parts of a batch that are worth running together: rows that differ in length pay for the
+    longest, and rows in whose graph an image stands early would pull the others into it. No number changes.
 
     Args:
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`): 1 for tokens.
-        apart (`torch.Tensor` of shape `(batch,)`, *optional*): False and True are never mixed.
+        attention_mask (`(batch, tokens)`): 1 for tokens.
+        apart (`(batch,)`, *optional*): False and True are never mixed.
         call_cost (`int`, *optional*): what one more part costs, in tokens; by default what the device suggests.
-
-    Returns:
-        `list[torch.Tensor]`: row numbers, each row in one part.
     """
     if call_cost is None:
         call_cost = _CALL_COST_CPU if attention_mask.device.type == "cpu" else _CALL_COST
@@ -172,11 +151,8 @@ def group_by_length(
 
 
 def cache_argument(decoder: nn.Module) -> str:
-    """The name under which a decoder's `forward` takes a key-value cache.
-
-    transformers 5.24 renamed `past_key_values` to `cache` and drops the old name in 5.40; custom decoders keep the
-    name that they were written with.
-    """
+    """The name under which a decoder takes a key-value cache: transformers 5.24 renamed `past_key_values` to `cache`
+    and drops the old name in 5.40; custom decoders keep the name that they were written with."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
@@ -258,12 +234,19 @@ class FrozenDecoder:
             call_cost: as in `group_by_length`.
         """
         groups = group_by_length(mask, call_cost=call_cost) if self.supports_prefix_cache else []
-        parts = []
-        for rows in groups if len(groups) > 1 else [slice(None)]:
-            width = mask.shape[1] if len(groups) < 2 else max(int(mask[rows].sum(dim=1).max()), 1)
-            found = self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False)
-            parts.append(replace(found.prefix, hidden=found.hidden))
-        return parts[0] if len(parts) == 1 else PrefixCache.join(parts, groups, mask)
+        if len(groups) < 2:
+            found = self.extend(embeds, mask, keep=True, read=False)
+            return replace(found.prefix, hidden=found.hidden)
+        joined: list[torch.Tensor] = []
+        for rows in groups:
+            width = max(int(mask[rows].sum(dim=1).max()), 1)
+            part = self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False)
+            states = [part.hidden[:, None], *part.prefix.states]
+            if not joined:  # zeros at the padding, which the mask hides
+                joined = [one.new_zeros(len(mask), one.shape[1], mask.shape[1], one.shape[3]) for one in states]
+            for whole, state in zip(joined, states, strict=True):
+                whole[rows.to(whole.device), :, -width:] = state
+        return PrefixCache.of(joined[1:], mask, joined[0][:, 0])
 
     def branch(self, embeds: torch.Tensor, prefix: PrefixCache, forks: torch.Tensor, owners: torch.Tensor) -> Extended:
         """Runs several continuations of each row together, each of which sees its row up to some place, and itself.
@@ -303,12 +286,8 @@ class FrozenDecoder:
                 except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                     works, reason = False, str(error).split("\n")[0]
             if not works:
-                verb = "share" if branches else "cache"
-                warnings.warn(
-                    f"{type(self.language_model).__name__} cannot {verb} prefixes ({reason}); it takes the plain "
-                    "path: the same numbers, slower.",
-                    stacklevel=3,
-                )
+                named = f"{type(self.language_model).__name__} cannot {'share' if branches else 'cache'} prefixes"
+                warnings.warn(f"{named} ({reason}): the same numbers by the plain path, slower.", stacklevel=3)
             self._supported[branches] = works
         return self._supported[branches]
 
@@ -429,8 +408,8 @@ class _Kept(NamedTuple):
 
 
 class ReadChat(NamedTuple):
-    """A dialogue that is read and not run yet: its places, features `(images, visual_width)` of the images in them,
-    whose it is, and the inputs of an anchored query, whose few texts are embedded anew in every turn."""
+    """A dialogue that is not run yet: its places, features of the images in them, whose it is, and the inputs
+    of an anchored query, whose few texts are embedded anew in every turn."""
 
     places: list
     features: torch.Tensor | None
@@ -452,10 +431,10 @@ class ChatCache:
         self.model, self.processor, self.max_bytes = model, processor, max_bytes
         self._chats: list[_Kept] = []  # the one used last stands last
         self._reader = ContextReader(model, processor, _IMAGES)
-        self._lock = ThreadLock()
+        self._lock = threading.RLock()
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_chats": [], "_reader": ContextReader(self.model, self.processor, _IMAGES)}
+    def __reduce__(self) -> tuple:
+        return type(self), (self.model, self.processor, self.max_bytes)
 
     def __len__(self) -> int:
         return len(self._chats)
@@ -468,14 +447,13 @@ class ChatCache:
     def clear(self) -> None:
         """Forgets everything, as it must when the model's weights change."""
         with self._lock:
-            self.__dict__.update(self.__getstate__())
+            self._chats, self._reader = [], ContextReader(self.model, self.processor, _IMAGES)
 
     def takes(self, conversation) -> bool:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
         cache: not with sliding windows or recurrent states."""
         is_chat = isinstance(conversation, (list, tuple)) and len(conversation) > 1 and is_message(conversation[0])
-        # UniVL-DR has no language model to go on with.
-        return is_chat and self.max_bytes > 0 and hasattr(self.model, "language_model") and self.works
+        return is_chat and self.max_bytes > 0 and self.works
 
     @property
     def works(self) -> bool:
@@ -484,27 +462,10 @@ class ChatCache:
             decoder = self.model.frozen_decoder
             return decoder.supports_prefix_cache and decoder.supports()
 
-    def embed(
-        self,
-        conversation,
-        max_length: int | None = None,
-        allow_urls: bool | None = None,
-        owner: str | None = None,
-    ) -> torch.Tensor:
-        """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding.
-
-        Args:
-            conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
-                token in every turn, and runs as a whole.
-            allow_urls (`bool`): whether images may be fetched from URLs.
-            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
-                an answer would tell what others have asked.
-
-        Raises:
-            ValueError, FileNotFoundError: as `process_queries`.
-        """
-        return self.run(self.read(conversation, max_length, allow_urls, owner))
+    def embed(self, conversation, *args, **kwargs) -> torch.Tensor:
+        """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding. The
+        arguments are those of `read`."""
+        return self.run(self.read(conversation, *args, **kwargs))
 
     def read(
         self,
@@ -514,7 +475,20 @@ class ChatCache:
         owner: str | None = None,
         where: str = "The dialogue",
     ) -> ReadChat:
-        """The first half of `embed`, with its arguments; errors call the dialogue `where`."""
+        """The first half of `embed`.
+
+        Args:
+            conversation: a list of chat messages.
+            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
+                token in every turn, and runs as a whole.
+            allow_urls (`bool`): whether images may be fetched from URLs.
+            owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
+                an answer would tell what others have asked.
+            where: how errors call the dialogue.
+
+        Raises:
+            ValueError, FileNotFoundError: as `process_queries`.
+        """
         with self._lock:
             places, messages = self._reader.read(conversation, where, max_length, allow_urls, owner)
             return ReadChat(places, self._reader.features([places]), owner, self.processor.process_anchors([messages]))

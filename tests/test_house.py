@@ -90,10 +90,9 @@ TESTED_THROUGH = {
     "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery", "unimur_mini.demo.terminal"),
     "tests/examples_mini/demo/test_page.py": ("unimur_mini.demo.page_style",),
     "tests/examples_mini/test_dialogues.py": (
-        "unimur_mini.dialogues.forms", "unimur_mini.dialogues.phrases", "unimur_mini.dialogues.surface",
+        "unimur_mini.dialogues.forms", "unimur_mini.dialogues.surface",
         "unimur_mini.dialogues.talk",
     ),
-    "tests/examples_mini/test_questions.py": ("unimur_mini.dialogues.question_phrases",),
     "tests/examples_mini/dual_encoder/test_train.py": ("unimur_mini.dual_encoder.rows",),
     "tests/examples_mini/test_gimp_manual.py": ("unimur_mini.gimp_manual.documents", "unimur_mini.gimp_manual.splits"),
 }  # fmt: skip

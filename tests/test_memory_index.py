@@ -141,3 +141,19 @@ def test_an_index_of_an_earlier_version_is_named(tmp_path):
         RetrievalIndex.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="no index"):
         RetrievalIndex.load(tmp_path / "nothing")
+
+
+def test_without_the_package_a_folder_is_read_and_not_written(index, tmp_path, monkeypatch):
+    index.save(tmp_path / "index")
+
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="modeling_unimur")
+
+    monkeypatch.setattr("modeling_unimur.memory_index.importlib.import_module", missing)
+    again = RetrievalIndex.load(tmp_path / "index", read_only=True)
+    assert_same_answers(again.search(unit(4, seed=8), 60), index.search(unit(4, seed=8), 60))
+    assert not again.refresh()
+    for change in (again.save, again.keep_in, index.save):
+        with pytest.raises(ImportError, match="pip install unimur"):
+            change(tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .errors import CommandError
+from .number_arguments import non_negative_number, positive_integer
 
 _ROWS = (
     ("chance", "a random order"),
@@ -47,33 +48,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vector-column", metavar="NAME", help="column to use in a parquet file with several columns of vectors"
     )
     parser.add_argument(
-        "--contexts", type=_positive, metavar="N", help="maximum number of training contexts (default: 10000)"
+        "--contexts", type=positive_integer, metavar="N", help="maximum number of training contexts (default: 10000)"
     )
-    parser.add_argument("--epochs", type=_number, metavar="N", help="epochs that also train [RET] (default: 0)")
-    parser.add_argument("--batch-size", type=_positive, metavar="N", help="contexts per step (default: 256)")
-    parser.add_argument("--learning-rate", type=_number, metavar="RATE", help="peak learning rate (default: 1e-4)")
     parser.add_argument(
-        "--keep-prefixes-gb", type=_number, metavar="GB", help="memory for cached prefixes (default: 4)"
+        "--epochs", type=non_negative_number, metavar="N", help="epochs that also train [RET] (default: 0)"
+    )
+    parser.add_argument("--batch-size", type=positive_integer, metavar="N", help="contexts per step (default: 256)")
+    parser.add_argument(
+        "--learning-rate", type=non_negative_number, metavar="RATE", help="peak learning rate (default: 1e-4)"
+    )
+    parser.add_argument(
+        "--keep-prefixes-gb", type=non_negative_number, metavar="GB", help="memory for cached prefixes (default: 4)"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument("--no-index", action="store_true", help="do not write an index beside the heads")
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from .backbone_arguments import add_backbones, add_trust
 from .compared_systems import SYSTEMS as ALL_SYSTEMS
 from .compared_systems import open_systems
 from .errors import CommandError
+from .number_arguments import positive_integer
 from .retriever import chosen_systems, model_source
 
 SYSTEMS = tuple(name for name in ALL_SYSTEMS if name != "chance")
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--linear-texts",
-        type=_positive,
+        type=positive_integer,
         default=10_000,
         metavar="N",
         help="number of dialogues and glosses to fit the linear map on (default: 10000)",
@@ -50,13 +51,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("compare_output"), metavar="FOLDER", help="folder for the report"
     )
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:

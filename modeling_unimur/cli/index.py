@@ -12,6 +12,7 @@ import sys
 
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
+from .number_arguments import non_negative_integer, positive_integer
 
 _CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
 _SIGNS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
@@ -38,14 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "--ray-address", metavar="ADDRESS", help="address of a Ray cluster (default: start one on this machine)"
         )
         child.add_argument(
-            "--ray-workers", type=_positive, default=2, metavar="N", help="number of encoders (default: 2)"
+            "--ray-workers", type=positive_integer, default=2, metavar="N", help="number of encoders (default: 2)"
         )
         child.add_argument(
-            "--workers", type=_count, metavar="N", help="decoding processes per encoder (default: the spare CPUs)"
+            "--workers",
+            type=non_negative_integer,
+            metavar="N",
+            help="decoding processes per encoder (default: the spare CPUs)",
         )
-        child.add_argument("--batch-size", type=_positive, default=32, metavar="N", help="default: 32")
+        child.add_argument("--batch-size", type=positive_integer, default=32, metavar="N", help="default: 32")
         child.add_argument(
-            "--chunk-size", type=_positive, default=1024, metavar="N", help="items per stored chunk (default: 1024)"
+            "--chunk-size",
+            type=positive_integer,
+            default=1024,
+            metavar="N",
+            help="items per stored chunk (default: 1024)",
         )
         child.add_argument(
             "--prune",
@@ -61,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common(search)
     search.add_argument("--modality", choices=("both", "text", "image", "joint", "pair"), default="both")
     search.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
-    search.add_argument("--top-k", type=_positive, default=5, metavar="N", help="default: 5")
+    search.add_argument("--top-k", type=positive_integer, default=5, metavar="N", help="default: 5")
     search.add_argument(
         "--where",
         action="append",
@@ -84,18 +92,6 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
     add_backbones(parser)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def read_conditions(words: list[str]) -> dict:

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Mines, writes the file and prints how many there are."""
     if not (Path(args.model) / "config.json").is_file():
-        raise CommandError(f"{args.model} is no model folder: it holds no config.json")
+        raise CommandError(f"{args.model} is not a model folder: it holds no config.json")
     if Path(args.output).suffix not in (".parquet", ".jsonl"):
         raise CommandError(f"--output {args.output}: write FILE.parquet or FILE.jsonl")
     import logging

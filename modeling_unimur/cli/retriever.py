@@ -88,7 +88,7 @@ def open_with_index(
     from ..index.folder import IndexFolder
 
     if not is_database(uri) and IndexFolder(uri).about() is None:
-        raise CommandError(f"{uri} holds no index; `unimur index build SOURCE --index {uri}` makes one")
+        raise CommandError(f"{uri} contains no index; `unimur index build SOURCE --index {uri}` makes one")
     retriever = open_retriever(folder, quiet=quiet, backbones=backbones, trust_remote_code=trust_remote_code)
     retriever.load_index(uri, read_only=True, **({} if collection is None else {"collection": collection}))
     return retriever

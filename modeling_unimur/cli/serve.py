@@ -9,6 +9,7 @@ import os
 
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
+from .number_arguments import positive_integer
 
 _STOP_SECONDS = 30
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument(
-        "--max-batch", type=_above_zero, default=16, metavar="N", help="maximum number of requests per batch"
+        "--max-batch", type=positive_integer, default=16, metavar="N", help="maximum number of requests per batch"
     )
     parser.add_argument(
         "--chat-cache-mib", type=int, default=512, metavar="N", help="memory for the cache of chats (default: 512)"
@@ -59,12 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
 
 
-def _above_zero(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
-
-
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; requests that have begun are answered first."""
     from ..data.source_folders import source_folders
@@ -84,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     retriever = open_with_index(model, args.index, args.collection, **opening)
-    retriever.chats.max_bytes = args.chat_cache_mib * 2**20
+    if retriever.chats is not None:
+        retriever.chats.max_bytes = args.chat_cache_mib * 2**20
     shown = PublicNames(source_folders(args.index), args.show_paths)
     app = make_app(retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats)
     print(f"{len(retriever.index):,} candidates; POST http://{args.host}:{args.port}/retrieve", flush=True)

@@ -45,7 +45,7 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
         entries = json.loads(path.read_text(encoding="utf-8"))["images"]
         chosen = [entry for entry in entries if entry["split"] in splits]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no file of Karpathy's splits ({error!r}).") from error
+        raise ValueError(f"{path} is not a file of Karpathy's splits ({error!r}).") from error
     files, pairs, missing = [], [], 0
     for entry in chosen:
         names = [Path(entry.get("filepath", ""), entry["filename"]), Path("images", entry["filename"])]
@@ -123,7 +123,7 @@ def _from_datasets(name: str) -> dict[str, list[str]]:
         table = load_dataset(name, split="train")
     except (OSError, ValueError) as error:  # of which the errors of the Hub are kinds
         raise FileNotFoundError(
-            f"data.images={name} is no folder or file here, and `datasets` cannot load it: "
+            f"data.images={name} is not a folder or file here, and `datasets` cannot load it: "
             f"{(str(error) or repr(error)).splitlines()[0]}"
         ) from error
     image = next((column for column, kind in table.features.items() if isinstance(kind, Image)), None)

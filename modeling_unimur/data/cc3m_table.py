@@ -132,7 +132,7 @@ def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
                 count = write_columns(table, ("caption", "picture"), usable())
             if not count:
                 reasons = ", ".join(f"{number} x {reason}" for reason, number in skipped.items())
-                raise ValueError(f"{path}: not one usable pair of caption and image ({reasons or 'it is empty'}).")
+                raise ValueError(f"{path}: no usable pair of caption and image ({reasons or 'it is empty'}).")
             os.replace(Path(aside, "skipped"), listing)
             failed = 0 if layout == "TSV" else download_failures(parts)
             report = CC3MReport(path, layout, None, count, dict(skipped), failed, str(listing))

@@ -124,7 +124,7 @@ def line_objects(file: IO[bytes], name: str) -> Iterator[dict]:
             logger.debug("%s, line %d: %s", name, number, problem or "no JSON object")
     if counts["skipped"]:
         if not counts["read"]:
-            raise ValueError(f"{name}: not one of its {counts['skipped']} lines is a JSON object")
+            raise ValueError(f"{name}: none of its {counts['skipped']} lines is a JSON object")
         logger.warning("%s: %d of %d lines are no JSON objects", name, counts["skipped"], counts.total())
 
 

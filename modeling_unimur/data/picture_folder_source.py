@@ -63,7 +63,7 @@ def load_picture_folder(folder: str) -> Dataset:
         reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(skipped.items()))
         logger.warning("%s: skipped %s", captions if captions.is_file() else path, reasons)
     if not rows:
-        raise ValueError(f"{path} holds no captioned image: add images, and {CAPTIONS_FILE} for captions.")
+        raise ValueError(f"{path} contains no captioned image: add images, and {CAPTIONS_FILE} for captions.")
     return picture_dataset(rows)
 
 

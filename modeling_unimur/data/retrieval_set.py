@@ -142,7 +142,7 @@ class RetrievalSet:
             for file in sorted(folder.glob(f"{name}-*.parquet")):
                 tables[file.stem.removeprefix(f"{name}-")] = Dataset.from_parquet(str(file))
         if _CORPUS_SPLIT not in found["corpus"] or not found["queries"]:
-            raise FileNotFoundError(f"{folder} holds no corpus-corpus.parquet and queries-<split>.parquet.")
+            raise FileNotFoundError(f"{folder} contains no corpus-corpus.parquet and queries-<split>.parquet.")
         corpus = found.pop("corpus")[_CORPUS_SPLIT].map(lambda row: {"image": _below(folder, row["image"])})
         return cls(corpus=corpus, **found)
 

@@ -56,7 +56,7 @@ def load_retrieval_set(
     load = find_loader(source, SETS)
     if load is not None:
         return load()
-    raise ValueError(f"A retrieval set is one of {', '.join(SOURCES)}, not {source!r}.")
+    raise ValueError(f"A retrieval set must be one of {', '.join(SOURCES)}, got {source!r}.")
 
 
 __all__ = ["SOURCES", "load_retrieval_set", "names_a_set"]

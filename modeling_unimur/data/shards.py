@@ -135,7 +135,7 @@ def _read_header(file: IO[bytes], size: int) -> tuple[dict[str, dict], dict[str,
     """Tensors by name, metadata, and where the data begin."""
     length = int.from_bytes(file.read(8), "little")
     if not 2 <= length <= size - 8:
-        raise ValueError("it is no file of safetensors, or has lost its end")
+        raise ValueError("it is not a safetensors file, or it is truncated")
     entries = json.loads(file.read(length))
     return entries, entries.pop("__metadata__", {}), 8 + length
 

@@ -64,11 +64,11 @@ def open_lines(path: str | os.PathLike) -> IO[bytes]:
 
     Raises:
         FileNotFoundError: it is not there.
-        OSError: it is no regular file: a pipe or a device may never end.
+        OSError: it is not a regular file: a pipe or a device may never end.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return path.open("rb")
 
 

@@ -101,10 +101,10 @@ class BuildOptions:
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
-            raise ValueError(f"engine is one of {ENGINES}, not {self.engine!r}.")
+            raise ValueError(f"engine must be one of {ENGINES}, got {self.engine!r}.")
         for name in ("batch_size", "chunk_size", "ray_workers"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}.")
 
 
 def build_index(
@@ -204,7 +204,7 @@ class _Run:
             return
         self.folder = os.path.abspath(model)
         if not os.path.isfile(os.path.join(self.folder, "config.json")):
-            raise FileNotFoundError(f"{model} is no model folder: it holds no config.json.")
+            raise FileNotFoundError(f"{model} is not a model folder: it holds no config.json.")
         stamp = folder_stamp(self.folder)
         if self.ranks.first:
             with Manifest(self.work / _MANIFEST) as manifest:
@@ -295,7 +295,7 @@ class _Run:
             if behind := manifest.unseen(self.source, bad.hides):
                 raise OSError(
                     f"{bad.item} of {self.source} cannot be read ({bad.reason}), and {behind} items of the index that "
-                    "may lie behind it were not seen. Nothing is changed: mend it and run the same again."
+                    "may lie behind it were not seen. Nothing is changed: fix it and run the command again."
                 )
         lost, held = manifest.losses(self.source)
         if lost > max(_LOST_UNASKED, held * _LOST_SHARE) and not self.options.prune:

@@ -53,7 +53,7 @@ def read_log(path: str | os.PathLike) -> list[dict]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     log = log.get("log_history") if isinstance(log, dict) else log
     if not isinstance(log, list) or not all(isinstance(line, dict) and "step" in line for line in log):
-        raise ValueError(f"{path} holds no training log: a list of dictionaries with `step` is expected.")
+        raise ValueError(f"{path} contains no training log: a list of dictionaries with `step` is expected.")
     return log
 
 

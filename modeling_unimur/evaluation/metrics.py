@@ -281,10 +281,10 @@ def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) ->
         ValueError: a share outside 0 to 1, or no reply without a gold picture.
     """
     if not 0 <= over_return <= 1:
-        raise ValueError(f"A share of over-returned images lies in 0 to 1, not {over_return}.")
+        raise ValueError(f"The over-return rate must be between 0 and 1, got {over_return}.")
     others = np.sort(np.asarray(scores, dtype=np.float64)[~np.asarray(wanted, dtype=bool)])
     if not len(others):
-        raise ValueError("Every reply has a gold image: how often one is returned in vain cannot be matched.")
+        raise ValueError("Every reply has a gold image, so the over-return rate cannot be matched.")
     allowed = int(np.floor(over_return * len(others) + 1e-9))
     if allowed >= len(others):
         return -np.inf

@@ -20,7 +20,7 @@ def read_record(folder: str | os.PathLike) -> dict:
     """
     path = Path(folder) / "results.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no results.json: name the output folder of a run.")
+        raise FileNotFoundError(f"{folder} contains no results.json: name the output folder of a run.")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

@@ -54,7 +54,7 @@ def model_revision(source: str | os.PathLike, model=None) -> str:
     # sentence-transformers may keep the weights in a folder of their own.
     weights = sorted(folder.glob("*.safetensors")) or sorted(folder.rglob("*.safetensors"))
     if not weights:
-        raise FileNotFoundError(f"{folder} holds no weights (*.safetensors).")
+        raise FileNotFoundError(f"{folder} contains no weights (*.safetensors).")
     return f"sha256:{files_digest([*sorted(folder.glob('*.json')), *weights])}"
 
 

@@ -227,7 +227,7 @@ def load_result(folder: str | os.PathLike) -> TaskResult:
     """
     folder = Path(folder)
     if not (folder / _RESULTS).is_file() or not (folder / _VALUES).is_file():
-        raise FileNotFoundError(f"{folder} holds no results: it needs {_RESULTS} and {_VALUES} of one run.")
+        raise FileNotFoundError(f"{folder} contains no results: it needs {_RESULTS} and {_VALUES} of one run.")
     record = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
     known = {"name", "figures", "scalars"}
     with np.load(folder / _VALUES) as arrays:

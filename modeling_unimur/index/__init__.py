@@ -55,7 +55,9 @@ def open_index(
         return MilvusIndex.open(place, width, model, index=index, read_only=read_only, **options)
     about = IndexFolder(place).about()
     if about is None and (read_only or width is None or model is None):
-        raise FileNotFoundError(f"{place} holds no index; to make one, give width and model and open it for writing.")
+        raise FileNotFoundError(
+            f"{place} contains no index; to make one, give width and model and open it for writing."
+        )
     kind = index or "Flat" if about is None else about.get("factory")
     if index is not None and index != kind:
         raise ValueError(f"The index in {place} is {kind!r}, not {index!r}; build another for that.")

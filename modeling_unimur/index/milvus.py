@@ -117,7 +117,7 @@ class MilvusIndex(VectorIndex):
             else:
                 if read_only or width is None or model is None:
                     raise FileNotFoundError(
-                        f"{uri} holds no index {collection!r}; to make one, give width and model and open it for "
+                        f"{uri} contains no index {collection!r}; to make one, give width and model and open it for "
                         "writing."
                     )
                 about = {"format": _FORMAT, "width": width, "model": model, "factory": index or "Flat"}

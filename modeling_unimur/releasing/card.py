@@ -78,9 +78,9 @@ def read_card(path: Path) -> Card:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML ({' '.join(str(error).split())}).") from error
+        raise ValueError(f"{path} is not valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no fields of a card: fill a copy of {CARD_TO_FILL}.")
+        raise ValueError(f"{path} contains no fields of a card: fill a copy of {CARD_TO_FILL}.")
     content = {key: value for key, value in content.items() if value is not None}
     fields = {item.name for item in dataclasses.fields(Card)}
     unknown = sorted(set(content) - fields)
@@ -245,7 +245,9 @@ def check_card(text: str) -> None:
     for result in data.eval_results or []:
         value = result.metric_value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"The card's result {result.metric_name or result.metric_type} is no number: {value!r}.")
+            raise ValueError(
+                f"The card's result {result.metric_name or result.metric_type} is not a number: {value!r}."
+            )
     if UNFILLED in text:
         raise ValueError(f"The card still has something to fill in ({UNFILLED}).")
 

@@ -46,7 +46,7 @@ def read_heads(folder: Path) -> dict[str, torch.Tensor]:
                 if key.startswith(_HEADS):
                     heads[key.removeprefix(_HEADS)] = opened.get_tensor(key)
     if not heads:
-        raise ValueError(f"{folder} holds no trained heads (no weight begins with {_HEADS!r}).")
+        raise ValueError(f"{folder} contains no trained heads (no weight begins with {_HEADS!r}).")
     return heads
 
 

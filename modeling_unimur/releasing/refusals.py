@@ -90,7 +90,7 @@ def _json(text: str, name: str):
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{name} is no JSON ({error}).") from error
+        raise ValueError(f"{name} is not valid JSON ({error}).") from error
 
 
 def _check_kind(path: Path, name: str) -> None:
@@ -105,7 +105,7 @@ def _check_kind(path: Path, name: str) -> None:
             "weights with `save_pretrained`, which writes safetensors."
         )
     if path.suffix not in _ENDINGS:
-        raise ValueError(f"{name} is no part of a release (only {', '.join(sorted(_ENDINGS))} are): leave it out.")
+        raise ValueError(f"{name} is not part of a release (only {', '.join(sorted(_ENDINGS))} are): leave it out.")
 
 
 def _safetensors_header(path: Path, name: str) -> str:
@@ -113,7 +113,7 @@ def _safetensors_header(path: Path, name: str) -> str:
         size = file.read(8)
         length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
         if not 0 < length < 2**27:
-            raise ValueError(f"{name} is no safetensors file: write it again with `save_pretrained`.")
+            raise ValueError(f"{name} is not a safetensors file: write it again with `save_pretrained`.")
         return file.read(length).decode("utf-8", errors="replace")
 
 
@@ -188,8 +188,8 @@ def check_code_references(config, name: str) -> None:
             continue
         if not _CODE_REFERENCE.fullmatch(value):
             raise ValueError(
-                f"{name}: {key} runs {value!r}, which is no class of this release: take it out. Only file.Class of a "
-                "file in the same folder may stand there."
+                f"{name}: {key} runs {value!r}, which is not a class of this release: take it out. Only file.Class "
+                "of a file in the same folder is allowed."
             )
 
 
@@ -240,7 +240,7 @@ def check_code(text: str, name: str, folder: Path) -> None:
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
-        raise ValueError(f"{name} is no Python ({error}).") from error
+        raise ValueError(f"{name} is not valid Python ({error}).") from error
     optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level:

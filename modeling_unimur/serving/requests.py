@@ -114,7 +114,7 @@ def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _in_message(number: int, work, *arguments):

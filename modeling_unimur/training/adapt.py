@@ -40,7 +40,7 @@ from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
 from .prefix_store import PrefixStore
 from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout
-from .ready_items import ReadyIndex, join, load_items
+from .ready_items import PrecomputedCorpus, join, load_items
 from .ready_vectors import load_vectors
 from .text_encoders import TextSpace, folder_or_id, load_text_space
 from .trainer import RetrievalTrainer
@@ -85,8 +85,8 @@ class AdaptOptions:
     def __post_init__(self):
         if self.contexts < _FEWEST or self.batch_size < 2 or self.max_context_tokens < 1 or self.epochs < 0:
             raise ValueError(
-                f"contexts={self.contexts} (from {_FEWEST} on), batch_size={self.batch_size} (from 2 on), "
-                f"max_context_tokens={self.max_context_tokens} (from 1 on), epochs={self.epochs} (from 0 on)."
+                f"contexts={self.contexts} (at least {_FEWEST}), batch_size={self.batch_size} (at least 2), "
+                f"max_context_tokens={self.max_context_tokens} (at least 1), epochs={self.epochs} (at least 0)."
             )
         if not 0 < self.held_out_fraction < 1 or self.most_held_out < 1:
             raise ValueError(
@@ -232,7 +232,7 @@ class _Data:
     distinct_texts: dict[str, int]
 
 
-def _data(index: ReadyIndex, encoder, chats, options: AdaptOptions) -> _Data:
+def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _Data:
     """Divides the texts of an index into those that are trained on, that choose and that judge, and makes contexts."""
     groups = Groups.of(index)
     if len(groups) < _FEWEST:
@@ -305,7 +305,7 @@ def _free_folder(output_dir: str | os.PathLike) -> Path:
     return output
 
 
-def _ready_index(embeddings, texts, kind: str, column: str | None) -> ReadyIndex:
+def _ready_index(embeddings, texts, kind: str, column: str | None) -> PrecomputedCorpus:
     if texts is None:
         if not isinstance(embeddings, (str, os.PathLike)) or Path(embeddings).suffix.lower() != ".parquet":
             raise ValueError("Only a parquet file can hold vectors and texts: give the texts, one a vector.")
@@ -314,7 +314,7 @@ def _ready_index(embeddings, texts, kind: str, column: str | None) -> ReadyIndex
     return join(vectors, load_items(texts, kind))
 
 
-def _untrained(language_model, revision, index: ReadyIndex, contexts, options: AdaptOptions):
+def _untrained(language_model, revision, index: PrecomputedCorpus, contexts, options: AdaptOptions):
     """The model before training, on a language model that is named by where it came from."""
     source = folder_or_id(language_model)
     try:
@@ -384,7 +384,7 @@ def _train(model, rows: AdaptRows, collator, args, steps: int, processor) -> Non
     model.eval()
 
 
-def _table(selection: Selection, index: ReadyIndex, kept: str) -> dict:
+def _table(selection: Selection, index: PrecomputedCorpus, kept: str) -> dict:
     found = {}
     for number, dev in enumerate(selection.judging):
         row = {"queries": len(dev.contexts), "candidates": len(dev.candidates), "chance": chance(dev)}
@@ -396,7 +396,7 @@ def _table(selection: Selection, index: ReadyIndex, kept: str) -> dict:
     return found
 
 
-def _save(model, processor, index: ReadyIndex | None, results: dict, output: Path) -> None:
+def _save(model, processor, index: PrecomputedCorpus | None, results: dict, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     write_model(output, model, processor, heads_only=True)
     if index is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch.utils.data import Dataset
 
-from .ready_items import ReadyIndex
+from .ready_items import PrecomputedCorpus
 
 # How often each form is drawn.
 FORMS = {"whole": 30, "moved_on": 25, "cut": 20, "typed": 15, "dropped": 10}
@@ -80,7 +80,7 @@ class Groups:
     untold: int = 0
 
     @classmethod
-    def of(cls, index: ReadyIndex) -> Groups:
+    def of(cls, index: PrecomputedCorpus) -> Groups:
         """The groups of an index; items without a text are counted in `untold` and have none."""
         places: dict[str, int] = {}
         groups = cls([], {"text": [], "image": []})

@@ -12,7 +12,7 @@ import torch
 from ..data.cache import PackageUnavailable
 from .adapt_contexts import Contexts, Groups
 from .dev_sets import DevSet
-from .ready_items import ReadyIndex
+from .ready_items import PrecomputedCorpus
 from .text_encoders import TextSpace
 from .unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 
@@ -30,7 +30,7 @@ _DEV_NAMES = {
 _UNTRAINED = ("questions",)
 
 
-def require_same_space(space: TextSpace, index: ReadyIndex) -> str:
+def require_same_space(space: TextSpace, index: PrecomputedCorpus) -> str:
     """Compares what the encoder makes of some texts with their vectors in the index.
 
     Returns:

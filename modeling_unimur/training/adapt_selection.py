@@ -20,7 +20,7 @@ from .adapt_contexts import Groups, judging_contexts
 from .collators import turn_messages
 from .dev_sets import DevSet
 from .query_anchor_fit import QuerySet, fit_weights, merit_of
-from .ready_items import ReadyIndex
+from .ready_items import PrecomputedCorpus
 from .text_encoders import TextSpace
 
 _CUTOFFS = (1, 10)
@@ -31,7 +31,7 @@ _MOST_CANDIDATES = 10_000
 
 
 # -- recalls ----------------------------------------------------------------------------------------------------------
-def held_out_sets(index: ReadyIndex, groups: Groups, held_out: Sequence[int], seed: int) -> list[DevSet]:
+def held_out_sets(index: PrecomputedCorpus, groups: Groups, held_out: Sequence[int], seed: int) -> list[DevSet]:
     """From a held-out text, and from a dialogue around it, to its own item among all items of a kind."""
     sets = []
     owners = np.full(len(index.items), -1)

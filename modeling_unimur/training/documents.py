@@ -63,7 +63,7 @@ class Documents(Sequence):
     def _check(self) -> None:
         if len(self.numbers) < len(self.ids):
             twice = next(doc for doc, count in Counter(self.ids).items() if count > 1)
-            raise ValueError(f"The corpus holds {twice!r} twice: give each document an id of its own.")
+            raise ValueError(f"The corpus holds {twice!r} twice: give each document its own id.")
         for number, kind in enumerate(self.kinds):
             if kind not in ("text", "image"):
                 raise ValueError(f"Document {self.ids[number]!r}: kind is 'text' or 'image', not {kind!r}.")

@@ -42,7 +42,7 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
         picture_tower, text_tower = clip.vision_model, nn.ModuleList([part for part in parts if part is not None])
     else:
         raise ValueError(
-            f"{type(clip).__name__} is no dual encoder whose frozen features can be kept: take a CLIPModel, "
+            f"{type(clip).__name__} is not a dual encoder whose frozen features can be kept: take a CLIPModel, "
             "SiglipModel, Siglip2Model or OpenCLIPModel."
         )
 

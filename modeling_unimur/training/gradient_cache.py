@@ -164,7 +164,7 @@ def gradient_cached_step(
             if part.get(name) is not None:
                 output[name] = part[name].detach() + output.get(name, 0)
     if not isinstance(total, torch.Tensor):
-        raise ValueError(f"The batch holds nothing that a loss reads: {sorted(batch)}.")
+        raise ValueError(f"The batch contains nothing that a loss reads: {sorted(batch)}.")
     for name, value in output.items():
         output[name] = value.detach()
     output.loss = total

@@ -48,7 +48,9 @@ class MiningOptions:
 
     def __post_init__(self) -> None:
         if self.depth < 1 or (self.keep is not None and self.keep < 1):
-            raise ValueError(f"Mining needs a depth and a number to keep from 1 on, not {self.depth} and {self.keep}.")
+            raise ValueError(
+                f"The depth and the number to keep of mining must be positive, got {self.depth} and {self.keep}."
+            )
 
 
 @dataclass
@@ -243,7 +245,7 @@ def read_mined(path: "str | os.PathLike") -> Mined:
             rows = pq.read_table(path).to_pylist()
         return {row["query_id"]: (list(row["image"]), list(row["text"])) for row in rows}
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no table query_id, image, text of hard negatives: {error!r}") from error
+        raise ValueError(f"{path} contains no table query_id, image, text of hard negatives: {error!r}") from error
 
 
 def mined_of(table: Dataset) -> Mined:

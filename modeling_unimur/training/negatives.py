@@ -28,11 +28,11 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.name not in SAMPLERS:
-            raise ValueError(f"sampler is one of {SAMPLERS}, not {self.name!r}.")
+            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.name!r}.")
         if self.images < 0 or self.texts < 0 or (self.hard and not self.images + self.texts):
             raise ValueError(
-                f"The sampler {self.name} draws {self.images} image and {self.texts} text negatives: pass numbers "
-                "from 0 on that are not both 0."
+                f"The sampler {self.name} draws {self.images} image and {self.texts} text negatives: both must be "
+                "non-negative integers, and not both 0."
             )
 
     @property

@@ -218,7 +218,7 @@ def load_cc3m_pairs(
             rows = np.arange(len(own))
         if not len(rows):
             raise ValueError(
-                f"Not one of {len(groups)} pairs is for {split}: name cc3m_{split}=PATH in data.sources, or raise "
+                f"None of {len(groups)} pairs is for {split}: name cc3m_{split}=PATH in data.sources, or raise "
                 f"data.held_out_fraction ({held_out_fraction})."
             )
         chosen[split] = (table, rows, own)
@@ -231,7 +231,7 @@ def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell)
     tell(pictures.describe(f"{split}, images"))
     rows = rows[pictures.kept]
     if not len(rows):
-        raise ValueError(f"Not one image of {split} could be read; the first: {pictures.skipped[0][1]}")
+        raise ValueError(f"No image of {split} could be read; the first: {pictures.skipped[0][1]}")
     captions, paths = table.captions.select(rows), table.pictures.select(rows)
     features = frozen_texts.features(captions)
     tell(features.describe(f"{split}, texts"))

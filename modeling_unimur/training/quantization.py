@@ -28,7 +28,7 @@ def quantization_config(kind: "str | None", dtype: torch.dtype = torch.bfloat16)
     if kind is None:
         return None
     if kind not in KINDS:
-        raise ValueError(f"model.language_model_quantization is one of {', '.join(KINDS)}, not {kind!r}.")
+        raise ValueError(f"model.language_model_quantization must be one of {', '.join(KINDS)}, got {kind!r}.")
     if importlib.util.find_spec(KINDS[kind]) is None:
         raise ImportError(f"{kind} weights need {KINDS[kind]}: pip install unimur[quantized]")
     if kind == "int4" and importlib.util.find_spec("mslk") is None:

@@ -99,7 +99,7 @@ class QueryRows(Dataset):
         numbers = self.documents.numbers
         lost = next((doc for kinds in mined.values() for docs in kinds for doc in docs if doc not in numbers), None)
         if lost is not None:
-            raise ValueError(f"The hard negative {lost!r} is no document of this set: mine this set's.")
+            raise ValueError(f"The hard negative {lost!r} is not a document of this set: mine this set's.")
         self.mined = mined
         # An epoch's number of rows stays, since a run's length depends on it.
         kept = [row for row, query in enumerate(self.queries) if any(map(len, mined.get(query, ((), ()))))]

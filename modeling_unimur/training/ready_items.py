@@ -63,13 +63,13 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
             the message names the item.
     """
     if kind not in KINDS:
-        raise ValueError(f"kind is one of {KINDS}, not {kind!r}.")
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
     if isinstance(source, (str, os.PathLike)):
         records, name = _records(Path(source).expanduser()), str(source)
     else:
         records, name = list(source), "the texts"
     if not records:
-        raise ValueError(f"{name} holds no item: give {_FORMATS}, one item a vector.")
+        raise ValueError(f"{name} contains no item: give {_FORMATS}, one item a vector.")
     items = ReadyItems([], [], [], [], own_ids=_have_ids(records, name))
     for number, record in enumerate(records):
         record = {"text": record} if isinstance(record, str) or record is None else record
@@ -77,7 +77,7 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
             raise ValueError(f"{name}, item {number}: an item is a text, or a record with text, not {record!r:.80}.")
         own_kind = record.get("kind") or kind
         if own_kind not in KINDS:
-            raise ValueError(f"{name}, item {number}: kind is one of {KINDS}, not {own_kind!r}.")
+            raise ValueError(f"{name}, item {number}: kind must be one of {KINDS}, got {own_kind!r}.")
         text = " ".join((record.get("text") or "").split())
         item_id = str(record["id"]) if items.own_ids else str(number)
         items.ids.append(item_id)
@@ -90,7 +90,7 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
         if first != number:
             raise ValueError(
                 f"{name}: two {key[0]} items, {first} and {number}, have the id {key[1]!r} (a number and its digits "
-                f"as text are one id): give each an id of its own, such as {key[1]}#2."
+                f"as text are one id): give each its own id, such as {key[1]}#2."
             )
     return items
 
@@ -105,7 +105,7 @@ def _have_ids(records: list, name: str) -> bool:
         )
     for number, record in enumerate(records if any(named) else ()):
         if isinstance(record["id"], bool) or not isinstance(record["id"], (str, int)):
-            raise ValueError(f"{name}, item {number}: an id is a text or a whole number, not {record['id']!r:.80}.")
+            raise ValueError(f"{name}, item {number}: an id must be a string or an integer, got {record['id']!r:.80}.")
     return all(named)
 
 
@@ -127,7 +127,7 @@ def _records(path: Path) -> list:
 
 
 @dataclass
-class ReadyIndex:
+class PrecomputedCorpus:
     """Vectors and what they stand for.
 
     Args:
@@ -165,7 +165,7 @@ class ReadyIndex:
         return index
 
 
-def join(vectors: ReadyVectors, items: ReadyItems) -> ReadyIndex:
+def join(vectors: ReadyVectors, items: ReadyItems) -> PrecomputedCorpus:
     """Puts texts to their vectors: by id where both files name ids, by order otherwise.
 
     Vectors of zeros have no direction: they are left out, and a note says how many.
@@ -214,7 +214,7 @@ def join(vectors: ReadyVectors, items: ReadyItems) -> ReadyIndex:
             "what that costs is measured below; normalise its vectors to have the cosine there too."
         )
     unit = torch.nn.functional.normalize(raw, dim=-1)
-    return ReadyIndex(unit, items, None if normalised else raw, vectors.metric, notes)
+    return PrecomputedCorpus(unit, items, None if normalised else raw, vectors.metric, notes)
 
 
-__all__ = ["ReadyIndex", "ReadyItems", "join", "load_items"]
+__all__ = ["PrecomputedCorpus", "ReadyItems", "join", "load_items"]

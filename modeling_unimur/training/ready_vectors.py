@@ -81,7 +81,7 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
             "vector."
         )
     if not values.size:
-        raise ValueError(f"{name} holds no vector (shape {values.shape}): embed the items first.")
+        raise ValueError(f"{name} contains no vector (shape {values.shape}): embed the items first.")
     values = np.ascontiguousarray(values, dtype=np.float32)
     broken = np.flatnonzero(~np.isfinite(values).all(axis=1))
     if len(broken):
@@ -99,7 +99,7 @@ def _read_npy(path: Path) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise ValueError(
-            f"{path} is no plain array ({error}): save it with numpy.save(path, array), numbers of shape (items, "
+            f"{path} is not a plain array ({error}): save it with numpy.save(path, array), numbers of shape (items, "
             "width)."
         ) from error
 
@@ -119,7 +119,7 @@ def read_table(path: Path):
     try:
         return pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no parquet file: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is not a parquet file: {str(error).splitlines()[0]}") from error
 
 
 def _read_parquet(path: Path, column: str | None) -> ReadyVectors:
@@ -169,10 +169,10 @@ def _read_faiss(path: Path) -> ReadyVectors:
     try:
         whole = faiss.read_index(str(path))  # held to the end: what is taken out of it does not own its memory
     except RuntimeError as error:
-        raise ValueError(f"{path} is no FAISS index of vectors: {str(error).strip().splitlines()[-1]}") from error
+        raise ValueError(f"{path} is not a FAISS index of vectors: {str(error).strip().splitlines()[-1]}") from error
     index = faiss.downcast_index(whole)
     if not index.ntotal:
-        raise ValueError(f"{path} holds no vector: add the items first.")
+        raise ValueError(f"{path} contains no vector: add the items first.")
     metric = {faiss.METRIC_INNER_PRODUCT: "inner_product", faiss.METRIC_L2: "l2"}.get(index.metric_type)
     ids = None
     if isinstance(index, (faiss.IndexIDMap, faiss.IndexIDMap2)):

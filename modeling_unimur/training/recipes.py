@@ -186,7 +186,7 @@ class DataArguments:
             ("keep_context", ("latest", "first")),
         ):
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is one of {allowed}, not {getattr(self, name)!r}.")
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
         if self.refit_texts and not (self.refit_readout and self.texts):
             raise ValueError(
                 "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
@@ -251,7 +251,7 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
     if unknown or not raw:
         raise ValueError(f"{path}: a recipe has task, model, data and training, not {sorted(unknown)}.")
     if raw.get("task") not in TASKS:
-        raise ValueError(f"{path}: task is one of {TASKS}, not {raw.get('task')!r}.")
+        raise ValueError(f"{path}: task must be one of {TASKS}, got {raw.get('task')!r}.")
     for override in overrides or []:
         key, equals, value = override.partition("=")
         section, _, name = key.partition(".")

@@ -23,7 +23,7 @@ from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
 from .trained_parts import choose_trained_parts
 from .trainer import parameter_report
-from .univl_dr_trainer import EpochRows, Remining, UniVLDRTrainer
+from .univl_dr_trainer import EpochRows, HardNegativeMiningCallback, UniVLDRTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def stage_arguments(recipe: Recipe, stage: int) -> RetrievalTrainingArguments:
         known = {entry.name for entry in fields(args)}
         for name, value in recipe.data.stage2_training.items():
             if name not in known or name == "output_dir":
-                raise ValueError(f"data.stage2_training: {name!r} is no training argument that a stage can have.")
+                raise ValueError(f"data.stage2_training: {name!r} is not a training argument that a stage can have.")
             setattr(args, name, value)
     return args
 
@@ -169,7 +169,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
     )
     callbacks = [TrainingGuard(model), EpochRows(rows)]
     if data.mine_every is not None and sampler.hard:
-        callbacks.append(Remining(rows, run.mine, data.mine_every))
+        callbacks.append(HardNegativeMiningCallback(rows, run.mine, data.mine_every))
     trainer = UniVLDRTrainer(
         model=model,
         args=args,

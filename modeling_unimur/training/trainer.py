@@ -111,7 +111,7 @@ class RetrievalTrainer(Trainer):
         """The model's own loss; its terms are kept for the next log line."""
         outputs = model(**self._agreed(inputs))
         if outputs.loss is None:
-            raise ValueError(f"The batch holds nothing that a loss reads: {sorted(inputs)}.")
+            raise ValueError(f"The batch contains nothing that a loss reads: {sorted(inputs)}.")
         self._note(outputs)
         loss = reach_all_weights(outputs.loss, self._trained()) if torch.is_grad_enabled() else outputs.loss
         return (loss, outputs) if return_outputs else loss

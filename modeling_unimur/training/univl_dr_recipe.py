@@ -34,9 +34,9 @@ class UniVLDRModelArguments:
 
     def __post_init__(self):
         if self.image_tower not in TOWERS:
-            raise ValueError(f"image_tower is one of {TOWERS}, not {self.image_tower!r}.")
+            raise ValueError(f"image_tower must be one of {TOWERS}, got {self.image_tower!r}.")
         if self.text_layers is not None and self.text_layers < 0:
-            raise ValueError(f"text_layers is a number from 0 on, or null for all, not {self.text_layers}.")
+            raise ValueError(f"text_layers must be a non-negative integer, or null for all, got {self.text_layers}.")
 
 
 @dataclass
@@ -120,7 +120,7 @@ class UniVLDRDataArguments:
         if self.feature_dtype not in ("float32", "bfloat16"):
             raise ValueError(f"feature_dtype is float32 or bfloat16, not {self.feature_dtype!r}.")
         if self.mine_every is not None and self.mine_every < 1:
-            raise ValueError(f"mine_every is a number of steps from 1 on, not {self.mine_every}.")
+            raise ValueError(f"mine_every must be a positive number of steps, got {self.mine_every}.")
         self.stage_sampler(2)
         self.mining_options()
 

@@ -53,7 +53,7 @@ class EpochRows(TrainerCallback):
         self.rows.draw(int(state.epoch or 0))
 
 
-class Remining(TrainerCallback):
+class HardNegativeMiningCallback(TrainerCallback):
     """Mines hard negatives anew by the model as it stands (ANCE).
 
     Args:
@@ -77,4 +77,4 @@ class Remining(TrainerCallback):
             self.rows.use_mined(self.mine())
 
 
-__all__ = ["EpochRows", "Remining", "UniVLDRTrainer", "released_cosine"]
+__all__ = ["EpochRows", "HardNegativeMiningCallback", "UniVLDRTrainer", "released_cosine"]

@@ -54,7 +54,7 @@ def verbalize(
         ValueError: a verbalizer that returns another number of texts than it got images.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size is a whole number from 1 on, not {batch_size}.")
+        raise ValueError(f"batch_size must be a positive integer, got {batch_size}.")
     store = WordStore(folder or cache_dir() / "verbalizations", verbalizer.key)
     keys: dict[str, str] = {}
     waiting: dict[str, tuple[Image.Image, str]] = {}

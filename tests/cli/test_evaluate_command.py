@@ -76,7 +76,7 @@ def test_answers_and_visdial(release_folder, tmp_path, capsys):
         (["mmdialog", "--data", "x", "--output", "OUT", "--over-return", "200"], "percentage"),
         (["mmdialog", "--data", "x", "--output", "OUT", "--model", "nowhere"], "no model folder at nowhere"),
         (["table", "--output", "OUT"], "--runs"),
-        (["table", "--output", "OUT", "--runs", "nowhere"], "holds no results"),
+        (["table", "--output", "OUT", "--runs", "nowhere"], "no results"),
     ],
 )
 def test_wrong_arguments_are_one_line(argv, message, tmp_path, capsys):

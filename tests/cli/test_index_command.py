@@ -52,7 +52,7 @@ def test_build_update_and_search(release_folder, tmp_path, capsys):
         (["search", "hello"], "index build SOURCE --index"),
         (["search"], "what to search for"),
         (["build", "/nowhere/at/all"], "There is no"),
-        (["build", ".", "--batch-size", "0"], "from 1 on"),
+        (["build", ".", "--batch-size", "0"], "positive integer"),
         (["build", ".", "--engine", "spark"], "spark"),
         ([], "ACTION"),
     ],

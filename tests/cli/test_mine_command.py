@@ -33,9 +33,9 @@ def test_writes_the_file(model, source, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({0: "nowhere"}, "is no model folder"),
+        ({0: "nowhere"}, "model folder"),
         ({3: "mined.csv"}, "FILE.parquet or FILE.jsonl"),
-        ({1: "wikipedia"}, "A retrieval set is one of"),
+        ({1: "wikipedia"}, "A retrieval set"),
         ({5: "dev"}, "the set has test, train, validation"),
     ],
 )

@@ -244,7 +244,7 @@ def test_files_that_are_none(tmp_path):
     for strange in (tmp_path / "pipe.jsonl", "/dev/zero", tmp_path):
         with pytest.raises(OSError, match="regular file"):
             next(read_json_lines(strange))
-        assert "no regular file" in next(line_items([str(strange)])).reason
+        assert "regular file" in next(line_items([str(strange)])).reason
     with pytest.raises(FileNotFoundError, match="nowhere"):
         next(read_json_lines(tmp_path / "nowhere.jsonl"))
 

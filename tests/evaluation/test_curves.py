@@ -50,7 +50,7 @@ def test_a_log_is_read_wherever_it_lies(tmp_path, form):
 def test_bad_logs_are_told(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"training_log\.json"):
         read_log(tmp_path)
-    for text, words in (("{", "is not JSON"), ('{"a": 1}', "holds no training log"), ("[1]", "holds no training log")):
+    for text, words in (("{", "is not JSON"), ('{"a": 1}', "no training log"), ("[1]", "no training log")):
         (tmp_path / "training_log.json").write_text(text)
         with pytest.raises(ValueError, match=words):
             read_log(tmp_path)

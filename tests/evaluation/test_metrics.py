@@ -273,7 +273,7 @@ def test_threshold_is_the_least_that_is_allowed():
 
 
 def test_threshold_errors():
-    with pytest.raises(ValueError, match="0 to 1"):
+    with pytest.raises(ValueError, match="over-return"):
         threshold_for(np.zeros(2), np.array([True, False]), 10)
     with pytest.raises(ValueError, match="Every reply"):
         threshold_for(np.zeros(2), np.array([True, True]), 0.1)

@@ -1,7 +1,5 @@
 """Universal retrieval: the settings, the systems, the shares, what dev chooses; figures worked out by hand."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -9,6 +7,7 @@ from PIL import Image
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.evaluation.report import load_result
 from modeling_unimur.evaluation.universal import (
     BM25System,
     DenseSystem,
@@ -21,7 +20,6 @@ from modeling_unimur.evaluation.universal import (
     UniVLDREncoder,
     choose_calibration,
     choose_image_weight,
-    difference,
     draw_modality_gap,
     encode_documents,
     encode_queries,
@@ -29,7 +27,6 @@ from modeling_unimur.evaluation.universal import (
     evaluate_univl_dr,
     image_shares,
     modality_gap,
-    report,
 )
 from modeling_unimur.evaluation.universal.encoding import EncodedDocuments, unit
 from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
@@ -176,21 +173,6 @@ def test_shares_of_pictures():
     assert shares["all"]["relevant"] == pytest.approx(200 / 9)
 
 
-def test_paired_difference():
-    asked = task([{0: 1}] * 40)
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(40, 4))
-    better = scores.copy()
-    better[:, 0] += 2
-    ours, theirs = (evaluate_system(Given(table), asked)["both"] for table in (better, scores))
-    found = difference(ours, theirs)
-    expected = (ours.measures["mrr@10"] - theirs.measures["mrr@10"]).mean()
-    assert found["mean"] == pytest.approx(expected)
-    assert 0 < found["low"] < found["mean"] < found["high"]
-    with pytest.raises(ValueError, match="different queries"):
-        difference(ours, evaluate_system(Given(scores[:1]), task([{0: 1}]))["both"])
-
-
 # -- encoding ---------------------------------------------------------------------------------------------------------
 def test_weighted_documents():
     texts = np.array([[3.0, 0], [0, 2], [0, 0], [0, 5]], dtype=np.float32)
@@ -288,9 +270,7 @@ def test_evaluation_of_any_encoder(tmp_path):
     found = evaluate_univl_dr(
         TopicEncoder(), None, retrieval_set(), image_weight="dev", calibration="dev", gap_plot=tmp_path / "gap.png"
     )
-    json.dumps(found)  # plain numbers
-    names = list(found["systems"])
-    assert names == [
+    assert list(found.systems) == [
         "UniVL-DR",
         "BM25",
         "BM25 & UniVL-DR",
@@ -298,30 +278,34 @@ def test_evaluation_of_any_encoder(tmp_path):
         "UniVL-DR, oracle modality",
         "UniVL-DR + BM25 (hybrid)",
     ]
-    rows = found["systems"]
-    assert rows["UniVL-DR"]["both"]["mrr@10"]["mean"] > 90
-    # A text query shares no word with its text: BM25 finds pictures alone, by their captions.
-    assert rows["BM25"]["both"]["by_kind"] == {"image": 100.0, "text": 0.0}
-    assert rows["BM25"]["text"]["mrr@10"]["mean"] == 0
-    assert rows["UniVL-DR"]["text"]["queries"] == rows["UniVL-DR"]["image"]["queries"] == len(TOPICS)
-    assert rows["UniVL-DR"]["both"]["image_share"]["all"]["relevant"] == 50
-    assert set(found["chosen"]) == {"image weight", "mean subtraction", "hybrid weight"}
-    assert found["differences"]["UniVL-DR - BM25"]["low"] > 0
-    assert found["modality_gap"] > 0
+
+    def mean(system, measure):
+        return found.interval(system, measure).mean
+
+    assert mean("UniVL-DR", "both mrr@10") > 90
+    # A text query shares no word with its text: BM25 finds images alone, by their captions.
+    assert [mean("BM25", f"both mrr@10, {kind}") for kind in ("image", "text")] == [100, 0]
+    assert mean("BM25", "text mrr@10") == 0
+    assert mean("BM25", "both images@10") == 100
+    values = found.systems["UniVL-DR"].values
+    assert [np.isfinite(values[f"{s} mrr@10"]).sum() for s in ("text", "image")] == [len(TOPICS)] * 2
+    assert (
+        set(found.data["chosen"]) == set(found.data["tried"]) == {"image weight", "mean subtraction", "hybrid weight"}
+    )
+    assert found.difference("UniVL-DR", "BM25", "both mrr@10").low > 0
+    assert found.data["modality_gap"] > 0
+    assert any("hybrid weight" in note for note in found.notes)
+    found.save(tmp_path)
+    assert list(load_result(tmp_path).systems) == list(found.systems)
     with Image.open(tmp_path / "gap.png") as picture:
         assert picture.width > 300
-    for markdown in (False, True):
-        text = report(found, markdown)
-        assert "one index of both (16 queries)" in text
-        assert "(of the relevant)" in text
-        assert "hybrid weight" in text
 
 
 def test_evaluation_of_a_model(tiny, pictures):
     found = evaluate_univl_dr(*tiny, retrieval_set(pictures), dev=None, settings=("both",), progress=False)
-    assert set(found["systems"]["UniVL-DR"]) == {"both"}
-    assert "UniVL-DR + BM25 (hybrid)" not in found["systems"]
-    assert found["documents"] == {"text": len(TOPICS), "image": len(TOPICS)}
+    assert all(measure.startswith("both ") for measure in found.measures())
+    assert "UniVL-DR + BM25 (hybrid)" not in found.systems
+    assert found.data["documents"] == 2 * len(TOPICS)
 
 
 def test_weight_that_was_learned_is_what_dev_compares_with(clip_folder, tiny, pictures):
@@ -329,9 +313,10 @@ def test_weight_that_was_learned_is_what_dev_compares_with(clip_folder, tiny, pi
     torch.nn.init.constant_(model.fusion.image_weight, 0.375)
     arguments = {"settings": ("both",), "baselines": False, "progress": False}
     found = evaluate_univl_dr(model, tiny[1], retrieval_set(pictures), image_weight="dev", **arguments)
-    assert {0.0, 0.375, 1.0} <= set(found["tried"]["image weight"])
+    assert {0.0, 0.375, 1.0} <= set(found.data["tried"]["image weight"])
     concat = UniVLDRModel.from_backbones(str(clip_folder), fusion="concat")
-    assert evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), **arguments)["queries"] == 2 * len(TOPICS)
+    found = evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), **arguments)
+    assert len(found.query_ids) == 2 * len(TOPICS)
     with pytest.raises(ValueError, match="'concat'"):
         evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), image_weight=0.5, **arguments)
 

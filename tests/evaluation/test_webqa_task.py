@@ -8,7 +8,8 @@ import pytest
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.cli.main import main
 from modeling_unimur.evaluation.report import load_result, merge_results
-from modeling_unimur.evaluation.tasks.webqa import open_set, universal_result
+from modeling_unimur.evaluation.tasks.webqa import open_set
+from modeling_unimur.evaluation.universal import universal_result
 from modeling_unimur.evaluation.universal.task import RetrievalTask
 from tests.data.webqa_files import write_released
 from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set

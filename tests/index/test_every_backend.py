@@ -127,18 +127,18 @@ def test_wrong_input_changes_nothing(index):
     nan = QUERIES[:2].copy()
     nan[1, 3] = np.nan
     wrong = [
-        (("sound", ["x"], QUERIES[:1]), "kind must be one of"),
-        (("text", ["x"], QUERIES[:1, :8]), r"shape \(any, 16\), not \(1, 8\)"),
-        (("text", ["x", "y"], nan), "Vector 1 holds NaN"),
-        (("text", ["x"], 3 * QUERIES[:1]), "Vector 0 has length 3, not 1"),
+        (("sound", ["x"], QUERIES[:1]), "kind must"),
+        (("text", ["x"], QUERIES[:1, :8]), r"\(1, 8\)"),
+        (("text", ["x", "y"], nan), "Vector 1 .*NaN"),
+        (("text", ["x"], 3 * QUERIES[:1]), "Vector 0 .*3"),
         (("text", ["x"], 0 * QUERIES[:1]), "length 0"),
         (("text", ["x"], QUERIES[:2]), "1 ids, 2 vectors"),
-        (("text", [7], QUERIES[:1]), "An id is a string"),
+        (("text", [7], QUERIES[:1]), "An id .*7"),
         (("text", ["x"], QUERIES[:1], ["a"]), "is a dict"),
     ]
     if not index.keeps_objects:
         wrong += [
-            (("text", ["x"], QUERIES[:1], [{"a": {1}}]), "cannot be written as JSON"),
+            (("text", ["x"], QUERIES[:1], [{"a": {1}}]), "JSON"),
             (("text", ["x"], QUERIES[:1], [{"a": "b" * 70_000}]), "larger than"),
         ]
     for arguments, message in wrong:
@@ -146,10 +146,10 @@ def test_wrong_input_changes_nothing(index):
             index.add(*arguments)
     for arguments, message in [
         ((nan,), "NaN"),
-        ((2 * QUERIES,), "divide vectors by their norm"),
+        ((2 * QUERIES,), "norm"),
         ((QUERIES, 0), "top_k"),
-        ((QUERIES, 5, "sound"), "kind must be one of"),
-        ((QUERIES, 5, None, {"a": None}), "no string, number or boolean"),
+        ((QUERIES, 5, "sound"), "kind must"),
+        ((QUERIES, 5, None, {"a": None}), "string, number or boolean"),
         ((QUERIES, 5, None, {"a": {"near": 3}}), "range such as"),
         ((QUERIES, 5, None, {"a": []}), "empty list"),
     ]:

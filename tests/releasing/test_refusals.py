@@ -89,11 +89,11 @@ def test_a_folder_beside_it_is_no_hub_id(folder, tmp_path, monkeypatch):
         ("c.py", b"from .missing import b\n", "c.py, line 1.*relative"),
         ("c.py", b"from ..b import x\n", "c.py, line 1.*relative"),
         ("c.py", b"import pandas\n", "c.py, line 1.*pandas"),
-        ("c.py", b"x = (\n", "c.py is no Python"),
+        ("c.py", b"x = (\n", "c.py.*Python"),
         ("README.md", b"see /home/anna/model", "README.md.*folder"),
         ("README.md", b"hf_" + b"a1B2" * 9, "README.md.*token"),
         ("processor_config.json", b"{", "processor_config.json"),
-        ("model.safetensors", b"1234", "no safetensors file"),
+        ("model.safetensors", b"1234", "safetensors file"),
     ],
 )
 def test_a_file_is_refused(folder, name, content, told):
@@ -231,7 +231,7 @@ def test_code_of_another_repository_is_refused(folder, file, content):
     kept = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**kept, **content}))
     for check in (check_source, check_release):
-        with pytest.raises(ValueError, match="no class"):
+        with pytest.raises(ValueError, match="a class"):
             check(folder)
 
 

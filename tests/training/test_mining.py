@@ -83,7 +83,7 @@ def test_drops_what_is_right_under_another_id():
     assert mined(drop_same_text=False) == [1, 3, 5]
     assert mined(drop_same_group=False) == [2, 3, 5]
     assert mined(max_similarity=float(np.cos(np.deg2rad(3.5)))) == [5]
-    with pytest.raises(ValueError, match="from 1"):
+    with pytest.raises(ValueError, match="positive"):
         MiningOptions(depth=0)
 
 

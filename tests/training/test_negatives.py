@@ -63,7 +63,7 @@ def test_bad_samplers_are_told():
         Sampler("hard")
     with pytest.raises(ValueError, match="both 0"):
         Sampler("balanced", 0, 0)
-    with pytest.raises(ValueError, match="from 0"):
+    with pytest.raises(ValueError, match="non-negative"):
         Sampler("balanced", -1, 2)
 
 

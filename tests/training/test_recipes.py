@@ -39,7 +39,7 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path, written, value):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("task: paint\n", "task is one of"),
+        ("task: paint\n", "task must"),
         ("task: clip\nmodle: {}\n", "modle"),
         ("task: clip\nmodel: {clip: x, colour: red}\n", "section `model`"),
         ("task: clip\nmodel: {clip: x}\ntraining: {learning_rat: 1}\n", "learning_rat"),

@@ -325,7 +325,7 @@ def test_webqa_as_released(tmp_path, clip_folder, monkeypatch):
     [
         ({"data": {"sampler": "hardest"}}, "sampler"),
         ({"data": {"stages": [2, 1]}}, "stages is"),
-        ({"data": {"mining_depth": 0}}, "from 1 on"),
+        ({"data": {"mining_depth": 0}}, "positive"),
         ({"data": {"retrieval": "wikipedia"}}, "retrieval set"),
         ({"data": {"captions": "query"}}, "captions='query'"),
         ({"data": {"stage2_training": {"output_dir": "x"}}}, "training argument"),

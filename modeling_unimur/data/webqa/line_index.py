@@ -70,9 +70,11 @@ class LineIndex:
                 raise ValueError("it is empty")
             columns = np.loadtxt(index, dtype=np.int64, delimiter="\t" if named else None, ndmin=2)
         except (ValueError, UnicodeDecodeError) as error:
-            raise ValueError(f"{index} is no index of lines (`offset`, or `id<TAB>offset`): {error}") from error
+            raise ValueError(f"{index} is not an index of lines (`offset`, or `id<TAB>offset`): {error}") from error
         if columns.shape[1] != 1 + named or not len(columns):
-            raise ValueError(f"{index} is no index of lines: it needs `offset`, or `id<TAB>offset`, in every line.")
+            raise ValueError(
+                f"{index} is not an index of lines: it needs `offset`, or `id<TAB>offset`, in every line."
+            )
         if not named:
             found = cls(table, None, columns[:, 0])
         else:

@@ -43,7 +43,7 @@ def read_mbeir(folder: Path) -> Iterator:
     pools = sorted(folder.glob(_POOLS))
     queries = {split: sorted(folder.glob(_QUERIES.format(name))) for split, name in _SPLITS.items()}
     if not pools or not any(queries.values()):
-        raise FileNotFoundError(f"{folder} holds no {_POOLS}, or no {_QUERIES.format('*')}.")
+        raise FileNotFoundError(f"{folder} contains no {_POOLS}, or no {_QUERIES.format('*')}.")
     images: set[int] = set()
     for pool in pools:
         for row in _rows(pool, ("did", "modality")):

@@ -35,7 +35,7 @@ def read_raw(folder: Path, index: LineIndex | None, num_validation: int = NUM_VA
         ValueError: a file is not in WebQA's form; the message names the question.
     """
     if not (folder / TRAIN_FILE).is_file():
-        raise FileNotFoundError(f"{folder} holds no {TRAIN_FILE}.")
+        raise FileNotFoundError(f"{folder} contains no {TRAIN_FILE}.")
     validation = _validation_numbers(folder / TRAIN_FILE, num_validation)
     number = 0
     for guid, entry in object_entries(folder / TRAIN_FILE):

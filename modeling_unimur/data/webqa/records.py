@@ -71,7 +71,7 @@ class Source:
             FileNotFoundError: no such file.
         """
         if not self.has(name):
-            raise FileNotFoundError(f"{self.path} holds no {name}.")
+            raise FileNotFoundError(f"{self.path} contains no {name}.")
         if self._archive:
             with zipfile.ZipFile(self.path) as archive, archive.open(self._archive[name]) as file:
                 yield file

@@ -118,7 +118,7 @@ def write_tables(records: Iterable[Document | Question], folder: Path, deduplica
         _write_questions(_rows(asked), folder, kept, report)
     counts = {name: count for name, count in report.items() if count}
     if not any(name.endswith(" queries") for name in counts) or not mentions:
-        raise ValueError(f"Not one document and question that it answers were found ({counts or 'nothing at all'}).")
+        raise ValueError(f"No document with a question that it answers was found ({counts or 'nothing at all'}).")
     (folder / REPORT_FILE).write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     logger.info("WebQA: %s", counts)
     return report

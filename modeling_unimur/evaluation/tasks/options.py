@@ -53,7 +53,7 @@ class TaskOptions:
         if self.form not in ("chat", "fromage"):
             raise ValueError(f"form is 'chat' or 'fromage', not {self.form!r}.")
         if not self.rounds or any(count < 0 for count in self.rounds):
-            raise ValueError(f"rounds are numbers from 0 on, not {self.rounds}.")
+            raise ValueError(f"rounds must be non-negative integers, got {self.rounds}.")
 
 
 __all__ = ["TaskOptions"]

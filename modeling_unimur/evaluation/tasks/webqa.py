@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
 
 from ...data.retrieval_set import RetrievalSet
 from ...data.retrieval_sources import load_retrieval_set, names_a_set
 from ..provenance import model_revision
-from ..report import Figures, TaskResult
-from ..universal.encoding import Encoder, UniVLDREncoder
-from ..universal.evaluate import evaluate_system
-from ..universal.systems import UniversalSystem
-from ..universal.task import SETTINGS, RetrievalTask
-from ..universal.univl_dr import Space, with_bm25
+from ..report import TaskResult
+from ..universal.encoding import UniVLDREncoder
+from ..universal.task import RetrievalTask
+from ..universal.univl_dr import universal_result
 from .options import TaskOptions
-
-_MAIN = ("mrr@10", "ndcg@10", "recall@20", "recall@100")
-_NOTES = (
-    "Settings: texts alone, images alone, one index of both; a query counts in those that can answer it. Means over "
-    "queries in percent, an empty ranking counts 0.",
-    "The others are those of UniVL-DR's paper: BM25 over texts and captions, BM25 for texts joined with the first "
-    "model for images, and both when an oracle tells what kind answers the query.",
-)
 
 _CORPUS = (
     "Corpus: setting {setting} ({captions} captions, {deduplicate} merged), {count:,} documents. Figures of another "
@@ -84,43 +70,4 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     return found
 
 
-def universal_result(
-    task: RetrievalTask, encoders: Mapping[str, Encoder], data: Mapping[str, object], seed: int = 0
-) -> TaskResult:
-    """All encoders, BM25 and what is made of it with the first encoder.
-
-    Args:
-        task: queries and documents.
-        encoders: by the names of their rows.
-        data: `path` and `split`.
-        seed: of the intervals.
-    """
-    systems: list[UniversalSystem] = []
-    seconds, extra = {}, []
-    for name, encoder in encoders.items():
-        start = time.perf_counter()
-        space = Space.of(encoder, task)
-        systems.append(space.system(name))
-        seconds[name] = round(time.perf_counter() - start, 3)
-        if not extra:
-            extra = with_bm25(systems[0], space)[0]
-    figures = {}
-    for system in [*systems, *extra]:
-        start, values = time.perf_counter(), {}
-        for setting, result in evaluate_system(system, task, SETTINGS).items():
-            for measure, column in result.measures.items():
-                values[f"{setting} {measure}"] = np.full(len(task.query_ids), np.nan)
-                values[f"{setting} {measure}"][result.rows] = column
-        spent = seconds.get(system.name, 0.0) + round(time.perf_counter() - start, 3)
-        figures[system.name] = Figures(values, about={"seconds": spent})
-    digest = hashlib.sha256()
-    for column in (task.query_ids, task.query_texts, task.doc_ids, task.doc_texts):
-        digest.update(repr(list(column)).encode("utf-8", "surrogatepass"))
-    ids = np.array(task.query_ids)
-    about = {**data, "digest": digest.hexdigest()[:16], "documents": len(task.doc_ids)}
-    measured = next(iter(figures.values())).values
-    main = tuple(name for s in SETTINGS for m in _MAIN if (name := f"{s} {m}") in measured)
-    return TaskResult("webqa", about, ids, ids, figures, list(_NOTES), main, seed)
-
-
-__all__ = ["evaluate_webqa", "open_set", "universal_result"]
+__all__ = ["evaluate_webqa", "open_set"]

@@ -1,13 +1,12 @@
 """Universal retrieval: texts and pictures in one ranking, by any system, in three settings (UniVL-DR's evaluation)."""
 
 from .encoding import Encoder, UniVLDREncoder, encode_documents, encode_queries
-from .evaluate import SettingResult, difference, evaluate_system, image_shares, summary
+from .evaluate import SettingResult, evaluate_system, image_shares, returned_images
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
-from .report import report, table
 from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
 from .task import SETTINGS, RetrievalTask
 from .tuning import choose_calibration, choose_hybrid_weight, choose_image_weight
-from .univl_dr import Space, evaluate_univl_dr, with_bm25
+from .univl_dr import Space, evaluate_univl_dr, universal_result, with_bm25
 
 __all__ = [
     "SETTINGS",
@@ -26,7 +25,6 @@ __all__ = [
     "choose_calibration",
     "choose_hybrid_weight",
     "choose_image_weight",
-    "difference",
     "draw_modality_gap",
     "encode_documents",
     "encode_queries",
@@ -34,8 +32,7 @@ __all__ = [
     "evaluate_univl_dr",
     "image_shares",
     "modality_gap",
-    "report",
-    "summary",
-    "table",
+    "returned_images",
+    "universal_result",
     "with_bm25",
 ]

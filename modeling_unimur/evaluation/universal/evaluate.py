@@ -9,7 +9,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..metrics import DEPTH, all_measures, judge, rank
-from ..significance import bootstrap, paired_bootstrap
 from .systems import UniversalSystem
 from .task import SETTINGS, RetrievalTask
 
@@ -88,80 +87,44 @@ def ranked(
     return np.concatenate(parts) if parts else np.empty((0, depth), dtype=np.int64)
 
 
+def returned_images(result: SettingResult, task: RetrievalTask, depth: int = SHARE_DEPTH) -> np.ndarray:
+    """Percent of images among each query's first `depth` documents `(queries,)`; NaN where nothing was returned."""
+    found = np.full(len(result.rows), np.nan)
+    for place, ranking in enumerate(result.rankings):
+        first = ranking[:depth][ranking[:depth] >= 0]
+        if len(first):
+            found[place] = 100 * task.is_image[first].mean()
+    return found
+
+
 def image_shares(result: SettingResult, task: RetrievalTask, depth: int = SHARE_DEPTH) -> dict[str, dict[str, float]]:
-    """Share of pictures, in percent, among the first `depth` documents and among the relevant ones.
+    """Share of images, in percent, among the first `depth` documents and among the relevant ones.
 
     Each query counts once, with its own shares; a query for which nothing was returned has no share of the former.
 
     Returns:
         kind of query, and "all" -> `returned`, `relevant` and `queries` (how many).
     """
-    returned = np.full(len(result.rows), np.nan)
-    relevant = np.zeros(len(result.rows))
-    for place, (row, ranking) in enumerate(zip(result.rows, result.rankings, strict=True)):
-        first = ranking[:depth]
-        first = first[first >= 0]
-        if len(first):
-            returned[place] = task.is_image[first].mean()
-        relevant[place] = task.is_image[list(task.relevance[row])].mean()
+    returned = returned_images(result, task, depth)
+    relevant = np.array([100 * task.is_image[list(task.relevance[row])].mean() for row in result.rows])
     kinds = np.array([task.query_kinds[row] for row in result.rows])
     shares = {}
     for kind in ["all", *sorted(set(kinds) - {""})]:
         chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
-        shown = returned[chosen]
-        shown = shown[~np.isnan(shown)]
+        shown = returned[chosen][~np.isnan(returned[chosen])]
         shares[kind] = {
-            "returned": float(100 * shown.mean()) if len(shown) else 0.0,
-            "relevant": float(100 * relevant[chosen].mean()),
+            "returned": float(shown.mean()) if len(shown) else 0.0,
+            "relevant": float(relevant[chosen].mean()),
             "queries": int(chosen.sum()),
         }
     return shares
 
 
-def summary(results: dict[str, dict[str, SettingResult]], task: RetrievalTask) -> dict:
-    """Results as plain numbers.
-
-    Args:
-        results: name of a system -> what `evaluate_system` returned.
-        task: the task.
-
-    Returns:
-        system -> setting -> `queries`, every measure as `{"mean", "low", "high"}` (percent, 95 % by the bootstrap over
-        queries), `by_kind` (kind of query -> MRR@10), and in the setting `both` `image_share`.
-    """
-    found: dict = {}
-    for name, by_setting in results.items():
-        found[name] = {}
-        for setting, result in by_setting.items():
-            row: dict = {"queries": len(result.rows)}
-            row |= {measure: vars(bootstrap(values)).copy() for measure, values in result.measures.items()}
-            kinds = np.array([task.query_kinds[number] for number in result.rows])
-            row["by_kind"] = {
-                kind: float(result.measures["mrr@10"][kinds == kind].mean()) for kind in sorted(set(kinds) - {""})
-            }
-            if setting == "both":
-                row["image_share"] = image_shares(result, task)
-            found[name][setting] = row
-    return found
-
-
-def difference(ours: SettingResult, theirs: SettingResult, measure: str = "mrr@10") -> dict[str, float]:
-    """Mean difference on the same queries, in points: `mean`, `low`, `high` (95 %, paired bootstrap).
-
-    Raises:
-        ValueError: results on different queries.
-    """
-    if not np.array_equal(ours.rows, theirs.rows):
-        raise ValueError("The two results are of different queries.")
-    return vars(paired_bootstrap(ours.measures[measure], theirs.measures[measure])).copy()
-
-
 __all__ = [
     "SHARE_DEPTH",
     "SettingResult",
-    "difference",
     "evaluate_system",
     "image_shares",
     "ranked",
-    "summary",
+    "returned_images",
 ]

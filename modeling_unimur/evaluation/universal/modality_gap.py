@@ -58,7 +58,7 @@ def modality_gap(documents: np.ndarray, is_image: np.ndarray) -> float:
         ValueError: one of the kinds is absent.
     """
     if is_image.all() or not is_image.any():
-        raise ValueError("A gap lies between texts and images: the corpus holds one kind alone.")
+        raise ValueError("The modality gap needs texts and images: the corpus has only one kind.")
     return float(np.linalg.norm(documents[is_image].mean(axis=0) - documents[~is_image].mean(axis=0)))
 
 

@@ -72,12 +72,12 @@ class BM25System(UniversalSystem):
 
     def __init__(self, query_texts: Sequence[str], document_texts: Sequence[str], name: str = "BM25"):
         self.name, self.bm25 = name, BM25()
-        self.bm25.index(Gallery(texts=list(document_texts)))
+        self.documents = {"text": self.bm25.encode_candidates(Gallery(texts=list(document_texts)), "text")}
         messages = [[{"role": "user", "content": [{"type": "text", "text": text}]}] for text in query_texts]
         self.queries = self.bm25.encode_queries(messages)
 
     def scores(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        found = self.bm25.scores([self.queries[row] for row in rows], "text")
+        found = self.bm25.scores([self.queries[row] for row in rows], self.documents, "text")
         return np.where(found > 0, found, -np.inf)
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ...data.retrieval_set import RetrievalSet
+from ..report import Figures, TaskResult
 from .encoding import EncodedDocuments, Encoder, UniVLDREncoder, encode_documents, encode_queries
-from .evaluate import difference, evaluate_system, summary
+from .evaluate import SHARE_DEPTH, evaluate_system, returned_images
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
 from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
 from .task import SETTINGS, RetrievalTask
@@ -18,6 +21,15 @@ from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_ima
 MODEL = "UniVL-DR"
 FUSION, ORACLE, HYBRID = "BM25 & {}", "BM25 & {}, oracle modality", "{} + BM25 (hybrid)"
 CALIBRATIONS = ("off", "on", "dev")
+
+
+_MAIN = ("mrr@10", "ndcg@10", "recall@20", "recall@100")
+_NOTES = (
+    "Settings: texts alone, images alone, one index of both; a query counts in those that can answer it. Means over "
+    "queries in percent, an empty ranking counts 0.",
+    "The others are those of UniVL-DR's paper: BM25 over texts and captions, BM25 for texts joined with the first "
+    "model for images, and both when an oracle tells what kind answers the query.",
+)
 
 
 def evaluate_univl_dr(
@@ -34,7 +46,7 @@ def evaluate_univl_dr(
     gap_plot: str | os.PathLike | None = None,
     name: str = MODEL,
     progress: bool = True,
-) -> dict:
+) -> TaskResult:
     """Evaluates a model on a retrieval set.
 
     Args:
@@ -43,23 +55,60 @@ def evaluate_univl_dr(
         retrieval: the set; `data` has readers.
         split: whose queries are measured.
         dev: split on which the hybrid's weight, and what is asked for below, are chosen; None chooses nothing.
+        settings, calibration, image_weight, baselines, gap_plot, progress: as `universal_result`.
+        least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
+        name: of the model's row.
+
+    Raises:
+        ValueError: an unknown split; and as `universal_result`.
+        ImportError: BM25 without `bm25s`, a plot without matplotlib.
+    """
+    encoder = model if processor is None else UniVLDREncoder(model, processor, progress=progress)
+    task = RetrievalTask.from_set(retrieval, split, least_score)
+    dev_task = None if dev is None else RetrievalTask.from_set(retrieval, dev, least_score)
+    return universal_result(
+        task, {name: encoder}, {"split": split, **retrieval.about}, dev=dev_task, settings=settings,
+        calibration=calibration, image_weight=image_weight, baselines=baselines, gap_plot=gap_plot, progress=progress,
+    )  # fmt: skip
+
+
+def universal_result(
+    task: RetrievalTask,
+    encoders: Mapping[str, Encoder],
+    data: Mapping[str, object],
+    seed: int = 0,
+    dev: RetrievalTask | None = None,
+    settings: Sequence[str] = SETTINGS,
+    calibration: str = "off",
+    image_weight: float | str | None = None,
+    baselines: bool = True,
+    gap_plot: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> TaskResult:
+    """All encoders, BM25 and what is made of it with the first encoder.
+
+    Args:
+        task: queries and documents.
+        encoders: by the names of their rows.
+        data: what identifies the set, such as `path` and `split`.
+        seed: of the intervals.
+        dev: development split on which the hybrid's weight, and what is asked for below, are chosen.
         settings: of `text`, `image`, `both`.
         calibration: `off`; `on`: each kind's mean is subtracted (`modality_gap.MeanSubtraction`); `dev`: where that
             helps on the development split.
-        image_weight: None keeps the model's own fusion; a number weighs the pictures in the sum; `dev` chooses it on
+        image_weight: None keeps the model's own fusion; a number weighs the images in the sum; `dev` chooses it on
             the development split, and warns where captions alone are better.
-        least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
         baselines: whether to run BM25 and what is made with it.
-        gap_plot: a file for the picture of the modality gap.
-        name: of the model's row.
+        gap_plot: a file for the drawing of the modality gap of the first encoder.
         progress: whether to show bars.
 
     Returns:
-        `systems` (`evaluate.summary`), `differences` (the model minus each other system, MRR@10 in points, paired),
-        `chosen` (on dev), `tried` (their MRR@10 by value), `modality_gap`, `documents`, `queries`, `split`.
+        `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
+        `both images@10` is the percentage of images among a query's first ten documents. Its `data` have the
+        `modality_gap` of the first encoder, and what was `chosen` on dev with the MRR@10 that was `tried`.
 
     Raises:
-        ValueError: an unknown split, setting or choice; or something to be chosen without a development split.
+        ValueError: an unknown setting or choice; or something to be chosen without a development split.
         ImportError: BM25 without `bm25s`, a plot without matplotlib.
     """
     if calibration not in CALIBRATIONS:
@@ -68,37 +117,59 @@ def evaluate_univl_dr(
         raise ValueError("Something is to be chosen on the development split, and dev is None: name one.")
     if isinstance(image_weight, str) and image_weight != "dev":
         raise ValueError(f"image_weight={image_weight!r}: a number, 'dev', or None.")
-    encoder = model if processor is None else UniVLDREncoder(model, processor, progress=progress)
-    task = RetrievalTask.from_set(retrieval, split, least_score)
-    dev_task = None if dev is None else RetrievalTask.from_set(retrieval, dev, least_score)
-    space = Space.of(encoder, task, dev_task)
-    chosen, tried = space.tune(image_weight, calibration)
-    systems: list[UniversalSystem] = [space.system(name)]
-    if baselines:
-        others, weight = with_bm25(systems[0], space)
-        systems += others
-        if weight is not None:
-            chosen["hybrid weight"], tried["hybrid weight"] = weight.value, weight.tried
-    results = {system.name: evaluate_system(system, task, settings, progress) for system in systems}
-    shared = next((setting for setting in ("both", *settings) if setting in results[name]), None)
-    found = {
-        "systems": summary(results, task),
-        "differences": {
-            f"{name} - {other}": difference(results[name][shared], results[other][shared])
-            for other in results
-            if other != name and shared is not None
-        },
-        "chosen": chosen,
-        "tried": tried,
-        "split": split,
-        "queries": len(task.query_ids),
-        "documents": {"text": int((~task.is_image).sum()), "image": int(task.is_image.sum())},
-    }
-    if task.is_image.any() and not task.is_image.all():
-        found["modality_gap"] = modality_gap(space.documents, task.is_image)
-        if gap_plot is not None:
-            draw_modality_gap(space.documents, task.is_image, space.queries, gap_plot, title=name)
-    return found
+    systems: list[UniversalSystem] = []
+    extra: list[UniversalSystem] = []
+    digest = hashlib.sha256()
+    for column in (task.query_ids, task.query_texts, task.doc_ids, task.doc_texts):
+        digest.update(repr(list(column)).encode("utf-8", "surrogatepass"))
+    about: dict = {**data, "digest": digest.hexdigest()[:16], "documents": len(task.doc_ids)}
+    seconds: dict[str, float] = {}
+    for name, encoder in encoders.items():
+        start = time.perf_counter()
+        space = Space.of(encoder, task, dev)
+        chosen, tried = space.tune(image_weight, calibration)
+        systems.append(space.system(name))
+        if len(systems) == 1:
+            if baselines:
+                extra, weight = with_bm25(systems[0], space)
+                if weight is not None:
+                    chosen["hybrid weight"], tried["hybrid weight"] = weight.value, weight.tried
+            if chosen:
+                about |= {"chosen": chosen, "tried": tried}
+            if task.is_image.any() and not task.is_image.all():
+                about["modality_gap"] = modality_gap(space.documents, task.is_image)
+                if gap_plot is not None:
+                    draw_modality_gap(space.documents, task.is_image, space.queries, gap_plot, title=name)
+        seconds[name] = round(time.perf_counter() - start, 3)
+    figures = {system.name: _figures(system, task, settings, seconds, progress) for system in [*systems, *extra]}
+    ids, measured = np.array(task.query_ids), next(iter(figures.values())).values
+    main = tuple(name for s in SETTINGS for m in _MAIN if (name := f"{s} {m}") in measured)
+    notes = list(_NOTES)
+    if chosen := about.get("chosen"):
+        notes.append(
+            "Chosen on the development split: " + ", ".join(f"{name} {value}" for name, value in chosen.items()) + "."
+        )
+    return TaskResult("webqa", about, ids, ids, figures, notes, main, seed)
+
+
+def _figures(
+    system: UniversalSystem, task: RetrievalTask, settings: Sequence[str], seconds: Mapping[str, float], progress: bool
+) -> Figures:
+    """A figure a query; NaN where a setting cannot answer it, or it is of another kind."""
+    start, values = time.perf_counter(), {}
+    kinds = np.array(task.query_kinds)
+    for setting, result in evaluate_system(system, task, settings, progress).items():
+        columns = dict(result.measures)
+        if setting == "both":
+            columns[f"images@{SHARE_DEPTH}"] = returned_images(result, task)
+        for measure, column in columns.items():
+            values[f"{setting} {measure}"] = np.full(len(kinds), np.nan)
+            values[f"{setting} {measure}"][result.rows] = column
+        for kind in sorted(set(kinds) - {""}) if setting == "both" else ():
+            for measure in ("mrr@10", f"images@{SHARE_DEPTH}"):
+                values[f"both {measure}, {kind}"] = np.where(kinds == kind, values[f"both {measure}"], np.nan)
+    spent = seconds.get(system.name, 0.0) + time.perf_counter() - start
+    return Figures(values, about={"seconds": round(spent, 3)})
 
 
 class Space:
@@ -131,7 +202,7 @@ class Space:
         return cls(encoder, task, dev, encode_documents(encoder, task), encode_queries(encoder, task), dev_queries)
 
     def tune(self, image_weight: float | str | None = None, calibration: str = "off") -> tuple[dict, dict]:
-        """Sets the pictures' weight and the calibration, as `evaluate_univl_dr` takes them.
+        """Sets the pictures' weight and the calibration, as `universal_result` takes them.
 
         Returns:
             what was chosen, and the development split's MRR@10 of what was tried.
@@ -201,4 +272,4 @@ def with_bm25(dense: DenseSystem, space: Space) -> tuple[list[UniversalSystem], 
     return [*found, Hybrid(dense, sparse, weight.value, HYBRID.format(dense.name))], weight
 
 
-__all__ = ["CALIBRATIONS", "MODEL", "Space", "evaluate_univl_dr", "with_bm25"]
+__all__ = ["CALIBRATIONS", "MODEL", "Space", "evaluate_univl_dr", "universal_result", "with_bm25"]

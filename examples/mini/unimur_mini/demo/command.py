@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from modeling_unimur.cli.backbone_arguments import add_trust
 from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.number_arguments import positive_integer
 
 if TYPE_CHECKING:
     from modeling_unimur.cli.gallery import Gallery, Picture
@@ -24,16 +25,6 @@ SEED = 0
 SHOWN_SKIPPED = 10
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
-    return value
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
@@ -45,7 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", metavar="DIR", type=Path, default=Path("demo_output"), help="where to write (default: %(default)s)"
     )
     parser.add_argument(
-        "--max-images", metavar="N", type=_positive, default=MAX_IMAGES, help="gallery size (default: %(default)s)"
+        "--max-images",
+        metavar="N",
+        type=positive_integer,
+        default=MAX_IMAGES,
+        help="gallery size (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=SEED, help="chooses the gallery's images (default: %(default)s)")
 

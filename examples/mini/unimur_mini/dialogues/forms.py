@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import phrases, question_phrases
 from .glosses import with_article
+from .phrases import PHRASES
 from .talk import NothingLeft, Talk
 
 MOST_TURNS = 8
@@ -20,9 +20,9 @@ def chat(talk: Talk) -> list[str]:
     rng = talk.rng
     turns: list[str] = []
     if rng.random() < 0.5:
-        turns.append(talk.greeted(talk.choose(phrases.ASK_OPENERS)))
+        turns.append(talk.greeted(talk.choose(PHRASES["ask_openers"])))
     else:
-        turns.append(talk.greeted(talk.choose(phrases.TELL_OPENERS, fact=talk.facts(rng.randint(1, 2)))))
+        turns.append(talk.greeted(talk.choose(PHRASES["tell_openers"], fact=talk.facts(rng.randint(1, 2)))))
         turns.append(_reply(talk))
     turns.append(talk.tell())
     for _ in range(rng.randint(0, 2)):
@@ -40,13 +40,13 @@ def statements(talk: Talk) -> list[str]:
     rounds = rng.randint(1, 3)
     turns = [talk.greeted(talk.dressed(talk.facts(rng.randint(1, 3))))]
     for number in range(rounds):
-        turns.append(talk.choose(phrases.REACTIONS) if rng.random() < 0.75 or not talk.left else _echo(talk))
+        turns.append(talk.choose(PHRASES["reactions"]) if rng.random() < 0.75 or not talk.left else _echo(talk))
         if not talk.left:
-            turns.append(talk.choose(phrases.REQUESTS))
+            turns.append(talk.choose(PHRASES["requests"]))
             break
         turns.append(talk.tell())
         if number == rounds - 1 and rng.random() < 0.4:
-            turns[-1] = f"{turns[-1]}. {talk.choose(phrases.REQUESTS)}"
+            turns[-1] = f"{turns[-1]}. {talk.choose(PHRASES['requests'])}"
     return turns
 
 
@@ -54,17 +54,17 @@ def question_answer(talk: Talk) -> list[str]:
     """Questions of yes and no and open ones, with their answers; either side asks."""
     rng = talk.rng
     user_asks = rng.random() < 0.5
-    turns = [] if user_asks else [talk.greeted(talk.choose(question_phrases.QUESTION_OPENERS))]
+    turns = [] if user_asks else [talk.greeted(talk.choose(PHRASES["question_openers"]))]
     room = 3 if not user_asks else 4
     pairs = category_pairs(talk, rng.randint(1, room - 1))
     told = rng.randint(1, room - len(pairs))
     for _ in range(told):
         if talk.left:
-            pairs.append((talk.choose(question_phrases.OPEN_QUESTIONS, it=talk.it), talk.tell()))
+            pairs.append((talk.choose(PHRASES["open_questions"], it=talk.it), talk.tell()))
     if rng.random() < 0.3:
         rng.shuffle(pairs)
     if user_asks:
-        pairs[0] = (talk.greeted(f"{talk.choose(question_phrases.ASK_FIRST)} {pairs[0][0]}"), pairs[0][1])
+        pairs[0] = (talk.greeted(f"{talk.choose(PHRASES['ask_first'])} {pairs[0][0]}"), pairs[0][1])
     for question, answer in pairs:
         turns += [question, answer]
     return turns
@@ -73,16 +73,16 @@ def question_answer(talk: Talk) -> list[str]:
 def guessing_game(talk: Talk) -> list[str]:
     """Hints and wrong guesses in turn."""
     rng = talk.rng
-    turns = [talk.greeted(talk.choose(phrases.GAME_OPENERS, fact=talk.fact()))]
+    turns = [talk.greeted(talk.choose(PHRASES["game_openers"], fact=talk.fact()))]
     for _ in range(rng.randint(1, 3)):
         if not talk.left:
             break
         if rng.random() < 0.7:
             _, name = talk.wrong()
-            turns.append(talk.dressed(talk.choose(phrases.GUESSES, name=name)))
-            turns.append(f"{talk.choose(phrases.DENIALS, name=name)}. {talk.tell()}")
+            turns.append(talk.dressed(talk.choose(PHRASES["guesses"], name=name)))
+            turns.append(f"{talk.choose(PHRASES['denials'], name=name)}. {talk.tell()}")
         else:
-            turns += [talk.choose(phrases.FOLLOW_UPS), talk.tell()]
+            turns += [talk.choose(PHRASES["follow_ups"]), talk.tell()]
     if len(turns) < 3:
         raise NothingLeft
     return turns
@@ -91,12 +91,14 @@ def guessing_game(talk: Talk) -> list[str]:
 def distractor(talk: Talk) -> list[str]:
     """The thing is described, the answers name another of its kind, and each is denied."""
     rng = talk.rng
-    turns = [talk.greeted(talk.choose(phrases.TELL_OPENERS, fact=talk.facts(rng.randint(1, 2))))]
+    turns = [talk.greeted(talk.choose(PHRASES["tell_openers"], fact=talk.facts(rng.randint(1, 2))))]
     for _ in range(rng.randint(1, 3)):
         bare, name = talk.wrong()
-        turns.append(talk.choose(phrases.GUESSES if rng.random() < 0.6 else phrases.GIVEN_WRONG, name=name, bare=bare))
-        denial = talk.choose(phrases.DENIALS, name=name)
-        turns.append(f"{denial}, {talk.tell()}" if talk.left else f"{denial}. {talk.choose(phrases.REQUESTS)}")
+        turns.append(
+            talk.choose(PHRASES["guesses"] if rng.random() < 0.6 else PHRASES["given_wrong"], name=name, bare=bare)
+        )
+        denial = talk.choose(PHRASES["denials"], name=name)
+        turns.append(f"{denial}, {talk.tell()}" if talk.left else f"{denial}. {talk.choose(PHRASES['requests'])}")
     return turns
 
 
@@ -104,9 +106,9 @@ def correction(talk: Talk) -> list[str]:
     """Another thing is asked for and given; then the speaker says what was meant."""
     rng = talk.rng
     bare, name = talk.wrong()
-    turns = [talk.greeted(talk.choose(phrases.ASKED_FOR_WRONG, name=name))]
-    turns.append(talk.choose(phrases.GIVEN_WRONG, name=name, bare=bare))
-    turns.append(talk.choose(phrases.CORRECTIONS, name=name, fact=talk.facts(rng.randint(1, 3))))
+    turns = [talk.greeted(talk.choose(PHRASES["asked_for_wrong"], name=name))]
+    turns.append(talk.choose(PHRASES["given_wrong"], name=name, bare=bare))
+    turns.append(talk.choose(PHRASES["corrections"], name=name, fact=talk.facts(rng.randint(1, 3))))
     for _ in range(rng.randint(0, 2)):
         if talk.left:
             turns += [_reply(talk), talk.tell()]
@@ -119,16 +121,16 @@ def topic_switch(talk: Talk, other: Talk) -> list[str]:
     """The first turns are small talk, or about another thing; the last ones decide."""
     rng = talk.rng
     if rng.random() < 0.4:
-        turns = [talk.greeted(talk.choose(phrases.SMALL_TALK)), talk.choose(phrases.SMALL_ANSWERS)]
+        turns = [talk.greeted(talk.choose(PHRASES["small_talk"])), talk.choose(PHRASES["small_answers"])]
         if rng.random() < 0.4:
-            turns += [talk.choose(phrases.SMALL_TALK), talk.choose(phrases.SMALL_ANSWERS)]
+            turns += [talk.choose(PHRASES["small_talk"]), talk.choose(PHRASES["small_answers"])]
     else:
-        turns = [other.greeted(other.choose(phrases.TELL_OPENERS, fact=other.facts(2)))]
+        turns = [other.greeted(other.choose(PHRASES["tell_openers"], fact=other.facts(2)))]
         named = rng.random() < 0.6
-        turns.append(with_article(other.thing.title) + "?" if named else other.choose(phrases.REACTIONS))
+        turns.append(with_article(other.thing.title) + "?" if named else other.choose(PHRASES["reactions"]))
         if named and rng.random() < 0.4:
-            turns += ["yes, that's it", other.choose(phrases.REACTIONS)]
-    turns.append(talk.choose(phrases.SWITCHES, fact=talk.facts(rng.randint(1, 3))))
+            turns += ["yes, that's it", other.choose(PHRASES["reactions"])]
+    turns.append(talk.choose(PHRASES["switches"], fact=talk.facts(rng.randint(1, 3))))
     if talk.left and rng.random() < 0.7:
         turns += [_reply(talk), talk.tell()]
     if talk.left and not talk.is_told:
@@ -142,27 +144,27 @@ def reverse_dictionary(talk: Talk) -> list[str]:
     if not thing.definition:
         raise NothingLeft
     noun = thing.definition if thing.part_of_speech == "noun" or rng.random() < 0.3 else f'"{thing.definition}"'
-    ask = talk.choose(question_phrases.WORD_OPENERS, noun=noun)
-    usage = talk.choose(question_phrases.USAGES, usage=rng.choice(thing.usages)[0]) if thing.usages else ""
-    about = talk.choose(question_phrases.WORD_CLASSES[thing.part_of_speech])
+    ask = talk.choose(PHRASES["word_openers"], noun=noun)
+    usage = talk.choose(PHRASES["usages"], usage=rng.choice(thing.usages)[0]) if thing.usages else ""
+    about = talk.choose(PHRASES[f"word_classes.{thing.part_of_speech}"])
     roll = rng.random()
     if roll < 0.3 and usage:
         return [talk.greeted(ask), usage + "?"]
     if roll < 0.6:
         answer = talk.joined([about, usage]) if usage else about
-        return [talk.greeted(ask), talk.choose(question_phrases.WORD_QUESTIONS), talk.dressed(answer)]
+        return [talk.greeted(ask), talk.choose(PHRASES["word_questions"]), talk.dressed(answer)]
     if roll < 0.8:
         where = talk.choose(["that came up {time}", "I saw {place} {time}", "{friend} used {time}", "I heard {place}"])
         opener = talk.greeted(f"I'm looking for a word, {about} {where}")
         return [
             opener,
-            talk.choose(question_phrases.WORD_QUESTIONS[3:]),
+            talk.choose(PHRASES["word_questions"][3:]),
             talk.joined([talk.dressed(f"it means {noun}"), usage]) if usage else talk.dressed(f"it means {noun}"),
         ]
     return [
         talk.greeted(ask),
-        talk.choose(phrases.REACTIONS),
-        usage or f"{about}. {talk.choose(phrases.REQUESTS[-5:])}",
+        talk.choose(PHRASES["reactions"]),
+        usage or f"{about}. {talk.choose(PHRASES['requests'][-5:])}",
     ]
 
 
@@ -190,12 +192,12 @@ def sentence(talk: Talk) -> tuple[list[str], str]:
     )
     turns = [
         talk.greeted(ask),
-        talk.choose(["what does it mean?", "any idea about the word?", *phrases.FOLLOW_UPS[:6]]),
+        talk.choose(["what does it mean?", "any idea about the word?", *PHRASES["follow_ups"][:6]]),
         means,
     ]
     if rng.random() < 0.3:
         turns += [
-            talk.choose(phrases.REACTIONS),
+            talk.choose(PHRASES["reactions"]),
             talk.choose(["say the whole sentence", "so how does it go?", "the full line, please"]),
         ]
     return turns, full
@@ -204,11 +206,11 @@ def sentence(talk: Talk) -> tuple[list[str], str]:
 def caption(talk: Talk) -> list[str]:
     """Questions about a picture and their answers, as in visual dialogue; the target is the picture's caption."""
     rng = talk.rng
-    turns = [talk.greeted(talk.choose(question_phrases.PICTURE_QUESTIONS)), talk.tell()]
+    turns = [talk.greeted(talk.choose(PHRASES["picture_questions"])), talk.tell()]
     for question, answer in category_pairs(talk, rng.randint(0, 2)):
         turns += [question, answer]
     while talk.left and len(turns) < MOST_TURNS and (not talk.is_told or rng.random() < 0.6):
-        turns += [talk.choose(question_phrases.DETAIL_QUESTIONS), talk.tell()]
+        turns += [talk.choose(PHRASES["detail_questions"]), talk.tell()]
     return turns
 
 
@@ -216,7 +218,7 @@ def definition(talk: Talk) -> list[str]:
     """A chat whose target is the gloss: everything but the definition is told."""
     if talk.left < 3:
         raise NothingLeft
-    turns = [talk.greeted(talk.choose(phrases.TELL_OPENERS, fact=talk.facts(2)))]
+    turns = [talk.greeted(talk.choose(PHRASES["tell_openers"], fact=talk.facts(2)))]
     while talk.left and len(turns) < 5:
         turns += [_reply(talk), talk.tell()]
     if len(turns) < 3:
@@ -232,11 +234,11 @@ def _reply(talk: Talk) -> str:
     roll = talk.rng.random()
     if roll < 0.12 and talk.left > 1:
         return _echo(talk)
-    return talk.choose(phrases.FOLLOW_UPS, it=talk.it) if roll < 0.55 else talk.choose(phrases.REACTIONS)
+    return talk.choose(PHRASES["follow_ups"], it=talk.it) if roll < 0.55 else talk.choose(PHRASES["reactions"])
 
 
 def _echo(talk: Talk) -> str:
-    return talk.choose(phrases.ECHOES, fact=talk.fact())
+    return talk.choose(PHRASES["echoes"], fact=talk.fact())
 
 
 def category_pairs(talk: Talk, count: int) -> list[tuple[str, str]]:
@@ -250,8 +252,8 @@ def category_pairs(talk: Talk, count: int) -> list[tuple[str, str]]:
         chosen[rng.randrange(len(chosen)) if rng.random() < 0.3 else -1] = right[0]
     pairs = []
     for asked in chosen:
-        answer = talk.choose(question_phrases.YES if answers[asked] else question_phrases.NO)
+        answer = talk.choose(PHRASES["yes"] if answers[asked] else PHRASES["no"])
         if talk.left > 1 and rng.random() < 0.4:
             answer = f"{answer}, {talk.fact()}"
-        pairs.append((talk.choose(question_phrases.CATEGORY_QUESTIONS, category=asked), answer))
+        pairs.append((talk.choose(PHRASES["category_questions"], category=asked), answer))
     return pairs

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from . import question_phrases as phrases
 from .builder import Dialogue, Turn
 from .captions import Piece
 from .forms import category_pairs
 from .glosses import article, is_plural
+from .phrases import PHRASES
 from .stems import content_stems, says
 from .surface import Typing
 from .talk import NothingLeft, Talk
@@ -79,10 +79,10 @@ def _guessing(talk: Talk, count: int) -> list[Round]:
     rounds = category_pairs(talk, max(count - wrong - told, 1))
     for _ in range(wrong):
         _, name = talk.wrong()
-        rounds.append((f"is {talk.it} {name}?", talk.choose(phrases.NO)))
+        rounds.append((f"is {talk.it} {name}?", talk.choose(PHRASES["no"])))
     rng.shuffle(rounds)
     while talk.left and len(rounds) < count:
-        rounds.append((talk.choose(phrases.OPEN_QUESTIONS, it=talk.it), talk.tell()))
+        rounds.append((talk.choose(PHRASES["open_questions"], it=talk.it), talk.tell()))
     if not talk.is_told or len(rounds) < FEWEST_ROUNDS:
         raise NothingLeft
     return _opened(talk, rounds)
@@ -114,14 +114,14 @@ def _asked(talk: Talk, piece: Piece) -> Round:
     rng = talk.rng
     polar = _polar(talk, piece) if rng.random() < 0.4 else ""
     if polar:
-        return polar, talk.choose(phrases.YES)
-    question = talk.choose(phrases.PIECE_QUESTIONS[piece.kind], noun=piece.noun)
-    return question, talk.choose(phrases.PIECE_ANSWERS, text=piece.text)
+        return polar, talk.choose(PHRASES["yes"])
+    question = talk.choose(PHRASES[f"piece_questions.{piece.kind}"], noun=piece.noun)
+    return question, talk.choose(PHRASES["piece_answers"], text=piece.text)
 
 
 def _polar(talk: Talk, piece: Piece) -> str:
     """A question of yes and no that says the piece, empty where it cannot be said so."""
-    templates = phrases.POLAR_QUESTIONS.get(piece.kind, ())
+    templates = PHRASES.get(f"polar_questions.{piece.kind}", ())
     templates = [template for template in templates if piece.noun or "{noun}" not in template]
     if not templates:
         return ""
@@ -140,16 +140,16 @@ def _in_vain(talk: Talk, others: list[Thing], words: frozenset[str]) -> Round:
     for piece in pieces:
         question = _polar(talk, piece)
         if question and rng.random() < 0.6 and not content_stems(question) & words:
-            return question, talk.choose(phrases.NO)
+            return question, talk.choose(PHRASES["no"])
     for _ in range(_TRIES):
-        question = talk.choose(phrases.GENERAL_QUESTIONS)
+        question = talk.choose(PHRASES["general_questions"])
         if not content_stems(question) & words:
-            return question, talk.choose(phrases.UNSURE if rng.random() < 0.5 else phrases.NO)
+            return question, talk.choose(PHRASES["unsure"] if rng.random() < 0.5 else PHRASES["no"])
     raise NothingLeft
 
 
 def _opened(talk: Talk, rounds: list[Round]) -> list[Round]:
     if talk.rng.random() < 0.4:
         question, answer = rounds[0]
-        rounds[0] = (talk.greeted(f"{talk.choose(phrases.ASK_FIRST)} {question}"), answer)
+        rounds[0] = (talk.greeted(f"{talk.choose(PHRASES['ask_first'])} {question}"), answer)
     return rounds

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from . import phrases, question_phrases
 from .glosses import article, is_plural, with_article
+from .phrases import PHRASES, SLOTS
 from .stems import content_stems
 from .things import Thing
 
@@ -15,6 +15,7 @@ class NothingLeft(Exception):
     """The thing has too little to be told in this form."""
 
 
+_JOINTS = (", and ", ". ", ", also ", "; ", ". Also, ", " and ", ". Oh, and ", ", plus ", ". And ", " - ")
 _PARTS = ("it has {}", "it's got {}", "there's {} to it", "you'd notice {} on it", "look for {} on it")
 _PLACE_PARTS = ("{} would be there", "you'd find {} there", "on a map of it you'd read {}", "think of {}")
 _WHOLES = ("it's part of {}", "it belongs to {}", "you get it with {}", "you'd find it on {}")
@@ -37,7 +38,7 @@ class Talk:
     def __init__(self, thing: Thing, rng: random.Random, *, with_definition: bool = True) -> None:
         self.thing, self.rng = thing, rng
         self.it = self._pronoun()
-        self._slots = {name: rng.choice(values) for name, values in phrases.SLOTS.items()}
+        self._slots = {name: rng.choice(values) for name, values in SLOTS.items()}
         self._told_noun = self._choose_definition() if with_definition else ""
         self._defining = self._definition() if self._told_noun else ""
         self._used: set[str] = set()
@@ -76,7 +77,7 @@ class Talk:
         """Clauses in one message."""
         text = clauses[0]
         for clause in clauses[1:]:
-            text = text + self.rng.choice(phrases.JOINTS) + clause
+            text = text + self.rng.choice(_JOINTS) + clause
         return text
 
     def tell(self, *, most: int = 2) -> str:
@@ -86,15 +87,15 @@ class Talk:
     def dressed(self, text: str) -> str:
         """The text with a filler before or behind it, now and then."""
         if self.rng.random() < 0.25:
-            text = f"{self.choose(phrases.FILLERS)}, {text}"
+            text = f"{self.choose(PHRASES['fillers'])}, {text}"
         if self.rng.random() < 0.12:
-            text = f"{text}, {self.choose(phrases.TAILS)}"
+            text = f"{text}, {self.choose(PHRASES['tails'])}"
         return text
 
     def greeted(self, text: str) -> str:
         """The text of a first turn, sometimes behind a greeting."""
         return (
-            f"{self.choose(phrases.GREETINGS)}{self.rng.choice([', ', '! ', '. ', ' '])}{text}"
+            f"{self.choose(PHRASES['greetings'])}{self.rng.choice([', ', '! ', '. ', ' '])}{text}"
             if self.rng.random() < 0.3
             else text
         )
@@ -142,7 +143,7 @@ class Talk:
         if thing.details:
             facts += [self._detail(text) for text in thing.details]
         if thing.usages and rng.random() < 0.6:
-            facts.append(self.choose(question_phrases.USAGES, usage=rng.choice(thing.usages)[0]))
+            facts.append(self.choose(PHRASES["usages"], usage=rng.choice(thing.usages)[0]))
         if thing.siblings and rng.random() < 0.4:
             near = self._named(rng.choice(thing.siblings))
             facts.append(
