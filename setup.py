@@ -12,7 +12,7 @@ from setuptools.command.build_py import build_py
 CORE = [
     "torch>=2.13",
     "transformers>=5.10.1",
-    "huggingface_hub>=1.5.0",
+    "huggingface_hub>=1.5.0",  # brings filelock, which locks folders of indexes
     "safetensors>=0.5",
     "numpy>=2.1",
     "pillow>=12.3",

@@ -446,7 +446,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         for number, dialogue in enumerate(dialogues):
             name = _Batch([dialogue], [number]).name(0)
             _, images = read_conversation(dialogue, name, self._may_fetch(allow_urls), load=glance)
-            if images and not hasattr(self.model, "language_model"):  # whose queries are texts
+            if images and self.chats is None:  # refused by the processor
                 self._read(_Batch([dialogue], [number]), None, allow_urls)
 
     def _keeps(self, dialogue) -> bool:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import inspect
 import os
+import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -24,7 +25,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .conversation import is_message, read_conversation
 from .image_loading import image_bytes, load_image, source_name
-from .memory_index import ThreadLock
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 32
@@ -401,10 +401,14 @@ class ChatCache:
         self.model, self.processor, self.max_bytes = model, processor, max_bytes
         self._chats: list[_Kept] = []  # the one used last stands last
         self._images = ImageFeatures(model, processor, _IMAGES)
-        self._lock = ThreadLock()
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_chats": [], "_images": ImageFeatures(self.model, self.processor, _IMAGES)}
+        images = ImageFeatures(self.model, self.processor, _IMAGES)
+        return {**self.__dict__, "_chats": [], "_images": images, "_lock": None}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _lock=threading.RLock())
 
     def __len__(self) -> int:
         return len(self._chats)

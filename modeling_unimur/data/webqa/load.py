@@ -60,9 +60,9 @@ def load_webqa(
 
     Args:
         path: the folder with `WebQA_train_val.json` (and `WebQA_test.json`, whose candidates count); or the folder of
-            UniVL-DR's `data.zip`, or the archive itself; or M-BEIR's folder. Pictures of the first two are read out of
+            UniVL-DR's `data.zip`, or the archive itself; or M-BEIR's folder. Images of the first two are read out of
             `imgs.tsv` in the folder, by `imgs.lineidx.new` or `imgs.lineidx`; where neither is there, the table is
-            read once and the former is written. Without the table pictures have their captions alone.
+            read once and the former is written. Without the table images have their captions alone.
         setting: `merged`, or `released` for the corpus and the captions of UniVL-DR's figures. Figures of one setting
             are not comparable with those of another.
         captions: `raw`, or of `data.zip` `expanded` (a generated caption behind) or `query` (a generated query

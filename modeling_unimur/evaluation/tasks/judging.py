@@ -15,7 +15,7 @@ _BATCH = 32
 
 
 class ClipJudge:
-    """Unit vectors of texts and pictures by a CLIP of transformers.
+    """Unit vectors of texts and images by a CLIP of transformers.
 
     Args:
         source: folder or Hub id; MMDialog's own script judges by `openai/clip-vit-base-patch32`.
@@ -53,7 +53,7 @@ class ClipJudge:
 
     @torch.inference_mode()
     def images(self, paths: Sequence[str]) -> np.ndarray:
-        """`(pictures, width)`; NaN for a picture that cannot be read."""
+        """`(pictures, width)`; NaN for an image that cannot be read."""
         parts = []
         for path in tqdm(paths, desc="Judging images", leave=False):
             try:
