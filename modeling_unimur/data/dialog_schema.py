@@ -67,11 +67,6 @@ class Dialog:
     negative_texts: tuple[str, ...] = ()
     negative_images: tuple[str, ...] = ()
 
-    def row(self) -> dict:
-        """`dialog_id, turns: list of {speaker, text, image_ids}`."""
-        turns = [{"speaker": turn.speaker, "text": turn.text, "image_ids": turn.image_ids} for turn in self.turns]
-        return {"dialog_id": self.dialog_id, "turns": turns}
-
 
 @dataclass
 class ReadReport:
