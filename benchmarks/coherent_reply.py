@@ -91,7 +91,8 @@ def main() -> None:
     args = parser.parse_args()
     args.candidates = args.candidates or (QUICK_CANDIDATES if args.quick else CANDIDATES)
     retriever = open_retriever(args.model)
-    retriever.chats.max_bytes = 0  # the same dialogue many times over would be read once
+    if retriever.chats is not None:
+        retriever.chats.max_bytes = 0  # the same dialogue many times over would be read once
     dialogue = next(d for d in read_dialogues(args.dialogues) if not d.image_ids()).messages
     figures: dict[str, float] = {"candidates": args.candidates, "reference_spread": 0.0, "busy_retries": 0}
     for name in args.indexes:

@@ -1,4 +1,4 @@
-"""UniMuR: one embedding of a dialogue that retrieves the text and the picture of its reply.
+"""UniMuR: one embedding of a dialogue that retrieves the text and the image of its reply.
 
 Importing a name from here registers the models with transformers' auto classes. The import is put off until then,
 since the command line must answer before torch is there.

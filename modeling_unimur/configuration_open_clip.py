@@ -33,7 +33,7 @@ class OpenCLIPConfig(PreTrainedConfig):
             `text_cfg`, optionally `quick_gelu`, `init_logit_bias`, ...).
         text_tower_config (`dict`, *optional*): the `transformers` configuration of a Hugging Face text tower
             (`text_cfg.hf_model_name`), kept here so that the tower is built without asking the Hub for it.
-        vision_width (`int`, *optional*): width of the pooled picture feature before the projection. Only known for
+        vision_width (`int`, *optional*): width of the pooled image feature before the projection. Only known for
             timm towers with a projection head; `None` means the projected feature is the only one.
         pad_token_id (`int`): id that pads token sequences.
         picture_head (`dict`, *optional*): arguments of `PictureHead` (`hidden_features`, `dropout`, `classes`,

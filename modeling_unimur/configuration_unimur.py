@@ -22,15 +22,15 @@ class UniMuRConfig(PreTrainedConfig):
         projection_dim (`int`, *optional*): width of the unified embedding. `None` is the width of the dual encoder's
             joint space, whose vectors are then the targets as they are (the paper's figure draws no map on them).
         map_image_targets, map_text_targets (`bool`): learned maps on the targets, which allows another
-            `projection_dim`. FROMAGe has 256 with a map on the pictures.
-        num_visual_tokens (`int`): input vectors of the language model that one picture becomes (FROMAGe: 1 or 4).
-        visual_feature (`str`): what the picture's input vectors are made of: `"pooled"` is the image tower's output
+            `projection_dim`. FROMAGe has 256 with a map on the images.
+        num_visual_tokens (`int`): input vectors of the language model that one image becomes (FROMAGe: 1 or 4).
+        visual_feature (`str`): what the image's input vectors are made of: `"pooled"` is the image tower's output
             before the joint space (FROMAGe), `"projected"` is the vector in the joint space.
         num_ret_tokens (`int`): [RET] vectors after the context; their embeddings are averaged.
         ret_layers (`list[int]`): hidden states that are read at [RET], each through a map of its own, summed
             (FROMAGe's `text_emb_layers`). -1 is the last one, after the final norm.
         ret_token_ids (`list[int]`): ids of the [RET] tokens; beyond the language model's vocabulary.
-        image_token_id (`int`): id of the placeholder of a picture.
+        image_token_id (`int`): id of the placeholder of an image.
         caption_loss_weight, visual_matching_weight, textual_matching_weight (`float`): weights of the three losses;
             0 switches one off. Visual matching alone is FROMAGe's alignment.
         ret_token_loss_weight (`float`): weight of the next-token loss over context and [RET] (FROMAGe: 1).
@@ -45,7 +45,7 @@ class UniMuRConfig(PreTrainedConfig):
             two independent rankings. It is the weight of the cosine within a pair (`modality="pair"`) as well.
         coherence_text_share (`float`): share of that weight where images vote on texts.
         coherence_temperature (`float`): of the softmax by which the candidates of one kind vote on the other.
-        image_threshold (`float`, *optional*): cosine from which on a picture is worth returning, set on a
+        image_threshold (`float`, *optional*): cosine from which on an image is worth returning, set on a
             development set.
         query_anchor (`str`): `"none"`, the paper: a query is what the language model reads at [RET]. `"encoder"`: a
             query is the frozen encoder's own vectors of the dialogue (words of all turns, words of the last turn,
@@ -234,7 +234,7 @@ class UniMuRConfig(PreTrainedConfig):
 
     @property
     def visual_width(self) -> int | None:
-        """Width of the picture feature that becomes the language model's input."""
+        """Width of the image feature that becomes the language model's input."""
         return self.pooled_width if self.visual_feature == "pooled" else self.joint_width
 
     @property

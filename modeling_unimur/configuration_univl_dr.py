@@ -12,18 +12,18 @@ DUAL_ENCODERS = ("clip", "siglip", "siglip2", "open_clip")
 
 
 class UniVLDRConfig(PreTrainedConfig):
-    """One dual encoder for queries, texts and captioned pictures (Liu et al., ICLR 2023).
+    """One dual encoder for queries, texts and captioned images (Liu et al., ICLR 2023).
 
     Args:
         clip_config (`dict` or `PreTrainedConfig`): the dual encoder: `clip`, `siglip`, `siglip2` or `open_clip`.
-        fusion (`str`): what a captioned picture's vector is made of, before it is normalised. `"sum"` (the paper):
-            `image_weight` times the picture's vector plus the caption's, neither normalised; `"image"` or `"caption"`
+        fusion (`str`): what a captioned image's vector is made of, before it is normalised. `"sum"` (the paper):
+            `image_weight` times the image's vector plus the caption's, neither normalised; `"image"` or `"caption"`
             alone; `"concat"`: a linear map of both side by side, which starts as the sum (the released code holds it
             as an unused alternative).
-        image_weight (`float`): of the picture in the sum; 1 in the paper. A dual encoder whose picture tower is weak
+        image_weight (`float`): of the image in the sum; 1 in the paper. A dual encoder whose image tower is weak
             wants less.
         learn_image_weight (`bool`): whether that weight trains.
-        image_threshold (`float`, *optional*): cosine from which on the pipeline returns pictures.
+        image_threshold (`float`, *optional*): cosine from which on the pipeline returns images.
     """
 
     model_type = "univl_dr"

@@ -133,21 +133,21 @@ def _load(source, where: str, allow_urls: bool, load):
 
 
 def read_conversation(value, where: str = "The input", allow_urls: bool = False, load=load_image) -> tuple[list, list]:
-    """One dialogue as chat messages with placeholders, and its pictures.
+    """One dialogue as chat messages with placeholders, and its images.
 
     Args:
         value: a list of chat messages, a string, or one image (path of a file, bytes, `PIL.Image`, array).
         where (`str`): how to call it in an error.
-        allow_urls (`bool`): whether a picture may be fetched from a URL.
-        load: called with a picture and `allow_urls`, `load_image` by default; what it returns stands for the picture.
+        allow_urls (`bool`): whether an image may be fetched from a URL.
+        load: called with an image and `allow_urls`, `load_image` by default; what it returns stands for the image.
 
     Returns:
         `tuple[list[dict], list[PIL.Image.Image]]`: messages whose content is a list of text and image parts, empty
-        ones left out, and the pictures in the order of the image parts.
+        ones left out, and the images in the order of the image parts.
 
     Raises:
-        ValueError: for a malformed or empty dialogue, or a picture that cannot be read.
-        FileNotFoundError: for a picture that is not there.
+        ValueError: for a malformed or empty dialogue, or an image that cannot be read.
+        FileNotFoundError: for an image that is not there.
     """
     if is_image(value):
         value = [{"role": "user", "content": [{"type": "image", "image": value}]}]

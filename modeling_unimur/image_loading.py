@@ -47,27 +47,21 @@ _URL_MAX_BYTES = 200_000_000
 
 # What other kinds of file begin with, and what to do about them.
 _OTHER_FORMATS = {
-    b"%!PS": "PostScript is not read, since Pillow would run another program on it; convert it to PNG",
-    b"\xc5\xd0\xd3\xc6": "PostScript is not read, since Pillow would run another program on it; convert it to PNG",
-    b"%PDF": "a PDF is no image; render its pages to PNG",
-    b"<svg": "SVG is a vector format; render it to PNG",
-    b"<?xml": "SVG is a vector format; render it to PNG",
-    b"v/1\x01": "OpenEXR is not supported; convert it to PNG",
-    b"#?RADIANCE": "Radiance HDR is not supported; convert it to PNG",
+    (
+        b"%!PS",
+        b"\xc5\xd0\xd3\xc6",
+    ): "PostScript is not read, since Pillow would run another program on it; convert it to PNG",
+    (b"%PDF",): "a PDF is no image; render its pages to PNG",
+    (b"<svg", b"<?xml"): "SVG is a vector format; render it to PNG",
+    (b"v/1\x01",): "OpenEXR is not supported; convert it to PNG",
+    (b"#?RADIANCE",): "Radiance HDR is not supported; convert it to PNG",
 }
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 # Orientation tag of EXIF, and what undoes each of its values.
 _ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
+_UNDO = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90"
+_UPRIGHT = {value: Image.Transpose[name] for value, name in enumerate(_UNDO.split(), start=2)}
 # Color spaces of a profile, by what ICC calls them, and the mode in which Pillow applies it.
 _PROFILE_MODES = {"RGB": "RGB", "CMYK": "CMYK", "GRAY": "L"}
 
@@ -104,7 +98,7 @@ def load_image(
     """
     name = name or source_name(source)
     if isinstance(source, np.ndarray):
-        source = _from_array(source, max_pixels)
+        source = _from_array(source, source_name(source), max_pixels)
     if isinstance(source, Image.Image):
         return _decode(source, name, max_pixels)
     return _open(image_bytes(source, allow_urls=allow_urls, name=name), name, max_pixels)
@@ -245,8 +239,8 @@ def _identify(data: bytes, name: str) -> Image.Image:
 
 def _reason(data: bytes) -> str:
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for magic, reason in _OTHER_FORMATS.items():
-        if start.startswith(magic):
+    for magics, reason in _OTHER_FORMATS.items():
+        if start.startswith(magics):
             return reason
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         return "HEIC needs pillow-heif; install it with `pip install pillow-heif` (the extra unimur[heif])"
@@ -279,12 +273,7 @@ def _without_metadata(data: bytes) -> bytes | None:
 
 def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     width, height = image.size
-    if width == 0 or height == 0:
-        raise ValueError(f"{name}: has no pixels ({width} x {height})")
-    if width * height > max_pixels:
-        raise ValueError(
-            f"{name}: too large: {width} x {height} is more than {max_pixels} pixels; shrink it or raise max_pixels"
-        )
+    _check_size(width, height, name, max_pixels)
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"{name}: too narrow: {width} x {height} is beyond 1 : {MAX_ASPECT_RATIO}; crop it")
     if isinstance(image, ImageFile.ImageFile) and image.format not in IMAGE_FORMATS:
@@ -301,10 +290,18 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     return loaded
 
 
+def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+    if width == 0 or height == 0:
+        raise ValueError(f"{name}: has no pixels ({width} x {height})")
+    if width * height > max_pixels:
+        raise ValueError(
+            f"{name}: too large: {width} x {height} is more than {max_pixels} pixels; shrink it or raise max_pixels"
+        )
+
+
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(_ORIENTATION)
-        undo = _UPRIGHT.get(orientation)
+        undo = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
     except Exception:  # EXIF that cannot be read says nothing
         return image
     return image if undo is None else image.transpose(undo)
@@ -364,8 +361,7 @@ def _grey_from_wide(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
-    name = f"array of shape {array.shape} and type {array.dtype}"
+def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
     pixels = array
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
         pixels = np.moveaxis(pixels, 0, -1)
@@ -373,25 +369,22 @@ def _from_array(array: np.ndarray, max_pixels: int) -> Image.Image:
         pixels = pixels[..., 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
         raise ValueError(f"{name} is not an image: give (height, width) or (height, width, 3)")
-    if 0 in pixels.shape:
-        raise ValueError(f"{name} has no pixels")
-    if pixels.shape[0] * pixels.shape[1] > max_pixels:
-        raise ValueError(f"{name} is too large: more than {max_pixels} pixels; shrink it or raise max_pixels")
+    _check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
+    if not (
+        pixels.dtype == bool or np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating)
+    ):
+        raise ValueError(f"{name} does not hold numbers")
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)
     elif pixels.dtype == np.uint16:
-        pixels = np.rint(pixels / 257).astype(np.uint8)
-    elif np.issubdtype(pixels.dtype, np.floating):
-        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > 1:
-            raise ValueError(f"{name} has values outside 0..1; scale it, or give integers in 0..255")
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    elif np.issubdtype(pixels.dtype, np.integer):
-        if pixels.min() < 0 or pixels.max() > 255:
-            raise ValueError(f"{name} has values outside 0..255; scale it")
-        pixels = pixels.astype(np.uint8)
+        pixels = np.rint(pixels / 257)
     else:
-        raise ValueError(f"{name} does not hold numbers")
-    return Image.fromarray(np.ascontiguousarray(pixels))
+        is_real = pixels.dtype.kind == "f"
+        most = 1 if is_real else 255
+        if not np.isfinite(pixels).all() or pixels.min() < 0 or pixels.max() > most:
+            raise ValueError(f"{name} has values outside 0..{most}; scale it, or give integers in 0..255")
+        pixels = np.rint(pixels * 255) if is_real else pixels
+    return Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
 
 
 __all__ = [

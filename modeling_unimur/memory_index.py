@@ -145,7 +145,7 @@ class VectorIndex:
 
         Args:
             kind: `"text"` or `"image"`.
-            ids: one a candidate.
+            ids: one per candidate.
             vectors: shape `(candidates, width)`, unit length; an array or a tensor.
             payloads: a small JSON object a candidate; see `plain_payload`.
             model: the model of these vectors, where the caller knows it.
@@ -514,11 +514,11 @@ def package(module: str, place: object) -> Any:
     try:
         return importlib.import_module(f"modeling_unimur.index{module and '.'}{module}")
     except ModuleNotFoundError as error:
-        if error.name != "modeling_unimur":
+        if (error.name or "").split(".")[0] != "modeling_unimur":
             raise
         raise ImportError(
-            f"{place}: only a folder of `save_index` is read by the code of a release. To save an index, or to open "
-            "one of FAISS or Milvus, install the package: `pip install unimur`, unimur[faiss] or unimur[milvus]."
+            f"{place}: the code of a release only reads folders of `save_index`. To save an index, or to open one of "
+            "FAISS or Milvus, install or update the package: `pip install unimur`, unimur[faiss] or unimur[milvus]."
         ) from error
 
 
@@ -606,8 +606,11 @@ def _checked_about(version: Path, digest: str, files: bool) -> dict:
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------

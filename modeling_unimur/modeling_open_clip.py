@@ -277,7 +277,7 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         return self.model.logit_scale
 
     def project_image(self, pooled_features: torch.Tensor) -> torch.Tensor:
-        """Pooled picture features `(batch, vision_width)` into the joint space `(batch, projection_dim)`."""
+        """Pooled image features `(batch, vision_width)` into the joint space `(batch, projection_dim)`."""
         if self.config.vision_width is None:
             return pooled_features
         return self.model.visual.head(pooled_features)
@@ -319,10 +319,10 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         target_ids: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> OpenCLIPOutput:
-        """Embeds pictures and texts, row i beside row i, and compares all with all.
+        """Embeds images and texts, row i beside row i, and compares all with all.
 
         Args:
-            pixel_values (`(batch, 3, height, width)`): pictures; or `pooled_features (batch, vision_width)`, the
+            pixel_values (`(batch, 3, height, width)`): images; or `pooled_features (batch, vision_width)`, the
                 frozen tower's output computed before.
             input_ids, attention_mask (`(batch, tokens)`): texts; or `text_features (batch, projection_dim)`,
                 the frozen text tower's output computed before.
@@ -400,7 +400,7 @@ def encode_texts(
 
 # -- candidates, and the name of the space that they lie in -----------------------------------------------------------
 _BITS = 128
-# Of 128 bits: other numbers (bfloat16) or another way to decode pictures turn 1 or 2, another model about 64.
+# Of 128 bits: other numbers (bfloat16) or another way to decode images turn 1 or 2, another model about 64.
 _MOST_TURNED = 4
 _DIGITS = _BITS // 4
 _NAME = re.compile(rf"(.*)@((?:[0-9a-f]{{{_DIGITS}}}){{2,3}})", re.DOTALL)
@@ -408,7 +408,7 @@ _PROBE = "a photo of a cat on a red chair"
 
 
 def picture_inputs(processor, pictures: list, payloads: list[dict]):
-    """What a model embeds pictures by: with the `caption` of their payloads, if it fuses them (UniVL-DR)."""
+    """What a model embeds images by: with the `caption` of their payloads, if it fuses them (UniVL-DR)."""
     captions = [text if isinstance(text := payload.get("caption"), str) else None for payload in payloads]
     if any(captions) and fuses_captions(processor):
         return processor.process_documents(pictures, captions)
@@ -416,7 +416,7 @@ def picture_inputs(processor, pictures: list, payloads: list[dict]):
 
 
 def fuses_captions(processor) -> bool:
-    """Whether a processor is that of a model that fuses pictures with their captions."""
+    """Whether a processor is that of a model that fuses images with their captions."""
     return hasattr(processor, "process_documents")
 
 
@@ -444,7 +444,7 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 def space_name(model, processor) -> str | None:
     """Name and revision of the space of a model's candidates, `"unimur-mini@<64 hexadecimal digits>"`.
 
-    The revision is computed: signs of the vectors of a fixed text, of a fixed picture, and (96 digits) of the two
+    The revision is computed: signs of the vectors of a fixed text, of a fixed image, and (96 digits) of the two
     fused by a model that does, along 128 fixed directions each. It is the same wherever the model lies, and for all
     heads that leave the dual encoder's space as it is; see `same_space` for how two are compared.
 
@@ -462,7 +462,7 @@ def space_name(model, processor) -> str | None:
     signs = _signs(picture_vectors(model, processor.process_images([image]))[0].numpy())
     try:
         signs = _signs(text_vectors(model, processor.process_texts([probe]))[0].numpy()) + signs
-    except ValueError:  # heads that rank pictures alone
+    except ValueError:  # heads that rank images alone
         signs = "0" * _DIGITS + signs
     if fuses_captions(processor):
         fused = picture_vectors(model, picture_inputs(processor, [image], [{"caption": probe}]))

@@ -1,4 +1,4 @@
-"""UniVL-DR: one dual encoder that puts queries, texts and captioned pictures into one space."""
+"""UniVL-DR: one dual encoder that puts queries, texts and captioned images into one space."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ class UniVLDROutput(ModelOutput):
     """Args:
     loss (`torch.FloatTensor`, *optional*): mean over the queries.
     visual_matching_loss, textual_matching_loss (`torch.FloatTensor`, *optional*): its mean over the queries whose
-        positive is a picture, and over those whose positive is a text.
+        positive is an image, and over those whose positive is a text.
     query_embeds (`torch.FloatTensor` of shape `(queries, width)`, *optional*): normalised.
-    document_embeds (`torch.FloatTensor` of shape `(documents, width)`, *optional*): normalised; texts, then pictures.
+    document_embeds (`torch.FloatTensor` of shape `(documents, width)`, *optional*): normalised; texts, then images.
     logit_scale (`torch.FloatTensor`): factor on the cosines, as used.
     """
 
@@ -42,7 +42,7 @@ class UniVLDROutput(ModelOutput):
 
 
 class DocumentFusion(nn.Module):
-    """The weight of the picture, or the map of picture and caption, where there is one that trains."""
+    """The weight of the image, or the map of image and caption, where there is one that trains."""
 
     def __init__(self, config: UniVLDRConfig):
         super().__init__()
@@ -72,7 +72,7 @@ class DocumentFusion(nn.Module):
 
         Args:
             images, captions (`(documents, width)`, *optional*): not normalised.
-            image_mask, caption_mask (`(documents,)`, *optional*): False where a document has no picture, or no
+            image_mask, caption_mask (`(documents,)`, *optional*): False where a document has no image, or no
                 caption; what it has is then all that counts.
 
         Raises:
@@ -99,7 +99,7 @@ class DocumentFusion(nn.Module):
             fused = torch.where(has_caption[:, None], captions, images)
         else:
             weight = self.fixed_weight if self.image_weight is None else self.image_weight
-            # A picture alone has a direction of its own, also where its weight is nothing.
+            # An image alone has a direction of its own, also where its weight is nothing.
             fused = torch.where(has_caption[:, None], weight * images + captions, images)
         return F.normalize(fused, dim=-1)
 
@@ -107,7 +107,7 @@ class DocumentFusion(nn.Module):
 class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     """Embeds queries, text documents and image documents with one dual encoder, whose towers both train.
 
-    A query and a text document are the text tower's vector; an image document is picture and caption fused
+    A query and a text document are the text tower's vector; an image document is image and caption fused
     (`config.fusion`). Make one from a dual encoder with [`~UniVLDRModel.from_backbones`], load one with
     `from_pretrained`.
     """
@@ -257,22 +257,22 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         caption_mask: torch.Tensor | None = None,
         image_mask: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Documents of one kind, or queries: texts, pictures, or pictures with their captions.
+        """Documents of one kind, or queries: texts, images, or images with their captions.
 
         Args:
-            input_ids, attention_mask (`(rows, tokens)`, *optional*): queries or texts; beside pictures, their
+            input_ids, attention_mask (`(rows, tokens)`, *optional*): queries or texts; beside images, their
                 captions.
-            pixel_values (`(rows, 3, height, width)`, *optional*): pictures; or `pooled_features (rows, pooled_width)`,
+            pixel_values (`(rows, 3, height, width)`, *optional*): images; or `pooled_features (rows, pooled_width)`,
                 the image tower's output computed before.
-            pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for pictures of any shape.
-            caption_mask, image_mask (`(rows,)`, *optional*): False for a picture without a caption, whose text is
-                then not read, and for a caption without a picture.
+            pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for images of any shape.
+            caption_mask, image_mask (`(rows,)`, *optional*): False for an image without a caption, whose text is
+                then not read, and for a caption without an image.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(rows, width)`, unit vectors.
 
         Raises:
-            ValueError: with neither texts nor pictures, or unequal numbers of them.
+            ValueError: with neither texts nor images, or unequal numbers of them.
         """
         shown = pixel_values is not None or pooled_features is not None
         if not shown and input_ids is not None:
@@ -310,14 +310,14 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     ) -> UniVLDROutput:
         """Embeds queries and documents, each document once, and compares each query with its candidates.
 
-        Documents are numbered texts first, then pictures.
+        Documents are numbered texts first, then images.
 
         Args:
             input_ids, attention_mask (`(queries, tokens)`): queries.
             text_input_ids, text_attention_mask (`(texts, tokens)`, *optional*): text documents.
             caption_input_ids, caption_attention_mask, pixel_values, pixel_attention_mask, spatial_shapes,
                 pooled_features, caption_mask, image_mask (*optional*): image documents, as in
-                `get_multimodal_features`, one row a picture.
+                `get_multimodal_features`, one row an image.
             positives (`(queries,)`, *optional*): number of each query's right document; row i's by default.
             candidates (`(queries, documents)`, *optional*): how often each document is a candidate of a query; all
                 documents are by default, which is in-batch training.

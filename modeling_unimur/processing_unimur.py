@@ -30,7 +30,7 @@ from .conversation import (
     words_of_turn,
 )
 
-# Turns on lines of their own, pictures where they stand, nothing else: any language model reads that.
+# Turns on lines of their own, images where they stand, nothing else: any language model reads that.
 _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- if not loop.first %}{{ '\\n' }}{% endif -%}
 {%- if message['content'] is string -%}{{ message['content'] }}
@@ -110,25 +110,25 @@ class UniMuRProcessor(DualEncoderProcessor):
     attribute is never saved.
 
     Args:
-        image_processor: the dual encoder's, for pictures in a context and for candidates.
+        image_processor: the dual encoder's, for images in a context and for candidates.
         tokenizer: the language model's, a fast one.
         target_tokenizer: the dual encoder's, for candidate texts.
-        chat_template (`str`, *optional*): Jinja template from messages to text; a picture is written as `image_token`.
-        image_token (`str`): placeholder of a picture.
-        picture_prompt (`str`, *optional*): how a picture is written into a dialogue, with `image_token` in it, which
+        chat_template (`str`, *optional*): Jinja template from messages to text; an image is written as `image_token`.
+        image_token (`str`): placeholder of an image.
+        picture_prompt (`str`, *optional*): how an image is written into a dialogue, with `image_token` in it, which
             alone is the paper's form. A language model without a start token needs words before it: it makes its
             first token a place for idle attention and forgets what stood there.
         caption_prompt (`str`, *optional*): what a caption follows, with `image_token` in it, which alone is FROMAGe's
             form; for a chat model its own turns, since its end-of-text token ends a turn.
         ret_token (`str`): the token that is read out; with several, they are `[RET]`, `[RET1]`, `[RET2]`, ...
         num_ret_tokens (`int`): how many of them.
-        num_visual_tokens (`int`): placeholders that one picture takes.
+        num_visual_tokens (`int`): placeholders that one image takes.
         readout_prompt (`str`): fixed text between the context and [RET]; empty as in the paper.
         max_context_tokens (`int`): longest context; of a longer one the latest tokens are kept.
         max_target_tokens (`int`): longest candidate text.
         target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP, whose text tower was trained on padded texts
             and without a mask.
-        start_after_pictures (`bool`): whether the start token stands before the first words, and so behind pictures
+        start_after_pictures (`bool`): whether the start token stands before the first words, and so behind images
             that come first, as in FROMAGe; otherwise it is always the first.
         caption_ends (`bool`): whether the caption loss learns the end-of-text token behind each caption. Without it
             captions have none, and the start token behind an image is learned, as in FROMAGe.
@@ -235,7 +235,7 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     @property
     def image_token_id(self) -> int:
-        """Id of the placeholder of a picture."""
+        """Id of the placeholder of an image."""
         return self.tokenizer.convert_tokens_to_ids(self.image_token)
 
     def _append_readout(self, tokenizer) -> None:
@@ -413,10 +413,10 @@ class UniMuRProcessor(DualEncoderProcessor):
         return batch
 
     def process_rendered(self, texts: list[str], max_length: int | None = None, keep: str = "first") -> BatchFeature:
-        """Contexts that are written out already (see `render`), for a caller who has the pictures' features.
+        """Contexts that are written out already (see `render`), for a caller who has the images' features.
 
         Args:
-            texts (`list[str]`): with `image_token` at the places of pictures.
+            texts (`list[str]`): with `image_token` at the places of images.
             max_length (`int`, *optional*): in tokens, `max_context_tokens` by default.
             keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
 
@@ -462,7 +462,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         return data, dropped
 
     def _started(self, start: list[int], body: list[int]) -> list[int]:
-        """A text behind the start token, which pictures in front may precede."""
+        """A text behind the start token, which images in front may precede."""
         lead = self._pictures_before_start(body)
         return [*body[:lead], *start, *body[lead:]]
 
@@ -473,7 +473,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         return lead
 
     def _latest(self, row: list[int], room: int) -> tuple[list[int], int]:
-        """The last `room` tokens, without a part of a picture, and how many pictures fell away."""
+        """The last `room` tokens, without a part of an image, and how many images fell away."""
         is_picture = [token == self.image_token_id for token in row]
         total = sum(is_picture) // self.num_visual_tokens
         cut = max(len(row) - room, 0)
@@ -596,17 +596,17 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     # -- captions --------------------------------------------------------------------------------------------------
     def process_captions(self, captions: list[str], max_length: int = 24, together: int = 1) -> BatchFeature:
-        """Captions after their pictures and `caption_prompt`, for the caption loss.
+        """Captions after their images and `caption_prompt`, for the caption loss.
 
         Args:
-            captions (`list[str]`): one a picture.
+            captions (`list[str]`): one per image.
             max_length (`int`): of a caption, in tokens (FROMAGe: 24).
-            together (`int`): how many pictures with their captions follow one another in a row (FROMAGe: 2 in half of
+            together (`int`): how many images with their captions follow one another in a row (FROMAGe: 2 in half of
                 its batches).
 
         Returns:
             `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
-            `(rows, tokens)`; labels are -100 on pictures, prompt and padding. What is learned besides the words, and
+            `(rows, tokens)`; labels are -100 on images, prompt and padding. What is learned besides the words, and
             where start tokens stand, `caption_ends` and `start_each_caption` say.
         """
         begin = self.tokenizer("")["input_ids"][: self._prefix_length]
@@ -644,8 +644,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         """Pictures, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
 
         Args:
-            images: one picture or a list.
-            allow_urls (`bool`): whether pictures may be fetched from URLs.
+            images: one image or a list.
+            allow_urls (`bool`): whether images may be fetched from URLs.
         """
         loaded = [[image] for image in self.load_images(images, allow_urls)]
         return self._without_readout(self._encode([self.caption_prompt] * len(loaded), loaded, None))

@@ -1,4 +1,4 @@
-"""Queries, texts and captioned pictures as the tensors that `UniVLDRModel` reads."""
+"""Queries, texts and captioned images as the tensors that `UniVLDRModel` reads."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ class UniVLDRProcessor(DualEncoderProcessor):
         """Pictures with their captions, ready for `get_multimodal_features`.
 
         Args:
-            images: one picture or a list, as `load_image` takes them.
-            captions (`list[str]`): one a picture; None or an empty one for a picture without.
+            images: one image or a list, as `load_image` takes them.
+            captions (`list[str]`): one per image; None or an empty one for an image without.
             allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
             kwargs: as in `__call__`.
 
@@ -135,7 +135,7 @@ class UniVLDRProcessor(DualEncoderProcessor):
             missing.
 
         Raises:
-            ValueError: another number of captions than pictures; FileNotFoundError: a picture is not there.
+            ValueError: another number of captions than images; FileNotFoundError: an image is not there.
         """
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         captions = [captions] if isinstance(captions, str) else list(captions)
@@ -145,7 +145,7 @@ class UniVLDRProcessor(DualEncoderProcessor):
         return BatchFeature({**pixels, **self.process_captions(captions, **kwargs)})
 
     def process_captions(self, captions: list[str | None], **kwargs: Unpack[RetrievalProcessorKwargs]) -> BatchFeature:
-        """Captions of pictures: `input_ids`, `attention_mask` `(pictures, tokens)`; and, where one is missing,
+        """Captions of images: `input_ids`, `attention_mask` `(pictures, tokens)`; and, where one is missing,
         `caption_mask` `(pictures,)`, False there."""
         words = [(caption or "").strip() for caption in captions]
         batch = self.process_texts(words, **kwargs)

@@ -1,4 +1,4 @@
-"""Millions of captions and picture addresses in one file that is mapped into memory, not read."""
+"""Millions of captions and image addresses in one file that is mapped into memory, not read."""
 
 from __future__ import annotations
 

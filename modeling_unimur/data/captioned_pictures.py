@@ -1,4 +1,4 @@
-"""All sources of captioned pictures in one dataset, and its fixed split by title."""
+"""All sources of captioned images in one dataset, and its fixed split by title."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset
         `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
 
     Raises:
-        ValueError: an unknown source, or none, or a folder without captioned pictures.
+        ValueError: an unknown source, or none, or a folder without captioned images.
         FileNotFoundError: a folder that is not there.
         PackageUnavailable: none of the sources can be brought.
     """
@@ -132,7 +132,7 @@ def split_of_title(
 ) -> str:
     """`train`, `validation` or `test`, by a hash of the title's content words alone.
 
-    The answer depends neither on the other titles nor on the system. Pictures without a title are for training.
+    The answer depends neither on the other titles nor on the system. Images without a title are for training.
     """
     group = title_group(title)
     if not group:
@@ -151,7 +151,7 @@ def split_by_title(
     test_fraction: float = TEST_FRACTION,
     validation_fraction: float = VALIDATION_FRACTION,
 ) -> DatasetDict:
-    """Splits pictures so that one title, and its near twins, are in one split whatever the order and the sources.
+    """Splits images so that one title, and its near twins, are in one split whatever the order and the sources.
 
     Args:
         pictures: a dataset with a `title` column, such as `load_captioned_pictures` returns.

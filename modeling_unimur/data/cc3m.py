@@ -18,10 +18,10 @@ from .text_lines import read_lines
 # Rows of the two files that Google publishes (Sharma et al., ACL 2018; the test split is not public).
 PUBLISHED_ROWS = {"train": 3_318_333, "validation": 15_840}
 
-# Lines that are tried to find out where the pictures lie and how they are named.
+# Lines that are tried to find out where the images lie and how they are named.
 _SAMPLE = 500
 _SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp", ".gif")
-# Where downloaders and FROMAGe put the pictures, seen from the folder of the TSV.
+# Where downloaders and FROMAGe put the images, seen from the folder of the TSV.
 _PICTURE_FOLDERS = (
     "images", "training", "validation", ".", "cc3m/training", "cc3m/validation",
     "../data/cc3m/training", "../data/cc3m/validation",
@@ -43,7 +43,7 @@ class Skipped(NamedTuple):
 
 
 # File names without suffix that downloaders make of a line's number (from 0) and its URL. Files that are only numbered
-# are not among them: nothing would show that a picture stands beside another line's caption.
+# are not among them: nothing would show that an image stands beside another line's caption.
 _NAMES: dict[str, Callable[[int, str], str]] = {
     "<line>_<CRC-32 of the URL>": lambda line, url: f"{line}_{zlib.crc32(url.encode())}",
     "<CRC-32 of the URL>": lambda line, url: str(zlib.crc32(url.encode())),
@@ -58,16 +58,16 @@ def read_tsv(
     """Pairs of a TSV file, in its order, one line in memory at a time.
 
     Args:
-        path: either Google's file, `caption<TAB>url` without a header, whose pictures a downloader named by line and
-            URL; or FROMAGe's, with the header `caption<TAB>image` and picture names relative to the picture folder.
-        pictures: the folder with the pictures. Without one it is looked for beside the file: `images`, `training`,
+        path: either Google's file, `caption<TAB>url` without a header, whose images a downloader named by line and
+            URL; or FROMAGe's, with the header `caption<TAB>image` and image names relative to the image folder.
+        pictures: the folder with the images. Without one it is looked for beside the file: `images`, `training`,
             `validation`, the file's own folder, and where FROMAGe's defaults put it.
 
     Yields:
         each usable pair, or why a line gives none: `malformed line`, `no caption`, `picture is missing`.
 
     Raises:
-        FileNotFoundError: no such file, or no folder that holds any of its first pictures; the message names the
+        FileNotFoundError: no such file, or no folder that holds any of its first images; the message names the
             folders and the names that were tried.
         ValueError: the file is in neither form.
     """
@@ -152,7 +152,7 @@ def _pair(caption: str, picture: str | None, wanted: str, line: str) -> Captione
 
 
 def _best_folder(path: Path, given, sample: list, found: Callable[[Path, object], bool], how: str) -> Path:
-    """The folder that holds most of the first lines' pictures."""
+    """The folder that holds most of the first lines' images."""
     beside = [Path(os.path.normpath(path.parent / name)) for name in (*_PICTURE_FOLDERS, path.stem)]
     tried = [Path(given)] if given is not None else [folder for folder in beside if folder.is_dir()]
     hits = {folder: sum(found(folder, row) for row in sample) for folder in tried}

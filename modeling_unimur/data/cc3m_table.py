@@ -32,7 +32,7 @@ class CC3MReport:
     Args:
         source, layout: the path as given, and how it was read.
         published: rows of the file that Google publishes; None for a split of one's own.
-        usable: pairs with a caption and a picture file. Files that are no picture show only when they are decoded.
+        usable: pairs with a caption and an image file. Files that are no image show only when they are decoded.
         skipped: reason -> number of pairs (or archives).
         failed_downloads: pairs that img2dataset tried in vain, by its own statistics.
         skipped_list: the file that names everything that was skipped, `reason<TAB>item` a line.
@@ -64,7 +64,7 @@ class CC3MReport:
 
 @dataclass
 class CC3MTable:
-    """Captions and picture addresses, row by row, mapped from disk; and the report."""
+    """Captions and image addresses, row by row, mapped from disk; and the report."""
 
     captions: StringColumn
     pictures: StringColumn
@@ -75,14 +75,14 @@ def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedPicture | Sk
     """Finds out what lies at a path and reads it, one pair in memory at a time.
 
     Args:
-        path: a `.tsv` file (`FILE.tsv::FOLDER` names its pictures' folder); a tar archive, a folder of archives, a
+        path: a `.tsv` file (`FILE.tsv::FOLDER` names its images' folder); a tar archive, a folder of archives, a
             wildcard or a pattern with braces (`cc3m/{00000..00331}.tar`); or a folder of img2dataset's `files` format.
 
     Returns:
         the layout's name, the files and folders that it depends on, and the pairs.
 
     Raises:
-        FileNotFoundError: nothing lies there, or the pictures do not.
+        FileNotFoundError: nothing lies there, or the images do not.
         ValueError: it is none of these layouts.
     """
     file, separator, pictures = os.path.expanduser(os.path.expandvars(path)).partition("::")
@@ -152,7 +152,7 @@ def _state(path: str, layout: str, parts: list[str]) -> str:
             state.append(f"{os.path.abspath(part)} {status.st_size} {status.st_mtime_ns}")
         except OSError:
             state.append(f"{part} missing")
-    if layout == "TSV" and os.path.isdir(parts[1]):  # a folder's time changes when a picture arrives in it
+    if layout == "TSV" and os.path.isdir(parts[1]):  # a folder's time changes when an image arrives in it
         folders = (entry for entry in os.scandir(parts[1]) if entry.is_dir())
         state.extend(sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in folders))
     return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]

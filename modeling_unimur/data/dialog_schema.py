@@ -1,4 +1,4 @@
-"""What every reader of dialogues gives: turns of texts and pictures, and a report of what is missing."""
+"""What every reader of dialogues gives: turns of texts and images, and a report of what is missing."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Turn:
 
     @property
     def image_ids(self) -> list[str]:
-        """Its pictures."""
+        """Its images."""
         return [value for kind, value in self.elements if kind == "image"]
 
     def values(self, kind: str) -> list[str]:
-        """Its texts or the ids of its pictures, one an element."""
+        """Its texts or the ids of its images, one per element."""
         return [value for found, value in self.elements if found == kind]
 
     def message(self, role: str, pictures: Mapping[str, str]) -> dict:
@@ -41,7 +41,7 @@ class Turn:
 
         Args:
             role: `user` or `assistant`.
-            pictures: image id to file; a picture that is not in it is left out.
+            pictures: image id to file; an image that is not in it is left out.
         """
         content: list[dict] = []
         for kind, value in self.elements:
@@ -66,11 +66,6 @@ class Dialog:
     turns: tuple[Turn, ...]
     negative_texts: tuple[str, ...] = ()
     negative_images: tuple[str, ...] = ()
-
-    def row(self) -> dict:
-        """`dialog_id, turns: list of {speaker, text, image_ids}`."""
-        turns = [{"speaker": turn.speaker, "text": turn.text, "image_ids": turn.image_ids} for turn in self.turns]
-        return {"dialog_id": self.dialog_id, "turns": turns}
 
 
 @dataclass

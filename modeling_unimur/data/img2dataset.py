@@ -1,4 +1,4 @@
-"""What img2dataset writes: webdataset archives, or folders of files, with a caption beside each picture."""
+"""What img2dataset writes: webdataset archives, or folders of files, with a caption beside each image."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Sample:
         return self.tar.extractfile(self.members[suffix]).read(_MEMBER_BYTES)
 
     def picture(self) -> str | None:
-        """Address of the sample's picture."""
+        """Address of the sample's image."""
         found = next((self.members[suffix] for suffix in _PICTURES if suffix in self.members), None)
         return None if found is None else member_address(self.archive, found.offset_data, found.size)
 
     def caption(self) -> str:
-        """What `.txt`, or else `.json` beside the picture says; empty without either."""
+        """What `.txt`, or else `.json` beside the image says; empty without either."""
         if "txt" in self.members:
             return _words(self.bytes("txt"))
         return _json_caption(self.bytes("json")) if "json" in self.members else ""
@@ -121,7 +121,7 @@ def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
 def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skipped]:
     """Pairs of webdataset archives, in the order of the archives and of their members.
 
-    Pictures stay where they are: their addresses name archive, offset and size.
+    Images stay where they are: their addresses name archive, offset and size.
 
     Yields:
         each usable pair, or `archive is missing`, `archive is damaged` (what stands before the damage is read),

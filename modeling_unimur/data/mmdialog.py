@@ -1,4 +1,4 @@
-"""MMDialog (Feng et al., ACL 2023): dialogues whose turns are texts and pictures.
+"""MMDialog (Feng et al., ACL 2023): dialogues whose turns are texts and images.
 
 The set is given out by its authors on request and may not be passed on; this reads the folder that they send, or the
 one that PaCE (Li et al., ACL 2023) made of it.
@@ -23,7 +23,7 @@ PUBLISHED = {
 NEGATIVES = 999
 _SPLITS = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 _TEXT, _MEDIA = "__TEXT__", "__MEDIA__"
-# Conversations and pictures of a split: the authors' folder, and PaCE's.
+# Conversations and images of a split: the authors' folder, and PaCE's.
 _LAYOUTS = (
     ("{split}/conversations.json", "{split}"),
     ("MMDialogConversations/{split}/simple_conversations.json", "MMDialogImage/{split}"),
@@ -79,7 +79,7 @@ class MMDialog:
         return ReadReport(str(self.folder), published)
 
     def picture(self, image_id: str) -> Path:
-        """Where a picture lies, or should."""
+        """Where an image lies, or should."""
         return self.picture_folder / f"{image_id}.jpg"
 
     def __iter__(self) -> Iterator[Dialog]:

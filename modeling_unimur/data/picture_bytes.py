@@ -26,7 +26,7 @@ def member_address(archive: str | os.PathLike, offset: int, size: int) -> str:
 
 
 def line_address(table: str | os.PathLike, offset: int) -> str:
-    """Address of the picture in the line that begins at byte `offset` of a table `id<TAB>base64`: `imgs.tsv#1536`."""
+    """Address of the image in the line that begins at byte `offset` of a table `id<TAB>base64`: `imgs.tsv#1536`."""
     return f"{os.fspath(table)}#{offset}"
 
 
@@ -40,7 +40,7 @@ def split_address(address: str) -> tuple[str, int, int | None]:
 
 
 def read_picture_bytes(address: str) -> bytes:
-    """The encoded picture at an address.
+    """The encoded image at an address.
 
     A JPEG in a table that breaks off is given its end, so that what there is of it can be decoded.
 
@@ -54,7 +54,7 @@ def read_picture_bytes(address: str) -> bytes:
     length = status.st_size if size is None else size
     if length > MAX_FILE_BYTES:
         raise ValueError(f"{address}: too large: {length} bytes are more than {MAX_FILE_BYTES}")
-    # Opened for each picture: a file that processes inherit would share its position.
+    # Opened for each image: a file that processes inherit would share its position.
     with open(path, "rb") as file:
         file.seek(offset)
         if size == TO_LINE_END:
@@ -90,7 +90,7 @@ def decode_picture(data: bytes, name: str) -> Image.Image:
 
 
 class FileStamps:
-    """Tells by path, size and times of change whether a picture's bytes may have changed, without reading them.
+    """Tells by path, size and times of change whether an image's bytes may have changed, without reading them.
 
     The time of the last change of the file's entry is one of them: unlike the one of its content, no program sets it.
     """

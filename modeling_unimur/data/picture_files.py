@@ -12,14 +12,14 @@ from ..image_loading import IMAGE_FORMATS, pillow_heif
 
 # Containers that Pillow opens by extension but that hold documents, films or measurements.
 NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
-# Pictures that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
+# Images that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
 TRIED_ANYWAY = {".avif", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".svg", ".svgz"}
 # Of these Pillow would read the small preview that lies in front.
 CAMERA_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
 
 
 def picture_suffixes() -> set[str]:
-    """Lower-case file name endings of the formats that this Pillow reads, and of a few more picture formats."""
+    """Lower-case file name endings of the formats that this Pillow reads, and of a few more image formats."""
     readable = {
         suffix
         for suffix, kind in Image.registered_extensions().items()
@@ -36,7 +36,7 @@ def decoded_suffixes() -> set[str]:
 
 
 def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
-    """Files below a folder, folder by folder in the order of their names, and whether each is named as a picture.
+    """Files below a folder, folder by folder in the order of their names, and whether each is named as an image.
 
     Hidden files and folders are left out; links to folders are followed once.
 

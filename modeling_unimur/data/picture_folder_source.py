@@ -1,4 +1,4 @@
-"""A person's own folder of pictures as captioned pictures: `captions.tsv`, or the pictures' names as titles."""
+"""A person's own folder of images as captioned images: `captions.tsv`, or the images' names as titles."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ CAPTIONS_FILE = "captions.tsv"
 
 def load_picture_folder(folder: str) -> Dataset:
     """Reads `captions.tsv` of a folder, `file<TAB>caption` a line with or without that header, files relative to the
-    folder; a file may stand on several lines. Without `captions.tsv` every picture below the folder has its name as
+    folder; a file may stand on several lines. Without `captions.tsv` every image below the folder has its name as
     its title, with spaces for `_` and `-`.
 
-    Lines that cannot be used are skipped, counted and reported in the log. Whether a file is a picture shows when it
+    Lines that cannot be used are skipped, counted and reported in the log. Whether a file is an image shows when it
     is decoded.
 
     Args:
@@ -34,7 +34,7 @@ def load_picture_folder(folder: str) -> Dataset:
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: it holds no captioned picture.
+        ValueError: it holds no captioned image.
     """
     path = Path(folder).expanduser()
     if not path.is_dir():

@@ -1,4 +1,4 @@
-"""The table of captioned pictures that every reader fills."""
+"""The table of captioned images that every reader fills."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURE_FEATURES = Features(
 
 
 class PictureRow(TypedDict):
-    """One captioned picture; `image` is the path of a PNG or JPEG file, words that are not known are empty."""
+    """One captioned image; `image` is the path of a PNG or JPEG file, words that are not known are empty."""
 
     image_id: str
     image: str

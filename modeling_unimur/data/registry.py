@@ -11,7 +11,7 @@ from typing import Any
 
 _ADDRESS = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-# Captioned pictures: functions without arguments that return a dataset with the columns of `picture_table`.
+# Captioned images: functions without arguments that return a dataset with the columns of `picture_table`.
 PICTURES = {
     "openclipart": "unimur_mini.openclipart:load_openclipart",
     "openmoji": "unimur_mini.openmoji:load_openmoji",
@@ -19,7 +19,7 @@ PICTURES = {
 }
 # Dialogues whose reply is a text: functions without arguments that return rows by split (`train`, and `validation` and
 # `test` unless a text is its own reply), with `turns` (messages with `role` and `content`), `target_text` and perhaps
-# `target_picture`, the `image_id` of a captioned picture.
+# `target_picture`, the `image_id` of a captioned image.
 TEXTS = {
     "glosses": "unimur_mini.texts:glosses",
     "dialogues": "unimur_mini.dialogues:load_dialogue_texts",

@@ -1,4 +1,4 @@
-"""A multimodal retrieval set: queries, one corpus of texts and pictures, and what is relevant (the MTEB layout)."""
+"""A multimodal retrieval set: queries, one corpus of texts and images, and what is relevant (the MTEB layout)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RetrievalSet:
     Args:
         queries (`dict[str, Dataset]`): by split (train, validation, test): `query_id`, `text`; optionally `kind`, and
             `excluded`, a list of documents that do not count for the query.
-        corpus (`Dataset`): `doc_id`, `kind` ("text" or "image"), `text` (of a picture: its caption), `image` (a file's
+        corpus (`Dataset`): `doc_id`, `kind` ("text" or "image"), `text` (of an image: its caption), `image` (a file's
             path or another address that `data.picture_bytes` reads; "" for texts); optionally `group`, equal for
             documents of one section or figure, of which none is a hard negative where another one is relevant.
         qrels (`dict[str, Dataset]`): by split: `query_id`, `doc_id`, `score`; relevant is a score above 0.
@@ -130,7 +130,7 @@ class RetrievalSet:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> RetrievalSet:
-        """Reads what `save` wrote; relative paths of pictures are below the folder.
+        """Reads what `save` wrote; relative paths of images are below the folder.
 
         Raises:
             FileNotFoundError: the folder holds no corpus, or no queries.

@@ -1,4 +1,4 @@
-"""VisDial v1.0 (Das et al., CVPR 2017): ten rounds of questions and answers about one picture.
+"""VisDial v1.0 (Das et al., CVPR 2017): ten rounds of questions and answers about one image.
 
 It reads the official files (visualdialog.org), and the val dialogues as text in ChatIR's repository.
 """
@@ -47,9 +47,9 @@ class VisDialDialog:
     """One dialogue.
 
     Args:
-        image_id: of its picture.
+        image_id: of its image.
         picture: its file, or None where it is missing.
-        caption: of the picture.
+        caption: of the image.
         rounds: in order.
     """
 
@@ -59,7 +59,7 @@ class VisDialDialog:
     rounds: tuple[VisDialRound, ...]
 
     def dialog(self) -> Dialog:
-        """In the schema of all sets: the picture with its caption first, then a turn a question and an answer."""
+        """In the schema of all sets: the image with its caption first, then a turn a question and an answer."""
         turns = [Turn("answerer", (("text", self.caption), ("image", self.image_id)))]
         for part in self.rounds:
             turns.append(Turn("questioner", (("text", f"{part.question}?"),)))
@@ -72,7 +72,7 @@ class VisDial:
     """One split.
 
     Args:
-        source: the folder that holds `visdial_1.0_<split>.json` and the pictures' folder (and, if it is there,
+        source: the folder that holds `visdial_1.0_<split>.json` and the images' folder (and, if it is there,
             `visdial_1.0_<split>_dense_annotations.json`); or that of ChatIR's `VisDial_v1.0_queries_<split>.json`; or
             one of these files itself.
         split: `train`, `val` or `test`.
@@ -176,7 +176,7 @@ class VisDial:
 
 
 def _dense(path: Path) -> dict[str, tuple[int, tuple[float, ...]]]:
-    """Image id -> round, from 1 on, and the relevance of its options. Matched by picture: the files' orders may
+    """Image id -> round, from 1 on, and the relevance of its options. Matched by image: the files' orders may
     differ."""
     found = {}
     for entry in json.loads(path.read_text(encoding="utf-8")):

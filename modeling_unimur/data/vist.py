@@ -1,4 +1,4 @@
-"""VIST, stories in sequence (Huang et al., NAACL 2016): five pictures and a sentence for each."""
+"""VIST, stories in sequence (Huang et al., NAACL 2016): five images and a sentence for each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Story:
     """One story.
 
     Args:
-        story_id: of the story; several stories may be told of the same pictures.
+        story_id: of the story; several stories may be told of the same images.
         sentences: in order.
-        image_ids: one picture a sentence.
+        image_ids: one image a sentence.
     """
 
     story_id: str
@@ -33,7 +33,7 @@ class Story:
     image_ids: tuple[str, ...]
 
     def dialog(self) -> Dialog:
-        """In the schema of all sets: a turn a sentence, with its picture."""
+        """In the schema of all sets: a turn a sentence, with its image."""
         pairs = zip(self.sentences, self.image_ids, strict=True)
         return Dialog(self.story_id, tuple(Turn("0", (("text", text), ("image", name))) for text, name in pairs))
 
@@ -42,7 +42,7 @@ class VIST:
     """One split.
 
     Args:
-        folder: with `sis/<split>.story-in-sequence.json` (or the file itself in it), and the pictures in
+        folder: with `sis/<split>.story-in-sequence.json` (or the file itself in it), and the images in
             `images/<split>`, `<split>` or `images`, named by their Flickr number.
         split: `train`, `val` or `test`.
         limit: read only so many stories.
@@ -81,7 +81,7 @@ class VIST:
         return ReadReport(str(self.folder), {} if self.limit else {"stories": PUBLISHED[self.split]})
 
     def picture(self, image_id: str) -> Path | None:
-        """Where a picture lies; None where it is missing, as many have gone from Flickr."""
+        """Where an image lies; None where it is missing, as many have gone from Flickr."""
         places = (folder / f"{image_id}{suffix}" for folder in self._folders for suffix in _SUFFIXES)
         return next((place for place in places if place.is_file()), None)
 

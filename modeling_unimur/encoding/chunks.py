@@ -74,7 +74,7 @@ class ChunkEncoder:
                 if len(fresh) < len(keys):
                     inputs = {name: value[fresh] for name, value in inputs.items()}
                 vectors = self.encoder.vectors(prepared.batch.kind, inputs)
-            prepared.rows, prepared.inputs = [prepared.rows[n] for n in fresh], {}  # pictures take more than all else
+            prepared.rows, prepared.inputs = [prepared.rows[n] for n in fresh], {}  # images take more than all else
             waiting.append((prepared, vectors))
             done(len(prepared.batch.items))
         if waiting:

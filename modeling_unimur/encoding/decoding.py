@@ -137,7 +137,7 @@ def reason_of(error: Exception, name: str = "") -> str:
 
 
 def content_key(kind: str, data: bytes, caption: object = None) -> bytes:
-    """Key of a content: the same bytes as a text and as a picture are two contents, and so is a picture with another
+    """Key of a content: the same bytes as a text and as an image are two contents, and so is an image with another
     caption that is embedded with it."""
     if isinstance(caption, str) and caption:
         data = len(data).to_bytes(8, "big") + data + caption.encode("utf-8", "surrogatepass")

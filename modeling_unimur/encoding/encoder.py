@@ -16,7 +16,7 @@ class CorpusEncoder:
 
     Args:
         model: with `get_image_features` and `get_text_features`, such as `UniMuRModel`; a `UniVLDRModel` embeds
-            pictures with their captions.
+            images with their captions.
         processor: its own.
 
     Raises:

@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 class Item(NamedTuple):
-    """One text or picture.
+    """One text or image.
 
     Args:
         kind: `"text"` or `"image"`.
         id: unique within its kind.
-        content: the text itself, or the address of the picture (`reading`).
+        content: the text itself, or the address of the image (`reading`).
         payload: JSON of what comes back with a hit.
         stamp: changes when the content or the payload may have.
         named: whether the source itself gives the id, which is then kept as it is.
@@ -59,7 +59,7 @@ def make_item(
     Args:
         kind, item_id, content, named: of `Item`.
         payload: fields that JSON can hold.
-        stamp: of the file behind a picture.
+        stamp: of the file behind an image.
     """
     what = "id"
     try:

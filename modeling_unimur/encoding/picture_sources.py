@@ -15,14 +15,14 @@ from ..data.picture_bytes import FileStamps
 from ..data.picture_files import CAMERA_RAW, printable, walk_pictures
 from .items import BadItem, Item, make_item, plain_fields
 
-# More of a text file beside a picture is no caption, and no payload.
+# More of a text file beside an image is no caption, and no payload.
 _CAPTION_CHARACTERS = 4096
 ARCHIVES_AND_TABLES = {".tar", ".parquet"}
 
 
 def folder_items(folder: Path) -> Iterator[Item | BadItem]:
     """Pictures below a folder. The id is the path below it; the payload names the file, `{"image": path}`, and has as
-    `caption` what stands in a text file of the picture's name (`a.txt` beside `a.png`)."""
+    `caption` what stands in a text file of the image's name (`a.txt` beside `a.png`)."""
     folder, stamps = folder.absolute(), FileStamps()
     failed: list[OSError] = []
     for path, is_picture in walk_pictures(folder, failed.append):
@@ -71,7 +71,7 @@ def _caption_beside(picture: Path) -> str:
 
 
 def archive_items(archives: list[str], name_of: Callable[[str], str] = os.path.basename) -> Iterator[Item | BadItem]:
-    """Pictures of webdataset archives. The id is `archive.tar/name`; the payload has the picture's address, the
+    """Pictures of webdataset archives. The id is `archive.tar/name`; the payload has the image's address, the
     caption (`.txt`, or `caption` in `.json`) and the fields of `.json`. A sample of a text alone is a text.
 
     Args:

@@ -27,7 +27,7 @@ try:
 except ImportError as error:
     raise ImportError("--engine ray needs Ray: `pip install unimur[ray]`.") from error
 
-# Chunks that travel at a time: the addresses of their items are in memory, not their pictures.
+# Chunks that travel at a time: the addresses of their items are in memory, not their images.
 _ROUND = 256
 
 

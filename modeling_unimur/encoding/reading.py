@@ -13,7 +13,7 @@ _CELL = re.compile(r"(?P<table>.+)#(?P<column>[^#]+)@(?P<group>\d+)/(?P<row>\d+)
 
 
 def cell_address(table: str, column: str, group: int, row: int) -> str:
-    """Address of the picture in a row of a row group of a parquet table: `x.parquet#image@0/17`."""
+    """Address of the image in a row of a row group of a parquet table: `x.parquet#image@0/17`."""
     return f"{table}#{column}@{group}/{row}"
 
 
@@ -22,7 +22,7 @@ def read_content(item: Item) -> bytes:
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: it holds no picture there.
+        ValueError: it holds no image there.
     """
     if item.kind == "text":
         return item.content.encode("utf-8", "surrogatepass")
@@ -30,7 +30,7 @@ def read_content(item: Item) -> bytes:
     if cell is None:
         return read_picture_bytes(item.content)
     value = _column(cell["table"], cell["column"], int(cell["group"]))[int(cell["row"])].as_py()
-    if isinstance(value, dict):  # as `datasets` stores pictures
+    if isinstance(value, dict):  # as `datasets` stores images
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):  # as seen from the table
         return read_picture_bytes(os.path.join(os.path.dirname(cell["table"]), value))

@@ -11,7 +11,7 @@ from .picture_sources import unread_file
 
 
 def set_items(source: str) -> Iterator[Item | BadItem]:
-    """Documents of a retrieval set: texts, and pictures with their captions; further columns go into the payload."""
+    """Documents of a retrieval set: texts, and images with their captions; further columns go into the payload."""
     stamps = FileStamps()
     for record in load_retrieval_set(source).corpus:
         name, text, image = record["doc_id"], record["text"] or "", record["image"]

@@ -56,7 +56,7 @@ def find_source(source: str | os.PathLike) -> Found:
     """What a source is.
 
     Args:
-        source: a folder: pictures below it, and tables and archives at its top (lines, where it holds nothing else);
+        source: a folder: images below it, and tables and archives at its top (lines, where it holds nothing else);
             or tables, archives or lines, as a file or a pattern with wildcards and braces (`{00000..00331}.tar`); or a
             retrieval set's name.
 

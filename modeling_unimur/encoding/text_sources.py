@@ -1,4 +1,4 @@
-"""Texts, and pictures that they name, in lines and in parquet tables."""
+"""Texts, and images that they name, in lines and in parquet tables."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _ROWS = 1024
 
 
 def line_items(files: list[str], name_of: Callable[[str], str] = os.path.basename) -> Iterator[Item | BadItem]:
-    """A text a line (`.txt`), or a record a line (`.jsonl`): `text`, or `image`, the path of a picture as seen from
-    the file; `id`, by default `file:line`; everything else goes into the payload. A picture's `text` is its caption.
+    """A text a line (`.txt`), or a record a line (`.jsonl`): `text`, or `image`, the path of an image as seen from
+    the file; `id`, by default `file:line`; everything else goes into the payload. An image's `text` is its caption.
 
     Args:
         files: their paths.
@@ -81,7 +81,7 @@ def _record_item(record: dict, place: str, folder: Path, stamps: FileStamps) -> 
 
 
 def table_items(tables: list[str], name_of: Callable[[str], str] = os.path.basename) -> Iterator[Item | BadItem]:
-    """Rows of parquet tables with the columns of `line_items`; `image` may hold the picture itself, as bytes or as
+    """Rows of parquet tables with the columns of `line_items`; `image` may hold the image itself, as bytes or as
     `datasets` stores it, or its path as seen from the table; a row without one is a text. The id is `file:row` where
     there is no column `id`.
 
@@ -139,7 +139,7 @@ def _rows(name: str, called: str, file, stamp: str, stamps: FileStamps) -> Itera
 def _cells_without_bytes(file, group: int) -> dict[int, str | None]:
     """Rows of a row group whose `image` holds no bytes, and the path that it has instead.
 
-    The pictures are looked at only where the table's own counts say that some are missing.
+    The images are looked at only where the table's own counts say that some are missing.
     """
     about = file.metadata.row_group(group)
     for number in range(about.num_columns):

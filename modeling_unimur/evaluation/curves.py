@@ -1,4 +1,4 @@
-"""Training curves of several runs as one picture: loss terms and recalls, mean and spread over the seeds of an arm.
+"""Training curves of several runs as one image: loss terms and recalls, mean and spread over the seeds of an arm.
 
 python -m modeling_unimur.evaluation.curves curves.png both=runs/both-0,runs/both-1 visual=runs/visual-0,runs/visual-1
 """
@@ -95,7 +95,7 @@ def draw_curves(
         title: above all panels.
 
     Returns:
-        the path of the picture.
+        the path of the image.
 
     Raises:
         ImportError: matplotlib is not installed.

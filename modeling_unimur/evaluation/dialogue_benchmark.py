@@ -1,8 +1,7 @@
-"""200 short dialogues written by hand, each with a reply and a picture that training never sees."""
+"""200 short dialogues written by hand, each with a reply and an image that training never sees."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +13,7 @@ from ..data.text_lines import scan_lines
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Which split of `split_by_title` holds the pictures of each part.
+# Which split of `split_by_title` holds the images of each part.
 GALLERY_SPLITS = {"dev": "validation", "test": "test"}
 
 _TEXTS = ("dialogue_id", "gold_image", "gold_text", "topic", "kind")
@@ -37,15 +36,15 @@ class DialogueExample:
         dialogue_id: `dev-001`, `test-042`.
         messages: two to six turns as chat messages; the reply comes from the speaker who did not speak last. The
             `image` of a part is the path of a file.
-        gold_image_id: the picture of the reply.
-        right_image_ids: all pictures that answer equally well, `gold_image_id` first.
+        gold_image_id: the image of the reply.
+        right_image_ids: all images that answer equally well, `gold_image_id` first.
         gold_text: the reply.
         topic: what it is about: `animals`, `food`, `weather`, ...
-        kind: how it leads to the picture: `description`, `correction`, `picture-in-context`, `topic-switch`, ...
-        names: words beside the picture's title that name what is shown; like those of the title they do not occur in
+        kind: how it leads to the image: `description`, `correction`, `picture-in-context`, `topic-switch`, ...
+        names: words beside the image's title that name what is shown; like those of the title they do not occur in
             `messages`.
-        context_image_ids: the pictures in `messages`, in order.
-        image_paths: files of all pictures above, by id.
+        context_image_ids: the images in `messages`, in order.
+        image_paths: files of all images above, by id.
     """
 
     dialogue_id: str
@@ -61,20 +60,20 @@ class DialogueExample:
 
     @property
     def gold_image(self) -> str:
-        """Path of the gold picture."""
+        """Path of the gold image."""
         return self.image_paths[self.gold_image_id]
 
 
 def load_dialogue_benchmark(split: str, gallery: Dataset | None = None) -> list[DialogueExample]:
-    """The dialogues of one part, with the paths of their pictures.
+    """The dialogues of one part, with the paths of their images.
 
     Args:
         split: `dev`, to choose by, or `test`, to report.
-        gallery: pictures with the columns `image_id` and `image`; `benchmark_gallery(split)` by default.
+        gallery: images with the columns `image_id` and `image`; `benchmark_gallery(split)` by default.
 
     Raises:
-        ValueError: an unknown split, or pictures that the gallery lacks: the message names them.
-        PackageUnavailable: none of the sources of pictures can be brought.
+        ValueError: an unknown split, or images that the gallery lacks: the message names them.
+        PackageUnavailable: none of the sources of images can be brought.
     """
     records = read_dialogues(split)
     gallery = benchmark_gallery(split) if gallery is None else gallery
@@ -84,15 +83,15 @@ def load_dialogue_benchmark(split: str, gallery: Dataset | None = None) -> list[
 
 
 def benchmark_gallery(split: str) -> Dataset:
-    """The pictures among which the dialogues of a part retrieve, always the same: one split by title, of every source.
+    """The images among which the dialogues of a part retrieve, always the same: one split by title, of every source.
 
-    The ids are kept in a file, so that recall means the same where a reader of a source learns to bring more pictures.
+    The ids are kept in a file, so that recall means the same where a reader of a source learns to bring more images.
 
     Returns:
         `image_id, image (path), title, ...` as `load_captioned_pictures` gives them: 300 for `dev`, 619 for `test`.
 
     Raises:
-        ValueError: an unknown split, or pictures that cannot be brought here: the message names them.
+        ValueError: an unknown split, or images that cannot be brought here: the message names them.
         PackageUnavailable: none of the sources can be brought.
     """
     ids = gallery_ids(split)
@@ -105,7 +104,7 @@ def benchmark_gallery(split: str) -> Dataset:
 
 
 def gallery_ids(split: str) -> list[str]:
-    """Ids of the pictures among which the dialogues of a part retrieve.
+    """Ids of the images among which the dialogues of a part retrieve.
 
     Raises:
         ValueError: an unknown split.
@@ -220,19 +219,11 @@ def _example(record: Mapping[str, Any], paths: Mapping[str, str]) -> DialogueExa
     )
 
 
-def count_by(examples: list[DialogueExample], field: str) -> Counter[str]:
-    """How many examples have each value of `topic` or `kind`, or each number of `turns`."""
-    if field == "turns":
-        return Counter(str(len(example.messages)) for example in examples)
-    return Counter(getattr(example, field) for example in examples)
-
-
 __all__ = [
     "GALLERY_SPLITS",
     "DialogueExample",
     "Message",
     "benchmark_gallery",
-    "count_by",
     "gallery_ids",
     "load_dialogue_benchmark",
     "parse_dialogue",

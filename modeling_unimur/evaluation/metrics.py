@@ -268,17 +268,17 @@ def mm_relevance(returned: np.ndarray, gold: np.ndarray) -> float:
 
 
 def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) -> float:
-    """The least threshold at which no more than a share of the replies without a gold picture get one.
+    """The least threshold at which no more than a share of the replies without a gold image get one.
 
-    A picture is returned where the score is at least the threshold; equal scores are decided alike.
+    An image is returned where the score is at least the threshold; equal scores are decided alike.
 
     Args:
-        scores (`(replies,)`): how much the system would return a picture.
+        scores (`(replies,)`): how much the system would return an image.
         wanted (`(replies,)`): whether there is a gold one.
         over_return: share, 0 to 1, of those that are not wanted.
 
     Raises:
-        ValueError: a share outside 0 to 1, or no reply without a gold picture.
+        ValueError: a share outside 0 to 1, or no reply without a gold image.
     """
     if not 0 <= over_return <= 1:
         raise ValueError(f"The over-return rate must be between 0 and 1, got {over_return}.")
@@ -292,7 +292,7 @@ def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) ->
 
 
 def area_under_curve(scores: np.ndarray, wanted: np.ndarray) -> float:
-    """Probability that a reply with a gold picture scores higher than one without, equal scores counting half; NaN
+    """Probability that a reply with a gold image scores higher than one without, equal scores counting half; NaN
     without both."""
     scores, wanted = np.asarray(scores, dtype=np.float64), np.asarray(wanted, dtype=bool)
     positive, negative = np.sort(scores[wanted]), np.sort(scores[~wanted])

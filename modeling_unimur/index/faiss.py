@@ -42,7 +42,7 @@ _DECODED, _LONGEST = 2048, 1.6
 
 
 class FaissIndex(FolderIndex):
-    """Texts and pictures in one FAISS index each.
+    """Texts and images in one FAISS index each.
 
     ```python
     with FaissIndex(384, model="unimur-mini@3f2c1a") as index:

@@ -46,7 +46,7 @@ _SIGNS = {"in": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 class MilvusIndex(VectorIndex):
-    """Texts and pictures in one collection; a second one of one row says which model made it. See `open`."""
+    """Texts and images in one collection; a second one of one row says which model made it. See `open`."""
 
     def __init__(
         self,

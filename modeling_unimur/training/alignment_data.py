@@ -74,6 +74,12 @@ class _Pictures:
         return self.target(torch.arange(len(self.pairs.paths)))
 
 
+def _dev_names(source: str) -> "tuple[str, str | None]":
+    """What the two sets of a source of texts are called; those of a function have its name."""
+    function = source.rpartition(":")[2]
+    return _DEV_NAMES.get("".join(source.partition("=")[:2]), (f"{function}_text", f"{function}_image"))
+
+
 def _spaced(items: list, count: "int | None") -> list:
     """At most `count` of them, evenly spaced."""
     if count is None or count >= len(items):
@@ -166,8 +172,8 @@ def load_data(
         rows = MixedRows([rows, training(texts, data.texts_per_source)], shares, seed)
         for split, found in sets.items():
             for source, parts in texts.items():
-                names = _DEV_NAMES["".join(source.partition("=")[:2])]
-                if chosen_contexts := _spaced(parts[split], _DEV_CONTEXTS):  # few chats may leave a split empty
+                names = _dev_names(source)
+                if chosen_contexts := _spaced(parts.get(split, []), _DEV_CONTEXTS):
                     found.extend(text_sets(contexts(split, chosen_contexts), *names, found[0]))
     if not (model.config.map_text_targets or model.config.embedding_width == model.config.joint_width):
         # FROMAGe: nothing maps texts into the space of the pictures, so nothing is to be ranked there.

@@ -178,7 +178,7 @@ class UniMuRDataArguments(_ImageArguments):
         default_factory=list,
         metadata={
             "help": "Unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues, "
-            "long_chats; or chats=PATH, your own, JSON lines of chat messages."
+            "long_chats; chats=PATH, your own, JSON lines of chat messages; or package.module:function."
         },
     )
     text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})

@@ -36,3 +36,23 @@ def test_own_chats_train_and_judge_a_run(count, held_out, tmp_path, monkeypatch,
         assert len(own) == held_out
         assert all(context[0].startswith("question") for found in own for context in found.contexts)
         assert not any(tuple(context) in said for found in own for context in found.contexts)
+
+
+def test_texts_of_a_function_train_and_judge_a_run(tmp_path, monkeypatch, language_folder, clip_folder):
+    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "own_riddles.py").write_text(
+        "def row(number):\n"
+        "    turns = [{'role': 'user', 'content': f'riddle {number}'}]\n"
+        "    return {'turns': turns, 'target_text': f'thing {number}'}\n"
+        "def riddles():\n"
+        "    return {'train': [row(number) for number in range(9)], 'test': [row(9)]}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = write_recipe(
+        tmp_path / "recipe.yaml", write_pictures(tmp_path / "pictures"), language_folder, clip_folder
+    )
+    chosen = load_recipe(recipe, ["data.texts=[own_riddles:riddles]", f"training.output_dir={tmp_path / 'run'}"])
+    data = load_data(build(chosen)[0], chosen.model, chosen.data)
+    assert ["riddle 8"] in [row["turns"] for row in all_rows(data.train)]
+    assert [found.contexts for found in data.test if found.name == "riddles_text"] == [[["riddle 9"]]]
+    assert not [found for found in data.dev if found.name == "riddles_text"]

@@ -26,7 +26,7 @@ class Mentions:
     """Hashes of the ids and contents of documents, in the order in which they are mentioned.
 
     Args:
-        deduplicate: `none`; `texts`: texts that are equal word for word are one document; `all`: so are pictures of
+        deduplicate: `none`; `texts`: texts that are equal word for word are one document; `all`: so are images of
             the same bytes under the same caption, which takes reading all of them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where each picture begins in `imgs.tsv` (lines `image_id<TAB>base64 of a JPEG`, 51 GB in WebQA)."""
+"""Where each image begins in `imgs.tsv` (lines `image_id<TAB>base64 of a JPEG`, 51 GB in WebQA)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tqdm.auto import tqdm
 
 from ..picture_bytes import line_address
 
-# WebQA numbers its pictures from 30,000,000; the line is the rest of the division (its notebook).
+# WebQA numbers its images from 30,000,000; the line is the rest of the division (its notebook).
 _FIRST_ID = 10_000_000
 # Index files as WebQA and UniVL-DR call them, in the order in which they are looked for.
 INDEX_NAMES = ("imgs.lineidx.new", "imgs.lineidx")
 
 
 class LineIndex:
-    """Byte offsets of a table's lines by picture; numbers alone, so that it may go to other processes.
+    """Byte offsets of a table's lines by image; numbers alone, so that it may go to other processes.
 
     Args:
         table: path of `imgs.tsv`.
-        ids (`(lines,)`): ids in ascending order; None where the line of a picture is its id modulo 10,000,000.
+        ids (`(lines,)`): ids in ascending order; None where the line of an image is its id modulo 10,000,000.
         offsets (`(lines,)`): byte at which each line begins.
     """
 
@@ -33,10 +33,10 @@ class LineIndex:
         return len(self.offsets)
 
     def address(self, image_id: str) -> str:
-        """Address of a picture as `data.picture_bytes` reads it.
+        """Address of an image as `data.picture_bytes` reads it.
 
         Raises:
-            KeyError: the table has no such picture.
+            KeyError: the table has no such image.
         """
         try:
             number = int(image_id)
@@ -58,7 +58,7 @@ class LineIndex:
 
         Raises:
             FileNotFoundError: one of the files is not there.
-            ValueError: the index is in neither form, or leads to another picture than it says.
+            ValueError: the index is in neither form, or leads to another image than it says.
         """
         if not Path(table).is_file():
             raise FileNotFoundError(f"There is no table of images {table}.")
@@ -84,7 +84,7 @@ class LineIndex:
         return found
 
     def _check(self, index: str | os.PathLike) -> None:
-        """An index of another table would put wrong pictures beside the captions, so some lines are looked at."""
+        """An index of another table would put wrong images beside the captions, so some lines are looked at."""
         with open(self.table, "rb") as file:
             for place in np.unique(np.linspace(0, len(self) - 1, 5).astype(int)):
                 file.seek(int(self.offsets[place]))

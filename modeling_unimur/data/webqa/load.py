@@ -16,7 +16,6 @@ from .records import Source
 from .released import DOCUMENTS_FILE, read_released
 from .tables import write_tables
 
-LAYOUTS = ("raw", "released", "mbeir")
 # Which captions images have, and which documents are merged. WebQA repeats a text under another id for every question;
 # UniVL-DR's figures are those of the corpus with all of them, and of captions with a generated query behind them.
 SETTINGS = {
@@ -61,9 +60,9 @@ def load_webqa(
 
     Args:
         path: the folder with `WebQA_train_val.json` (and `WebQA_test.json`, whose candidates count); or the folder of
-            UniVL-DR's `data.zip`, or the archive itself; or M-BEIR's folder. Pictures of the first two are read out of
+            UniVL-DR's `data.zip`, or the archive itself; or M-BEIR's folder. Images of the first two are read out of
             `imgs.tsv` in the folder, by `imgs.lineidx.new` or `imgs.lineidx`; where neither is there, the table is
-            read once and the former is written. Without the table pictures have their captions alone.
+            read once and the former is written. Without the table images have their captions alone.
         setting: `merged`, or `released` for the corpus and the captions of UniVL-DR's figures. Figures of one setting
             are not comparable with those of another.
         captions: `raw`, or of `data.zip` `expanded` (a generated caption behind) or `query` (a generated query
@@ -124,4 +123,4 @@ def _state(path: Path, *choices: str) -> str:
     return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-__all__ = ["LAYOUTS", "SETTINGS", "load_webqa", "webqa_layout"]
+__all__ = ["SETTINGS", "load_webqa", "webqa_layout"]

@@ -1,6 +1,6 @@
-"""WebQA as M-BEIR has it (Wei et al., UniIR): candidate pools and queries as JSON lines, pictures as files.
+"""WebQA as M-BEIR has it (Wei et al., UniIR): candidate pools and queries as JSON lines, images as files.
 
-Its texts and its pairs of picture and caption are without repeats; its validation split are 3,500 training questions,
+Its texts and its pairs of image and caption are without repeats; its validation split are 3,500 training questions,
 its test split WebQA's validation.
 """
 
@@ -34,7 +34,7 @@ def read_mbeir(folder: Path) -> Iterator:
         folder: M-BEIR's, with `cand_pool/local`, `query` and `mbeir_images`.
 
     Yields:
-        `Document` and `Question`; a picture whose file is absent has an empty address.
+        `Document` and `Question`; an image whose file is absent has an empty address.
 
     Raises:
         FileNotFoundError: no pool of candidates, or no queries.

@@ -1,4 +1,4 @@
-"""WebQA as its authors publish it: `WebQA_train_val.json`, `WebQA_test.json` and the table of pictures."""
+"""WebQA as its authors publish it: `WebQA_train_val.json`, `WebQA_test.json` and the table of images."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def read_raw(folder: Path, index: LineIndex | None, num_validation: int = NUM_VA
 
     Args:
         folder: with the files.
-        index: of the pictures; without one, pictures have their captions alone.
+        index: of the images; without one, images have their captions alone.
         num_validation: training questions that are for validation, at most a third of them.
 
     Yields:
-        `Document` and `Question`; pictures that the table lacks have an empty address.
+        `Document` and `Question`; images that the table lacks have an empty address.
 
     Raises:
         FileNotFoundError: no training file.
@@ -75,7 +75,7 @@ def _documents(entry: dict, texts: tuple[str, ...], images: tuple[str, ...], ind
 
 
 def picture_document(image_id: str, caption: str, title: str, index: LineIndex | None) -> Document:
-    """A picture with its address, "" where the table lacks it."""
+    """An image with its address, "" where the table lacks it."""
     try:
         address = index.address(image_id) if index is not None else ""
     except KeyError:

@@ -22,7 +22,7 @@ def read_released(source: Source, index: LineIndex | None, captions: str = "raw"
 
     Args:
         source: with `train.json`, `dev.json`, `test.json`, `all_docs.json` and the captions.
-        index: of the pictures; without one, pictures have their captions alone.
+        index: of the images; without one, images have their captions alone.
         captions: `raw`, `expanded` or `query`.
 
     Yields:

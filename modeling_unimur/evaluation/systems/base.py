@@ -23,9 +23,9 @@ class Gallery:
 
     Args:
         texts: candidate texts.
-        image_ids: of the candidate pictures.
+        image_ids: of the candidate images.
         images: their files.
-        image_words: their titles and tags, for systems that cannot see; empty where a picture has none.
+        image_words: their titles and tags, for systems that cannot see; empty where an image has none.
     """
 
     texts: Sequence[str]
@@ -50,7 +50,7 @@ class Weights:
     """What a system holds in memory, in bytes.
 
     Args:
-        beyond: weights besides those of the dual encoder that made the index of pictures.
+        beyond: weights besides those of the dual encoder that made the index of images.
         total: all weights that it needs to answer and to add candidates.
     """
 
@@ -125,7 +125,7 @@ class System(ABC):
 
 
 def words_of_dialogue(messages: Messages) -> str:
-    """The words of all turns, a line each, without the pictures."""
+    """The words of all turns, a line each, without the images."""
     return "\n".join(words for words in map(words_of_turn, messages) if words)
 
 

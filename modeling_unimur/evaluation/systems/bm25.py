@@ -15,7 +15,7 @@ _WORD = r"(?u)\b\w+\b"
 
 class BM25(System):
     """BM25 (Lucene's form, k1 1.5, b 0.75, the defaults of bm25s) of the whole dialogue's words against the candidate
-    texts, and against the titles and tags of pictures. English stop words are left out.
+    texts, and against the titles and tags of images. English stop words are left out.
 
     Raises:
         ImportError: without `bm25s`.

@@ -15,7 +15,7 @@ _TEXTS, _PICTURES = 64, 16
 
 
 class ClipSpace:
-    """What a dual encoder makes of texts and pictures.
+    """What a dual encoder makes of texts and images.
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): whose dual encoder it is.

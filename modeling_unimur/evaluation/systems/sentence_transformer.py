@@ -13,7 +13,7 @@ from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialog
 
 
 class SentenceTransformerSystem(System):
-    """A sentence encoder of the whole dialogue's words, against texts, and against the titles and tags of pictures.
+    """A sentence encoder of the whole dialogue's words, against texts, and against the titles and tags of images.
 
     Args:
         source: Hub id or folder.

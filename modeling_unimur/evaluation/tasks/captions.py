@@ -1,4 +1,4 @@
-"""Caption to picture and picture to caption, as on COCO and Flickr30k."""
+"""Caption to image and image to caption, as on COCO and Flickr30k."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .options import TaskOptions
 def evaluate_captions(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Caption to picture, and picture to caption by the same scores, over all of the split.
+    """Caption to image, and image to caption by the same scores, over all of the split.
 
     Args:
         data: as `read_captioned`.
         systems: fitted where they learn.
-        options: `split` (`test` by default), `limit` (pictures), `seed`.
+        options: `split` (`test` by default), `limit` (images), `seed`.
         work: folder of finished batches.
 
     Raises:
@@ -40,7 +40,7 @@ def evaluate_captions(
     def measure(system: Encoded) -> Figures:
         values = recall_values(system.gold_ranks("image", every, golds), prefix="caption2image ")
         firsts = system.query_ranks("image", every, golds)
-        # A picture's figure stands at its first caption, so that all columns are as long.
+        # An image's figure stands at its first caption, so that all columns are as long.
         first = np.unique(golds, return_index=True)[1]
         for measure, column in recall_values(firsts, prefix="image2caption ").items():
             values[measure] = np.full(len(pairs), np.nan)

@@ -124,7 +124,7 @@ def evaluate_mmdialog(
 def evaluate_mmdialog_images(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Context-based image retrieval: every gold picture among its dialogue's pool of pictures.
+    """Context-based image retrieval: every gold image among its dialogue's pool of images.
 
     Args, Raises:
         as `evaluate_mmdialog`.
@@ -172,7 +172,7 @@ def _rank(replies: ReplySet, system: Encoded, kind: str, wanted: Sequence[tuple[
     if system.coherence is None:
         return found
     coherent = rank_in_pools(_coherent(replies, system, kind), queries, owners, golds, replies.pools[kind])
-    # Whether a picture is returned at all is decided by its cosine.
+    # Whether an image is returned at all is decided by its cosine.
     return replace(coherent, best_scores=found.best_scores)
 
 
@@ -255,7 +255,7 @@ def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judg
 
 
 def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars: dict) -> dict[str, np.ndarray]:
-    """Suffix of a policy's measures -> for which replies it returns a picture."""
+    """Suffix of a policy's measures -> for which replies it returns an image."""
     found = {"": np.ones(len(scores), dtype=bool)}
     likely = None
     if system.ret is not None:

@@ -13,10 +13,10 @@ class TaskOptions:
         split: of the set; None is the one that the papers report on.
         limit: only so many dialogues, for a quick look; figures are then not the papers'.
         seed: of the resampling.
-        over_return: percent of replies without a gold picture that may get one, where image retrieval rates are
+        over_return: percent of replies without a gold image that may get one, where image retrieval rates are
             matched.
-        image_threshold: score from which on a picture is returned; None takes the model's own, if it has one.
-        returned_images: pictures that a system returns in a reply.
+        image_threshold: score from which on an image is returned; None takes the model's own, if it has one.
+        returned_images: images that a system returns in a reply.
         judge: folder or Hub id of a CLIP for MM-Relevance; None takes the compared system's own space, which is said.
         rounds: numbers of rounds that VisDial shows; 0 stands for all.
         form: how VisDial is written: `chat`, a turn a line, or `fromage`, one line of `Q: ...? A: ....`.

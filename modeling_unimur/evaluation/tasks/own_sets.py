@@ -20,14 +20,14 @@ from ..dialogue_benchmark import (
     read_dialogues,
 )
 
-# What the pictures of a folder are called, `key<TAB>words`; no part of the published formats.
+# What the images of a folder are called, `key<TAB>words`; no part of the published formats.
 WORDS_FILE = "words.tsv"
 # Raised whenever the files change for the same dialogues.
 _VERSION = 1
 
 
 def media_key(image_id: str) -> str:
-    """A signed 64-bit number for a picture, as MMDialog names its own."""
+    """A signed 64-bit number for an image, as MMDialog names its own."""
     return str(int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big", signed=True))
 
 
@@ -53,8 +53,8 @@ def image_words(folder: Path) -> dict[str, str]:
 def write_own_mmdialog(
     split: str, folder: Path, examples: Sequence[DialogueExample] | None = None, gallery=None
 ) -> Path:
-    """Writes the dialogues of a part as MMDialog's `test`: their turns, and the reply with its picture; negatives are
-    the other replies and the other pictures of the gallery, without those that are right as well.
+    """Writes the dialogues of a part as MMDialog's `test`: their turns, and the reply with its image; negatives are
+    the other replies and the other images of the gallery, without those that are right as well.
 
     Args:
         split: `dev` or `test`.
@@ -106,10 +106,10 @@ def _part(part: dict, names: dict, keys: dict) -> dict:
 
 
 def write_own_visdial(split: str, folder: Path, examples: Sequence[DialogueExample] | None = None) -> Path:
-    """Writes the dialogues of a part as VisDial's val: two turns are a round, the picture is the reply's, and the 100
+    """Writes the dialogues of a part as VisDial's val: two turns are a round, the image is the reply's, and the 100
     options of a round's answer are drawn from all second turns, in the order of a hash.
 
-    Pictures within the dialogues are left out, as VisDial has none; dialogues whose words are then gone are too.
+    Images within the dialogues are left out, as VisDial has none; dialogues whose words are then gone are too.
 
     Args:
         split: `dev` or `test`.

@@ -81,7 +81,7 @@ def read_replies(
 
     Args:
         dialogs: with their negatives.
-        picture: image id to file; None where it is missing. Missing pictures are left out of contexts and pools, and
+        picture: image id to file; None where it is missing. Missing images are left out of contexts and pools, and
             as right answers.
         words: image id to what it is called, for systems that cannot see.
 

@@ -1,4 +1,4 @@
-"""VIST: the last picture of a story, in FROMAGe's three settings."""
+"""VIST: the last image of a story, in FROMAGe's three settings."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..report import Figures, TaskResult
 from ..systems.base import Gallery, System
 from .options import TaskOptions
 
-# Sentences of a story that are read, and whether the pictures between them are (Koh et al., ICML 2023, table 1).
+# Sentences of a story that are read, and whether the images between them are (Koh et al., ICML 2023, table 1).
 SETTINGS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 images": (5, True)}
 
 
 def story_context(story: Story, setting: str, pictures: dict[str, str]) -> list[dict]:
-    """A story as chat messages, a sentence each, with its picture behind it; the last one's is wanted.
+    """A story as chat messages, a sentence each, with its image behind it; the last one's is wanted.
 
     Args:
         story: of five sentences.
@@ -38,8 +38,8 @@ def story_context(story: Story, setting: str, pictures: dict[str, str]) -> list[
 
 
 def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None) -> TaskResult:
-    """Retrieval of the last picture among all pictures of the split, from one sentence, five, or five and four
-    pictures; the pictures that a system is shown do not compete.
+    """Retrieval of the last image among all images of the split, from one sentence, five, or five and four
+    images; the images that a system is shown do not compete.
 
     Args:
         data: folder of VIST.
@@ -48,7 +48,7 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
         work: folder of finished batches.
 
     Raises:
-        FileNotFoundError, ValueError: as the reader; ValueError also where no story has all its pictures.
+        FileNotFoundError, ValueError: as the reader; ValueError also where no story has all its images.
     """
     found = VIST(data, options.split or "val", options.limit)
     stories = list(found)
@@ -67,7 +67,7 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
         values: dict[str, np.ndarray] = {}
         for place, (setting, (_, shown)) in enumerate(SETTINGS.items()):
             queries = np.arange(len(whole)) * len(SETTINGS) + place
-            # What was shown never is the answer, but where a story ends with a picture that it began with.
+            # What was shown never is the answer, but where a story ends with an image that it began with.
             seen = [[numbers[n] for n in story.image_ids[:-1] if n != story.image_ids[-1]] for story in whole]
             ranks = system.gold_ranks("image", queries, golds, seen if shown else None)
             values.update(recall_values(ranks, prefix=f"{setting}: "))

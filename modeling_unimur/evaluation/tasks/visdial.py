@@ -1,4 +1,4 @@
-"""VisDial: dialogue to picture and picture to dialogue, and the ranking of 100 answers."""
+"""VisDial: dialogue to image and image to dialogue, and the ranking of 100 answers."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def _message(role: str, text: str, *pictures: str) -> dict:
 def evaluate_visdial(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Dialogue to picture, and picture to dialogue, over all pictures of the split, by the number of rounds shown.
+    """Dialogue to image, and image to dialogue, over all images of the split, by the number of rounds shown.
 
-    FROMAGe's script ranks the dialogues for each picture, which is `image2dialogue`, and calls it text-to-image.
+    FROMAGe's script ranks the dialogues for each image, which is `image2dialogue`, and calls it text-to-image.
 
     Args:
         data: as `open_visdial`.
@@ -81,7 +81,7 @@ def evaluate_visdial(
         work: folder of finished batches.
 
     Raises:
-        FileNotFoundError, ValueError: as the reader; ValueError also where no dialogue has its picture.
+        FileNotFoundError, ValueError: as the reader; ValueError also where no dialogue has its image.
     """
     dialogs, about, missing = open_visdial(data, options)
     dialogs = [dialog for dialog in dialogs if dialog.picture is not None and dialog.rounds]
@@ -136,7 +136,7 @@ def evaluate_visdial_answers(
 ) -> TaskResult:
     """Ranking of each round's answer options.
 
-    UniMuR and what is like it rank by the likelihood of the answer after the picture and the rounds before, as
+    UniMuR and what is like it rank by the likelihood of the answer after the image and the rounds before, as
     FROMAGe; systems without a language model by the similarity of the answer to the dialogue so far.
 
     Args:
@@ -227,7 +227,7 @@ def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) 
 
 
 def _question(dialog: VisDialDialog, place: int, options: TaskOptions) -> Question:
-    """The picture, the rounds before, and a question, in FROMAGe's form but for the space, which here belongs to the
+    """The image, the rounds before, and a question, in FROMAGe's form but for the space, which here belongs to the
     answer's first token."""
     lines = [dialog.caption.strip()] if options.with_caption and dialog.caption.strip() else []
     for part in dialog.rounds[:place]:

@@ -1,4 +1,4 @@
-"""WebQA through UniVL-DR: texts and pictures in one index, alone and together."""
+"""WebQA through UniVL-DR: texts and images in one index, alone and together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Universal retrieval: texts and pictures in one ranking, by any system, in three settings (UniVL-DR's evaluation)."""
+"""Universal retrieval: texts and images in one ranking, by any system, in three settings (UniVL-DR's evaluation)."""
 
 from .encoding import Encoder, UniVLDREncoder, encode_documents, encode_queries
 from .evaluate import SettingResult, evaluate_system, image_shares, returned_images

@@ -1,4 +1,4 @@
-"""Queries and documents as the vectors of a dual encoder, pictures and captions apart so that they can be weighed."""
+"""Queries and documents as the vectors of a dual encoder, images and captions apart so that they can be weighed."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ class EncodedDocuments:
     """A corpus as vectors that are not normalised yet.
 
     Args:
-        texts (`(documents, width)`): of texts, and of pictures' captions; zeros where there are no words.
-        images (`(pictures, width)`): of pictures, in the order of the corpus; zeros where none could be read.
+        texts (`(documents, width)`): of texts, and of images' captions; zeros where there are no words.
+        images (`(pictures, width)`): of images, in the order of the corpus; zeros where none could be read.
         is_image (`(documents,)`), has_caption, has_image (`(pictures,)`): what there is.
     """
 
@@ -121,21 +121,21 @@ class EncodedDocuments:
     has_image: np.ndarray
 
     def weighted(self, image_weight: float) -> np.ndarray:
-        """Unit vectors `(documents, width)`, pictures as `image_weight` x picture + caption; infinity leaves the
-        picture alone, 0 the caption alone. A document that lacks one of them is the other."""
+        """Unit vectors `(documents, width)`, images as `image_weight` x image + caption; infinity leaves the
+        image alone, 0 the caption alone. A document that lacks one of them is the other."""
         shown = self.images if np.isinf(image_weight) else image_weight * self.images
         captions = self.texts[self.is_image] * (0.0 if np.isinf(image_weight) else 1.0)
         both = (self.has_image & self.has_caption)[:, None]
         return self._with_pictures(np.where(both, shown + captions, self.images + self.texts[self.is_image]))
 
     def without_captions(self) -> EncodedDocuments:
-        """The same corpus whose pictures have no words."""
+        """The same corpus whose images have no words."""
         texts = self.texts.copy()
         texts[self.is_image] = 0
         return replace(self, texts=texts, has_caption=np.zeros_like(self.has_caption))
 
     def fused(self, encoder: Encoder) -> np.ndarray:
-        """Unit vectors `(documents, width)`, pictures and captions joined by the encoder itself."""
+        """Unit vectors `(documents, width)`, images and captions joined by the encoder itself."""
         captions = self.texts[self.is_image]
         return self._with_pictures(encoder.fuse(self.images, captions, self.has_image, self.has_caption))
 
@@ -146,7 +146,7 @@ class EncodedDocuments:
 
 
 def encode_documents(encoder: Encoder, task: RetrievalTask) -> EncodedDocuments:
-    """Encodes a task's corpus, each text and picture once; equal texts once for all."""
+    """Encodes a task's corpus, each text and image once; equal texts once for all."""
     distinct: dict[str, int] = {}
     places = np.array([distinct.setdefault(text.strip(), len(distinct)) for text in task.doc_texts], dtype=np.int64)
     texts = encoder.encode_texts(list(distinct))[places]

@@ -1,4 +1,4 @@
-"""How far texts and pictures lie apart in one space, a picture of it, and the calibration that closes the gap."""
+"""How far texts and images lie apart in one space, an image of it, and the calibration that closes the gap."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MeanSubtraction:
 
         Args:
             queries (`(queries, width)`), documents (`(documents, width)`): unit vectors.
-            is_image (`(documents,)`): which documents are pictures.
+            is_image (`(documents,)`): which documents are images.
         """
         return cls(_mean(queries), _mean(documents[~is_image]), _mean(documents[is_image]))
 
@@ -52,7 +52,7 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
 
 
 def modality_gap(documents: np.ndarray, is_image: np.ndarray) -> float:
-    """Distance between the mean text and the mean picture, both of unit vectors (Liang et al., NeurIPS 2022).
+    """Distance between the mean text and the mean image, both of unit vectors (Liang et al., NeurIPS 2022).
 
     Raises:
         ValueError: one of the kinds is absent.
@@ -70,11 +70,11 @@ def draw_modality_gap(
     title: str | None = None,
     seed: int = 0,
 ) -> Path:
-    """Draws texts, pictures and queries on the two principal axes of the documents.
+    """Draws texts, images and queries on the two principal axes of the documents.
 
     Args:
         documents (`(documents, width)`), queries (`(queries, width)`): unit vectors.
-        is_image (`(documents,)`): which documents are pictures.
+        is_image (`(documents,)`): which documents are images.
         output: a file that ends in `.png`, `.svg` or `.pdf`.
         title: above it.
         seed: of what is drawn where there is much.

@@ -16,7 +16,7 @@ MERGED_DEPTH = 100
 
 
 class UniversalSystem(ABC):
-    """One way to search texts and pictures.
+    """One way to search texts and images.
 
     Attributes:
         name: its row of a table.
@@ -58,7 +58,7 @@ class DenseSystem(UniversalSystem):
 
 
 class BM25System(UniversalSystem):
-    """BM25 (`systems.bm25`) over one index of texts and captions: pictures are found by their captions.
+    """BM25 (`systems.bm25`) over one index of texts and captions: images are found by their captions.
 
     A document that shares no word with the query is not returned.
 
@@ -82,12 +82,12 @@ class BM25System(UniversalSystem):
 
 
 class DivideAndConquer(UniversalSystem):
-    """One system for texts and one for pictures, each with its own ranking, merged by the reciprocals of the ranks
-    (UniVL-DR's divide and conquer): the first text, the first picture, the second text and so on.
+    """One system for texts and one for images, each with its own ranking, merged by the reciprocals of the ranks
+    (UniVL-DR's divide and conquer): the first text, the first image, the second text and so on.
 
     Args:
         texts, images: the systems.
-        is_image (`(documents,)`): which documents are pictures.
+        is_image (`(documents,)`): which documents are images.
         name: of the row.
         depth: length of either ranking.
     """
@@ -120,8 +120,8 @@ class OracleModality(UniversalSystem):
 
     Args:
         system: the system.
-        is_image (`(documents,)`): which documents are pictures.
-        relevant_kinds (`(queries, 2)`): whether texts, whether pictures are relevant.
+        is_image (`(documents,)`): which documents are images.
+        relevant_kinds (`(queries, 2)`): whether texts, whether images are relevant.
         name: of the row.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...data.retrieval_set import KINDS, RetrievalSet
 
-# Texts alone, pictures alone, one index of both (UniVL-DR's three settings).
+# Texts alone, images alone, one index of both (UniVL-DR's three settings).
 SETTINGS = ("text", "image", "both")
 
 
@@ -20,7 +20,7 @@ class RetrievalTask:
     Args:
         query_ids, query_texts, query_kinds: of the split; a query's kind is "" where the set names none.
         doc_ids, doc_texts, doc_images: of the corpus; `doc_images` are addresses, "" for texts.
-        is_image (`(documents,)`): which documents are pictures.
+        is_image (`(documents,)`): which documents are images.
         relevance: for each query, document -> grade.
         excluded: for each query, documents that do not count for it.
     """
@@ -104,7 +104,7 @@ class RetrievalTask:
         return rows, [kept[row] for row in rows]
 
     def relevant_kinds(self) -> np.ndarray:
-        """Whether texts, and whether pictures are relevant for each query `(queries, 2)`."""
+        """Whether texts, and whether images are relevant for each query `(queries, 2)`."""
         found = np.zeros((len(self.relevance), 2), dtype=bool)
         for row, grades in enumerate(self.relevance):
             shown = self.is_image[list(grades)]

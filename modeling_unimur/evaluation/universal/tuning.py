@@ -1,4 +1,4 @@
-"""What is chosen on a development split: the pictures' weight, BM25's weight in the hybrid, the calibration."""
+"""What is chosen on a development split: the images' weight, BM25's weight in the hybrid, the calibration."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def choose_image_weight(
     current: float = 1.0,
     weights: Sequence[float] = IMAGE_WEIGHTS,
 ) -> Choice:
-    """The weight of pictures in `weight x picture + caption`.
+    """The weight of images in `weight x picture + caption`.
 
     Warns where captions alone beat the sum at its current weight: with a weak image tower the sum of the paper does
     harm.

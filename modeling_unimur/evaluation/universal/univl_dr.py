@@ -178,7 +178,7 @@ class Space:
     Args:
         encoder: what made them.
         task, dev: the splits; they share the corpus.
-        encoded: the corpus, pictures and captions apart.
+        encoded: the corpus, images and captions apart.
         queries, dev_queries (`(queries, width)`): unit vectors.
     """
 
@@ -202,7 +202,7 @@ class Space:
         return cls(encoder, task, dev, encode_documents(encoder, task), encode_queries(encoder, task), dev_queries)
 
     def tune(self, image_weight: float | str | None = None, calibration: str = "off") -> tuple[dict, dict]:
-        """Sets the pictures' weight and the calibration, as `universal_result` takes them.
+        """Sets the images' weight and the calibration, as `universal_result` takes them.
 
         Returns:
             what was chosen, and the development split's MRR@10 of what was tried.
@@ -246,7 +246,7 @@ class Space:
 
 
 def with_bm25(dense: DenseSystem, space: Space) -> tuple[list[UniversalSystem], Choice | None]:
-    """BM25, its fusion with a dense system (BM25 finds texts, the dense system pictures), the fusion and the dense
+    """BM25, its fusion with a dense system (BM25 finds texts, the dense system images), the fusion and the dense
     system with an oracle of the modality, and the hybrid with the weight that dev chooses.
 
     Returns:
