@@ -48,8 +48,8 @@ EXTRAS = {
     "app": ["gradio>=6.16"],
     # What `unimur compare` sets beside UniMuR.
     "compare": ["bm25s>=0.3", "datasets>=5.2"],
-    # The papers' protocols, and their measures as modules of the library evaluate.
-    "evaluate": ["bm25s>=0.3", "datasets>=5.2", "evaluate>=0.4.6"],
+    # The papers' protocols.
+    "evaluate": ["bm25s>=0.3", "datasets>=5.2"],
     # The same models in MTEB.
     "mteb": ["mteb>=2.26", "sentence-transformers>=6.0"],
     "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
@@ -94,7 +94,7 @@ setup(
     ],
     package_dir={"unimur_mini": f"{MINI}/unimur_mini"},
     package_data={
-        "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*", "evaluation/hub_metrics/*/*"],
+        "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*"],
         "unimur_mini.demo": ["*.jsonl", "*.txt"],
         "unimur_mini.dialogues": ["*.txt"],
     },

@@ -119,13 +119,19 @@ def contrastive_loss(
         return (one_way(queries, candidates, negatives) + one_way(candidates, queries)) / 2 * world_size()
 
 
-def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):
+def vocabulary_logits(hidden, weight, bias=None, extra_row=None, softcap: float | None = None) -> torch.Tensor:
+    """Logits `(rows, vocabulary)` of last hidden states `(rows, width)`, in float32 or better; the arguments are those
+    of `next_token_loss`."""
     logits = F.linear(hidden, weight, bias)
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
     if extra_row is not None:
         logits = torch.cat([logits, hidden @ extra_row.to(hidden)[:, None]], dim=-1)
-    return F.cross_entropy(logits.to(_at_least_float32(logits)), labels, reduction="sum")
+    return logits.to(_at_least_float32(logits))
+
+
+def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):
+    return F.cross_entropy(vocabulary_logits(hidden, weight, bias, extra_row, softcap), labels, reduction="sum")
 
 
 def next_token_loss(
@@ -260,5 +266,6 @@ __all__ = [
     "gather_documents",
     "gather_with_gradient",
     "next_token_loss",
+    "vocabulary_logits",
     "world_size",
 ]

@@ -13,7 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_unimur import UniMuRConfig
-from .contrastive_loss import contrastive_loss, next_token_loss
+from .contrastive_loss import contrastive_loss, next_token_loss, vocabulary_logits
 from .loading import FrozenBackbonesMixin
 from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
 from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
@@ -613,22 +613,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         cut = ids.shape[1] - self.config.num_ret_tokens
         return torch.stack(decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut]).states, dim=1)
 
-    def _first_trained(self, input_ids: torch.Tensor) -> int:
-        """Column of the first position that a trained value touches."""
-        first = input_ids.shape[1] - self.config.num_ret_tokens
-        images = (input_ids == self.config.image_token_id).any(dim=0).nonzero()
-        return min(first, int(images[0])) if len(images) else first
-
-    def _kept_prefix(self, states: torch.Tensor, input_ids: torch.Tensor, mask: torch.Tensor) -> PrefixCache:
-        last = self.config.num_ret_tokens
-        found, wanted = (states.shape[0], states.shape[3] + last), tuple(input_ids.shape)
-        if found != wanted:
-            raise ValueError(
-                f"prefix_states are those of {found[0]} contexts of {found[1]} tokens; without images there are "
-                f"{wanted[0]} of {wanted[1]}: compute them with `get_prefix_states` on just these."
-            )
-        return PrefixCache.of(states.unbind(1), mask[:, :-last])
-
     def _parts(self, input_ids, attention_mask, visual_features, together: bool = False):
         """Aligned rows in parts that are worth running together: row numbers, ids, mask and image features.
 
@@ -658,25 +642,30 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         """Unified embeddings; and hidden states, ids and mask of what was run, part by part."""
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         attention_mask, input_ids = align_right(attention_mask, input_ids)
-        ret = torch.tensor(self.config.ret_token_ids, device=input_ids.device)
-        ends = input_ids[:, -len(ret) :] if input_ids.shape[1] >= len(ret) else input_ids
-        if ends.shape[1] != len(ret) or not bool((ends == ret).all()):
-            wrong = int((ends != ret[: ends.shape[1]]).any(dim=1).nonzero()[0]) if ends.shape[1] else 0
-            raise ValueError(
-                f"Context {wrong} does not end with [RET] (ids {ret.tolist()}): use the model's processor."
-            )
+        ret = self.config.ret_token_ids
+        for number, end in enumerate(input_ids[:, -len(ret) :].tolist()):
+            if end != ret:
+                raise ValueError(f"Context {number} does not end with [RET] (ids {ret}): use the model's processor.")
         decoder, kept = self.frozen_decoder, prefix_states is not None
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and not self.equal_calls
-        cached = cached and decoder.supports("continue")
+        cached = cached and decoder.supports()
         together = kept or (cached and decoder.supports_prefix_cache)
         order, ran, embeds = [], [], []
         for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, together):
-            prefix, cut = None, self._first_trained(ids)
+            prefix, cut = None, ids.shape[1] - len(ret)
             if kept and visual is None:
-                prefix = self._kept_prefix(prefix_states, ids, mask)
-            elif cached and cut:
-                with torch.no_grad():
-                    prefix = decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut])
+                if (found := (prefix_states.shape[0], prefix_states.shape[3])) != (len(ids), cut):
+                    raise ValueError(
+                        f"prefix_states are those of {found[0]} contexts of {found[1]} tokens before [RET]; without "
+                        f"images there are {len(ids)} of {cut}: compute them with `get_prefix_states` on just these."
+                    )
+                prefix = PrefixCache.of(prefix_states.unbind(1), mask[:, :cut])
+            elif cached:
+                images = (ids == self.config.image_token_id).any(dim=0).nonzero().flatten()
+                cut = min([cut, *images[:1].tolist()])  # what follows depends on trained values
+                if cut:
+                    with torch.no_grad():
+                        prefix = decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut])
             else:
                 cut = 0
             found = decoder.extend(self.get_inputs_embeds(ids[:, cut:], visual), mask[:, cut:], prefix)
@@ -734,13 +723,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             states: last hidden states.
             ret: whether the first [RET] is one more word, as in the next-token loss of contexts.
         """
-        head, softcap = self.get_output_embeddings(), self._softcap
-        logits = F.linear(states, head.weight, getattr(head, "bias", None)).float()
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        if ret:
-            logits = torch.cat([logits, (states @ self.heads.ret_embedding[0].to(states))[:, None].float()], dim=-1)
-        return logits
+        head, extra = self.get_output_embeddings(), self.heads.ret_embedding[0] if ret else None
+        return vocabulary_logits(states, head.weight, getattr(head, "bias", None), extra, self._softcap)
 
     def forward(
         self,

@@ -11,13 +11,13 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import zip_longest
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -39,13 +39,6 @@ DEFAULT_BYTES = 512 * 2**20
 _IMAGES = 1024
 # Images that are embedded together.
 _IMAGE_BATCH = 16
-
-# The ways to use a prefix, and what a language model that cannot do so is said to be unable to.
-_USES = {
-    "continue": "run a frozen prefix from a cache",
-    "cut": "go on from a chat's cache",
-    "branch": "share prefixes",
-}
 
 
 @dataclass
@@ -81,10 +74,11 @@ class PrefixCache:
         return sum(state.nbytes for state in self.states)
 
     def cut(self, end: int) -> PrefixCache:
-        """A copy of the first `end` columns, without hidden states; where that is all of it, it is not copied."""
+        """A copy of the first `end` columns; where that is all of them, nothing is copied."""
         if end == self.mask.shape[1]:
-            return PrefixCache(self.cache, self.mask)
-        return PrefixCache.of([state[:, :, :end] for state in self.states], self.mask[:, :end])
+            return self
+        hidden = None if self.hidden is None else self.hidden[:, :end]
+        return PrefixCache.of([state[:, :, :end] for state in self.states], self.mask[:, :end], hidden)
 
 
 def _float32_sdpa(module, query, key, value, attention_mask, **kwargs):
@@ -227,7 +221,7 @@ class FrozenDecoder:
             out = self.decoder(inputs_embeds=embeds, attention_mask=mask, return_dict=True, **kwargs)
         hidden = out.last_hidden_state
         states = [hidden if layer == -1 else out.hidden_states[layer] for layer in self.layers] if read else []
-        return Extended(states, hidden, PrefixCache(cache_of(out), mask, hidden) if keep else None)
+        return Extended(states, hidden, PrefixCache(cache_of(out), mask) if keep else None)
 
     @torch.no_grad()
     def build(self, embeds: torch.Tensor, mask: torch.Tensor, call_cost: int | None = None) -> PrefixCache:
@@ -241,12 +235,13 @@ class FrozenDecoder:
         """
         groups = group_by_length(mask, call_cost=call_cost) if self.supports_prefix_cache else []
         if len(groups) < 2:
-            return self.extend(embeds, mask, keep=True, read=False).prefix
+            found = self.extend(embeds, mask, keep=True, read=False)
+            return replace(found.prefix, hidden=found.hidden)
         joined: list[torch.Tensor] = []
         for rows in groups:
             width = max(int(mask[rows].sum(dim=1).max()), 1)
-            part = self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False).prefix
-            states = [part.hidden[:, None], *part.states]
+            part = self.extend(embeds[rows, -width:], mask[rows, -width:], keep=True, read=False)
+            states = [part.hidden[:, None], *part.prefix.states]
             if not joined:  # zeros at the padding, which the mask hides
                 joined = [one.new_zeros(len(mask), one.shape[1], mask.shape[1], one.shape[3]) for one in states]
             for whole, state in zip(joined, states, strict=True):
@@ -276,57 +271,62 @@ class FrozenDecoder:
         states."""
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.decoder.config).layers)
 
-    def supports(self, use: str) -> bool:
-        """Whether a prefix gives the numbers of the plain path; found out once, by trying, with a warning if not.
+    def supports(self, branches: bool = False) -> bool:
+        """Whether continuing a prefix gives the numbers and the gradients of the plain path, and from a part of it
+        where `supports_prefix_cache`; found out once, by trying, with a warning if not.
 
         Args:
-            use: to `"continue"` a whole prefix with a gradient (training), to `"cut"` it before (chats), or to
-                `"branch"` from many places of it (evaluation).
+            branches: whether to continue many parts of it together, which models without positions cannot.
         """
-        if use not in self._supported:
-            works, reason = use == "continue" or self.supports_prefix_cache, "its cache cannot be cut"
+        if branches not in self._supported:
+            works, reason = self.supports_prefix_cache or not branches, "its cache cannot be cut"
             if works:
                 try:
-                    works, reason = self._agrees(use), "its cached and its plain result differ"
+                    works, reason = self._agrees(branches), "its cached and its plain result differ"
                 except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                     works, reason = False, str(error).split("\n")[0]
             if not works:
-                named = f"{type(self.language_model).__name__} cannot {_USES[use]} ({reason})"
-                warnings.warn(f"{named}; it takes the plain path: the same numbers, slower.", stacklevel=3)
-            self._supported[use] = works
-        return self._supported[use]
+                named = f"{type(self.language_model).__name__} cannot {'share' if branches else 'cache'} prefixes"
+                warnings.warn(f"{named} ({reason}): the same numbers by the plain path, slower.", stacklevel=3)
+            self._supported[branches] = works
+        return self._supported[branches]
 
-    def _agrees(self, use: str) -> bool:
+    def _agrees(self, branches: bool) -> bool:
         table, device = self.language_model.get_input_embeddings(), self.language_model.device
-        trained = use == "continue"
         ids = (torch.arange(18, device=device).reshape(2, 9) * 7 + 3) % table.num_embeddings
         mask = torch.ones_like(ids)
         mask[1, :3] = 0
-        plainly = torch.inference_mode(False), torch.autocast(device.type, enabled=False)
-        with plainly[0], plainly[1], torch.set_grad_enabled(trained):
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
             embeds = table(ids).detach()
-            built, rest = 6 if trained else 8, embeds[:, 6:].clone().requires_grad_(trained)
+            built, rest = 8 if self.supports_prefix_cache else 6, embeds[:, 6:].clone().requires_grad_()
             prefix = self.build(embeds[:, :built], mask[:, :built], call_cost=0)  # both rows apart
-            if use == "branch":
+            if branches:
                 forks = mask[:, :6].sum(dim=1, keepdim=True).expand(2, 6)
                 owners = torch.tensor([[0, 0, 0, 1, 1, 1]] * 2, device=device)
                 found = self.branch(torch.cat([rest.flip(1), rest], dim=1), prefix, forks, owners).states
             else:
                 found = self.extend(rest, mask[:, 6:], prefix.cut(6)).states
-            if trained:
-                torch.autograd.grad(sum(state.sum() for state in found), rest)
-            plain = self.extend(embeds, mask).states
+            torch.autograd.grad(sum(state.sum() for state in found), rest)
+            with torch.no_grad():
+                plain = self.extend(embeds, mask).states
         most = 1e-3 if embeds.dtype in (torch.float32, torch.float64) else 0.14  # cosines of 1 - 1e-6 and 0.99
         pairs = [(one[:, -1], other[:, -1]) for one, other in zip(found, plain, strict=True)]
         return all(bool(((one - other).norm(dim=-1) < most * other.norm(dim=-1)).all()) for one, other in pairs)
 
 
-class ImageFeatures:
-    """What the language model reads of images, computed once for each content.
+def common_length(one: Sequence, other: Sequence) -> int:
+    """How many places two sequences have in common from their beginning."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
+
+
+class ContextReader:
+    """Reads dialogues as lists of places: a token, or the key of the image that stands there. Two contexts are the
+    same up to a place where their places are. What the language model reads of an image is computed once.
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
-        max_images (`int`, *optional*): the ones used last are kept; all of them by default.
+        max_images (`int`, *optional*): images whose features are kept, those used last; all of them by default.
     """
 
     def __init__(self, model, processor, max_images: int | None = None):
@@ -334,9 +334,51 @@ class ImageFeatures:
         self._features: OrderedDict[tuple, torch.Tensor] = OrderedDict()
         self._waiting: dict[tuple, object] = {}
 
-    def read(self, source, allow_urls: bool = False, owner: str | None = None) -> tuple:
-        """Reads an image; its key is the same for the same owner and content: the bytes of a file, or pixels as the
-        model sees them."""
+    def read(
+        self,
+        conversation,
+        where: str,
+        max_length: int | None = None,
+        allow_urls: bool | None = None,
+        owner: str | None = None,
+    ) -> tuple[list, list[dict]]:
+        """Places and messages of a dialogue, which errors call `where`; arguments as of `ChatCache.embed`."""
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
+        messages, keys = read_conversation(conversation, where, allow_urls, load=partial(self._load, owner=owner))
+        rows, (lost,) = self.processor.tokenize([self.processor.render(messages)], max_length, keep="latest")
+        image, width = self.processor.image_token_id, self.processor.num_visual_tokens
+        shown = iter([key for key in keys[lost:] for _ in range(width)])
+        return [next(shown) if token == image else token for token in rows["input_ids"][0]], messages
+
+    def images(self, places: Sequence) -> list[tuple]:
+        """Keys of the images that stand in a context."""
+        return [place for place in places if isinstance(place, tuple)][:: self.processor.num_visual_tokens]
+
+    def features(self, rows: Sequence[Sequence]) -> torch.Tensor | None:
+        """What the language model reads of the contexts' images `(images, visual_width)`; None without any."""
+        if self._waiting:
+            self._embed()
+        keys = [key for row in rows for key in self.images(row)]
+        for key in keys:
+            self._features.move_to_end(key)
+        found = torch.stack([self._features[key] for key in keys]).to(self.model.device) if keys else None
+        while self.max_images is not None and len(self._features) > self.max_images:
+            self._features.popitem(last=False)
+        return found
+
+    def inputs(
+        self, rows: Sequence[Sequence], features: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input vectors and mask of contexts, padded on the left; features of their images may be given."""
+        features = self.features(rows) if features is None else features
+        image, device = self.processor.image_token_id, self.model.device
+        rows = [[image if isinstance(place, tuple) else place for place in row] for row in rows]
+        ids = [torch.tensor(row, dtype=torch.long, device=device) for row in rows]
+        mask = pad_sequence([torch.ones_like(row) for row in ids], True, padding_side="left")
+        return self.model.get_inputs_embeds(pad_sequence(ids, True, padding_side="left"), features), mask
+
+    def _load(self, source, allow_urls: bool, owner: str | None) -> tuple:
+        """An image's key: the same for the same owner and content, the bytes of a file or pixels."""
         is_encoded = isinstance(source, (str, os.PathLike, bytes))
         content = image_bytes(source, allow_urls=allow_urls) if is_encoded else load_image(source)
         if is_encoded:
@@ -349,17 +391,6 @@ class ImageFeatures:
                 self._embed()
         return key
 
-    def get(self, keys: Sequence[tuple]) -> torch.Tensor | None:
-        """The features `(images, visual_width)` of images that were read, on the CPU; None without any."""
-        if self._waiting:
-            self._embed()
-        for key in keys:
-            self._features.move_to_end(key)
-        found = torch.stack([self._features[key] for key in keys]) if keys else None
-        while self.max_images is not None and len(self._features) > self.max_images:
-            self._features.popitem(last=False)
-        return found
-
     @torch.inference_mode()
     def _embed(self) -> None:
         waiting, self._waiting = self._waiting, {}
@@ -369,7 +400,7 @@ class ImageFeatures:
 
 
 class _Kept(NamedTuple):
-    """A context without its readout: what stands at each place, whose it is, and its prefix."""
+    """A context without its readout, whose it is, and its prefix."""
 
     places: list
     owner: str | None
@@ -377,11 +408,10 @@ class _Kept(NamedTuple):
 
 
 class ReadChat(NamedTuple):
-    """A dialogue that is not run yet: its tokens, keys and features of the images in them, whose it is, and the inputs
+    """A dialogue that is not run yet: its places, features of the images in them, whose it is, and the inputs
     of an anchored query, whose few texts are embedded anew in every turn."""
 
-    tokens: list[int]
-    keys: list[tuple]
+    places: list
     features: torch.Tensor | None
     owner: str | None
     anchors: dict
@@ -400,15 +430,11 @@ class ChatCache:
     def __init__(self, model, processor, max_bytes: int = DEFAULT_BYTES):
         self.model, self.processor, self.max_bytes = model, processor, max_bytes
         self._chats: list[_Kept] = []  # the one used last stands last
-        self._images = ImageFeatures(model, processor, _IMAGES)
+        self._reader = ContextReader(model, processor, _IMAGES)
         self._lock = threading.RLock()
 
-    def __getstate__(self) -> dict:
-        images = ImageFeatures(self.model, self.processor, _IMAGES)
-        return {**self.__dict__, "_chats": [], "_images": images, "_lock": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _lock=threading.RLock())
+    def __reduce__(self) -> tuple:
+        return type(self), (self.model, self.processor, self.max_bytes)
 
     def __len__(self) -> int:
         return len(self._chats)
@@ -421,7 +447,7 @@ class ChatCache:
     def clear(self) -> None:
         """Forgets everything, as it must when the model's weights change."""
         with self._lock:
-            self._chats, self._images = [], ImageFeatures(self.model, self.processor, _IMAGES)
+            self._chats, self._reader = [], ContextReader(self.model, self.processor, _IMAGES)
 
     def takes(self, conversation) -> bool:
         """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
@@ -434,7 +460,7 @@ class ChatCache:
         """Whether the language model gives the same numbers from a cache; found out once, by trying."""
         with self._lock:
             decoder = self.model.frozen_decoder
-            return decoder.supports_prefix_cache and decoder.supports("cut")
+            return decoder.supports_prefix_cache and decoder.supports()
 
     def embed(self, conversation, *args, **kwargs) -> torch.Tensor:
         """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding. The
@@ -463,63 +489,47 @@ class ChatCache:
         Raises:
             ValueError, FileNotFoundError: as `process_queries`.
         """
-        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
         with self._lock:
-            load = partial(self._images.read, owner=owner)
-            messages, keys = read_conversation(conversation, where, allow_urls, load=load)
-            rows, (lost,) = self.processor.tokenize([self.processor.render(messages)], max_length, keep="latest")
-            anchors = self.processor.process_anchors([messages])
-            return ReadChat(rows["input_ids"][0], keys[lost:], self._images.get(keys[lost:]), owner, anchors)
+            places, messages = self._reader.read(conversation, where, max_length, allow_urls, owner)
+            return ReadChat(places, self._reader.features([places]), owner, self.processor.process_anchors([messages]))
 
     @torch.inference_mode()
     def run(self, chat: ReadChat) -> torch.Tensor:
         """The second half of `embed`: what follows a kept context is run, and the longer context is kept."""
-        tokens, keys, features, owner, anchors = chat  # a pipeline hands on a plain tuple
+        places, features, owner, anchors = chat  # a pipeline hands on a plain tuple
         device = self.model.device
         with self._lock:
-            features = None if features is None else features.to(device)
-            readout = self._run(tokens, keys, features, owner)
-            counts = torch.tensor([[len(tokens)], [len(keys)]], device=device)
+            readout = self._run(places, features, owner)
+            counts = torch.tensor([[len(places)], [len(self._reader.images(places))]], device=device)
             anchors = {name: value.to(device) for name, value in anchors.items()}
             return self.model.anchor_queries(readout, *counts, features, **anchors).query
 
-    def _run(self, tokens: list[int], keys: list, features: torch.Tensor | None, owner: str | None) -> torch.Tensor:
-        body = len(tokens) - self.processor.readout_length
-        image, width = self.processor.image_token_id, self.processor.num_visual_tokens
-        shown = iter([key for key in keys for _ in range(width)])
-        places = [next(shown) if token == image else token for token in tokens[:body]]
-        kept, common = self._longest(places, owner)
-        prefix = None if kept is None else kept.prefix.cut(common)
+    def _run(self, places: list, features: torch.Tensor | None, owner: str | None) -> torch.Tensor:
+        body = len(places) - self.processor.readout_length
+        # Of another owner's chat, nothing is in common.
+        alike = [common_length(chat.places, places[:body]) if chat.owner == owner else 0 for chat in self._chats]
+        common = max(alike, default=0)
+        kept = self._chats[alike.index(common)] if common else None
         if features is not None:
-            features = features[tokens[:common].count(image) // width :]
-        embeds = self.model.get_inputs_embeds(torch.tensor([tokens[common:]], device=self.model.device), features)
-        found = self.model.frozen_decoder.extend(embeds, prefix=prefix, keep=True)
+            features = features[len(self._reader.images(places[:common])) :]
+        embeds, _ = self._reader.inputs([places[common:]], features)
+        found = self.model.frozen_decoder.extend(embeds, prefix=kept and kept.prefix.cut(common), keep=True)
         if kept is not None and common == len(kept.places):  # otherwise another chat, which began alike
             self._chats = [chat for chat in self._chats if chat is not kept]
-        self._chats.append(_Kept(places, owner, found.prefix.cut(body)))
+        self._chats.append(_Kept(places[:body], owner, found.prefix.cut(body)))
         while self._chats and self.num_bytes > self.max_bytes:
             self._chats.pop(0)
         return self.model.unify(found.states)
-
-    def _longest(self, places: list, owner: str | None) -> tuple[_Kept | None, int]:
-        best, common = None, 0
-        for chat in self._chats:
-            if chat.owner != owner:
-                continue
-            pairs = enumerate(zip_longest(places, chat.places))
-            alike = next((place for place, (mine, theirs) in pairs if mine != theirs), len(places))
-            if alike > common:
-                best, common = chat, alike
-        return best, common
 
 
 __all__ = [
     "DEFAULT_BYTES",
     "ChatCache",
+    "ContextReader",
     "FrozenDecoder",
-    "ImageFeatures",
     "PrefixCache",
     "ReadChat",
     "align_right",
+    "common_length",
     "group_by_length",
 ]

@@ -131,7 +131,7 @@ def test_training_in_parts_gives_the_same_losses_and_gradients(make_model, monke
     for cost in (5, 10_000):
         monkeypatch.setattr(prefix_cache, "_CALL_COST_CPU", cost)
         model.zero_grad()
-        model.frozen_decoder.supports("continue")
+        model.frozen_decoder.supports()
         calls.clear()
         output = model.train()(
             **contexts,

@@ -33,7 +33,7 @@ class Turn:
         return [value for kind, value in self.elements if kind == "image"]
 
     def values(self, kind: str) -> list[str]:
-        """Its texts or the ids of its images, one an element."""
+        """Its texts or the ids of its images, one per element."""
         return [value for found, value in self.elements if found == kind]
 
     def message(self, role: str, pictures: Mapping[str, str]) -> dict:
@@ -66,11 +66,6 @@ class Dialog:
     turns: tuple[Turn, ...]
     negative_texts: tuple[str, ...] = ()
     negative_images: tuple[str, ...] = ()
-
-    def row(self) -> dict:
-        """`dialog_id, turns: list of {speaker, text, image_ids}`."""
-        turns = [{"speaker": turn.speaker, "text": turn.text, "image_ids": turn.image_ids} for turn in self.turns]
-        return {"dialog_id": self.dialog_id, "turns": turns}
 
 
 @dataclass

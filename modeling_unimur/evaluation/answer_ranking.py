@@ -8,13 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..prefix_cache import PrefixCache
-from .turn_encoding import Branch, Context, TurnEncoder, plan_streams
+from .turn_encoding import Branch, Stream, TurnEncoder, plan_streams
 
 # Rows of vocabulary logits that exist at one time.
 _LOGIT_ROWS = 256
-# Options that run together from the start (FROMAGe's script: 20).
-_OPTIONS = 20
 
 
 @dataclass(frozen=True)
@@ -63,17 +60,24 @@ class AnswerScorer(TurnEncoder):
         Raises:
             ValueError: an option without a token; and as `TurnEncoder.encode`.
         """
-        contexts = [self.read(question.messages, number) for number, question in enumerate(questions)]
-        for context in contexts:
-            del context.tokens[-self.processor.readout_length :]
+        contexts = [
+            self.reader.read(question.messages, f"Dialogue {number}", allow_urls=False)[0]
+            for number, question in enumerate(questions)
+        ]
         options = [self._option_tokens(question.options) for question in questions]
-        if not self.shares:
-            return [self._from_the_start(*pair) for pair in zip(contexts, options, strict=True)]
+        last = self.processor.readout_length
         scores: list[np.ndarray | None] = [None] * len(questions)
-        for stream in plan_streams(contexts, 0, self.processor.image_token_id):
-            prefix = self.run_streams([stream])
+        for stream in plan_streams([places[: len(places) - last] for places in contexts], 0):
+            prefix = self.build([stream])
             for context in stream.branches:
-                scores[context.row] = self._of_branch(prefix, context, options[context.row])
+                head = stream.places[: context.fork]
+                parts = [
+                    Branch(number, context.fork, [*context.places, *tokens[:-1]])
+                    for number, tokens in enumerate(options[context.row])
+                ]
+                cut = None if prefix is None else prefix.cut(context.fork)
+                hidden = {number: states for number, _, states in self.run([Stream(head, parts)], cut)}
+                scores[context.row] = self._sums(hidden, len(context.places), options[context.row])
         return scores
 
     def _option_tokens(self, options: Sequence[str]) -> list[list[int]]:
@@ -83,46 +87,22 @@ class AnswerScorer(TurnEncoder):
             raise ValueError(f"The option {empty!r} has no token: leave it out.")
         return found
 
-    def _of_branch(self, prefix: PrefixCache, context: Branch, options: list[list[int]]) -> np.ndarray:
-        """Scores of one question's options behind a stream."""
-        lead = context.tokens  # what the context has of its own; nothing as a rule
-        parts = [Branch(number, context.fork, [*lead, *tokens[:-1]]) for number, tokens in enumerate(options)]
-        states = [prefix.hidden[0, context.fork - 1][None]]
-        if any(part.tokens for part in parts):
-            states.append(self.run_branches(prefix.cut(context.fork), [parts]).hidden[0])
-        pairs, place = [], 1
-        for number, (part, tokens) in enumerate(zip(parts, options, strict=True)):
-            before = [0, *range(place, place + len(part.tokens))]  # 0 is the end of what all share
-            pairs += [(before[len(lead) + i], token, number) for i, token in enumerate(tokens)]
-            place += len(part.tokens)
-        return self._sums(torch.cat(states), pairs, options)
-
-    def _from_the_start(self, context: Context, options: list[list[int]]) -> np.ndarray:
-        """The same scores, each option behind its own copy of the context."""
-        features, found = self.features([context]), []
-        for first in range(0, len(options), _OPTIONS):
-            part = options[first : first + _OPTIONS]
-            ids, mask = self.pad([[*context.tokens, *tokens[:-1]] for tokens in part])
-            visual = None if features is None else features.repeat(len(part), 1)
-            hidden = self.model.frozen_decoder.extend(
-                self.model.get_inputs_embeds(ids, visual), mask, read=False
-            ).hidden
-            longest = max(map(len, part))
-            pairs = [
-                (number * longest + longest - len(tokens) + i, token, number)
-                for number, tokens in enumerate(part)
-                for i, token in enumerate(tokens)
-            ]
-            found.append(self._sums(hidden[:, -longest:].flatten(0, 1), pairs, part))
-        return np.concatenate(found)
-
-    def _sums(self, states: torch.Tensor, pairs: list[tuple[int, int, int]], options: list[list[int]]) -> np.ndarray:
+    def _sums(self, hidden: dict[int, torch.Tensor], lead: int, options: list[list[int]]) -> np.ndarray:
         """Adds log-probabilities up by option.
 
         Args:
-            states (`(states, width)`): last hidden states.
-            pairs: number of a state, the token that follows it, and the option that it belongs to.
+            hidden: last hidden states `(1 + lead + tokens - 1, width)` by the option's number; all options see the
+                same at their beginning.
+            lead: states before an option's beginning.
+            options: the tokens of each.
         """
+        parts, pairs, place = [hidden[0][lead : lead + 1]], [], 1
+        for number, tokens in enumerate(options):
+            rows = [0, *range(place, place + len(tokens) - 1)]
+            pairs += [(row, token, number) for row, token in zip(rows, tokens, strict=True)]
+            parts.append(hidden[number][lead + 1 :])
+            place += len(tokens) - 1
+        states = torch.cat(parts)
         places, tokens, owners = (torch.tensor(column, device=states.device) for column in zip(*pairs, strict=True))
         sums = torch.zeros(len(options), dtype=torch.float64, device=states.device)
         for first in range(0, len(states), _LOGIT_ROWS):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -220,19 +219,11 @@ def _example(record: Mapping[str, Any], paths: Mapping[str, str]) -> DialogueExa
     )
 
 
-def count_by(examples: list[DialogueExample], field: str) -> Counter[str]:
-    """How many examples have each value of `topic` or `kind`, or each number of `turns`."""
-    if field == "turns":
-        return Counter(str(len(example.messages)) for example in examples)
-    return Counter(getattr(example, field) for example in examples)
-
-
 __all__ = [
     "GALLERY_SPLITS",
     "DialogueExample",
     "Message",
     "benchmark_gallery",
-    "count_by",
     "gallery_ids",
     "load_dialogue_benchmark",
     "parse_dialogue",

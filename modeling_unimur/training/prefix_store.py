@@ -49,19 +49,14 @@ class PrefixStore:
         write_shard(self.folder, name, {key.hex(): row for key, row in self._unwritten.items()})
         self._unwritten, self._unwritten_bytes = {}, 0
 
-    @staticmethod
-    def _key(tokens: torch.Tensor) -> bytes:
-        return hashlib.sha256(tokens.numpy().tobytes()).digest()
-
     def _rows(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "list[torch.Tensor]":
         """One `(2 * layers, heads, tokens, head_width)` a context."""
         last = self.model.config.num_ret_tokens
         lengths = (attention_mask.sum(dim=1) - last).tolist()
         # Up to the first [RET]: how many follow makes no difference to what comes before them.
-        ends = [row.shape[0] - last + 1 for row in input_ids]
-        keys = [
-            self._key(row[end - length - 1 : end]) for row, length, end in zip(input_ids, lengths, ends, strict=True)
-        ]
+        end = input_ids.shape[1] - last + 1
+        bodies = [row[end - length - 1 : end] for row, length in zip(input_ids, lengths, strict=True)]
+        keys = [hashlib.sha256(body.numpy().tobytes()).digest() for body in bodies]
         rows = [self._kept.get(key) for key in keys]
         missing = sorted((n for n, row in enumerate(rows) if row is None), key=lambda n: lengths[n])
         for start in range(0, len(missing), _BATCH):
@@ -102,8 +97,8 @@ class PrefixStore:
         if not bool(words.any()):
             return None
         rows = self._rows(input_ids[words], attention_mask[words])
-        before, first = max(row.shape[2] for row in rows), rows[0]
-        states = first.new_zeros(len(rows), first.shape[0], first.shape[1], before, first.shape[3])
+        (layers, heads, _, width), before = rows[0].shape, max(row.shape[2] for row in rows)
+        states = rows[0].new_zeros(len(rows), layers, heads, before, width)
         for place, row in zip(states, rows, strict=True):
             place[:, :, before - row.shape[2] :] = row
         return states

@@ -174,8 +174,8 @@ def test_index_is_made_where_there_is_none(folder):
 def test_wrong_indexes(folder):
     write_pictures(folder, 4)
     for text, message in (
-        ("x\ty\n", "no index of lines"),
-        ("", "no index of lines|needs"),
+        ("x\ty\n", "not an index of lines"),
+        ("", "not an index of lines|needs"),
         ("0\n7\n9\n", "not the index of"),
         (f"{FIRST_ID + 1}\t0\n", "not the index of"),
     ):

@@ -11,7 +11,7 @@ from modeling_unimur.evaluation.answer_ranking import AnswerScorer
 from modeling_unimur.evaluation.evaluator import Evaluator
 from modeling_unimur.evaluation.systems import unimur as unimur_module
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.evaluation.tasks import TASKS, Task, TaskOptions, register_task, task_function
+from modeling_unimur.evaluation.tasks import TASKS, TaskOptions, task_function
 from tests.data import published_files as files
 
 
@@ -121,15 +121,10 @@ def test_a_folder_of_broken_pictures(tmp_path, pair):
 
 
 # -- registry ---------------------------------------------------------------------------------------------------------
-def test_tasks_can_be_added(monkeypatch):
-    monkeypatch.setattr("modeling_unimur.evaluation.tasks.registry.TASKS", dict(TASKS))
-    register_task("mine", Task("json:loads", "nothing", "nothing"))
-    assert task_function("mine") is json.loads
-    with pytest.raises(ValueError, match="already"):
-        register_task("mine", Task("json:loads", "nothing", "nothing"))
+def test_every_task_has_a_function():
     with pytest.raises(ValueError, match="mmdialog"):
         task_function("nothing")
-    for name in list(TASKS):
+    for name in TASKS:
         assert callable(task_function(name))
 
 

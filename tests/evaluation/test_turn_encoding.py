@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
-from modeling_unimur.evaluation.turn_encoding import Context, TurnEncoder, plan_streams
+from modeling_unimur.evaluation.turn_encoding import TurnEncoder, plan_streams
 from tests import tiny
 from tests.test_query_anchor import shake
 
@@ -31,29 +31,33 @@ def beginnings(turns):
 
 
 # -- what is put together ---------------------------------------------------------------------------------------------
-def plan(*rows, skipped=(0, 0, 0, 0)):
-    contexts = [Context(row, skipped=lost) for row, lost in zip(rows, skipped, strict=False)]
-    return plan_streams(contexts, 1, image_token=50)
-
-
 def test_beginnings_of_one_dialogue_are_one_stream():
-    (stream,) = plan([1, 2, 9], [1, 2, 3, 4, 9], [1, 2, 3, 9])
-    assert stream.tokens == [1, 2, 3, 4]
-    assert sorted((branch.row, branch.fork, branch.tokens) for branch in stream.branches) == [
+    (stream,) = plan_streams([[1, 2, 9], [1, 2, 3, 4, 9], [1, 2, 3, 9]], 1)
+    assert stream.places == [1, 2, 3, 4]
+    assert sorted((branch.row, branch.fork, branch.places) for branch in stream.branches) == [
         (0, 2, [9]), (1, 4, [9]), (2, 3, [9]),
     ]  # fmt: skip
 
 
 def test_what_differs_little_is_in_the_branch_and_what_differs_much_apart():
     rows = [[1, 2, 3, 4, 5, 6, 9], [1, 2, 3, 8, 9], [1, 7, 7, 7, 9], [2, 3, 4, 5, 6, 9]]
-    streams = plan(*rows)
-    assert [stream.tokens for stream in streams] == [[1, 2, 3, 4, 5, 6], [2, 3, 4, 5, 6], [1, 7, 7, 7]]
-    assert [branch.tokens for branch in streams[0].branches] == [[9], [8, 9]]
+    streams = plan_streams(rows, 1)
+    assert [stream.places for stream in streams] == [[1, 2, 3, 4, 5, 6], [2, 3, 4, 5, 6], [1, 7, 7, 7]]
+    assert [branch.places for branch in streams[0].branches] == [[9], [8, 9]]
 
 
-def test_a_picture_never_stands_in_a_branch_and_pictures_that_fell_away_part():
-    assert len(plan([1, 2, 3, 4, 9], [1, 2, 3, 50, 9])) == 2
-    assert len(plan([1, 2, 3, 4, 9], [1, 2, 3, 9], skipped=[1, 0])) == 2
+def test_an_image_never_stands_in_a_branch_and_another_image_is_another_stream():
+    assert len(plan_streams([[1, 2, 3, 4, 9], [1, 2, 3, ("a",), 9]], 1)) == 2
+    assert len(plan_streams([[1, ("a",), 3, 4, 9], [1, ("b",), 3, 4, 9]], 1)) == 2
+    assert len(plan_streams([[1, ("a",), 3, 4, 9], [1, ("a",), 3, 9]], 1)) == 1
+
+
+def test_contexts_that_differ_in_their_image_alone(pair, pictures):
+    group = [[text(LINES[0], picture)] for picture in pictures[:2]]
+    found = TurnEncoder(*pair).encode([group])
+    plain = pair[0].get_multimodal_features(**pair[1].process_context(group)).pooler_output
+    torch.testing.assert_close(found, plain, atol=2e-5, rtol=0)
+    assert float((found[0] - found[1]).abs().max()) > 0.001
 
 
 # -- contexts ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from modeling_unimur.data.captioned_pictures import load_captioned_pictures, spl
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues.lexicon import Lexicon
 from unimur_mini.dialogues.stems import content_stems, hidden_stems, says
-from unimur_mini.picture_dictionary import build_picture_dictionary, hide_captions, load_picture_dictionary
+from unimur_mini.picture_dictionary import build_picture_dictionary, load_picture_dictionary
 from unimur_mini.wordnet import load_wordnet
 
 
@@ -157,14 +157,6 @@ def test_splits_are_those_of_the_titles(small):
     for split in small.queries:
         for documents in small.relevant(split).values():
             assert {split_of_title(titles[doc]) for doc in documents if doc in titles} <= {split}
-
-
-def test_hidden_captions(small):
-    hidden = hide_captions(small)
-    assert {row["text"] for row in hidden.corpus if row["kind"] == "image"} == {""}
-    kept = [row["text"] for row in small.corpus if row["kind"] == "text"]
-    assert [row["text"] for row in hidden.corpus if row["kind"] == "text"] == kept
-    assert hidden.queries is small.queries
 
 
 @pytest.mark.slow

@@ -30,7 +30,6 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from modeling_unimur.data.cache import build_once, cache_dir
@@ -83,12 +82,6 @@ def load_picture_dictionary() -> RetrievalSet:
         build_picture_dictionary(Lexicon(rows), pictures).save(folder)
 
     return RetrievalSet.load(build_once(cache_dir() / "data" / f"picture-dictionary-{TABLE_VERSION}", build))
-
-
-def hide_captions(retrieval: RetrievalSet) -> RetrievalSet:
-    """The same set with pictures that have no words: what finds them then, finds them by what they show."""
-    corpus = retrieval.corpus.map(lambda row: {"text": "" if row["kind"] == "image" else row["text"]})
-    return replace(retrieval, corpus=corpus)
 
 
 def build_picture_dictionary(
@@ -310,4 +303,4 @@ def _order(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-__all__ = ["NUM_DEFINITIONS", "build_picture_dictionary", "hide_captions", "load_picture_dictionary"]
+__all__ = ["NUM_DEFINITIONS", "build_picture_dictionary", "load_picture_dictionary"]

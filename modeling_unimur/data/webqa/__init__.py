@@ -5,11 +5,10 @@ from the Hub. All questions search one corpus, which holds the candidates of eve
 """
 
 from .line_index import LineIndex, find_line_index, write_line_index
-from .load import LAYOUTS, SETTINGS, load_webqa, webqa_layout
+from .load import SETTINGS, load_webqa, webqa_layout
 from .tables import write_tables
 
 __all__ = [
-    "LAYOUTS",
     "SETTINGS",
     "LineIndex",
     "find_line_index",

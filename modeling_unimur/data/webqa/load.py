@@ -16,7 +16,6 @@ from .records import Source
 from .released import DOCUMENTS_FILE, read_released
 from .tables import write_tables
 
-LAYOUTS = ("raw", "released", "mbeir")
 # Which captions images have, and which documents are merged. WebQA repeats a text under another id for every question;
 # UniVL-DR's figures are those of the corpus with all of them, and of captions with a generated query behind them.
 SETTINGS = {
@@ -124,4 +123,4 @@ def _state(path: Path, *choices: str) -> str:
     return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-__all__ = ["LAYOUTS", "SETTINGS", "load_webqa", "webqa_layout"]
+__all__ = ["SETTINGS", "load_webqa", "webqa_layout"]

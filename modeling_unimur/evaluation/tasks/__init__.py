@@ -4,6 +4,6 @@ No task is imported here, as tasks take PyTorch, and a command's help should not
 """
 
 from .options import TaskOptions
-from .registry import TASKS, Task, register_task, task_function
+from .registry import TASKS, Task, task_function
 
-__all__ = ["TASKS", "Task", "TaskOptions", "register_task", "task_function"]
+__all__ = ["TASKS", "Task", "TaskOptions", "task_function"]

@@ -12,15 +12,13 @@ from tqdm.auto import tqdm
 from ...image_loading import load_image
 
 _BATCH = 32
-# The one of MMDialog's own script.
-MMDIALOG_JUDGE = "openai/clip-vit-base-patch32"
 
 
 class ClipJudge:
     """Unit vectors of texts and images by a CLIP of transformers.
 
     Args:
-        source: folder or Hub id; MMDialog judges by `openai/clip-vit-base-patch32`.
+        source: folder or Hub id; MMDialog's own script judges by `openai/clip-vit-base-patch32`.
 
     Raises:
         ValueError: it cannot be loaded as a CLIP.
@@ -74,4 +72,4 @@ def _unit(features) -> np.ndarray:
     return F.normalize(features.float(), dim=-1).numpy()
 
 
-__all__ = ["MMDIALOG_JUDGE", "ClipJudge"]
+__all__ = ["ClipJudge"]

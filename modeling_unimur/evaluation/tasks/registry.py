@@ -59,17 +59,6 @@ TASKS: dict[str, Task] = {
 }
 
 
-def register_task(name: str, task: Task) -> None:
-    """Adds a task.
-
-    Raises:
-        ValueError: the name is taken.
-    """
-    if name in TASKS:
-        raise ValueError(f"There is a task {name!r} already: {TASKS[name].summary}.")
-    TASKS[name] = task
-
-
 def task_function(name: str) -> Callable:
     """The function of a task.
 
@@ -82,4 +71,4 @@ def task_function(name: str) -> Callable:
     return getattr(importlib.import_module(module, __package__), function)
 
 
-__all__ = ["TASKS", "Task", "register_task", "task_function"]
+__all__ = ["TASKS", "Task", "task_function"]

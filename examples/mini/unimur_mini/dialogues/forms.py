@@ -5,14 +5,11 @@ Every form returns the messages in turn, the user's first; the reply to be retri
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .glosses import with_article
 from .phrases import PHRASES
 from .talk import NothingLeft, Talk
 
 MOST_TURNS = 8
-Form = Callable[[Talk], "list[str]"]
 
 
 def chat(talk: Talk) -> list[str]:

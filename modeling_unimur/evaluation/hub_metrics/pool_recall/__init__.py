@@ -1,1 +1,0 @@
-"""A module of the library `evaluate`, in a folder of its name."""
