@@ -34,7 +34,7 @@ _CELLS = 2**25
 
 
 class Chunks:
-    """Arrays on disk, one a batch, with checksums; without a folder they are only returned.
+    """Arrays on disk, one per batch, with checksums; without a folder they are only returned.
 
     Args:
         folder: `system/kind`, made when the first is written; None keeps nothing.
