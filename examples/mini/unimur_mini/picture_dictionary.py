@@ -41,11 +41,11 @@ from .dialogues.lexicon import CONCRETE, Lexicon
 from .dialogues.pools import link_pictures
 from .dialogues.stems import content_stems, hidden_stems, says
 from .dialogues.things import split_of
+from .kept_rows import SPLITS, rows_of
 from .wordnet import load_wordnet
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 # About as many as there are pictures, as in WebQA's halves.
 NUM_DEFINITIONS = 6000
 # Entries with their word, of all definitions, and words that a sentence with it has at least.
@@ -74,8 +74,7 @@ def load_picture_dictionary() -> RetrievalSet:
     """
 
     def build(folder: Path) -> None:
-        rows = load_wordnet().with_format("arrow")[:].to_pylist()
-        pictures = load_captioned_pictures().with_format("arrow")[:].to_pylist()
+        rows, pictures = rows_of(load_wordnet()), rows_of(load_captioned_pictures())
         for picture in pictures:
             # The cache may be moved.
             picture["image"] = os.path.relpath(picture["image"], folder)
