@@ -4,7 +4,7 @@
 
 The frozen models run once over the test dialogues; every row below is made of the same vectors. Figures are mean
 reciprocal ranks in percent; `..._low` and `..._high` are the ends of a 95 % bootstrap interval over the queries, and
-further heads (`--heads`, one a seed) are averaged.
+further heads (`--heads`, one per seed) are averaged.
 
 - Sets: `dialogue_text`, `dialogue_image`: the 100 hand-written test dialogues -> reply, -> image; `dev_...`: those of
   dev, by which the linear correction was preferred to the network; `chat`: 1,000 chats -> reply; `more`:
@@ -121,7 +121,7 @@ def without_language_model(seed: int) -> UniMuRQueryAnchor:
 
 @torch.inference_mode()
 def queries_of(parts: dict[str, torch.Tensor], anchors: list[UniMuRQueryAnchor], fitted) -> dict[str, list]:
-    """Queries by the names of their figures, one a run."""
+    """Queries by the names of their figures, one per run."""
     inputs = [parts[name] for name in _FIELDS]
     readout, whole, last = inputs[:3]
     ungated = []

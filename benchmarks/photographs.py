@@ -3,8 +3,8 @@
     python benchmarks/photographs.py FOLDER RUN ...
 
 FOLDER holds photographs and `captions.tsv` (file, tab, caption; several lines a file); RUN are output folders of
-`recipes/clip_lite2_minilm.yaml`, one a seed. Recall in percent, means over the runs; `..._low` and `..._high` are the
-ends of a 95 % bootstrap interval over the queries.
+`recipes/clip_lite2_minilm.yaml`, one per seed. Recall in percent, means over the runs; `..._low` and `..._high` are
+the ends of a 95 % bootstrap interval over the queries.
 
 - `photos_r1`, `_r5`, `_r10`: caption -> photograph among all of the folder.
 - `clip_title_image_r1`, ...: title -> image on the test split of the clip art.
@@ -72,7 +72,7 @@ def ranks_by_gate(
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("photographs", type=Path, help="a folder with captions.tsv")
-    parser.add_argument("runs", type=Path, nargs="+", help="output folders of the recipe, one a seed")
+    parser.add_argument("runs", type=Path, nargs="+", help="output folders of the recipe, one per seed")
     args = parser.parse_args()
     models = [OpenCLIPModel.from_pretrained(run).eval() for run in args.runs]
     processors = AutoImageProcessor.from_pretrained(args.runs[0]), AutoTokenizer.from_pretrained(args.runs[0])

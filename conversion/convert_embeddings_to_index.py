@@ -5,7 +5,7 @@
 
 A file holds `{"paths": [...], "embeddings": ...}`, an array `(pictures, width)` or a list of vectors, of numpy or of
 torch; GILL's is a pickle in spite of its name. Nothing in a file is run. A `.npy` of numbers alone takes the paths
-from a text file, one a line. No image is fetched: a path or URL is the id and the payload of its vector.
+from a text file, one per line. No image is fetched: a path or URL is the id and the payload of its vector.
 
 Load the result with `retriever.load_index(FOLDER)`, or `RetrievalIndex.load(FOLDER)`.
 """

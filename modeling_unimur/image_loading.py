@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import io
 import os
 import struct
@@ -134,6 +135,13 @@ def image_bytes(source: str | os.PathLike | bytes, *, allow_urls: bool = False, 
     if address[:5].lower() == "data:":
         return _from_data_uri(address, name)
     return _read_file(address)
+
+
+def content_key(content: bytes | Image.Image) -> str:
+    """A digest that is the same for the same image: of the bytes of its file, or of its pixels."""
+    if isinstance(content, Image.Image):
+        return hashlib.sha256(f"{content.mode} {content.size}".encode() + content.tobytes()).hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def decode_base64(text: str, name: str = "the base64 text") -> bytes:

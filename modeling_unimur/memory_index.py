@@ -145,7 +145,7 @@ class VectorIndex:
 
         Args:
             kind: `"text"` or `"image"`.
-            ids: one a candidate.
+            ids: one per candidate.
             vectors: shape `(candidates, width)`, unit length; an array or a tensor.
             payloads: a small JSON object a candidate; see `plain_payload`.
             model: the model of these vectors, where the caller knows it.

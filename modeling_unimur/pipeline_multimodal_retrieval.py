@@ -349,7 +349,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             ("coherent", coherent, (True, False)),
             ("on_error", on_error, ("raise", "skip")),
         ):
-            if value is not None and not any(value is choice or value == choice != 1 for choice in choices):
+            if value is not None and (value not in choices or isinstance(value, bool) != isinstance(choices[0], bool)):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
         pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error}
         post = {"top_k": top_k, "modality": modality, "image_threshold": image_threshold, "where": where}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import os
 import threading
@@ -24,7 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .conversation import is_message, read_conversation
-from .image_loading import image_bytes, load_image, source_name
+from .image_loading import content_key, image_bytes, load_image, source_name
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 32
@@ -381,10 +380,7 @@ class ContextReader:
         """An image's key: the same for the same owner and content, the bytes of a file or pixels."""
         is_encoded = isinstance(source, (str, os.PathLike, bytes))
         content = image_bytes(source, allow_urls=allow_urls) if is_encoded else load_image(source)
-        if is_encoded:
-            key = (owner, hashlib.sha256(content).digest())
-        else:
-            key = (owner, content.size, hashlib.sha256(content.tobytes()).digest())
+        key = (owner, content_key(content))
         if key not in self._features and key not in self._waiting:
             self._waiting[key] = load_image(content, name=source_name(source)) if is_encoded else content
             if len(self._waiting) == _IMAGE_BATCH:

@@ -599,7 +599,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         """Captions after their images and `caption_prompt`, for the caption loss.
 
         Args:
-            captions (`list[str]`): one an image.
+            captions (`list[str]`): one per image.
             max_length (`int`): of a caption, in tokens (FROMAGe: 24).
             together (`int`): how many images with their captions follow one another in a row (FROMAGe: 2 in half of
                 its batches).

@@ -126,7 +126,7 @@ class UniVLDRProcessor(DualEncoderProcessor):
 
         Args:
             images: one image or a list, as `load_image` takes them.
-            captions (`list[str]`): one an image; None or an empty one for an image without.
+            captions (`list[str]`): one per image; None or an empty one for an image without.
             allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
             kwargs: as in `__call__`.
 

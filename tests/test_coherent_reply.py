@@ -214,7 +214,12 @@ def test_a_call_and_its_two_halves_agree(filled):
 
 @pytest.mark.parametrize(
     ("options", "token"),
-    [({"coherent": 1}, "coherent"), ({"coherent": "yes"}, "coherent"), ({"modality": "trio"}, "pair")],
+    [
+        ({"coherent": 1}, "coherent"),
+        ({"coherent": 0}, "coherent"),
+        ({"coherent": "yes"}, "coherent"),
+        ({"modality": "trio"}, "pair"),
+    ],
 )
 def test_wrong_options(filled, options, token):
     with pytest.raises(ValueError, match=token):

@@ -80,7 +80,7 @@ TESTED_THROUGH = {
     "tests/releasing/test_sentence_transformers.py": ("modeling_unimur.releasing.sentence_transformers_unimur",),
     "tests/training/test_two_ranks.py": ("modeling_unimur.training.ranks",),
     "tests/training/test_recipes.py": (
-        "modeling_unimur.training.recipe_yaml", "modeling_unimur.training.univl_dr_recipe",
+        "modeling_unimur.training.univl_dr_recipe",
     ),
     "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery", "unimur_mini.demo.terminal"),
     "tests/examples_mini/demo/test_page.py": ("unimur_mini.demo.page_style",),

@@ -33,7 +33,7 @@ class Turn:
         return [value for kind, value in self.elements if kind == "image"]
 
     def values(self, kind: str) -> list[str]:
-        """Its texts or the ids of its images, one an element."""
+        """Its texts or the ids of its images, one per element."""
         return [value for found, value in self.elements if found == kind]
 
     def message(self, role: str, pictures: Mapping[str, str]) -> dict:

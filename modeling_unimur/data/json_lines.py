@@ -109,7 +109,7 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
 
 
 def line_objects(file: IO[bytes], name: str) -> Iterator[dict]:
-    """Objects of a file that has one a line; lines that are none are passed over, and counted in the log.
+    """Objects of a file that has one per line; lines that are none are passed over, and counted in the log.
 
     Raises:
         ValueError: there are lines, and not one holds an object.

@@ -112,7 +112,7 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
         where = f"{path.name}, line {number}"
         records.append((where, _record(value, where)))
     if not records:
-        raise ValueError(f"{path} contains no dialogue: write one a line, with {_FIELDS}.")
+        raise ValueError(f"{path} contains no dialogue: write one per line, with {_FIELDS}.")
     pictures = _pictures(gallery, [name for _, record in records for name in _wanted(record)], path.parent)
     known = dict(zip(pictures["image_id"], pictures["image"], strict=True))
     folder = None if gallery is None else Path(gallery).expanduser()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..conversation import read_conversation
 from ..data.shards import read_shard, write_shard
-from ..image_loading import load_image
+from ..image_loading import content_key, image_bytes, load_image, source_name
 from ..memory_index import Coherence
 from .metrics import right_ranks
 from .report import Figures
@@ -31,7 +34,7 @@ _CELLS = 2**25
 
 
 class Chunks:
-    """Arrays on disk, one a batch, with checksums; without a folder they are only returned.
+    """Arrays on disk, one per batch, with checksums; without a folder they are only returned.
 
     Args:
         folder: `system/kind`, made when the first is written; None keeps nothing.
@@ -191,6 +194,7 @@ class Evaluator:
             raise ValueError(f"An evaluation needs systems of different names, got {names}.")
         self.systems, self.work = list(systems), work
         self.unreadable: dict[str, None] = {}
+        self._image_keys: dict[str, str] = {}
 
     def encode(self, groups: Sequence[Sequence[Messages]], gallery: Gallery) -> dict[str, Encoded]:
         """Embeds the contexts of all dialogues and all candidates, by every system.
@@ -202,6 +206,7 @@ class Evaluator:
         Returns:
             `dict[str, Encoded]`: by the systems' names.
         """
+        self._image_keys.clear()  # files may have changed since
         candidates: dict[str, dict] = {system.name: {} for system in self.systems}
         for kind in gallery.kinds():
             chosen = [system for system in self.systems if kind in system.kinds]
@@ -251,13 +256,12 @@ class Evaluator:
         """Vectors of all candidates of a kind, by system."""
         count = len(gallery.texts) if kind == "text" else len(gallery.images)
         size = _TEXTS if kind == "text" else _PICTURES
+        folders = {system.name: work_folder(system, self.work) for system in systems}
         items = gallery.texts
         if kind == "image":
-            items = [f"{path}\t{words}" for path, words in zip(gallery.images, gallery.image_words, strict=True)]
-        kept = {}
-        for system in systems:
-            folder = work_folder(system, self.work)
-            kept[system.name] = Chunks(folder and folder / kind, items)
+            keys = map(self._image_key, gallery.images if any(folders.values()) else ())
+            items = [f"{key}\t{words}" for key, words in zip(keys, gallery.image_words, strict=False)]
+        kept = {name: Chunks(folder and folder / kind, items) for name, folder in folders.items()}
         parts: dict[str, list] = {system.name: [] for system in systems}
         for number, start in enumerate(tqdm(range(0, count, size), desc=f"Candidates ({kind})", disable=not systems)):
             part = slice(start, min(start + size, count))
@@ -275,10 +279,20 @@ class Evaluator:
                 parts[system.name].append(array)
         return {name: _joined(arrays, kind) for name, arrays in parts.items()}
 
+    def _image_key(self, source) -> str:
+        """Of an image's content, or its name where it cannot be read."""
+        if not isinstance(source, str):
+            return image_key(source)
+        if source not in self._image_keys:
+            self._image_keys[source] = image_key(source)
+        return self._image_keys[source]
+
     def _queries(self, system: System, groups: Sequence[Sequence[Messages]]) -> tuple[Any, np.ndarray | None]:
         """What a system makes of all contexts, and the likelihood of [RET] where it predicts it."""
         folder = work_folder(system, self.work) if system.has_vectors else None
-        kept = Chunks(folder and folder / "queries", [repr(group) for group in groups] if folder else [])
+        read = partial(read_conversation, load=lambda source, allow_urls: self._image_key(source))
+        items = [repr([read(list(context)) for context in group]) for group in (groups if folder else ())]
+        kept = Chunks(folder and folder / "queries", items)
         parts = []
         for number, start in enumerate(tqdm(range(0, len(groups), _DIALOGUES), desc=f"Dialogues ({system.name})")):
             array = kept.get(number)
@@ -297,6 +311,15 @@ class Evaluator:
             return queries, None
         queries, ret = queries[:, :-1], queries[:, -1]
         return queries, None if np.isnan(ret).any() else ret
+
+
+def image_key(source) -> str:
+    """The same for the same image, wherever it lies; its name where it cannot be read."""
+    try:
+        is_encoded = isinstance(source, (str, os.PathLike, bytes))
+        return content_key(image_bytes(source) if is_encoded else load_image(source))
+    except (ValueError, OSError):
+        return source_name(source)
 
 
 def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
@@ -335,4 +358,4 @@ def _embed(system: System, kind: str, small: tuple[Gallery, list[int], int]) -> 
     return array
 
 
-__all__ = ["Chunks", "Encoded", "Evaluator", "work_folder"]
+__all__ = ["Chunks", "Encoded", "Evaluator", "image_key", "work_folder"]

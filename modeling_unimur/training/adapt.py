@@ -127,7 +127,7 @@ def adapt(
 
     Args:
         embeddings: `.npy`, `.parquet`, a FAISS index whose vectors can be had back, or an array `(items, width)`.
-        texts: one a vector: `.jsonl` or `.parquet` with `text` and, if wanted, `id`, `kind` (`text` or `image`),
+        texts: one per vector: `.jsonl` or `.parquet` with `text` and, if wanted, `id`, `kind` (`text` or `image`),
             `image`; `.txt`; or a list of texts or records. None reads them from the parquet file of the vectors.
         language_model: Hub id or folder of a causal language model.
         output_dir: gets the heads, the processor, `results.json` and the index. A language model or an encoder from a
@@ -308,7 +308,7 @@ def _free_folder(output_dir: str | os.PathLike) -> Path:
 def _ready_index(embeddings, texts, kind: str, column: str | None) -> PrecomputedCorpus:
     if texts is None:
         if not isinstance(embeddings, (str, os.PathLike)) or Path(embeddings).suffix.lower() != ".parquet":
-            raise ValueError("Only a parquet file can hold vectors and texts: give the texts, one a vector.")
+            raise ValueError("Only a parquet file can hold vectors and texts: give the texts, one per vector.")
         texts = embeddings
     vectors = load_vectors(embeddings, column)
     return join(vectors, load_items(texts, kind))

@@ -71,7 +71,7 @@ class Groups:
     """Items of equal text: they are right for one another.
 
     Args:
-        texts: one a group.
+        texts: one per group.
         rows: kind to the group's item numbers, for every group.
     """
 

@@ -13,7 +13,7 @@ from .dev_sets import DevSet, picture_sets, text_sets
 from .frozen_features import text_features
 from .frozen_towers import frozen_towers
 from .pairs import PicturePairs, load_pairs, project
-from .recipes import DataArguments, ModelArguments
+from .recipes import UniMuRDataArguments, UniMuRModelArguments
 from .unpaired_texts import TextContext, load_texts, text_rows
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
@@ -87,7 +87,7 @@ def _spaced(items: list, count: "int | None") -> list:
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def contexts_read(data: DataArguments) -> "dict[str, list[TextContext]]":
+def contexts_read(data: UniMuRDataArguments) -> "dict[str, list[TextContext]]":
     """The contexts of each source of unpaired texts that a run of a recipe reads: steps, refit, and what judges it."""
     further = data.refit_texts if data.refit_readout else []
     found = {}
@@ -101,7 +101,9 @@ def contexts_read(data: DataArguments) -> "dict[str, list[TextContext]]":
     return found
 
 
-def load_data(model: UniMuRModel, chosen: ModelArguments, data: DataArguments, seed: int = 0) -> AlignmentData:
+def load_data(
+    model: UniMuRModel, chosen: UniMuRModelArguments, data: UniMuRDataArguments, seed: int = 0
+) -> AlignmentData:
     """Reads pictures and texts with the frozen towers' features, cached on disk.
 
     Args:

@@ -58,7 +58,7 @@ def cache_recipe(
     Raises:
         ValueError: task univl_dr or `data.images`, whose features are computed when the training begins.
     """
-    if getattr(recipe.data, "images", None):
+    if recipe.task == "clip" and recipe.data.images:
         raise ValueError("The features of data.images are computed when training begins: run `unimur train` alone.")
     if recipe.task == "univl_dr":
         raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
@@ -68,7 +68,7 @@ def cache_recipe(
     splits = load_pairs(
         clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction, tell, cleaning
     )
-    if data.texts:
+    if recipe.task == "unimur" and data.texts:
         towers = frozen_towers(clip, tokenizer, cleaning)
         texts = FrozenTexts(towers.text_tower, towers.encode_texts)
         for source, contexts in contexts_read(data).items():

@@ -137,7 +137,7 @@ class MixedRows(Dataset):
 
     Args:
         datasets: the parts.
-        shares (`list[float]`): of the rows, one a part; they sum to 1.
+        shares (`list[float]`): of the rows, one per part; they sum to 1.
         seed (`int`): of the choice.
     """
 

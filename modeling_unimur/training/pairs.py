@@ -32,7 +32,7 @@ class PicturePairs:
     are indexed alike.
 
     Args:
-        paths, titles (`Sequence[str]`): one a picture.
+        paths, titles (`Sequence[str]`): one per image.
         groups (`torch.Tensor` of shape `(pictures,)`): pictures with one title group are right for each other.
         pooled (`torch.Tensor` of shape `(pictures, pooled_width)`): the frozen image tower's output.
         texts (`Sequence[str]`), owners (`torch.Tensor` of shape `(texts,)`): every caption form and its picture.

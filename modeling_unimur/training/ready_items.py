@@ -132,7 +132,7 @@ class PrecomputedCorpus:
 
     Args:
         vectors (`(items, width)`): unit vectors, float32.
-        items: one a vector.
+        items: one per vector.
         raw: the vectors as they were stored, where those are not normalised.
         metric: of the file's own index, `inner_product` or `l2`, where it says so.
         notes: what a person should know.

@@ -20,7 +20,7 @@ class ReadyVectors:
 
     Args:
         values (`(items, width)`): float32.
-        ids: one a row, where the file holds them.
+        ids: one per row, where the file holds them.
         metric: how the file's own index ranks, `inner_product` or `l2`; None where the file does not say.
         note: what a person should know about them; empty for nothing.
     """

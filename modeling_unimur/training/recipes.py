@@ -1,8 +1,10 @@
 """Typed YAML recipes: one file says everything about one training run."""
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser
@@ -12,21 +14,27 @@ from .arguments import RetrievalTrainingArguments
 from .frozen_features import FeatureOptions
 from .univl_dr_recipe import UniVLDRDataArguments, UniVLDRModelArguments
 
-TASKS = ("clip", "unimur", "univl_dr")
-
 
 @dataclass
-class ModelArguments:
-    """The backbones and the heads on them."""
+class ClipModelArguments:
+    """The dual encoder that task clip trains."""
 
     clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
+    clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
     image_head: dict | None = field(
         default=None,
         metadata={
             "help": "With data.images: arguments of a new PictureHead of an open_clip model, which then trains."
         },
     )
-    language_model: str | None = field(default=None, metadata={"help": "Hub id or folder; only for task unimur."})
+
+
+@dataclass
+class UniMuRModelArguments:
+    """The backbones and the heads on them."""
+
+    clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
+    language_model: str | None = field(default=None, metadata={"help": "Hub id or folder."})
     language_model_dtype: str = field(
         default="float32", metadata={"help": "Of the frozen language model; bfloat16 is 2.6 times faster with AMX."}
     )
@@ -39,7 +47,7 @@ class ModelArguments:
     heads: str | None = field(
         default=None,
         metadata={
-            "help": "Task unimur: file of trained heads to begin with; with training.max_steps: 0 only the anchored "
+            "help": "File of trained heads to begin with; with training.max_steps: 0 only the anchored "
             "query is fitted."
         },
     )
@@ -47,21 +55,14 @@ class ModelArguments:
 
 
 @dataclass
-class DataArguments:
-    """What is trained on."""
+class _ImageArguments:
+    """Captioned images, and the frozen towers' features of them."""
 
     sources: list[str] = field(
         default_factory=lambda: ["openclipart", "openmoji", "stamps"],
         metadata={
             "help": "Captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with "
             "cc3m_validation=PATH and cc3m_test=PATH."
-        },
-    )
-    images: str | None = field(
-        default=None,
-        metadata={
-            "help": "Task clip: captioned images in place of `sources`; a folder with captions.tsv (file, tab, "
-            "caption), the JSON file of Karpathy's splits, or a `datasets` id."
         },
     )
     held_out_fraction: float = field(
@@ -85,10 +86,46 @@ class DataArguments:
     feature_shard_rows: int = field(
         default=4096, metadata={"help": "Rows a file; a killed run computes at most as many again."}
     )
+
+    def __post_init__(self):
+        _require_one_of(self, "feature_dtype", ("float32", "bfloat16"))
+        _require_one_of(self, "tower_dtype", (None, "bfloat16"))
+        for name in ("feature_batch_size", "feature_shard_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+    def feature_options(self) -> FeatureOptions:
+        """How `load_pairs` runs and keeps the frozen towers for this recipe."""
+        return FeatureOptions(
+            stored=getattr(torch, self.feature_dtype),
+            tower=None if self.tower_dtype is None else getattr(torch, self.tower_dtype),
+            workers=self.feature_workers,
+            picture_batch=self.feature_batch_size,
+            text_batch=4 * self.feature_batch_size,
+            shard_rows=self.feature_shard_rows,
+        )
+
+
+def _require_one_of(arguments: object, name: str, allowed: tuple) -> None:
+    if getattr(arguments, name) not in allowed:
+        raise ValueError(f"{name} must be one of {allowed}, got {getattr(arguments, name)!r}.")
+
+
+@dataclass
+class ClipDataArguments(_ImageArguments):
+    """What task clip trains on."""
+
+    images: str | None = field(
+        default=None,
+        metadata={
+            "help": "Captioned images in place of `sources`; a folder with captions.tsv (file, tab, "
+            "caption), the JSON file of Karpathy's splits, or a `datasets` id."
+        },
+    )
     picture_views: int | None = field(
         default=None,
         metadata={
-            "help": "Task clip: flips and crops computed of each image. One row per image, of all clip arts, with "
+            "help": "Flips and crops computed of each image. One row per image, of all clip arts, with "
             "another view and text each epoch; by default one row a text, of the training split."
         },
     )
@@ -97,6 +134,16 @@ class DataArguments:
     )
     view_share: float = field(default=0.7, metadata={"help": "Share of rows that hold a view, not the image."})
     title_share: float = field(default=0.4, metadata={"help": "Share of rows with the title, not any text."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require_one_of(self, "view_dtype", (None, "bfloat16"))
+
+
+@dataclass
+class UniMuRDataArguments(_ImageArguments):
+    """What task unimur trains on."""
+
     max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
     picture_context_fraction: float = field(
         default=0.25, metadata={"help": "Share of contexts that hold an image and words, not words alone."}
@@ -179,34 +226,14 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        for name, allowed in (
-            ("feature_dtype", ("float32", "bfloat16")),
-            ("tower_dtype", (None, "bfloat16")),
-            ("view_dtype", (None, "bfloat16")),
-            ("keep_context", ("latest", "first")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}.")
+        super().__post_init__()
+        _require_one_of(self, "keep_context", ("latest", "first"))
         if self.refit_texts and not (self.refit_readout and self.texts):
             raise ValueError(
                 "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
             )
         if self.hard_negatives < 0:
             raise ValueError(f"hard_negatives must be a non-negative integer, got {self.hard_negatives}.")
-        for name in ("feature_batch_size", "feature_shard_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
-
-    def feature_options(self) -> FeatureOptions:
-        """How `load_pairs` runs and keeps the frozen towers for this recipe."""
-        return FeatureOptions(
-            stored=getattr(torch, self.feature_dtype),
-            tower=None if self.tower_dtype is None else getattr(torch, self.tower_dtype),
-            workers=self.feature_workers,
-            picture_batch=self.feature_batch_size,
-            text_batch=4 * self.feature_batch_size,
-            shard_rows=self.feature_shard_rows,
-        )
 
 
 @dataclass
@@ -214,9 +241,17 @@ class Recipe:
     """One training run."""
 
     task: str
-    model: "ModelArguments | UniVLDRModelArguments"
-    data: "DataArguments | UniVLDRDataArguments"
+    model: "ClipModelArguments | UniMuRModelArguments | UniVLDRModelArguments"
+    data: "ClipDataArguments | UniMuRDataArguments | UniVLDRDataArguments"
     training: RetrievalTrainingArguments
+
+
+# The arguments of each task: `model`, `data`.
+TASKS = {
+    "clip": (ClipModelArguments, ClipDataArguments),
+    "unimur": (UniMuRModelArguments, UniMuRDataArguments),
+    "univl_dr": (UniVLDRModelArguments, UniVLDRDataArguments),
+}
 
 
 def _section(cls, values: dict | None, name: str, path: Path):
@@ -224,6 +259,24 @@ def _section(cls, values: dict | None, name: str, path: Path):
         return HfArgumentParser(cls).parse_dict(values or {})[0]
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}, section `{name}`: {error}") from error
+
+
+def _read_yaml(text: str) -> Any:
+    """YAML in which `1e-3` is a number, as in YAML 1.2; PyYAML alone reads it as text."""
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError("Recipes are YAML: `pip install unimur[train]`.") from error
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+0123456789"))
+    try:
+        return yaml.load(text, Loader=Loader)  # a SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {error}") from error
 
 
 def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None) -> Recipe:
@@ -238,27 +291,25 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
         FileNotFoundError: when the file is not there.
         ValueError: for a key that no section knows, or a value of the wrong type.
     """
-    from .recipe_yaml import read_yaml
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {path}.")
     try:
-        raw = read_yaml(path.read_text(encoding="utf-8"))
+        raw = _read_yaml(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is {error}") from error
     unknown = set(raw or {}) - {"task", "model", "data", "training"} if isinstance(raw, dict) else {type(raw).__name__}
     if unknown or not raw:
         raise ValueError(f"{path}: a recipe has task, model, data and training, not {sorted(unknown)}.")
-    if raw.get("task") not in TASKS:
-        raise ValueError(f"{path}: task must be one of {TASKS}, got {raw.get('task')!r}.")
+    if str(raw.get("task")) not in TASKS:
+        raise ValueError(f"{path}: task must be one of {', '.join(TASKS)}, got {raw.get('task')!r}.")
     for override in overrides or []:
         key, equals, value = override.partition("=")
         section, _, name = key.partition(".")
         if not equals or section not in ("model", "data", "training") or not name:
             raise ValueError(f"{override!r}: write section.field=value, such as training.max_steps=100.")
         try:
-            raw.setdefault(section, {})[name] = read_yaml(value)
+            raw.setdefault(section, {})[name] = _read_yaml(value)
         except ValueError as error:
             raise ValueError(f"{override!r} is {error}") from error
     defaults = {"report_to": "none", "remove_unused_columns": False}
@@ -268,22 +319,27 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
     for name, value in training.items():
         if name.endswith("_strategy") and value is False:  # YAML reads a bare `no` so
             training[name] = "no"
-    univl_dr = raw["task"] == "univl_dr"
+    model, data = TASKS[raw["task"]]
     recipe = Recipe(
         task=raw["task"],
-        model=_section(UniVLDRModelArguments if univl_dr else ModelArguments, raw.get("model"), "model", path),
-        data=_section(UniVLDRDataArguments if univl_dr else DataArguments, raw.get("data"), "data", path),
+        model=_section(model, raw.get("model"), "model", path),
+        data=_section(data, raw.get("data"), "data", path),
         training=_section(RetrievalTrainingArguments, training, "training", path),
     )
     for name in ("clip", "language_model"):
         value = getattr(recipe.model, name, None)
         if value:
             setattr(recipe.model, name, value.replace("$UNIMUR_CACHE", str(cache_dir())))
-    if recipe.task == "unimur" and (recipe.data.images or recipe.model.image_head):
-        raise ValueError(f"{path}: data.images and model.image_head are for task clip; leave them out.")
     if recipe.task == "unimur" and not recipe.model.language_model:
         raise ValueError(f"{path}, section `model`: task unimur needs language_model.")
     return recipe
 
 
-__all__ = ["DataArguments", "ModelArguments", "Recipe", "load_recipe"]
+__all__ = [
+    "ClipDataArguments",
+    "ClipModelArguments",
+    "Recipe",
+    "UniMuRDataArguments",
+    "UniMuRModelArguments",
+    "load_recipe",
+]

@@ -111,7 +111,7 @@ def test_unpaired_texts_are_cached_too(recipe, empty_cache, capsys, monkeypatch)
     [
         (["nowhere.yaml"], "nowhere.yaml"),
         (["RECIPE", "data.feature_dtype=int3"], "feature_dtype"),
-        (["RECIPE", "data.images=mine"], "data.images"),
+        (["RECIPE", "data.images=mine"], "'images'"),
         (["RECIPE", "--device", "abacus"], "abacus"),
         (["RECIPE", "model.clip=nowhere"], "nowhere"),
         (["RECIPE", "data.sources=[cc3m=gone.tsv]"], "gone.tsv"),

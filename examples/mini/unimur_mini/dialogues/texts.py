@@ -6,15 +6,14 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
-from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value
 from datasets import List as ListFeature
 from tqdm.auto import tqdm
 
-from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_pictures import load_captioned_pictures
 
+from ..kept_rows import SPLITS, as_datasets, kept
 from ..wordnet import load_wordnet
 from .builder import Dialogue, make_dialogue
 from .glosses import plain
@@ -26,7 +25,6 @@ from .things import split_of
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 DEFAULT_SIZE = 24_000
 # Each held-out split, as a share of the dialogues in training.
 HELD_OUT_SHARE = 0.1
@@ -79,12 +77,7 @@ def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
     if size < 1:
         raise ValueError(f"size={size}: give the number of dialogues in training, such as {DEFAULT_SIZE}")
 
-    def build(folder: Path) -> None:
-        lexicon = Lexicon(_rows(load_wordnet()))
-        pictures = _rows(load_captioned_pictures())
-        build_dialogues(lexicon, pictures, seed=seed, size=size).save_to_disk(folder)
-
-    return _load(build_once(cache_dir() / "data" / f"dialogues-{VERSION}-{seed}-{size}", build))
+    return kept(f"dialogues-{VERSION}-{seed}-{size}", lambda: build_dialogues(*_words(), seed=seed, size=size))
 
 
 def build_dialogues(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
@@ -102,11 +95,8 @@ def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
     Returns, Raises: as `load_dialogue_texts`; `target_kind` is `caption` or `title`.
     """
 
-    def build(folder: Path) -> None:
-        lexicon = Lexicon(_rows(load_wordnet()))
-        build_questions(lexicon, _rows(load_captioned_pictures()), seed=seed, size=size).save_to_disk(folder)
-
-    return _load(build_once(cache_dir() / "data" / f"questions-{QUESTIONS_VERSION}-{seed}-{size}", build))
+    name = f"questions-{QUESTIONS_VERSION}-{seed}-{size}"
+    return kept(name, lambda: build_questions(*_words(), seed=seed, size=size))
 
 
 def build_questions(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
@@ -121,9 +111,8 @@ def _told(pools: Sequence[Pool], make: Make, *, seed: int, size: int) -> Dataset
         wanted = size if split == "train" else max(1, int(size * HELD_OUT_SHARE))
         rows = _split_rows(pools, split, make, seed=seed, size=wanted)
         random.Random(f"{seed}:{split}").shuffle(rows)
-        columns = {name: [row[name] for row in rows] for name in DIALOGUE_FEATURES}
-        parts[split] = Dataset.from_dict(columns, features=DIALOGUE_FEATURES)
-    return DatasetDict(parts)
+        parts[split] = rows
+    return as_datasets(parts, DIALOGUE_FEATURES)
 
 
 def load_glosses() -> DatasetDict:
@@ -138,11 +127,7 @@ def load_glosses() -> DatasetDict:
         PackageUnavailable: WordNet or all sources of pictures are missing.
     """
 
-    def build(folder: Path) -> None:
-        lexicon = Lexicon(_rows(load_wordnet()))
-        build_glosses(lexicon, _rows(load_captioned_pictures())).save_to_disk(folder)
-
-    return _load(build_once(cache_dir() / "data" / f"glosses-{VERSION}", build))
+    return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))
 
 
 def build_glosses(lexicon: Lexicon, pictures: Sequence[dict]) -> DatasetDict:
@@ -170,8 +155,7 @@ def build_glosses(lexicon: Lexicon, pictures: Sequence[dict]) -> DatasetDict:
                 "license": row["license"],
             }
         )
-    columns = {split: {name: [row[name] for row in rows] for name in _GLOSS_FEATURES} for split, rows in parts.items()}
-    return DatasetDict({split: Dataset.from_dict(part, features=_GLOSS_FEATURES) for split, part in columns.items()})
+    return as_datasets(parts, _GLOSS_FEATURES)
 
 
 def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, size: int) -> list[Dialogue]:
@@ -197,10 +181,10 @@ def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, siz
     return rows
 
 
+def _words() -> tuple[Lexicon, list[dict]]:
+    return Lexicon(_rows(load_wordnet())), _rows(load_captioned_pictures())
+
+
 def _rows(dataset: Dataset) -> list[dict]:
     # Arrow's own conversion: a dataset's iterator decodes row by row.
     return dataset.with_format("arrow")[:].to_pylist()
-
-
-def _load(folder: Path) -> DatasetDict:
-    return DatasetDict(load_from_disk(folder))
