@@ -37,6 +37,8 @@ EXTRAS = {
     # Indexes that others made, and their encoders.
     "adapt": ["accelerate>=1.15", "datasets>=5.2", "pyarrow>=23.0.1"],
     "faiss": ["faiss-cpu>=1.10"],
+    # BM25 beside the vectors of an index.
+    "hybrid": ["bm25s>=0.3"],
     # Corpora from tables; on a cluster.
     "encode": ["faiss-cpu>=1.10", "pyarrow>=23.0.1"],
     "ray": ["ray[data]>=2.55", "pyarrow>=23.0.1"],

@@ -57,6 +57,11 @@ def words_of_turn(message: dict) -> str:
     return " ".join(part["text"] for part in content or () if part["type"] == "text").strip()
 
 
+def words_of_dialogue(messages: list[dict]) -> str:
+    """The words of all turns, a line each, without the images."""
+    return "\n".join(words for words in map(words_of_turn, messages) if words)
+
+
 def require_unicode(text: str, where: str) -> str:
     """Returns the text.
 

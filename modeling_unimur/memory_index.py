@@ -51,13 +51,15 @@ _TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One candidate that a search found: its id, cosine with the query, kind and payload; `cosine` where `score` is
-    another number (`Coherence`), and its vector `(width,)` where it was asked for."""
+    another number (`Coherence`, hybrid search), `bm25` where words were searched too, and its vector `(width,)` where
+    it was asked for."""
 
     id: str
     score: float
     kind: str
     payload: dict = field(default_factory=dict)
     cosine: float | None = None
+    bm25: float | None = None
     vector: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
@@ -288,6 +290,9 @@ class FolderIndex(VectorIndex):
     # Whether other writers are kept out until `close`; otherwise they are while a version is written, and one that
     # somebody else has written since is not overwritten.
     holds_folder = False
+    # Whether words are kept beside the vectors, what BM25 made of them, and whether the folder's version has them as
+    # they are; see `modeling_unimur.index.hybrid`.
+    keeps_words, words, has_saved_words = False, None, True
     parts: dict[str, Any]
 
     @locked
@@ -296,10 +301,16 @@ class FolderIndex(VectorIndex):
         return sum(len(self.parts[one]) for one in (KINDS if kind is None else (kind,)))
 
     def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
+        self.forget_words()
         return self.parts[kind].add(ids, vectors, payloads)
 
     def _remove(self, kind: str, ids: list[str]) -> None:
+        self.forget_words()
         self.parts[kind].remove(ids)
+
+    def forget_words(self) -> None:
+        """Words are read from the payloads again when they are needed, because rows have changed."""
+        self.words, self.has_saved_words = None, False
 
     def _known(self, kind: str, ids: list[str]) -> set[str]:
         return {item for item in ids if item in self.parts[kind].rows}
@@ -347,7 +358,7 @@ class FolderIndex(VectorIndex):
 
     def take(self, other: FolderIndex) -> None:
         """Goes on with the candidates of a newer version."""
-        self.parts = other.parts
+        self.parts, self.keeps_words, self.words = other.parts, other.keeps_words, None
 
     def compact(self) -> None:
         """Frees what removed candidates still take."""
@@ -372,6 +383,7 @@ class FolderIndex(VectorIndex):
         except _UNREADABLE as error:
             reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             raise ValueError(f"The index in {folder} is damaged: {reason.rstrip('.')}; build it again.") from error
+        index.keeps_words = about.get("words") is True
         return index
 
 
@@ -468,6 +480,9 @@ class _Rows:
             self.blocks = [np.concatenate(self.blocks)]
         return self.blocks[0] if self.blocks else np.empty((0, 0), np.float32)
 
+    def vectors(self, rows: np.ndarray) -> np.ndarray:
+        return self.matrix()[rows]
+
     def add(self, ids: list[str], vectors: np.ndarray, payloads: list[dict]) -> int:
         fresh = []
         for number, item in enumerate(ids):
@@ -517,8 +532,9 @@ def package(module: str, place: object) -> Any:
         if (error.name or "").split(".")[0] != "modeling_unimur":
             raise
         raise ImportError(
-            f"{place}: the code of a release only reads folders of `save_index`. To save an index, or to open one of "
-            "FAISS or Milvus, install or update the package: `pip install unimur`, unimur[faiss] or unimur[milvus]."
+            f"{place}: the code of a release only reads folders of `save_index`. To save an index, to open one of "
+            "FAISS or Milvus, or to search words too, install or update the package: `pip install unimur`, "
+            "unimur[faiss], unimur[milvus] or unimur[hybrid]."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -17,7 +18,14 @@ from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
-from .conversation import is_conversation, is_image, is_message, read_conversation, require_unicode
+from .conversation import (
+    is_conversation,
+    is_image,
+    is_message,
+    read_conversation,
+    require_unicode,
+    words_of_dialogue,
+)
 from .image_loading import load_image
 from .memory_index import (
     DEPTH,
@@ -338,7 +346,7 @@ class MultimodalRetrievalPipeline(Pipeline):
     # -- the call ---------------------------------------------------------------------------------------------------
     def _sanitize_parameters(
         self, max_length=None, allow_urls=None, on_error=None,
-        top_k=None, modality=None, image_threshold=None, where=None, coherent=None, **kwargs,
+        top_k=None, modality=None, image_threshold=None, where=None, coherent=None, hybrid=None, **kwargs,
     ):  # fmt: skip
         if kwargs:
             raise TypeError(f"multimodal-retrieval does not know {sorted(kwargs)}.")
@@ -351,9 +359,11 @@ class MultimodalRetrievalPipeline(Pipeline):
         ):
             if value is not None and (value not in choices or isinstance(value, bool) != isinstance(choices[0], bool)):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
-        pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error}
+        if hybrid is not None:
+            package("hybrid", f"hybrid={hybrid!r}").check_hybrid(hybrid)
+        pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error, "hybrid": hybrid}
         post = {"top_k": top_k, "modality": modality, "image_threshold": image_threshold, "where": where}
-        given = (pre, {}, {**post, "coherent": coherent})
+        given = (pre, {}, {**post, "coherent": coherent, "hybrid": hybrid})
         return tuple({key: value for key, value in one.items() if value is not None} for one in given)
 
     def __call__(self, inputs, batch_size: int | None = None, num_workers: int | None = None, **kwargs):
@@ -371,6 +381,9 @@ class MultimodalRetrievalPipeline(Pipeline):
             coherent (`bool`): whether texts and images are rescored by how well they agree with each other
                 (`memory_index.Coherence`, by `coherence_weight`, `coherence_text_share` and `coherence_temperature`
                 of the configuration). False by default.
+            hybrid (`float` or `str`, *optional*): also searches the words of texts and captions by BM25: its weight
+                from 0 (cosines alone) to 1 (BM25 alone), or `"rrf"` for reciprocal rank fusion. The query is the text
+                of all turns. Not together with `coherent` or pairs; see `modeling_unimur.index.hybrid`.
             image_threshold (`float`, *optional*): best cosine from which on images are returned at all, in answers
                 that are no joint ranking and no pairs.
             where (`dict`, *optional*): what a candidate's payload must say, as in
@@ -388,8 +401,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             of these for a generator or a dataset. `score` is the cosine with the dialogue. A hit that was rescored by
             `coherent=True` has that as `cosine`, and `score` is the sum of it and of the other kind's vote; where one
             kind has no candidate, the answer is that of a plain call. `"joint"` merges the rescored hits of both kinds
-            by their scores. The score of a pair is the sum of its hits' scores and of `coherence_weight` times the
-            cosine between its text and its image.
+            by their scores. With `hybrid`, `score` is the fused one, beside `cosine` and `bm25`. The score of a pair
+            is the sum of its hits' scores and of `coherence_weight` times the cosine between its text and its image.
 
         Raises:
             ValueError: for a malformed dialogue, an image that cannot be read, or an index without candidates.
@@ -514,12 +527,13 @@ class MultimodalRetrievalPipeline(Pipeline):
             return found
         return torch.stack(found) if found else torch.empty(0, self.model.config.embedding_width)
 
-    def rank(self, embeddings: torch.Tensor, **kwargs) -> list:
+    def rank(self, embeddings: torch.Tensor, words: list[str] | None = None, **kwargs) -> list:
         """Ranks the candidates for embedded dialogues.
 
         Args:
             embeddings (`torch.Tensor`): unit vectors `(dialogues, width)`, as `embed` returns them.
-            kwargs: `top_k`, `modality`, `coherent`, `image_threshold` and `where`, as in a call.
+            words (`list[str]`, *optional*): text of each dialogue, which `hybrid` needs.
+            kwargs: `top_k`, `modality`, `coherent`, `hybrid`, `image_threshold` and `where`, as in a call.
 
         Returns:
             `list`: the answer to each dialogue, as in a call.
@@ -528,19 +542,22 @@ class MultimodalRetrievalPipeline(Pipeline):
             ValueError: for another option or width.
         """
         pre, _, given = self._sanitize_parameters(**kwargs)
-        if pre:
+        if pre := set(pre) - {"hybrid"}:
             raise TypeError(f"rank does not know {sorted(pre)}: they are options of embed.")
-        return self._ranked(embeddings.float(), **{**self._postprocess_params, **given})
+        return self._ranked(embeddings.float(), words, **{**self._postprocess_params, **given})
 
-    def preprocess(self, inputs, max_length=None, allow_urls=None, on_error="raise"):
+    def preprocess(self, inputs, max_length=None, allow_urls=None, on_error="raise", hybrid=None):
         """The model's inputs of one dialogue or of a list of them."""
+        read = functools.partial(
+            self._read, max_length=max_length, allow_urls=allow_urls, with_words=hybrid is not None
+        )
         if not isinstance(inputs, _Batch):
             single = is_conversation(inputs)
             inputs = _Batch([inputs], [None]) if single else _Batch(list(inputs), range(len(inputs)))
         # A process of its own, started while another thread held the lock, would wait for ever.
         with contextlib.nullcontext() if get_worker_info() is not None else self._model_lock:
             try:
-                return {**self._read(inputs, max_length, allow_urls), "errors": {}}
+                return {**read(inputs), "errors": {}}
             except Exception as error:
                 if len(inputs.dialogues) == 1 and on_error == "raise":
                     raise
@@ -550,25 +567,27 @@ class MultimodalRetrievalPipeline(Pipeline):
             good, errors = [], {}
             for place, one in enumerate(zip(inputs.dialogues, inputs.numbers, strict=True)):
                 try:
-                    self._read(_Batch(*([part] for part in one)), max_length, allow_urls)
+                    read(_Batch(*([part] for part in one)))
                     good.append(one)
                 except Exception as error:
                     if on_error == "raise":
                         raise
                     errors[place] = error
-            rest = self._read(_Batch(*map(list, zip(*good, strict=True))), max_length, allow_urls) if good else {}
+            rest = read(_Batch(*map(list, zip(*good, strict=True)))) if good else {}
             return {**rest, "errors": errors}
 
-    def _read(self, batch: _Batch, max_length: int | None, allow_urls: bool | None) -> dict:
-        """What the model, or the chat cache, runs."""
+    def _read(self, batch: _Batch, max_length: int | None, allow_urls: bool | None, with_words: bool = False) -> dict:
+        """What the model, or the chat cache, runs, and the dialogues' words where they are searched too."""
         options = {"max_length": max_length, "allow_urls": allow_urls}
+        words = {"words": [_words(dialogue) for dialogue in batch.dialogues]} if with_words else {}
         if batch.kept:
-            return {"chat": self.chats.read(batch.dialogues[0], **options, owner=batch.owner, where=batch.name(0))}
-        return dict(self.processor.process_queries(batch.dialogues, **options, first=batch.numbers[0]))
+            chat = self.chats.read(batch.dialogues[0], **options, owner=batch.owner, where=batch.name(0))
+            return {"chat": chat, **words}
+        return {**self.processor.process_queries(batch.dialogues, **options, first=batch.numbers[0]), **words}
 
     def _forward(self, model_inputs):
         errors = model_inputs.get("errors", {})
-        features = {name: value for name, value in model_inputs.items() if name not in ("errors", "chat")}
+        features = {name: value for name, value in model_inputs.items() if name not in ("errors", "chat", "words")}
         with self._model_lock:
             if "chat" in model_inputs:
                 embeds = self.chats.run(model_inputs["chat"])
@@ -576,29 +595,39 @@ class MultimodalRetrievalPipeline(Pipeline):
                 embeds = self.model.get_multimodal_features(**features).pooler_output
             else:
                 embeds = torch.empty(0, self.model.config.embedding_width)
-        return {"embeds": embeds, "errors": errors}
+        return {"embeds": embeds, "errors": errors, "words": model_inputs.get("words", [])}
 
     def postprocess(self, model_outputs, **kwargs):
         """The answers to a batch, a list."""
         errors = {place: {"error": _reason(error)} for place, error in model_outputs.get("errors", {}).items()}
-        return _with_errors(self._ranked(model_outputs["embeds"].float(), **kwargs), errors)
+        embeds, words = model_outputs["embeds"].float(), model_outputs.get("words")
+        return _with_errors(self._ranked(embeds, words, **kwargs), errors)
 
-    def _ranked(self, embeds, top_k=5, modality="both", image_threshold=None, where=None, coherent=False) -> list:
+    def _ranked(
+        self, embeds, words=None, top_k=5, modality="both", image_threshold=None, where=None, coherent=False,
+        hybrid=None,
+    ) -> list:  # fmt: skip
         coherence = Coherence.of(self.model.config)
         # Both kinds are looked up, as far as they vote, also for an answer of one kind.
         joins = modality == "pair" or (coherent and coherence.weight > 0)
         kinds = (modality,) if modality in KINDS and not joins else KINDS
+        search = functools.partial(self.index.search, embeds, where=where)
+        if hybrid is not None:
+            if coherent or modality == "pair":
+                raise ValueError("hybrid cannot be combined with coherent or pairs, which rank by cosines alone.")
+            module = package("hybrid", f"hybrid={hybrid!r}")
+            search = functools.partial(module.search, self.index, embeds, words, hybrid, where=where)
         if modality == "joint" and not joins:
-            found = self.index.search(embeds, top_k, None, where)
+            found = search(top_k)
             return [[_shown(hit, "kind") for hit in hits] for hits in found]
         depth = max(top_k, DEPTH) if joins else top_k
         with self.index.guard:
-            found = [self.index.search(embeds, depth, kind, where, with_vectors=joins) for kind in kinds]
+            found = [search(depth, kind, **({"with_vectors": True} if joins else {})) for kind in kinds]
         threshold = self.model.config.image_threshold if image_threshold is None else image_threshold
         results = []
         for rows in zip(*found, strict=True):
             hits = dict(zip(kinds, rows, strict=True))
-            best = hits["image"][0].score if hits.get("image") else None
+            best = max((h.score if h.cosine is None else h.cosine for h in hits.get("image", ())), default=None)
             if coherent and joins:
                 hits = dict(zip(KINDS, coherence.rescore(hits["text"], hits["image"]), strict=True))
             if modality == "pair":
@@ -667,6 +696,11 @@ def _rows(kind: str, items, columns: dict) -> Iterator[tuple[int, Any, dict]]:
         yield number, row[0], dict(zip(given, row[1:], strict=True))
 
 
+def _words(dialogue) -> str:
+    """The text of a dialogue's turns; its images are not decoded."""
+    return words_of_dialogue(read_conversation(dialogue, load=lambda image, allow_urls: None)[0])
+
+
 def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
@@ -682,8 +716,7 @@ def _with_errors(rows: Any, errors: dict) -> list:
 def _shown(hit: Hit, *more: str) -> dict:
     """A hit as the pipeline returns it."""
     known = {"id": hit.id, "score": hit.score, **{name: getattr(hit, name) for name in more}}
-    if hit.cosine is not None:
-        known["cosine"] = hit.cosine
+    known |= {name: value for name in ("cosine", "bm25") if (value := getattr(hit, name)) is not None}
     return {**known, hit.kind: None, **hit.payload, **known}
 
 

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build = actions.add_parser("build", help="encode a source into an index; continues an interrupted build")
     update = actions.add_parser("update", help="update an index from its source: new, changed and deleted items")
     search = actions.add_parser("search", help="search an index with a dialogue of one turn")
+    tune = actions.add_parser("tune-hybrid", help="compare weights of BM25 by questions with known answers")
     for child in (build, update):
         child.add_argument(
             "source",
@@ -61,6 +62,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="remove items that are gone from the source even if they are more than 20 and more than a tenth",
         )
         child.add_argument("--moved-from", metavar="SOURCE", help="previous location of SOURCE, whose ids are kept")
+        child.add_argument(
+            "--bm25", action="store_true", help="keep the words of texts and captions too, for search --hybrid"
+        )
         child.add_argument("--device", help="device of the model (default: an accelerator if available)")
     build.add_argument("--kind", metavar="KIND", help="type of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
                        "(default: Flat)")  # fmt: skip
@@ -69,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common(search)
     search.add_argument("--modality", choices=("both", "text", "image", "joint", "pair"), default="both")
     search.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
+    search.add_argument(
+        "--hybrid",
+        type=hybrid_setting,
+        metavar="WEIGHT",
+        help="search words too: weight of BM25 from 0 to 1, or rrf (reciprocal rank fusion)",
+    )
     search.add_argument("--top-k", type=positive_integer, default=5, metavar="N", help="default: 5")
     search.add_argument(
         "--where",
@@ -78,7 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="condition on payloads: licence=cc0, 'year>=2020'",
     )
     add_trust(search)
-    search.add_argument("--json", action="store_true", help="print JSON")
+    tune.add_argument(
+        "questions", metavar="QUESTIONS", help='JSON lines {"query": text, "ids": [ids of texts and images]}'
+    )
+    _common(tune)
+    tune.add_argument("--modality", choices=("text", "image", "joint"), default="joint", help="default: joint")
+    tune.add_argument("--top-k", type=positive_integer, default=10, metavar="N", help="default: 10")
+    add_trust(tune)
+    for child in (search, tune):
+        child.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +110,19 @@ def _common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
     add_backbones(parser)
+
+
+def hybrid_setting(text: str) -> float | str:
+    """A weight of BM25 from 0 to 1, or `rrf`."""
+    from ..index.hybrid import check_hybrid
+
+    value: float | str = text
+    with contextlib.suppress(ValueError):
+        value = float(text)
+    try:
+        return check_hybrid(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def read_conditions(words: list[str]) -> dict:
@@ -118,7 +149,7 @@ def read_conditions(words: list[str]) -> dict:
 def run(args: argparse.Namespace) -> int:
     """Carry out the action and return the exit status."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # decoding processes are forked
-    return _search(args) if args.action == "search" else _build(args)
+    return {"search": _search, "tune-hybrid": _tune}.get(args.action, _build)(args)
 
 
 def _build(args: argparse.Namespace) -> int:
@@ -156,7 +187,7 @@ def _search(args: argparse.Namespace) -> int:
     model, opening = model_folder(args.model), opening_arguments(args)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     messages = [{"role": "user", "content": parts}]
-    options = {"top_k": args.top_k, "modality": args.modality, "coherent": args.coherent}
+    options = {"top_k": args.top_k, "modality": args.modality, "coherent": args.coherent, "hybrid": args.hybrid}
     found = retriever(messages, where=where or None, **options)
     if args.json:
         print(json.dumps(found, ensure_ascii=False))
@@ -168,6 +199,61 @@ def _search(args: argparse.Namespace) -> int:
             parts = [hit["text"], hit["image"]] if kind == "pair" else [hit]
             terminal.write(f"  {hit['score']:.3f}  {'  +  '.join(map(_line, parts))}")
     return 0
+
+
+def _tune(args: argparse.Namespace) -> int:
+    from ..index.hybrid import FUSED_DEPTH, RRF, best_weight, candidates, compare_weights
+    from ..memory_index import KINDS
+    from .retriever import model_folder, open_with_index
+
+    questions = read_questions(args.questions)
+    model, opening = model_folder(args.model), opening_arguments(args)
+    retriever = open_with_index(model, args.index, args.collection, **opening)
+    queries, relevant = map(list, zip(*questions, strict=True))
+    kind = None if args.modality == "joint" else args.modality
+    kinds = KINDS if kind is None else (kind,)
+    asked = set().union(*relevant)
+    missing = sorted(item for item in asked if not any((one, item) in retriever.index for one in kinds))
+    if len(missing) == len(asked):
+        raise CommandError(
+            f"{args.questions}: none of the {len(asked)} ids is in {args.index}, such as {missing[0]!r}"
+        )
+    depth = max(FUSED_DEPTH, args.top_k)
+    found = candidates(retriever.index, retriever.embed(queries), queries, depth, kind)
+    measures = compare_weights(found, relevant, args.top_k)
+    best = best_weight(measures)
+    if args.json:
+        rows = {str(hybrid): {"mrr": mrr, "recall": recall} for hybrid, (mrr, recall) in measures.items()}
+        print(json.dumps({"hybrid": best, "questions": len(queries), "missing_ids": len(missing), "measures": rows}))
+        return 0
+    print(f"{len(queries):,} questions, {len(missing):,} of {len(asked):,} ids are not in the index")
+    print(f"{'hybrid':24}{f'MRR@{args.top_k}':>10}{f'recall@{args.top_k}':>12}")
+    names = {0.0: "0 (vectors alone)", 1.0: "1 (BM25 alone)", RRF: RRF}
+    for hybrid, (mrr, recall) in measures.items():
+        mark = "  best" if hybrid == best else ""
+        print(f"{names.get(hybrid, str(hybrid)):24}{100 * mrr:10.1f}{100 * recall:12.1f}{mark}")
+    print(f"use --hybrid {best:g}" if best != RRF else f"use --hybrid {RRF}")
+    return 0
+
+
+def read_questions(path: str) -> list[tuple[str, set[str]]]:
+    """Questions and the ids that answer them, from JSON lines.
+
+    Raises:
+        CommandError: a line without a text `query` or a list of `ids`; the message names it; or no line.
+    """
+    from ..data.json_lines import read_json_lines
+
+    found = []
+    for number, record in read_json_lines(path):
+        query, ids = (record.get(name) for name in ("query", "ids")) if isinstance(record, dict) else (None, None)
+        good = isinstance(ids, list) and ids and all(isinstance(item, str) for item in ids)
+        if not (good and isinstance(query, str) and query.strip()):
+            raise CommandError(f'{path}, line {number}: write {{"query": "a text", "ids": ["at least one id"]}}')
+        found.append((query, set(ids)))
+    if not found:
+        raise CommandError(f"{path} holds no questions")
+    return found
 
 
 def _line(hit: dict) -> str:

@@ -20,6 +20,7 @@ from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
 from ..index import open_index
 from ..index.folder import WriterLock
+from ..index.hybrid import keep_words, require_words
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
 from .manifest import Manifest
@@ -82,6 +83,7 @@ class BuildOptions:
         prune: whether the index may lose more than a tenth of the source's items (and more than 20), because they are
             not there any more or cannot be read any more.
         moved_from: where the source lay when it was last listed; its ids stay.
+        bm25: whether the index keeps the words of texts and captions from now on, for `hybrid` search.
     """
 
     index: str | None = None
@@ -98,6 +100,7 @@ class BuildOptions:
     show_progress: bool = False
     prune: bool = False
     moved_from: str | None = None
+    bm25: bool = False
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -139,6 +142,8 @@ def build_index(
     uri, named = os.fspath(uri), _named(source)
     extra = {} if options.collection is None else {"collection": options.collection}
     work = Path(options.work or work_folder(uri, options.collection))
+    if options.bm25:
+        require_words(uri)
     with Ranks() as ranks:
         held = find_held(uri, **extra) if ranks.first else None
         if must_exist and ranks.first and held is None:
@@ -341,7 +346,8 @@ class _Run:
         from ..modeling_open_clip import same_space
 
         with Manifest(self.work / _MANIFEST) as manifest:
-            if held is not None and next(manifest.waiting(1), None) is None:
+            begins_words = self.options.bm25 and not (held is not None and held.words)
+            if held is not None and not begins_words and next(manifest.waiting(1), None) is None:
                 return Changes()
             store = self.store()
             store.refresh()  # others may have encoded, too
@@ -350,6 +356,8 @@ class _Run:
             known = held is not None and held.model is not None and same_space(held.model, self.name)
             name = held.model if known else self.name
             with open_index(uri, width, name, self.options.index, **extra) as index:
+                if begins_words:
+                    keep_words(index)
                 return bring_up_to_date(manifest, store, index, self.options.show_progress)
 
     def write_skipped(self, listed: Path) -> Counter[str]:

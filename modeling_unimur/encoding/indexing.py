@@ -33,17 +33,18 @@ class Changes:
 
 
 class Held(NamedTuple):
-    """Candidates of each kind that an index holds, and the name of their model."""
+    """Candidates of each kind that an index holds, the name of their model, and whether it keeps words too."""
 
     counts: dict[str, int]
     model: str | None
+    words: bool = False
 
 
 def find_held(uri: str, **options: object) -> Held | None:
     """What an index holds; None where there is no index."""
     if not is_database(uri):
         about = IndexFolder(uri).about()
-        return None if about is None else Held(about["counts"], about["model"])
+        return None if about is None else Held(about["counts"], about["model"], "words" in about)
     try:
         with open_index(uri, read_only=True, **options) as index:
             return Held({kind: index.count(kind) for kind in KINDS}, index.model)

@@ -6,18 +6,10 @@ Nothing here imports torch: a service that only searches needs none.
 from __future__ import annotations
 
 import os
-import re
 
 from ..memory_index import KINDS, MEMORY, Added, Hit, RetrievalIndex, VectorIndex
+from .base import is_database
 from .folder import IndexFolder
-
-_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
-
-
-def is_database(uri: str | os.PathLike) -> bool:
-    """Whether a place is a Milvus file (`*.db`) or server, and not a folder."""
-    place = os.fspath(uri)
-    return place.endswith(".db") or _ADDRESS.fullmatch(place) is not None
 
 
 def open_index(

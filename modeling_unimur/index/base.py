@@ -1,8 +1,10 @@
-"""What indexes share that are not kept in memory alone: payloads as JSON, and how far a search looks."""
+"""What indexes share that are not kept in memory alone: places, payloads as JSON, and how far a search looks."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 
 from ..memory_index import plain_payload
 
@@ -12,6 +14,13 @@ PAYLOAD_BYTES = 65_535
 # By benchmarks/index.py on a million vectors: recall 0.98 in HNSW32, 0.99 in IVF4096,SQ8.
 EF_SEARCH = 48
 NPROBE = 16
+_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
+
+
+def is_database(uri: str | os.PathLike) -> bool:
+    """Whether a place is a Milvus file (`*.db`) or server, and not a folder."""
+    place = os.fspath(uri)
+    return place.endswith(".db") or _ADDRESS.fullmatch(place) is not None
 
 
 def payload_text(item: str, payload: dict | None) -> str:
@@ -26,4 +35,4 @@ def payload_text(item: str, payload: dict | None) -> str:
     return text
 
 
-__all__ = ["EF_SEARCH", "NPROBE", "PAYLOAD_BYTES", "payload_text"]
+__all__ = ["EF_SEARCH", "NPROBE", "PAYLOAD_BYTES", "is_database", "payload_text"]

@@ -152,6 +152,8 @@ class FaissIndex(FolderIndex):
 
     def compact(self) -> None:
         """Frees what removed candidates still take."""
+        if self.tombstones:
+            self.forget_words()
         for part in self.parts.values():
             part.compact()
 
@@ -414,7 +416,8 @@ class FaissPart:
                     found = faiss.downcast_VectorTransform(chain.at(place)).reverse_transform(found)
             except RuntimeError as error:
                 raise ValueError(
-                    f"{self.factory!r} gives no vectors back: coherent replies need an index without whitening."
+                    f"{self.factory!r} gives no vectors back: coherent replies and hybrid search need an index "
+                    "without whitening."
                 ) from error
         return found
 

@@ -39,6 +39,7 @@ from ..memory_index import (
     file_digest,
     plain_value,
 )
+from .hybrid import write_words
 
 _ABOUT, _LOCK, _WRITER, _WRITING = "index.json", "writer.lock", "writer.json", "WRITING"
 _VERSION = re.compile(r"v\d{6,}")
@@ -284,9 +285,11 @@ def save(
             raise ValueError(f"{target.path} {what}: open it by load or open_index and change that one.")
         if compact:
             index.compact()
-        version = target.write(lambda place: {"format": FORMAT, **index.write_files(place)})
+        version = target.write(
+            lambda place: {"format": FORMAT, **index.write_files(place), **write_words(index, place)}
+        )
         if same or index.home is None:
-            index.home, index.version = target.path, version
+            index.home, index.version, index.has_saved_words = target.path, version, True
             _hold(index, lock)
     finally:
         if lock is not index.lock:

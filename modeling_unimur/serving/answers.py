@@ -81,7 +81,7 @@ class Answerer:
         with self._current_index():
             for numbers in alike.values():
                 found = self._tried(
-                    lambda at=numbers: self._ranked(torch.cat([wanted[n][0] for n in at]), wanted[at[0]][1])
+                    lambda at=numbers: self._ranked(torch.cat([wanted[n][0] for n in at]), [wanted[n][1] for n in at])
                 )
                 rows = [found] * len(numbers) if isinstance(found, Exception) else found
                 answers.update(zip(numbers, rows, strict=True))
@@ -130,8 +130,12 @@ class Answerer:
         logger.error("A request could not be answered.", exc_info=error)
         return error
 
-    def _ranked(self, vectors: torch.Tensor, request: RetrievalRequest) -> list[dict]:
-        options = {name: getattr(request, name) for name in ("top_k", "modality", "where", "coherent")}
+    def _ranked(self, vectors: torch.Tensor, alike: list[RetrievalRequest]) -> list[dict]:
+        request, options = alike[0], {}
+        for name in ("top_k", "modality", "where", "coherent"):
+            options[name] = getattr(request, name)
+        if request.hybrid is not None:
+            options |= {"hybrid": request.hybrid, "words": [one.words for one in alike]}
         rows = self.retriever.rank(vectors, **options)
         found = [row if isinstance(row, dict) else {request.modality: row} for row in rows]
         return [{kind: [self._shown(hit, kind) for hit in hits] for kind, hits in row.items()} for row in found]

@@ -7,13 +7,15 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..conversation import words_of_dialogue
+from ..index.hybrid import check_hybrid
 from ..memory_index import MODALITIES, conditions
 from .encoded_image import EncodedImage
 from .limits import ServingLimits
 from .refusal import Refused
 
 ROLES = ("user", "assistant", "system", "developer", "tool")
-_FIELDS = {"messages", "top_k", "modality", "where", "coherent"}
+_FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid"}
 # Signs between JSON values, beside those that stand in texts: each may cost Python a hundred bytes.
 _MARKS_A_PART = 100
 # What an image of at most a million pixels costs, in tokens of text.
@@ -26,7 +28,8 @@ class RetrievalRequest:
 
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
-        top_k, modality, where, coherent: of the pipeline.
+        top_k, modality, where, coherent, hybrid: of the pipeline.
+        words: the text of all turns, where `hybrid` searches it.
         tokens: of its words, about.
         client: whose chat this is, so that it may begin where an earlier request of the same client has ended; None
             for one that does not say.
@@ -39,6 +42,8 @@ class RetrievalRequest:
     tokens: int = 1
     client: str | None = None
     coherent: bool = False
+    hybrid: float | str | None = None
+    words: str = ""
     images: list[EncodedImage] = field(default_factory=list)
 
     def decode(self) -> RetrievalRequest:
@@ -60,11 +65,11 @@ class RetrievalRequest:
     @property
     def order(self) -> tuple:
         """Requests of the same order are ranked in one search."""
-        return self.top_k, self.modality, self.coherent, json.dumps(self.where, sort_keys=True)
+        return self.top_k, self.modality, self.coherent, self.hybrid, json.dumps(self.where, sort_keys=True)
 
 
 def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
-    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent"}`.
+    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent", "hybrid"}`.
 
     Messages are chat messages; an image comes with its bytes, as `{"type": "image", "image": "<base64>"}`, with or
     without `data:image/png;base64,` in front. Paths and addresses are refused: no client has the server open files.
@@ -103,6 +108,12 @@ def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
     coherent = request.get("coherent", False)
     if not isinstance(coherent, bool):
         raise Refused(422, f"coherent must be true or false, got {coherent!r:.40}.")
+    hybrid = request.get("hybrid")
+    if hybrid is not None:
+        try:
+            check_hybrid(hybrid)
+        except ValueError as error:
+            raise Refused(422, str(error)) from error
     _check_filter(where, limits)
     reader = _Reader(limits)
     messages = [_in_message(number, reader.message, message) for number, message in enumerate(request["messages"])]
@@ -110,7 +121,10 @@ def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
         raise Refused(422, "The dialogue is empty: it needs at least one word or one image.")
     # A token has about four bytes of English, and never less than one of anything.
     tokens = reader.bytes // 2 + 1
-    return RetrievalRequest(messages, top_k, modality, where, tokens, coherent=coherent, images=reader.images)
+    words = "" if hybrid is None else words_of_dialogue(messages)
+    return RetrievalRequest(
+        messages, top_k, modality, where, tokens, coherent=coherent, hybrid=hybrid, words=words, images=reader.images
+    )
 
 
 def _no_number(name: str) -> None:

@@ -43,6 +43,6 @@ def test_a_system_without_its_library_is_left_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "bm25s", None)
     found, left_out = open_systems(["bm25", "chance"], ["nowhere"], ARGUMENTS)  # no model is opened for these
     assert [system.name for system in found] == ["chance"]
-    assert "compare" in left_out["BM25"]
+    assert "hybrid" in left_out["BM25"]
     with pytest.raises(CommandError, match="BM25"):
         open_systems(["bm25"], ["nowhere"], ARGUMENTS)

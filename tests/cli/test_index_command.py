@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.index import read_conditions
+from modeling_unimur.cli.index import read_conditions, read_questions
 from modeling_unimur.cli.main import main
 from tests.encoding.corpora import picture, picture_folder
 
@@ -46,6 +46,44 @@ def test_build_update_and_search(release_folder, tmp_path, capsys):
     assert ".png" in line
 
 
+def test_words_are_searched_too_and_their_weight_is_chosen(release_folder, tmp_path, capsys):
+    lines = [{"id": f"t{n}", "text": text} for n, text in enumerate(("a harbour", "a lighthouse", "red bread"))]
+    (tmp_path / "texts.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    common = ["--model", str(release_folder), "--index", str(tmp_path / "index")]
+    assert main(["index", "build", str(tmp_path / "texts.jsonl"), *common, "--bm25"]) == 0
+    capsys.readouterr()
+    assert main(["index", "search", "bread", *common, "--hybrid", "1", "--json"]) == 0
+    (hit,) = json.loads(capsys.readouterr().out)["text"]
+    assert (hit["id"], hit["score"]) == ("t2", 1.0)
+    assert main(["index", "search", "bread", *common, "--hybrid", "rrf", "--modality", "joint"]) == 0
+    assert "red bread" in capsys.readouterr().out
+    questions = [{"query": "bread", "ids": ["t2"]}, {"query": "lighthouse", "ids": ["t1", "gone"]}]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    tune = ["index", "tune-hybrid", str(tmp_path / "questions.jsonl"), *common]
+    assert main([*tune, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["questions"], found["missing_ids"]) == (2, 1)
+    assert found["measures"]["1.0"] == {"mrr": 1.0, "recall": 0.75}
+    assert found["measures"][str(found["hybrid"])]["mrr"] == 1.0
+    assert main([*tune, "--modality", "text"]) == 0
+    shown = capsys.readouterr().out
+    assert "vectors alone" in shown
+    assert "BM25 alone" in shown
+    assert f"--hybrid {found['hybrid']:g}" in shown
+    (tmp_path / "questions.jsonl").write_text('{"query": "bread", "ids": ["gone"]}')
+    assert main(tune) == 2
+    assert "gone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["", "[]", '{"query": "a"}', '{"query": " ", "ids": ["a"]}', '{"query": "a", "ids": [1]}']
+)
+def test_questions_name_their_line(tmp_path, line):
+    (tmp_path / "questions.jsonl").write_text(line)
+    with pytest.raises(CommandError, match="line 1" if line else "no questions"):
+        read_questions(str(tmp_path / "questions.jsonl"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -54,6 +92,7 @@ def test_build_update_and_search(release_folder, tmp_path, capsys):
         (["build", "/nowhere/at/all"], "There is no"),
         (["build", ".", "--batch-size", "0"], "positive integer"),
         (["build", ".", "--engine", "spark"], "spark"),
+        (["search", "hello", "--hybrid", "2"], "rrf"),
         ([], "ACTION"),
     ],
 )

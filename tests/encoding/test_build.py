@@ -12,7 +12,7 @@ from modeling_unimur.data.source_folders import source_folders
 from modeling_unimur.encoding.build import build_index
 from modeling_unimur.encoding.encoder import CorpusEncoder
 from modeling_unimur.image_loading import load_image
-from modeling_unimur.index import open_index
+from modeling_unimur.index import hybrid, open_index
 from tests import tiny
 from tests.encoding.corpora import assert_same_content, content, options, picture, picture_folder
 
@@ -53,6 +53,38 @@ def test_the_pipeline_searches_what_was_built(encoder, pair, corpus, tmp_path, n
     assert [hit["id"] for hit in mine] == [hit["id"] for hit in theirs]
     assert [hit["score"] for hit in mine] == pytest.approx([hit["score"] for hit in theirs], abs=1e-5)
     retriever.index.close()
+
+
+@pytest.mark.parametrize("kind", ["Flat", "memory"])
+def test_words_are_kept_from_the_run_that_asks_for_them(encoder, tmp_path, kind):
+    def write(*texts):
+        (tmp_path / "texts.txt").write_text("\n".join(texts))
+
+    def found(query):
+        with open_index(tmp_path / "index", read_only=True) as index:
+            hits = hybrid.search(index, np.eye(1, index.width, dtype=np.float32), [query], 1.0)[0]
+            return [hit.payload["text"] for hit in hits]
+
+    write("a harbour", "a lighthouse")
+    source = tmp_path / "texts.txt"
+    build_index(source, encoder, tmp_path / "index", options(index=kind))
+    with pytest.raises(ValueError, match="--bm25"):
+        found("harbour")
+    report = build_index(source, encoder, tmp_path / "index", options(bm25=True))
+    assert (report.unchanged, report.added, report.encoded) == (2, 0, 0)
+    assert found("harbour") == ["a harbour"]
+    version = (tmp_path / "index" / "CURRENT").read_text()
+    build_index(source, encoder, tmp_path / "index", options(bm25=True))
+    assert (tmp_path / "index" / "CURRENT").read_text() == version
+    write("a bridge", "a lighthouse")
+    build_index(source, encoder, tmp_path / "index", options())
+    assert (found("bridge"), found("harbour")) == (["a bridge"], [])
+
+
+def test_words_beside_a_database_are_refused_before_anything_is_encoded(counting, corpus, tmp_path):
+    with pytest.raises(ValueError, match="Milvus"):
+        build_index(corpus, counting, tmp_path / "items.db", options(bm25=True))
+    assert counting.seen == 0
 
 
 def test_a_second_run_does_nothing(counting, corpus, tmp_path):

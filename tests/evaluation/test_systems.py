@@ -113,7 +113,7 @@ def test_bm25_over_nothing_but_stop_words():
 
 @pytest.mark.parametrize(
     ("library", "make", "extra"),
-    [("bm25s", BM25, "compare"), ("sentence_transformers", lambda: SentenceTransformerSystem("x"), "sentence")],
+    [("bm25s", BM25, "hybrid"), ("sentence_transformers", lambda: SentenceTransformerSystem("x"), "sentence")],
 )
 def test_a_missing_library_names_the_extra(library, make, extra, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)

@@ -46,6 +46,9 @@ def test_answers_are_the_pipeline_s(served, retriever, pictures):
     status, answer = served.retrieve([{"role": "user", "content": parts}], modality="joint", where={"n": [1, 2]})
     assert status == 200
     assert {hit["id"] for hit in answer["joint"]} == set(TEXTS[1:])
+    status, answer = served.retrieve("birthday guitar", hybrid=1, modality="text")
+    assert status == 422
+    assert "--bm25" in answer["error"]
     status, answer = served.retrieve(chat(1), top_k=4, coherent=True)
     assert status == 200
     expected = retriever(chat(1), top_k=4, coherent=True)
@@ -104,6 +107,22 @@ def test_a_newer_version_of_the_index_is_taken_over(retriever, pair, tmp_path):
     writer.save_index()
     next((tmp_path / "index").glob("v*/items.jsonl")).write_text("spoilt")
     assert len(answerer(asked)[0]["text"]) == 4
+
+
+def test_words_of_requests_that_are_ranked_together(retriever, pair):
+    own = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    own.add(texts=["she plays guitar", "the birthday cake"])
+    asked = [
+        RetrievalRequest([{"role": "user", "content": words}], hybrid=hybrid, words=words)
+        for words, hybrid in (("guitar", 1.0), ("cake", 1.0), ("cake", "rrf"))
+    ]
+    answers = Answerer(own)(asked)
+    assert [[hit["text"] for hit in row["text"]] for row in answers[:2]] == [
+        ["she plays guitar"],
+        ["the birthday cake"],
+    ]
+    assert len(answers[2]["text"]) == 2
+    assert {"score", "cosine", "bm25"} <= set(answers[2]["text"][0])
 
 
 def test_an_index_is_not_exchanged_under_a_search(monkeypatch):

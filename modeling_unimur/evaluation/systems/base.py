@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...conversation import words_of_turn
+from ...conversation import words_of_dialogue, words_of_turn
 from ...memory_index import Coherence
 
 KINDS = ("text", "image")
@@ -122,11 +122,6 @@ class System(ABC):
     @abstractmethod
     def weights(self) -> Weights:
         """What it weighs."""
-
-
-def words_of_dialogue(messages: Messages) -> str:
-    """The words of all turns, a line each, without the images."""
-    return "\n".join(words for words in map(words_of_turn, messages) if words)
 
 
 def words_of_last_turn(messages: Messages) -> str:

@@ -1,0 +1,137 @@
+"""Hybrid search beside its two parts: the GIMP manual's questions in one ranking of passages and images.
+
+    python benchmarks/hybrid.py [--quick] [--model FOLDER] [--index FOLDER]
+
+The manual is built into an index with words (`unimur index build gimp_manual --bm25`). The weight of BM25 is chosen on
+the validation questions, and all rankings are measured on the test questions:
+
+- `mrr10_bm25`, `mrr10_vectors`, `mrr10_hybrid`, `mrr10_rrf`: MRR@10 in percent; `recall10_...` likewise;
+- `weight`: of BM25, the best of 0 to 1 in steps of 0.1 on the `validation_questions`; `test_questions`: their number;
+- `hybrid_over_bm25`, `hybrid_over_vectors`: MRR@10 of hybrid minus that of the part, with `_low` and `_high`, the 95 %
+  interval by the paired bootstrap over questions;
+- `search_ms`, `hybrid_ms`: one question among `documents`, by vectors alone and hybrid, without the model.
+
+The quick run has eleven texts with random vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+
+from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, report
+from modeling_unimur.evaluation.significance import paired_bootstrap
+from modeling_unimur.index import hybrid, open_index
+from modeling_unimur.memory_index import FolderIndex, Hit, RetrievalIndex
+
+TOP_K = 10
+_WORDS = ("layer", "mask", "brush", "palette", "gradient", "channel", "selection", "path", "filter", "font", "guide")
+
+
+class Questions:
+    """Questions with their answers and what an index finds for them.
+
+    Args:
+        index: with words.
+        vectors: of the questions.
+        texts: of the questions.
+        relevant: ids that answer each.
+        excluded: ids that do not count for each.
+    """
+
+    def __init__(self, index: FolderIndex, vectors: np.ndarray, texts: list[str], relevant: list, excluded: list):
+        self.relevant, self.vectors, self.texts = relevant, vectors, texts
+        rows = hybrid.candidates(index, vectors, texts)
+        self.found: list[list[Hit]] = [
+            [hit for hit in hits if hit.id not in left_out] for hits, left_out in zip(rows, excluded, strict=True)
+        ]
+
+    def reciprocal_ranks(self, setting: float | str) -> np.ndarray:
+        """Of each question, in percent."""
+        pairs = zip(self.found, self.relevant, strict=True)
+        return np.array([100 * hybrid.measure_setting([hits], [wanted], setting, TOP_K)[0] for hits, wanted in pairs])
+
+
+def quick_questions(seed: int) -> tuple[FolderIndex, Questions, Questions]:
+    """Eleven texts that the words find and the vectors do not."""
+    rng, index = np.random.default_rng(seed), RetrievalIndex()
+    vectors = rng.standard_normal((3 * len(_WORDS), 16), dtype=np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index.add("text", list(_WORDS), vectors[: len(_WORDS)], [{"text": f"about a {word}"} for word in _WORDS])
+    texts, relevant = [f"what is a {word}?" for word in _WORDS], [{word} for word in _WORDS]
+    parts = np.split(vectors[len(_WORDS) :], 2)
+    return index, *(Questions(index, part, texts, relevant, [()] * len(texts)) for part in parts)
+
+
+def manual_questions(args: argparse.Namespace, folder: Path) -> tuple[FolderIndex, Questions, Questions]:
+    """Validation and test questions of the manual over an index of it, which is built where there is none."""
+    from modeling_unimur.cli.retriever import model_folder, open_retriever
+    from modeling_unimur.data.retrieval_sources import load_retrieval_set
+    from modeling_unimur.encoding.build import BuildOptions, build_index
+
+    model = model_folder(args.model)
+    build_index("gimp_manual", model, folder, BuildOptions(bm25=True, show_progress=sys.stderr.isatty()))
+    retriever, manual = open_retriever(model), load_retrieval_set("gimp_manual")
+    index = open_index(folder, read_only=True)
+    found = []
+    for split in ("validation", "test"):
+        relevant: dict[str, set[str]] = {}
+        for row in manual.qrels[split]:
+            if row["score"] > 0:
+                relevant.setdefault(row["query_id"], set()).add(row["doc_id"])
+        rows = [row for row in manual.queries[split] if row["query_id"] in relevant]
+        texts = [row["text"] for row in rows]
+        vectors = retriever.embed(texts, batch_size=32).numpy()
+        wanted = [relevant[row["query_id"]] for row in rows]
+        found.append(Questions(index, vectors, texts, wanted, [row["excluded"] for row in rows]))
+    return index, *found
+
+
+def measure(index: FolderIndex, validation: Questions, test: Questions, is_quick: bool) -> dict[str, float]:
+    tried = hybrid.compare_weights(validation.found, validation.relevant, TOP_K)
+    weight = hybrid.best_weight({setting: tried[setting] for setting in hybrid.WEIGHTS})
+    settings = {"bm25": 1.0, "vectors": 0.0, "hybrid": weight, "rrf": hybrid.RRF}
+    figures = {"weight": float(weight), "validation_questions": len(validation.texts)}
+    figures |= {"test_questions": len(test.texts), "documents": len(index)}
+    for name, setting in settings.items():
+        mrr, recall = hybrid.measure_setting(test.found, test.relevant, setting, TOP_K)
+        figures |= {f"mrr10_{name}": 100 * mrr, f"recall10_{name}": 100 * recall}
+    ranks = {name: test.reciprocal_ranks(setting) for name, setting in settings.items()}
+    for part in ("bm25", "vectors"):
+        found = paired_bootstrap(ranks["hybrid"], ranks[part])
+        figures |= {f"hybrid_over_{part}{end}": value for end, value in
+                    (("", found.mean), ("_low", found.low), ("_high", found.high))}  # fmt: skip
+    one, text = test.vectors[:1], test.texts[:1]
+    timings = alternate(
+        {
+            "search": lambda: index.search(one, TOP_K),
+            "hybrid": lambda: hybrid.search(index, one, text, weight, TOP_K),
+        },
+        rounds=3 * MIN_ROUNDS,
+        **({"retries": 0, "pause_seconds": 1} if is_quick else {"retries": 1}),
+    )
+    return figures | {f"{name}_ms": 1000 * seconds for name, seconds in timings.seconds.items()}
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--model", default="univl-dr-mini", help="folder of a model (default: univl-dr-mini)")
+    parser.add_argument("--index", help="folder of the manual's index, built where it is not there")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.quick:
+            made = quick_questions(args.seed)
+        else:
+            made = manual_questions(args, Path(args.index or Path(folder, "index")))
+        notes = ["passages and images in one ranking; the best 100 of each part are fused"]
+        report("hybrid", args, measure(*made, args.quick), notes)
+
+
+if __name__ == "__main__":
+    main()
