@@ -1,7 +1,7 @@
 """A picture dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
 
 Documents
-    *pictures*: open clip art, OpenMoji and stamps (`data.captioned_pictures`) with their title and tags; *texts*:
+    *pictures*: open clip art, OpenMoji and stamps (`data.captioned_images`) with their title and tags; *texts*:
     definitions of WordNet (nouns that can be seen or met), up to a third of them behind their word ("burner: ..."),
     the others without; and the stamps' sentences. `group` is the set of a title's content words: pictures of one
     name, and the definition of that word, are one.
@@ -18,7 +18,7 @@ Search by words alone (BM25) therefore finds little here but for `usage` and `de
 knows, and a comparison with BM25 belongs on another corpus, such as the manual's.
 
 `excluded` are documents whose name the query is, or which belong to the thing but stand in another split: they may be
-right, and count neither way. The split is that of the titles (`captioned_pictures.split_of_title`), and of every lemma
+right, and count neither way. The split is that of the titles (`titles.split_of_title`), and of every lemma
 of a synset (`dialogues.things.split_of`); all queries search the one corpus, as in WebQA.
 """
 
@@ -33,8 +33,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_unimur.data.cache import build_once, cache_dir
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title, title_group
+from modeling_unimur.data.captioned_images import load_captioned_pictures
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.data.titles import split_of_title, title_group
 
 from .dialogues.glosses import plain
 from .dialogues.lexicon import CONCRETE, Lexicon

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_pictures
 
 from ..kept_rows import SPLITS, as_datasets, columns, kept, rows_of
 from ..wordnet import load_wordnet
