@@ -38,7 +38,7 @@ from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.compared_systems import training_text
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_pictures
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
 from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap

@@ -46,7 +46,8 @@ def read_pairs(path: Path | None) -> list[tuple[str, str]]:
         ValueError: a line without a tab, or a file without lines.
     """
     if path is None:
-        from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_by_title
+        from modeling_unimur.data.captioned_images import load_captioned_pictures
+        from modeling_unimur.data.titles import split_by_title
         from modeling_unimur.training.caption_forms import caption_forms
 
         rows = split_by_title(load_captioned_pictures())["train"]

@@ -180,7 +180,7 @@ class FrozenDecoder:
 
     def __init__(self, language_model: nn.Module, layers: Sequence[int] = (-1,), supported: dict | None = None):
         self.language_model, self.decoder, self.layers = language_model, language_model.base_model, list(layers)
-        self._supported: dict[str, bool] = {} if supported is None else supported
+        self._supported: dict[bool, bool] = {} if supported is None else supported
         kinds = {name: one.kind for name, one in inspect.signature(self.decoder.forward).parameters.items()}
         # Models with ALiBi take no positions.
         self._takes_positions = "position_ids" in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
@@ -515,7 +515,7 @@ class ChatCache:
         self._chats.append(_Kept(places[:body], owner, found.prefix.cut(body)))
         while self._chats and self.num_bytes > self.max_bytes:
             self._chats.pop(0)
-        return self.model.unify(found.states)
+        return self.model.heads.unify(found.states)
 
 
 __all__ = [

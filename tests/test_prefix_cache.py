@@ -1,6 +1,7 @@
 """Rows of like length run together: which they are, and that no number changes."""
 
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -185,3 +186,10 @@ def test_half_precision_attention_with_gradient_runs_in_float32(make_model, monk
     assert config._attn_implementation == "sdpa"
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=0)
     assert model.heads.ret_embedding.grad.abs().sum() > 0
+
+
+def test_no_other_module_handles_keys_and_values():
+    package = Path(prefix_cache.__file__).parent
+    words = ("DynamicCache", "past_key_values", "cache_utils")
+    found = [path.name for path in package.rglob("*.py") if any(word in path.read_text("utf-8") for word in words)]
+    assert found == ["prefix_cache.py"]

@@ -1,4 +1,4 @@
-"""Images with one or more captions each: a folder with `captions.tsv`, Karpathy's splits, or a `datasets` id."""
+"""Captioned images: named sources in one table; a folder with `captions.tsv`, Karpathy's splits or a `datasets` id."""
 
 from __future__ import annotations
 
@@ -6,15 +6,57 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from .cache import cache_dir
+from datasets import Dataset, concatenate_datasets
+
+from .cache import PackageUnavailable, cache_dir
 from .picture_folder_source import CAPTIONS_FILE, load_picture_folder
+from .registry import PICTURES, find_loader, is_address
 
 logger = logging.getLogger(__name__)
 
+# Sources of one's own, written `name=PATH`.
+PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_picture_folder}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CAPTION_COLUMNS = ("caption", "captions", "text", "sentences", "raw")
+
+
+def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset:
+    """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
+
+    Args:
+        sources: names out of `registry.PICTURES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
+            one's own (`picture_folder_source`); or `package.module:function`, a function that returns such a dataset.
+
+    Returns:
+        `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
+
+    Raises:
+        ValueError: an unknown source, or none, or a folder without captioned images.
+        FileNotFoundError: a folder that is not there.
+        PackageUnavailable: none of the sources can be brought.
+    """
+    unknown = [
+        name
+        for name in sources
+        if not (name in PICTURES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
+    ]
+    if unknown or not sources:
+        choices = [*PICTURES, *(f"{name}=PATH" for name in PATH_SOURCES)]
+        raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
+    found, missing = [], []
+    for name in sources:
+        kind, _, path = name.partition("=")
+        try:
+            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, PICTURES)())
+        except PackageUnavailable as error:
+            logger.warning("Images of %s are left out: %s", name, error)
+            missing.append(str(error))
+    if not found:
+        raise PackageUnavailable("no source of images is available: " + " | ".join(missing))
+    return concatenate_datasets(found)
 
 
 def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, int]], list[Path], list[str]]:
@@ -154,4 +196,4 @@ def _from_datasets(name: str) -> dict[str, list[str]]:
     return captions
 
 
-__all__ = ["captioned_image_splits", "read_captioned"]
+__all__ = ["PATH_SOURCES", "captioned_image_splits", "load_captioned_pictures", "read_captioned"]

@@ -95,7 +95,7 @@ def benchmark_gallery(split: str) -> Dataset:
         PackageUnavailable: none of the sources can be brought.
     """
     ids = gallery_ids(split)
-    from ..data.captioned_pictures import load_captioned_pictures
+    from ..data.captioned_images import load_captioned_pictures
 
     pictures = load_captioned_pictures()
     rows = {name: number for number, name in enumerate(pictures["image_id"])}

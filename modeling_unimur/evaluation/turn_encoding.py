@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..prefix_cache import ContextReader, Extended, PrefixCache, common_length
+from ..prefix_cache import ContextReader, Extended, PrefixCache, common_length, group_by_length
 
 # Streams that run together, and tokens of theirs with padding: enough to keep one core busy, little memory.
 _STREAMS, _TOKENS = 8, 4096
@@ -115,7 +115,7 @@ class TurnEncoder:
         for batch in _buckets(streams):
             rows, states, hidden = zip(*self.run(batch), strict=True)
             layers = [torch.stack([state[-last:] for state in layer]) for layer in zip(*states, strict=True)]
-            vectors[list(rows)] = self.model.unify(layers).float().cpu()
+            vectors[list(rows)] = self.model.heads.unify(layers).float().cpu()
             if ret:
                 before = torch.stack([state[-last - 1] for state in hidden])
                 logits = self.model.get_vocabulary_logits(before, ret=True)
@@ -168,11 +168,15 @@ class TurnEncoder:
         jobs.sort(key=lambda job: len(job[0]) + len(job[1].places))
         for first in range(0, len(jobs), _ANEW):
             some = jobs[first : first + _ANEW]
-            found = self.model.frozen_decoder.extend(*self.reader.inputs([[*lead, *b.places] for lead, b in some]))
-            for row, (_, branch) in enumerate(some):
-                start = found.hidden.shape[1] - len(branch.places)
-                states = [state[row, start:].clone() for state in found.states]
-                yield branch.row, states, found.hidden[row, start - 1 :].clone()
+            embeds, mask = self.reader.inputs([[*lead, *branch.places] for lead, branch in some])
+            for rows in group_by_length(mask):
+                width = int(mask[rows].sum(dim=1).max())
+                found = self.model.frozen_decoder.extend(embeds[rows, -width:], mask[rows, -width:])
+                for place, number in enumerate(rows.tolist()):
+                    branch = some[number][1]
+                    start = width - len(branch.places)
+                    states = [state[place, start:].clone() for state in found.states]
+                    yield branch.row, states, found.hidden[place, start - 1 :].clone()
 
     def _anchored(self, readouts: torch.Tensor, contexts: Sequence[tuple[list, list[dict]]]) -> torch.Tensor:
         """The queries of contexts whose readouts `(contexts, width)` are known."""

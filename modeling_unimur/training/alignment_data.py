@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from ..data.captioned_pictures import load_captioned_pictures
+from ..data.captioned_images import load_captioned_pictures
 from ..modeling_unimur import UniMuRModel
 from .context_rows import MixedRows, PictureRows, TextRows
 from .dev_sets import DevSet, picture_sets, text_sets

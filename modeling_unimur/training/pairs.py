@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.captioned_pictures import load_captioned_pictures, split_by_title, title_group
+from ..data.captioned_images import load_captioned_pictures
 from ..data.cc3m_table import CC3MTable, load_cc3m
 from ..data.row_store import StoredRows
+from ..data.titles import split_by_title, title_group
 from .caption_forms import caption_forms
 from .frozen_features import CachedFeatures, FeatureOptions, FrozenPictures, FrozenTexts
 from .frozen_towers import frozen_towers, project
@@ -66,7 +67,7 @@ def load_pairs(
         clip: a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`; what it does before its picture
             projection, and all that its text tower does, is cached. Features come back on the CPU.
         image_processor, tokenizer: its own.
-        sources: either what `data.captioned_pictures` takes, split by title; or `cc3m=PATH`, with
+        sources: either what `data.captioned_images` takes, split by title; or `cc3m=PATH`, with
             `cc3m_validation=PATH` and `cc3m_test=PATH` where they are to be had (`load_cc3m_pairs`).
         options (`FeatureOptions`, *optional*): how the towers run and what is kept.
         held_out_fraction (`float`): of `cc3m=PATH`, for validation and for test each where they have no path.

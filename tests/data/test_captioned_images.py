@@ -8,7 +8,9 @@ import pytest
 from datasets import Dataset, Image
 
 from modeling_unimur.data import captioned_images
-from modeling_unimur.data.captioned_images import captioned_image_splits
+from modeling_unimur.data.cache import PackageUnavailable
+from modeling_unimur.data.captioned_images import captioned_image_splits, load_captioned_pictures
+from modeling_unimur.data.picture_table import picture_dataset
 
 
 @pytest.fixture
@@ -79,3 +81,47 @@ def test_columns_that_hold_no_caption_are_named(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda name, split: table)
     with pytest.raises(ValueError, match=r"label"):
         captioned_images.captioned_image_splits("owner/name", 0.5)
+
+
+# -- named sources --------------------------------------------------------------------------------------------------
+def images_of(source):
+    return picture_dataset(
+        {
+            "image_id": f"{source}/{number}",
+            "image": f"{number}.png",
+            "title": title,
+            "description": "",
+            "tags": [],
+            "source": source,
+            "license": "Public Domain",
+            "author": "",
+        }
+        for number, title in enumerate(["bear"])
+    )
+
+
+def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
+    def absent():
+        raise PackageUnavailable("Debian package openclipart-png: apt-get is not on this system")
+
+    monkeypatch.setattr("unimur_mini.openclipart.load_openclipart", absent)
+    monkeypatch.setattr("unimur_mini.stamps.load_stamps", absent)
+    monkeypatch.setattr("unimur_mini.openmoji.load_openmoji", lambda: images_of("openmoji"))
+    joined = load_captioned_pictures()
+    assert joined["source"][:] == ["openmoji"]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
+        "Images of openclipart are left out",
+        "Images of stamps are left out",
+    ]
+    with pytest.raises(PackageUnavailable, match="no source"):
+        load_captioned_pictures(["stamps"])
+
+
+def test_sources_are_joined_in_the_order_asked_for(monkeypatch):
+    for name in ("openmoji", "stamps"):
+        monkeypatch.setattr(f"unimur_mini.{name}.load_{name}", lambda name=name: images_of(name))
+    assert load_captioned_pictures(("stamps", "openmoji"))["source"][:] == ["stamps", "openmoji"]
+    with pytest.raises(ValueError, match="photos"):
+        load_captioned_pictures(["photos"])
+    with pytest.raises(ValueError, match="choose from"):
+        load_captioned_pictures([])

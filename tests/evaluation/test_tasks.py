@@ -328,23 +328,6 @@ def test_heads_that_rank_pictures_alone_return_no_text(make_model, tmp_path):
     assert 0 <= figures.scalars["ret_auc"] <= 1
 
 
-def test_likelihood_of_ret_is_that_of_the_next_token_loss(make_model):
-    import torch
-
-    from modeling_unimur.evaluation.turn_encoding import TurnEncoder
-
-    model, processor = make_model(ret_token_loss_weight=1.0)
-    context = [{"role": "user", "content": [{"type": "text", "text": "a cat slept on my keyboard"}]}]
-    _, (found,) = TurnEncoder(model, processor).encode_with_ret([[context]])
-    batch = processor.process_context(context)
-    with torch.no_grad():
-        embeds = model.get_inputs_embeds(batch["input_ids"])
-        hidden = model.language_model.base_model(inputs_embeds=embeds).last_hidden_state[0, -2]
-        rows = torch.cat([model.get_output_embeddings().weight, model.heads.ret_embedding])
-        wanted = torch.log_softmax(rows @ hidden, dim=0)[-1]
-    assert float(found) == pytest.approx(float(wanted), abs=1e-4)
-
-
 def test_chance_is_the_same_in_every_run_and_another_for_every_dialogue():
     gallery = Gallery([f"text {n}" for n in range(400)])
     messages = [[{"role": "user", "content": [{"type": "text", "text": f"hello {n}"}]}] for n in range(50)]

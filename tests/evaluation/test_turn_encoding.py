@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from modeling_unimur.contrastive_loss import next_token_loss
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder, plan_streams
 from tests import tiny
@@ -125,6 +126,23 @@ def test_models_that_cannot_share_run_each_anew(family, make_model, tmp_path, pi
         found = TurnEncoder(model, processor).encode([group])
     plain = torch.cat([model.get_multimodal_features(**processor.process_context(c)).pooler_output for c in group])
     torch.testing.assert_close(found, plain, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("family", "softcap"), [("llama", None), ("mistral", None), ("gemma2", 2.0)])
+@pytest.mark.filterwarnings("ignore:.*cannot share prefixes")
+def test_ret_is_as_likely_as_the_next_token_loss_has_it(family, softcap, make_model, tmp_path):
+    capped = {"final_logit_softcapping": softcap} if softcap else {}
+    model, processor = make_model(tiny.language_model(tmp_path, family, **capped), ret_token_loss_weight=1.0)
+    context = [text("a cat slept on my keyboard")]
+    _, (found,) = TurnEncoder(model, processor).encode_with_ret([[context]])
+    ids = processor.process_context(context)["input_ids"]
+    labels = model.context_labels(ids, torch.ones_like(ids))
+    labels[:, :-1] = -100
+    with torch.no_grad():
+        hidden = model.language_model.base_model(inputs_embeds=model.get_inputs_embeds(ids)).last_hidden_state
+        head, ret = model.get_output_embeddings(), model.heads.ret_embedding[0]
+        loss = next_token_loss(hidden, labels, head, ret, softcap)
+    assert float(found) == pytest.approx(-float(loss), abs=1e-4)
 
 
 def test_no_warning_where_it_works(pair):

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures, normalise_title, split_of_title
+from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.titles import normalise_title, split_of_title
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues import (
     FORMS,

@@ -4,7 +4,8 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title, title_group
+from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.titles import split_of_title, title_group
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues.lexicon import Lexicon
 from unimur_mini.dialogues.stems import content_stems, hidden_stems, says

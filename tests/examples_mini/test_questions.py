@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_pictures import split_of_title
+from modeling_unimur.data.titles import split_of_title
 from tests.examples_mini.test_dialogues import PICTURES
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues import build_questions, load_questions

@@ -12,13 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from datasets import DatasetDict, Features, Value
-from datasets import List as ListFeature
+from datasets import DatasetDict
 
 from modeling_unimur.data.json_lines import parse_json
 from modeling_unimur.data.own_chats import chat_split, reply_key
 
-from .kept_rows import SPLITS, as_datasets, kept
+from .kept_rows import SPLITS, as_datasets, columns, kept
 from .packages import CHITCHAT_REQUIREMENT, pip_package
 
 CHATS_LICENSE = "MIT"
@@ -29,15 +28,7 @@ FEWEST_WORDS, MOST_WORDS = 4, 25
 # Raised whenever the rows change, so that tables cached by an older version are not read.
 VERSION = 1
 
-CHAT_FEATURES = Features(
-    {
-        "dialogue_id": Value("string"),
-        "turns": ListFeature({"role": Value("string"), "content": Value("string")}),
-        "target_text": Value("string"),
-        "group": Value("string"),
-        "license": Value("string"),
-    }
-)
+CHAT_FEATURES = columns("dialogue_id", "turns", "target_text", "group", "license")
 # Addresses of e-mail and of pages, names of accounts, telephone numbers.
 _ADDRESS = re.compile(
     r"\S+@\S+\.\w\S*|(?<!\S)@\w[\w.]+|\bhttps?:\S*|\bwww\.\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|io)\b\S*"

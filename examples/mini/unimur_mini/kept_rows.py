@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from datasets import Dataset, DatasetDict, Features, load_from_disk
+from datasets import Dataset, DatasetDict, Features, Value, load_from_disk
+from datasets import List as ListFeature
 
 from modeling_unimur.data.cache import build_once, cache_dir
 
 SPLITS = ("train", "validation", "test")
+_TURNS = ListFeature({"role": Value("string"), "content": Value("string")})
+
+
+def columns(*names: str) -> Features:
+    """Columns of texts; `turns` are messages with `role` and `content`."""
+    return Features({name: _TURNS if name == "turns" else Value("string") for name in names})
 
 
 def as_datasets(parts: Mapping[str, Sequence[dict]], features: Features) -> DatasetDict:
@@ -25,3 +32,8 @@ def kept(name: str, build: Callable[[], DatasetDict]) -> DatasetDict:
     """What `build` returns, with all of `SPLITS`, from the cache after the first time; `name` holds its version."""
     folder = build_once(cache_dir() / "data" / name, lambda aside: build().save_to_disk(aside))
     return DatasetDict({split: load_from_disk(folder / split) for split in SPLITS})
+
+
+def rows_of(dataset: Dataset) -> list[dict]:
+    """All rows, by Arrow's own conversion: a dataset's iterator decodes row by row."""
+    return dataset.with_format("arrow")[:].to_pylist()

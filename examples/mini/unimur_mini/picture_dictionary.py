@@ -1,7 +1,7 @@
 """A picture dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
 
 Documents
-    *pictures*: open clip art, OpenMoji and stamps (`data.captioned_pictures`) with their title and tags; *texts*:
+    *pictures*: open clip art, OpenMoji and stamps (`data.captioned_images`) with their title and tags; *texts*:
     definitions of WordNet (nouns that can be seen or met), up to a third of them behind their word ("burner: ..."),
     the others without; and the stamps' sentences. `group` is the set of a title's content words: pictures of one
     name, and the definition of that word, are one.
@@ -18,7 +18,7 @@ Search by words alone (BM25) therefore finds little here but for `usage` and `de
 knows, and a comparison with BM25 belongs on another corpus, such as the manual's.
 
 `excluded` are documents whose name the query is, or which belong to the thing but stand in another split: they may be
-right, and count neither way. The split is that of the titles (`captioned_pictures.split_of_title`), and of every lemma
+right, and count neither way. The split is that of the titles (`titles.split_of_title`), and of every lemma
 of a synset (`dialogues.things.split_of`); all queries search the one corpus, as in WebQA.
 """
 
@@ -33,19 +33,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_unimur.data.cache import build_once, cache_dir
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title, title_group
+from modeling_unimur.data.captioned_images import load_captioned_pictures
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.data.titles import split_of_title, title_group
 
 from .dialogues.glosses import plain
 from .dialogues.lexicon import CONCRETE, Lexicon
 from .dialogues.pools import link_pictures
 from .dialogues.stems import content_stems, hidden_stems, says
 from .dialogues.things import split_of
+from .kept_rows import SPLITS, rows_of
 from .wordnet import load_wordnet
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 # About as many as there are pictures, as in WebQA's halves.
 NUM_DEFINITIONS = 6000
 # Entries with their word, of all definitions, and words that a sentence with it has at least.
@@ -74,8 +75,7 @@ def load_picture_dictionary() -> RetrievalSet:
     """
 
     def build(folder: Path) -> None:
-        rows = load_wordnet().with_format("arrow")[:].to_pylist()
-        pictures = load_captioned_pictures().with_format("arrow")[:].to_pylist()
+        rows, pictures = rows_of(load_wordnet()), rows_of(load_captioned_pictures())
         for picture in pictures:
             # The cache may be moved.
             picture["image"] = os.path.relpath(picture["image"], folder)

@@ -36,7 +36,8 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
     Raises:
         PackageUnavailable: if no collection can be had.
     """
-    from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_of_title
+    from modeling_unimur.data.captioned_images import load_captioned_pictures
+    from modeling_unimur.data.titles import split_of_title
 
     clip_arts, stamps, emoji, more_emoji = [], [], [], []
     for row in load_captioned_pictures():
@@ -66,7 +67,7 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     """
     if not image_ids:
         return {}
-    from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+    from modeling_unimur.data.captioned_images import load_captioned_pictures
     from modeling_unimur.data.registry import PICTURES
 
     sources = {image_id.partition("/")[0] for image_id in image_ids}

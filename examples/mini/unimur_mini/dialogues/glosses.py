@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from modeling_unimur.data.captioned_pictures import normalise_title
+from modeling_unimur.data.titles import normalise_title
 
 from .stems import content_stems, says, word_set
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from modeling_unimur.data.captioned_pictures import normalise_title
+from modeling_unimur.data.titles import normalise_title
 
 from ..wordnet import Synset
 from .stems import hidden_stems, stem

@@ -6,13 +6,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from datasets import DatasetDict, Features, Value
-from datasets import List as ListFeature
+from datasets import DatasetDict
 
 from modeling_unimur.data.own_chats import MOST_TURNS
 
 from ..chats import CONTEXT_TURNS, build_chats, fetch_chats
-from ..kept_rows import as_datasets, kept
+from ..kept_rows import as_datasets, columns, kept, rows_of
 from .texts import load_dialogue_texts
 
 FEWEST_TURNS = 6
@@ -24,17 +23,7 @@ ANSWERED_SHARE = 0.7
 # Raised whenever the rows change, so that tables cached by an older version are not read.
 VERSION = 1
 
-LONG_FEATURES = Features(
-    {
-        "dialogue_id": Value("string"),
-        "form": Value("string"),
-        "turns": ListFeature({"role": Value("string"), "content": Value("string")}),
-        "target_text": Value("string"),
-        "target_picture": Value("string"),
-        "group": Value("string"),
-        "license": Value("string"),
-    }
-)
+LONG_FEATURES = columns("dialogue_id", "form", "turns", "target_text", "target_picture", "group", "license")
 
 
 def load_long_chats() -> DatasetDict:
@@ -66,7 +55,7 @@ def load_long_dialogues() -> DatasetDict:
     """
 
     def build() -> DatasetDict:
-        parts = {split: part.with_format("arrow")[:].to_pylist() for split, part in load_dialogue_texts().items()}
+        parts = {split: rows_of(part) for split, part in load_dialogue_texts().items()}
         return as_datasets(build_long_dialogues(parts), LONG_FEATURES)
 
     return kept(f"long-dialogues-{VERSION}", build)

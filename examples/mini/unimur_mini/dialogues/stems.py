@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable
 
-from modeling_unimur.data.captioned_pictures import normalise_title
+from modeling_unimur.data.titles import normalise_title
 
 
 def word_set(text: str) -> frozenset[str]:

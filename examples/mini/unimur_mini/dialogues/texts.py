@@ -7,13 +7,12 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from datasets import Dataset, DatasetDict, Features, Value
-from datasets import List as ListFeature
+from datasets import DatasetDict
 from tqdm.auto import tqdm
 
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_pictures
 
-from ..kept_rows import SPLITS, as_datasets, kept
+from ..kept_rows import SPLITS, as_datasets, columns, kept, rows_of
 from ..wordnet import load_wordnet
 from .builder import Dialogue, make_dialogue
 from .glosses import plain
@@ -33,26 +32,11 @@ VERSION = 1
 QUESTIONS_VERSION = 1
 
 Make = Callable[..., "Dialogue | None"]
-DIALOGUE_FEATURES = Features(
-    {
-        "dialogue_id": Value("string"),
-        "form": Value("string"),
-        "turns": ListFeature({"role": Value("string"), "content": Value("string")}),
-        "target_text": Value("string"),
-        "target_kind": Value("string"),
-        "target_synset": Value("string"),
-        "target_picture": Value("string"),
-        "lexname": Value("string"),
-        "group": Value("string"),
-        "license": Value("string"),
-    }
+DIALOGUE_FEATURES = columns(
+    *("dialogue_id", "form", "turns", "target_text", "target_kind", "target_synset", "target_picture", "lexname"),
+    *("group", "license"),
 )
-_GLOSS_FEATURES = Features(
-    {
-        name: Value("string")
-        for name in ("gloss", "title", "synset_id", "part_of_speech", "target_picture", "group", "license")
-    }
-)
+_GLOSS_FEATURES = columns("gloss", "title", "synset_id", "part_of_speech", "target_picture", "group", "license")
 
 
 def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
@@ -182,9 +166,4 @@ def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, siz
 
 
 def _words() -> tuple[Lexicon, list[dict]]:
-    return Lexicon(_rows(load_wordnet())), _rows(load_captioned_pictures())
-
-
-def _rows(dataset: Dataset) -> list[dict]:
-    # Arrow's own conversion: a dataset's iterator decodes row by row.
-    return dataset.with_format("arrow")[:].to_pylist()
+    return Lexicon(rows_of(load_wordnet())), rows_of(load_captioned_pictures())

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from modeling_unimur.data.captioned_pictures import normalise_title, split_of_title, title_group
+from modeling_unimur.data.titles import normalise_title, split_of_title, title_group
 
 from .captions import Piece, caption_pieces
 from .glosses import is_noun_phrase, noun_phrase, plain, statements
@@ -89,7 +89,7 @@ class Thing:
 def split_of(names: Iterable[str]) -> tuple[str, str]:
     """The split that everything with one of these names belongs to, and the group that decides it.
 
-    `data.captioned_pictures.split_of_title` puts each name into a split; one name of a held-out thing is enough to
+    `data.titles.split_of_title` puts each name into a split; one name of a held-out thing is enough to
     hold all of it out, the test split first. Nothing in `train` is therefore called as a held-out picture is.
 
     Args:

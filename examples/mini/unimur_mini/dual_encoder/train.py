@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
 
-from modeling_unimur.data.captioned_pictures import load_captioned_pictures, split_by_title
+from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.titles import split_by_title
 from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
 from modeling_unimur.modeling_open_clip import OpenCLIPModel
 from modeling_unimur.training.callbacks import TrainingGuard

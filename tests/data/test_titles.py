@@ -1,19 +1,12 @@
-"""Sources are joined where they are available; the split depends on the words of a title alone."""
+"""The split depends on the words of a title alone."""
 
 import hashlib
 import random
 
 import pytest
 
-from modeling_unimur.data.cache import PackageUnavailable
-from modeling_unimur.data.captioned_pictures import (
-    load_captioned_pictures,
-    normalise_title,
-    split_by_title,
-    split_of_title,
-    title_group,
-)
 from modeling_unimur.data.picture_table import picture_dataset
+from modeling_unimur.data.titles import normalise_title, split_by_title, split_of_title, title_group
 
 
 def pictures(titles, source="openclipart"):
@@ -104,30 +97,3 @@ def test_bad_fractions_and_columns():
         split_by_title(pictures(["a"]), test_fraction=0.9, validation_fraction=0.1)
     with pytest.raises(ValueError, match="title"):
         split_by_title(pictures(["a"]).remove_columns("title"))
-
-
-def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
-    def absent():
-        raise PackageUnavailable("Debian package openclipart-png: apt-get is not on this system")
-
-    monkeypatch.setattr("unimur_mini.openclipart.load_openclipart", absent)
-    monkeypatch.setattr("unimur_mini.stamps.load_stamps", absent)
-    monkeypatch.setattr("unimur_mini.openmoji.load_openmoji", lambda: pictures(["bear"], "openmoji"))
-    joined = load_captioned_pictures()
-    assert joined["source"][:] == ["openmoji"]
-    assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
-        "Images of openclipart are left out",
-        "Images of stamps are left out",
-    ]
-    with pytest.raises(PackageUnavailable, match="no source"):
-        load_captioned_pictures(["stamps"])
-
-
-def test_sources_are_joined_in_the_order_asked_for(monkeypatch):
-    for name in ("openmoji", "stamps"):
-        monkeypatch.setattr(f"unimur_mini.{name}.load_{name}", lambda name=name: pictures(["bear"], name))
-    assert load_captioned_pictures(("stamps", "openmoji"))["source"][:] == ["stamps", "openmoji"]
-    with pytest.raises(ValueError, match="photos"):
-        load_captioned_pictures(["photos"])
-    with pytest.raises(ValueError, match="choose from"):
-        load_captioned_pictures([])

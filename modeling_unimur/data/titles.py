@@ -1,23 +1,12 @@
-"""All sources of captioned images in one dataset, and its fixed split by title."""
+"""Titles of images: what two of them have in common, and the fixed split that keeps near twins together."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
-
-from .cache import PackageUnavailable
-from .picture_folder_source import load_picture_folder
-from .registry import PICTURES, find_loader, is_address
-
-logger = logging.getLogger(__name__)
-
-# Sources of one's own, written `name=PATH`.
-PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_picture_folder}
+from datasets import Dataset, DatasetDict
 
 SPLIT_SEED = 0
 TEST_FRACTION = 0.12
@@ -44,65 +33,11 @@ _IRREGULAR_PLURALS = {
 # Words that join others, or say how a thing is drawn without naming it.
 _FUNCTION_WORDS = frozenset(
     (
-        *(
-            "an",
-            "and",
-            "at",
-            "by",
-            "de",
-            "for",
-            "from",
-            "in",
-            "into",
-            "la",
-            "le",
-            "of",
-            "on",
-            "or",
-            "the",
-            "to",
-            "with",
-        ),
+        *("an", "and", "at", "by", "de", "for", "from", "in", "into", "la", "le", "of", "on", "or"),
+        *("the", "to", "with", "png", "svg", "version"),
         *("clip", "clipart", "color", "colour", "drawing", "flag", "icon", "image", "outline", "picture", "symbol"),
-        *("png", "svg", "version"),
     )
 )
-
-
-def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset:
-    """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
-
-    Args:
-        sources: names out of `registry.PICTURES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
-            one's own (`picture_folder_source`); or `package.module:function`, a function that returns such a dataset.
-
-    Returns:
-        `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
-
-    Raises:
-        ValueError: an unknown source, or none, or a folder without captioned images.
-        FileNotFoundError: a folder that is not there.
-        PackageUnavailable: none of the sources can be brought.
-    """
-    unknown = [
-        name
-        for name in sources
-        if not (name in PICTURES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
-    ]
-    if unknown or not sources:
-        choices = [*PICTURES, *(f"{name}=PATH" for name in PATH_SOURCES)]
-        raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
-    found, missing = [], []
-    for name in sources:
-        kind, _, path = name.partition("=")
-        try:
-            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, PICTURES)())
-        except PackageUnavailable as error:
-            logger.warning("Images of %s are left out: %s", name, error)
-            missing.append(str(error))
-    if not found:
-        raise PackageUnavailable("no source of images is available: " + " | ".join(missing))
-    return concatenate_datasets(found)
 
 
 def normalise_title(title: str) -> str:
