@@ -12,7 +12,8 @@ from setuptools.command.build_py import build_py
 CORE = [
     "torch>=2.13",
     "transformers>=5.10.1",
-    "huggingface_hub>=1.5.0",  # brings filelock, which locks folders of indexes
+    "huggingface_hub>=1.5.0",
+    "filelock>=3.20.3",  # locks folders of indexes
     "safetensors>=0.5",
     "numpy>=2.1",
     "pillow>=12.3",

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.harness import argument_parser, report
+from benchmarks.harness import argument_parser, report, watched
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.json_lines import write_json_lines
 from modeling_unimur.training.adapt import AdaptOptions, adapt
@@ -50,14 +50,15 @@ def main() -> None:
         np.save(Path(folder) / "vectors.npy", vectors)
         write_json_lines(Path(folder) / "texts.jsonl", ({"id": f"g{n}", "text": t} for n, t in enumerate(texts)))
         start, cpu = time.perf_counter(), time.process_time()
-        results = adapt(
-            Path(folder) / "vectors.npy",
-            Path(folder) / "texts.jsonl",
-            cache_dir() / "models" / "smollm2-135m-instruct",
-            Path(folder) / "heads",
-            encoder=encoder,
-            options=AdaptOptions(seed=args.seed, contexts=contexts),
-        )
+        with watched():
+            results = adapt(
+                Path(folder) / "vectors.npy",
+                Path(folder) / "texts.jsonl",
+                cache_dir() / "models" / "smollm2-135m-instruct",
+                Path(folder) / "heads",
+                encoder=encoder,
+                options=AdaptOptions(seed=args.seed, contexts=contexts),
+            )
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         size = (Path(folder) / "heads" / "model.safetensors").stat().st_size
     anchor = results["anchor"]

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.harness import argument_parser, report
+from benchmarks.harness import argument_parser, report, watched
 from modeling_unimur import MultimodalRetrievalPipeline, UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.cache import cache_dir
 
@@ -80,7 +80,9 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
     args = parser.parse_args()
-    report("chat", args, run(args), [f"{Path(args.model).name}, {torch.get_num_threads()} threads"])
+    with watched():
+        figures = run(args)
+    report("chat", args, figures, [f"{Path(args.model).name}, {torch.get_num_threads()} threads"])
 
 
 if __name__ == "__main__":

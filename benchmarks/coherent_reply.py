@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import alternate, argument_parser, report
+from benchmarks.harness import QUICK_TIMING, alternate, argument_parser, report
 from benchmarks.index import JITTER, jittered
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.cache import cache_dir
@@ -69,8 +69,7 @@ def one_index(retriever, name: str, dialogue: list[dict], args: argparse.Namespa
                 variants[f"call_{title}"] = lambda o=options: retriever(dialogue, **o)
                 variants[f"rank_{title}"] = lambda o=options: retriever.rank(vectors, **o)
                 variants[f"rank_{title}_b8"] = lambda o=options: retriever.rank(together, **o)
-            quick = {"retries": 1, "pause_seconds": 1} if args.quick else {"retries": 1}
-            timings = alternate(variants, reference="call_plain", **quick)
+            timings = alternate(variants, reference="call_plain", **(QUICK_TIMING if args.quick else {"retries": 1}))
     seconds, figures = timings.seconds, {}
     for title, value in seconds.items():
         part, suffix = (title.removesuffix("_b8"), "_b8") if title.endswith("_b8") else (title, "")
@@ -78,7 +77,6 @@ def one_index(retriever, name: str, dialogue: list[dict], args: argparse.Namespa
     for part, suffix in (("call", ""), ("rank", ""), ("rank", "_b8")):
         ratio = seconds[f"{part}_coherent{suffix}"] / seconds[f"{part}_plain{suffix}"]
         figures[f"{name}_{part}_over_plain{suffix}"] = ratio
-    figures.update(reference_spread=timings.spread, busy_retries=timings.retries)
     return figures
 
 
@@ -94,12 +92,9 @@ def main() -> None:
     if retriever.chats is not None:
         retriever.chats.max_bytes = 0  # the same dialogue many times over would be read once
     dialogue = next(d for d in read_dialogues(args.dialogues) if not d.image_ids()).messages
-    figures: dict[str, float] = {"candidates": args.candidates, "reference_spread": 0.0, "busy_retries": 0}
+    figures: dict[str, float] = {"candidates": args.candidates}
     for name in args.indexes:
-        found = one_index(retriever, name, dialogue, args)
-        found["reference_spread"] = max(found["reference_spread"], figures["reference_spread"])
-        found["busy_retries"] += figures["busy_retries"]
-        figures.update(found)
+        figures.update(one_index(retriever, name, dialogue, args))
     notes = ["float32; minimum of 7 rounds, variants in turn; five hits of each kind"]
     report("coherent_reply", args, figures, notes)
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak
+from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak, watched
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.decoding_workers import worker_count
 from modeling_unimur.data.picture_files import walk_pictures
@@ -179,7 +179,9 @@ def main() -> None:
         f"{args.workers} decoding processes",
         "pictures a second; MiB of resident memory",
     ]
-    report("encoding", args, run(args), notes)
+    with watched():
+        figures = run(args)
+    report("encoding", args, figures, notes)
 
 
 if __name__ == "__main__":

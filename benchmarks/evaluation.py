@@ -32,12 +32,14 @@ import torch
 from benchmarks.harness import (
     LONG_ROUNDS,
     MIN_ROUNDS,
+    QUICK_TIMING,
     alternate,
     argument_parser,
     in_fresh_process,
     peak_mib,
     report,
     reset_peak,
+    watched,
 )
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.cache import cache_dir
@@ -85,7 +87,7 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
     """What one cache saves."""
     retriever = open_retriever(args.model)
     model, processor = retriever.model.float(), retriever.processor
-    quick = {"retries": 1, "pause_seconds": 1} if args.quick else {}
+    timing = QUICK_TIMING if args.quick else {}
     rounds, options, turns = (3, 20, 8) if args.quick else (ROUNDS, OPTIONS, TURNS)
 
     asked = questions(args.seed, rounds, options, str(args.picture))
@@ -96,9 +98,8 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
             "plain": lambda: scores.update(plain=plain.score(asked)),
             "shared": lambda: scores.update(shared=shared.score(asked)),
         },
-        rounds=MIN_ROUNDS if args.quick else LONG_ROUNDS,
         reference="shared",
-        **quick,
+        **{"rounds": LONG_ROUNDS, **timing},
     )
     error = max(float(np.abs(one - two).max()) for one, two in zip(scores["plain"], scores["shared"], strict=True))
     tokenizer = processor.tokenizer
@@ -112,20 +113,19 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
         "answer_tokens": len(whole),
         "option_tokens": sum(every) / len(every),
     }
-    spread, retries = timings.spread, timings.retries
 
     group = contexts(args.seed, turns)
     shared, plain = (TurnEncoder(model, processor, share=share) for share in (True, False))
     figures["turn_error"] = float((shared.encode([group]) - plain.encode([group])).abs().max())
     timings = alternate(
-        {"plain": lambda: plain.encode([group]), "shared": lambda: shared.encode([group])}, reference="shared", **quick
+        {"plain": lambda: plain.encode([group]), "shared": lambda: shared.encode([group])},
+        reference="shared",
+        **timing,
     )
     figures["turn_encoding_speedup"] = timings.seconds["plain"] / timings.seconds["shared"]
     figures["turns_seconds"] = timings.seconds["shared"]
     figures["turns_plain_seconds"] = timings.seconds["plain"]
     figures["turn_tokens"] = processor.process_context([group[-1]])["input_ids"].shape[1]
-    figures["reference_spread"] = max(spread, timings.spread)
-    figures["busy_retries"] = retries + timings.retries
     return figures
 
 
@@ -172,7 +172,8 @@ def main() -> None:
         args.picture = benchmark_gallery("dev")["image"][0]
     dialogues = 200 if args.quick else DIALOGUES
     script = str(Path(__file__).resolve())
-    figures = in_fresh_process([script, "--only-pools", str(dialogues), "--seed", str(args.seed)])
+    with watched():
+        figures = in_fresh_process([script, "--only-pools", str(dialogues), "--seed", str(args.seed)])
     with torch.inference_mode():
         figures = {**sharing(args), **figures, "pools_dialogues": dialogues}
     notes = [

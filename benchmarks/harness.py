@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -12,30 +14,87 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from benchmarks.other_processes import OtherProcesses
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 MIN_ROUNDS = 7
 # Enough where one round takes minutes: short disturbances vanish in it.
 LONG_ROUNDS = 3
-# A reference whose median lies this far above its minimum shares the machine with something else.
+# The machine is busy when other processes take more than this share of one core.
+BUSY_CORES = 0.20
+# A reference whose median lies this far above its minimum is measured again: where /proc is missing, nothing else says
+# that the machine is busy, and other guests of a virtual machine are never in /proc.
 BUSY_SPREAD = 0.20
+# What `alternate` takes in a quick run.
+QUICK_TIMING = {"rounds": LONG_ROUNDS, "retries": 0}
 _LIBRARIES = ("torch", "transformers", "tokenizers", "open_clip_torch", "timm", "numpy", "pillow")
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options of every benchmark: `--quick` and `--seed`."""
+    """A parser with the options of every benchmark: `--quick`, `--seed` and `--even-if-busy`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--quick", action="store_true", help="smaller inputs, within a minute; prints one line of JSON, writes nothing"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
+    parser.add_argument(
+        "--even-if-busy", action="store_true", help="write the result of a busy machine too, with a note that says so"
+    )
     return parser
+
+
+# -- a quiet machine --------------------------------------------------------------------------------------------------
+class Conditions:
+    """How quiet the machine was in all that this process has measured: the worst of it.
+
+    `report` adds the figures to every result that was timed: `reference_spread` (how far a reference's median lay
+    above its minimum, as a share of it), `busy_retries` (how often rounds were repeated) and `other_cores` (cores that
+    other processes kept busy; missing where the system has no /proc).
+    """
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
+
+    def add(self, figures: Mapping[str, float]) -> None:
+        """Adds what something was measured under; other figures are ignored."""
+        for name in ("reference_spread", "other_cores"):
+            if name in figures:
+                self.figures[name] = max(figures[name], self.figures.get(name, 0.0))
+        if "busy_retries" in figures:
+            self.figures["busy_retries"] = self.figures.get("busy_retries", 0) + figures["busy_retries"]
+
+
+CONDITIONS = Conditions()
+
+
+def is_busy(figures: Mapping[str, float]) -> bool:
+    """Whether other processes took too much; by the spread of the reference where that is not known."""
+    if "other_cores" in figures:
+        return figures["other_cores"] > BUSY_CORES
+    return figures.get("reference_spread", 0.0) > BUSY_SPREAD
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Watches what else runs while a benchmark measures with a clock of its own."""
+    others = OtherProcesses()
+    yield
+    cores = others.cores()
+    if cores is not None:
+        CONDITIONS.add({"other_cores": cores})
+        if cores > BUSY_CORES:
+            print(f"machine busy: {_what_else(cores, others)}", file=sys.stderr, flush=True)
+
+
+def _what_else(cores: float, others: OtherProcesses) -> str:
+    return f"other processes take {cores:.2f} cores, most of it {others.busiest()}"
 
 
 # -- timing -----------------------------------------------------------------------------------------------------------
@@ -47,11 +106,13 @@ class Timings:
         seconds: minimum of each variant over the rounds.
         spread: how far the reference's median lay above its minimum, as a share of it.
         retries: how often the machine was busy and the rounds were repeated.
+        other_cores: that other processes kept busy; None where the system does not say.
     """
 
     seconds: dict[str, float]
     spread: float
     retries: int
+    other_cores: float | None = None
 
 
 def alternate(
@@ -63,12 +124,13 @@ def alternate(
 ) -> Timings:
     """Times variants in turn within one loop and takes the minimum of each.
 
-    When the reference spreads by more than 20 %, the machine is busy: it says so, waits and measures again. After the
-    last retry the calmest attempt counts, and its spread is in the answer.
+    When other processes take more than a fifth of a core, or the reference spreads by more than 20 %, the machine is
+    busy: it says so, waits and measures again. After the last retry the calmest attempt counts. What it was measured
+    under is in the answer and in `CONDITIONS`.
 
     Args:
         variants: name -> the work; each runs once before the clock starts.
-        rounds: 7 and more; `LONG_ROUNDS` where one round takes minutes.
+        rounds: 7 and more; `LONG_ROUNDS` where one round takes minutes, and in quick runs.
         reference: the variant whose spread is watched, the first by default.
         retries: how many more attempts a busy machine gets.
         pause_seconds: before each of them.
@@ -83,25 +145,33 @@ def alternate(
         raise ValueError(f"The reference {reference!r} is none of the variants {sorted(variants)}.")
     for work in variants.values():
         work()
-    best: Timings | None = None
+    attempts: list[Timings] = []
     for attempt in range(retries + 1):
+        if attempt:
+            time.sleep(pause_seconds)
         times: dict[str, list[float]] = {name: [] for name in variants}
+        others = OtherProcesses()
         for _ in range(rounds):
             for name, work in variants.items():
                 start = time.perf_counter()
                 work()
                 times[name].append(time.perf_counter() - start)
+        cores = others.cores()
         seconds = {name: min(values) for name, values in times.items()}
         spread = statistics.median(times[reference]) / seconds[reference] - 1
-        if best is None or spread < best.spread:
-            best = Timings(seconds, spread, attempt)
-        best = Timings(best.seconds, best.spread, attempt)
-        if spread <= BUSY_SPREAD:
+        attempts.append(Timings(seconds, spread, attempt, cores))
+        if cores is not None and cores > BUSY_CORES:
+            print(f"machine busy: {_what_else(cores, others)}", file=sys.stderr, flush=True)
+        elif spread > BUSY_SPREAD:
+            print(f"machine busy: {reference} spreads by {100 * spread:.0f} %", file=sys.stderr, flush=True)
+        else:
             break
-        print(f"machine busy: {reference} spreads by {100 * spread:.0f} %", file=sys.stderr, flush=True)
-        if attempt < retries:
-            time.sleep(pause_seconds)
-    return best
+    calmest = min(attempts, key=lambda timings: (timings.other_cores or 0.0, timings.spread))
+    calmest = dataclasses.replace(calmest, retries=len(attempts) - 1)
+    CONDITIONS.add({"reference_spread": calmest.spread, "busy_retries": calmest.retries})
+    if calmest.other_cores is not None:
+        CONDITIONS.add({"other_cores": calmest.other_cores})
+    return calmest
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
@@ -175,23 +245,38 @@ def versions() -> dict[str, str]:
     return found
 
 
+def print_figures(figures: Mapping[str, float]) -> None:
+    """Prints one line of JSON, with what was measured under: the answer of a quick run and of a fresh process."""
+    print(json.dumps({**figures, **CONDITIONS.figures}, allow_nan=False), flush=True)
+
+
 def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], notes: Sequence[str] = ()) -> None:
     """Prints a table and writes `results/NAME.json`; with `--quick` prints one line of JSON and writes nothing.
 
     Args:
         name: of the benchmark.
-        args: with `quick` and `seed`.
-        figures: what was measured; every value is a finite number.
+        args: with `quick`, `seed` and `even_if_busy`.
+        figures: what was measured; every value is a finite number. Those of `CONDITIONS` are added.
         notes: lines above the table, such as the dtype.
+
+    Raises:
+        SystemExit: the machine was busy, and `--even-if-busy` was not given: nothing is written.
     """
-    figures = {key: float(f"{value:.6g}") for key, value in figures.items()}
+    figures = {key: float(f"{value:.6g}") for key, value in {**figures, **CONDITIONS.figures}.items()}
     if args.quick:
         print(json.dumps(figures, allow_nan=False), flush=True)
         return
+    busy = is_busy(CONDITIONS.figures)
+    if busy:
+        other = CONDITIONS.figures.get("other_cores")
+        by = "the reference spread" if other is None else f"other processes took {other:.2f} cores"
+        notes = [*notes, f"measured on a busy machine: {by}"]
     width = max(map(len, figures))
     print("\n".join(notes))
     for key, value in figures.items():
         print(f"{key:<{width}}  {value:>12,.4g}")
+    if busy and not args.even_if_busy:
+        raise SystemExit(f"Not written: {notes[-1]}. Run it on a quiet machine, or with --even-if-busy.")
     result = {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "machine": machine(),
@@ -207,19 +292,26 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
 
 
 __all__ = [
+    "BUSY_CORES",
     "BUSY_SPREAD",
+    "CONDITIONS",
     "LONG_ROUNDS",
     "MIN_ROUNDS",
+    "QUICK_TIMING",
     "RESULTS",
     "ROOT",
+    "Conditions",
     "Timings",
     "alternate",
     "argument_parser",
     "available_mib",
     "in_fresh_process",
+    "is_busy",
     "machine",
     "peak_mib",
+    "print_figures",
     "report",
     "reset_peak",
     "versions",
+    "watched",
 ]

@@ -38,11 +38,15 @@ import faiss
 import numpy as np
 
 from benchmarks.harness import (
+    CONDITIONS,
+    QUICK_TIMING,
     ROOT,
     Timings,
     alternate,
     argument_parser,
     in_fresh_process,
+    is_busy,
+    print_figures,
     report,
 )
 from modeling_unimur.data.cache import cache_dir
@@ -168,8 +172,6 @@ def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.
             },
             **quick,
         )
-        figures["reference_spread"] = max(figures.get("reference_spread", 0.0), timings.spread)
-        figures["busy_retries"] = figures.get("busy_retries", 0) + timings.retries
         for name, value in timings.seconds.items():
             figures[f"{name}_microseconds_b{size}"] = 1e6 * value / sum(map(len, batches))
 
@@ -177,7 +179,7 @@ def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.
 def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
     """Figures of one index, in this process."""
     vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    queries, quick = np.load(folder / "queries.npy"), {"retries": 1, "pause_seconds": 1} if is_quick else {}
+    queries, quick = np.load(folder / "queries.npy"), QUICK_TIMING if is_quick else {}
     kind, factory = PARTS[name]
     if kind == "milvus":
         from modeling_unimur.index.milvus import MilvusIndex
@@ -218,7 +220,10 @@ def _recall(index: VectorIndex, queries: np.ndarray, truth: list[list[str]]) -> 
 
 
 def run(args: argparse.Namespace) -> dict[str, float]:
-    """All figures of one run. Finished parts lie in `runs/` until all are; a killed run goes on from there."""
+    """All figures of one run. Finished parts lie in `runs/` until all are; a killed run goes on from there.
+
+    Parts that a busy machine has measured are not among them.
+    """
     rng, count = np.random.default_rng(args.seed), args.vectors or (QUICK_VECTORS if args.quick else VECTORS)
     partial, settings = ROOT / "runs" / f"{args.name}.partial.json", [args.seed, count, str(args.embeddings)]
     kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() and not args.quick else {}
@@ -240,12 +245,11 @@ def run(args: argparse.Namespace) -> dict[str, float]:
                 print(json.dumps(done[name]), file=sys.stderr, flush=True)
                 if not args.quick:
                     partial.parent.mkdir(exist_ok=True)
-                    partial.write_text(json.dumps({"settings": settings, "parts": done}), encoding="utf-8")
+                    quiet = {part: found for part, found in done.items() if not is_busy(found)}
+                    partial.write_text(json.dumps({"settings": settings, "parts": quiet}), encoding="utf-8")
     for name in args.parts:
-        found = dict(done[name])
-        found["reference_spread"] = max(found["reference_spread"], figures.get("reference_spread", 0.0))
-        found["busy_retries"] += figures.get("busy_retries", 0)
-        figures.update(found)
+        CONDITIONS.add(done[name])
+        figures.update(done[name])
     return figures
 
 
@@ -277,7 +281,7 @@ def main() -> None:
     args = parser.parse_args()
     args.parts = args.parts or (QUICK_PARTS if args.quick else list(PARTS))
     if args.part is not None:
-        print(json.dumps(one_part(args.part, args.folder, args.quick)), flush=True)
+        print_figures(one_part(args.part, args.folder, args.quick))
         return
     source = args.embeddings.name if args.embeddings else "CLIP-T of WordNet's titles and glosses"
     core = os.environ.get("OPENBLAS_CORETYPE", "not set")

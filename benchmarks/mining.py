@@ -16,7 +16,6 @@ The documents are random unit vectors, every third one an image; each query has 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,19 @@ import faiss
 import numpy as np
 import torch
 
-from benchmarks.harness import LONG_ROUNDS, alternate, argument_parser, in_fresh_process, peak_mib, report, reset_peak
+from benchmarks.harness import (
+    CONDITIONS,
+    LONG_ROUNDS,
+    QUICK_TIMING,
+    alternate,
+    argument_parser,
+    in_fresh_process,
+    peak_mib,
+    print_figures,
+    report,
+    reset_peak,
+    watched,
+)
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.training.mining import Judged, MiningOptions, mine_rows, mine_vectors
 
@@ -75,8 +86,7 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
             "faiss": lambda: by_faiss(asked, rows, judged.known),
             "mining": lambda: mine_vectors(questions, documents, kinds, judged, options),
         },
-        rounds=LONG_ROUNDS,
-        **({"retries": 1, "pause_seconds": 1} if is_quick else {}),
+        **(QUICK_TIMING if is_quick else {"rounds": LONG_ROUNDS}),
     )
     seconds = timings.seconds
     return {
@@ -86,8 +96,6 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
         "mining_over_faiss": seconds["mining"] / seconds["faiss"],
         "mining_over_search": seconds["mining"] / searched,
         "mining_mib": mib,
-        "reference_spread": timings.spread,
-        "busy_retries": timings.retries,
     }
 
 
@@ -105,10 +113,12 @@ def manual_figures() -> dict[str, float]:
     documents = Documents(retrieval)
     pictures = PooledPictures(model, processor, documents.images)
     rows = QueryRows(retrieval, documents)
-    start = time.perf_counter()
-    mined = mine_rows(model, processor, rows, documents, pictures)
+    with watched():
+        start = time.perf_counter()
+        mined = mine_rows(model, processor, rows, documents, pictures)
+        seconds = time.perf_counter() - start
     return {
-        "manual_seconds": time.perf_counter() - start,
+        "manual_seconds": seconds,
         "manual_queries": len(mined),
         "manual_documents": documents.corpus_size,
         "manual_negatives": sum(len(images) + len(texts) for images, texts in mined.values()),
@@ -126,13 +136,15 @@ def main() -> None:
     queries = args.queries or (QUICK_QUERIES if args.quick else QUERIES)
     if args.part is not None:
         made = random_figures(vectors, queries, args.seed, args.quick) if args.part == "random" else manual_figures()
-        print(json.dumps(made), flush=True)
+        print_figures(made)
         return
     figures: dict[str, float] = {}
     for part in ("random",) if args.quick or args.no_manual else ("random", "manual"):
         words = [__file__, "--part", part, "--vectors", str(vectors), "--queries", str(queries)]
         words += ["--seed", str(args.seed), *(["--quick"] if args.quick else [])]
-        figures.update(in_fresh_process(words))
+        found = in_fresh_process(words)
+        CONDITIONS.add(found)
+        figures.update(found)
     notes = [f"float32, {WIDTH} wide, {faiss.omp_get_max_threads()} threads; minimum of {LONG_ROUNDS} rounds in turn"]
     report("mining", args, figures, notes)
 

@@ -2,8 +2,8 @@
 
     python benchmarks/pipeline.py [--quick]
 
-Eight multi-turn dialogues, with and without images, one at a time (`batch1`) and together (`batch8`), float32. In
-one run, on the same token ids and pixel tensors:
+Eight multi-turn dialogues, with and without images, one at a time (`batch1`) and together (`batch8`), float32; with
+`--quick` two (`batch2`). In one run, on the same token ids and pixel tensors:
 
 - `bare`: the language model's decoder on ready input vectors, and the dual encoder's image tower; nothing of ours;
 - `model`: `get_multimodal_features`;
@@ -34,13 +34,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.harness import alternate, argument_parser, report
+from benchmarks.harness import QUICK_TIMING, alternate, argument_parser, report, watched
 from modeling_unimur.data.cache import cache_dir
 from unimur_mini.demo.default_gallery import pictures_by_id
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 
-BATCH = 8
-SIZES = (1, BATCH)
+BATCH, QUICK_BATCH = 8, 2
 # The size of the demo's gallery and pool; the vectors are random, which costs a search as much.
 GALLERY_PICTURES, GALLERY_TEXTS = 1500, 265
 TOP_K = 3
@@ -64,8 +63,8 @@ with torch.inference_mode():
 """
 
 
-def conversations(path: Path) -> dict[str, list[list[dict]]]:
-    """Eight dialogues of a file without and eight with images (repeated where it has fewer), images as paths.
+def conversations(path: Path, count: int) -> dict[str, list[list[dict]]]:
+    """`count` dialogues of a file without and as many with images (repeated where it has fewer), images as paths.
 
     Raises:
         ValueError: a file without one of both kinds.
@@ -79,7 +78,7 @@ def conversations(path: Path) -> dict[str, list[list[dict]]]:
         kinds["pictures" if any(part["type"] == "image" for part in parts) else "text"].append(messages)
     if not all(kinds.values()):
         raise ValueError(f"{path} needs dialogues with and without images.")
-    return {kind: (found * BATCH)[:BATCH] for kind, found in kinds.items()}
+    return {kind: (found * count)[:count] for kind, found in kinds.items()}
 
 
 def open_pipeline(folder: Path, seed: int):
@@ -186,17 +185,17 @@ def _input_vectors(model, features: dict) -> torch.Tensor:
 
 def run(args: argparse.Namespace) -> dict[str, float]:
     """All figures of one run."""
-    kinds = conversations(args.dialogues)
+    batch = QUICK_BATCH if args.quick else BATCH
+    kinds, sizes = conversations(args.dialogues, batch), (1, batch)
     retriever = open_pipeline(args.model, args.seed)
-    figures = cold_starts(retriever, args.model, 1 if args.quick else COLD_STARTS)
+    with watched():
+        figures = cold_starts(retriever, args.model, 1 if args.quick else COLD_STARTS)
     totals = {"bare": 0.0, "call": 0.0, "decoding": 0.0}
-    spread, retries = 0.0, 0
     for kind, dialogues in kinds.items():
-        for size in SIZES:
-            quick = {"retries": 1, "pause_seconds": 1} if args.quick else {}
-            timings = alternate(parts_of_a_call(retriever, dialogues, size), reference="bare", **quick)
+        for size in sizes:
+            timing = QUICK_TIMING if args.quick else {}
+            timings = alternate(parts_of_a_call(retriever, dialogues, size), reference="bare", **timing)
             seconds, where = timings.seconds, f"{kind}_batch{size}"
-            spread, retries = max(spread, timings.spread), retries + timings.retries
             seconds["tokenising"] = max(seconds.pop("preprocessing") - seconds["decoding"], 0.0)
             figures[f"queries_per_second_{where}"] = len(dialogues) / seconds["call"]
             figures[f"bare_queries_per_second_{where}"] = len(dialogues) / seconds["bare"]
@@ -206,11 +205,10 @@ def run(args: argparse.Namespace) -> dict[str, float]:
             totals = {name: total + seconds[name] for name, total in totals.items()}
     beyond = totals["call"] - totals["bare"]
     figures["overhead_percent"] = max(
-        figures[f"overhead_percent_{kind}_batch{size}"] for kind in kinds for size in SIZES
+        figures[f"overhead_percent_{kind}_batch{size}"] for kind in kinds for size in sizes
     )
     figures["mean_overhead_percent"] = 100 * (beyond - totals["decoding"]) / totals["bare"]
     figures["call_over_bare_percent"] = 100 * beyond / totals["bare"]
-    figures["reference_spread"], figures["busy_retries"] = spread, retries
     return figures
 
 

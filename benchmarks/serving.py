@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.harness import ROOT, argument_parser, report
+from benchmarks.harness import ROOT, argument_parser, report, watched
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
@@ -198,7 +198,9 @@ def main() -> None:
     parser.add_argument("--clients", type=int, help=f"default {CLIENTS}; quick: {QUICK_CLIENTS}")
     parser.add_argument("--seconds", type=float, help=f"default {SECONDS:g}; quick: {QUICK_SECONDS:g}")
     args = parser.parse_args()
-    report("serving", args, run(args), [f"{Path(args.model).name}; clients and server share the machine"])
+    with watched():
+        figures = run(args)
+    report("serving", args, figures, [f"{Path(args.model).name}; clients and server share the machine"])
 
 
 if __name__ == "__main__":

@@ -240,8 +240,9 @@ class UniMuRHeads(nn.Module):
         return mapped.reshape(mapped.shape[0] * self.visual_tokens, -1)
 
     def unify(self, states: list[torch.Tensor]) -> torch.Tensor:
-        """Hidden states at [RET], one `(batch, ret_tokens, language_width)` a layer, to unit vectors
-        `(batch, projection_dim)`."""
+        """Hidden states `(batch, tokens, language_width)` of each layer that is read, which end with [RET], to unit
+        vectors `(batch, projection_dim)`."""
+        states = [state[:, -len(self.ret_embedding) :] for state in states]
         mapped = [layer(state.to(layer.weight.dtype)) for layer, state in zip(self.readout_maps, states, strict=True)]
         return F.normalize(torch.stack(mapped).sum(dim=0).mean(dim=1), dim=-1)
 
@@ -584,11 +585,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if count != given:
             raise ValueError(f"The contexts have places for {count} images, and {given} images came with them.")
 
-    def unify(self, states: list[torch.Tensor]) -> torch.Tensor:
-        """Hidden states `(batch, tokens, width)` of each layer that is read, which end with [RET], as unit vectors
-        `(batch, projection_dim)`."""
-        return self.heads.unify([state[:, -self.config.num_ret_tokens :] for state in states])
-
     @torch.no_grad()
     def get_prefix_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
         """Keys and values of everything before [RET] in text contexts, which no training changes: computed once, they
@@ -672,7 +668,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             hidden = [] if prefix is None or prefix.hidden is None else [prefix.hidden]
             hidden = torch.cat([*hidden, found.hidden], dim=1)
             order.append(rows)
-            embeds.append(self.unify(found.states))
+            embeds.append(self.heads.unify(found.states))
             ran.append((hidden, ids[:, -hidden.shape[1] :], mask[:, -hidden.shape[1] :]))
         return torch.cat(embeds)[torch.cat(order).argsort()], ran
 

@@ -515,7 +515,7 @@ class ChatCache:
         self._chats.append(_Kept(places[:body], owner, found.prefix.cut(body)))
         while self._chats and self.num_bytes > self.max_bytes:
             self._chats.pop(0)
-        return self.model.unify(found.states)
+        return self.model.heads.unify(found.states)
 
 
 __all__ = [

@@ -36,9 +36,7 @@ KNOWN_EQUAL_PLACES: set[str] = set()
 
 # Modules without a test file of their own, by what tests them, or by the reason why nothing does.
 TESTED_THROUGH = {
-    "tests/benchmarks/test_quick_runs.py": (
-        "benchmarks.training_step", "benchmarks.training_inputs", "benchmarks.fromage_step",
-    ),
+    "tests/benchmarks/test_quick_runs.py": ("benchmarks.fromage_step",),
     "they need runs of the minis' recipes, or hours": (
         "benchmarks.ablation", "benchmarks.anchor", "benchmarks.photographs", "benchmarks.quality",
     ),

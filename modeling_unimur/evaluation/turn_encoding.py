@@ -115,7 +115,7 @@ class TurnEncoder:
         for batch in _buckets(streams):
             rows, states, hidden = zip(*self.run(batch), strict=True)
             layers = [torch.stack([state[-last:] for state in layer]) for layer in zip(*states, strict=True)]
-            vectors[list(rows)] = self.model.unify(layers).float().cpu()
+            vectors[list(rows)] = self.model.heads.unify(layers).float().cpu()
             if ret:
                 before = torch.stack([state[-last - 1] for state in hidden])
                 logits = self.model.get_vocabulary_logits(before, ret=True)

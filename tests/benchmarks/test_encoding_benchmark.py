@@ -11,6 +11,7 @@ from benchmarks.harness import RESULTS, ROOT
 from tests.encoding.corpora import picture_folder
 
 FIGURES = {
+    "other_cores",
     "encode_over_backbone",
     "model_share",
     "second_run_fraction",

@@ -26,6 +26,7 @@ FIGURES = {
     "pools_dialogues",
     "reference_spread",
     "busy_retries",
+    "other_cores",
 }
 
 

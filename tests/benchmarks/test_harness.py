@@ -3,10 +3,36 @@
 import argparse
 import itertools
 import json
+import subprocess
+import sys
 
 import pytest
 
 from benchmarks import harness
+
+
+class _Others:
+    """Other processes that take so many cores in one window after another; by default none."""
+
+    def __init__(self, cores):
+        self._cores = cores
+
+    def cores(self):
+        return next(self._cores, 0.0)
+
+    def busiest(self):
+        return "python (1234)"
+
+
+def _others(monkeypatch, *cores):
+    left = iter(cores)
+    monkeypatch.setattr(harness, "OtherProcesses", lambda: _Others(left))
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    _others(monkeypatch)
+    monkeypatch.setattr(harness, "CONDITIONS", harness.Conditions())
 
 
 def _clock(monkeypatch, durations):
@@ -31,7 +57,7 @@ def test_busy_machine_is_said_and_measured_again(monkeypatch, capsys):
     _clock(monkeypatch, [1.0] + [2.0] * 6 + [1.5] * 7)
     timings = harness.alternate({"a": lambda: None})
     assert "machine busy: a spreads by 100 %" in capsys.readouterr().err
-    assert timings == harness.Timings({"a": 1.5}, 0.0, 1)
+    assert timings == harness.Timings({"a": 1.5}, 0.0, 1, 0.0)
 
 
 def test_busy_to_the_end_reports_the_calmest_attempt(monkeypatch, capsys):
@@ -45,6 +71,57 @@ def test_busy_to_the_end_reports_the_calmest_attempt(monkeypatch, capsys):
 def test_the_reference_alone_decides(monkeypatch):
     _clock(monkeypatch, [1.0, 1.0] + [1.0, 9.0] * 6)
     assert harness.alternate({"a": lambda: None, "b": lambda: None}, reference="a").retries == 0
+
+
+def test_what_else_runs_is_said_and_measured_again(monkeypatch, capsys):
+    _clock(monkeypatch, [1.0] * 7 + [2.0] * 7)
+    _others(monkeypatch, 0.5, 0.01)
+    assert harness.alternate({"a": lambda: None}) == harness.Timings({"a": 2.0}, 0.0, 1, 0.01)
+    assert "0.50 cores, most of it python (1234)" in capsys.readouterr().err
+    assert harness.CONDITIONS.figures == {"reference_spread": 0.0, "busy_retries": 1, "other_cores": 0.01}
+
+
+def test_of_busy_attempts_the_one_with_the_least_beside_it_counts(monkeypatch):
+    _clock(monkeypatch, [3.0] * 7 + ([1.0] + [1.5] * 6))
+    _others(monkeypatch, 1.5, 0.5)
+    assert harness.alternate({"a": lambda: None}, retries=1).seconds == {"a": 1.0}
+
+
+def test_conditions_are_the_worst_of_all_measurements(monkeypatch):
+    conditions = harness.Conditions()
+    for spread, retries, cores in ((0.1, 1, 0.05), (0.3, 0, 0.02), (0.0, 2, 0.01)):
+        conditions.add({"reference_spread": spread, "busy_retries": retries, "other_cores": cores, "seconds": 9.0})
+    conditions.add({"seconds": 1.0})
+    assert conditions.figures == {"reference_spread": 0.3, "busy_retries": 3, "other_cores": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("figures", "busy"),
+    [
+        ({}, False),
+        ({"other_cores": 0.1, "reference_spread": 0.5}, False),
+        ({"other_cores": 0.3, "reference_spread": 0.0}, True),
+        ({"reference_spread": 0.1}, False),
+        ({"reference_spread": 0.3}, True),
+    ],
+)
+def test_the_spread_decides_only_where_other_processes_are_unknown(figures, busy):
+    assert harness.is_busy(figures) is busy
+
+
+def test_own_clocks_are_watched(monkeypatch, capsys):
+    _others(monkeypatch, 0.7)
+    with harness.watched():
+        pass
+    assert harness.CONDITIONS.figures == {"other_cores": 0.7}
+    assert "machine busy" in capsys.readouterr().err
+
+
+def test_without_proc_the_figure_is_missing(monkeypatch):
+    _clock(monkeypatch, [1.0] * 7)
+    _others(monkeypatch, None)
+    assert harness.alternate({"a": lambda: None}).other_cores is None
+    assert "other_cores" not in harness.CONDITIONS.figures
 
 
 @pytest.mark.parametrize(("arguments", "message"), [({"rounds": 2}, "3 rounds"), ({"reference": "x"}, "none of the")])
@@ -76,10 +153,14 @@ def test_fresh_process_reads_the_last_line_and_names_failures():
         harness.in_fresh_process(["-c", "raise SystemExit(3)"])
 
 
+def _arguments(**given):
+    return argparse.Namespace(**{"quick": False, "seed": 0, "even_if_busy": False, **given})
+
+
 def test_report_writes_the_result(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     monkeypatch.setattr(harness.sys, "argv", ["x/pipeline.py", "--seed", "3"])
-    harness.report("pipeline", argparse.Namespace(quick=False, seed=3), {"ratio": 1 / 3}, ["dtype float32"])
+    harness.report("pipeline", _arguments(seed=3), {"ratio": 1 / 3}, ["dtype float32"])
     result = json.loads((tmp_path / "pipeline.json").read_text(encoding="utf-8"))
     assert result["command"] == "python benchmarks/pipeline.py --seed 3"
     assert result["seed"] == 3
@@ -91,12 +172,50 @@ def test_report_writes_the_result(monkeypatch, tmp_path, capsys):
 
 def test_quick_report_prints_json_and_writes_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(harness, "RESULTS", tmp_path / "results")
-    harness.report("pipeline", argparse.Namespace(quick=True, seed=0), {"ratio": 2.0})
+    harness.report("pipeline", _arguments(quick=True), {"ratio": 2.0})
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == {"ratio": 2.0}
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("conditions", [{"other_cores": 1.3}, {"reference_spread": 0.4}])
+def test_result_of_a_busy_machine_is_written_on_demand_only(monkeypatch, tmp_path, capsys, conditions):
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    harness.CONDITIONS.add(conditions)
+    with pytest.raises(SystemExit, match="--even-if-busy"):
+        harness.report("pipeline", _arguments(), {"ratio": 2.0})
+    assert not list(tmp_path.iterdir())
+    assert "ratio" in capsys.readouterr().out  # an hour's figures are shown
+    harness.report("pipeline", _arguments(even_if_busy=True), {"ratio": 2.0})
+    result = json.loads((tmp_path / "pipeline.json").read_text(encoding="utf-8"))
+    assert result["figures"] == {"ratio": 2.0, **conditions}
+    assert "busy" in result["notes"][-1]
+
+
+_BUSY = """
+import argparse
+from pathlib import Path
+from benchmarks import harness
+
+harness.RESULTS = Path("RESULTS")
+harness.alternate({"a": lambda: None}, rounds=3, retries=0)
+harness.report("pipeline", argparse.Namespace(quick=False, seed=0, even_if_busy=False), {"ratio": 2.0})
+"""
+
+
+def test_a_real_process_beside_it_keeps_a_result_from_being_written(tmp_path):
+    command = [sys.executable, "-c", _BUSY.replace('RESULTS")', f'{tmp_path}")')]
+    with subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) as beside:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=harness.ROOT, check=False)
+        finally:
+            beside.kill()
+    assert done.returncode != 0
+    assert "machine busy" in done.stderr
+    assert "--even-if-busy" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_figures_are_numbers(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     with pytest.raises(ValueError, match="JSON"):
-        harness.report("pipeline", argparse.Namespace(quick=True, seed=0), {"ratio": float("nan")})
+        harness.report("pipeline", _arguments(quick=True), {"ratio": float("nan")})

@@ -17,6 +17,7 @@ FIGURES = {
     "vectors",
     "reference_spread",
     "busy_retries",
+    "other_cores",
     *(f"{name}_{figure}" for name in PARTS for figure in ("build_seconds", "mib", "recall_at_10")),
     *(f"{name}_microseconds_b{size}" for name in ("raw", *PARTS, *TUNED) for size in (1, 64)),
     *(f"{name}_recall_at_10" for name in TUNED),

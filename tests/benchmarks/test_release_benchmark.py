@@ -21,6 +21,7 @@ def test_release(release, language_folder, clip_folder):
         "hub_layouts_passed",
         "reference_spread",
         "busy_retries",
+        "other_cores",
     }
     assert all(math.isfinite(value) for value in figures.values())
     assert figures["load_seconds"] > 0 < figures["backbones_seconds"]

@@ -12,6 +12,7 @@ from benchmarks.harness import ROOT
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 FIGURES = {
+    "other_cores",
     "errors", "p50_ms", "p99_ms", "rps", "requests", "refused", "mib_early", "mib_late", "mean_batch", "clients",
     "seconds",
 }  # fmt: skip

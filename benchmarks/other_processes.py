@@ -1,0 +1,110 @@
+"""The CPU time that other processes take while a benchmark measures, read from /proc (Linux)."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+# The flag PF_KTHREAD of Linux. Kernel threads work for somebody, often for the benchmark itself.
+_KERNEL_THREAD = 0x00200000
+# CPU time is counted in ticks of 10 ms: over a shorter window a single tick would look like much.
+_SHORTEST_WINDOW = 1.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """CPU time of one process so far.
+
+    Args:
+        name: of its program.
+        parent: id of the process that began it.
+        seconds: of all its threads.
+        seconds_of_ended: of its children that have ended, and of theirs.
+    """
+
+    name: str
+    parent: int
+    seconds: float
+    seconds_of_ended: float
+
+
+def read_processes(proc: Path = PROC) -> dict[int, Process]:
+    """All processes but the threads of the kernel, by their ids; none where the system has no /proc."""
+    ticks, found = os.sysconf("SC_CLK_TCK"), {}
+    for file in proc.glob("[0-9]*/stat"):
+        try:
+            # A name may hold spaces and brackets: the fields begin after the last bracket.
+            start, _, rest = file.read_text(encoding="utf-8", errors="replace").rpartition(")")
+        except OSError:
+            continue  # it has ended
+        fields = rest.split()
+        if int(fields[6]) & _KERNEL_THREAD:
+            continue
+        user, system, ended_user, ended_system = map(int, fields[11:15])
+        name = start.partition("(")[2]
+        found[int(file.parent.name)] = Process(
+            name, int(fields[1]), (user + system) / ticks, (ended_user + ended_system) / ticks
+        )
+    return found
+
+
+def own_family(processes: dict[int, Process]) -> set[int]:
+    """Ids of this process and of all that it began, directly or not."""
+    own = {os.getpid()}
+    while found := {pid for pid, process in processes.items() if process.parent in own} - own:
+        own |= found
+    return own
+
+
+class OtherProcesses:
+    """What runs beside this process and its children, from now on.
+
+    `cores` and `busiest` say how much it is. This process and all that it begins do not count.
+    """
+
+    def __init__(self) -> None:
+        self._start, self._before = time.monotonic(), read_processes()
+        self._own = own_family(self._before)
+
+    def seconds(self) -> dict[int, float]:
+        """CPU seconds since then of every other process that runs now, by its id."""
+        return {pid: process.seconds - self._seconds_before(pid) for pid, process in self._now().items()}
+
+    def cores(self) -> float | None:
+        """Cores that others have kept busy since then, on average; None where the system has no /proc.
+
+        A window shorter than a second is made one by waiting.
+        """
+        if not self._before:
+            return None
+        time.sleep(max(0.0, self._start + _SHORTEST_WINDOW - time.monotonic()))
+        window, now = time.monotonic() - self._start, self._now()
+        running = sum(process.seconds - self._seconds_before(pid) for pid, process in now.items())
+        # A process that has ended is in the account of its parent, with what it took before the window.
+        known = {pid: process for pid, process in self._before.items() if pid not in self._own}
+        accounts = sum(
+            process.seconds_of_ended - (known[pid].seconds_of_ended if pid in known else 0.0)
+            for pid, process in now.items()
+        )
+        taken_before = sum(known[pid].seconds + known[pid].seconds_of_ended for pid in known.keys() - now.keys())
+        return (running + max(0.0, accounts - taken_before)) / window
+
+    def busiest(self, count: int = 3) -> str:
+        """Names and ids of those that took the most since then."""
+        seconds, now = self.seconds(), self._now()
+        most = sorted((pid for pid in seconds if pid in now), key=lambda pid: -seconds[pid])[:count]
+        return ", ".join(f"{now[pid].name} ({pid})" for pid in most if seconds[pid] > 0)
+
+    def _now(self) -> dict[int, Process]:
+        processes = read_processes()
+        self._own |= own_family(processes)
+        return {pid: process for pid, process in processes.items() if pid not in self._own}
+
+    def _seconds_before(self, pid: int) -> float:
+        return self._before[pid].seconds if pid in self._before else 0.0
+
+
+__all__ = ["PROC", "OtherProcesses", "Process", "own_family", "read_processes"]
