@@ -5,7 +5,9 @@
 The manual is built into an index with words (`unimur index build gimp_manual --bm25`). The weight of BM25 is chosen on
 the validation questions, and all rankings are measured on the test questions:
 
-- `mrr10_bm25`, `mrr10_vectors`, `mrr10_hybrid`, `mrr10_rrf`: MRR@10 in percent; `recall10_...` likewise;
+- `mrr10_bm25`, `mrr10_vectors`, `mrr10_hybrid`, `mrr10_rrf`: MRR@10 in percent; `recall10_...` likewise. Only the
+  section or image that is meant counts (grade 2), as in `univl_dr_ladder.py`; in figures that end in `_grade1`, a
+  subsection of it and another image of the figure count too;
 - `weight`: of BM25, the best of 0 to 1 in steps of 0.1 on the `validation_questions`; `test_questions`: their number;
 - `hybrid_over_bm25`, `hybrid_over_vectors`: MRR@10 of hybrid minus that of the part, with `_low` and `_high`, the 95 %
   interval by the paired bootstrap over questions;
@@ -31,6 +33,8 @@ from modeling_unimur.index import hybrid, open_index
 from modeling_unimur.memory_index import FolderIndex, Hit, RetrievalIndex
 
 TOP_K = 10
+# Lowest grades that count: the section or the image that is meant (as in the ladder), or a part or sibling of it too.
+LEAST_SCORES = (2, 1)
 _WORDS = ("layer", "mask", "brush", "palette", "gradient", "channel", "selection", "path", "filter", "font", "guide")
 
 
@@ -41,20 +45,24 @@ class Questions:
         index: with words.
         vectors: of the questions.
         texts: of the questions.
-        relevant: ids that answer each.
+        grades: of the documents that answer each, by their ids.
         excluded: ids that do not count for each.
     """
 
-    def __init__(self, index: FolderIndex, vectors: np.ndarray, texts: list[str], relevant: list, excluded: list):
-        self.relevant, self.vectors, self.texts = relevant, vectors, texts
+    def __init__(self, index: FolderIndex, vectors: np.ndarray, texts: list[str], grades: list, excluded: list):
+        self.grades, self.vectors, self.texts = grades, vectors, texts
         rows = hybrid.candidates(index, vectors, texts)
         self.found: list[list[Hit]] = [
             [hit for hit in hits if hit.id not in left_out] for hits, left_out in zip(rows, excluded, strict=True)
         ]
 
-    def reciprocal_ranks(self, setting: float | str) -> np.ndarray:
+    def relevant(self, least: int) -> list[set[str]]:
+        """Ids of the documents with this grade or a higher one."""
+        return [{name for name, grade in row.items() if grade >= least} for row in self.grades]
+
+    def reciprocal_ranks(self, setting: float | str, least: int) -> np.ndarray:
         """Of each question, in percent."""
-        pairs = zip(self.found, self.relevant, strict=True)
+        pairs = zip(self.found, self.relevant(least), strict=True)
         return np.array([100 * hybrid.measure_setting([hits], [wanted], setting, TOP_K)[0] for hits, wanted in pairs])
 
 
@@ -64,9 +72,9 @@ def quick_questions(seed: int) -> tuple[FolderIndex, Questions, Questions]:
     vectors = rng.standard_normal((3 * len(_WORDS), 16), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     index.add("text", list(_WORDS), vectors[: len(_WORDS)], [{"text": f"about a {word}"} for word in _WORDS])
-    texts, relevant = [f"what is a {word}?" for word in _WORDS], [{word} for word in _WORDS]
+    texts, grades = [f"what is a {word}?" for word in _WORDS], [{word: 2} for word in _WORDS]
     parts = np.split(vectors[len(_WORDS) :], 2)
-    return index, *(Questions(index, part, texts, relevant, [()] * len(texts)) for part in parts)
+    return index, *(Questions(index, part, texts, grades, [()] * len(texts)) for part in parts)
 
 
 def manual_questions(args: argparse.Namespace, folder: Path) -> tuple[FolderIndex, Questions, Questions]:
@@ -81,37 +89,46 @@ def manual_questions(args: argparse.Namespace, folder: Path) -> tuple[FolderInde
     index = open_index(folder, read_only=True)
     found = []
     for split in ("validation", "test"):
-        relevant: dict[str, set[str]] = {}
+        grades: dict[str, dict[str, float]] = {}
         for row in manual.qrels[split]:
-            if row["score"] > 0:
-                relevant.setdefault(row["query_id"], set()).add(row["doc_id"])
-        rows = [row for row in manual.queries[split] if row["query_id"] in relevant]
+            grades.setdefault(row["query_id"], {})[row["doc_id"]] = row["score"]
+        best = {query: max(row.values()) for query, row in grades.items()}
+        rows = [row for row in manual.queries[split] if best.get(row["query_id"], 0) >= max(LEAST_SCORES)]
         texts = [row["text"] for row in rows]
         vectors = retriever.embed(texts, batch_size=32).numpy()
-        wanted = [relevant[row["query_id"]] for row in rows]
+        wanted = [grades[row["query_id"]] for row in rows]
         found.append(Questions(index, vectors, texts, wanted, [row["excluded"] for row in rows]))
     return index, *found
 
 
-def measure(index: FolderIndex, validation: Questions, test: Questions, is_quick: bool) -> dict[str, float]:
-    tried = hybrid.compare_weights(validation.found, validation.relevant, TOP_K)
+def rankings(validation: Questions, test: Questions, least: int) -> dict[str, float]:
+    """Figures of all rankings where documents of a lower grade than `least` do not count."""
+    tried = hybrid.compare_weights(validation.found, validation.relevant(least), TOP_K)
     weight = hybrid.best_weight({setting: tried[setting] for setting in hybrid.WEIGHTS})
     settings = {"bm25": 1.0, "vectors": 0.0, "hybrid": weight, "rrf": hybrid.RRF}
-    figures = {"weight": float(weight), "validation_questions": len(validation.texts)}
-    figures |= {"test_questions": len(test.texts), "documents": len(index)}
+    figures = {"weight": float(weight)}
     for name, setting in settings.items():
-        mrr, recall = hybrid.measure_setting(test.found, test.relevant, setting, TOP_K)
+        mrr, recall = hybrid.measure_setting(test.found, test.relevant(least), setting, TOP_K)
         figures |= {f"mrr10_{name}": 100 * mrr, f"recall10_{name}": 100 * recall}
-    ranks = {name: test.reciprocal_ranks(setting) for name, setting in settings.items()}
+    ranks = {name: test.reciprocal_ranks(setting, least) for name, setting in settings.items()}
     for part in ("bm25", "vectors"):
         found = paired_bootstrap(ranks["hybrid"], ranks[part])
         figures |= {f"hybrid_over_{part}{end}": value for end, value in
                     (("", found.mean), ("_low", found.low), ("_high", found.high))}  # fmt: skip
+    return figures
+
+
+def measure(index: FolderIndex, validation: Questions, test: Questions, is_quick: bool) -> dict[str, float]:
+    figures = {"validation_questions": len(validation.texts), "test_questions": len(test.texts)}
+    figures["documents"] = len(index)
+    for least in LEAST_SCORES:
+        end = "" if least == 2 else f"_grade{least}"
+        figures |= {f"{name}{end}": value for name, value in rankings(validation, test, least).items()}
     one, text = test.vectors[:1], test.texts[:1]
     timings = alternate(
         {
             "search": lambda: index.search(one, TOP_K),
-            "hybrid": lambda: hybrid.search(index, one, text, weight, TOP_K),
+            "hybrid": lambda: hybrid.search(index, one, text, 0.5, TOP_K),
         },
         rounds=3 * MIN_ROUNDS,
         **({"retries": 0, "pause_seconds": 1} if is_quick else {"retries": 1}),

@@ -476,6 +476,21 @@ def index_milvus() -> list[list[str]]:
     return _index_rows("index_milvus", kinds)
 
 
+@table("hybrid")
+def hybrid() -> list[list[str]]:
+    found = figures("hybrid")
+    weights = f"weight {found['weight']:g}; {found['weight_grade1']:g}, chosen on validation questions"
+    names = {"bm25": "BM25 alone", "vectors": "vectors alone", "hybrid": weights, "rrf": "reciprocal rank fusion"}
+    strict, lenient = "section or image itself", "its parts and siblings too"
+    measures = ("mrr10", "recall10")
+    rows = [[f"{found['test_questions']:.0f} test questions"]]
+    rows[0] += [f"{measure}, {what}" for what in (strict, lenient) for measure in ("MRR@10", "recall@10")]
+    for name, words in names.items():
+        cells = [number(found[f"{measure}_{name}{end}"]) for end in ("", "_grade1") for measure in measures]
+        rows.append([words, *cells])
+    return rows
+
+
 @table("training_step")
 def training_step() -> list[list[str]]:
     found = figures("training_step")
