@@ -329,7 +329,9 @@ class MultimodalRetrievalPipeline(Pipeline):
             return opener.open_index(place, read_only=read_only, **options)
         except FileNotFoundError:
             if create is None:
-                raise
+                raise FileNotFoundError(
+                    f"{place} contains no index: make one with `save_index`, or pass create={MEMORY!r}."
+                ) from None
         width, name = self.model.config.embedding_width, model or self.space
         if name is None:
             raise ValueError("This model's candidates are ready vectors: name the model that made them, model=.")

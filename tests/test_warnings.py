@@ -43,7 +43,7 @@ def run(arguments: list, folder: Path, kind: str, stdin: str = "") -> None:
 @pytest.mark.parametrize("word", ["pipeline(", "AutoProcessor"])
 def test_programs(word, tmp_path, pictures):
     (program,) = [block for block in blocks("python")[:2] if word in block]
-    run(["-c", f"MODEL, PICTURES = {str(assemble())!r}, {pictures!r}\n{program}"], tmp_path, "program")
+    run(["-c", f"MODEL, IMAGES = {str(assemble())!r}, {pictures!r}\n{program}"], tmp_path, "program")
 
 
 def test_commands(tmp_path, pictures):

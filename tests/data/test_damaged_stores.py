@@ -168,17 +168,16 @@ class Evaluation(Store):
         self.monkeypatch.setattr(encoding, "_DIALOGUES", 2)
 
     def encode_candidates(self, gallery, kind):
-        return self.encode_contexts([gallery.texts])[0]
+        self.count += len(gallery.texts)
+        return torch.tensor([[float(text), float(self.revision)] for text in gallery.texts])
 
     def encode_contexts(self, groups):
-        texts = [text for group in groups for text in group]
-        self.count += len(texts)
-        return torch.tensor([[float(text), float(self.revision)] for text in texts]), None
+        return self.encode_candidates(Gallery([c[0]["content"] for group in groups for c in group]), "text"), None
 
     def run(self, seed):
         self.count, self.revision, numbers = 0, str(seed), [str(number) for number in range(9)]
         evaluator = encoding.Evaluator([self], self.work / "batches")
-        found = evaluator.encode([[number] for number in numbers], Gallery(numbers))
+        found = evaluator.encode([[[{"role": "user", "content": n}]] for n in numbers], Gallery(numbers))
         rows = np.concatenate([found["fixed"].queries, found["fixed"].candidates["text"]])
         return torch.from_numpy(rows), self.count
 
