@@ -93,7 +93,7 @@ def encoder_contexts(
     table: torch.Tensor,
     chats: str | None = None,
 ) -> EncoderContexts:
-    """Adds to the contexts: a right text for pictures that have only a caption, dialogues and glosses, and own chats.
+    """Adds to the contexts: a right text for images that have only a caption, dialogues and glosses, and own chats.
 
     Args:
         space: of the index.
