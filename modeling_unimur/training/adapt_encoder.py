@@ -1,4 +1,4 @@
-"""What the encoder of an index adds: texts that the index does not hold, in its space."""
+"""The encoder of an index embeds texts that the index does not hold."""
 
 from __future__ import annotations
 

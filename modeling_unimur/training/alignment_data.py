@@ -1,4 +1,4 @@
-"""What dual alignment training reads, and what it is judged by."""
+"""Data of dual alignment training, and its evaluation sets."""
 
 from dataclasses import dataclass, field
 

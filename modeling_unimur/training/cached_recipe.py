@@ -1,4 +1,4 @@
-"""Every frozen feature of a recipe, computed ahead of training."""
+"""Computes all frozen features of a recipe before training."""
 
 import logging
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Rows a dual encoder is trained on: in every epoch another view and another text of each image."""
+"""Training rows of a dual encoder: each epoch draws a view and a text of each image."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ class Draws:
 
 
 class ClipRows(Dataset):
-    """One row an image.
+    """One row per image.
 
     Args:
         pooled (`(pictures, width)`): features of the images.

@@ -1,4 +1,4 @@
-"""What a training step reads: contexts, their right images and texts, as rows of datasets."""
+"""Rows of datasets that a training step reads: contexts with their relevant images and texts."""
 
 from collections.abc import Callable, Sequence
 

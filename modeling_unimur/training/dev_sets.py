@@ -1,4 +1,4 @@
-"""Retrieval over whole development sets: what a run is judged by."""
+"""Evaluation of a run: retrieval over whole development sets."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Hard negatives: what a trained model ranks high and is not right."""
+"""Mining of hard negatives: documents that a trained model ranks high and that are not relevant."""
 
 import logging
 import os

@@ -39,7 +39,7 @@ class PictureBatches(Dataset):
     Args:
         pictures: addresses as in `data.picture_bytes`.
         image_processor: of the tower.
-        batch_size: images a batch.
+        batch_size: images per batch.
     """
 
     def __init__(self, pictures: Sequence[str], image_processor, batch_size: int):

@@ -1,4 +1,4 @@
-"""Queries of a retrieval set with a positive and hard negatives, drawn anew in every epoch."""
+"""Queries of a retrieval set with a positive and hard negatives, drawn again in every epoch."""
 
 import logging
 import random

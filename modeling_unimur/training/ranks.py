@@ -1,4 +1,4 @@
-"""Several processes that train together: what is reduced, what is left alone, what is sharded."""
+"""Distributed training: which tensors are reduced, which are left alone, which are sharded."""
 
 import torch
 import torch.distributed as dist

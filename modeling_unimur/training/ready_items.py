@@ -1,4 +1,4 @@
-"""The texts that stand behind somebody's vectors: their own, or the captions of images."""
+"""Texts that belong to precomputed vectors: their own, or the captions of images."""
 
 from __future__ import annotations
 

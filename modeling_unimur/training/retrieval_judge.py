@@ -1,4 +1,4 @@
-"""Retrieval of a split's relevant documents: what a run of UniVL-DR is judged by."""
+"""Evaluation of a UniVL-DR run: retrieval of a split's relevant documents."""
 
 import logging
 import random

@@ -71,7 +71,7 @@ def load_picture_dictionary() -> RetrievalSet:
         and `excluded`; `corpus` with `group`, `source` and `license`.
 
     Raises:
-        PackageUnavailable: WordNet, or all sources of images, cannot be brought.
+        PackageUnavailable: WordNet, or all sources of images, are not available.
     """
 
     def build(folder: Path) -> None:

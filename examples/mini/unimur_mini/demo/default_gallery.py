@@ -63,7 +63,7 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
 
     Raises:
         CommandError: if a collection or an image does not exist; the message names the id.
-        PackageUnavailable: if a collection cannot be had.
+        PackageUnavailable: if a collection is not available.
     """
     if not image_ids:
         return {}

@@ -14,7 +14,7 @@ from modeling_unimur.cli.gallery import GALLERY_FILE, INDEX_FOLDER, KEY_LENGTH, 
 from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.source_folders import record_sources
 
-# Of the index' files; indexes of another one are built anew.
+# Of the index' files; indexes of another one are built again.
 _LAYOUT = b"versions"
 
 
@@ -39,7 +39,7 @@ def build_index(retriever: Any, folder: Path, pictures: Mapping[str, Picture], r
     """Encode the items into the retriever's index and save it with its gallery under `folder`.
 
     Raises:
-        CommandError: if not one image could be read.
+        CommandError: if no image could be read.
     """
 
     def build(aside: Path) -> None:

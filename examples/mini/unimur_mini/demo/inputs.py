@@ -1,4 +1,4 @@
-"""The files that a demo reads: dialogues (JSON lines of chat messages) and replies (one a line)."""
+"""The files that a demo reads: dialogues (JSON lines of chat messages) and replies (one per line)."""
 
 from __future__ import annotations
 

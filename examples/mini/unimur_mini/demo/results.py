@@ -1,4 +1,4 @@
-"""What a demo run found: plain records that the terminal, the page and the contact sheet are drawn from."""
+"""Results of a demo run: plain records that the terminal, the page and the contact sheet show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images a small dual encoder is trained on: more than one is tested on, and none that the tests hold."""
+"""Training images of the small dual encoder: those of the training split, and all further clip arts."""
 
 import logging
 import re
