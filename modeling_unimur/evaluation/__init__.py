@@ -1,1 +1,1 @@
-"""Metrics, systems and the tasks that they are measured on."""
+"""Metrics, systems, and the tasks that evaluate them."""

@@ -1,4 +1,4 @@
-"""How likely a language model finds each of many answers, with one cache for all of them."""
+"""Ranks answers by their likelihood under a language model, with one KV cache for the shared context."""
 
 from __future__ import annotations
 

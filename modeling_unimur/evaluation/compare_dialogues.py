@@ -29,7 +29,7 @@ class ComparedDialogue:
         dialogue_id: of the dialogue.
         messages: chat messages whose `content` is a list of parts; the `image` of a part is a path.
         right_text: the reply; None where there is no gold one.
-        right_images: ids of the pictures that are right, none where there is no gold one.
+        right_images: ids of the images that are right, none where there is no gold one.
     """
 
     dialogue_id: str
@@ -44,7 +44,7 @@ class ComparedDialogue:
 
 
 def own_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
-    """The hand-written dialogues of `dev` or `test`; candidates are all pictures of that split and all gold texts."""
+    """The hand-written dialogues of `dev` or `test`; candidates are all images of that split and all gold texts."""
     pictures = benchmark_gallery(split)
     dialogues = [ComparedDialogue.from_example(example) for example in load_dialogue_benchmark(split, pictures)]
     return dialogues, gallery_of(pictures, dialogues)
@@ -92,16 +92,16 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
 
     Args:
         path: JSON lines with the fields of this package's own dialogues, of which `turns`, and `gold_text` or
-            `gold_image`, are enough. A picture is named by its path below the gallery's folder, or from where the
+            `gold_image`, are enough. An image is named by its path below the gallery's folder, or from where the
             file lies.
-        gallery: folder of the candidate pictures (`captions.tsv` in it gives their words, else their names do);
-            without one the pictures that the dialogues want compete with one another.
+        gallery: folder of the candidate images (`captions.tsv` in it gives their words, else their names do);
+            without one the images that the dialogues want compete with one another.
 
     Returns:
-        `tuple[list[ComparedDialogue], Gallery]`: candidates are the gallery's pictures and all gold texts.
+        `tuple[list[ComparedDialogue], Gallery]`: candidates are the gallery's images and all gold texts.
 
     Raises:
-        FileNotFoundError: the file, the folder or a picture that a dialogue names is not there.
+        FileNotFoundError: the file, the folder or an image that a dialogue names is not there.
         ValueError: a line that is no such record, or no line: the message names it.
     """
     path = Path(path).expanduser()

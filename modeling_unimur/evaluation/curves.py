@@ -1,4 +1,4 @@
-"""Training curves of several runs as one image: loss terms and recalls, mean and spread over the seeds of an arm.
+"""Training curves of several runs in one figure: loss terms and recalls, mean and spread over the seeds of an arm.
 
 python -m modeling_unimur.evaluation.curves curves.png both=runs/both-0,runs/both-1 visual=runs/visual-0,runs/visual-1
 """

@@ -1,4 +1,4 @@
-"""Queries and candidates of all systems, embedded once and kept, so that a killed run goes on where it was."""
+"""Embeds queries and candidates of all systems once and caches them, so that a killed run resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What figures belong to: the model's and the data's state, the packages, the machine."""
+"""Provenance of figures: the revisions of model and data, the packages, the machine."""
 
 from __future__ import annotations
 

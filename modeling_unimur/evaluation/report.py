@@ -1,4 +1,4 @@
-"""What a task found about its systems, on disk and in tables."""
+"""Results of a task: files and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All contexts of a dialogue as unified embeddings, in one pass over what they share.
+"""Embeds all contexts of a dialogue in one pass over their shared prefix.
 
 The turns of a dialogue, or a hundred answers to one question, share nearly all of their tokens. A *stream* runs once,
 into a prefix cache; every *branch* is a few tokens that follow the stream up to some place, and all branches run

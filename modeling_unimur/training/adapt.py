@@ -1,4 +1,4 @@
-"""Heads for an index that somebody has: a conversation queries its vectors, and none of them is made again.
+"""Heads for an existing index: a conversation queries its vectors, and nothing is re-encoded.
 
 ```python
 from transformers import pipeline

@@ -1,4 +1,4 @@
-"""Dialogue-shaped contexts out of plain texts, each with the ready vectors that are right for it."""
+"""Dialogue-shaped contexts made of plain texts, each with its relevant precomputed vectors."""
 
 from __future__ import annotations
 

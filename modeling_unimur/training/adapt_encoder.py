@@ -1,4 +1,4 @@
-"""What the encoder of an index adds: texts that the index does not hold, in its space."""
+"""The encoder of an index embeds texts that the index does not hold."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def encoder_contexts(
     table: torch.Tensor,
     chats: str | None = None,
 ) -> EncoderContexts:
-    """Adds to the contexts: a right text for pictures that have only a caption, dialogues and glosses, and own chats.
+    """Adds to the contexts: a right text for images that have only a caption, dialogues and glosses, and own chats.
 
     Args:
         space: of the index.

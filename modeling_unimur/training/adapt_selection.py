@@ -1,4 +1,4 @@
-"""Which of the adapted heads are written: held-out items judge them, further ones choose among them.
+"""Selection of the adapted heads: a separate split selects them, held-out items evaluate them.
 
 With the encoder of the index at hand, its own query of a dialogue is the anchor of the heads; then the weights of the
 two are chosen as well.

@@ -1,4 +1,4 @@
-"""What dual alignment training reads, and what it is judged by."""
+"""Data of dual alignment training, and its evaluation sets."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from .pairs import PicturePairs, load_pairs, project
 from .recipes import UniMuRDataArguments, UniMuRModelArguments
 from .unpaired_texts import TextContext, load_texts, text_rows
 
-# Contexts of a text source that a run is judged by, and what their sets are called: text, picture.
+# Contexts of a text source that a run is judged by, and what their sets are called: text, image.
 _DEV_CONTEXTS = 500
 # At least so many dialogues of a kind choose the anchored query.
 _LEAST_DEV_CONTEXTS = 150
@@ -52,7 +52,7 @@ class AlignmentData:
 
 
 class _Pictures:
-    """What the frozen image tower makes of a split's pictures, by their numbers."""
+    """What the frozen image tower makes of a split's images, by their numbers."""
 
     def __init__(self, model: UniMuRModel, pairs: PicturePairs):
         self.model, self.pairs = model, pairs
@@ -70,7 +70,7 @@ class _Pictures:
         return project(clip, self.pairs.pooled[numbers].float().to(device)).cpu()
 
     def everything(self) -> torch.Tensor:
-        """The targets of all pictures `(pictures, width)`."""
+        """The targets of all images `(pictures, width)`."""
         return self.target(torch.arange(len(self.pairs.paths)))
 
 
@@ -104,7 +104,7 @@ def contexts_read(data: UniMuRDataArguments) -> "dict[str, list[TextContext]]":
 def load_data(
     model: UniMuRModel, chosen: UniMuRModelArguments, data: UniMuRDataArguments, seed: int = 0
 ) -> AlignmentData:
-    """Reads pictures and texts with the frozen towers' features, cached on disk.
+    """Reads images and texts with the frozen towers' features, cached on disk.
 
     Args:
         model: whose dual encoder spans the targets.
@@ -176,7 +176,7 @@ def load_data(
                 if chosen_contexts := _spaced(parts.get(split, []), _DEV_CONTEXTS):
                     found.extend(text_sets(contexts(split, chosen_contexts), *names, found[0]))
     if not (model.config.map_text_targets or model.config.embedding_width == model.config.joint_width):
-        # FROMAGe: nothing maps texts into the space of the pictures, so nothing is to be ranked there.
+        # FROMAGe: nothing maps texts into the space of the images, so nothing is to be ranked there.
         sets = {split: [dev for dev in found if dev.kind != "text"] for split, found in sets.items()}
     counts = {name: len(p.paths) for name, p in splits.items()}
     return AlignmentData(rows, refit, sets["validation"], sets["test"], counts, anchor)

@@ -1,4 +1,4 @@
-"""What a training run may be told beyond `transformers.TrainingArguments`."""
+"""Arguments of training runs beyond `transformers.TrainingArguments`."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Every frozen feature of a recipe, computed ahead of training."""
+"""Computes all frozen features of a recipe before training."""
 
 import logging
 from collections.abc import Callable
@@ -45,7 +45,7 @@ def load_dual_encoder(source: str, revision: "str | None" = None, device: "str |
 def cache_recipe(
     recipe: Recipe, device: "str | None" = None, tell: "Callable[[str], None] | None" = None
 ) -> "dict[str, PicturePairs]":
-    """Computes the features of all pictures, captions and unpaired texts of a recipe that are not on disk yet.
+    """Computes the features of all images, captions and unpaired texts of a recipe that are not on disk yet.
 
     Args:
         recipe: of either task; its language model is not loaded.

@@ -1,4 +1,4 @@
-"""The texts that describe a picture, each a pair with it."""
+"""The texts that describe an image, each a pair with it."""
 
 import re
 
@@ -14,7 +14,7 @@ def _clean(text: str) -> str:
 
 
 def caption_forms(title: str, description: str = "", tags: "list[str] | None" = None, num_tags: int = 4) -> list[str]:
-    """Different texts for one picture: its title, its description, the title with tags.
+    """Different texts for one image: its title, its description, the title with tags.
 
     Args:
         title: may be empty.
@@ -36,7 +36,7 @@ def caption_forms(title: str, description: str = "", tags: "list[str] | None" = 
 
 
 def file_name_words(path: str, author: str = "") -> str:
-    """What a picture's file is named for, without numbers and the end that names the author, as uploads have it.
+    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
 
     "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
     remain.

@@ -1,4 +1,4 @@
-"""Where a run goes on: its last complete checkpoint."""
+"""Finds the last complete checkpoint, from which a run resumes."""
 
 import json
 import logging

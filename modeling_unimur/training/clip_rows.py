@@ -1,4 +1,4 @@
-"""Rows a dual encoder is trained on: in every epoch another view and another text of each picture."""
+"""Training rows of a dual encoder: each epoch draws a view and a text of each image."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class Draws:
 
     Args:
         seed: of the draws. They depend on it, the epoch and the row alone, so that a resumed run draws the same.
-        title_share: probability of the title; otherwise any text of the picture is as likely as the others.
-        view_share: probability of a view; otherwise the picture itself.
+        title_share: probability of the title; otherwise any text of the image is as likely as the others.
+        view_share: probability of a view; otherwise the image itself.
     """
 
     seed: int = 0
@@ -23,14 +23,14 @@ class Draws:
 
 
 class ClipRows(Dataset):
-    """One row a picture.
+    """One row per image.
 
     Args:
-        pooled (`(pictures, width)`): features of the pictures.
+        pooled (`(pictures, width)`): features of the images.
         views (`(pictures, views, width)`): of their views; there may be none.
-        texts (`(texts, text_width)`): features of all texts, picture by picture, the title first.
-        counts (`(pictures,)`): texts of each picture.
-        groups (`(pictures,)`): pictures with equal numbers are right for each other's texts.
+        texts (`(texts, text_width)`): features of all texts, image by image, the title first.
+        counts (`(pictures,)`): texts of each image.
+        groups (`(pictures,)`): images with equal numbers are right for each other's texts.
         draws (`Draws`): what an epoch draws.
     """
 

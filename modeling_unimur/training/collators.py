@@ -21,7 +21,7 @@ class DualAlignmentCollator:
         max_context_tokens (`int`, *optional*): longest context without start, readout prompt and [RET], as long as a
             caption by default.
         captions_per_batch (`int`, *optional*): rows that take part in the caption loss, all by default; the caption
-            path costs a multiple of the retrieval path, since its graph starts at the picture.
+            path costs a multiple of the retrieval path, since its graph starts at the image.
         concatenate_captions (`float`): probability that the captions of a batch run two in a row, image caption image
             caption, as FROMAGe's do with 0.5. Drawn by the captions themselves: a run that goes on from a checkpoint
             draws the same, although batches are made ahead of the step that the checkpoint holds.
@@ -95,7 +95,7 @@ class DualAlignmentCollator:
 
 
 def turn_messages(turns: "list[str]", picture_first: bool = False) -> "list[dict]":
-    """Turns as chat messages, with a picture's placeholder before the last one's words."""
+    """Turns as chat messages, with an image's placeholder before the last one's words."""
     messages = []
     for number, turn in enumerate(turns):
         content = [{"type": "text", "text": turn}]
@@ -106,7 +106,7 @@ def turn_messages(turns: "list[str]", picture_first: bool = False) -> "list[dict
 
 
 def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: bool = False) -> str:
-    """Turns as the processor writes a dialogue, with a picture's placeholder before the last one's words."""
+    """Turns as the processor writes a dialogue, with an image's placeholder before the last one's words."""
     return processor.render(turn_messages(turns, picture_first))
 
 

@@ -1,4 +1,4 @@
-"""What a training step reads: contexts, their right pictures and texts, as rows of datasets."""
+"""Rows of datasets that a training step reads: contexts with their relevant images and texts."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,16 +10,16 @@ from .pairs import PicturePairs
 
 
 class PictureRows(Dataset):
-    """Every caption as a retrieval context of its picture, in three forms; which row has which is fixed by the seed.
+    """Every caption as a retrieval context of its image, in three forms; which row has which is fixed by the seed.
 
     - the caption alone;
     - another pair's caption before it, as a dialogue that has moved on (GILL concatenates pairs so);
-    - a picture before it: its own, or another one, which the caption then overrules. So [RET] after a picture trains.
+    - an image before it: its own, or another one, which the caption then overrules. So [RET] after an image trains.
 
     Args:
         pairs: a split.
-        image_targets (`Callable`): picture numbers `(n,)` to the frozen dual encoder's output `(n, width)`.
-        visual_features (`Callable`): picture numbers `(n,)` to what becomes the language model's input `(n, width)`.
+        image_targets (`Callable`): image numbers `(n,)` to the frozen dual encoder's output `(n, width)`.
+        visual_features (`Callable`): image numbers `(n,)` to what becomes the language model's input `(n, width)`.
         two_pairs_fraction, picture_context_fraction (`float`): shares of the second and the third form.
         seed (`int`): of the forms and of the other pairs.
     """
@@ -78,7 +78,7 @@ class PictureRows(Dataset):
 
 
 class TextRows(Dataset):
-    """Contexts whose right answer is a text, and a picture where one is known: textual matching needs no picture.
+    """Contexts whose right answer is a text, and an image where one is known: textual matching needs no image.
 
     Args:
         turns (`list[list[str]]`): of each context.
@@ -86,7 +86,7 @@ class TextRows(Dataset):
         owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
         ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `PictureRows` that
             are trained along included.
-        pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right pictures, -1 for none.
+        pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
         image_targets (`Callable`, *optional*): as in `PictureRows`.
         own (`torch.Tensor` of shape `(contexts, width)`, *optional*): what the text tower makes of the contexts' own
             words.

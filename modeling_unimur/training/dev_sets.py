@@ -1,4 +1,4 @@
-"""Retrieval over whole development sets: what a run is judged by."""
+"""Evaluation of a run: retrieval over whole development sets."""
 
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ class DevSet:
 
 
 def picture_sets(pairs: PicturePairs, image_features: torch.Tensor) -> "list[DevSet]":
-    """From a title as the context: its picture among all pictures, its text among all titles.
+    """From a title as the context: its image among all images, its text among all titles.
 
     Args:
         pairs: a split.
@@ -50,12 +50,12 @@ def picture_sets(pairs: PicturePairs, image_features: torch.Tensor) -> "list[Dev
 
 
 def text_sets(rows: TextRows, text_name: str, image_name: "str | None", pictures: "DevSet | None") -> "list[DevSet]":
-    """From contexts of a text source: their text among all targets, their picture among all pictures.
+    """From contexts of a text source: their text among all targets, their image among all images.
 
     Args:
         rows: of one split.
-        text_name, image_name: of the two sets; without the second, or a context with a picture, there is only one.
-        pictures: the set whose candidates are all pictures of the split.
+        text_name, image_name: of the two sets; without the second, or a context with an image, there is only one.
+        pictures: the set whose candidates are all images of the split.
     """
     owners = rows.owners.numpy()
     sets = [DevSet(text_name, rows.turns, owners, "text", rows.features, np.arange(len(rows.features)))]

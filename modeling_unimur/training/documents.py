@@ -1,4 +1,4 @@
-"""Documents of a retrieval set by id and by number, and their pictures as tensors."""
+"""Documents of a retrieval set by id and by number, and their images as tensors."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Document(NamedTuple):
-    """A row of the corpus; `text` is a picture's caption, `image` its address."""
+    """A row of the corpus; `text` is an image's caption, `image` its address."""
 
     doc_id: str
     kind: str
@@ -79,7 +79,7 @@ class Documents(Sequence):
 
 
 class DecodedPictures:
-    """Pictures from their files, for an image tower that trains. One that cannot be read is reported once; its
+    """Images from their files, for an image tower that trains. One that cannot be read is reported once; its
     document is then its caption.
 
     Args:
@@ -94,7 +94,7 @@ class DecodedPictures:
 
     def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
         """`pixel_values` of image documents, and what else the image processor returns; `image_mask`, False where
-        there is no picture, if any is missing."""
+        there is no image, if any is missing."""
         with ThreadPoolExecutor(self.threads) as pool:
             read = list(pool.map(self._read, [document.image for document in documents]))
         there = [picture is not None for picture in read]
@@ -119,7 +119,7 @@ class PooledPictures:
     Args:
         model (`UniVLDRModel`): whose tower it is.
         processor (`UniVLDRProcessor`): of the model.
-        addresses: of all pictures that will be asked for.
+        addresses: of all images that will be asked for.
         options (`FeatureOptions`, *optional*): how the tower runs.
     """
 
@@ -134,7 +134,7 @@ class PooledPictures:
         self.unreadable = set(addresses) - set(self.places)
 
     def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
-        """`pooled_features` of image documents; `image_mask`, False where there is no picture, if any is missing."""
+        """`pooled_features` of image documents; `image_mask`, False where there is no image, if any is missing."""
         places = [self.places.get(document.image) for document in documents]
         rows = torch.zeros(len(places), self.rows.shape[1])
         there = torch.tensor([place is not None for place in places], dtype=torch.bool)

@@ -27,12 +27,12 @@ def embed_documents(
     batch_size: int = 64,
     precision: "torch.dtype | None" = None,
 ) -> torch.Tensor:
-    """Unit vectors `(documents, width)` of texts and captioned pictures, float32 on the CPU.
+    """Unit vectors `(documents, width)` of texts and captioned images, float32 on the CPU.
 
     Args:
         model (`UniVLDRModel`), processor (`UniVLDRProcessor`): what embeds.
         documents: in any order.
-        pictures: image documents to tensors, as in `QueryCollator`; without one pictures are their captions.
+        pictures: image documents to tensors, as in `QueryCollator`; without one images are their captions.
         batch_size: documents at a time.
         precision (`torch.dtype`, *optional*): of autocast; none by default.
     """
@@ -67,7 +67,7 @@ def _by_length(
     name: str,
     precision: "torch.dtype | None",
 ) -> torch.Tensor:
-    """Embeds items in batches of like size, texts apart from pictures; the model evaluates meanwhile."""
+    """Embeds items in batches of like size, texts apart from images; the model evaluates meanwhile."""
     order = sorted(range(len(items)), key=lambda number: size(items[number]))
     vectors = torch.empty(len(items), model.config.embedding_width)
     training, start = model.training, 0

@@ -36,9 +36,9 @@ class FeatureOptions:
             and the cosine of a row with its float32 self is above 1 - 1e-5.
         tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast; None leaves it as it was loaded. How
             near that comes depends on the tower: of the small dual encoder, cosines with float32 are above 0.9999 for
-            MiniLM's texts, and for EfficientNet's pictures 0.998 in the mean and 0.975 at worst (120 pictures).
-        workers (`int`, *optional*): processes that read and decode pictures; by default one fewer than the CPUs where
-            there are many pictures, and none otherwise.
+            MiniLM's texts, and for EfficientNet's images 0.998 in the mean and 0.975 at worst (120 images).
+        workers (`int`, *optional*): processes that read and decode images; by default one fewer than the CPUs where
+            there are many images, and none otherwise.
         picture_batch, text_batch (`int`): items that pass a tower together.
         shard_rows (`int`): rows a file; a run that is killed computes at most as many again.
     """
@@ -142,7 +142,7 @@ def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[st
 
 
 class FrozenPictures:
-    """Features of pictures from one frozen image tower, kept by the content of the files.
+    """Features of images from one frozen image tower, kept by the content of the files.
 
     What a file holds is remembered by its path, size and time of change, so that a later call reads no file again.
 
@@ -163,9 +163,9 @@ class FrozenPictures:
         self._listing = self.store.folder / "unreadable.tsv"
 
     def features(self, pictures: Sequence[str]) -> CachedFeatures:
-        """Features of pictures by address (`data.picture_bytes`), computed where they are not there yet.
+        """Features of images by address (`data.picture_bytes`), computed where they are not there yet.
 
-        A picture that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
+        An image that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
         `unreadable.tsv` of the store, and not tried again while it stands there.
         """
         unreadable = self._unreadable()
@@ -210,7 +210,7 @@ class FrozenPictures:
 
     @torch.inference_mode()
     def _encode(self, batch, writer: _Writer) -> None:
-        """Runs the tower on those pictures of a batch that are neither stored nor held: files may be copies."""
+        """Runs the tower on those images of a batch that are neither stored nor held: files may be copies."""
         fresh: dict[bytes, int] = {}
         for row, key in enumerate(batch.decoded_keys):
             if key not in writer.held and key not in self.store:
@@ -285,11 +285,11 @@ def picture_features(
     paths: Sequence[str],
     batch_size: int = 32,
 ) -> "tuple[torch.Tensor, list[int]]":
-    """Features of picture files from a frozen image tower, in memory.
+    """Features of image files from a frozen image tower, in memory.
 
     Args:
         tower, encode, image_processor: as in `FrozenPictures`.
-        paths: picture files; one that cannot be read is left out and reported in the log.
+        paths: image files; one that cannot be read is left out and reported in the log.
 
     Returns:
         features `(readable, width)` and the positions in `paths` that they belong to.

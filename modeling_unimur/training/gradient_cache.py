@@ -17,12 +17,12 @@ _BY_PICTURE = ("pixel_values", "visual_features", "anchor_image_features")
 
 
 def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[dict]":
-    """The contexts of a batch, or its captions (prefix `caption_`), some rows at a time with their pictures.
+    """The contexts of a batch, or its captions (prefix `caption_`), some rows at a time with their images.
 
     Args:
         batch: arguments of `UniMuRModel.forward`.
         rows (`int`): rows a chunk.
-        config (`UniMuRConfig`): knows the placeholder of a picture.
+        config (`UniMuRConfig`): knows the placeholder of an image.
         prefix (`str`): of the arguments' names.
 
     Yields:
@@ -41,7 +41,7 @@ def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[di
                 {f"{prefix}{n}": batch[f"{prefix}{n}"][shown] for n in _BY_PICTURE if f"{prefix}{n}" in batch}
             )
         words = pictures[part] == 0
-        if states is not None and bool(words.any()):  # kept for the contexts without pictures alone
+        if states is not None and bool(words.any()):  # kept for the contexts without images alone
             first = int((pictures[:start] == 0).sum())
             longest = int(chunk["attention_mask"][words].sum(dim=1).max()) - config.num_ret_tokens
             chunk["prefix_states"] = states[first : first + int(words.sum()), :, :, states.shape[3] - longest :]

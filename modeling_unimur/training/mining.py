@@ -1,4 +1,4 @@
-"""Hard negatives: what a trained model ranks high and is not right."""
+"""Mining of hard negatives: documents that a trained model ranks high and that are not relevant."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ class MiningOptions:
 
     Args:
         depth: of the search; what is not dropped of it is kept (100 in the released code).
-        joint: one ranking of texts and pictures (the released code's choice); otherwise one of each kind, of that
+        joint: one ranking of texts and images (the released code's choice); otherwise one of each kind, of that
             depth.
         keep (*optional*): most negatives of each kind that are kept; 50 in the released variant by kind.
         drop_same_text: drops documents whose words are those of a right one.

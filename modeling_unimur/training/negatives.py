@@ -1,4 +1,4 @@
-"""Which hard negatives a query is trained against when it is drawn."""
+"""Draws the hard negatives of a query."""
 
 import random
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Pictures and the texts that belong to them, with the frozen towers' features at hand."""
+"""Images and the texts that belong to them, with the frozen towers' features at hand."""
 
 import hashlib
 import logging
@@ -34,11 +34,11 @@ class PicturePairs:
 
     Args:
         paths, titles (`Sequence[str]`): one per image.
-        groups (`torch.Tensor` of shape `(pictures,)`): pictures with one title group are right for each other.
+        groups (`torch.Tensor` of shape `(pictures,)`): images with one title group are right for each other.
         pooled (`torch.Tensor` of shape `(pictures, pooled_width)`): the frozen image tower's output.
-        texts (`Sequence[str]`), owners (`torch.Tensor` of shape `(texts,)`): every caption form and its picture.
+        texts (`Sequence[str]`), owners (`torch.Tensor` of shape `(texts,)`): every caption form and its image.
         text_features (`torch.Tensor` of shape `(texts, width)`): the frozen text tower's output.
-        title_rows (`torch.Tensor` of shape `(pictures,)`): which text is the picture's title.
+        title_rows (`torch.Tensor` of shape `(pictures,)`): which text is the image's title.
     """
 
     paths: Sequence[str]
@@ -61,10 +61,10 @@ def load_pairs(
     tell: "Callable[[str], None] | None" = None,
     clean_text: "str | None" = None,
 ) -> "dict[str, PicturePairs]":
-    """Captioned pictures in three splits, with features of a dual encoder's frozen towers.
+    """Captioned images in three splits, with features of a dual encoder's frozen towers.
 
     Args:
-        clip: a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`; what it does before its picture
+        clip: a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`; what it does before its image
             projection, and all that its text tower does, is cached. Features come back on the CPU.
         image_processor, tokenizer: its own.
         sources: either what `data.captioned_images` takes, split by title; or `cc3m=PATH`, with
@@ -180,10 +180,10 @@ def load_cc3m_pairs(
     held_out_fraction: float,
     tell: Callable[[str], None],
 ) -> "dict[str, PicturePairs]":
-    """Train, validation and test of Conceptual Captions 3M; each caption is its picture's title and only text.
+    """Train, validation and test of Conceptual Captions 3M; each caption is its image's title and only text.
 
     Validation and test come from their own paths, or are slices of the training file that a hash of the caption cuts:
-    the same pairs on every machine and however many pictures are missing, and none of them is trained on. Pictures
+    the same pairs on every machine and however many images are missing, and none of them is trained on. Images
     with equal captions are right for each other.
 
     Args:

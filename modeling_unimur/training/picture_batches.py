@@ -1,4 +1,4 @@
-"""Picture files read, hashed, decoded and preprocessed in batches, by worker processes where that pays."""
+"""Image files read, hashed, decoded and preprocessed in batches, by worker processes where that pays."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,10 +15,10 @@ from ..data.row_store import KEY_TYPE, RowStore, key_of
 
 @dataclass
 class PictureBatch:
-    """Some pictures, ready for a tower.
+    """Some images, ready for a tower.
 
     Args:
-        size: pictures that were tried.
+        size: images that were tried.
         positions, keys: of those that could be read, whether or not they had to be decoded.
         decoded_keys: of those that were decoded; `inputs` are theirs, row by row.
         failures: `(position, reason, key)`; the key is None where the bytes could not even be read.
@@ -34,12 +34,12 @@ class PictureBatch:
 
 
 class PictureBatches(Dataset):
-    """Batches of the pictures that `plan` names.
+    """Batches of the images that `plan` names.
 
     Args:
         pictures: addresses as in `data.picture_bytes`.
         image_processor: of the tower.
-        batch_size: pictures a batch.
+        batch_size: images per batch.
     """
 
     def __init__(self, pictures: Sequence[str], image_processor, batch_size: int):
@@ -52,10 +52,10 @@ class PictureBatches(Dataset):
         self._stored = np.empty(0, dtype=KEY_TYPE)
 
     def remember(self, contents: RowStore) -> "list[tuple[int, str]]":
-        """Fills in the keys of pictures whose files have not changed since they were last read.
+        """Fills in the keys of images whose files have not changed since they were last read.
 
         Returns:
-            `(position, reason)` of the pictures whose file is missing.
+            `(position, reason)` of the images whose file is missing.
         """
         stamps, lost = FileStamps(), []
         for position, picture in enumerate(self.pictures):
@@ -72,7 +72,7 @@ class PictureBatches(Dataset):
         return lost
 
     def plan(self, positions: np.ndarray, stored: np.ndarray) -> None:
-        """Chooses the pictures that are read. Those whose key is among the sorted keys `stored` are not decoded."""
+        """Chooses the images that are read. Those whose key is among the sorted keys `stored` are not decoded."""
         self._todo, self._stored = positions, stored
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class PictureBatches(Dataset):
 
 
 def load_batches(batches: PictureBatches, workers: "int | None") -> Iterator[PictureBatch]:
-    """The planned batches in order, decoded by `workers` processes (None: by number of pictures and CPUs)."""
+    """The planned batches in order, decoded by `workers` processes (None: by number of images and CPUs)."""
     if not len(batches):
         return iter(())
     count = worker_count(workers, len(batches) * batches.batch_size)

@@ -87,11 +87,11 @@ class PrefixStore:
         """The argument `prefix_states` of `UniMuRModel.forward`.
 
         Args:
-            input_ids, attention_mask (`(batch, tokens)`): contexts, padded on the left. Of those without pictures
+            input_ids, attention_mask (`(batch, tokens)`): contexts, padded on the left. Of those without images
                 what is missing is computed, and kept while there is room.
 
         Returns:
-            `torch.Tensor`: for the contexts without pictures; None when there is none.
+            `torch.Tensor`: for the contexts without images; None when there is none.
         """
         words = (input_ids != self.model.config.image_token_id).all(dim=1)
         if not bool(words.any()):

@@ -1,4 +1,4 @@
-"""A frozen language model in fewer bits; what trains stays float32."""
+"""Quantization of the frozen language model; trained tensors stay float32."""
 
 import importlib.util
 

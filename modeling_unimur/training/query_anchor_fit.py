@@ -1,4 +1,4 @@
-"""Fitting the anchored query on vectors that are read once: its weights, its correction, and the gate on it.
+"""Fits the anchored query on precomputed vectors: its weights, its correction and the gate of the correction.
 
 The frozen models run once over the dialogues; what is trained afterwards sees vectors alone and takes seconds to
 minutes on a laptop.

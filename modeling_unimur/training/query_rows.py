@@ -1,4 +1,4 @@
-"""Queries of a retrieval set with a positive and hard negatives, drawn anew in every epoch."""
+"""Queries of a retrieval set with a positive and hard negatives, drawn again in every epoch."""
 
 import logging
 import random
@@ -13,14 +13,14 @@ from .negatives import Sampler
 
 logger = logging.getLogger(__name__)
 
-# Query -> hard negatives among the pictures and among the texts, the most similar first.
+# Query -> hard negatives among the images and among the texts, the most similar first.
 Mined = Mapping[str, "tuple[list[str], list[str]]"]
 
 
 class QueryRows(Dataset):
     """One row a query.
 
-    A positive is drawn among the query's pictures, if it has any, else among its texts (UniVL-DR). Draws depend on
+    A positive is drawn among the query's images, if it has any, else among its texts (UniVL-DR). Draws depend on
     the seed, the epoch and the row alone, so that a resumed run draws the same.
 
     Args:

@@ -1,4 +1,4 @@
-"""Several processes that train together: what is reduced, what is left alone, what is sharded."""
+"""Distributed training: which tensors are reduced, which are left alone, which are sharded."""
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,7 @@ from .gradient_cache import label_counts
 def reach_all_weights(loss: torch.Tensor, weights: "list[nn.Parameter]") -> torch.Tensor:
     """The same loss, whose gradient is zero, and not absent, at a trained weight that a batch does not use.
 
-    The picture map gets nothing from a batch without pictures. Ranks that reduce gradients would wait for it, or
+    The image map gets nothing from a batch without images. Ranks that reduce gradients would wait for it, or
     search the graph for what is missing in every step (`ddp_find_unused_parameters`).
     """
     return loss + sum(weight.flatten()[:0].sum() for weight in weights).to(loss)

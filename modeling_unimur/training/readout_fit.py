@@ -150,7 +150,7 @@ class ReadContexts:
         states (`(pairs, layers * width)`): hidden states at [RET], the read layers side by side.
         targets (`(pairs, embedding width)`): right vectors, normalised.
         groups (`(pairs,)`): equal ones are right for each other.
-        is_image (`(pairs,)`): whether the right vector is a picture's.
+        is_image (`(pairs,)`): whether the right vector is an image's.
     """
 
     states: torch.Tensor
@@ -168,14 +168,14 @@ def start_in_closed_form(
 ) -> float:
     """Sets the readout maps to the ridge solution over all contexts, and fills the collator's store of prefixes.
 
-    A context with a right text and a right picture counts once for each.
+    A context with a right text and a right image counts once for each.
 
     Args:
         model: before training, its target maps identical.
         rows: of `context_rows`, or alike.
         collator: the run's.
         seed: of the folds that choose the penalty.
-        with_pictures: whether contexts that show a picture count; not while the map before it is random.
+        with_pictures: whether contexts that show an image count; not while the map before it is random.
 
     Returns:
         `float`: the penalty that was chosen.
@@ -207,7 +207,7 @@ def from_standard(found: RidgeMap, mean: torch.Tensor, spread: torch.Tensor) -> 
 def read_contexts(
     model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, with_pictures: bool = False
 ) -> ReadContexts:
-    """Runs all text contexts once, and those with a picture if asked for; fills the collator's store of prefixes."""
+    """Runs all text contexts once, and those with an image if asked for; fills the collator's store of prefixes."""
     states, targets, owners, kinds = [], [], [], []
     heads, caught = model.heads, {}
     hooks = [
@@ -260,7 +260,7 @@ def sharpen_readout(read: ReadContexts, start: RidgeMap, seed: int, steps: int =
     than others, and one learning rate would fit none of them.
 
     Args:
-        read: contexts and their right vectors; texts compete with texts and pictures with pictures.
+        read: contexts and their right vectors; texts compete with texts and images with images.
         start: the map to begin with; it is not changed.
         seed: of the batches.
         steps: of AdamW, 512 contexts each.
@@ -300,11 +300,11 @@ def refit_readout(
     seed: int,
     steps: int = 400,
 ) -> dict[str, float]:
-    """Keeps the best of three readouts on what [RET] and the picture map have become: the trained maps, their ridge
+    """Keeps the best of three readouts on what [RET] and the image map have become: the trained maps, their ridge
     solution over all contexts, and that one sharpened by the matching losses.
 
     One learning rate fits no dimension of a language model's hidden states, and a short run leaves the maps far from
-    their best; [RET] and the picture map are what it trains well.
+    their best; [RET] and the image map are what it trains well.
 
     Args:
         model: trained, its target maps identical.
@@ -344,14 +344,14 @@ def _mean(figures: dict[str, float]) -> float:
     return float(np.mean(list(figures.values())))
 
 
-# -- the picture map --------------------------------------------------------------------------------------------------
+# -- the image map --------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def start_picture_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
-    """Sets the picture map to the ridge regression from a picture's features to the mean input vector of its
+    """Sets the image map to the ridge regression from an image's features to the mean input vector of its
     caption's tokens, stretched about the mean word to the norm that word vectors have.
 
     A language model reads such a vector as a blur of those words, before a single step of training; from random
-    weights a small language model does not learn to look at its pictures within hundreds of steps.
+    weights a small language model does not learn to look at its images within hundreds of steps.
 
     Args:
         model: before training.
@@ -377,7 +377,7 @@ def start_picture_map(model: UniMuRModel, rows: Dataset, collator: DualAlignment
     mapped, mean_word = found(features), table.float().mean(dim=0).cpu()
     middle = mapped.mean(dim=0)
     stretch = table.float().norm(dim=1).mean().cpu() / (mapped - middle).norm(dim=1).mean()
-    parts = model.heads.visual_tokens  # each input vector of a picture starts as the same one
+    parts = model.heads.visual_tokens  # each input vector of an image starts as the same one
     model.heads.visual_map.weight.copy_((stretch * found.weight).repeat(parts, 1))
     model.heads.visual_map.bias.copy_((stretch * (found.bias - middle) + mean_word).repeat(parts))
     logger.info("Image map: from %d captions, penalty %g, stretched %.2f times", len(words), found.penalty, stretch)

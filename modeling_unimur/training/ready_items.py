@@ -1,4 +1,4 @@
-"""The texts that stand behind somebody's vectors: their own, or the captions of pictures."""
+"""Texts that belong to precomputed vectors: their own, or the captions of images."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ReadyItems:
 
     Args:
         ids: unique within a kind.
-        texts: their own text, or the caption of a picture; empty where there is none: such an item can be found, and
+        texts: their own text, or the caption of an image; empty where there is none: such an item can be found, and
             teaches nothing.
         kinds: `text` or `image` each.
-        payloads: what a hit brings back: the text, or what names the picture.
+        payloads: what a hit brings back: the text, or what names the image.
         own_ids: whether the file names the ids; else they are numbers.
     """
 
@@ -54,7 +54,7 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
 
     Args:
         source: JSON lines, a text file with a text a line, or a table; or a list of texts or of records. A record has
-            `text`, and may have `id`, `kind` and, for a picture, `image`, its path or address.
+            `text`, and may have `id`, `kind` and, for an image, `image`, its path or address.
         kind: of items that do not say theirs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Vectors that another encoder made, read from the files in which indexes keep them."""
+"""Reads precomputed vectors of any encoder from the file formats of indexes."""
 
 from __future__ import annotations
 

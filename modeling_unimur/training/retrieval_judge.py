@@ -1,4 +1,4 @@
-"""Retrieval of a split's relevant documents: what a run of UniVL-DR is judged by."""
+"""Evaluation of a UniVL-DR run: retrieval of a split's relevant documents."""
 
 import logging
 import random
@@ -97,7 +97,7 @@ class RetrievalJudge:
 
     def __call__(self, model, vectors: "torch.Tensor | None" = None) -> "dict[str, float]":
         """Means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
-        `metrics.MEASURES`; and `images_10`, the share of pictures among the first ten."""
+        `metrics.MEASURES`; and `images_10`, the share of images among the first ten."""
         rankings = self.rankings(model, vectors)
         figures = {
             name.replace("@", "_"): float(np.mean(values))

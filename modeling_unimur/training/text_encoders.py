@@ -1,4 +1,4 @@
-"""The encoder that made somebody's vectors, to put further texts into the same space."""
+"""Loads the encoder of precomputed vectors, which embeds further texts in the same space."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def folder_or_id(source: str | os.PathLike) -> str:
 
 
 def _commit(name: str) -> str | None:
-    """The commit that the main branch of a repository stands for now; None where it cannot be had."""
+    """The commit that the main branch of a repository stands for now; None where it is not available."""
     if os.path.isdir(name):
         return None
     for file in ("config.json", "modules.json"):

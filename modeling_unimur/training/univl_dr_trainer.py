@@ -54,7 +54,7 @@ class EpochRows(TrainerCallback):
 
 
 class HardNegativeMiningCallback(TrainerCallback):
-    """Mines hard negatives anew by the model as it stands (ANCE).
+    """Mines hard negatives again with the current model (ANCE).
 
     Args:
         rows (`QueryRows`): that take them.

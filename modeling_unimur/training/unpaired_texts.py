@@ -18,7 +18,7 @@ class TextContext:
     Args:
         turns (`list[str]`): of the dialogue.
         target (`str`): the right text.
-        picture (`str`): `image_id` of the right picture, empty for none.
+        picture (`str`): `image_id` of the right image, empty for none.
     """
 
     turns: list
@@ -45,7 +45,7 @@ def _told(rows: "Iterable[dict]") -> "list[TextContext]":
 
 
 _PATH_LOADERS: "dict[str, Callable[[str], Splits]]" = {"chats": _own_chats}
-# What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the pictures' words.
+# What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the images' words.
 DEFAULT_SOURCES = ("glosses", "dialogues")
 
 
@@ -59,7 +59,7 @@ def load_texts(sources: "list[str]") -> "dict[str, Splits]":
 
     Returns:
         `dict`: source to `train`, and to `validation` and `test` unless its texts are their own right answers; nothing
-        in `train` is about a picture of the other two.
+        in `train` is about an image of the other two.
 
     Raises:
         ValueError: for an unknown source, or a file of chats that holds none.
@@ -88,17 +88,17 @@ def text_rows(
     image_targets: Callable[[torch.Tensor], torch.Tensor],
     own_share: float = 0.0,
 ) -> TextRows:
-    """Contexts as rows beside those of the pictures.
+    """Contexts as rows beside those of the images.
 
     Args:
         contexts: of one split.
         encode: texts to the frozen text tower's output `(texts, width)`.
-        pairs: the pictures of the same split.
-        image_ids: path of a picture to its `image_id`.
-        image_targets: picture numbers `(n,)` to the frozen image tower's output.
+        pairs: the images of the same split.
+        image_ids: path of an image to its `image_id`.
+        image_targets: image numbers `(n,)` to the frozen image tower's output.
         own_share: of a context's own words in its target.
 
-    A context with a known picture shares the id of that picture's group; equal targets share an id beyond the groups.
+    A context with a known image shares the id of that image's group; equal targets share an id beyond the groups.
     """
     contexts = list(contexts)
     numbers = {image_ids[path]: number for number, path in enumerate(pairs.paths)}

@@ -1,4 +1,4 @@
-"""The Open Clip Art Library (Debian packages `openclipart-png` and `openclipart-svg`) as captioned pictures."""
+"""The Open Clip Art Library (Debian packages `openclipart-png` and `openclipart-svg`) as captioned images."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def load_openclipart(*, deduplicate: bool = True) -> Dataset:
     """Reads public-domain drawings as `image_id, image, title, description, tags, source, license, author`.
 
     Files whose pixels exceed the limit of `load_image` are left out and counted in the log. Descriptions that are
-    only an e-mail address, and titles that name no picture ("Clipart by ..."), are empty.
+    only an e-mail address, and titles that name no image ("Clipart by ..."), are empty.
 
     Args:
-        deduplicate: drop pictures without a title, and all but the first of those with equal title and keywords or
-            with equal bytes. False keeps every picture that can be decoded.
+        deduplicate: drop images without a title, and all but the first of those with equal title and keywords or
+            with equal bytes. False keeps every image that can be decoded.
 
     Raises:
         PackageUnavailable: apt cannot bring the two Debian packages.

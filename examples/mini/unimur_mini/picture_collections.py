@@ -1,4 +1,4 @@
-"""What the collections of pictures share: their cached tables, and drawings as pixels."""
+"""What the collections of images share: their cached tables, and drawings as pixels."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
         raise ImportError("Drawing SVG files needs resvg-py: pip install unimur[demo]") from error
     try:
         # 96 dots per inch is CSS's own; without it sizes in pt or mm come out as nothing.
-        # System fonts would make the picture differ from machine to machine.
+        # System fonts would make the image differ from machine to machine.
         drawn = resvg_py.svg_to_bytes(
             svg_path=str(svg), background="white", width=size, height=size, dpi=96, skip_system_fonts=True
         )

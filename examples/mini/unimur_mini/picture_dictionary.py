@@ -1,18 +1,18 @@
 """A picture dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
 
 Documents
-    *pictures*: open clip art, OpenMoji and stamps (`data.captioned_images`) with their title and tags; *texts*:
+    *images*: open clip art, OpenMoji and stamps (`data.captioned_images`) with their title and tags; *texts*:
     definitions of WordNet (nouns that can be seen or met), up to a third of them behind their word ("burner: ..."),
-    the others without; and the stamps' sentences. `group` is the set of a title's content words: pictures of one
+    the others without; and the stamps' sentences. `group` is the set of a title's content words: images of one
     name, and the definition of that word, are one.
 
 Queries (`form`); but for `usage`, their document was not given the word that would find it
-    *gloss*: a definition that names the thing nowhere. Relevant are the pictures of that name, and a stamp's sentence
+    *gloss*: a definition that names the thing nowhere. Relevant are the images of that name, and a stamp's sentence
     where a stamp shows it. The definition itself is not in the corpus.
     *description*: what an uploader wrote of a clip art, where it says two things more than the title, once only.
     *tag*: a tag of one to three clip arts, or another name of an emoji, taken out of these documents' own text.
     *word*: a word whose definition is sought among those without their word. *usage*: a sentence with a word in it,
-    whose entry is sought. Together as many as there are queries for pictures, half of each.
+    whose entry is sought. Together as many as there are queries for images, half of each.
 
 Search by words alone (BM25) therefore finds little here but for `usage` and `description`: figures say what an encoder
 knows, and a comparison with BM25 belongs on another corpus, such as the manual's.
@@ -47,13 +47,13 @@ from .wordnet import load_wordnet
 
 logger = logging.getLogger(__name__)
 
-# About as many as there are pictures, as in WebQA's halves.
+# About as many as there are images, as in WebQA's halves.
 NUM_DEFINITIONS = 6000
 # Entries with their word, of all definitions, and words that a sentence with it has at least.
 _ENTRY_SHARE, _USAGE_WORDS = 1 / 3, 4
-# A tag of more pictures names none of them.
+# A tag of more images names none of them.
 _MOST_TAGGED = 3
-# Tags that one picture gives: what is left must still tell something of it.
+# Tags that one image gives: what is left must still tell something of it.
 _MOST_GIVEN = 2
 _MOST_TAGS = 8
 _DESCRIPTION_WORDS = range(3, 31)
@@ -64,14 +64,14 @@ TABLE_VERSION = 2
 
 
 def load_picture_dictionary() -> RetrievalSet:
-    """Reads the picture dictionary: about 5,700 pictures and 6,100 texts; made once and kept in the cache.
+    """Reads the picture dictionary: about 5,700 images and 6,100 texts; made once and kept in the cache.
 
     Returns:
         splits train, validation and test; `queries` with `kind` ("image" or "text": what mainly answers it), `form`
         and `excluded`; `corpus` with `group`, `source` and `license`.
 
     Raises:
-        PackageUnavailable: WordNet, or all sources of pictures, cannot be brought.
+        PackageUnavailable: WordNet, or all sources of images, are not available.
     """
 
     def build(folder: Path) -> None:
@@ -92,7 +92,7 @@ def build_picture_dictionary(
     Args:
         lexicon: WordNet.
         pictures: those without a title are left out.
-        num_definitions: at most; those of words that pictures are called by come on top, as queries.
+        num_definitions: at most; those of words that images are called by come on top, as queries.
     """
     maker = _Maker(lexicon, [picture for picture in pictures if picture["title"].strip()])
     maker.add_tag_queries()
@@ -149,7 +149,7 @@ class _Maker:
                 self.sentences[image_id] = said[sentence]
 
     def add_definitions(self, count: int) -> None:
-        """Definitions, and as many queries for one as there are queries for pictures, in each split."""
+        """Definitions, and as many queries for one as there are queries for images, in each split."""
         usable: list[tuple[str, str, dict]] = []
         linked = {query["synset"] for query in self.asked if query["form"] == "gloss"}
         for key, row in self.lexicon.synsets.items():
@@ -196,7 +196,7 @@ class _Maker:
         )
 
     def add_tag_queries(self) -> None:
-        """Tags of few pictures, all in one split; a picture gives two of its tags at most."""
+        """Tags of few images, all in one split; an image gives two of its tags at most."""
         tagged: dict[str, list[dict]] = defaultdict(list)
         for picture in self.pictures:
             if picture["source"] != "stamps":  # whose tags are folders
@@ -233,7 +233,7 @@ class _Maker:
                 self._ask("description", text, self.split[image_id], [image_id], excluded=twins)
 
     def add_glosses(self) -> None:
-        """Definitions of things that pictures show."""
+        """Definitions of things that images show."""
         linked, _ = link_pictures(self.lexicon, self.pictures)
         for key in sorted(linked):
             row, shown = self.lexicon.synsets[key], [picture["image_id"] for picture in linked[key]]
@@ -244,7 +244,7 @@ class _Maker:
             if not gloss or not relevant:
                 continue
             relevant += [self.sentences[image_id] for image_id in relevant if image_id in self.sentences]
-            # Pictures of the name in another sense, or in another split.
+            # Images of the name in another sense, or in another split.
             near = [doc for group in {self.group[image_id] for image_id in shown} for doc in self.of_group[group]]
             near += [doc for lemma in row["lemmas"] for doc in self.of_group[title_group(lemma)]]
             self._ask("gloss", gloss, split, relevant, excluded=near, synset=key)

@@ -1,4 +1,4 @@
-"""Tux Paint's stamps (Debian package `tuxpaint-stamps-default`), photographs and drawings, as captioned pictures."""
+"""Tux Paint's stamps (Debian package `tuxpaint-stamps-default`), photographs and drawings, as captioned images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PICTURE_SIZE = 384
 def load_stamps() -> Dataset:
     """Reads about 1,000 stamps as `image_id, image, title, description, tags, source, license, author`.
 
-    The description is the English sentence beside the picture, the title its first sentence without article and full
+    The description is the English sentence beside the image, the title its first sentence without article and full
     stop, the tags are the folders. PNGs may have transparency (`load_image` puts them on white); SVGs are rasterised
     once, on white, with 384 pixels on the longer side. Licence: GPL-2.0 or later.
 
@@ -50,7 +50,7 @@ def _read_package() -> list[PictureRow]:
 def read_folder(stamps: Path) -> list[PictureRow]:
     """Rows of every described PNG or SVG below `stamps`, sorted by name; drawings go to `<cache>/images`."""
     pictures: dict[str, Path] = {}
-    # Where a stamp comes as both, the PNG is its picture: some of the SVGs need fonts.
+    # Where a stamp comes as both, the PNG is its image: some of the SVGs need fonts.
     for path in [*sorted(stamps.rglob("*.svg")), *sorted(stamps.rglob("*.png"))]:
         pictures[path.relative_to(stamps).with_suffix("").as_posix()] = path
     sentences = {name: _sentence(path.with_suffix(".txt")) for name, path in pictures.items()}

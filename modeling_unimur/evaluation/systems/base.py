@@ -1,4 +1,4 @@
-"""What every system is given and must answer."""
+"""The interface of all systems."""
 
 from __future__ import annotations
 

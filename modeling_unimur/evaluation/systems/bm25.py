@@ -1,4 +1,4 @@
-"""BM25 over words."""
+"""BM25 over words, the lexical baseline."""
 
 from __future__ import annotations
 

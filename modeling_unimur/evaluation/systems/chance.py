@@ -1,4 +1,4 @@
-"""What chance finds."""
+"""The chance level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any model of sentence-transformers."""
+"""Any model of sentence-transformers as a system."""
 
 from __future__ import annotations
 

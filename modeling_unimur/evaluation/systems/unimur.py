@@ -1,4 +1,4 @@
-"""UniMuR itself."""
+"""UniMuR as a system."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The papers' protocols: readers, pools, measures and tables, one function a task.
+"""The papers' protocols: readers, pools, measures and tables, one function per task.
 
 No task is imported here, as tasks take PyTorch, and a command's help should not.
 """

@@ -1,4 +1,4 @@
-"""A CLIP that judges how near replies are to the right ones (MM-Relevance)."""
+"""Similarity of replies to the gold replies under a CLIP model (MM-Relevance)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be chosen about a protocol."""
+"""Options of the protocols."""
 
 from __future__ import annotations
 

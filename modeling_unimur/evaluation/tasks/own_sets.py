@@ -43,7 +43,7 @@ def own_folder(kind: str, split: str) -> Path:
 
 
 def image_words(folder: Path) -> dict[str, str]:
-    """Picture key -> what it is called, where a folder says so."""
+    """Image key -> what it is called, where a folder says so."""
     path = folder / WORDS_FILE
     if not path.is_file():
         return {}

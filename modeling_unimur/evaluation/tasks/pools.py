@@ -1,4 +1,4 @@
-"""Ranking in pools that differ from dialogue to dialogue."""
+"""Ranking in pools that differ between dialogues."""
 
 from __future__ import annotations
 

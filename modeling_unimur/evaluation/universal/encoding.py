@@ -26,10 +26,10 @@ class Encoder(Protocol):
         """Texts as `(texts, width)`, not normalised."""
 
     def encode_images(self, addresses: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures as `(pictures, width)`, not normalised, and which of them could be read `(pictures,)`."""
+        """Images as `(pictures, width)`, not normalised, and which of them could be read `(pictures,)`."""
 
     def fuse(self, images: np.ndarray, captions: np.ndarray, has_image: np.ndarray, has_caption: np.ndarray):
-        """Picture and caption vectors `(pictures, width)` as unit vectors of the same shape."""
+        """Image and caption vectors `(pictures, width)` as unit vectors of the same shape."""
 
 
 class UniVLDREncoder:
@@ -64,7 +64,7 @@ class UniVLDREncoder:
 
     @torch.inference_mode()
     def encode_images(self, addresses: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Pictures as `(pictures, width)`, and which could be read; what could not is counted in the log."""
+        """Images as `(pictures, width)`, and which could be read; what could not is counted in the log."""
         found = np.zeros((len(addresses), self.model.config.embedding_width), dtype=np.float32)
         readable = np.zeros(len(addresses), dtype=bool)
         for start in tqdm(range(0, len(addresses), _PICTURES), desc="Encoding images", disable=not self.progress):

@@ -1,4 +1,4 @@
-"""How far texts and images lie apart in one space, an image of it, and the calibration that closes the gap."""
+"""The modality gap: the distance of texts and images in one space, its plot, and the calibration that closes it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOOKS = {"texts": ("#0072B2", "o"), "pictures": ("#D55E00", "^"), "queries": ("
 
 @dataclass(frozen=True)
 class MeanSubtraction:
-    """Subtracts each kind's mean vector and normalises anew (GR-CLIP, arXiv 2507.19054). Nothing is trained.
+    """Subtracts each kind's mean vector and normalises again (GR-CLIP, arXiv 2507.19054). Nothing is trained.
 
     Args:
         queries, texts, images (`(width,)`): means of unit vectors.

@@ -1,4 +1,4 @@
-"""What is compared: each gives every document a score for a query, minus infinity for one that it does not return."""
+"""Systems: each scores all documents for a query; a document that it does not return scores minus infinity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One split of a retrieval set as arrays: what systems are asked, over what, and what is right."""
+"""One split of a retrieval set as arrays: queries, documents and relevance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is chosen on a development split: the images' weight, BM25's weight in the hybrid, the calibration."""
+"""Tuning on a development split: the weight of images, BM25's weight in the hybrid, the calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unimur demo`: answers example dialogues from real pictures and short replies, by the public pipeline."""
+"""`unimur demo`: answers example dialogues from real images and short replies, by the public pipeline."""
 
 from __future__ import annotations
 
@@ -144,8 +144,8 @@ def answer(
     Args:
         retriever: a `multimodal-retrieval` pipeline whose index holds the gallery and the replies.
         dialogues: the conversations.
-        gallery: names the pictures of the index.
-        context: the pictures inside the conversations by id.
+        gallery: names the images of the index.
+        context: the images inside the conversations by id.
     """
     from modeling_unimur.cli.gallery import RankedPicture, RankedReply
 
@@ -178,7 +178,7 @@ def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery
         for part in turn.parts
         if isinstance(part, Picture)
     }
-    # The pictures of the conversations need their credit too.
+    # The images of the conversations need their credit too.
     counted = {**{picture.path: picture for picture in gallery.pictures.values()}, **shown}
     return DemoResults(
         model=model,

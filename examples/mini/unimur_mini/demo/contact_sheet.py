@@ -1,4 +1,4 @@
-"""The contact sheet of the demo: one picture with a row for each dialogue, its top reply and its ranked pictures."""
+"""The contact sheet of the demo: one image with a row for each dialogue, its top reply and its ranked images."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def draw_contact_sheet(results: DemoResults, width: int = WIDTH) -> Image.Image:
     """Draw the sheet (RGB, `width` pixels wide, as high as its rows need).
 
     Raises:
-        ValueError: if `width` leaves no room for one picture beside the conversation.
-        FileNotFoundError, ValueError: if a shown picture is missing or cannot be read.
+        ValueError: if `width` leaves no room for one image beside the conversation.
+        FileNotFoundError, ValueError: if a shown image is missing or cannot be read.
     """
     inner = width - 2 * MARGIN - 2 * PADDING
     if inner < CHAT_WIDTH + 2 * GAP + THUMBNAIL:

@@ -1,4 +1,4 @@
-"""The pictures that the demo searches when the person names no folder, and the pictures inside its dialogues."""
+"""The images that the demo searches when the person names no folder, and the images inside its dialogues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modeling_unimur.cli.gallery import Picture
 
 from .results import SOURCE_NAMES
 
-# Emoji that a reply in pictures seldom needs; they come last, and are used where emoji are all there is.
+# Emoji that a reply in images seldom needs; they come last, and are used where emoji are all there is.
 _LESS_PICTURED = re.compile(
     r"\b(face|man|men|woman|women|person|people|family|couple|kiss|holding hands|hand|finger|flag|keycap|button|sign|"
     r"symbol|arrow|circle|square|diamond|triangle|heart|letter|regional indicator|mark|clock|thirty|o.clock|"
@@ -24,12 +24,12 @@ _LEFT_OUT_STAMPS = ("stamps/symbols/alphabets/", "stamps/symbols/math/")
 
 
 def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, Picture]:
-    """Pictures by id: clip arts of the test split, stamps of things, and OpenMoji until `max_images` is reached.
+    """Images by id: clip arts of the test split, stamps of things, and OpenMoji until `max_images` is reached.
 
     Collections that cannot be had on this system are left out; OpenMoji alone fills the gallery then.
 
     Args:
-        max_images: number of pictures.
+        max_images: number of images.
         seed: orders each collection.
         leave_out: ids that the dialogues show already.
 
@@ -59,11 +59,11 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
 
 
 def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
-    """The pictures of these ids, read from their collections.
+    """The images of these ids, read from their collections.
 
     Raises:
-        CommandError: if a collection or a picture does not exist; the message names the id.
-        PackageUnavailable: if a collection cannot be had.
+        CommandError: if a collection or an image does not exist; the message names the id.
+        PackageUnavailable: if a collection is not available.
     """
     if not image_ids:
         return {}

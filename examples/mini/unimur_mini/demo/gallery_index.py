@@ -14,12 +14,12 @@ from modeling_unimur.cli.gallery import GALLERY_FILE, INDEX_FOLDER, KEY_LENGTH, 
 from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.source_folders import record_sources
 
-# Of the index' files; indexes of another one are built anew.
+# Of the index' files; indexes of another one are built again.
 _LAYOUT = b"versions"
 
 
 def items_key(pictures: Mapping[str, Picture], replies: Iterable[str]) -> str:
-    """Hash of the items: ids, what is known of the pictures, their files' sizes and times, and the replies."""
+    """Hash of the items: ids, what is known of the images, their files' sizes and times, and the replies."""
     digest = hashlib.blake2b(_LAYOUT)
     for image_id, picture in pictures.items():
         # A link that leads nowhere is for the encoder to report.
@@ -39,7 +39,7 @@ def build_index(retriever: Any, folder: Path, pictures: Mapping[str, Picture], r
     """Encode the items into the retriever's index and save it with its gallery under `folder`.
 
     Raises:
-        CommandError: if not one picture could be read.
+        CommandError: if no image could be read.
     """
 
     def build(aside: Path) -> None:

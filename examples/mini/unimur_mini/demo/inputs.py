@@ -1,4 +1,4 @@
-"""The files that a demo reads: dialogues (JSON lines of chat messages) and replies (one a line)."""
+"""The files that a demo reads: dialogues (JSON lines of chat messages) and replies (one per line)."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation whose pictures are still references."""
+    """A conversation whose images are still references."""
 
     title: str
     messages: tuple[dict, ...]
 
     def image_ids(self) -> list[str]:
-        """Ids of the pictures that come from the picture collections."""
+        """Ids of the images that come from the image collections."""
         parts = [
             part for message in self.messages if isinstance(message["content"], list) for part in message["content"]
         ]
         return [part["image_id"] for part in parts if "image_id" in part]
 
     def resolved(self, pictures: Mapping[str, Picture]) -> tuple[tuple[Turn, ...], list[dict]]:
-        """The turns to show, and the chat messages (pictures as paths) to ask the model with.
+        """The turns to show, and the chat messages (images as paths) to ask the model with.
 
         Args:
-            pictures: the picture for each of `image_ids()`.
+            pictures: the image for each of `image_ids()`.
         """
         turns, messages = [], []
         for message in self.messages:
@@ -93,7 +93,7 @@ def read_replies(path: Path) -> list[str]:
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """The dialogues of a JSON lines file; relative picture paths are taken from the file's folder.
+    """The dialogues of a JSON lines file; relative image paths are taken from the file's folder.
 
     Raises:
         CommandError: if the file or a line cannot be used; the message names the line.

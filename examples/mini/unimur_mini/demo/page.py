@@ -1,4 +1,4 @@
-"""The page of the demo: conversations as chat bubbles, ranked replies and pictures beside them, in one folder."""
+"""The page of the demo: conversations as chat bubbles, ranked replies and images beside them, in one folder."""
 
 from __future__ import annotations
 
@@ -92,10 +92,10 @@ def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
 
     Args:
         results: what the demo found.
-        links: for the path of each picture that is shown, the address that the page uses (relative, or a data URI).
+        links: for the path of each image that is shown, the address that the page uses (relative, or a data URI).
 
     Raises:
-        KeyError: if a shown picture has no link.
+        KeyError: if a shown image has no link.
     """
     dialogues = "".join(_dialogue(number, item, links) for number, item in enumerate(results.dialogues, start=1))
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
@@ -118,10 +118,10 @@ def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
 
 
 def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
-    """Write a small JPEG of every shown picture under `folder`/thumbnails and return its relative link by path.
+    """Write a small JPEG of every shown image under `folder`/thumbnails and return its relative link by path.
 
     Raises:
-        FileNotFoundError, ValueError: if a shown picture is missing or cannot be read.
+        FileNotFoundError, ValueError: if a shown image is missing or cannot be read.
     """
     from PIL import Image
 

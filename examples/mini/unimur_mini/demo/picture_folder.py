@@ -1,4 +1,4 @@
-"""The pictures of a person's own folder."""
+"""The images of a person's own folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modeling_unimur.data.picture_files import printable, walk_pictures
 
 @dataclass(frozen=True)
 class FolderPictures:
-    """Pictures of a folder by id (their path below it), how many other files lie there, and how many were found."""
+    """Images of a folder by id (their path below it), how many other files lie there, and how many were found."""
 
     pictures: dict[str, Picture]
     other_files: int
@@ -21,12 +21,12 @@ class FolderPictures:
 
 
 def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
-    """All pictures below a folder, sorted by path; more than `max_images` are thinned out at random by `seed`.
+    """All images below a folder, sorted by path; more than `max_images` are thinned out at random by `seed`.
 
     Hidden files and folders are left out; links to folders are followed once.
 
     Raises:
-        CommandError: if the folder is missing, is a file, cannot be listed or holds no picture.
+        CommandError: if the folder is missing, is a file, cannot be listed or holds no image.
     """
     if not folder.exists():
         raise CommandError(f"no folder at {folder}; --images takes a folder with images")

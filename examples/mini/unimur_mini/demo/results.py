@@ -1,4 +1,4 @@
-"""What a demo run found: plain records that the terminal, the page and the contact sheet are drawn from."""
+"""Results of a demo run: plain records that the terminal, the page and the contact sheet show."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def credit(picture: Picture) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation: who speaks, and the texts and pictures in their order."""
+    """One message of a conversation: who speaks, and the texts and images in their order."""
 
     role: str
     parts: tuple[str | Picture, ...]
@@ -52,7 +52,7 @@ class AnsweredDialogue:
 class DemoResults:
     """Everything the page and the contact sheet show.
 
-    `source_counts` holds one entry for each (source, licence) of the gallery with its number of pictures.
+    `source_counts` holds one entry for each (source, licence) of the gallery with its number of images.
     """
 
     model: str
@@ -64,7 +64,7 @@ class DemoResults:
     source_counts: dict[tuple[str, str], int]
 
     def shown_pictures(self) -> Iterator[Picture]:
-        """Every picture that appears anywhere, each path once."""
+        """Every image that appears anywhere, each path once."""
         seen = set()
         for dialogue in self.dialogues:
             context = [part for turn in dialogue.turns for part in turn.parts if isinstance(part, Picture)]
@@ -78,7 +78,7 @@ class DemoResults:
         return f"{len(self.dialogues)} dialogues, {self.gallery_size:,} images, {self.pool_size:,} replies"
 
     def credits(self) -> list[str]:
-        """One line for each source of pictures: name, number, licence, attribution."""
+        """One line for each source of images: name, number, licence, attribution."""
         lines = []
         for (source, license_name), number in sorted(self.source_counts.items()):
             name = SOURCE_NAMES.get(source, source or "unnamed source")
@@ -88,5 +88,5 @@ class DemoResults:
 
 
 def count_sources(pictures: list[Picture]) -> dict[tuple[str, str], int]:
-    """Number of pictures for each (source, licence)."""
+    """Number of images for each (source, licence)."""
     return dict(Counter((picture.source, picture.license) for picture in pictures))

@@ -9,14 +9,14 @@ from .results import SOURCE_NAMES, AnsweredDialogue, Turn
 
 
 class DemoTerminal(Terminal):
-    """A terminal that names the collections of pictures."""
+    """A terminal that names the collections of images."""
 
     def caption(self, picture: Picture) -> str:
         """Title and source."""
         return picture.title + (f"  ({SOURCE_NAMES.get(picture.source, picture.source)})" if picture.source else "")
 
     def turn(self, turn: Turn) -> None:
-        """One message: its texts, and its pictures by title."""
+        """One message: its texts, and its images by title."""
         parts = [f"[image: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
         self.wrapped(" ".join(parts), turn.role)
 

@@ -1,4 +1,4 @@
-"""Dialogues that lead to a picture or a text without naming it, built from WordNet and pictures' words."""
+"""Dialogues that lead to an image or a text without naming it, built from WordNet and images' words."""
 
 from .builder import FORMS, Dialogue
 from .texts import (

@@ -201,7 +201,7 @@ def sentence(talk: Talk) -> tuple[list[str], str]:
 
 
 def caption(talk: Talk) -> list[str]:
-    """Questions about a picture and their answers, as in visual dialogue; the target is the picture's caption."""
+    """Questions about an image and their answers, as in visual dialogue; the target is the image's caption."""
     rng = talk.rng
     turns = [talk.greeted(talk.choose(PHRASES["picture_questions"])), talk.tell()]
     for question, answer in category_pairs(talk, rng.randint(0, 2)):

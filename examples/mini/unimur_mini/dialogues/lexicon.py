@@ -113,10 +113,10 @@ class Lexicon:
         return self.first_noun.get(plain_name(title)) or self.first_noun.get(normalise_title(title), "")
 
     def is_disputed(self, title: str, words: frozenset[str]) -> bool:
-        """Whether a picture shows another sense of its title than the first one, as far as can be told.
+        """Whether an image shows another sense of its title than the first one, as far as can be told.
 
         Args:
-            title: the picture's.
+            title: the image's.
             words: stems of its tags and folders; a sense is borne out by one that names what it is a kind of.
         """
         first = self.noun_of_title(title)

@@ -51,7 +51,7 @@ def load_long_dialogues() -> DatasetDict:
     stand between them. Columns and splits are those of `load_long_chats` and `load_dialogue_texts`.
 
     Raises:
-        PackageUnavailable: WordNet or all sources of pictures are missing.
+        PackageUnavailable: WordNet or all sources of images are missing.
     """
 
     def build() -> DatasetDict:

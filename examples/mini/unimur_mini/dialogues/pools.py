@@ -36,7 +36,7 @@ class Pool:
     """Things of one kind.
 
     Args:
-        name: `linked` (a synset that pictures are named after), `picture`, `noun` or `word`.
+        name: `linked` (a synset that images are named after), `picture`, `noun` or `word`.
         things: in the order in which they are used.
         share: of all dialogues.
         rounds: dialogues that one thing has at most.
@@ -49,9 +49,9 @@ class Pool:
 
 
 def link_pictures(lexicon: Lexicon, pictures: Iterable[dict]) -> tuple[dict[str, list[dict]], list[dict]]:
-    """Pictures by the synset whose first noun sense is their title, and those that no synset is named like.
+    """Images by the synset whose first noun sense is their title, and those that no synset is named like.
 
-    Pictures that show another sense of their title are in neither.
+    Images that show another sense of their title are in neither.
     """
     linked: dict[str, list[dict]] = {}
     rest: list[dict] = []
@@ -101,7 +101,7 @@ def make_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *
 
 
 def make_question_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
-    """What ten rounds of questions are about: captions of pictures, things to be guessed, sentences and glosses.
+    """What ten rounds of questions are about: captions of images, things to be guessed, sentences and glosses.
 
     Args: as `make_pools` takes them.
     """
@@ -203,7 +203,7 @@ def _picture_things(lexicon: Lexicon, pictures: Iterable[dict]) -> Iterator[Thin
 def _usable_caption(picture: dict) -> str:
     text = " ".join(picture["description"].split())
     foreign = not text.isascii() or re.search(r"https?:|www\.|[@_#<>]", text)
-    # A stamp's sentence describes its picture; what uploaders of clip art write is mostly about the file.
+    # A stamp's sentence describes its image; what uploaders of clip art write is mostly about the file.
     if picture["source"] != "stamps" or foreign or not 3 <= len(text.split()) <= 20:
         return ""
     return text if _NOUN_PHRASE.match(text) else ""

@@ -40,7 +40,7 @@ _GLOSS_FEATURES = columns("gloss", "title", "synset_id", "part_of_speech", "targ
 
 
 def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
-    """Dialogues built from WordNet and the installable pictures' words, made once and kept in the cache.
+    """Dialogues built from WordNet and the installable images' words, made once and kept in the cache.
 
     Nothing in a dialogue names what it is about; `target_text` does: the title, the gloss or a sentence whose
     embedding the dialogue should lead to.
@@ -52,11 +52,11 @@ def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
     Returns:
         `train`, `validation` and `test`, each `dialogue_id, form, turns` (messages with `role` and `content`),
         `target_text, target_kind` (title, gloss, sentence)`, target_synset, target_picture` (an `image_id` of the same
-        split of `split_by_title`, empty where no picture has the thing's name)`, lexname, group, license`.
+        split of `split_by_title`, empty where no image has the thing's name)`, lexname, group, license`.
 
     Raises:
         ValueError: `size` is not positive.
-        PackageUnavailable: WordNet or all sources of pictures are missing.
+        PackageUnavailable: WordNet or all sources of images are missing.
     """
     if size < 1:
         raise ValueError(f"size={size}: give the number of dialogues in training, such as {DEFAULT_SIZE}")
@@ -72,7 +72,7 @@ def build_dialogues(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, si
 def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
     """Dialogues of five to ten questions and answers about one thing, made once and kept in the cache.
 
-    `form` is `caption_questions`: pieces of a caption (of a picture, a gloss, an example sentence) are asked for or
+    `form` is `caption_questions`: pieces of a caption (of an image, a gloss, an example sentence) are asked for or
     asked about, among questions that nothing is known of; the caption is the target and no message holds most of it.
     Or it is `twenty_questions`: about a thing that nobody names, with its title as the target.
 
@@ -103,12 +103,12 @@ def load_glosses() -> DatasetDict:
     """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues.
 
     Returns:
-        `train`, `validation` and `test` with `gloss` (without what stood in brackets)`, title` (the picture's title,
+        `train`, `validation` and `test` with `gloss` (without what stood in brackets)`, title` (the image's title,
         or the lemma most often used)`, synset_id, part_of_speech, target_picture, group, license`. Named people and
-        places are left out unless a picture has their name.
+        places are left out unless an image has their name.
 
     Raises:
-        PackageUnavailable: WordNet or all sources of pictures are missing.
+        PackageUnavailable: WordNet or all sources of images are missing.
     """
 
     return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))

@@ -13,7 +13,7 @@ from .glosses import is_noun_phrase, noun_phrase, plain, statements
 from .lexicon import CONCRETE, Lexicon
 from .stems import STOP_WORDS, content_stems, hidden_stems, says, word_set
 
-# Tags that say how or for what a picture was filed.
+# Tags that say how or for what an image was filed.
 _EMPTY_TAGS = word_set(
     """
     icon sign symbol symbols cartoon clipart image design external signs unsorted appicon theme silhouette contour
@@ -39,21 +39,21 @@ class Thing:
     """Something to talk about; every text but `title`, `gloss`, `names` and `sentences` names it nowhere.
 
     Args:
-        thing_id: its synset's or its picture's id.
+        thing_id: its synset's or its image's id.
         title: what it is called.
-        names: every lemma, and the picture's title.
+        names: every lemma, and the image's title.
         part_of_speech, lexname: as in WordNet.
         gloss: its whole definition, empty where there is none.
         definition: a noun phrase ("a large cat that roars"), empty where none is free of its names.
         short_definition: its beginning, without what the statements add; empty where it has none.
         statements: clauses with slots, as `glosses.statements` makes them.
         kinds, siblings, parts, wholes: names out of WordNet.
-        tags: a picture's keywords.
+        tags: an image's keywords.
         usages: example sentences as (with a blank, in full).
-        caption: a sentence about its picture, which may be the target.
+        caption: a sentence about its image, which may be the target.
         details: what the caption says beside the head noun.
         pieces: of the caption, for questions that may name the thing.
-        pictures: (id, title) of its pictures in its split.
+        pictures: (id, title) of its images in its split.
         categories: answers to "is it ...?".
         hidden: stems that the dialogue must not say.
         group, split: see `split_of`.
@@ -90,7 +90,7 @@ def split_of(names: Iterable[str]) -> tuple[str, str]:
     """The split that everything with one of these names belongs to, and the group that decides it.
 
     `data.titles.split_of_title` puts each name into a split; one name of a held-out thing is enough to
-    hold all of it out, the test split first. Nothing in `train` is therefore called as a held-out picture is.
+    hold all of it out, the test split first. Nothing in `train` is therefore called as a held-out image is.
 
     Args:
         names: titles and lemmas of one thing.
@@ -107,7 +107,7 @@ def split_of(names: Iterable[str]) -> tuple[str, str]:
 
 
 def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> Thing:
-    """A synset as a thing, with the pictures (rows of `load_captioned_pictures`) whose title is its name."""
+    """A synset as a thing, with the images (rows of `load_captioned_pictures`) whose title is its name."""
     row = lexicon.synsets[key]
     titles = [picture["title"] for picture in pictures]
     names = tuple(dict.fromkeys([*row["lemmas"], *titles]))
@@ -143,10 +143,10 @@ def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> T
 
 
 def picture_thing(lexicon: Lexicon, picture: dict) -> Thing | None:
-    """A picture whose title no synset has: told by its caption, its tags and the noun that its title turns on.
+    """An image whose title no synset has: told by its caption, its tags and the noun that its title turns on.
 
     Returns:
-        None where the noun is held out and the picture is not, or the other way round: nothing may be told of it.
+        None where the noun is held out and the image is not, or the other way round: nothing may be told of it.
     """
     title, caption = picture["title"], picture["description"]
     noun = head_noun(lexicon, title)
@@ -227,7 +227,7 @@ def caption_thing(
 
 
 def picture_words(picture: dict) -> str:
-    """Tags and folders of a picture: what it was filed under."""
+    """Tags and folders of an image: what it was filed under."""
     return " ".join([*picture["tags"], *picture["image_id"].split("/")[1:-1]]).replace("_", " ")
 
 

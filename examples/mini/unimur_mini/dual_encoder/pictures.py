@@ -1,4 +1,4 @@
-"""The pictures a small dual encoder is trained on: more than one is tested on, and none that the tests hold."""
+"""Training images of the small dual encoder: those of the training split, and all further clip arts."""
 
 import logging
 import re
@@ -23,7 +23,7 @@ _COLLECTION = 5
 _COLLECTION_SHARE = 1 / 8
 # Drawings of one title that are trained on: 1,375 stars of one program would crowd out the rest.
 _MOST_OF_A_TITLE = 12
-# Cosine of pooled features at and above which two pictures are one drawing, whatever they are called; and from which
+# Cosine of pooled features at and above which two images are one drawing, whatever they are called; and from which
 # they are taken for one where their titles are alike too (cosine of the titles). Chosen by looking at contact sheets.
 SAME_PICTURE, ALIKE_PICTURE, ALIKE_TITLE = 0.985, 0.93, 0.7
 # Rows of a matrix of cosines that exist at one time.
@@ -32,7 +32,7 @@ _CHUNK = 1024
 
 @dataclass
 class TrainingPicture:
-    """One picture and everything it is called.
+    """One image and everything it is called.
 
     Args:
         image: path of the file.
@@ -49,7 +49,7 @@ def collection_titles(rows: "Iterable[dict]") -> "set[str]":
     """Titles that name a whole collection: the files that carry them are named for what they show.
 
     Args:
-        rows: pictures with `image_id, title, author`.
+        rows: images with `image_id, title, author`.
     """
     names = defaultdict(list)
     for row in rows:
@@ -61,10 +61,10 @@ def collection_titles(rows: "Iterable[dict]") -> "set[str]":
 
 
 def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "list[TrainingPicture]":
-    """Pictures of the training split, and all further clip arts, with their texts.
+    """Images of the training split, and all further clip arts, with their texts.
 
     Repeats of a title are kept, up to twelve, since they are different drawings; files with equal bytes are not. What
-    has a title, or a name for one, that a held-out picture has is left out.
+    has a title, or a name for one, that a held-out image has is left out.
 
     Args:
         rows: the training split, as `split_by_title` gives it.
@@ -131,7 +131,7 @@ def plain_title(title: str) -> str:
 def near_twins(
     pictures: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
 ) -> "list[tuple[int, int]]":
-    """Pairs of a picture and another that are, by their features, one drawing.
+    """Pairs of an image and another that are, by their features, one drawing.
 
     Args:
         pictures (`(n, width)`), others (`(m, width)`): pooled features.
@@ -176,7 +176,7 @@ def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: fl
     """Numbers `(n,)` that equal and near-equal titles share.
 
     Args:
-        titles: of n pictures.
+        titles: of n images.
         features (`(n, width)`): of the titles, from the text tower.
         threshold: cosine from which two titles count as one.
     """

@@ -25,7 +25,7 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
         image_processor, tokenizer: its own.
         rows: the training split, as `split_by_title` gives it.
         held_out: rows of the other splits; what looks and is called like one of them is left out.
-        views: which views of a picture are computed.
+        views: which views of an image are computed.
         draws: what an epoch draws.
     """
     towers = frozen_towers(clip, tokenizer)

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class _Rows(Dataset):
-    """Every text with its picture."""
+    """Every text with its image."""
 
     def __init__(self, pairs: PicturePairs):
         self.pairs = pairs
@@ -48,7 +48,7 @@ class _Rows(Dataset):
 
 
 def title_ranks(model, pairs: PicturePairs, groups=None) -> "dict[str, np.ndarray]":
-    """Rank `(pictures,)` of the first right answer, title -> picture and picture -> title, from 1 on.
+    """Rank `(pictures,)` of the first right answer, title -> image and image -> title, from 1 on.
 
     Args:
         model: the dual encoder.
@@ -65,13 +65,13 @@ def title_ranks(model, pairs: PicturePairs, groups=None) -> "dict[str, np.ndarra
 
 
 def title_recalls(model, pairs: PicturePairs, groups=None) -> "dict[str, float]":
-    """Title -> picture and picture -> title recall in percent; equal title groups are all right (`title_ranks`)."""
+    """Title -> image and image -> title recall in percent; equal title groups are all right (`title_ranks`)."""
     ranks = title_ranks(model, pairs, groups)
     return {f"{name}_{k}": v for name, found in ranks.items() for k, v in recall_at(found).items()}
 
 
 def twin_groups(pairs: PicturePairs) -> torch.Tensor:
-    """Numbers `(pictures,)` that are equal for pictures of one title group and for pictures that look the same."""
+    """Numbers `(pictures,)` that are equal for images of one title group and for images that look the same."""
     titles = pairs.text_features[pairs.title_rows]
     seen: dict[int, int] = {}
     first = [seen.setdefault(int(group), number) for number, group in enumerate(pairs.groups)]
@@ -88,9 +88,9 @@ def train(recipe: Recipe) -> "dict[str, float]":
     """Runs a recipe of task `clip`.
 
     Writes to `training.output_dir`: the model; `projection.safetensors` with the trained tensors alone, in float16;
-    `results.json` with the recalls of the trained and of the untrained projection on the test split, where pictures of
-    one title group are right for each other, `test_own`, where only a title's own picture is, and `test_twins`, where
-    near-twins are too; and `ranks.json` with the rank of each test picture.
+    `results.json` with the recalls of the trained and of the untrained projection on the test split, where images of
+    one title group are right for each other, `test_own`, where only a title's own image is, and `test_twins`, where
+    near-twins are too; and `ranks.json` with the rank of each test image.
     """
     args: TrainingArguments = recipe.training
     set_seed(args.seed)

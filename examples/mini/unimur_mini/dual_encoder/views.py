@@ -1,4 +1,4 @@
-"""Flips and crops of pictures through a frozen image tower, computed once and kept on disk."""
+"""Flips and crops of images through a frozen image tower, computed once and kept on disk."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Raised whenever the views themselves change, so that rows of older ones are not read.
 _VERSION = 1
-# Side of a crop against the picture's own: below 1 it cuts, above 1 it adds white, as clip art stands on white.
+# Side of a crop against the image's own: below 1 it cuts, above 1 it adds white, as clip art stands on white.
 _SIDES = (0.7, 1.15)
 _ASPECTS = (0.8, 1.25)
 # Rows are written at the latest after this time, so that a killed run loses little.
@@ -32,14 +32,14 @@ _SECONDS = 60
 
 
 class ViewOptions(NamedTuple):
-    """Which views are made of a picture, and how the tower runs on them.
+    """Which views are made of an image, and how the tower runs on them.
 
     Args:
-        views: of each picture, beside the picture itself. The odd ones are flipped.
+        views: of each image, beside the image itself. The odd ones are flipped.
         seed: of the crops.
         tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast: these rows are for training alone.
-        batch: pictures, each with all its views, that pass the tower together.
-        workers: processes that read, cut and preprocess pictures.
+        batch: images, each with all its views, that pass the tower together.
+        workers: processes that read, cut and preprocess images.
     """
 
     views: int = 3
@@ -50,21 +50,21 @@ class ViewOptions(NamedTuple):
 
 
 def is_flipped(view: int) -> bool:
-    """Whether this view is a mirror image. View 0 is the picture itself."""
+    """Whether this view is a mirror image. View 0 is the image itself."""
     return view % 2 == 1
 
 
 def draw_view(picture: Image.Image, view: int, key: bytes, seed: int = 0) -> Image.Image:
-    """One view of a picture: the same for the same content, number and seed.
+    """One view of an image: the same for the same content, number and seed.
 
     Args:
         picture: RGB.
-        view: 0 is the picture itself, 1 its mirror image; 2 and higher are crops, of the mirror image if odd.
-        key: names the picture's content.
+        view: 0 is the image itself, 1 its mirror image; 2 and higher are crops, of the mirror image if odd.
+        key: names the image's content.
         seed: of the crops.
 
     Returns:
-        An RGB picture; what a crop takes in from outside of the picture is white.
+        An RGB image; what a crop takes in from outside of the image is white.
     """
     if is_flipped(view):
         picture = ImageOps.mirror(picture)
@@ -86,7 +86,7 @@ def draw_view(picture: Image.Image, view: int, key: bytes, seed: int = 0) -> Ima
 
 
 class _Views(Dataset):
-    """Batches of pictures with the preprocessed views of each."""
+    """Batches of images with the preprocessed views of each."""
 
     def __init__(self, paths: Sequence[str], todo: np.ndarray, image_processor, options: ViewOptions):
         self.paths, self.todo, self.image_processor, self.options = paths, todo, image_processor, options
@@ -116,7 +116,7 @@ class _Views(Dataset):
 
 
 class FrozenPictureViews:
-    """Features of views of pictures from one frozen image tower.
+    """Features of views of images from one frozen image tower.
 
     Args:
         tower: the frozen module; its weights name the store.
@@ -151,13 +151,13 @@ class FrozenPictureViews:
         """Features of all views, computed where they are not there yet; a killed call is taken up where it was.
 
         Args:
-            paths: picture files that can be decoded.
+            paths: image files that can be decoded.
 
         Returns:
             `(pictures, views, width)`, in memory.
 
         Raises:
-            ValueError: a picture cannot be decoded; the message names it.
+            ValueError: an image cannot be decoded; the message names it.
         """
         views = self.options.views
         keys = np.array(

@@ -1,4 +1,4 @@
-"""From sections to documents: passages of text, and pictures with their figure's title."""
+"""From sections to documents: passages of text, and images with their figure's title."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Key = tuple[str, int]
 
 @dataclass
 class Document:
-    """One passage (`image` is "") or one picture (`text` is its figure's title)."""
+    """One passage (`image` is "") or one image (`text` is its figure's title)."""
 
     doc_id: str
     kind: str
@@ -39,7 +39,7 @@ class Document:
 
 @dataclass
 class FigurePicture:
-    """A picture as it stands in a figure: its document, the figure's other documents, its inner caption."""
+    """An image as it stands in a figure: its document, the figure's other documents, its inner caption."""
 
     doc_id: str
     siblings: list[str]
@@ -103,7 +103,7 @@ def chapter_of(pages: dict[str, Page], name: str) -> str:
 
 
 def build_documents(pages: dict[str, Page]) -> Manual:
-    """Passages and pictures of all pages; what was merged or left out is counted in `report`."""
+    """Passages and images of all pages; what was merged or left out is counted in `report`."""
     kept = [name for name in pages if not _LEFT_OUT.match(name)]
     manual = Manual(pages, frozenset(kept))
     manual.report["pages left out"] = len(pages) - len(kept)
@@ -177,7 +177,7 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
                     else:
                         manual.report["repeated images of one title"] += 1
                     ids.append(found[content].doc_id)
-                    # A picture that stands in two figures cannot tell which of them a caption means.
+                    # An image that stands in two figures cannot tell which of them a caption means.
                     places[picture.image].add((name, number, count))
                 for doc_id, picture in zip(ids, figure.pictures, strict=True):
                     siblings = [other for other in dict.fromkeys(ids) if other != doc_id]

@@ -39,7 +39,7 @@ class Paragraph:
 
 @dataclass
 class Picture:
-    """A picture of a figure: its path below the manual's folder and its inner caption, "" where it has none."""
+    """An image of a figure: its path below the manual's folder and its inner caption, "" where it has none."""
 
     image: str
     caption: str
@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass
 class Figure:
-    """A titled figure; it may show several pictures."""
+    """A titled figure; it may show several images."""
 
     title: str
     pictures: list[Picture]
@@ -164,7 +164,7 @@ def read_page(name: str, html: str) -> Page:
 
 
 def read_folder(folder: Path) -> dict[str, Page]:
-    """Every page of the folder by name, in the order of the names; pictures whose file is absent are left out.
+    """Every page of the folder by name, in the order of the names; images whose file is absent are left out.
 
     Raises:
         FileNotFoundError: no page is there.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .documents import Key, Manual
 from .pages import Link, Paragraph, clean, parse_tree
 
-# Grades of qrels: the section or picture itself; its subsections, or the other pictures of its figure.
+# Grades of qrels: the section or image itself; its subsections, or the other images of its figure.
 RELEVANT, RELATED = 2, 1
 MIN_CAPTION_WORDS = 5
 # What is left of "See the ... section for more information" asks for nothing.
@@ -103,7 +103,7 @@ def link_queries(manual: Manual) -> list[Query]:
 
 
 def figure_queries(manual: Manual) -> list[Query]:
-    """Inner captions; their picture is relevant with grade 2, the others of its figure with grade 1."""
+    """Inner captions; their image is relevant with grade 2, the others of its figure with grade 1."""
     report = manual.report
     captions: dict[str, list] = defaultdict(list)
     for picture in manual.pictures:

@@ -48,14 +48,14 @@ Rows = dict[str, dict[str, list[dict[str, Any]]]]
 
 
 def load_gimp_manual() -> dict[str, DatasetDict]:
-    """Reads the GIMP manual as a retrieval set over passages and pictures.
+    """Reads the GIMP manual as a retrieval set over passages and images.
 
     Returns:
         `queries` and `qrels`, with the splits train, validation and test: `query_id, kind` ("text" or "figure"),
         `text, split, excluded` (ids of the passages that the query was taken from, which do not count for it) and
-        `query_id, doc_id, score` (2: the section or the picture meant; 1: a subsection of it, or another picture of
+        `query_id, doc_id, score` (2: the section or the image meant; 1: a subsection of it, or another image of
         the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or "image"),
-        `text` (of a picture: its figure's title), `image` (a path, "" for passages), `section` (titles from the
+        `text` (of an image: its figure's title), `image` (a path, "" for passages), `section` (titles from the
         outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of index
         and glossary. `pairs`, train only: `query_id, text` (a passage's first sentence), `positive` (its rest),
         `doc_id`; from chapters of the training split. Licence: GFDL 1.2 or later.
@@ -90,7 +90,7 @@ def manual_folder() -> Path:
 
 
 def read_manual(folder: Path) -> Rows:
-    """All tables of a folder of the manual's pages; pictures as paths below it. What is dropped is logged.
+    """All tables of a folder of the manual's pages; images as paths below it. What is dropped is logged.
 
     Raises:
         FileNotFoundError: no page is there.
@@ -149,7 +149,7 @@ def write_tables(rows: Rows, folder: Path) -> None:
 
 
 def read_tables(folder: Path, manual: Path) -> dict[str, DatasetDict]:
-    """What `write_tables` wrote, with the pictures' paths below the folder `manual`.
+    """What `write_tables` wrote, with the images' paths below the folder `manual`.
 
     Raises:
         FileNotFoundError: a table is absent.
