@@ -217,7 +217,7 @@ def _errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
 
 def _float64_errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
     """The same in float64, on a quarter of the batch."""
-    rows = len(batch.image_features) // 4
+    rows = max(len(batch.image_features) // 4, 4)
 
     def cut(value):
         if isinstance(value, dict):
