@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,12 +36,14 @@ _WORD = r"(?u)\b\w+\b"
 
 
 def split_words(texts: Sequence[str]) -> list[list[str]]:
-    """The words of texts in lower case, without English stop words.
+    """The words of texts in lower case, without English stop words. A letter and its accent may be one character or
+    two.
 
     Raises:
         ImportError: bm25s is not installed.
     """
-    return _bm25s().tokenize(list(texts), token_pattern=_WORD, stopwords="en", return_ids=False, show_progress=False)
+    composed = [unicodedata.normalize("NFC", text) for text in texts]
+    return _bm25s().tokenize(composed, token_pattern=_WORD, stopwords="en", return_ids=False, show_progress=False)
 
 
 class WordIndex:
@@ -139,7 +142,7 @@ def keep_words(index: FolderIndex) -> None:
 
 def write_words(index: FolderIndex, folder: Path) -> dict:
     """Writes the words of an index that keeps them into a version's folder; returns what is to be known about them."""
-    if not index.keeps_words:
+    if not getattr(index, "keeps_words", False):  # the code of an earlier release has no words
         return {}
     words_of(index).save(folder / _FILE)
     return {"words": True}

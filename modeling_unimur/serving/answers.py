@@ -135,6 +135,10 @@ class Answerer:
         for name in ("top_k", "modality", "where", "coherent"):
             options[name] = getattr(request, name)
         if request.hybrid is not None:
+            index = self.retriever.index
+            if getattr(index, "home", None) is not None and not getattr(index, "keeps_words", False):
+                # Clients do not read where it lies.
+                raise ValueError("This server's index keeps no words: `unimur index update ... --bm25` adds them.")
             options |= {"hybrid": request.hybrid, "words": [one.words for one in alike]}
         rows = self.retriever.rank(vectors, **options)
         found = [row if isinstance(row, dict) else {request.modality: row} for row in rows]

@@ -1,6 +1,7 @@
 """Words beside vectors: BM25, fusion, saving, and the pipeline over them."""
 
 import sys
+from types import SimpleNamespace
 
 import bm25s
 import numpy as np
@@ -22,6 +23,7 @@ from modeling_unimur.index.hybrid import (
     search,
     split_words,
     words_of,
+    write_words,
 )
 from modeling_unimur.memory_index import Hit, RetrievalIndex
 from tests.index.vectors import random_units
@@ -69,6 +71,15 @@ def test_scores_are_those_of_bm25s(tmp_path):
         np.testing.assert_array_equal(WordIndex.load(tmp_path / "words").scores(words), expected)
     assert not made.scores(["unheard"]).any()
     assert made.num_bytes > 0
+
+
+def test_accents_are_found_composed_or_not():
+    (composed,), (apart,) = split_words(["Caf\u00e9"]), split_words(["Cafe\u0301"])
+    assert composed == apart == ["caf\u00e9"]
+
+
+def test_the_index_class_of_an_earlier_release_is_written_without_words(tmp_path):
+    assert write_words(SimpleNamespace(), tmp_path) == {}
 
 
 @pytest.mark.parametrize("documents", [[], ["", "the of"]])

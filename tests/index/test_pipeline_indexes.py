@@ -1,5 +1,7 @@
 """The pipeline over every kind of index: same answers, filters, removal, other processes, other models."""
 
+import sys
+
 import pytest
 from transformers import pipeline
 
@@ -36,6 +38,19 @@ def place(request, tmp_path):
         pytest.importorskip("milvus_lite")
         return tmp_path / "items.db", "Flat"
     return tmp_path / "index", request.param
+
+
+def test_without_the_package_a_folder_without_an_index_is_not_found(pair, tmp_path, monkeypatch):
+    retriever = make(pair)
+    monkeypatch.setitem(sys.modules, "modeling_unimur.index", None)
+    for place in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match="no index"):
+            retriever.load_index(place)
+        with pytest.raises(ImportError, match="pip install"):
+            retriever.load_index(place, create="memory")
+    for place in ("items.db", "localhost:19530", "http://localhost:19530"):
+        with pytest.raises(ImportError, match="pip install"):
+            retriever.load_index(place)
 
 
 def test_same_answers_as_in_memory(pair, plain, place, pictures):

@@ -125,6 +125,16 @@ def test_words_of_requests_that_are_ranked_together(retriever, pair):
     assert {"score", "cosine", "bm25"} <= set(answers[2]["text"][0])
 
 
+def test_an_index_without_words_is_named_without_its_folder(pair, tmp_path):
+    own = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    own.add(texts=["she plays guitar"])
+    own.save_index(tmp_path / "index")
+    (answer,) = Answerer(own)([RetrievalRequest([{"role": "user", "content": "hi"}], hybrid=0.5, words="hi")])
+    assert answer.status == 422
+    assert "no words" in str(answer)
+    assert str(tmp_path) not in str(answer)
+
+
 def test_an_index_is_not_exchanged_under_a_search(monkeypatch):
     begun, go_on, events = threading.Event(), threading.Event(), []
 
