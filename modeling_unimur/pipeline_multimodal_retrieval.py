@@ -332,18 +332,15 @@ class MultimodalRetrievalPipeline(Pipeline):
         about = about_index(place) if os.path.isdir(place) else None
         if about is not None and about.get("factory") == MEMORY and not options:
             return RetrievalIndex.load(place, read_only=read_only)
-        # A database's place ends with .db or has a port; without an index in it, any other needs no package to say so.
-        folder = about is None and not (place.endswith(".db") or ":" in place)
-        try:
-            opener = package("", place)
+        missing = FileNotFoundError(f"{place} contains no index: call `save_index`, or pass create={MEMORY!r}.")
+        # A database's place ends with .db or has a port; any other without an index needs no package to say so.
+        if about is None and create is None and not (place.endswith(".db") or ":" in place):
+            raise missing
+        opener = package("", place)
+        with contextlib.suppress(FileNotFoundError):
             return opener.open_index(place, read_only=read_only, **options)
-        except (FileNotFoundError, ImportError) as error:
-            if create is None and (folder or isinstance(error, FileNotFoundError)):
-                raise FileNotFoundError(
-                    f"{place} contains no index: make one with `save_index`, or pass create={MEMORY!r}."
-                ) from None
-            if isinstance(error, ImportError):
-                raise
+        if create is None:
+            raise missing
         width, name = self.model.config.embedding_width, model or self.space
         if name is None:
             raise ValueError("This model's candidates are ready vectors: name the model that made them, model=.")
