@@ -1,6 +1,7 @@
 """Batches for dual alignment training from cached features of frozen towers."""
 
 import zlib
+from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset
@@ -110,11 +111,16 @@ def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: 
     return processor.render(turn_messages(turns, picture_first))
 
 
-def all_rows(rows: Dataset) -> "list[dict]":
+def rows_at(rows: Dataset, numbers: Sequence[int]) -> list[dict]:
+    """Rows by number, all at once where the dataset can."""
+    many = getattr(rows, "__getitems__", None) or (lambda some: [rows[number] for number in some])
+    return many(numbers)
+
+
+def all_rows(rows: Dataset) -> list[dict]:
     """Every row, in order, many at a time where the dataset can."""
-    many = getattr(rows, "__getitems__", None) or (lambda numbers: [rows[number] for number in numbers])
     starts = range(0, len(rows), _AT_ONCE)
-    return [row for start in starts for row in many(range(start, min(start + _AT_ONCE, len(rows))))]
+    return [row for start in starts for row in rows_at(rows, range(start, min(start + _AT_ONCE, len(rows))))]
 
 
-__all__ = ["DualAlignmentCollator", "all_rows", "render_turns", "turn_messages"]
+__all__ = ["DualAlignmentCollator", "all_rows", "render_turns", "rows_at", "turn_messages"]

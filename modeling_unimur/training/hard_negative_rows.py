@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from .collators import DualAlignmentCollator, all_rows
+from .collators import DualAlignmentCollator, all_rows, rows_at
 from .mining import Judged, MiningOptions, mine_vectors
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class HardNegativeRows(Dataset):
         rows: of `context_rows`.
         pools (`dict[str, torch.Tensor]`): `image` and `text` to the distinct targets `(targets, width)` of all rows.
         mined (`dict[str, list[list[int]]]`): `image` and `text` to each row's hard negatives, as numbers in the pool.
-        count (`int`): of each kind a row; a row with fewer repeats them, one without any takes them from all rows.
+        count (`int`): of each kind a row; a row with fewer repeats them.
         seed (`int`): of the draws.
     """
 
@@ -56,12 +56,11 @@ class HardNegativeRows(Dataset):
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict]:
         """Rows of one batch."""
-        found = [dict(row) for row in _many(self.rows, rows)]
+        found = [dict(row) for row in rows_at(self.rows, rows)]
         for number, row in zip(rows, found, strict=True):
             rng = random.Random(f"{self.seed}/{self.epoch}/{int(number)}")
             for kind, pool in self.pools.items():
-                choice = self.mined[kind][int(number)] or range(len(pool))
-                row[f"{kind}_negatives"] = pool[rng.choices(choice, k=self.count)]
+                row[f"{kind}_negatives"] = pool[rng.choices(self.mined[kind][int(number)], k=self.count)]
         return found
 
 
@@ -88,6 +87,9 @@ def mine_hard_negatives(
         options (*optional*): depth of the search, and the cosine with a right target from which on a candidate counts
             as right as well (0.95 by default).
         seed: of the draws.
+
+    Raises:
+        ValueError: all targets of a modality are right for a context.
     """
     options = options or MiningOptions(joint=False, max_similarity=0.95)
     known = all_rows(rows)
@@ -104,7 +106,14 @@ def mine_hard_negatives(
         vectors = target(pool.float().to(model.device)).float()
         judged = Judged([frozenset(each) for each in right], right)
         found = mine_vectors(queries, vectors, [kind] * len(pool), judged, options, report=report)
-        pools[kind], mined[kind] = pool, [each[kind] for each in found]
+        every = range(len(pool))
+        # A row whose search found right targets alone takes any wrong one.
+        mined[kind] = [
+            each[kind] or [n for n in every if n not in known] for each, known in zip(found, judged.known, strict=True)
+        ]
+        if not all(mined[kind]):
+            raise ValueError(f"All targets ({kind}) are right for one context: there are no hard negatives to mine.")
+        pools[kind] = pool
     logger.info(
         "Hard negatives of %d contexts: %s; dropped: %s",
         len(known),
@@ -141,11 +150,6 @@ def _distinct(features: list[torch.Tensor | None], ids: list[int]) -> tuple[torc
             pool.append(feature)
             owners.append(owner)
     return (torch.stack(pool) if pool else torch.empty(0, 0)), owners
-
-
-def _many(rows: Dataset, numbers: Sequence[int]) -> list[dict]:
-    many = getattr(rows, "__getitems__", None) or (lambda some: [rows[number] for number in some])
-    return many(numbers)
 
 
 __all__ = ["HardNegativeRows", "mine_hard_negatives"]

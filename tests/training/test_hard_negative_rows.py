@@ -64,7 +64,7 @@ def test_a_batch_holds_as_many_of_each_kind_and_trains(make_model):
 
 def test_draws_follow_seed_epoch_and_row():
     pools = {"text": torch.arange(40.0)[:, None]}
-    mined = {"text": [list(range(40)), []]}
+    mined = {"text": [list(range(40)), list(range(20))]}
     rows = [{"name": 0}, {"name": 1}]
     first, again = (HardNegativeRows(rows, pools, mined, 3, seed=1) for _ in range(2))
     drawn = first.__getitems__([0, 1])
@@ -84,6 +84,21 @@ def test_what_is_nearly_right_is_no_negative(make_model):
     places = {int((rows.texts == text).all(dim=1).nonzero()): n for n, text in enumerate(found.pools["text"])}
     assert places[1] not in found.mined["text"][0]
     assert places[2] in found.mined["text"][0]
+
+
+def test_a_context_whose_best_are_all_right_takes_wrong_ones(make_model):
+    model, processor = make_model()
+    rows, collator = Rows(model), DualAlignmentCollator(processor, 24)
+    found = mine_hard_negatives(model, rows, collator, 1, MiningOptions(depth=1, joint=False))
+    for kind in ("image", "text"):
+        features = getattr(rows, f"{kind}s")
+        for row, mined in enumerate(found.mined[kind]):
+            own = int((found.pools[kind] == features[row // 2]).all(dim=1).nonzero())
+            assert mined
+            assert own not in mined
+    rows.__class__ = type("OneTarget", (Rows,), {"__len__": lambda self: 2})
+    with pytest.raises(ValueError, match="hard negatives"):
+        mine_hard_negatives(model, rows, collator)
 
 
 def test_the_recipe_refuses_a_negative_number():

@@ -41,7 +41,7 @@ def test_readout_then_anchor_and_the_anchor_alone(tmp_path, monkeypatch, languag
     )
     content = json.loads(recipe.read_text())
     mine = chats(tmp_path / "mine.jsonl", 60)
-    content["data"]["anchor_texts"] = {f"chats={mine}": 30}
+    content["data"] |= {"anchor_texts": {f"chats={mine}": 30}, "hard_negatives": 1}
     anchored, alone = tmp_path / "anchored", tmp_path / "alone"
     content["model"]["config"] = CONFIG
     recipe.write_text(json.dumps(content))
