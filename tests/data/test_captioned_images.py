@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 from modeling_unimur.data import captioned_images
 from modeling_unimur.data.cache import PackageUnavailable
 from modeling_unimur.data.captioned_images import captioned_image_splits, load_captioned_pictures
-from modeling_unimur.data.picture_table import picture_dataset
+from tests.data.test_titles import pictures
 
 
 @pytest.fixture
@@ -85,19 +85,7 @@ def test_columns_that_hold_no_caption_are_named(monkeypatch):
 
 # -- named sources --------------------------------------------------------------------------------------------------
 def images_of(source):
-    return picture_dataset(
-        {
-            "image_id": f"{source}/{number}",
-            "image": f"{number}.png",
-            "title": title,
-            "description": "",
-            "tags": [],
-            "source": source,
-            "license": "Public Domain",
-            "author": "",
-        }
-        for number, title in enumerate(["bear"])
-    )
+    return pictures(["bear"], source)
 
 
 def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
