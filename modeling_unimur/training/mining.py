@@ -12,8 +12,8 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..data.json_lines import read_json_lines, write_json_lines
+from ..encoding.encoder import Encoder
 from .documents import Documents
-from .encode_set import embed_documents, embed_queries
 from .query_rows import Mined, QueryRows
 
 logger = logging.getLogger(__name__)
@@ -173,11 +173,11 @@ def mine_rows(
         documents (`Documents`): of the set; those that only pairs have are not searched.
         pictures: as in `QueryCollator`.
         options (`MiningOptions`, *optional*): what is dropped.
-        precision: as in `embed_documents`.
+        precision: of autocast.
     """
     corpus = [documents[number] for number in range(documents.corpus_size)]
-    vectors = embed_documents(model, processor, corpus, pictures, precision=precision)
-    queries = embed_queries(model, processor, rows.texts, precision=precision)
+    encoder = Encoder(model, processor, precision, progress=True)
+    vectors, queries = encoder.encode_documents(corpus, pictures), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
     judged = Judged(rows.known, [sorted(right) for right in rows.right])
     found = mine_vectors(
