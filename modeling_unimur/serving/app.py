@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ..index.second_stage import RERANK_TOP_K
 from .answers import Answerer
 from .batching import Batcher
 from .clients import client_host, client_key
@@ -39,6 +40,8 @@ def make_app(
     wait_seconds: float = 0.004,
     names: PublicNames | None = None,
     shares_chats: bool = False,
+    reranker: Any = None,
+    rerank_top_k: int = RERANK_TOP_K,
 ) -> FastAPI:
     """An application around a pipeline with a filled index.
 
@@ -49,9 +52,11 @@ def make_app(
         names: how hits are shown; by default without absolute paths.
         shares_chats: whether all clients are trusted to continue one another's chats; otherwise a client could tell
             by the time of an answer what another one has asked.
+        reranker, rerank_top_k: of `Answerer`.
     """
     limits = limits or ServingLimits()
-    server = _Server(retriever, limits, max_batch, wait_seconds, names, shares_chats)
+    answerer = Answerer(retriever, limits.tokens, names=names, reranker=reranker, rerank_top_k=rerank_top_k)
+    server = _Server(answerer, limits, max_batch, wait_seconds, shares_chats)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -95,10 +100,10 @@ def _json(value: Any, status: int = 200, headers: dict | None = None) -> Respons
 class _Server:
     """The stations of a request: its bytes, its images, its vector, its ranking."""
 
-    def __init__(self, retriever, limits, max_batch, wait_seconds, names, shares_chats):
-        self.limits, self.shares_chats = limits, shares_chats
-        self.answerer = Answerer(retriever, limits.tokens, names=names)
-        self.most_tokens = limits.tokens or getattr(retriever.processor, "max_context_tokens", limits.batch_tokens)
+    def __init__(self, answerer: Answerer, limits, max_batch, wait_seconds, shares_chats):
+        self.answerer, self.limits, self.shares_chats = answerer, limits, shares_chats
+        processor = answerer.retriever.processor
+        self.most_tokens = limits.tokens or getattr(processor, "max_context_tokens", limits.batch_tokens)
         waiting = {"max_waiting": limits.waiting, "max_client_waiting": limits.client_waiting}
         self.decoder = Batcher(_decode, 1, 0, threads=_DECODERS, name="decode", **waiting)
         self.model = Batcher(
@@ -109,7 +114,8 @@ class _Server:
         self.batchers = (self.decoder, self.model, self.ranker, self.filter)
         self.memory, self.trimmer = MemoryBudget(limits.memory_bytes), MemoryTrimmer()
         self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
-        self.metrics = Metrics(self.model, lambda: sum(self._candidates.values()))
+        skipped = getattr(answerer.reranker, "skipped", {})
+        self.metrics = Metrics(self.model, lambda: sum(self._candidates.values()), lambda: sum(skipped.values()))
         self._candidates: dict[str, int] = {}
         self._counted = float("-inf")
 

@@ -3,6 +3,7 @@
 from .encoding import Encoder, UniVLDREncoder, encode_documents, encode_queries
 from .evaluate import SettingResult, evaluate_system, image_shares, returned_images
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
+from .second_stage import SecondStage
 from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
 from .task import SETTINGS, RetrievalTask
 from .tuning import choose_calibration, choose_hybrid_weight, choose_image_weight
@@ -18,6 +19,7 @@ __all__ = [
     "MeanSubtraction",
     "OracleModality",
     "RetrievalTask",
+    "SecondStage",
     "SettingResult",
     "Space",
     "UniVLDREncoder",

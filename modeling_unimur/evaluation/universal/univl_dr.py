@@ -10,10 +10,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...data.retrieval_set import RetrievalSet
+from ...index.second_stage import Reranker
 from ..report import Figures, TaskResult
 from .encoding import EncodedDocuments, Encoder, UniVLDREncoder, encode_documents, encode_queries
 from .evaluate import SHARE_DEPTH, evaluate_system, returned_images
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
+from .second_stage import SecondStage
 from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
 from .task import SETTINGS, RetrievalTask
 from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
@@ -46,6 +48,7 @@ def evaluate_univl_dr(
     gap_plot: str | os.PathLike | None = None,
     name: str = MODEL,
     progress: bool = True,
+    reranker: Reranker | None = None,
 ) -> TaskResult:
     """Evaluates a model on a retrieval set.
 
@@ -55,7 +58,7 @@ def evaluate_univl_dr(
         retrieval: the set; `data` has readers.
         split: whose queries are measured.
         dev: split on which the hybrid's weight, and what is asked for below, are chosen; None chooses nothing.
-        settings, calibration, image_weight, baselines, gap_plot, progress: as `universal_result`.
+        settings, calibration, image_weight, baselines, gap_plot, progress, reranker: as `universal_result`.
         least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
         name: of the model's row.
 
@@ -69,6 +72,7 @@ def evaluate_univl_dr(
     return universal_result(
         task, {name: encoder}, {"split": split, **retrieval.about}, dev=dev_task, settings=settings,
         calibration=calibration, image_weight=image_weight, baselines=baselines, gap_plot=gap_plot, progress=progress,
+        reranker=reranker,
     )  # fmt: skip
 
 
@@ -84,6 +88,7 @@ def universal_result(
     baselines: bool = True,
     gap_plot: str | os.PathLike | None = None,
     progress: bool = False,
+    reranker: Reranker | None = None,
 ) -> TaskResult:
     """All encoders, BM25 and what is made of it with the first encoder.
 
@@ -101,6 +106,8 @@ def universal_result(
         baselines: whether to run BM25 and what is made with it.
         gap_plot: a file for the drawing of the modality gap of the first encoder.
         progress: whether to show bars.
+        reranker: a second stage for one more row: the hybrid of the first encoder rescored, or that encoder itself
+            where there is no hybrid.
 
     Returns:
         `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
@@ -141,8 +148,13 @@ def universal_result(
                 if gap_plot is not None:
                     draw_modality_gap(space.documents, task.is_image, space.queries, gap_plot, title=name)
         seconds[name] = round(time.perf_counter() - start, 3)
+    if reranker is not None:
+        hybrid = [system for system in extra if isinstance(system, Hybrid)]
+        extra.append(SecondStage((hybrid or systems)[0], reranker, task))
     figures = {system.name: _figures(system, task, settings, seconds, progress) for system in [*systems, *extra]}
     ids, measured = np.array(task.query_ids), next(iter(figures.values())).values
+    if reranker is not None:
+        about["not rescored"] = dict(reranker.skipped)
     main = tuple(name for s in SETTINGS for m in _MAIN if (name := f"{s} {m}") in measured)
     notes = list(_NOTES)
     if chosen := about.get("chosen"):
