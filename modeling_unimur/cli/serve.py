@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what others asked (default: a client's own, by its X-Client or Authorization header)",
     )  # fmt: skip
     parser.add_argument(
+        "--api-key", metavar="KEY", default=os.environ.get("UNIMUR_API_KEY"),
+        help="requests must send `Authorization: Bearer KEY` (default: the environment variable UNIMUR_API_KEY, which "
+        "other users of the machine cannot read)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--served-name", metavar="NAME", help="name of the model for requests below /v1 (default: its folder's)"
+    )
+    parser.add_argument(
         "--proxy", action="append", default=[], metavar="ADDRESS",
         help="address of a proxy in front of the server, whose X-Forwarded-For header "
         "identifies a client; may be repeated",
@@ -85,11 +93,14 @@ def run(args: argparse.Namespace) -> int:
     if retriever.chats is not None:
         retriever.chats.max_bytes = args.chat_cache_mib * 2**20
     shown = PublicNames(source_folders(args.index), args.show_paths)
+    name = args.served_name or os.path.basename(os.path.normpath(model))
     app = make_app(
-        retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats, reranker=reranker,
-        rerank_top_k=args.rerank_top_k,
+        retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats,
+        api_key=args.api_key or None, model_name=name, reranker=reranker, rerank_top_k=args.rerank_top_k,
     )  # fmt: skip
-    print(f"{len(retriever.index):,} candidates; POST http://{args.host}:{args.port}/retrieve", flush=True)
+    address = f"http://{args.host}:{args.port}"
+    print(f"{len(retriever.index):,} candidates; POST {address}/retrieve, /v1/embeddings (model {name}), /v1/rerank")
+    print(f"All requests and their fields: {address}/docs", flush=True)
     config = uvicorn.Config(
         app,
         host=args.host,

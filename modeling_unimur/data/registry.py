@@ -33,7 +33,10 @@ TEXTS = {
 }
 # Retrieval sets: functions without arguments that return a `RetrievalSet`.
 SETS = {
-    "gimp_manual": "unimur_mini.gimp_manual:gimp_manual",
+    "gimp_manual": "unimur_mini.manuals:gimp_manual",
+    "gnucash_manual": "unimur_mini.manuals:gnucash_manual",
+    "debian_handbook": "unimur_mini.manuals:debian_handbook",
+    "scikit_learn_guide": "unimur_mini.manuals:scikit_learn_guide",
     "picture_dictionary": "unimur_mini.picture_dictionary:load_picture_dictionary",
 }
 # What runs a recipe of task `clip` without `data.images`.

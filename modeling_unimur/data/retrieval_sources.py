@@ -30,7 +30,8 @@ def load_retrieval_set(
     """Reads a retrieval set.
 
     Args:
-        source: `gimp_manual` (Debian's package, sections as groups), `picture_dictionary` (clip art, emoji and stamps
+        source: `gimp_manual`, `gnucash_manual`, `debian_handbook` or `scikit_learn_guide` (manuals of Debian's
+            packages, sections as groups), `picture_dictionary` (clip art, emoji and stamps
             beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), `folder=PATH`, what
             `RetrievalSet.save` wrote, or `package.module:function`, a function that returns a `RetrievalSet`.
         captions, deduplicate, setting: of WebQA, as `load_webqa` takes them.

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from ..conversation import words_of_dialogue
 from ..index.second_stage import RERANK_TOP_K, open_reranker
 from ..memory_index import KINDS
+from ..modeling_open_clip import fuses_captions, picture_inputs, picture_vectors, text_vectors
 from .public_names import PublicNames
 from .refusal import Refused
 from .requests import RetrievalRequest
@@ -66,6 +68,25 @@ class Answerer:
 
     def embed(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """The vector of each request, `(1, width)`, or why there is none."""
+        self._count_tokens([request for request in requests if request.prompt_tokens is not None])
+        found: list = [None] * len(requests)
+        kinds: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            kinds.setdefault(_kind(request), []).append(number)
+        for kind, numbers in kinds.items():
+            some = [requests[number] for number in numbers]
+            rows = self._dialogues(some) if kind == "dialogue" else self._documents(kind, some)
+            for number, row in zip(numbers, rows, strict=True):
+                found[number] = row
+        return found
+
+    def _count_tokens(self, requests: list[RetrievalRequest]) -> None:
+        texts = [words_of_dialogue(request.messages) for request in requests]
+        read = self.retriever.processor.tokenizer(texts, add_special_tokens=False) if texts else {"input_ids": []}
+        for request, ids in zip(requests, read["input_ids"], strict=True):
+            request.prompt_tokens = len(ids)
+
+    def _dialogues(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         found = self._tried(
             lambda: self.retriever.embed(
                 [request.messages for request in requests],
@@ -76,8 +97,30 @@ class Answerer:
             )
         )
         if isinstance(found, Exception):  # of the model; one of them may be the cause
-            return [found] if len(requests) == 1 else [self.embed([request])[0] for request in requests]
+            return [found] if len(requests) == 1 else [self._dialogues([request])[0] for request in requests]
         return [self._refused(row) if isinstance(row, Exception) else row[None] for row in found]
+
+    def _documents(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
+        """The vectors of candidates of one kind."""
+        model, processor = self.retriever.model, self.retriever.processor
+
+        def embedded() -> torch.Tensor:
+            texts = [_text(request) for request in requests]
+            if kind == "text":
+                return text_vectors(model, processor.process_texts(texts))
+            parts = [part for request in requests for part in request.messages[0]["content"]]
+            images = [part["image"] for part in parts if part["type"] == "image"]
+            if any(texts) and not fuses_captions(processor):
+                raise ValueError("This model has no vector for an image with a text: send the one or the other.")
+            return picture_vectors(
+                model, picture_inputs(processor, images, [{"caption": text or None} for text in texts])
+            )
+
+        found = self._tried(embedded)
+        if isinstance(found, Exception):
+            alone = len(requests) == 1
+            return [found] if alone else [self._documents(kind, [request])[0] for request in requests]
+        return list(found.split(1))
 
     def rank(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict | Exception]:
         """The answer to each request by its vector, or why there is none. Requests that are ranked alike are ranked
@@ -163,6 +206,18 @@ class Answerer:
         if kind != "pair":
             return self.names.hit(hit)
         return {"score": hit["score"], **{one: self.names.hit(hit[one]) for one in KINDS}}
+
+
+def _kind(request: RetrievalRequest) -> str:
+    if not request.is_document:
+        return "dialogue"
+    return "image" if request.images else "text"
+
+
+def _text(document: RetrievalRequest) -> str:
+    """Of a candidate, as it came."""
+    parts = document.messages[0]["content"]
+    return "\n".join(part["text"] for part in parts if part["type"] == "text")
 
 
 __all__ = ["Answerer"]

@@ -17,9 +17,9 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..data.json_lines import read_json_lines, write_json_lines
+from ..encoding.encoder import Encoder
 from ..index.second_stage import Candidate, open_reranker
 from .documents import Documents
-from .encode_set import embed_documents, embed_queries
 from .query_rows import Mined, QueryRows
 
 logger = logging.getLogger(__name__)
@@ -217,12 +217,12 @@ def mine_rows(
         documents (`Documents`): of the set; those that only pairs have are not searched.
         pictures: as in `QueryCollator`.
         options (`MiningOptions`, *optional*): what is dropped.
-        precision: as in `embed_documents`.
+        precision: of autocast.
     """
     reranker = None if options is None or options.reranker is None else open_reranker(options.reranker)
     corpus = [documents[number] for number in range(documents.corpus_size)]
-    vectors = embed_documents(model, processor, corpus, pictures, precision=precision)
-    queries = embed_queries(model, processor, rows.texts, precision=precision)
+    encoder = Encoder(model, processor, precision, progress=True)
+    vectors, queries = encoder.encode_documents(corpus, pictures), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
     judged = Judged(rows.known, [sorted(right) for right in rows.right])
 

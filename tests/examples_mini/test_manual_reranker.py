@@ -8,7 +8,7 @@ from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.index.second_stage import open_reranker
 from modeling_unimur.memory_index import Hit
 from tests import tiny
-from unimur_mini.gimp_manual.reranker import (
+from unimur_mini.manuals.reranker import (
     Question,
     generated_questions,
     train,

@@ -13,8 +13,8 @@ from transformers import AutoModel, AutoProcessor
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.data.retrieval_sources import load_retrieval_set
+from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.training.documents import DecodedPictures, Documents
-from modeling_unimur.training.encode_set import embed_documents, embed_queries
 from modeling_unimur.training.mining import read_mined, write_mined
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.retrieval_judge import RetrievalJudge
@@ -282,8 +282,8 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
     processor = UniVLDRProcessor.from_backbones(str(clip_folder))
     documents, pictures = Documents(retrieval), DecodedPictures(processor)
     judge = RetrievalJudge(retrieval, documents, "train", processor, pictures)
-    vectors = embed_documents(model, processor, documents, pictures)
-    scores = embed_queries(model, processor, judge.texts) @ vectors.T
+    vectors = Encoder(model, processor).encode_documents(documents, pictures)
+    scores = Encoder(model, processor).encode_queries(judge.texts) @ vectors.T
     scores[judge.queries.index("text-query-red-cat"), documents.numbers["image-red-cat"]] = -2  # excluded
     relevant = retrieval.relevant("train")
     reciprocal, shown = [], []

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ...data.retrieval_set import RetrievalSet
 from ...data.retrieval_sources import load_retrieval_set, names_a_set
+from ...encoding.encoder import Encoder
 from ...index.second_stage import open_reranker
 from ..provenance import model_revision
 from ..report import TaskResult
-from ..universal.encoding import UniVLDREncoder
 from ..universal.task import RetrievalTask
 from ..universal.univl_dr import universal_result
 from .options import TaskOptions
@@ -62,7 +62,7 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     for source in sources:
         model = UniVLDRModel.from_pretrained(source).eval()
         name = Path(source).name if len({Path(other).name for other in sources}) == len(sources) else source
-        encoders[name] = UniVLDREncoder(model, UniVLDRProcessor.from_pretrained(source))
+        encoders[name] = Encoder(model, UniVLDRProcessor.from_pretrained(source))
         about[name] = {"source": source, "revision": model_revision(source, model)}
     reranker = None if options.reranker is None else open_reranker(options.reranker)
     about_set = {"path": data, "split": split, **retrieval.about}

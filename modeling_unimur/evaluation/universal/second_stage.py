@@ -5,37 +5,30 @@ from __future__ import annotations
 import numpy as np
 
 from ...index.second_stage import RERANK_TOP_K, Candidate, Reranker, order
+from ..evaluator import Encoded
 from ..metrics import rank
-from .systems import UniversalSystem
+from ..systems.base import BOTH
 from .task import RetrievalTask
 
 SECOND_STAGE = "{} + second stage"
 
 
-class SecondStage(UniversalSystem):
+class SecondStage(Encoded):
     """Another system whose best documents are in the order of a reranker; those behind them stay behind.
 
     Args:
-        first: the first stage.
+        first: the first stage, one index of texts and images.
         reranker: of `modeling_unimur.index.second_stage`.
         task: whose queries and documents.
         top_k: how many documents of a query are rescored.
-        name: of the row.
     """
 
-    def __init__(
-        self,
-        first: UniversalSystem,
-        reranker: Reranker,
-        task: RetrievalTask,
-        top_k: int = RERANK_TOP_K,
-        name: str | None = None,
-    ):
+    def __init__(self, first: Encoded, reranker: Reranker, task: RetrievalTask, top_k: int = RERANK_TOP_K):
+        super().__init__(None, first.queries, {BOTH: None}, is_image=first.is_image)
         self.first, self.reranker, self.task, self.top_k = first, reranker, task, top_k
-        self.name = name or SECOND_STAGE.format(first.name)
 
-    def scores(self, rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-        found = np.where(candidates, self.first.scores(rows, candidates), -np.inf)
+    def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+        found = np.array(self.first.scores(kind, rows), dtype=np.float64)
         for place, row in enumerate(rows):
             found[place, self.task.excluded[row]] = -np.inf
         best = [ranking[ranking >= 0] for ranking in rank(found, self.top_k)]
@@ -53,7 +46,7 @@ class SecondStage(UniversalSystem):
                 len(documents), 0, -1
             )
             start = end
-        return found
+        return found if candidates is None else found[:, candidates]
 
 
 __all__ = ["SECOND_STAGE", "SecondStage"]

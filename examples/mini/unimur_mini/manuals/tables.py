@@ -1,8 +1,9 @@
-"""The manual's tables in the MTEB layout, and their form in the cache."""
+"""A manual's tables in the MTEB layout, and their form in the cache."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,21 @@ from datasets import List as ListFeature
 from modeling_unimur.data.cache import build_once, cache_dir
 
 from ..packages import debian_package
+from .descriptions import Description
 from .documents import Manual, build_documents
 from .pages import read_folder
-from .queries import Query, figure_queries, lead_pairs, link_queries, navigational_queries
+from .queries import (
+    Query,
+    figure_queries,
+    figure_sentences,
+    heading_queries,
+    lead_pairs,
+    link_queries,
+    navigational_queries,
+)
 from .splits import SHARES, query_split, split_chapters
 
 logger = logging.getLogger(__name__)
-
-GIMP_MANUAL_LICENSE = "GFDL-1.2-or-later"
-# Raised whenever the rows change, so that tables cached by an older version are not read.
-TABLE_VERSION = 1
 
 _STRING = Value("string")
 QUERY_FEATURES = Features(
@@ -39,6 +45,8 @@ _FEATURES = {
     "qrels": QREL_FEATURES,
     "navigational_queries": QUERY_FEATURES,
     "navigational_qrels": QREL_FEATURES,
+    "heading_queries": QUERY_FEATURES,
+    "heading_qrels": QREL_FEATURES,
     "pairs": PAIR_FEATURES,
 }
 _SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",), "pairs": ("train",)}
@@ -47,63 +55,68 @@ Rows = dict[str, dict[str, list[dict[str, Any]]]]
 """Table -> split -> rows."""
 
 
-def load_gimp_manual() -> dict[str, DatasetDict]:
-    """Reads the GIMP manual as a retrieval set over passages and images.
+def load_manual(description: Description) -> dict[str, DatasetDict]:
+    """Reads a manual as a retrieval set over passages and images.
 
     Returns:
-        `queries` and `qrels`, with the splits train, validation and test: `query_id, kind` ("text" or "figure"),
-        `text, split, excluded` (ids of the passages that the query was taken from, which do not count for it) and
-        `query_id, doc_id, score` (2: the section or the image meant; 1: a subsection of it, or another image of
-        the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or "image"),
-        `text` (of an image: its figure's title), `image` (a path, "" for passages), `section` (titles from the
-        outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of index
-        and glossary. `pairs`, train only: `query_id, text` (a passage's first sentence), `positive` (its rest),
-        `doc_id`; from chapters of the training split. Licence: GFDL 1.2 or later.
-
-    Raises:
-        PackageUnavailable: apt cannot bring the package `gimp-help-en`.
-        FileNotFoundError: the package holds no pages.
-        ValueError: a page cannot be read.
-    """
-    manual = manual_folder()
-
-    def build(folder: Path) -> None:
-        write_tables(read_manual(manual), folder)
-
-    stored = build_once(cache_dir() / "data" / f"gimp-manual-{TABLE_VERSION}", build)
-    return read_tables(stored, manual)
-
-
-def manual_folder() -> Path:
-    """The folder with the manual's pages, fetched where it is not there.
+        `queries` and `qrels`, with the splits train, validation and test: `query_id, kind` ("text", "figure" or
+        "heading"), `text, split, excluded` (ids of the passages that the query was taken from, which do not count for
+        it) and `query_id, doc_id, score` (2: the section or the image meant; 1: a subsection of it, or another image
+        of the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or
+        "image"), `text` (of an image: its figure's title), `image` (a path, "" for passages), `section` (titles from
+        the outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of
+        index and glossary; `heading_queries` and `heading_qrels` for headings. `pairs`, train only: `query_id, text`
+        (a passage's first sentence), `positive` (its rest), `doc_id`; from chapters of the training split.
 
     Raises:
         PackageUnavailable: apt cannot bring the package.
-        FileNotFoundError: the package holds no English manual.
+        FileNotFoundError: the package holds no pages.
+        ValueError: a page cannot be read.
     """
-    package = debian_package("gimp-help-en")
-    # The version between stands for the help's format, not for the program.
-    found = sorted(package.glob("usr/share/gimp/*/help/en"))
+    folder = manual_folder(description)
+
+    def build(target: Path) -> None:
+        write_tables(read_manual(folder, description), target)
+
+    stored = build_once(cache_dir() / "data" / f"{description.name}-{description.version}", build)
+    return read_tables(stored, folder)
+
+
+def manual_folder(description: Description) -> Path:
+    """The folder with a manual's pages, fetched where it is not there.
+
+    Raises:
+        PackageUnavailable: apt cannot bring the package.
+        FileNotFoundError: the package does not hold it.
+    """
+    package = debian_package(description.package)
+    found = sorted(package.glob(description.folder))
     if not found:
-        raise FileNotFoundError(f"{package} holds no usr/share/gimp/*/help/en: remove it, and it is fetched again")
+        raise FileNotFoundError(f"{package} holds no {description.folder}: remove it, and it is fetched again")
     return found[-1]
 
 
-def read_manual(folder: Path) -> Rows:
-    """All tables of a folder of the manual's pages; images as paths below it. What is dropped is logged.
+def read_manual(folder: Path, description: Description) -> Rows:
+    """All tables of a folder of a manual's pages; images as paths below it. What is dropped is logged.
 
     Raises:
         FileNotFoundError: no page is there.
         ValueError: a page cannot be read.
     """
-    manual = build_documents(read_folder(folder))
-    index = folder / "gimp-help-index.html"
+    manual = build_documents(description, read_folder(folder, description.pages))
+    index = folder / description.index if description.index else None
+    index_html = index.read_text(encoding="utf-8") if index is not None and index.is_file() else ""
+    headings, terms = heading_queries(manual), navigational_queries(manual, index_html)
     queries = [*link_queries(manual), *figure_queries(manual)]
-    terms = navigational_queries(manual, index.read_text(encoding="utf-8")) if index.is_file() else []
+    if description.asks_by_figures:
+        queries += figure_sentences(manual)
+    if description.asks_by_headings:
+        queries += headings
     split_of = split_chapters(manual, queries)
     rows: Rows = {name: {split: [] for split in splits} for name, splits in _SPLITS.items()}
     _add_queries(rows, "", manual, queries, split_of)
     _add_queries(rows, "navigational_", manual, terms, split_of)
+    _add_queries(rows, "heading_", manual, headings, split_of)
     rows["corpus"]["corpus"] = [
         {name: getattr(document, name) for name in CORPUS_FEATURES} for document in manual.documents.values()
     ]
@@ -113,12 +126,12 @@ def read_manual(folder: Path) -> Rows:
         for first, rest, doc_id in lead_pairs(manual, training)
     ]
     counts = {name: {split: len(table) for split, table in tables.items()} for name, tables in rows.items()}
-    logger.info("GIMP manual: %s; %s", counts, dict(manual.report))
+    logger.info("%s: %s; %s", description.name, counts, dict(manual.report))
     return rows
 
 
 def _add_queries(rows: Rows, prefix: str, manual: Manual, queries: Iterable[Query], split_of: dict[str, str]) -> None:
-    numbers = dict.fromkeys(("text", "figure", "navigational"), 0)
+    numbers: Counter = Counter()
     for query in queries:
         split = query_split(manual, query, split_of)
         if split is None:

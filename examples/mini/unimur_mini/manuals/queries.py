@@ -1,4 +1,4 @@
-"""Queries of the manual: sentences without their links' words, inner captions, terms of index and glossary."""
+"""Queries of a manual: sentences without their links' words, inner captions, headings, terms of index and glossary."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from .documents import Key, Manual
-from .pages import Link, Paragraph, clean, parse_tree
+from .pages import Link, Paragraph, clean, parse_tree, resolve, sentence_spans
 
 # Grades of qrels: the section or image itself; its subsections, or the other images of its figure.
 RELEVANT, RELATED = 2, 1
 MIN_CAPTION_WORDS = 5
+# "Options" and "Overview" could be any section's.
+MIN_HEADING_WORDS = 2
 # What is left of "See the ... section for more information" asks for nothing.
 MIN_CONTENT_WORDS = 4
 # "The ... dialog is a dockable dialog; see the section ... for help on manipulating it": one question, asked often.
@@ -28,8 +30,6 @@ _POINTING = frozenset(
         "using via was we well what when where which who will with work works would you your",
     )
 )
-_SENTENCE = re.compile(r"(?<=[.!?])[”)\"]?\s+(?=[“(\"]?[A-Z])")
-_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|resp|cf|vs|Fig|Sec|No)\.|\b[A-Z]\.)[”)\"]?$")
 
 
 @dataclass
@@ -42,22 +42,19 @@ class Query:
     excluded: list[str] = field(default_factory=list)
 
 
-def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence; "e.g. This" is none's end."""
-    spans, start = [], 0
-    for gap in _SENTENCE.finditer(text):
-        end = gap.start() + len(gap.group().rstrip())
-        if not _ABBREVIATION.search(text[start:end]):
-            spans.append((start, end))
-            start = gap.end()
-    if start < len(text):
-        spans.append((start, len(text)))
-    return spans
-
-
 def content_words(text: str) -> list[str]:
     """The words that could find something: no function words, none that only point to a section."""
     return [word for word in re.findall(r"\w+", text.lower()) if word not in _POINTING and len(word) > 1]
+
+
+def _link_sentences(manual: Manual) -> Iterator[tuple[str, Paragraph, list[Link], int, int]]:
+    """(page, paragraph, links, start, end) of each sentence with links."""
+    for name in sorted(manual.kept, key=list(manual.pages).index):
+        for paragraph in (paragraph for section in manual.pages[name].sections for paragraph in section.paragraphs):
+            for start, end in sentence_spans(paragraph.text):
+                links = [link for link in paragraph.links if start <= link.start < end]
+                if links:
+                    yield name, paragraph, links, start, end
 
 
 def link_queries(manual: Manual) -> list[Query]:
@@ -68,29 +65,25 @@ def link_queries(manual: Manual) -> list[Query]:
     """
     report = manual.report
     found: dict[str, Query] = {}
-    for name, page in manual.pages.items():
-        if name not in manual.kept:
+    for name, paragraph, all_links, start, end in _link_sentences(manual):
+        links = [link for link in all_links if link.page != name]
+        if not links:
             continue
-        for paragraph in (paragraph for section in page.sections for paragraph in section.paragraphs):
-            for start, end in sentence_spans(paragraph.text):
-                links = [link for link in paragraph.links if start <= link.start < end]
-                if not links:
-                    continue
-                report["link sentences"] += 1
-                targets = [_target(manual, link) for link in links]
-                relevant = _graded(manual, (key for key in targets if key))
-                text = _without_links(paragraph, links, start, end)
-                if not relevant:
-                    report["link sentences that lead to a figure, a source, or a section without passages"] += 1
-                elif len(set(content_words(text))) < MIN_CONTENT_WORDS:
-                    report["link sentences with too few words left"] += 1
-                elif text in found:
-                    report["link sentences that repeat another"] += 1
-                    for doc, grade in relevant.items():
-                        found[text].relevant[doc] = max(grade, found[text].relevant.get(doc, 0))
-                    found[text].excluded += manual.paragraph_documents[paragraph.text]
-                else:
-                    found[text] = Query("text", text, relevant, list(manual.paragraph_documents[paragraph.text]))
+        report["link sentences"] += 1
+        targets = [_target(manual, link) for link in links]
+        relevant = _graded(manual, (key for key in targets if key))
+        text = _without_links(paragraph, links, start, end)
+        if not relevant:
+            report["link sentences that lead to a figure, a source, or a section without passages"] += 1
+        elif len(set(content_words(text))) < MIN_CONTENT_WORDS:
+            report["link sentences with too few words left"] += 1
+        elif text in found:
+            report["link sentences that repeat another"] += 1
+            for doc, grade in relevant.items():
+                found[text].relevant[doc] = max(grade, found[text].relevant.get(doc, 0))
+            found[text].excluded += manual.paragraph_documents[paragraph.text]
+        else:
+            found[text] = Query("text", text, relevant, list(manual.paragraph_documents[paragraph.text]))
     openings = Counter(_opening(text) for text in found)
     templates = [text for text in found if openings[_opening(text)] >= TEMPLATE_COUNT]
     report["link sentences of one form with three or more others"] = len(templates)
@@ -100,6 +93,47 @@ def link_queries(manual: Manual) -> list[Query]:
         query.excluded = sorted(set(query.excluded))
         query.relevant = {doc: grade for doc, grade in query.relevant.items() if doc not in query.excluded}
     return [query for query in found.values() if query.relevant]
+
+
+def figure_sentences(manual: Manual) -> list[Query]:
+    """Sentences that link to a figure, without the words of their links; the figure's images are relevant, the
+    passages with the sentence excluded."""
+    found: dict[str, Query] = {}
+    for _, paragraph, links, start, end in _link_sentences(manual):
+        images: list[str] = []
+        for link in links:
+            page = manual.pages.get(link.page)
+            place = page.figure_anchors.get(link.anchor) if page is not None and link.page in manual.kept else None
+            if place is not None:
+                images += manual.figures.get((link.page, *place), [])
+        images = [doc for doc in images if not manual.documents[doc].shared]
+        text = _without_links(paragraph, links, start, end)
+        if images and len(set(content_words(text))) >= MIN_CONTENT_WORDS:
+            query = found.setdefault(text, Query("figure", text, {}))
+            query.relevant |= dict.fromkeys(images, RELEVANT)
+            query.excluded = sorted({*query.excluded, *manual.paragraph_documents[paragraph.text]})
+    manual.report["sentences that link to a figure"] = len(found)
+    return list(found.values())
+
+
+def heading_queries(manual: Manual) -> list[Query]:
+    """Headings that stand once in the manual; the passages of their section are relevant, grade 1 in its
+    subsections."""
+    places: dict[str, list[Key]] = defaultdict(list)
+    labels = re.compile(manual.description.labels)
+    for name in manual.pages:
+        for number, section in enumerate(manual.pages[name].sections if name in manual.kept else ()):
+            if name != manual.description.glossary:
+                places[labels.sub("", section.path[-1], count=1)].append((name, number))
+    queries = []
+    for heading, keys in places.items():
+        relevant = _graded(manual, keys)
+        if len(keys) == 1 and relevant and len(set(content_words(heading))) >= MIN_HEADING_WORDS:
+            queries.append(Query("heading", heading, relevant))
+    manual.report["headings that stand several times, hold under two content words or lead to no passage"] = len(
+        places
+    ) - len(queries)
+    return queries
 
 
 def figure_queries(manual: Manual) -> list[Query]:
@@ -132,21 +166,21 @@ def figure_queries(manual: Manual) -> list[Query]:
 
 def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
     """Terms of the index (its sub-entries behind their entry) and of the glossary, with the sections they lead to."""
-    report = manual.report
+    report, glossary = manual.report, manual.description.glossary
     targets: dict[str, set[Key]] = defaultdict(set)
-    for term, links in index_entries(index_html):
+    for term, links in index_entries(index_html, manual.description.index):
         report["index entries"] += 1
         for link in links:
             key = _target(manual, link)
             # The index names the page alone where it means an entry of the glossary, which the glossary's terms bring.
-            if key and key != ("glossary.html", 0):
+            if key and key != (glossary, 0):
                 targets[term].add(key)
         if term not in targets:
             report["index entries that lead to the glossary alone"] += 1
-    if "glossary.html" in manual.pages:
-        for number, section in enumerate(manual.pages["glossary.html"].sections[1:], start=1):
+    if glossary in manual.pages:
+        for number, section in enumerate(manual.pages[glossary].sections[1:], start=1):
             report["glossary entries"] += 1
-            targets[section.path[-1]].add(("glossary.html", number))
+            targets[section.path[-1]].add((glossary, number))
     queries = []
     for term, keys in targets.items():
         relevant = _graded(manual, sorted(keys))
@@ -157,18 +191,21 @@ def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
     return queries
 
 
-def index_entries(html: str) -> Iterator[tuple[str, list[Link]]]:
-    """(term, links) of the index; a sub-entry's term is "entry, sub-entry"."""
+def index_entries(html: str, name: str) -> Iterator[tuple[str, list[Link]]]:
+    """(term, links) of the index, which is the page `name`; a sub-entry's term is "entry, sub-entry"."""
+    if not html:
+        return
     for division in (element for element in parse_tree(html).iter("div") if element.get("class") == "indexdiv"):
         for entries in division.findall("dl"):
-            yield from _entries(entries, "")
+            yield from _entries(entries, "", name)
 
 
-def _entries(element, above: str) -> Iterator[tuple[str, list[Link]]]:
+def _entries(element, above: str, name: str) -> Iterator[tuple[str, list[Link]]]:
     term = above
     for child in element:
         if child.tag == "dt":
-            links = [_link(a.get("href", "")) for a in child.findall("a") if a.get("class") == "indexterm"]
+            hrefs = [a.get("href", "") for a in child.findall("a") if a.get("class") == "indexterm"]
+            links = [Link(0, 0, *resolve(name, href)) for href in hrefs]
             own = clean(child.text or "").rstrip(", ")
             term = f"{above}, {own}" if above else own
             # "See" and "see also" lead inside the index.
@@ -176,7 +213,7 @@ def _entries(element, above: str) -> Iterator[tuple[str, list[Link]]]:
                 yield term, links
         elif child.tag == "dd":
             for inner in child.findall("dl"):
-                yield from _entries(inner, term)
+                yield from _entries(inner, term, name)
 
 
 def lead_pairs(manual: Manual, chapters: Iterable[str]) -> Iterator[tuple[str, str, str]]:
@@ -205,11 +242,6 @@ def _opening(text: str) -> str:
     # Names are what differs between sentences of one form.
     unnamed = re.sub(r"“[^”]*”|(?<!^)\b[A-Z]\w*", "", text)
     return " ".join(re.findall(r"\w+", unnamed.lower())[:6])
-
-
-def _link(href: str) -> Link:
-    page, _, anchor = href.partition("#")
-    return Link(0, 0, page, anchor)
 
 
 def _target(manual: Manual, link: Link) -> Key | None:

@@ -6,20 +6,12 @@ import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from .descriptions import Description
 from .pages import Page, Paragraph
 
-# Paragraphs of one section are put together up to this many words: most are one sentence long, and a text tower
-# reads about 64 tokens.
-PASSAGE_WORDS = 60
 LONE_WORDS = 8
 # "TODO", "Options", "General" are no passages.
 MIN_PASSAGE_WORDS = 4
-# Lists of sources, the licence, names of authors, and pages that only repeat titles.
-_LEFT_OUT = re.compile(r"^(index|gimp-help-index|help-missing|bibliography|preface|legal|gfdl-.*)\.html$")
-# The reference part has four chapters with hundreds of pages: each of their groups counts as a chapter.
-_DIVIDED = {"menus.html", "filters.html", "gimp-tools.html", "dialogs.html"}
-_PARTS = {"getting-started.html", "become-a-gimp-wizard.html", "gimp-function-reference.html"}
-
 Key = tuple[str, int]
 """A section: its page's name and its number there."""
 
@@ -51,12 +43,14 @@ class FigurePicture:
 class Manual:
     """Documents and where they stand. What stands in several sections (`shared`) tells of none of them."""
 
+    description: Description
     pages: dict[str, Page]
     kept: frozenset[str]
     documents: dict[str, Document] = field(default_factory=dict)
     passages: dict[Key, list[str]] = field(default_factory=lambda: defaultdict(list))
     paragraph_documents: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     pictures: list[FigurePicture] = field(default_factory=list)
+    figures: dict[tuple[str, int, int], list[str]] = field(default_factory=dict)
     report: Counter = field(default_factory=Counter)
 
     def passages_of(self, key: Key) -> tuple[list[str], list[str]]:
@@ -83,29 +77,29 @@ def page_chain(pages: dict[str, Page], name: str) -> list[str]:
         ValueError: the pages' "up" links run in a circle.
     """
     chain = [name]
-    while (up := pages[chain[-1]].up) in pages and up != "index.html":
+    while (up := pages[chain[-1]].up) in pages and not f"/{up}".endswith("/index.html"):
         if up in chain:
             raise ValueError(f"{name}: its way up comes back to {up}")
         chain.append(up)
     return chain[::-1]
 
 
-def chapter_of(pages: dict[str, Page], name: str) -> str:
-    """Title of the page's chapter (or appendix); of the chapter and its group in the four large chapters."""
+def chapter_of(description: Description, pages: dict[str, Page], name: str) -> str:
+    """Title of the page's chapter (or appendix); of the chapter and its group in a divided chapter."""
     chain = page_chain(pages, name)
     title = {part: pages[part].sections[0].path[0] for part in chain}
     # Below a part stand chapters, below the book also appendices.
-    level = 1 if len(chain) > 1 and chain[0] in _PARTS else 0
+    level = 1 if len(chain) > 1 and chain[0] in description.parts else 0
     chapter = title[chain[level]]
-    if chain[level] in _DIVIDED and len(chain) > level + 1:
+    if chain[level] in description.divided and len(chain) > level + 1:
         chapter += f": {title[chain[level + 1]]}"
     return chapter
 
 
-def build_documents(pages: dict[str, Page]) -> Manual:
+def build_documents(description: Description, pages: dict[str, Page]) -> Manual:
     """Passages and images of all pages; what was merged or left out is counted in `report`."""
-    kept = [name for name in pages if not _LEFT_OUT.match(name)]
-    manual = Manual(pages, frozenset(kept))
+    kept = [name for name in pages if not re.fullmatch(description.left_out, name)]
+    manual = Manual(description, pages, frozenset(kept))
     manual.report["pages left out"] = len(pages) - len(kept)
     stands: dict[str, set[Key]] = defaultdict(set)
     for name in kept:
@@ -115,14 +109,14 @@ def build_documents(pages: dict[str, Page]) -> Manual:
     repeated = {text for text, keys in stands.items() if len(keys) > 1}
     shared: dict[str, str] = {}
     for name in kept:
-        chapter = chapter_of(pages, name)
+        chapter = chapter_of(description, pages, name)
         chain = [pages[part].sections[0].path[0] for part in page_chain(pages, name)[:-1]]
         manual.report["images whose file is absent"] += pages[name].missing_pictures
         manual.report["images without a title"] += pages[name].untitled_pictures
         for number, section in enumerate(pages[name].sections):
             path = " > ".join([*chain, *section.path])
-            stem = f"{name.removesuffix('.html')}-{number}"
-            groups = _pack([p for p in section.paragraphs if p.text not in repeated])
+            stem = f"{name.removesuffix('.html').replace('/', '-')}-{number}"
+            groups = _pack([p for p in section.paragraphs if p.text not in repeated], description.passage_words)
             long_enough = [group for group in groups if len(" ".join(group).split()) >= MIN_PASSAGE_WORDS]
             manual.report["passages under four words"] += len(groups) - len(long_enough)
             for count, group in enumerate(long_enough):
@@ -143,13 +137,13 @@ def build_documents(pages: dict[str, Page]) -> Manual:
     return manual
 
 
-def _pack(paragraphs: list[Paragraph]) -> list[list[str]]:
+def _pack(paragraphs: list[Paragraph], most_words: int) -> list[list[str]]:
     groups: list[list[str]] = []
     words = 0
     for paragraph in paragraphs:
         length = len(paragraph.text.split())
         # A line that only leads to the next, or ends the one before, stays with it.
-        if groups and (words + length <= PASSAGE_WORDS or min(words, length) < LONE_WORDS):
+        if groups and (words + length <= most_words or min(words, length) < LONE_WORDS):
             groups[-1].append(paragraph.text)
             words += length
         else:
@@ -162,7 +156,7 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
     found: dict[tuple[str, str], Document] = {}
     places: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
     for name in kept:
-        chapter = chapter_of(manual.pages, name)
+        chapter = chapter_of(manual.description, manual.pages, name)
         chain = [manual.pages[part].sections[0].path[0] for part in page_chain(manual.pages, name)[:-1]]
         for number, section in enumerate(manual.pages[name].sections):
             for count, figure in enumerate(section.figures):
@@ -171,7 +165,8 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
                 for picture in figure.pictures:
                     content = figure.title, picture.image
                     if content not in found:
-                        doc_id = f"image-{name.removesuffix('.html')}-{number}-{count}-{len(ids)}"
+                        stem = name.removesuffix(".html").replace("/", "-")
+                        doc_id = f"image-{stem}-{number}-{count}-{len(ids)}"
                         found[content] = Document(doc_id, "image", figure.title, picture.image, path, chapter)
                         manual.documents[doc_id] = found[content]
                     else:
@@ -179,6 +174,7 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
                     ids.append(found[content].doc_id)
                     # An image that stands in two figures cannot tell which of them a caption means.
                     places[picture.image].add((name, number, count))
+                manual.figures[name, number, count] = ids
                 for doc_id, picture in zip(ids, figure.pictures, strict=True):
                     siblings = [other for other in dict.fromkeys(ids) if other != doc_id]
                     manual.pictures.append(FigurePicture(doc_id, siblings, picture.caption, chapter))

@@ -1,4 +1,4 @@
-"""The GIMP manual's reader: on a small manual in exactly its format, and on the real package."""
+"""The manuals' reader: on small manuals in exactly the formats of DocBook and Sphinx, and on the real GIMP manual."""
 
 import re
 from collections import Counter, defaultdict
@@ -7,15 +7,18 @@ import pytest
 from PIL import Image
 
 from tests.installable import loaded_or_skipped
-from unimur_mini.gimp_manual import (
-    load_gimp_manual,
+from unimur_mini.manuals import (
+    DEBIAN_HANDBOOK,
+    GIMP,
+    Description,
+    load_manual,
     manual_folder,
     read_manual,
     read_tables,
     write_tables,
 )
-from unimur_mini.gimp_manual.pages import read_folder, read_page, without_number
-from unimur_mini.gimp_manual.queries import index_entries, sentence_spans
+from unimur_mini.manuals.pages import read_folder, read_page, sentence_spans, without_number
+from unimur_mini.manuals.queries import index_entries
 
 HEAD = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
 <!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">
@@ -134,12 +137,12 @@ def folder(tmp_path):
 
 @pytest.fixture(scope="module")
 def manual():
-    return loaded_or_skipped(manual_folder)
+    return loaded_or_skipped(lambda: manual_folder(GIMP))
 
 
 @pytest.fixture(scope="module")
 def tables(manual):
-    return load_gimp_manual()
+    return load_manual(GIMP)
 
 
 def test_sections_paragraphs_links_and_figures_of_a_page():
@@ -156,6 +159,7 @@ def test_sections_paragraphs_links_and_figures_of_a_page():
     assert [(tip.text[link.start : link.end], link.page, link.anchor) for link in tip.links] == [
         ("Guides", "gimp-guides.html", ""),
         ("Section 2.3, “Grid”", "gimp-guides.html", "grid"),
+        ("options", "gimp-tool-crop.html", "crop-options"),
     ]
     assert page.sections[1].paragraphs[-1].text == "Fixed: Only Width stays."
     (figure,) = page.sections[0].figures
@@ -168,7 +172,7 @@ def test_sections_paragraphs_links_and_figures_of_a_page():
 
 
 def test_tables_of_a_small_manual(folder):
-    rows = read_manual(folder)
+    rows = read_manual(folder, GIMP)
     corpus = {row["doc_id"]: row for row in rows["corpus"]["corpus"]}
     by_text = {row["text"]: doc_id for doc_id, row in corpus.items() if row["kind"] == "text"}
     source = next(doc_id for text, doc_id in by_text.items() if text.startswith("The Crop Tool"))
@@ -238,7 +242,10 @@ def test_numbers_sentences_and_index():
     ]
     text = "Use a brush, e.g. The “Pencil.” Then stop! Done"
     assert [text[a:b] for a, b in sentence_spans(text)] == ["Use a brush, e.g. The “Pencil.”", "Then stop!", "Done"]
-    entries = [(term, [(link.page, link.anchor) for link in links]) for term, links in index_entries(INDEX)]
+    entries = [
+        (term, [(link.page, link.anchor) for link in links])
+        for term, links in index_entries(INDEX, "gimp-help-index.html")
+    ]
     assert entries == [
         ("Crop", [("gimp-tool-crop.html", ""), ("gimp-guides.html", "grid")]),
         ("Tools, Guide lines", [("gimp-guides.html", "")]),
@@ -314,8 +321,86 @@ def test_excluded_passages_and_grades(tables):
 
 
 def test_reading_again_gives_the_same_tables(tables, manual, tmp_path):
-    write_tables(read_manual(manual), tmp_path)
+    write_tables(read_manual(manual, GIMP), tmp_path)
     again = read_tables(tmp_path, manual)
     for name, splits in tables.items():
         for split, rows in splits.items():
             assert again[name][split].to_list() == rows.to_list(), (name, split)
+
+
+TREE_PAGE = """<!DOCTYPE html><html><head><title>1.10. Decision Trees &#8212; learn 1.2 documentation</title></head>
+<body><nav><a href="../index.html">Home</a></nav><div class="body" role="main"><section id="decision-trees">
+<span id="tree"></span><h1><span class="section-number">1.10. </span>Decision Trees<a class="headerlink">¶</a></h1>
+<p>A tree learns rules (see <a href="svm.html#svm-kernels"><span>kernel functions of support vectors</span></a>) from
+the features of the data. The error is drawn in <a href="#fig-error">this figure</a> against the depth of a tree.</p>
+<div class="highlight"><pre>fit(X)</pre></div><div class="math">\\[x\\]</div>
+<figure id="fig-error"><img src="../_images/error.png"/><figcaption><p>Error and depth<a class="headerlink">¶</a></p>
+<div class="legend">It rises where the tree learns noise.</div></figcaption></figure>
+<section id="minimal-cost-pruning"><h2>Minimal cost pruning<a class="headerlink" href="#y">¶</a></h2>
+<p>Branches that help little are cut.</p>
+<figure><a href="../examples/plot_tree.html"><img src="../_images/plot.png"/></a></figure></section>
+</section></div></body></html>"""
+SVM_PAGE = """<html><head><title>Support vectors</title></head><body><div role="main"><section id="svm">
+<h1>Support vectors</h1><p>They lie on the margin.</p><section id="svm-kernels"><h2>Kernel functions</h2>
+<p>Products in another space.</p></section></section></div></body></html>"""
+EXAMPLE_PAGE = """<html><head><title>Sine by a tree &#8212; learn 1.2 documentation</title></head><body>
+<div role="main"><div class="sphx-glr-download-link-note"><p>Click here.</p></div>
+<section id="sine"><h1>Sine by a tree</h1>
+<p>A noisy curve is fitted by steps. More follows.</p></section></div></body></html>"""
+GUIDE = Description(
+    "guide", "guide-doc", "html", "BSD", pages=("modules/*.html",), passage_words=40, is_trained_on=False
+)
+
+
+def test_a_manual_by_sphinx(tmp_path):
+    pages = {"modules/tree": TREE_PAGE, "modules/svm": SVM_PAGE, "examples/plot_tree": EXAMPLE_PAGE}
+    for name, html in pages.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.html").write_text(html, encoding="utf-8")
+    (tmp_path / "_images").mkdir()
+    for name in ("error.png", "plot.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "_images" / name)
+    rows = read_manual(tmp_path, GUIDE)
+    corpus = {row["doc_id"]: row for row in rows["corpus"]["corpus"]}
+    # Neither code nor formulas; figures by their captions, or by the title of the program that draws them.
+    assert {(row["kind"], row["text"], row["image"]) for row in corpus.values() if row["kind"] == "image"} == {
+        ("image", "Error and depth", "_images/error.png"),
+        ("image", "Sine by a tree", "_images/plot.png"),
+    }
+    texts = [row["text"] for row in corpus.values() if row["kind"] == "text"]
+    assert len(texts) == 4
+    assert not any("fit(X)" in text or "Click" in text or "[x" in text for text in texts)
+    assert {row["chapter"] for row in corpus.values()} == {"Decision Trees", "Support vectors"}
+    # A manual that is never trained on has no training split.
+    assert not rows["queries"]["train"]
+    queries = {row["text"]: row for split in rows["queries"].values() for row in split}
+    relevant = defaultdict(set)
+    for row in (row for split in rows["qrels"].values() for row in split):
+        relevant[row["query_id"]].add(corpus[row["doc_id"]]["text"])
+    found = {text: (row["kind"], relevant[row["query_id"]]) for text, row in queries.items()}
+    assert found == {
+        "A tree learns rules (see) from the features of the data.": ("text", {"Products in another space."}),
+        "The error is drawn in against the depth of a tree.": ("figure", {"Error and depth"}),
+        "It rises where the tree learns noise.": ("figure", {"Error and depth"}),
+        "A noisy curve is fitted by steps.": ("figure", {"Sine by a tree"}),
+        "Support vectors": ("heading", {"They lie on the margin.", "Products in another space."}),
+        "Decision Trees": ("heading", {t for t in texts if t.startswith(("A tree", "Branches"))}),
+        "Kernel functions": ("heading", {"Products in another space."}),
+        "Minimal cost pruning": ("heading", {"Branches that help little are cut."}),
+    }
+
+
+HANDBOOK_PAGE = """<html><head><title>6.2. apt</title></head><body><ul class="docnav top"><li>Prev</li></ul>
+<div class="section"><div class="titlepage"><h2 class="title"><a id="sect.apt"></a>6.2. Tools of apt</h2></div>
+<div class="para">Lists of packages are fetched.</div><div class="sidebar"><a name="sidebar.pdiff"></a>
+<div class="titlepage"><p class="title"><strong>BACK TO BASICS Incremental updates</strong></p></div>
+<div class="para">Only differences are fetched.</div></div></div></body></html>"""
+
+
+def test_sections_and_sidebars_of_a_handbook(tmp_path):
+    (tmp_path / "apt.html").write_text(HANDBOOK_PAGE, encoding="utf-8")
+    page = read_folder(tmp_path)["apt.html"]
+    assert [section.path[-1] for section in page.sections] == ["apt", "BACK TO BASICS Incremental updates"]
+    assert (page.anchors["sect.apt"], page.anchors["sidebar.pdiff"]) == (0, 1)
+    rows = read_manual(tmp_path, DEBIAN_HANDBOOK)
+    assert {row["text"] for split in rows["heading_queries"].values() for row in split} == {"Incremental updates"}

@@ -1,7 +1,7 @@
 """A cross-encoder for the GIMP manual, from MiniLM: the second stage of its search.
 
     unimur index build gimp_manual --model univl-dr-mini --index manual.index --bm25
-    python -m unimur_mini.gimp_manual.reranker --index manual.index --output manual-reranker [--generated 400]
+    python -m unimur_mini.manuals.reranker --index manual.index --output manual-reranker [--generated 400]
     unimur index search "..." --model univl-dr-mini --index manual.index --hybrid rrf --reranker manual-reranker
 
 Negatives are what the first stage (hybrid search of the index) returns and is not relevant. Generated questions are

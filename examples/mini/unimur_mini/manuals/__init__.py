@@ -1,8 +1,8 @@
-"""The GIMP manual (Debian package `gimp-help-en`, GFDL) as a multimodal retrieval set: passages, captioned images.
+"""Manuals of Debian packages as multimodal retrieval sets: passages, captioned images, and queries of several kinds.
 
 Documents
-    Paragraphs of one section, put together up to about 60 words, are a passage; an image with its figure's title is
-    an image document. A paragraph that stands word for word in several sections becomes one document. Such a
+    Paragraphs of one section, put together up to a number of words, are a passage; an image with its figure's title
+    is an image document. A paragraph that stands word for word in several sections becomes one document. Such a
     document, and an image that stands in several figures, is relevant to no query: it belongs to none of its places
     more than to the others, and would join chapters of different splits.
 
@@ -11,13 +11,16 @@ Queries
     are the passages of that section up to its first subsection (those of its first subsection where none stand
     before), with grade 1 those of its further subsections, which can be dozens: measures without grades are stricter,
     and mean the same on every page, where they count grade 2 alone. The passages with the sentence are in `excluded`.
-    *figure*: the inner caption of one image of a figure. Grade 2: the image, grade 1: the figure's others.
+    *figure*: the inner caption of one image of a figure. Grade 2: the image, grade 1: the figure's others. Where the
+    description says so, also a sentence that links to a figure, without the words of its links.
+    *heading*: a heading that stands once in the manual (passages do not hold their headings); queries of all splits
+    where the description says so, and in tables of their own for every manual.
     *navigational*, in tables of their own: terms of the index and the glossary, most of which stand word for word in
     their target. `pairs`, for training only: a passage's first sentence and its rest.
 
 Splits
-    By chapter of the relevant documents; each group of the four reference chapters (menus, filters, tools, dialogs)
-    counts as a chapter. All queries search the one corpus, as in WebQA.
+    By chapter of the relevant documents; a group of a divided chapter counts as a chapter. All queries search the one
+    corpus, as in WebQA.
 
 What is dropped (numbers of the manual for GIMP 2.10 in Debian 12)
     * pages without text of the manual: title, index, bibliography, preface, licence (17 of 685 pages)
@@ -39,20 +42,48 @@ captions tell of settings ("quality: 100") that no one could see in the image.
 
 from modeling_unimur.data.retrieval_set import RetrievalSet
 
-from .tables import GIMP_MANUAL_LICENSE, load_gimp_manual, manual_folder, read_manual, read_tables, write_tables
+from .descriptions import DEBIAN_HANDBOOK, GIMP, GNUCASH, SCIKIT_LEARN, Description
+from .tables import load_manual, manual_folder, read_manual, read_tables, write_tables
+
+
+def _retrieval_set(description: Description) -> RetrievalSet:
+    """A manual with its sections as groups. Raises: as `load_manual`."""
+    return RetrievalSet.from_tables(load_manual(description), group="section")
 
 
 def gimp_manual() -> RetrievalSet:
-    """The manual with its sections as groups. Raises: as `load_gimp_manual`."""
-    return RetrievalSet.from_tables(load_gimp_manual(), group="section")
+    """GIMP's manual: screenshots, and captions of single images. Raises: as `load_manual`."""
+    return _retrieval_set(GIMP)
+
+
+def gnucash_manual() -> RetrievalSet:
+    """GnuCash's guide and manual: accounting explained, and windows. Raises: as `load_manual`."""
+    return _retrieval_set(GNUCASH)
+
+
+def debian_handbook() -> RetrievalSet:
+    """The Debian Administrator's Handbook: prose on systems. Raises: as `load_manual`."""
+    return _retrieval_set(DEBIAN_HANDBOOK)
+
+
+def scikit_learn_guide() -> RetrievalSet:
+    """scikit-learn's user guide: machine learning explained, and plots. Raises: as `load_manual`."""
+    return _retrieval_set(SCIKIT_LEARN)
 
 
 __all__ = [
-    "GIMP_MANUAL_LICENSE",
+    "DEBIAN_HANDBOOK",
+    "GIMP",
+    "GNUCASH",
+    "SCIKIT_LEARN",
+    "Description",
+    "debian_handbook",
     "gimp_manual",
-    "load_gimp_manual",
+    "gnucash_manual",
+    "load_manual",
     "manual_folder",
     "read_manual",
     "read_tables",
+    "scikit_learn_guide",
     "write_tables",
 ]

@@ -9,6 +9,8 @@ from .queries import Query
 
 # Half for training; enough for testing that paired intervals of some hundred queries stay narrow.
 SHARES = {"train": 0.55, "validation": 0.15, "test": 0.30}
+# Of a manual that is never trained on; the same proportion.
+UNSEEN_SHARES = {"train": 0.0, "validation": 1 / 3, "test": 2 / 3}
 
 
 def split_chapters(manual: Manual, queries: list[Query]) -> dict[str, str]:
@@ -17,7 +19,7 @@ def split_chapters(manual: Manual, queries: list[Query]) -> dict[str, str]:
     The chapters with the most queries are placed first, each where the shares come out nearest; nothing is drawn.
 
     Args:
-        manual: all documents; a chapter without queries goes to training.
+        manual: all documents; a chapter without queries goes to the first split that has a share.
         queries: those to balance, of any kinds.
     """
     counts: dict[str, Counter] = defaultdict(Counter)
@@ -26,18 +28,20 @@ def split_chapters(manual: Manual, queries: list[Query]) -> dict[str, str]:
         if len(chapters) == 1:
             counts[chapters.pop()][query.kind] += 1
     totals = sum(counts.values(), Counter())
-    placed = {split: Counter() for split in SHARES}
+    shares = SHARES if manual.description.is_trained_on else UNSEEN_SHARES
+    shares = {split: share for split, share in shares.items() if share}
+    placed = {split: Counter() for split in shares}
 
     def distance(chapter: str, split: str) -> float:
         return sum(
             ((placed[name][kind] + (counts[chapter][kind] if name == split else 0)) / total - share) ** 2
-            for name, share in SHARES.items()
+            for name, share in shares.items()
             for kind, total in totals.items()
         )
 
-    chosen = dict.fromkeys(sorted({document.chapter for document in manual.documents.values()}), "train")
+    chosen = dict.fromkeys(sorted({document.chapter for document in manual.documents.values()}), next(iter(shares)))
     for chapter in sorted(counts, key=lambda chapter: (-counts[chapter].total(), chapter)):
-        chosen[chapter] = min(SHARES, key=lambda split: distance(chapter, split))
+        chosen[chapter] = min(shares, key=lambda split: distance(chapter, split))
         placed[chosen[chapter]] += counts[chapter]
     return chosen
 

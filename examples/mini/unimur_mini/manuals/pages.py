@@ -1,27 +1,39 @@
-"""The manual's pages (DocBook's XHTML), read into sections with paragraphs, links and figures."""
+"""A manual's pages, as DocBook's stylesheets or Sphinx write them, in sections with paragraphs, links and figures."""
 
 from __future__ import annotations
 
+import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 
-_VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta"}
+_VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+# Classes of elements, or their tags.
 _SECTIONS = {"appendix", "chapter", "part", "preface", "refentry", "reference", "simplesect", "glossary"} | {
-    f"sect{level}" for level in range(1, 6)
-}
-# Navigation, repeated tables of contents, and sources of single words.
-_SKIPPED = {"navheader", "navfooter", "titlepage", "toc", "footnotes", "equation", "informalequation"}
+    "section", "sidebar", *(f"sect{level}" for level in range(1, 6))
+}  # fmt: skip
+# Navigation, repeated tables of contents, formulas, code with its output, references, and programs' own documentation.
+_SKIPPED = {"navheader", "navfooter", "titlepage", "toc", "footnotes", "equation", "informalequation"} | {
+    "citation", "contents", "docnav", "highlight", "nav", "py", "script", "sphx-glr-download-link-note", "style",
+    "toctree-wrapper", "topic",
+}  # fmt: skip
+_HEADINGS = {f"h{level}" for level in range(1, 7)}
+_MEDIA = {"mediaobject", "screenshot"}
 _BLOCKS = {"blockquote", "div", "dl", "dt", "dd", "li", "ol", "p", "pre", "table", "tbody", "td", "th", "tr", "ul"}
+# What Sphinx puts behind a page's title.
+_PRODUCT = re.compile(r" — .* documentation$")
+_SENTENCE = re.compile(r"(?<=[.!?])[”)\"]?\s+(?=[“(\"]?[A-Z])")
+_ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|resp|cf|vs|Fig|Sec|No)\.|\b[A-Z]\.)[”)\"]?$")
 _NUMBER = re.compile(r"^(?:(?:Chapter|Appendix|Part|Figure)\s+)?(?:[0-9]+|[A-Z]|[IVX]+)(?:\.[0-9]+)*\.\s+")
 
 
 @dataclass
 class Link:
-    """Words of a paragraph (`start`, `end` into its text) that lead to `page`, to the element `anchor` of it."""
+    """Words of a paragraph (`start`, `end` into its text) that lead to the element `anchor` of `page`, which may be
+    the paragraph's own."""
 
     start: int
     end: int
@@ -47,10 +59,11 @@ class Picture:
 
 @dataclass
 class Figure:
-    """A titled figure; it may show several images."""
+    """A titled figure; it may show several images. `source` is the page of the program that draws it, "" for none."""
 
     title: str
     pictures: list[Picture]
+    source: str = ""
 
 
 @dataclass
@@ -69,13 +82,17 @@ class Section:
 
 @dataclass
 class Page:
-    """One file. `anchors` gives the section (its number in `sections`) in which each id stands."""
+    """One file, by its path below the manual's folder.
+
+    `anchors` gives the section (its number in `sections`) in which each id stands, `figure_anchors` the section and
+    the place in its figures of each id in a figure; None where that has no title or no image.
+    """
 
     name: str
     up: str
     sections: list[Section] = field(default_factory=list)
     anchors: dict[str, int] = field(default_factory=dict)
-    figure_anchors: set[str] = field(default_factory=set)
+    figure_anchors: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     untitled_pictures: int = 0
     missing_pictures: int = 0
 
@@ -122,9 +139,14 @@ def parse_tree(html: str) -> Element:
     while parser.open:
         parser.builder.end(parser.open.pop())
     try:
-        return parser.builder.close()
+        root = parser.builder.close()
     except AssertionError as error:
         raise ValueError("no HTML element in the page") from error
+    for element in list(root.iter()):
+        # Sphinx' "¶" behind headings.
+        for mark in [child for child in element if child.tag == "a" and child.get("class") == "headerlink"]:
+            element.remove(mark)
+    return root
 
 
 def clean(text: str) -> str:
@@ -137,49 +159,97 @@ def plain_text(element: Element) -> str:
     return clean("".join(element.itertext()))
 
 
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Start and end of each sentence; "e.g. This" is none's end."""
+    spans, start = [], 0
+    for gap in _SENTENCE.finditer(text):
+        end = gap.start() + len(gap.group().rstrip())
+        if not _ABBREVIATION.search(text[start:end]):
+            spans.append((start, end))
+            start = gap.end()
+    if start < len(text):
+        spans.append((start, len(text)))
+    return spans
+
+
 def without_number(title: str) -> str:
     """ "Figure 14.127. Crop tool" -> "Crop tool"; "4.4. Crop" -> "Crop"."""
     return _NUMBER.sub("", title)
+
+
+def kinds_of(element: Element) -> set[str]:
+    """The element's tag and classes."""
+    return {element.tag, *element.get("class", "").split()}
+
+
+def resolve(name: str, href: str) -> tuple[str, str]:
+    """Page and anchor that a link of the page `name` leads to; an address elsewhere has the page ""."""
+    path, _, anchor = href.partition("#")
+    if "://" in href or path.startswith("mailto:"):
+        return "", ""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) if path else name, anchor
+
+
+def _id(element: Element) -> str:
+    return element.get("id") or (element.get("name", "") if element.tag == "a" else "")
 
 
 def read_page(name: str, html: str) -> Page:
     """Sections of one page.
 
     Args:
-        name: the file's name, as links spell it.
+        name: the file's path below the manual's folder.
         html: its content.
 
     Raises:
         ValueError: the page has no body; the message names it.
     """
     root = parse_tree(html)
-    body = root.find(".//body")
+    body = root.find(".//*[@role='main']")
+    if body is None:
+        body = root.find(".//body")
     if body is None:
         raise ValueError(f"{name}: not a page of the manual: it has no <body>")
     up = next((link.get("href", "") for link in root.iter("link") if link.get("rel") == "up"), "")
     title = next((plain_text(element) for element in root.iter("title")), name)
-    page = Page(name, up)
-    _Reader(page).section(body, (without_number(title),), -1, outermost=True)
+    page = Page(name, resolve(name, up)[0] if up else "")
+    _Reader(page).section(body, (without_number(_PRODUCT.sub("", title)),), -1, outermost=True)
     return page
 
 
-def read_folder(folder: Path) -> dict[str, Page]:
-    """Every page of the folder by name, in the order of the names; images whose file is absent are left out.
+def read_folder(folder: Path, patterns: Sequence[str] = ("*.html",)) -> dict[str, Page]:
+    """Every page of the folder by its path below it, in their order; images whose file is absent are left out.
+
+    Args:
+        folder: the manual's.
+        patterns: of its pages.
 
     Raises:
         FileNotFoundError: no page is there.
         ValueError: a page cannot be read.
     """
-    files = sorted(folder.glob("*.html"))
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not files:
-        raise FileNotFoundError(f"{folder} holds no .html file: give the folder of the GIMP manual's pages")
-    pages = {path.name: read_page(path.name, path.read_text(encoding="utf-8")) for path in files}
+        raise FileNotFoundError(f"{folder} holds no {' or '.join(patterns)}: give the folder of the manual's pages")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    pages = {name: read_page(name, path.read_text(encoding="utf-8")) for name, path in zip(names, files, strict=True)}
     for page in pages.values():
         for figure in (figure for section in page.sections for figure in section.figures):
+            if not figure.title:
+                _take_words_of_source(figure, folder)
             there = [picture for picture in figure.pictures if (folder / picture.image).is_file()]
             page.missing_pictures += len(figure.pictures) - len(there)
             figure.pictures = there
     return pages
+
+
+def _take_words_of_source(figure: Figure, folder: Path) -> None:
+    """The page of the program that draws a figure brings its title, and its first sentence as inner caption."""
+    source = read_page(figure.source, (folder / figure.source).read_text(encoding="utf-8"))
+    figure.title = source.sections[0].path[-1]
+    text = next((paragraph.text for section in source.sections for paragraph in section.paragraphs), "")
+    for picture in figure.pictures:
+        picture.caption = text[: sentence_spans(text)[0][1]].strip() if text else ""
 
 
 class _Reader:
@@ -195,32 +265,37 @@ class _Reader:
         self._flush_term(number)
 
     def walk(self, element: Element, number: int, outermost: bool = False) -> None:
-        kind = element.get("class", "")
-        if kind in _SECTIONS:
+        kinds = kinds_of(element)
+        if kinds & {"figure", "informalfigure"}:
+            self._figure(element, number)
+        elif element.tag == "dl" and (
+            "glossary" in kinds or any(e.get("class") == "glossterm" for e in element.iter("span"))
+        ):
+            self._glossary(element, number)
+        elif kinds & _SECTIONS:
+            head = element.find("div[@class='titlepage']")
             # The page's own element is the section that the page is.
             if outermost:
-                self._anchors(element.find("div[@class='titlepage']"), number)
+                self._anchors(head, number)
                 for child in element:
                     self.walk(child, number)
             else:
-                head = element.find("div[@class='titlepage']")
-                title = next((plain_text(e) for e in element.iter() if e.get("class") == "title"), "")
+                title = next(
+                    (plain_text(e) for e in element.iter() if e.get("class") == "title" or e.tag in _HEADINGS), ""
+                )
                 self._flush_term(number)
                 new = len(self.page.sections)
                 self.section(element, (*self.page.sections[number].path, without_number(title)), number)
                 self._anchors(head, new)
-                if element.get("id"):
-                    self.page.anchors[element.get("id", "")] = new
-        elif kind in _SKIPPED:
-            if kind == "titlepage":
+                number = new
+            if _id(element):
+                self.page.anchors[_id(element)] = number
+        elif kinds & _SKIPPED or (element.tag == "div" and "math" in kinds):
+            if "titlepage" in kinds:
                 self._anchors(element, number)
-        elif kind in {"figure", "informalfigure"}:
-            self._figure(element, number)
-        elif kind in {"mediaobject", "screenshot"}:
+        elif kinds & _MEDIA:
             self.page.untitled_pictures += len(list(element.iter("img")))
-        elif element.tag == "dl" and any(e.get("class") == "glossterm" for e in element.iter("span")):
-            self._glossary(element, number)
-        elif element.tag in {"th", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "br"}:
+        elif element.tag in {"th", "hr", "br"} | _HEADINGS:
             self._anchors(element, number)
         elif any(child.tag in _BLOCKS for child in element.iter() if child is not element):
             self._mixed(element, number)
@@ -228,8 +303,8 @@ class _Reader:
             self._leaf([element], number)
 
     def _mixed(self, element: Element, number: int) -> None:
-        if element.get("id"):
-            self.page.anchors[element.get("id", "")] = number
+        if _id(element):
+            self.page.anchors[_id(element)] = number
         if element.text and element.text.strip():
             self._add(element.text, [], number)
         for child in element:
@@ -252,8 +327,8 @@ class _Reader:
                 text, piece = text.rstrip(), piece.lstrip()
             start = len(text)
             text += piece
-            page, _, anchor = href.partition("#")
-            if href and "://" not in href and page and page != self.page.name and piece.strip():
+            page, anchor = resolve(self.page.name, href) if href else ("", "")
+            if page and piece.strip():
                 links.append(Link(start, len(text.rstrip()), page, anchor))
         if elements[0].tag == "dt":
             if text.strip():
@@ -281,26 +356,38 @@ class _Reader:
 
     def _anchors(self, element: Element | None, number: int) -> None:
         for inner in element.iter() if element is not None else ():
-            if inner.get("id"):
-                self.page.anchors[inner.get("id", "")] = number
+            if _id(inner):
+                self.page.anchors[_id(inner)] = number
 
     def _figure(self, element: Element, number: int) -> None:
-        ids = {inner.get("id", "") for inner in element.iter() if inner.get("id")}
-        self.page.figure_anchors |= ids
+        ids = {_id(inner) for inner in element.iter()} - {""}
         self.page.anchors.update(dict.fromkeys(ids, number))
-        title = without_number(next((plain_text(e) for e in element.iter("p") if e.get("class") == "title"), ""))
+        titles = [e for e in element.iter() if e.get("class") == "title" or e.tag == "figcaption"]
+        legends = [inner for inner in element.iter("div") if "legend" in kinds_of(inner)]
+        title = without_number(plain_text(titles[0])) if titles else ""
+        for legend in legends:  # Sphinx' inner caption, which stands in the outer one
+            title = title.removesuffix(plain_text(legend)).strip()
+        media = list(_outermost(element, _MEDIA)) or [element]
         pictures = []
-        for media in (inner for inner in element.iter() if inner.get("class") in {"mediaobject", "screenshot"}):
-            captions = [inner for inner in media.iter("div") if inner.get("class") == "caption"]
+        for medium in media:
+            captions = [inner for inner in medium.iter("div") if inner.get("class") == "caption"] + legends
             caption = " ".join(map(plain_text, captions))
             # Among a caption's words stand icons.
             icons = {id(image) for inner in captions for image in inner.iter("img")}
-            images = [image.get("src", "") for image in media.iter("img") if id(image) not in icons]
-            pictures += [Picture(image, caption) for image in images if image]
-        if title and pictures:
-            self.page.sections[number].figures.append(Figure(title, pictures))
+            images = [image.get("src", "") for image in medium.iter("img") if id(image) not in icons]
+            pictures += [Picture(resolve(self.page.name, image)[0], caption) for image in images if image]
+        figures = self.page.sections[number].figures
+        place = None
+        sources = [
+            resolve(self.page.name, e.get("href", ""))[0] for e in element.iter("a") if e.find("img") is not None
+        ]
+        source = next((page for page in sources if page.endswith(".html")), "")
+        if (title or source) and pictures:
+            place = number, len(figures)
+            figures.append(Figure(title, pictures, source))
         else:
             self.page.untitled_pictures += len(pictures)
+        self.page.figure_anchors.update(dict.fromkeys(ids, place))
 
     def _glossary(self, element: Element, parent: int) -> None:
         number = parent
@@ -311,6 +398,15 @@ class _Reader:
                 self._anchors(child, number)
             else:
                 self.walk(child, number)
+
+
+def _outermost(element: Element, kinds: set[str]) -> Iterator[Element]:
+    """Elements of these kinds that stand in no other one of them."""
+    for child in element:
+        if kinds_of(child) & kinds:
+            yield child
+        else:
+            yield from _outermost(child, kinds)
 
 
 def _runs(element: Element, href: str = "") -> Iterator[tuple[str, str]]:
