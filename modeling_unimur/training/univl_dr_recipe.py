@@ -32,7 +32,17 @@ class UniVLDRModelArguments:
         metadata={"help": "Top layers of the text tower that train; all, and its embeddings, by default."},
     )
 
+    trained_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the trained weights in those that are saved, the rest being the start's (WiSE-FT); the "
+            "stages' folders keep the trained ones."
+        },
+    )
+
     def __post_init__(self):
+        if not 0 <= self.trained_share <= 1:
+            raise ValueError(f"trained_share must be between 0 and 1, got {self.trained_share}.")
         if self.image_tower not in TOWERS:
             raise ValueError(f"image_tower must be one of {TOWERS}, got {self.image_tower!r}.")
         if self.text_layers is not None and self.text_layers < 0:
@@ -43,9 +53,16 @@ class UniVLDRModelArguments:
 class UniVLDRDataArguments:
     """What is trained on, and how candidates are chosen."""
 
-    retrieval: str = field(
+    retrieval: "str | list[str]" = field(
         default="gimp_manual",
-        metadata={"help": "gimp_manual; webqa=PATH, in any layout; or folder=PATH of a saved RetrievalSet."},
+        metadata={
+            "help": "gimp_manual, gnucash_manual, debian_handbook; webqa=PATH, in any layout; folder=PATH of a saved "
+            "RetrievalSet; or a list of these, whose documents lie in one index."
+        },
+    )
+    train_splits: list[str] = field(
+        default_factory=lambda: ["train"],
+        metadata={"help": "Splits whose queries train; those that the set lacks are left out."},
     )
     captions: str = field(
         default="raw", metadata={"help": "Of UniVL-DR's data.zip: raw, expanded or query (verbalized images)."}
