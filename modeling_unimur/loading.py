@@ -694,15 +694,6 @@ def _known_dtypes(config, dtypes: dict) -> dict[str, torch.dtype]:
 
 
 __all__ = [
-    "HUB_ARGUMENTS",
-    "CompleteLoadingMixin",
-    "FrozenBackbonesMixin",
-    "WholeProcessorMixin",
-    "load_backbone",
-    "part_dtypes",
-    "processor_fingerprint",
-    "readable_weights",
-    "require_complete",
-    "require_finite",
-    "require_intact",
-]
+    "HUB_ARGUMENTS", "CompleteLoadingMixin", "FrozenBackbonesMixin", "WholeProcessorMixin", "load_backbone",
+    "part_dtypes", "processor_fingerprint", "readable_weights", "require_complete", "require_finite", "require_intact",
+]  # fmt: skip
