@@ -40,7 +40,7 @@ from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.decoding_workers import worker_count
 from modeling_unimur.data.picture_files import walk_pictures
 from modeling_unimur.encoding.build import BuildOptions, build_index
-from modeling_unimur.encoding.encoder import CorpusEncoder
+from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.image_loading import load_image
 
 FEW, ALL = 1000, 8000
@@ -67,7 +67,7 @@ def picture_files(folder: Path | None, count: int) -> list[Path]:
     return files[:count]
 
 
-def backbone_speed(encoder: CorpusEncoder, files: list[Path], seconds: float) -> float:
+def backbone_speed(encoder: Encoder, files: list[Path], seconds: float) -> float:
     """Pictures a second of the backbone on ready tensors."""
     pictures = []
     for path in files:
@@ -84,7 +84,7 @@ def backbone_speed(encoder: CorpusEncoder, files: list[Path], seconds: float) ->
     return batches * BATCH / (time.perf_counter() - start)
 
 
-def timed(encoder: CorpusEncoder) -> list[float]:
+def timed(encoder: Encoder) -> list[float]:
     """A list that takes the seconds of each batch which the model embeds from now on."""
     taken, embed = [], encoder.vectors
 
@@ -101,7 +101,7 @@ def timed(encoder: CorpusEncoder) -> list[float]:
 def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Figures of one folder, in this process."""
     torch.set_num_threads(args.threads)
-    encoder = CorpusEncoder.load(args.model, args.device)
+    encoder = Encoder.load(args.model, args.device)
     files = [path for path, _ in walk_pictures(folder)]
     seconds = _QUICK_SECONDS if args.quick else _BACKBONE_SECONDS
     before = backbone_speed(encoder, files, seconds)

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 
-from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
-from modeling_unimur.evaluation.universal import (
-    SETTINGS,
-    RetrievalTask,
-    SettingResult,
-    UniversalSystem,
-    evaluate_system,
-    image_shares,
-)
+from modeling_unimur.evaluation.evaluator import Encoded
+from modeling_unimur.evaluation.metrics import MEASURES
+from modeling_unimur.evaluation.report import Figures, TaskResult
+from modeling_unimur.evaluation.universal import SETTINGS, RetrievalTask, setting_figures
+from modeling_unimur.evaluation.universal.evaluate import SHARE_DEPTH
 
 # The columns of UniVL-DR's main table.
 COLUMNS = ("mrr@10", "ndcg@10", "mrr@20", "ndcg@20", "recall@20", "recall@100")
@@ -23,57 +17,61 @@ UNBALANCED, BALANCED = "+ hard negatives, unbalanced", "+ hard negatives, balanc
 VERBAL, HIDDEN = "+ verbalization", ", captions hidden"
 
 
-@dataclass
 class Rows:
-    """What was measured on one corpus: of each row its runs (seeds), each with its settings."""
+    """What was measured on one corpus: of each row the figures of its runs (seeds).
 
-    task: RetrievalTask
-    runs: dict[str, list[dict[str, SettingResult]]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    _summary: dict | None = None
+    Args:
+        task: queries and documents of the corpus.
+    """
 
-    def add(self, system: UniversalSystem, name: str | None = None) -> None:
+    def __init__(self, task: RetrievalTask):
+        self.task, self.notes = task, []
+        self.found = self._result({})
+
+    def _result(self, systems: dict[str, Figures]) -> TaskResult:
+        ids = np.array(self.task.query_ids)
+        return TaskResult("univl_dr_ladder", {}, ids, np.arange(len(ids)), systems, self.notes)
+
+    def add(self, name: str, system: Encoded) -> None:
         """Runs a system; another run of the same name is another seed."""
-        self._summary = None
-        self.runs.setdefault(name or system.name, []).append(evaluate_system(system, self.task))
-
-    def values(self, name: str, setting: str = "both", measure: str = "mrr@10") -> np.ndarray:
-        """Percent `(runs, queries)`."""
-        return np.stack([run[setting].measures[measure] for run in self.runs[name]])
+        run, known = setting_figures(system, self.task).values, dict(self.found.systems)
+        runs = known[name].values if name in known else {}
+        known[name] = Figures({key: np.vstack([*([runs[key]] if runs else []), row]) for key, row in run.items()})
+        self.found = self._result(known)
 
     def difference(self, ours: str, theirs: str) -> dict[str, float]:
         """MRR@10 of one row minus another's, paired over queries."""
-        return vars(paired_bootstrap(self.values(ours), self.values(theirs))).copy()
+        return vars(self.found.difference(ours, theirs, "both mrr@10")).copy()
 
     def shares(self, name: str) -> dict[str, dict[str, float]]:
-        """Shares of images, averaged over the runs."""
-        found = [image_shares(run["both"], self.task) for run in self.runs[name]]
-        return {
-            kind: {key: float(np.mean([one[kind][key] for one in found])) for key in found[0][kind]}
-            for kind in found[0]
-        }
+        """By kind of query, the share of images in percent among the first documents, averaged over the runs, and
+        among the relevant ones; a query for which nothing was returned has no share of the former."""
+        returned = self.found.systems[name].values[f"both images@{SHARE_DEPTH}"]
+        relevant = np.array([100 * self.task.is_image[list(grades)].mean() for grades in self.task.relevance])
+        kinds, shares = np.array(self.task.query_kinds), {}
+        for kind in ["all", *sorted(set(kinds) - {""})]:
+            chosen = (kinds == kind) | (kind == "all")
+            shown = [row[chosen & ~np.isnan(row)] for row in returned]
+            shares[kind] = {
+                "returned": float(np.mean([row.mean() if len(row) else 0.0 for row in shown])),
+                "relevant": float(relevant[chosen].mean()),
+                "queries": int(chosen.sum()),
+            }
+        return shares
 
     def summary(self) -> dict:
-        """Row -> setting -> measure -> mean and interval; and shares of images. Computed once: it takes a while."""
-        if self._summary is None:
-            self._summary = self._summarised()
-        return self._summary
-
-    def _summarised(self) -> dict:
+        """Row -> setting -> measure -> mean and interval; and shares of images."""
         found: dict = {}
-        for name, runs in self.runs.items():
-            found[name] = {
-                setting: {
-                    "queries": len(runs[0][setting].rows),
-                    **{
-                        measure: vars(bootstrap(self.values(name, setting, measure))).copy()
-                        for measure in runs[0][setting].measures
-                    },
-                }
-                for setting in SETTINGS
-                if setting in runs[0]
-            }
-            found[name]["runs"] = len(runs)
+        for name, figures in self.found.systems.items():
+            found[name] = {}
+            for setting in SETTINGS:
+                columns = [measure for measure in MEASURES if f"{setting} {measure}" in figures.values]
+                if columns:
+                    answered = ~np.isnan(figures.values[f"{setting} {columns[0]}"][0])
+                    found[name][setting] = {"queries": int(answered.sum())} | {
+                        measure: vars(self.found.interval(name, f"{setting} {measure}")).copy() for measure in columns
+                    }
+            found[name]["runs"] = len(figures.values["both mrr@10"])
             found[name]["image_share"] = self.shares(name)
         return found
 
@@ -95,7 +93,7 @@ def comparisons(rows: Rows) -> dict[str, dict[str, float]]:
     return {
         f"{ours} - {theirs}": rows.difference(ours, theirs)
         for ours, theirs in pairs
-        if ours in rows.runs and theirs in rows.runs
+        if ours in rows.found.systems and theirs in rows.found.systems
     }
 
 

@@ -30,7 +30,6 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,9 +55,16 @@ from benchmarks.ladder_rows import (
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.data.retrieval_sources import load_retrieval_set
+from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.evaluation.report import aligned
-from modeling_unimur.evaluation.universal import DenseSystem, RetrievalTask, Space, UniVLDREncoder, with_bm25
-from modeling_unimur.evaluation.universal.systems import BM25System, DivideAndConquer
+from modeling_unimur.evaluation.universal import (
+    DivideAndConquer,
+    RetrievalTask,
+    Space,
+    bm25_system,
+    dense_system,
+    with_bm25,
+)
 from modeling_unimur.evaluation.universal.tuning import choose_image_weight
 from modeling_unimur.training.documents import PooledPictures
 from modeling_unimur.training.recipes import Recipe, load_recipe
@@ -167,38 +173,31 @@ class Ladder:
         if recipe.model.image_tower == "frozen":  # the same in every row
             if self.kept is None:
                 self.kept = PooledPictures(model, processor, self.task.doc_images)
-            pooled = self._pooled
+            pooled = self.kept.lookup
         task, dev = self.task, self.dev
         if retrieval is not None:
             task = RetrievalTask.from_set(retrieval, "test", self.score)
             dev = RetrievalTask.from_set(retrieval, "validation", self.score)
-        return Space.of(UniVLDREncoder(model, processor, pooled, progress=not self.args.quick), task, dev)
-
-    def _pooled(self, addresses: Sequence[str]) -> tuple[torch.Tensor, np.ndarray]:
-        places = [self.kept.places.get(address) for address in addresses]
-        good = np.array([place is not None for place in places], dtype=bool)
-        wanted = torch.tensor([place for place in places if place is not None], dtype=torch.long)
-        return self.kept.rows[wanted], good
+        return Space.of(Encoder(model, processor, pooled=pooled, progress=not self.args.quick), task, dev)
 
     def run(self) -> Rows:
         """Everything."""
-        rows, sparse = self.rows, BM25System(self.task.query_texts, self.task.doc_texts)
-        rows.add(sparse)
+        rows, sparse = self.rows, bm25_system(self.task.query_texts, self.task.doc_texts, self.task.is_image)
+        rows.add("BM25", sparse)
         zero = self.space(None)
         if not self.args.full:
             self.choose_weight(zero)
-        rows.add(zero.system(ZERO))
-        rows.add(DenseSystem(PLAIN, zero.queries, zero.encoded.weighted(1.0)))
-        fusion = DivideAndConquer(sparse, zero.system(ZERO), self.task.is_image, f"BM25 & {ZERO}")
-        rows.add(fusion)
+        rows.add(ZERO, zero.system())
+        rows.add(PLAIN, dense_system(zero.queries, zero.encoded.weighted(1.0), self.task.is_image))
+        rows.add(f"BM25 & {ZERO}", DivideAndConquer(sparse, zero.system()))
         first = self.space(self.stage1())
-        rows.add(first.system(IN_BATCH))
-        for system in with_bm25(first.system(IN_BATCH), first)[0][1:3]:  # the paper's BM25 & CLIP-DPR
-            rows.add(system)
+        rows.add(IN_BATCH, first.system())
+        for row in list(with_bm25(IN_BATCH, first)[0].items())[1:3]:  # the paper's BM25 & CLIP-DPR
+            rows.add(*row)
         for seed in range(self.args.seeds):
-            rows.add(self.space(self.stage2("unbalanced", seed, "unbalanced")).system(UNBALANCED))
+            rows.add(UNBALANCED, self.space(self.stage2("unbalanced", seed, "unbalanced")).system())
             balanced = self.space(self.stage2("balanced", seed, "balanced"))
-            rows.add(balanced.system(BALANCED))
+            rows.add(BALANCED, balanced.system())
             if seed == 0:
                 self._beside(balanced, zero)
         self._verbalized()
@@ -215,15 +214,15 @@ class Ladder:
 
     def _beside(self, space: Space, zero: Space) -> None:
         """The balanced model with BM25 and with an oracle; and what is left without captions."""
-        others, weight = with_bm25(space.system("balanced"), space)
-        for system in others[1:]:
-            self.rows.add(system)
+        others, weight = with_bm25("balanced", space)
+        for row in list(others.items())[1:]:
+            self.rows.add(*row)
         self.rows.notes.append(f"hybrid: BM25's weight {weight.value:g}, of {weight.tried}")
         for made, name in ((zero, ZERO), (space, BALANCED)):
             bare = made.encoded.without_captions()
-            self.rows.add(DenseSystem(name + HIDDEN, made.queries, bare.fused(made.encoder)))
+            self.rows.add(name + HIDDEN, dense_system(made.queries, bare.fused(made.encoder), self.task.is_image))
         words = np.where(self.task.is_image, "", np.array(self.task.doc_texts, dtype=object)).tolist()
-        self.rows.add(BM25System(self.task.query_texts, words, "BM25" + HIDDEN))
+        self.rows.add("BM25" + HIDDEN, bm25_system(self.task.query_texts, words, self.task.is_image))
 
     def _verbalized(self) -> None:
         name = self.args.verbalizers.get(self.corpus)
@@ -233,7 +232,7 @@ class Ladder:
         if name == "released":  # the captions of UniVL-DR's data.zip with a generated query behind them
             source = self.stage2("verbalized", 0, "balanced", "data.stage2_captions=query")
             verbal = load_retrieval_set(self.corpus, "query", self.deduplicate)
-            self.rows.add(self.space(source, verbal).system(VERBAL))
+            self.rows.add(VERBAL, self.space(source, verbal).system())
             return
         try:
             words = verbalize(self.retrieval.corpus, open_verbalizer(name))
@@ -247,7 +246,7 @@ class Ladder:
         source = self.stage2("verbalized", 0, "balanced", *told)
         processor = UniVLDRProcessor.from_pretrained(source)
         corpus = joined_captions(self.retrieval.corpus, words, processor)
-        self.rows.add(self.space(source, replace(self.retrieval, corpus=corpus)).system(VERBAL))
+        self.rows.add(VERBAL, self.space(source, replace(self.retrieval, corpus=corpus)).system())
         found = sum(map(bool, words.values()))
         self.rows.notes.append(f"verbalized by {name}: {found:,} of {len(words):,} images have words")
 
@@ -299,7 +298,9 @@ def main() -> None:
             differences = comparisons(rows)
             found = aims(rows, differences)
             figures |= {f"{corpus} {name}": value for name, value in found.items()}
-            figures |= {f"{corpus} {name} mrr@10": float(rows.values(name).mean()) for name in rows.runs}
+            figures |= {
+                f"{corpus} {name} mrr@10": rows.found.interval(name, "both mrr@10").mean for name in rows.found.systems
+            }
             lines = lines_of(corpus, rows)
             result = {
                 "command": " ".join(["python", "benchmarks/univl_dr_ladder.py", *sys.argv[1:]]),

@@ -54,6 +54,7 @@ TESTED_THROUGH = {
     "tests/cli/test_train_command.py": ("modeling_unimur.cli.recipe_arguments",),
     "tests/cli/test_chat_session.py": ("modeling_unimur.cli.terminal",),
     "tests/serving/test_serve.py": ("modeling_unimur.serving.app", "modeling_unimur.serving.connections"),
+    "tests/serving/test_openai_requests.py": ("modeling_unimur.serving.openapi",),
     "tests/space/test_responder.py": ("modeling_unimur.data.allowed_images",),
     "tests/data/test_webqa.py": (
         "modeling_unimur.data.webqa.deduplication", "modeling_unimur.data.webqa.mbeir",

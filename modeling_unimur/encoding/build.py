@@ -134,7 +134,7 @@ def build_index(
 
     Args:
         source: see `sources.find_source`. An index may be built from several, one after the other.
-        model: a model folder, or a `CorpusEncoder`.
+        model: a model folder, or an `Encoder`.
         uri: of the index, see `open_index`.
         options: see there.
         must_exist: refuses to begin a new index, and a source that an existing one was not built from.
@@ -235,9 +235,9 @@ class _Run:
     def loaded(self):
         """The encoder, which is loaded when it is first needed."""
         if self.encoder is None:
-            from .encoder import CorpusEncoder
+            from .encoder import Encoder
 
-            self.encoder = CorpusEncoder.load(self.folder, self.options.device, self.options.clip)
+            self.encoder = Encoder.load(self.folder, self.options.device, self.options.clip)
         return self.encoder
 
     def store(self) -> RowStore:

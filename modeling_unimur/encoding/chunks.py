@@ -10,7 +10,7 @@ import torch
 
 from ..data.row_store import RowStore
 from .decoding import Batch, Preparation, PreparedBatch, prepare
-from .encoder import CorpusEncoder
+from .encoder import Encoder
 from .items import Item
 from .manifest import Record, write_records
 
@@ -51,7 +51,7 @@ class ChunkEncoder:
         workers: processes that prepare them.
     """
 
-    def __init__(self, encoder: CorpusEncoder, store: RowStore, records: Path, batch_size: int, workers: int):
+    def __init__(self, encoder: Encoder, store: RowStore, records: Path, batch_size: int, workers: int):
         self.encoder, self.store, self.records = encoder, store, records
         self.batch_size, self.workers = batch_size, workers
 

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ..data.row_store import RowStore
 from .chunks import Chunk, ChunkEncoder, Counts
-from .encoder import CorpusEncoder
+from .encoder import Encoder
 from .items import Item
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class RayEncoder:
     def __init__(
         self, source, store: str, records: str, batch_size: int, workers: int, device: str | None, clip: str | None
     ):
-        encoder = CorpusEncoder.load(source, device, clip) if isinstance(source, str) else source
+        encoder = Encoder.load(source, device, clip) if isinstance(source, str) else source
         self._encoder = ChunkEncoder(encoder, RowStore(store), Path(records), batch_size, workers)
 
     def __call__(self, batch: dict) -> dict:

@@ -23,7 +23,7 @@ from ..image_loading import content_key, image_bytes, load_image, source_name
 from ..memory_index import Coherence
 from .metrics import right_ranks
 from .report import Figures
-from .systems.base import Gallery, Messages, System
+from .systems.base import BOTH, Gallery, Messages, System
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ class Encoded:
         ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
             to.
         coherence: of coherent replies, where that is how these are ranked.
+        is_image: of the kind `"both"`, one index of texts and images, which candidates are images `(candidates,)`.
     """
 
     system: System | None
@@ -80,6 +81,7 @@ class Encoded:
     candidates: dict[str, Any] = field(default_factory=dict)
     ret: np.ndarray | None = None
     coherence: Coherence | None = None
+    is_image: np.ndarray | None = None
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -90,17 +92,22 @@ class Encoded:
         """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.
 
         Args:
-            kind: of the candidates.
+            kind: of the candidates; of one index of texts and images, the other kind scores minus infinity.
             rows: numbers of queries.
             candidates: numbers of candidates; all by default.
         """
+        held = kind if kind in self.candidates else BOTH
         if self.system is None or self.system.has_vectors:
-            vectors = self.candidates[kind]
+            vectors = self.candidates[held]
             found = self.queries[rows] @ (vectors if candidates is None else vectors[candidates]).T
         else:
-            found = np.asarray(self.system.scores([self.queries[row] for row in rows], self.candidates, kind))
+            found = np.asarray(self.system.scores([self.queries[row] for row in rows], self.candidates, held))
             found = found if candidates is None else found[:, candidates]
-        return np.where(np.isnan(found), -np.inf, found)
+        absent = np.isnan(found)
+        if held != kind:
+            other = self.is_image != (kind == "image")
+            absent |= other if candidates is None else other[candidates]
+        return np.where(absent, -np.inf, found)
 
     def about(self) -> dict[str, object]:
         """What a table says of the system."""

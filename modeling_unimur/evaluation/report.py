@@ -22,7 +22,8 @@ class Figures:
     """One system's figures.
 
     Args:
-        values: measure -> `(queries,)`, in percent or 0 to 1 as its name says; NaN where it does not apply.
+        values: measure -> `(queries,)`, or `(runs, queries)` whose runs are averaged, in percent or 0 to 1 as its name
+            says; NaN where it does not apply.
         weights: measure -> `(queries,)`, for means that are not plain.
         scalars: figures of the whole set, which have no value a query.
         about: what the system is: `sees`, `model`, `revision`, `seconds`.

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
+from ..conversation import words_of_dialogue
+from ..index.second_stage import RERANK_TOP_K, open_reranker
 from ..memory_index import KINDS
+from ..modeling_open_clip import fuses_captions, picture_inputs, picture_vectors, text_vectors
 from .public_names import PublicNames
 from .refusal import Refused
 from .requests import RetrievalRequest
@@ -32,6 +35,9 @@ class Answerer:
         max_tokens: of a context; None for the processor's own bound.
         refresh_seconds: how often to look for a newer version of an index in a folder.
         names: how hits are shown.
+        reranker: a second stage, as the pipeline takes it, for all requests that do not refuse it; coherent replies
+            and pairs have none.
+        rerank_top_k: how many hits of each ranking it rescores.
     """
 
     def __init__(
@@ -40,7 +46,11 @@ class Answerer:
         max_tokens: int | None = None,
         refresh_seconds: float = 5.0,
         names: PublicNames | None = None,
+        reranker: Any = None,
+        rerank_top_k: int = RERANK_TOP_K,
     ):
+        self.reranker = None if reranker is None else open_reranker(reranker)
+        self.rerank_top_k = rerank_top_k
         self.retriever, self.max_tokens, self.refresh_seconds = retriever, max_tokens, refresh_seconds
         self.names = names or PublicNames()
         self._looked = time.monotonic()
@@ -58,6 +68,25 @@ class Answerer:
 
     def embed(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """The vector of each request, `(1, width)`, or why there is none."""
+        self._count_tokens([request for request in requests if request.prompt_tokens is not None])
+        found: list = [None] * len(requests)
+        kinds: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            kinds.setdefault(_kind(request), []).append(number)
+        for kind, numbers in kinds.items():
+            some = [requests[number] for number in numbers]
+            rows = self._dialogues(some) if kind == "dialogue" else self._documents(kind, some)
+            for number, row in zip(numbers, rows, strict=True):
+                found[number] = row
+        return found
+
+    def _count_tokens(self, requests: list[RetrievalRequest]) -> None:
+        texts = [words_of_dialogue(request.messages) for request in requests]
+        read = self.retriever.processor.tokenizer(texts, add_special_tokens=False) if texts else {"input_ids": []}
+        for request, ids in zip(requests, read["input_ids"], strict=True):
+            request.prompt_tokens = len(ids)
+
+    def _dialogues(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         found = self._tried(
             lambda: self.retriever.embed(
                 [request.messages for request in requests],
@@ -68,8 +97,30 @@ class Answerer:
             )
         )
         if isinstance(found, Exception):  # of the model; one of them may be the cause
-            return [found] if len(requests) == 1 else [self.embed([request])[0] for request in requests]
+            return [found] if len(requests) == 1 else [self._dialogues([request])[0] for request in requests]
         return [self._refused(row) if isinstance(row, Exception) else row[None] for row in found]
+
+    def _documents(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
+        """The vectors of candidates of one kind."""
+        model, processor = self.retriever.model, self.retriever.processor
+
+        def embedded() -> torch.Tensor:
+            texts = [_text(request) for request in requests]
+            if kind == "text":
+                return text_vectors(model, processor.process_texts(texts))
+            parts = [part for request in requests for part in request.messages[0]["content"]]
+            images = [part["image"] for part in parts if part["type"] == "image"]
+            if any(texts) and not fuses_captions(processor):
+                raise ValueError("This model has no vector for an image with a text: send the one or the other.")
+            return picture_vectors(
+                model, picture_inputs(processor, images, [{"caption": text or None} for text in texts])
+            )
+
+        found = self._tried(embedded)
+        if isinstance(found, Exception):
+            alone = len(requests) == 1
+            return [found] if alone else [self._documents(kind, [request])[0] for request in requests]
+        return list(found.split(1))
 
     def rank(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict | Exception]:
         """The answer to each request by its vector, or why there is none. Requests that are ranked alike are ranked
@@ -139,7 +190,14 @@ class Answerer:
             if getattr(index, "home", None) is not None and not getattr(index, "keeps_words", False):
                 # Clients do not read where it lies.
                 raise ValueError("This server's index keeps no words: `unimur index update ... --bm25` adds them.")
-            options |= {"hybrid": request.hybrid, "words": [one.words for one in alike]}
+            options["hybrid"] = request.hybrid
+        if request.rerank and self.reranker is None:
+            raise ValueError("This server has no second stage: leave rerank out.")
+        plain = request.coherent or request.modality == "pair"
+        if self.reranker is not None and (request.rerank or (request.rerank is None and not plain)):
+            options |= {"reranker": self.reranker, "rerank_top_k": self.rerank_top_k}
+        if options.keys() & {"hybrid", "reranker"}:
+            options["words"] = [one.words for one in alike]
         rows = self.retriever.rank(vectors, **options)
         found = [row if isinstance(row, dict) else {request.modality: row} for row in rows]
         return [{kind: [self._shown(hit, kind) for hit in hits] for kind, hits in row.items()} for row in found]
@@ -148,6 +206,18 @@ class Answerer:
         if kind != "pair":
             return self.names.hit(hit)
         return {"score": hit["score"], **{one: self.names.hit(hit[one]) for one in KINDS}}
+
+
+def _kind(request: RetrievalRequest) -> str:
+    if not request.is_document:
+        return "dialogue"
+    return "image" if request.images else "text"
+
+
+def _text(document: RetrievalRequest) -> str:
+    """Of a candidate, as it came."""
+    parts = document.messages[0]["content"]
+    return "\n".join(part["text"] for part in parts if part["type"] == "text")
 
 
 __all__ = ["Answerer"]

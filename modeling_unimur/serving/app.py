@@ -1,20 +1,26 @@
-"""The application: `POST /retrieve`, `GET /health`, `GET /metrics`."""
+"""The application: `POST /retrieve`, `/v1/embeddings` and `/v1/rerank`; `GET /v1/models`, `/health`, `/metrics` and
+`/docs`."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
+from .. import __version__
+from ..index.second_stage import RERANK_TOP_K
 from .answers import Answerer
 from .batching import Batcher
-from .clients import client_host, client_key
+from .clients import CLIENT_HEADERS, client_host, client_key, has_api_key
 from .limits import ServingLimits
 from .memory import MemoryBudget, MemoryTrimmer
 from .metrics import Metrics
+from .openai_requests import EmbeddingRequest, RerankRequest, read_embedding_request, read_rerank_request
+from .openapi import body_of
 from .public_names import PublicNames
 from .refusal import Refused
 from .requests import RetrievalRequest, read_request
@@ -30,6 +36,8 @@ except ImportError as error:
 _READERS, _DECODERS = 2, 2
 # A condition on payloads may read every candidate: such requests are ranked apart from the others.
 _COUNT_SECONDS = 1.0
+# Vectors of one request that wait at the same time, so that it leaves room in the queue for others.
+_VECTORS_AT_ONCE = 64
 
 
 def make_app(
@@ -39,6 +47,10 @@ def make_app(
     wait_seconds: float = 0.004,
     names: PublicNames | None = None,
     shares_chats: bool = False,
+    api_key: str | None = None,
+    model_name: str = "unimur",
+    reranker: Any = None,
+    rerank_top_k: int = RERANK_TOP_K,
 ) -> FastAPI:
     """An application around a pipeline with a filled index.
 
@@ -49,9 +61,13 @@ def make_app(
         names: how hits are shown; by default without absolute paths.
         shares_chats: whether all clients are trusted to continue one another's chats; otherwise a client could tell
             by the time of an answer what another one has asked.
+        api_key: all requests but those for `/health` must show it, as `Authorization: Bearer KEY`.
+        model_name: that requests below `/v1` name.
+        reranker, rerank_top_k: of `Answerer`.
     """
     limits = limits or ServingLimits()
-    server = _Server(retriever, limits, max_batch, wait_seconds, names, shares_chats)
+    answerer = Answerer(retriever, limits.tokens, names=names, reranker=reranker, rerank_top_k=rerank_top_k)
+    server = _Server(answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -59,32 +75,65 @@ def make_app(
         yield
         await server.stop()
 
-    app = FastAPI(title="unimur", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="unimur", version=__version__, lifespan=lifespan, redoc_url=None)
     app.state.batcher, app.state.metrics = server.model, server.metrics
 
-    @app.post("/retrieve")
-    async def retrieve(request: Request) -> Response:
+    async def respond(work: Awaitable[dict], told: Callable[[str, int], Any]) -> Response:
         try:
-            response = _json(await server.retrieve(request))
+            response = _json(await work)
         except Refused as error:
-            response = _json({"error": error.reason}, error.status, error.headers)
+            response = _json({"error": told(error.reason, error.status)}, error.status, error.headers)
         except Exception:
-            response = _json({"error": "The request could not be answered; the server's log says why."}, 500)
+            reason = "The request could not be answered; the server's log says why."
+            response = _json({"error": told(reason, 500)}, 500)
         server.metrics.requests.labels(str(response.status_code)).inc()
         return response
 
+    @app.post("/retrieve", openapi_extra=body_of("retrieve"))
+    async def retrieve(request: Request) -> Response:
+        """Texts and images of the index that answer a dialogue."""
+        return await respond(server.answer(request, server.retrieve), lambda reason, status: reason)
+
+    @app.post("/v1/embeddings", openapi_extra=body_of("embeddings"))
+    async def embeddings(request: Request) -> Response:
+        """The vectors of dialogues, or of candidates, as OpenAI's clients and vLLM's ask for them."""
+        return await respond(server.answer(request, server.embed), _openai_error)
+
+    @app.post("/v1/rerank", openapi_extra=body_of("rerank"))
+    async def rerank(request: Request) -> Response:
+        """Documents in the order in which they answer a query, as clients of Jina, Cohere and vLLM ask for it."""
+        return await respond(server.answer(request, server.rerank), _openai_error)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> Response:
+        """The name of the model."""
+        server.admit(request)
+        return _json({"object": "list", "data": [{"id": model_name, "object": "model", "owned_by": "unimur"}]})
+
     @app.get("/health")
     async def health() -> Response:
+        """Whether requests are answered."""
         if not server.is_running:
             return _json({"status": "stopped"}, 503)
         return _json({"status": "ok", "candidates": await server.count(), "waiting": server.model.waiting})
 
     @app.get("/metrics")
-    async def measured() -> Response:
+    async def measured(request: Request) -> Response:
+        """Counters and times, for Prometheus."""
+        server.admit(request)
         await server.count()
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused) -> Response:
+        return _json({"error": error.reason}, error.status, error.headers)
+
     return app
+
+
+def _openai_error(reason: str, status: int) -> dict:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return {"message": reason, "type": kind, "param": None, "code": status}
 
 
 def _json(value: Any, status: int = 200, headers: dict | None = None) -> Response:
@@ -95,10 +144,15 @@ def _json(value: Any, status: int = 200, headers: dict | None = None) -> Respons
 class _Server:
     """The stations of a request: its bytes, its images, its vector, its ranking."""
 
-    def __init__(self, retriever, limits, max_batch, wait_seconds, names, shares_chats):
-        self.limits, self.shares_chats = limits, shares_chats
-        self.answerer = Answerer(retriever, limits.tokens, names=names)
-        self.most_tokens = limits.tokens or getattr(retriever.processor, "max_context_tokens", limits.batch_tokens)
+    def __init__(
+        self, answerer: Answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name
+    ):  # fmt: skip
+        self.answerer, self.limits, self.shares_chats = answerer, limits, shares_chats
+        self.api_key, self.model_name = api_key, model_name
+        # One API key for all clients does not say whose a chat is.
+        self.client_headers = CLIENT_HEADERS if api_key is None else CLIENT_HEADERS[:1]
+        processor = answerer.retriever.processor
+        self.most_tokens = limits.tokens or getattr(processor, "max_context_tokens", limits.batch_tokens)
         waiting = {"max_waiting": limits.waiting, "max_client_waiting": limits.client_waiting}
         self.decoder = Batcher(_decode, 1, 0, threads=_DECODERS, name="decode", **waiting)
         self.model = Batcher(
@@ -109,7 +163,8 @@ class _Server:
         self.batchers = (self.decoder, self.model, self.ranker, self.filter)
         self.memory, self.trimmer = MemoryBudget(limits.memory_bytes), MemoryTrimmer()
         self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
-        self.metrics = Metrics(self.model, lambda: sum(self._candidates.values()))
+        skipped = getattr(answerer.reranker, "skipped", {})
+        self.metrics = Metrics(self.model, lambda: sum(self._candidates.values()), lambda: sum(skipped.values()))
         self._candidates: dict[str, int] = {}
         self._counted = float("-inf")
 
@@ -134,14 +189,20 @@ class _Server:
             self._candidates = await loop.run_in_executor(self.readers, self.answerer.count)
         return self._candidates
 
-    async def retrieve(self, request: Request) -> dict:
+    def admit(self, request: Request) -> None:
+        """Refuses a request without the API key, if there is one."""
+        if not has_api_key(request.headers, self.api_key):
+            raise Refused(401, "The API key is missing or wrong: send `Authorization: Bearer KEY`.")
+
+    async def answer(self, request: Request, work: Callable[[bytearray, _Asker], Awaitable[dict]]) -> dict:
         """The answer to a request, given up when its client has gone."""
-        client = client_host(request.client)
-        held = _Held(self.memory, client)
+        self.admit(request)
+        host = client_host(request.client)
+        key = "" if self.shares_chats else client_key(request.client, request.headers, self.client_headers)
+        held = _Held(self.memory, host)
         try:
             body = await self._body(request, held)
-            key = "" if self.shares_chats else client_key(request.client, request.headers)
-            answering = asyncio.ensure_future(self._answer(body, client, key, held))
+            answering = asyncio.ensure_future(work(body, _Asker(host, key, held, self.limits.seconds)))
             leaving = asyncio.ensure_future(_left(request))
             try:
                 await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -155,29 +216,63 @@ class _Server:
         except ClientDisconnect as error:
             raise Refused(499, "The client has closed the connection.") from error
         finally:
-            held.give()
+            held.give(held.count)
             if held.pixels:
                 asyncio.get_running_loop().run_in_executor(self.readers, self.trimmer.freed, 3 * held.pixels)
 
-    async def _answer(self, body: bytearray, client: str, key: str | None, held: _Held) -> dict:
-        start, limits = time.perf_counter(), self.limits
-        wanted = await asyncio.get_running_loop().run_in_executor(self.readers, read_request, body, limits)
-        body.clear()
-        wanted.client = key
-
-        def left() -> float:
-            return max(limits.seconds - (time.perf_counter() - start), 0.001)
-
-        if wanted.images:
-            held.take(3 * sum(image.kept_pixels for image in wanted.images))
-            held.pixels = sum(image.pixels for image in wanted.images)
-            await self.decoder.answer(wanted, left(), client, held.pixels)
-        vector = await self.model.answer(wanted, left(), client, wanted.cost(self.most_tokens))
-        wanted.messages = []
+    async def retrieve(self, body: bytearray, asker: _Asker) -> dict:
+        """Ranked candidates for a dialogue."""
+        wanted = await self._read(read_request, body)
+        wanted.client = asker.key
+        [vector] = await self._vectors([wanted], asker)
         ranker = self.filter if wanted.where else self.ranker
-        answer = await ranker.answer((vector, wanted), left(), client)
-        self.metrics.seconds.observe(time.perf_counter() - start)
+        answer = await ranker.answer((vector, wanted), asker.seconds_left, asker.host)
+        self.metrics.seconds.observe(asker.seconds)
         return answer
+
+    async def embed(self, body: bytearray, asker: _Asker) -> dict:
+        """Vectors of dialogues or candidates."""
+        return await self._answered_by_vectors(await self._read(read_embedding_request, body), asker)
+
+    async def rerank(self, body: bytearray, asker: _Asker) -> dict:
+        """Documents, ranked for a query."""
+        return await self._answered_by_vectors(await self._read(read_rerank_request, body), asker)
+
+    async def _answered_by_vectors(self, wanted: EmbeddingRequest | RerankRequest, asker: _Asker) -> dict:
+        if wanted.model != self.model_name:
+            raise Refused(404, f"There is no model {wanted.model!r:.80} here; this server has {self.model_name!r}.")
+        vectors = await self._vectors(wanted.rows, asker)
+        self.metrics.seconds.observe(asker.seconds)
+        return wanted.answer(vectors)
+
+    async def _read(self, read: Callable, body: bytearray) -> Any:
+        wanted = await asyncio.get_running_loop().run_in_executor(self.readers, read, body, self.limits)
+        body.clear()
+        return wanted
+
+    async def _vectors(self, rows: list[RetrievalRequest], asker: _Asker) -> list:
+        """The vector of each row; some of a long request wait for the others."""
+        found: list = []
+        for first in range(0, len(rows), _VECTORS_AT_ONCE):
+            some = [asyncio.ensure_future(self._vector(row, asker)) for row in rows[first : first + _VECTORS_AT_ONCE]]
+            try:
+                found += await asyncio.gather(*some)
+            finally:
+                for task in some:
+                    task.cancel()
+        return found
+
+    async def _vector(self, row: RetrievalRequest, asker: _Asker) -> Any:
+        kept = 3 * sum(image.kept_pixels for image in row.images)
+        if row.images:
+            asker.held.take(kept)
+            pixels = sum(image.pixels for image in row.images)
+            asker.held.pixels += pixels
+            await self.decoder.answer(row, asker.seconds_left, asker.host, pixels)
+        vector = await self.model.answer(row, asker.seconds_left, asker.host, row.cost(self.most_tokens))
+        row.messages, row.images = [], []
+        asker.held.give(kept)
+        return vector
 
     async def _body(self, request: Request, held: _Held) -> bytearray:
         """The whole upload, given up where it is too large or too slow."""
@@ -202,6 +297,31 @@ class _Server:
         return body
 
 
+class _Asker:
+    """A client that waits for an answer.
+
+    Args:
+        host: whose turns and limits they are.
+        key: of its kept chats.
+        held: what its request takes of the memory.
+        limit: seconds until it is given up.
+    """
+
+    def __init__(self, host: str, key: str | None, held: _Held, limit: float):
+        self.host, self.key, self.held, self.limit = host, key, held, limit
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Since the end of the upload."""
+        return time.perf_counter() - self.start
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the answer is given up."""
+        return max(self.limit - self.seconds, 0.001)
+
+
 class _Held:
     """What one request takes of the memory for requests."""
 
@@ -213,9 +333,10 @@ class _Held:
         self.memory.take(self.client, count)
         self.count += count
 
-    def give(self) -> None:
-        if self.count:
-            self.memory.give(self.client, self.count)
+    def give(self, count: int) -> None:
+        if count:
+            self.memory.give(self.client, count)
+            self.count -= count
 
 
 def _decode(requests: list[RetrievalRequest]) -> list:

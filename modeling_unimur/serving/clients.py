@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import ipaddress
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 # A secret of the client, such as a random UUID for each user or session.
 CLIENT_HEADERS = ("x-client", "authorization")
@@ -28,7 +29,7 @@ def client_host(peer: tuple | None) -> str:
     return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
 
 
-def client_key(peer: tuple | None, headers: Mapping[str, str]) -> str | None:
+def client_key(peer: tuple | None, headers: Mapping[str, str], names: Sequence[str] = CLIENT_HEADERS) -> str | None:
     """The key of a client's kept chats, or None for a request that does not say whose it is.
 
     Two requests share what is kept only if they come from the same address and show the same secret. The address alone
@@ -37,12 +38,21 @@ def client_key(peer: tuple | None, headers: Mapping[str, str]) -> str | None:
     Args:
         peer: host and port.
         headers: of the request, by lower-case names.
+        names: of the headers that say it; an API key that all clients share says nothing.
     """
-    shown = [f"{name}={headers[name]}" for name in CLIENT_HEADERS if headers.get(name)]
+    shown = [f"{name}={headers[name]}" for name in names if headers.get(name)]
     if not shown:
         return None
     named = "\n".join([client_host(peer), *shown]).encode("utf-8", "backslashreplace")
     return hashlib.blake2b(named, key=_SALT, digest_size=16).hexdigest()
 
 
-__all__ = ["CLIENT_HEADERS", "client_host", "client_key"]
+def has_api_key(headers: Mapping[str, str], api_key: str | None) -> bool:
+    """Whether a request shows the server's API key, as `Authorization: Bearer KEY`; any does where there is none."""
+    if api_key is None:
+        return True
+    scheme, _, shown = headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), api_key.encode())
+
+
+__all__ = ["CLIENT_HEADERS", "client_host", "client_key", "has_api_key"]

@@ -16,6 +16,7 @@ class ServingLimits:
         request_pixels: of all images of a request as they are decoded: a JPEG image at a reduced size (422).
         side: of an image, in pixels (422).
         aspect: the longer side of an image divided by the shorter one (422).
+        inputs: vectors that one request for embeddings asks for, or documents that it ranks (422).
         filter_values: values of all conditions in `where` (422).
         tokens: of a context; the latest are kept. None for the model's own limit.
         batch_tokens: of the contexts that the model reads together.
@@ -39,6 +40,7 @@ class ServingLimits:
     request_pixels: int = 64_000_000
     side: int = 16_384
     aspect: int = 50
+    inputs: int = 2048
     filter_values: int = 100
     tokens: int | None = None
     batch_tokens: int = 8192

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from .limits import ServingLimits
 from .refusal import Refused
 
 ROLES = ("user", "assistant", "system", "developer", "tool")
-_FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid"}
+_FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid", "rerank"}
 # Signs between JSON values, beside those that stand in texts: each may cost Python a hundred bytes.
 _MARKS_A_PART = 100
 # What an image of at most a million pixels costs, in tokens of text.
@@ -29,7 +30,10 @@ class RetrievalRequest:
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
         top_k, modality, where, coherent, hybrid: of the pipeline.
-        words: the text of all turns, where `hybrid` searches it.
+        words: the text of all turns, which `hybrid` and a second stage read.
+        rerank: whether the server's second stage rescores the hits; None where the client does not say.
+        is_document: whether the one message is a candidate, a text or an image, and not a dialogue.
+        prompt_tokens: of the words, as the tokenizer counts them with the vector; None where nobody asks.
         tokens: of its words, about.
         client: whose chat this is, so that it may begin where an earlier request of the same client has ended; None
             for one that does not say.
@@ -44,6 +48,9 @@ class RetrievalRequest:
     coherent: bool = False
     hybrid: float | str | None = None
     words: str = ""
+    rerank: bool | None = None
+    is_document: bool = False
+    prompt_tokens: int | None = None
     images: list[EncodedImage] = field(default_factory=list)
 
     def decode(self) -> RetrievalRequest:
@@ -65,49 +72,32 @@ class RetrievalRequest:
     @property
     def order(self) -> tuple:
         """Requests of the same order are ranked in one search."""
-        return self.top_k, self.modality, self.coherent, self.hybrid, json.dumps(self.where, sort_keys=True)
+        where = json.dumps(self.where, sort_keys=True)
+        return self.top_k, self.modality, self.coherent, self.hybrid, self.rerank, where
 
 
 def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
-    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent", "hybrid"}`.
+    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent", "hybrid", "rerank"}`.
 
     Messages are chat messages; an image comes with its bytes, as `{"type": "image", "image": "<base64>"}`, with or
-    without `data:image/png;base64,` in front. Paths and addresses are refused: no client has the server open files.
+    without `data:image/png;base64,` in front, or as `{"type": "image_url", "image_url": {"url": "data:..."}}`. Paths
+    and addresses are refused: no client has the server open files.
 
     Raises:
         Refused: 422 for what is no such request or is too much.
     """
-    try:
-        return _read(body, limits)
-    except RecursionError as error:
-        raise Refused(422, "The body is nested too deeply.") from error
-
-
-def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
-    # Base64 holds none of these signs.
-    marks = sum(body.count(sign) for sign in (b"{", b"[", b",", b":"))
-    if marks > limits.characters + _MARKS_A_PART * limits.parts:
-        raise Refused(422, "The body holds too many JSON values.")
-    try:
-        request = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number)
-    except ValueError as error:
-        raise Refused(422, f"The body is no JSON: {error!s:.200}.") from error
-    if isinstance(request, dict) and isinstance(request.get("messages"), str):
+    request = read_object(body, limits, _FIELDS)
+    if isinstance(request.get("messages"), str):
         request["messages"] = [{"role": "user", "content": request["messages"]}]
-    if not isinstance(request, dict) or not isinstance(request.get("messages"), list) or not request["messages"]:
-        raise Refused(422, 'The body must be an object with "messages", a list of chat messages or a string.')
-    if unknown := sorted(set(request) - _FIELDS):
-        raise Refused(422, f"Unknown fields {unknown!r:.200}; there are {sorted(_FIELDS)}.")
-    if len(request["messages"]) > limits.turns:
-        raise Refused(422, f"{len(request['messages'])} turns; at most {limits.turns} are read.")
     top_k, modality, where = request.get("top_k", 5), request.get("modality", "both"), request.get("where")
     if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= limits.top_k:
         raise Refused(422, f"top_k must be a whole number from 1 to {limits.top_k}, got {top_k!r:.40}.")
     if modality not in MODALITIES:
         raise Refused(422, f"modality must be one of {MODALITIES}, got {modality!r:.40}.")
-    coherent = request.get("coherent", False)
-    if not isinstance(coherent, bool):
-        raise Refused(422, f"coherent must be true or false, got {coherent!r:.40}.")
+    coherent, rerank = request.get("coherent", False), request.get("rerank")
+    for name, value in (("coherent", coherent), ("rerank", False if rerank is None else rerank)):
+        if not isinstance(value, bool):
+            raise Refused(422, f"{name} must be true or false, got {value!r:.40}.")
     hybrid = request.get("hybrid")
     if hybrid is not None:
         try:
@@ -115,16 +105,51 @@ def _read(body: bytes, limits: ServingLimits) -> RetrievalRequest:
         except ValueError as error:
             raise Refused(422, str(error)) from error
     _check_filter(where, limits)
-    reader = _Reader(limits)
-    messages = [_in_message(number, reader.message, message) for number, message in enumerate(request["messages"])]
+    messages, reader = read_messages(request.get("messages"), limits)
+    return RetrievalRequest(
+        messages, top_k, modality, where, reader.tokens, coherent=coherent, hybrid=hybrid, rerank=rerank,
+        words=words_of_dialogue(messages), images=reader.images,
+    )  # fmt: skip
+
+
+def read_object(body: bytes, limits: ServingLimits, fields: Collection[str]) -> dict:
+    """The JSON object that a body holds.
+
+    Raises:
+        Refused: 422 for another value, for one that is too large, and for fields that are not among `fields`.
+    """
+    # Base64 holds none of these signs.
+    marks = sum(body.count(sign) for sign in (b"{", b"[", b",", b":"))
+    if marks > limits.characters + _MARKS_A_PART * limits.parts:
+        raise Refused(422, "The body holds too many JSON values.")
+    try:
+        request = json.loads(body.decode("utf-8-sig"), parse_constant=_no_number)
+    except RecursionError as error:
+        raise Refused(422, "The body is nested too deeply.") from error
+    except ValueError as error:
+        raise Refused(422, f"The body is no JSON: {error!s:.200}.") from error
+    if not isinstance(request, dict):
+        raise Refused(422, f"The body must be an object with some of {sorted(fields)}.")
+    if unknown := sorted(set(request) - set(fields)):
+        raise Refused(422, f"Unknown fields {unknown!r:.200}; there are {sorted(fields)}.")
+    return request
+
+
+def read_messages(given: Any, limits: ServingLimits) -> tuple[list[dict], MessageReader]:
+    """The messages of a dialogue, with what has been counted of them.
+
+    Raises:
+        Refused: 422 for what is no dialogue, is empty or is too long.
+    """
+    if not isinstance(given, list) or not given:
+        raise Refused(422, 'The body must be an object with "messages", a list of chat messages or a string.')
+    if len(given) > limits.turns:
+        raise Refused(422, f"{len(given)} turns; at most {limits.turns} are read.")
+    reader = MessageReader(limits)
+    messages = [_in_message(number, reader.message, message) for number, message in enumerate(given)]
     if not (reader.has_words or reader.images):
         raise Refused(422, "The dialogue is empty: it needs at least one word or one image.")
-    # A token has about four bytes of English, and never less than one of anything.
-    tokens = reader.bytes // 2 + 1
-    words = "" if hybrid is None else words_of_dialogue(messages)
-    return RetrievalRequest(
-        messages, top_k, modality, where, tokens, coherent=coherent, hybrid=hybrid, words=words, images=reader.images
-    )
+    return messages, reader
 
 
 def _no_number(name: str) -> None:
@@ -174,7 +199,7 @@ def _check_filter(where: Any, limits: ServingLimits) -> None:
         raise Refused(422, str(error)) from error
 
 
-class _Reader:
+class MessageReader:
     """Messages of one dialogue; counts what they hold."""
 
     def __init__(self, limits: ServingLimits):
@@ -182,6 +207,11 @@ class _Reader:
         self.parts = self.characters = self.bytes = self.pixels = 0
         self.images: list[EncodedImage] = []
         self.has_words = False
+
+    @property
+    def tokens(self) -> int:
+        """Of the words, about: a token has about four bytes of English, and never less than one of anything."""
+        return self.bytes // 2 + 1
 
     def message(self, message: Any) -> dict:
         if not isinstance(message, dict) or "content" not in message:
@@ -208,6 +238,8 @@ class _Reader:
             self.bytes += len(part["text"].encode())
             return {"type": "text", "text": part["text"]}
         source = part.get("image", part.get("base64")) if kind == "image" else None
+        if kind == "image_url":
+            source = part["image_url"].get("url") if isinstance(part.get("image_url"), dict) else part.get("image_url")
         if not isinstance(source, str):
             raise Refused(422, "a part must be a text, or an image with its bytes in base64.")
         if len(self.images) == self.limits.pictures:
@@ -219,4 +251,12 @@ class _Reader:
         return {"type": "image", "image": self.images[-1]}
 
 
-__all__ = ["MODALITIES", "ROLES", "RetrievalRequest", "read_request"]
+__all__ = [
+    "MODALITIES",
+    "ROLES",
+    "MessageReader",
+    "RetrievalRequest",
+    "read_messages",
+    "read_object",
+    "read_request",
+]

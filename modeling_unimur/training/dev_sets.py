@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
+from ..encoding.encoder import embed_by_length
 from ..evaluation.metrics import first_right_ranks, recall_at
 from .collators import turn_messages
 from .context_rows import TextRows
@@ -86,17 +86,17 @@ def embed_contexts(
     """
     dialogues = [turn_messages(turns) for turns in contexts]
     texts = [processor.render(dialogue) for dialogue in dialogues]
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    limit, parts = max_tokens + processor.overhead_tokens, []
-    for start in tqdm(range(0, len(order), batch_size), desc="Embedding contexts", leave=False):
-        some = order[start : start + batch_size]
+    limit = max_tokens + processor.overhead_tokens
+
+    def embed(some: "list[int]") -> torch.Tensor:
         batch = processor.process_rendered([texts[i] for i in some], limit, keep)
         batch.update(processor.process_anchors([dialogues[i] for i in some]))
         if store is not None:
             batch["prefix_states"] = store.states(batch["input_ids"], batch["attention_mask"])
-        parts.append(model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu())
-    embeds = torch.cat(parts)
-    return torch.empty_like(embeds).index_copy_(0, torch.tensor(order), embeds)
+        return model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu()
+
+    rows = range(len(texts))
+    return embed_by_length(rows, embed, batch_size, lambda row: len(texts[row]), "Embedding contexts")
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ..encoding.encoder import embed_by_length
 from .collators import DualAlignmentCollator, all_rows, rows_at
 from .mining import Judged, MiningOptions, mine_vectors
 
@@ -125,17 +126,16 @@ def mine_hard_negatives(
 
 def _unified_embeddings(model, rows: list[dict], collator: DualAlignmentCollator) -> torch.Tensor:
     """Of the rows in their order, computed in batches of like length."""
-    order = sorted(range(len(rows)), key=lambda row: sum(map(len, rows[row]["turns"])))
+
+    def embed(some: list[dict]) -> torch.Tensor:
+        inputs = {key: value.to(model.device) for key, value in collator(some).items() if key in _INPUTS}
+        return model.get_multimodal_features(**inputs).pooler_output.float()
+
     was_training = model.training
     model.eval()
-    parts = []
-    for start in range(0, len(order), _BATCH):
-        batch = collator([rows[row] for row in order[start : start + _BATCH]])
-        inputs = {key: value.to(model.device) for key, value in batch.items() if key in _INPUTS}
-        parts.append(model.get_multimodal_features(**inputs).pooler_output.float())
+    embeds = embed_by_length(rows, embed, _BATCH, lambda row: sum(map(len, row["turns"])))
     model.train(was_training)
-    embeds = torch.cat(parts)
-    return torch.empty_like(embeds).index_copy_(0, torch.tensor(order, device=embeds.device), embeds)
+    return embeds
 
 
 def _distinct(features: list[torch.Tensor | None], ids: list[int]) -> tuple[torch.Tensor, list[int]]:

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from ..data.retrieval_set import RetrievalSet
+from ..encoding.encoder import Encoder
 from ..evaluation.metrics import DEPTH, all_measures, judge, rank
 from .documents import Documents
-from .encode_set import embed_documents, embed_queries
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +24,13 @@ class RetrievalJudge:
         retrieval (`RetrievalSet`): the set.
         documents (`Documents`): of it.
         split: whose queries.
-        processor, pictures: as in `embed_documents`.
+        processor: of the models.
+        pictures: image documents to tensors, as `Encoder.encode_documents` takes it.
         max_documents (*optional*): searches what is relevant to the split and other documents drawn at random, up to
             that many in all, which is quicker and easier; the whole corpus by default.
         least_score: relevant documents of a lower score count as not relevant, here and in training.
         seed: of the draw.
-        precision: as in `embed_documents`.
+        precision: of autocast.
 
     Raises:
         ValueError: the split has no query with a relevant document.
@@ -81,12 +82,15 @@ class RetrievalJudge:
 
     def embed(self, model) -> torch.Tensor:
         """Vectors of `documents` `(documents, width)`."""
-        return embed_documents(model, self.processor, self.documents, self.pictures, precision=self.precision)
+        return self._encoder(model).encode_documents(self.documents, self.pictures)
+
+    def _encoder(self, model) -> Encoder:
+        return Encoder(model, self.processor, self.precision, progress=True)
 
     def rankings(self, model, vectors: "torch.Tensor | None" = None) -> np.ndarray:
         """Places in `documents`, best first `(queries, depth)`; of vectors that were computed before, if given."""
         vectors = self.embed(model) if vectors is None else vectors
-        queries = embed_queries(model, self.processor, self.texts, precision=self.precision)
+        queries = self._encoder(model).encode_queries(self.texts)
         found = []
         for start in range(0, len(queries), _CHUNK):
             scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()

@@ -10,11 +10,9 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
-from tqdm.auto import tqdm
 
+from ..encoding.encoder import embed_by_length
 from ..processing_unimur import TextEncoder, encode_queries, load_text_encoder
-
-_BATCH = 64
 
 
 @dataclass
@@ -36,13 +34,12 @@ class TextSpace:
 
     def __call__(self, texts: Sequence[str], query: bool = False, desc: str = "Encoding texts") -> torch.Tensor:
         """Unit vectors `(texts, width)`, with a progress bar; texts of like length run together."""
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        encode, parts = self.encode_query if query else self.encode, []
-        for start in tqdm(range(0, len(order), _BATCH), desc=desc, leave=False):
-            found = encode([texts[number] for number in order[start : start + _BATCH]])
-            parts.append(torch.nn.functional.normalize(found.float().cpu(), dim=-1))
-        embeds = torch.cat(parts)
-        return torch.empty_like(embeds).index_copy_(0, torch.tensor(order), embeds)
+        encode = self.encode_query if query else self.encode
+
+        def embed(some: list[str]) -> torch.Tensor:
+            return torch.nn.functional.normalize(encode(some).float().cpu(), dim=-1)
+
+        return embed_by_length(texts, embed, desc=desc)
 
 
 def load_text_space(source: str | os.PathLike) -> TextSpace:

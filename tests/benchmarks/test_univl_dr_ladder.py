@@ -13,7 +13,7 @@ import pytest
 from benchmarks import univl_dr_ladder
 from benchmarks.harness import RESULTS, ROOT
 from benchmarks.ladder_rows import BALANCED, IN_BATCH, UNBALANCED, ZERO, Rows, aims, comparisons, lines_of
-from modeling_unimur.evaluation.universal import DenseSystem, RetrievalTask
+from modeling_unimur.evaluation.universal import RetrievalTask, dense_system
 from tests.evaluation.universal_sets import TOPICS, retrieval_set
 from tests.training.univl_dr_set import write_set
 
@@ -26,27 +26,27 @@ def rows():
     found = Rows(task)
     right = np.array([next(iter(grades)) for grades in task.relevance])
 
-    def system(name, place):
+    def add(name, place):
         """The right document at a place (from 0) for every query."""
         scores = np.tile(-np.arange(count, dtype=np.float32), (len(right), 1))
         for row, document in enumerate(right):
             others = [number for number in range(count) if number != document]
             order = [*others[:place], document, *others[place:]]
             scores[row, order] = -np.arange(count)
-        return DenseSystem(name, np.eye(len(right), dtype=np.float32), scores.T)
+        found.add(name, dense_system(np.eye(len(right), dtype=np.float32), scores.T, task.is_image))
 
-    found.add(system("BM25", 3))
-    found.add(system(ZERO, 3))
-    found.add(system(f"BM25 & {ZERO}", 3))
-    found.add(system(IN_BATCH, 1))
+    add("BM25", 3)
+    add(ZERO, 3)
+    add(f"BM25 & {ZERO}", 3)
+    add(IN_BATCH, 1)
     for place in (0, 1):
-        found.add(system(UNBALANCED, 1))
-        found.add(system(BALANCED, place))
+        add(UNBALANCED, 1)
+        add(BALANCED, place)
     return found
 
 
 def test_seeds_are_averaged_and_steps_compared(rows):
-    assert rows.values(BALANCED).shape == (2, 2 * len(TOPICS))
+    assert rows.found.systems[BALANCED].values["both mrr@10"].shape == (2, 2 * len(TOPICS))
     assert rows.summary()[BALANCED]["both"]["mrr@10"]["mean"] == pytest.approx(75)
     assert rows.summary()[BALANCED]["runs"] == 2
     found = comparisons(rows)

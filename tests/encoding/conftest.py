@@ -2,13 +2,13 @@
 
 import pytest
 
-from modeling_unimur.encoding.encoder import CorpusEncoder
+from modeling_unimur.encoding.encoder import Encoder
 from tests.encoding.corpora import CountingEncoder, picture_folder
 
 
 @pytest.fixture(scope="session")
 def encoder(pair):
-    return CorpusEncoder(*pair)
+    return Encoder(*pair)
 
 
 @pytest.fixture

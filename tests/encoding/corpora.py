@@ -7,13 +7,13 @@ import numpy as np
 from PIL import Image
 
 from modeling_unimur.encoding.build import BuildOptions
-from modeling_unimur.encoding.encoder import CorpusEncoder
+from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.index import open_index
 
 QUICK = {"batch_size": 3, "chunk_size": 4, "workers": 0}
 
 
-class CountingEncoder(CorpusEncoder):
+class CountingEncoder(Encoder):
     """Counts the contents that its model sees, in a file if that is named: several processes may count."""
 
     def __init__(self, *parts, log: "Path | None" = None):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from modeling_unimur.cli.main import main
 from modeling_unimur.encoding.build import build_index
-from modeling_unimur.encoding.encoder import CorpusEncoder
+from modeling_unimur.encoding.encoder import Encoder
 from tests.encoding.corpora import content, options, picture, picture_folder
 from tests.encoding.test_sources import png, tar_file
 
@@ -250,11 +250,12 @@ def test_tables(encoder, tmp_path):
     assert (again.encoded, again.replaced) == (1, 1)
 
 
-class Picky(CorpusEncoder):
+class Picky(Encoder):
     """A processor that refuses some texts, and a model that gives some no number."""
 
     def __init__(self, model, processor):
         super().__init__(model, processor)
+        assert self.name  # by the whole processor
         whole = processor.process_texts
 
         def process_texts(texts, **options):

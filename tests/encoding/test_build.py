@@ -10,7 +10,7 @@ import torch
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.data.source_folders import source_folders
 from modeling_unimur.encoding.build import build_index
-from modeling_unimur.encoding.encoder import CorpusEncoder
+from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.image_loading import load_image
 from modeling_unimur.index import hybrid, open_index
 from tests import tiny
@@ -247,7 +247,7 @@ def test_from_a_model_folder(pair, encoder, corpus, tmp_path, monkeypatch):
     build_index(corpus, encoder, tmp_path / "other", options())
     assert_same_content(content(tmp_path / "index"), content(tmp_path / "other"))
     # With nothing to do, the model is not even loaded.
-    monkeypatch.setattr(CorpusEncoder, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(Encoder, "load", lambda *_: 1 / 0)
     assert build_index(corpus, tmp_path / "model", tmp_path / "index", options()).unchanged == 12
 
 
@@ -263,7 +263,7 @@ def test_heads_alone_need_no_language_model(make_model, clip_folder, encoder, co
 
 def test_another_model_is_refused(encoder, make_model, corpus, tmp_path):
     build_index(corpus, encoder, tmp_path / "index", options())
-    stranger = CorpusEncoder(*make_model(clip=tiny.clip(tmp_path / "clip", seed=99)))
+    stranger = Encoder(*make_model(clip=tiny.clip(tmp_path / "clip", seed=99)))
     with pytest.raises(ValueError, match="vectors of"):
         build_index(corpus, stranger, tmp_path / "index", options())
     with pytest.raises(ValueError, match="made by"):
@@ -278,7 +278,7 @@ def test_what_is_refused(encoder, make_model, corpus, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         build_index(corpus, corpus, tmp_path / "index", options())
     with pytest.raises(ValueError, match="dual encoder"):
-        CorpusEncoder(*make_model(clip=None, projection_dim=16))
+        build_index(corpus, Encoder(*make_model(clip=None, projection_dim=16)), tmp_path / "index", options())
     for name in ("batch_size", "chunk_size"):
         with pytest.raises(ValueError, match=name):
             options(**{name: 0})

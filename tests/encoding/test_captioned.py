@@ -9,7 +9,7 @@ import torch
 from modeling_unimur import MultimodalRetrievalPipeline, UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.build import build_index
-from modeling_unimur.encoding.encoder import CorpusEncoder
+from modeling_unimur.encoding.encoder import Encoder
 from tests.encoding.corpora import assert_same_content, content, options, picture
 from tests.training.univl_dr_set import write_set
 
@@ -62,7 +62,7 @@ def test_vectors_are_the_pipeline_s(release, lines, tmp_path):
 
 
 def test_another_caption_is_another_content(release, lines, tmp_path):
-    encoder = CorpusEncoder.load(release)
+    encoder = Encoder.load(release)
     build_index(lines, encoder, tmp_path / "index", options())
     before = content(tmp_path / "index")
     assert build_index(lines, encoder, tmp_path / "index", options()).encoded == 0
@@ -77,11 +77,11 @@ def test_another_caption_is_another_content(release, lines, tmp_path):
 
 
 def test_a_model_that_fuses_otherwise_is_another(release, lines, tmp_path):
-    encoder = CorpusEncoder.load(release)
+    encoder = Encoder.load(release)
     build_index(lines, encoder, tmp_path / "index", options())
     other = UniVLDRModel.from_pretrained(release, image_weight=0.1)
-    stranger = CorpusEncoder(other, encoder.processor)
-    assert stranger.name != CorpusEncoder.load(release).name
+    stranger = Encoder(other, encoder.processor)
+    assert stranger.name != Encoder.load(release).name
     with pytest.raises(ValueError, match="that model"):
         build_index(lines, stranger, tmp_path / "index", options())
 
@@ -92,7 +92,7 @@ def test_a_text_beside_a_picture_is_its_caption(release, tmp_path):
         picture(folder / f"{number}.png", number)
     (folder / "0.txt").write_text("a red balloon\n", encoding="utf-8")
     (folder / "1.txt").write_text("\n", encoding="utf-8")
-    encoder = CorpusEncoder.load(release)
+    encoder = Encoder.load(release)
     build_index(folder, encoder, tmp_path / "index", options())
     found = content(tmp_path / "index")
     assert [found["image", f"{n}.png"][0].get("caption") for n in range(3)] == ["a red balloon", None, None]

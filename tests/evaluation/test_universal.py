@@ -1,32 +1,35 @@
 """Universal retrieval: the settings, the systems, the shares, what dev chooses; figures worked out by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from benchmarks.ladder_rows import Rows
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.encoding.encoder import Encoder
+from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.report import load_result
 from modeling_unimur.evaluation.universal import (
-    BM25System,
-    DenseSystem,
     DivideAndConquer,
     Hybrid,
     MeanSubtraction,
     OracleModality,
     RetrievalTask,
-    UniversalSystem,
-    UniVLDREncoder,
+    bm25_system,
     choose_calibration,
     choose_image_weight,
+    dense_system,
     draw_modality_gap,
     encode_documents,
     encode_queries,
-    evaluate_system,
     evaluate_univl_dr,
-    image_shares,
     modality_gap,
+    ranked,
+    setting_figures,
 )
 from modeling_unimur.evaluation.universal.encoding import EncodedDocuments, unit
 from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
@@ -34,14 +37,10 @@ from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
 KINDS = np.array([False, True, False, True])
 
 
-class Given(UniversalSystem):
+def given(scores, kinds=KINDS):
     """Scores as written down."""
-
-    def __init__(self, scores, name="given"):
-        self.table, self.name = np.asarray(scores, dtype=float), name
-
-    def scores(self, rows, candidates):
-        return self.table[rows]
+    system = SimpleNamespace(has_vectors=False, scores=lambda queries, *_: np.stack(queries))
+    return Encoded(system, np.asarray(scores, dtype=float), {"both": None}, is_image=kinds)
 
 
 def task(relevance, kinds=KINDS, excluded=None, query_kinds=None):
@@ -63,33 +62,32 @@ def task(relevance, kinds=KINDS, excluded=None, query_kinds=None):
 def test_settings_search_their_kind_for_the_queries_that_it_answers():
     asked = task([{0: 1}, {1: 1, 2: 2}, {3: 1}])
     scores = [[1, 9, 5, 0], [1, 2, 3, 4], [9, 8, 7, 6]]
-    found = evaluate_system(Given(scores), asked)
-    assert found["text"].rows.tolist() == [0, 1]
-    assert found["image"].rows.tolist() == [1, 2]
-    np.testing.assert_allclose(found["text"].measures["mrr@10"], [50, 100])  # 2 before 0; 2 before 0
-    np.testing.assert_allclose(found["image"].measures["mrr@10"], [50, 50])  # 3 before 1; 1 before 3
-    np.testing.assert_allclose(found["both"].measures["mrr@10"], [100 / 3, 50, 25])
-    np.testing.assert_allclose(found["both"].measures["recall@20"], [100, 100, 100])
+    values = setting_figures(given(scores), asked).values
+    nothing = np.nan
+    np.testing.assert_allclose(values["text mrr@10"], [50, 100, nothing])  # 2 before 0; 2 before 0
+    np.testing.assert_allclose(values["image mrr@10"], [nothing, 50, 50])  # 3 before 1; 1 before 3
+    np.testing.assert_allclose(values["both mrr@10"], [100 / 3, 50, 25])
+    np.testing.assert_allclose(values["both recall@20"], [100, 100, 100])
     # Relevance of the other kind does not count in a setting of one.
-    np.testing.assert_allclose(found["image"].measures["recall@20"], [100, 100])
+    np.testing.assert_allclose(values["image recall@20"], [nothing, 100, 100])
     with pytest.raises(ValueError, match="'video'"):
-        evaluate_system(Given(scores), asked, ("video",))
+        setting_figures(given(scores), asked, ("video",))
 
 
 def test_excluded_documents_are_taken_out():
     asked = task([{0: 1}], excluded=[np.array([1, 2])])
-    found = evaluate_system(Given([[1, 9, 5, 0]]), asked)["both"]
-    assert found.rankings[0, :3].tolist() == [0, 3, -1]
-    assert found.mean("mrr@10") == 100
+    system = given([[1, 9, 5, 0]])
+    assert ranked(system, asked, "both", np.array([0]))[0, :3].tolist() == [0, 3, -1]
+    assert setting_figures(system, asked).values["both mrr@10"] == 100
 
 
 def test_blocks_make_no_difference(monkeypatch):
     rng = np.random.default_rng(0)
     asked = task([{int(rng.integers(4)): 1} for _ in range(9)])
-    system = Given(rng.normal(size=(9, 4)))
-    whole = evaluate_system(system, asked)["both"]
+    system, rows = given(rng.normal(size=(9, 4))), np.arange(9)
+    whole = ranked(system, asked, "both", rows)
     monkeypatch.setattr("modeling_unimur.evaluation.universal.evaluate._SCORES_AT_A_TIME", 8)
-    np.testing.assert_array_equal(evaluate_system(system, asked)["both"].rankings, whole.rankings)
+    np.testing.assert_array_equal(ranked(system, asked, "both", rows), whole)
 
 
 def test_task_of_a_set():
@@ -115,38 +113,39 @@ def graded_set():
 
 # -- systems ----------------------------------------------------------------------------------------------------------
 def test_divide_and_conquer_takes_turns():
-    texts, images = Given([[0.1, 9, 0.9, 9]]), Given([[9, 0.2, 9, 0.3]])
-    fused = DivideAndConquer(texts, images, KINDS, "fusion")
-    everything = np.ones(4, bool)
-    order = np.argsort(-fused.scores(np.array([0]), everything)[0])
+    texts, images, row = given([[0.1, 9, 0.9, 9]]), given([[9, 0.2, 9, 0.3]]), np.array([0])
+    fused = DivideAndConquer(texts, images)
+    order = np.argsort(-fused.scores("both", row)[0])
     assert order.tolist() == [2, 3, 0, 1]  # best text, best picture, second text, second picture
-    one = DivideAndConquer(texts, images, KINDS, "fusion", depth=1).scores(np.array([0]), everything)[0]
+    one = DivideAndConquer(texts, images, depth=1).scores("both", row)[0]
     assert np.isneginf(one[[0, 1]]).all()
     assert np.isfinite(one[[2, 3]]).all()
 
 
 def test_oracle_returns_the_right_kinds_alone():
     asked = task([{0: 1}, {1: 1, 2: 1}])
-    system = OracleModality(Given([[1, 2, 3, 4], [1, 2, 3, 4]]), KINDS, asked.relevant_kinds(), "oracle")
-    found = evaluate_system(system, asked)["both"].rankings
+    system = OracleModality(given([[1, 2, 3, 4], [1, 2, 3, 4]]), asked.relevant_kinds())
+    found = ranked(system, asked, "both", np.arange(2))
     assert found[0, :3].tolist() == [2, 0, -1]
     assert found[1, :4].tolist() == [3, 2, 1, 0]
 
 
 def test_hybrid_adds_scaled_scores():
-    dense, sparse = Given([[0.5, 0.4, 0.1, 0.0]]), Given([[-np.inf, 4.0, 8.0, -np.inf]])
-    everything = np.ones(4, bool)
+    dense, sparse = given([[0.5, 0.4, 0.1, 0.0]]), given([[-np.inf, 4.0, 8.0, -np.inf]])
     row = np.array([0])
-    np.testing.assert_allclose(Hybrid(dense, sparse, 0.3).scores(row, everything), [[0.5, 0.55, 0.4, 0.0]])
-    np.testing.assert_allclose(Hybrid(dense, sparse, 0).scores(row, everything), dense.table)
-    assert np.argsort(-Hybrid(dense, sparse, np.inf).scores(row, everything)[0]).tolist() == [2, 1, 0, 3]
+    np.testing.assert_allclose(Hybrid(dense, sparse, 0.3).scores("both", row), [[0.5, 0.55, 0.4, 0.0]])
+    np.testing.assert_allclose(Hybrid(dense, sparse, 0).scores("both", row), [[0.5, 0.4, 0.1, 0.0]])
+    assert np.argsort(-Hybrid(dense, sparse, np.inf).scores("both", row)[0]).tolist() == [2, 1, 0, 3]
+    # The best BM25 score of the kind that is searched counts 1.
+    found = Hybrid(dense, sparse, 0.3).scores("image", row)[0]
+    np.testing.assert_allclose(found, [-np.inf, 0.7, -np.inf, 0.0])
     with pytest.raises(ValueError, match="at least 0"):
         Hybrid(dense, sparse, -1)
 
 
 def test_bm25_returns_what_shares_a_word():
-    system = BM25System(["a lion on a rock", "zebra"], ["the lion sleeps", "a rock", "nothing", "Lion: rock lion"])
-    found = system.scores(np.array([0, 1]), np.ones(4, bool))
+    documents = ["the lion sleeps", "a rock", "nothing", "Lion: rock lion"]
+    found = bm25_system(["a lion on a rock", "zebra"], documents, KINDS).scores("both", np.array([0, 1]))
     assert np.isneginf(found[0]).tolist() == [False, False, True, False]
     assert found[0].argmax() == 3
     assert np.isneginf(found[1]).all()
@@ -154,7 +153,7 @@ def test_bm25_returns_what_shares_a_word():
 
 def test_dense_needs_one_width():
     with pytest.raises(ValueError, match="width 2"):
-        DenseSystem("x", np.zeros((1, 2)), np.zeros((1, 3)))
+        dense_system(np.zeros((1, 2)), np.zeros((1, 3)), np.zeros(1, bool))
 
 
 # -- figures ----------------------------------------------------------------------------------------------------------
@@ -164,9 +163,15 @@ def test_shares_of_pictures():
     scores = np.full((3, 40), -np.inf)
     scores[0, :10] = 1
     scores[1, 15:25] = 1  # five texts, five pictures
-    found = evaluate_system(Given(scores), asked)["both"]
-    shares = image_shares(found, asked)
-    assert shares["a"] == {"returned": 0.0, "relevant": 0.0, "queries": 2}  # the third returned nothing
+    system = given(scores, kinds)
+    values = setting_figures(system, asked).values
+    nothing = np.nan
+    np.testing.assert_allclose(values["both images@10"], [0, 50, nothing])  # the third returned nothing
+    np.testing.assert_allclose(values["both images@10, a"], [0, nothing, nothing])
+    rows = Rows(asked)
+    rows.add("given", system)
+    shares = rows.shares("given")
+    assert shares["a"] == {"returned": 0.0, "relevant": 0.0, "queries": 2}
     assert shares["b"]["returned"] == 50
     assert shares["b"]["relevant"] == pytest.approx(200 / 3)
     assert shares["all"]["returned"] == 25
@@ -204,7 +209,7 @@ def test_model_encodes_as_it_does_itself(tiny, pictures, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     retrieval = retrieval_set([*pictures, str(tmp_path / "broken.png")])
     asked = RetrievalTask.from_set(retrieval, "test")
-    encoder = UniVLDREncoder(model, processor, progress=False)
+    encoder = Encoder(model, processor)
     documents = encode_documents(encoder, asked)
     assert documents.has_image.tolist() == [True, True, True, True, False, True, True, True]
     fused = documents.fused(encoder)

@@ -67,7 +67,7 @@ def start(pair, retriever, tmp_path_factory):
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=file, text=True)
         running.append(process)
         served = Served(process, port, log)
-        for _ in range(600):
+        for _ in range(1800):
             assert process.poll() is None, log.read_text()[-2000:]
             try:
                 if served.ask(None, "GET", "/health")[0] == 200:

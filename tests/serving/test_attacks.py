@@ -62,7 +62,7 @@ def test_a_bad_request_is_told_in_one_sentence(served, body):
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/retrieve"), ("PUT", "/retrieve"), ("GET", "/"), ("GET", "/openapi.json"),
+    ("method", "path"), [("GET", "/retrieve"), ("PUT", "/retrieve"), ("GET", "/"), ("GET", "/v1/embeddings"),
                          ("GET", "/%00"), ("POST", "/health"), ("GET", "/../../etc/passwd")],
 )  # fmt: skip
 def test_other_addresses_are_refused(served, method, path):

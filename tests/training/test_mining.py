@@ -9,9 +9,9 @@ from datasets import Dataset
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.training import mining
 from modeling_unimur.training.documents import DecodedPictures, Documents, PooledPictures
-from modeling_unimur.training.encode_set import embed_documents, embed_queries
 from modeling_unimur.training.mining import (
     Judged,
     MiningOptions,
@@ -116,7 +116,7 @@ def test_embeds_each_document_as_the_model_does(parts, retrieval):
     model, processor = parts
     documents = Documents(retrieval)
     model.train()
-    found = embed_documents(model, processor, documents, DecodedPictures(processor), batch_size=5)
+    found = Encoder(model, processor).encode_documents(documents, DecodedPictures(processor), batch_size=5)
     assert model.training
     model.eval()
     with torch.no_grad():
@@ -129,8 +129,9 @@ def test_embeds_each_document_as_the_model_does(parts, retrieval):
             )
             alone = model.get_multimodal_features(**inputs).pooler_output[0]
             torch.testing.assert_close(found[number], alone, atol=1e-5, rtol=0)
-    captions = embed_documents(model, processor, [documents[1]], None)  # without pictures: their captions
-    torch.testing.assert_close(captions, embed_queries(model, processor, [documents[1].text]), atol=1e-6, rtol=0)
+    encoder = Encoder(model, processor)
+    captions = encoder.encode_documents([documents[1]])  # without images: their captions
+    torch.testing.assert_close(captions, encoder.encode_queries([documents[1].text]), atol=1e-6, rtol=0)
 
 
 def test_cached_features_give_the_same(parts, retrieval, tmp_path, monkeypatch):
@@ -140,8 +141,9 @@ def test_cached_features_give_the_same(parts, retrieval, tmp_path, monkeypatch):
     bad = documents[1]._replace(image="nowhere.png")
     pooled = PooledPictures(model, processor, [*documents.images, bad.image])
     assert pooled.unreadable == {"nowhere.png"}
-    direct = embed_documents(model, processor, [*documents, bad], DecodedPictures(processor))
-    torch.testing.assert_close(embed_documents(model, processor, [*documents, bad], pooled), direct, atol=1e-5, rtol=0)
+    encoder = Encoder(model, processor)
+    direct = encoder.encode_documents([*documents, bad], DecodedPictures(processor))
+    torch.testing.assert_close(encoder.encode_documents([*documents, bad], pooled), direct, atol=1e-5, rtol=0)
 
 
 def test_mines_the_corpus_for_every_row(parts, retrieval):
@@ -152,8 +154,8 @@ def test_mines_the_corpus_for_every_row(parts, retrieval):
     options = MiningOptions(depth=10, drop_same_group=False)
     mined = mine_rows(model, processor, rows, documents, pictures, options)
     assert list(mined) == rows.queries
-    vectors = embed_documents(model, processor, list(documents)[: documents.corpus_size], pictures)
-    scores = embed_queries(model, processor, rows.texts) @ vectors.T
+    vectors = Encoder(model, processor).encode_documents(list(documents)[: documents.corpus_size], pictures)
+    scores = Encoder(model, processor).encode_queries(rows.texts) @ vectors.T
     for row, query in enumerate(rows.queries):
         best = [documents.ids[number] for number in scores[row].argsort(descending=True)[:10].tolist()]
         known = {documents.ids[number] for number in rows.known[row]}

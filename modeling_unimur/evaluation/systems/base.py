@@ -14,6 +14,8 @@ from ...conversation import words_of_dialogue, words_of_turn
 from ...memory_index import Coherence
 
 KINDS = ("text", "image")
+# One index of texts and images.
+BOTH = "both"
 Messages = Sequence[dict]
 
 
@@ -141,6 +143,7 @@ def megabytes(count: int) -> float:
 
 
 __all__ = [
+    "BOTH",
     "KINDS",
     "Gallery",
     "Messages",

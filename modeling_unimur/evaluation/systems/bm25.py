@@ -14,6 +14,9 @@ class BM25(System):
     """BM25 (`index.hybrid.WordIndex`) of the whole dialogue's words against the candidate texts, and against the
     titles and tags of images.
 
+    Args:
+        matches_only: whether a candidate that shares no word with the query is not returned, and not only comes last.
+
     Raises:
         ImportError: without `bm25s`.
     """
@@ -22,8 +25,9 @@ class BM25(System):
     has_vectors = False
     sees = "the words of the whole dialogue; of images their titles and tags alone"
 
-    def __init__(self):
+    def __init__(self, matches_only: bool = False):
         split_words(())  # raises now
+        self.matches_only = matches_only
         self._bytes: dict[str, int] = {}
 
     def encode_candidates(self, gallery: Gallery, kind: str) -> WordIndex:
@@ -37,7 +41,8 @@ class BM25(System):
 
     def scores(self, queries: list[list[str]], candidates: Mapping[str, WordIndex], kind: str) -> np.ndarray:
         found = [candidates[kind].scores(words) for words in queries]
-        return np.stack(found) if found else np.zeros((0, candidates[kind].count), np.float32)
+        scores = np.stack(found) if found else np.zeros((0, candidates[kind].count), np.float32)
+        return np.where(scores > 0, scores, -np.inf) if self.matches_only else scores
 
     def weights(self) -> Weights:
         """Of the indexes that were made last."""

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
+from ...encoding.encoder import Encoder
 from ...image_loading import load_image
 from .base import Gallery, num_bytes
 
-_TEXTS, _PICTURES = 64, 16
+_IMAGES = 16
 
 
 class ClipSpace:
@@ -31,14 +31,13 @@ class ClipSpace:
                 "for it. Compare a model with a dual encoder, such as unimur-mini."
             )
         self.model, self.processor = model, processor
-        self._kept: dict = {}
+        self.encoder, self._kept = Encoder(model, processor, progress=True), {}
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the dual encoder."""
         return num_bytes([self.model.clip])
 
-    @torch.inference_mode()
     def texts(self, texts: Sequence[str], latest: bool = False, desc: str | None = None) -> torch.Tensor:
         """Unit vectors `(texts, width)`.
 
@@ -47,34 +46,15 @@ class ClipSpace:
             latest: keep the end of a text that is longer than the tower reads, not its beginning.
             desc: of a progress bar.
         """
-        keep = "latest" if latest else "first"
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        found = torch.empty(len(texts), self.model.config.joint_width)
-        for start in tqdm(range(0, len(order), _TEXTS), desc=desc, disable=desc is None, leave=False):
-            rows = order[start : start + _TEXTS]
-            batch = self.processor.process_texts([texts[row] for row in rows], keep=keep).to(self.model.device)
-            found[rows] = F.normalize(self.model.encode_texts(**batch).float().cpu(), dim=-1)
-        return found
+        return F.normalize(self.encoder.encode_texts(texts, "latest" if latest else "first", desc), dim=-1)
 
-    @torch.inference_mode()
     def candidates(self, gallery: Gallery) -> dict[str, torch.Tensor]:
         """The dual encoder's outputs, before any trained map: `text (texts, width)`, `image (pictures, width)` and
         `pooled (pictures, pooled width)`; computed once a gallery."""
         if self._kept.get("gallery") is not gallery:
-            pooled, projected = [], []
-            for start in tqdm(range(0, len(gallery.images), _PICTURES), desc="Embedding images", leave=False):
-                loaded = [load_image(path) for path in gallery.images[start : start + _PICTURES]]
-                batch = self.processor.process_images(loaded).to(self.model.device)
-                parts = self.model.encode_images(**batch)
-                pooled.append(parts[0].float().cpu())
-                projected.append(parts[1].float().cpu())
-            width = self.model.config.joint_width
-            self._kept = {
-                "gallery": gallery,
-                "text": self.texts(gallery.texts, desc="Embedding texts") if gallery.texts else torch.empty(0, width),
-                "image": torch.cat(projected) if projected else torch.empty(0, width),
-                "pooled": torch.cat(pooled) if pooled else torch.empty(0, 0),
-            }
+            found = self.encoder.encode_images(gallery.images, load_image, _IMAGES, with_pooled=True)
+            texts = self.texts(gallery.texts, desc="Embedding texts")
+            self._kept = {"gallery": gallery, "text": texts, "image": found.vectors, "pooled": found.pooled}
         return self._kept
 
 

@@ -71,8 +71,8 @@ class ClipTextAnchor(ClipText):
         if self.fitting is None:
             return
         turns = [[words for words in context if words.strip()] or [""] for context in contexts]
-        whole, last = (  # copied, since autograd takes no tensor of the inference mode
-            self.space.texts(texts, latest=True, desc="CLIP-T of dialogues").clone()
+        whole, last = (
+            self.space.texts(texts, latest=True, desc="CLIP-T of dialogues")
             for texts in (["\n".join(words) for words in turns], [words[-1] for words in turns])
         )
         distinct = list(dict.fromkeys(targets))

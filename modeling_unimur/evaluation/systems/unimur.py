@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from ...encoding.encoder import Encoder
 from ...memory_index import Coherence
 from ..turn_encoding import TurnEncoder
 from .base import Gallery, Messages, System, Weights, num_bytes
@@ -49,13 +50,8 @@ class UniMuR(System):
         vectors = found["pooled" if kind == "image" and pooled else part].to(self.model.device)
         return target(vectors).float().cpu()
 
-    @torch.inference_mode()
     def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
-        parts = []
-        for start in range(0, len(dialogues), _BATCH):
-            batch = self.processor.process_context(list(dialogues[start : start + _BATCH])).to(self.model.device)
-            parts.append(self.model.get_multimodal_features(**batch).pooler_output.float().cpu())
-        return torch.cat(parts)
+        return Encoder(self.model, self.processor).encode_queries(dialogues, _BATCH)
 
     def encode_contexts(self, groups: Sequence[Sequence[Messages]]) -> tuple[torch.Tensor, np.ndarray | None]:
         """In one pass over what the contexts of a dialogue share."""

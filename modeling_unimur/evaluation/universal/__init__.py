@@ -1,38 +1,36 @@
 """Universal retrieval: texts and images in one ranking, by any system, in three settings (UniVL-DR's evaluation)."""
 
-from .encoding import Encoder, UniVLDREncoder, encode_documents, encode_queries
-from .evaluate import SettingResult, evaluate_system, image_shares, returned_images
+from .encoding import DualEncoder, encode_documents, encode_queries
+from .evaluate import ranked, setting_figures
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
-from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
+from .second_stage import SecondStage
+from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dense_system
 from .task import SETTINGS, RetrievalTask
 from .tuning import choose_calibration, choose_hybrid_weight, choose_image_weight
 from .univl_dr import Space, evaluate_univl_dr, universal_result, with_bm25
 
 __all__ = [
     "SETTINGS",
-    "BM25System",
-    "DenseSystem",
     "DivideAndConquer",
-    "Encoder",
+    "DualEncoder",
     "Hybrid",
     "MeanSubtraction",
     "OracleModality",
     "RetrievalTask",
-    "SettingResult",
+    "SecondStage",
     "Space",
-    "UniVLDREncoder",
-    "UniversalSystem",
+    "bm25_system",
     "choose_calibration",
     "choose_hybrid_weight",
     "choose_image_weight",
+    "dense_system",
     "draw_modality_gap",
     "encode_documents",
     "encode_queries",
-    "evaluate_system",
     "evaluate_univl_dr",
-    "image_shares",
     "modality_gap",
-    "returned_images",
+    "ranked",
+    "setting_figures",
     "universal_result",
     "with_bm25",
 ]

@@ -1,15 +1,16 @@
-"""Systems on one task in the three settings: measures with intervals, and which kind of document they prefer."""
+"""A system on one task in the three settings: measures, and which kind of document it prefers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..evaluator import Encoded
 from ..metrics import DEPTH, all_measures, judge, rank
-from .systems import UniversalSystem
+from ..report import Figures
+from ..systems.base import BOTH
 from .task import SETTINGS, RetrievalTask
 
 # Scores that are in memory at a time; the corpus of WebQA has a million documents.
@@ -18,67 +19,58 @@ _SCORES_AT_A_TIME = 2**25
 SHARE_DEPTH = 10
 
 
-@dataclass(frozen=True)
-class SettingResult:
-    """One system in one setting.
-
-    Args:
-        rows (`(queries,)`): numbers of the queries that the setting can answer.
-        measures: name (`metrics.MEASURES`) -> percent `(queries,)`.
-        rankings (`(queries, 100)`): numbers of documents, -1 for none.
-    """
-
-    rows: np.ndarray
-    measures: dict[str, np.ndarray]
-    rankings: np.ndarray
-
-    def mean(self, measure: str) -> float:
-        """Mean over the queries, in percent."""
-        return float(self.measures[measure].mean())
-
-
-def evaluate_system(
-    system: UniversalSystem, task: RetrievalTask, settings: Sequence[str] = SETTINGS, progress: bool = False
-) -> dict[str, SettingResult]:
-    """Runs a system.
+def setting_figures(
+    system: Encoded, task: RetrievalTask, settings: Sequence[str] = SETTINGS, desc: str | None = None
+) -> Figures:
+    """Figures of every query in the settings, in percent; NaN where a setting cannot answer it.
 
     In the settings `text` and `image` only documents of that kind are searched, for the queries that any of them
-    answers; documents that are excluded for a query are taken out of its ranking.
+    answers; documents that are excluded for a query are taken out of its ranking. `both images@10` is the percentage
+    of images among a query's first ten documents, NaN where nothing was returned; measures of one kind of query are
+    called `both mrr@10, image`.
 
     Args:
-        system: scores for the task's queries and documents.
+        system: the task's queries, and one index of its documents.
         task: the task.
         settings: those that are wanted; one that no query can be answered in is left out.
-        progress: whether to show a bar.
+        desc: of a progress bar.
 
     Raises:
         ValueError: an unknown setting.
     """
-    found = {}
+    values: dict[str, np.ndarray] = {}
+    kinds = np.array(task.query_kinds)
     for setting in settings:
-        candidates = task.candidates(setting)
         rows, relevance = task.within(setting)
         if not len(rows):
             continue
-        rankings = ranked(system, task, rows, candidates, progress)
-        found[setting] = SettingResult(rows, all_measures(judge(rankings, relevance)), rankings)
-    return found
+        rankings = ranked(system, task, setting, rows, desc=desc)
+        columns = all_measures(judge(rankings, relevance))
+        if setting == BOTH:
+            columns[f"images@{SHARE_DEPTH}"] = _image_shares(rankings, task)
+        for measure, column in columns.items():
+            values[f"{setting} {measure}"] = np.full(len(kinds), np.nan)
+            values[f"{setting} {measure}"][rows] = column
+        for kind in sorted(set(kinds) - {""}) if setting == BOTH else ():
+            for measure in ("mrr@10", f"images@{SHARE_DEPTH}"):
+                values[f"{BOTH} {measure}, {kind}"] = np.where(kinds == kind, values[f"{BOTH} {measure}"], np.nan)
+    return Figures(values)
 
 
 def ranked(
-    system: UniversalSystem,
+    system: Encoded,
     task: RetrievalTask,
+    setting: str,
     rows: np.ndarray,
-    candidates: np.ndarray,
-    progress: bool = False,
     depth: int = DEPTH,
+    desc: str | None = None,
 ) -> np.ndarray:
-    """Rankings `(queries, depth)` of some queries, in blocks that fit in memory."""
-    block = max(1, _SCORES_AT_A_TIME // max(len(candidates), 1))
+    """Rankings `(queries, depth)` of some queries, in blocks that fit in memory; -1 where nothing was returned."""
+    block = max(1, _SCORES_AT_A_TIME // max(len(task.is_image), 1))
     parts = []
-    for start in tqdm(range(0, len(rows), block), desc=f"Searching, {system.name}", disable=not progress):
+    for start in tqdm(range(0, len(rows), block), desc=desc, disable=desc is None):
         chosen = rows[start : start + block]
-        scores = np.where(candidates, system.scores(chosen, candidates), -np.inf)
+        scores = system.scores(setting, chosen)
         for place, row in enumerate(chosen):
             scores[place, task.excluded[row]] = -np.inf
         found = rank(scores, depth)
@@ -87,44 +79,10 @@ def ranked(
     return np.concatenate(parts) if parts else np.empty((0, depth), dtype=np.int64)
 
 
-def returned_images(result: SettingResult, task: RetrievalTask, depth: int = SHARE_DEPTH) -> np.ndarray:
-    """Percent of images among each query's first `depth` documents `(queries,)`; NaN where nothing was returned."""
-    found = np.full(len(result.rows), np.nan)
-    for place, ranking in enumerate(result.rankings):
-        first = ranking[:depth][ranking[:depth] >= 0]
-        if len(first):
-            found[place] = 100 * task.is_image[first].mean()
-    return found
+def _image_shares(rankings: np.ndarray, task: RetrievalTask) -> np.ndarray:
+    first = rankings[:, :SHARE_DEPTH]
+    counts, images = (first >= 0).sum(axis=1), (task.is_image[first] & (first >= 0)).sum(axis=1)
+    return np.divide(100.0 * images, counts, out=np.full(len(first), np.nan), where=counts > 0)
 
 
-def image_shares(result: SettingResult, task: RetrievalTask, depth: int = SHARE_DEPTH) -> dict[str, dict[str, float]]:
-    """Share of images, in percent, among the first `depth` documents and among the relevant ones.
-
-    Each query counts once, with its own shares; a query for which nothing was returned has no share of the former.
-
-    Returns:
-        kind of query, and "all" -> `returned`, `relevant` and `queries` (how many).
-    """
-    returned = returned_images(result, task, depth)
-    relevant = np.array([100 * task.is_image[list(task.relevance[row])].mean() for row in result.rows])
-    kinds = np.array([task.query_kinds[row] for row in result.rows])
-    shares = {}
-    for kind in ["all", *sorted(set(kinds) - {""})]:
-        chosen = np.ones(len(kinds), bool) if kind == "all" else kinds == kind
-        shown = returned[chosen][~np.isnan(returned[chosen])]
-        shares[kind] = {
-            "returned": float(shown.mean()) if len(shown) else 0.0,
-            "relevant": float(relevant[chosen].mean()),
-            "queries": int(chosen.sum()),
-        }
-    return shares
-
-
-__all__ = [
-    "SHARE_DEPTH",
-    "SettingResult",
-    "evaluate_system",
-    "image_shares",
-    "ranked",
-    "returned_images",
-]
+__all__ = ["SHARE_DEPTH", "ranked", "setting_figures"]

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..evaluator import Encoded
+from ..metrics import MEASURES, judge
+from ..systems.base import BOTH
 from .encoding import EncodedDocuments
-from .evaluate import evaluate_system
+from .evaluate import ranked
 from .modality_gap import MeanSubtraction
-from .systems import DenseSystem, Hybrid, UniversalSystem
+from .systems import Hybrid, dense_system
 from .task import RetrievalTask
 
 logger = logging.getLogger(__name__)
@@ -44,9 +47,11 @@ def choose(values: Sequence[float], measure: Callable[[float], float], default: 
     return Choice(float(default) if default in winners else winners[0], tried)
 
 
-def mean_measure(system: UniversalSystem, task: RetrievalTask, measure: str = MEASURE) -> float:
+def mean_measure(system: Encoded, task: RetrievalTask, measure: str = MEASURE) -> float:
     """Mean of one measure in the setting `both`, in percent."""
-    return evaluate_system(system, task, ("both",))["both"].mean(measure)
+    function, depth = MEASURES[measure]
+    rows, relevance = task.within(BOTH)
+    return float((100 * function(judge(ranked(system, task, BOTH, rows), relevance), depth)).mean())
 
 
 def choose_image_weight(
@@ -70,7 +75,7 @@ def choose_image_weight(
     """
 
     def measure(weight: float) -> float:
-        return mean_measure(DenseSystem("weighted", queries, documents.weighted(weight)), dev)
+        return mean_measure(dense_system(queries, documents.weighted(weight), dev.is_image), dev)
 
     tried = dict.fromkeys([0.0, *weights, float(current)])
     choice = choose(sorted(tried), measure, float(current))
@@ -85,7 +90,7 @@ def choose_image_weight(
 
 
 def choose_hybrid_weight(
-    dense: UniversalSystem, sparse: UniversalSystem, dev: RetrievalTask, weights: Sequence[float] = HYBRID_WEIGHTS
+    dense: Encoded, sparse: Encoded, dev: RetrievalTask, weights: Sequence[float] = HYBRID_WEIGHTS
 ) -> Choice:
     """BM25's weight beside a dense system."""
     return choose(weights, lambda weight: mean_measure(Hybrid(dense, sparse, weight), dev), 0.0)
@@ -103,9 +108,9 @@ def choose_calibration(
         asked (`(queries, width)`, *optional*): queries to take the mean of, the development split's by default.
     """
     means = MeanSubtraction.fit(queries if asked is None else asked, documents, dev.is_image)
-    calibrated = DenseSystem("calibrated", means.queries_of(queries), means.documents_of(documents, dev.is_image))
+    calibrated = dense_system(means.queries_of(queries), means.documents_of(documents, dev.is_image), dev.is_image)
     found = {
-        "plain": mean_measure(DenseSystem("plain", queries, documents), dev),
+        "plain": mean_measure(dense_system(queries, documents, dev.is_image), dev),
         "calibrated": mean_measure(calibrated, dev),
     }
     return (means if found["calibrated"] > found["plain"] else None), found

@@ -10,11 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ...data.retrieval_set import RetrievalSet
-from ..report import Figures, TaskResult
-from .encoding import EncodedDocuments, Encoder, UniVLDREncoder, encode_documents, encode_queries
-from .evaluate import SHARE_DEPTH, evaluate_system, returned_images
+from ...encoding.encoder import Encoder
+from ...index.second_stage import Reranker
+from ..evaluator import Encoded
+from ..report import TaskResult
+from .encoding import DualEncoder, EncodedDocuments, encode_documents, encode_queries
+from .evaluate import setting_figures
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
-from .systems import BM25System, DenseSystem, DivideAndConquer, Hybrid, OracleModality, UniversalSystem
+from .second_stage import SECOND_STAGE, SecondStage
+from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dense_system
 from .task import SETTINGS, RetrievalTask
 from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
 
@@ -46,16 +50,17 @@ def evaluate_univl_dr(
     gap_plot: str | os.PathLike | None = None,
     name: str = MODEL,
     progress: bool = True,
+    reranker: Reranker | None = None,
 ) -> TaskResult:
     """Evaluates a model on a retrieval set.
 
     Args:
         model (`UniVLDRModel`), processor (`UniVLDRProcessor`): an untrained model on a CLIP is CLIP zero-shot. With
-            `processor=None` the model is any object with the functions of `encoding.Encoder`.
+            `processor=None` the model is any object with the functions of `encoding.DualEncoder`.
         retrieval: the set; `data` has readers.
         split: whose queries are measured.
         dev: split on which the hybrid's weight, and what is asked for below, are chosen; None chooses nothing.
-        settings, calibration, image_weight, baselines, gap_plot, progress: as `universal_result`.
+        settings, calibration, image_weight, baselines, gap_plot, progress, reranker: as `universal_result`.
         least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
         name: of the model's row.
 
@@ -63,18 +68,19 @@ def evaluate_univl_dr(
         ValueError: an unknown split; and as `universal_result`.
         ImportError: BM25 without `bm25s`, a plot without matplotlib.
     """
-    encoder = model if processor is None else UniVLDREncoder(model, processor, progress=progress)
+    encoder = model if processor is None else Encoder(model, processor, progress=progress)
     task = RetrievalTask.from_set(retrieval, split, least_score)
     dev_task = None if dev is None else RetrievalTask.from_set(retrieval, dev, least_score)
     return universal_result(
         task, {name: encoder}, {"split": split, **retrieval.about}, dev=dev_task, settings=settings,
         calibration=calibration, image_weight=image_weight, baselines=baselines, gap_plot=gap_plot, progress=progress,
+        reranker=reranker,
     )  # fmt: skip
 
 
 def universal_result(
     task: RetrievalTask,
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, DualEncoder],
     data: Mapping[str, object],
     seed: int = 0,
     dev: RetrievalTask | None = None,
@@ -84,6 +90,7 @@ def universal_result(
     baselines: bool = True,
     gap_plot: str | os.PathLike | None = None,
     progress: bool = False,
+    reranker: Reranker | None = None,
 ) -> TaskResult:
     """All encoders, BM25 and what is made of it with the first encoder.
 
@@ -101,6 +108,8 @@ def universal_result(
         baselines: whether to run BM25 and what is made with it.
         gap_plot: a file for the drawing of the modality gap of the first encoder.
         progress: whether to show bars.
+        reranker: a second stage for one more row: the hybrid of the first encoder rescored, or that encoder itself
+            where there is no hybrid.
 
     Returns:
         `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
@@ -117,8 +126,8 @@ def universal_result(
         raise ValueError("Something is to be chosen on the development split, and dev is None: name one.")
     if isinstance(image_weight, str) and image_weight != "dev":
         raise ValueError(f"image_weight={image_weight!r}: a number, 'dev', or None.")
-    systems: list[UniversalSystem] = []
-    extra: list[UniversalSystem] = []
+    systems: dict[str, Encoded] = {}
+    extra: dict[str, Encoded] = {}
     digest = hashlib.sha256()
     for column in (task.query_ids, task.query_texts, task.doc_ids, task.doc_texts):
         digest.update(repr(list(column)).encode("utf-8", "surrogatepass"))
@@ -128,10 +137,10 @@ def universal_result(
         start = time.perf_counter()
         space = Space.of(encoder, task, dev)
         chosen, tried = space.tune(image_weight, calibration)
-        systems.append(space.system(name))
+        systems[name] = space.system()
         if len(systems) == 1:
             if baselines:
-                extra, weight = with_bm25(systems[0], space)
+                extra, weight = with_bm25(name, space)
                 if weight is not None:
                     chosen["hybrid weight"], tried["hybrid weight"] = weight.value, weight.tried
             if chosen:
@@ -141,8 +150,18 @@ def universal_result(
                 if gap_plot is not None:
                     draw_modality_gap(space.documents, task.is_image, space.queries, gap_plot, title=name)
         seconds[name] = round(time.perf_counter() - start, 3)
-    figures = {system.name: _figures(system, task, settings, seconds, progress) for system in [*systems, *extra]}
+    if reranker is not None:
+        name = next((name for name, system in extra.items() if isinstance(system, Hybrid)), next(iter(systems)))
+        extra[SECOND_STAGE.format(name)] = SecondStage((systems | extra)[name], reranker, task)
+    figures = {}
+    for name, system in (systems | extra).items():
+        start = time.perf_counter()
+        figures[name] = setting_figures(system, task, settings, f"Searching, {name}" if progress else None)
+        spent = seconds.get(name, 0.0) + time.perf_counter() - start
+        figures[name].about["seconds"] = round(spent, 3)
     ids, measured = np.array(task.query_ids), next(iter(figures.values())).values
+    if reranker is not None:
+        about["not rescored"] = dict(reranker.skipped)
     main = tuple(name for s in SETTINGS for m in _MAIN if (name := f"{s} {m}") in measured)
     notes = list(_NOTES)
     if chosen := about.get("chosen"):
@@ -150,26 +169,6 @@ def universal_result(
             "Chosen on the development split: " + ", ".join(f"{name} {value}" for name, value in chosen.items()) + "."
         )
     return TaskResult("webqa", about, ids, ids, figures, notes, main, seed)
-
-
-def _figures(
-    system: UniversalSystem, task: RetrievalTask, settings: Sequence[str], seconds: Mapping[str, float], progress: bool
-) -> Figures:
-    """A figure a query; NaN where a setting cannot answer it, or it is of another kind."""
-    start, values = time.perf_counter(), {}
-    kinds = np.array(task.query_kinds)
-    for setting, result in evaluate_system(system, task, settings, progress).items():
-        columns = dict(result.measures)
-        if setting == "both":
-            columns[f"images@{SHARE_DEPTH}"] = returned_images(result, task)
-        for measure, column in columns.items():
-            values[f"{setting} {measure}"] = np.full(len(kinds), np.nan)
-            values[f"{setting} {measure}"][result.rows] = column
-        for kind in sorted(set(kinds) - {""}) if setting == "both" else ():
-            for measure in ("mrr@10", f"images@{SHARE_DEPTH}"):
-                values[f"both {measure}, {kind}"] = np.where(kinds == kind, values[f"both {measure}"], np.nan)
-    spent = seconds.get(system.name, 0.0) + time.perf_counter() - start
-    return Figures(values, about={"seconds": round(spent, 3)})
 
 
 class Space:
@@ -184,7 +183,7 @@ class Space:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: DualEncoder,
         task: RetrievalTask,
         dev: RetrievalTask | None,
         encoded: EncodedDocuments,
@@ -196,7 +195,7 @@ class Space:
         self.documents: np.ndarray = encoded.fused(encoder)
 
     @classmethod
-    def of(cls, encoder: Encoder, task: RetrievalTask, dev: RetrievalTask | None = None) -> Space:
+    def of(cls, encoder: DualEncoder, task: RetrievalTask, dev: RetrievalTask | None = None) -> Space:
         """Encodes everything, each document once."""
         dev_queries = None if dev is None else encode_queries(encoder, dev)
         return cls(encoder, task, dev, encode_documents(encoder, task), encode_queries(encoder, task), dev_queries)
@@ -240,36 +239,40 @@ class Space:
         if self.dev_queries is not None:
             self.dev_queries = means.queries_of(self.dev_queries)
 
-    def system(self, name: str) -> DenseSystem:
+    def system(self) -> Encoded:
         """Search in this space."""
-        return DenseSystem(name, self.queries, self.documents)
+        return dense_system(self.queries, self.documents, self.task.is_image)
 
 
-def with_bm25(dense: DenseSystem, space: Space) -> tuple[list[UniversalSystem], Choice | None]:
+def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | None]:
     """BM25, its fusion with a dense system (BM25 finds texts, the dense system images), the fusion and the dense
     system with an oracle of the modality, and the hybrid with the weight that dev chooses.
 
+    Args:
+        name: of the dense system.
+        space: in which it searches.
+
     Returns:
-        the systems, and the choice of the hybrid's weight; without a development split there is no hybrid, and None.
+        the systems by the names of their rows, and the choice of the hybrid's weight; without a development split
+        there is no hybrid, and None.
     """
-    task = space.task
-    sparse = BM25System(task.query_texts, task.doc_texts)
-    fusion = DivideAndConquer(sparse, dense, task.is_image, FUSION.format(dense.name))
-    kinds = task.relevant_kinds()
-    found: list[UniversalSystem] = [
-        sparse,
-        fusion,
-        OracleModality(fusion, task.is_image, kinds, ORACLE.format(dense.name)),
-        OracleModality(dense, task.is_image, kinds, f"{dense.name}, oracle modality"),
-    ]
+    task, dense = space.task, space.system()
+    sparse = bm25_system(task.query_texts, task.doc_texts, task.is_image)
+    fusion, kinds = DivideAndConquer(sparse, dense), task.relevant_kinds()
+    found: dict[str, Encoded] = {
+        "BM25": sparse,
+        FUSION.format(name): fusion,
+        ORACLE.format(name): OracleModality(fusion, kinds),
+        f"{name}, oracle modality": OracleModality(dense, kinds),
+    }
     if space.dev is None:
         return found, None
     weight = choose_hybrid_weight(
-        DenseSystem("dense", space.dev_queries, space.documents),
-        BM25System(space.dev.query_texts, space.dev.doc_texts),
+        dense_system(space.dev_queries, space.documents, task.is_image),
+        bm25_system(space.dev.query_texts, space.dev.doc_texts, task.is_image),
         space.dev,
     )
-    return [*found, Hybrid(dense, sparse, weight.value, HYBRID.format(dense.name))], weight
+    return found | {HYBRID.format(name): Hybrid(dense, sparse, weight.value)}, weight
 
 
 __all__ = ["CALIBRATIONS", "MODEL", "Space", "evaluate_univl_dr", "universal_result", "with_bm25"]

@@ -1,0 +1,225 @@
+"""Requests in the forms that clients of OpenAI, vLLM, Jina and Cohere send: embeddings, and ranked documents."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from .limits import ServingLimits
+from .refusal import Refused
+from .requests import RetrievalRequest, read_messages, read_object
+
+INPUT_TYPES = ("query", "document")
+FORMATS = ("float", "base64")
+EMBEDDING_FIELDS = ("model", "input", "messages", "input_type", "encoding_format", "dimensions", "user")
+RERANK_FIELDS = ("model", "query", "documents", "top_n", "return_documents", "user")
+
+
+@dataclass
+class EmbeddingRequest:
+    """What `POST /v1/embeddings` is asked for.
+
+    Args:
+        model: the name that the client gives.
+        rows: one for each vector of the answer.
+        encoding_format: `"float"`, lists of numbers, or `"base64"`, little-endian float32.
+        dimensions: of the vectors, which are cut and normalised; None for all.
+    """
+
+    model: str
+    rows: list[RetrievalRequest]
+    encoding_format: str = "float"
+    dimensions: int | None = None
+
+    def answer(self, vectors: list[torch.Tensor]) -> dict:
+        """The answer by the vectors `(1, width)` of the rows.
+
+        Raises:
+            Refused: 422 for more dimensions than there are.
+        """
+        matrix = torch.cat(vectors)
+        if self.dimensions is not None:
+            if self.dimensions > matrix.shape[1]:
+                raise Refused(422, f"dimensions is {self.dimensions}; the model's vectors have {matrix.shape[1]}.")
+            matrix = torch.nn.functional.normalize(matrix[:, : self.dimensions], dim=-1)
+        data = [{"object": "embedding", "index": at, "embedding": self._written(row)} for at, row in enumerate(matrix)]
+        return {"object": "list", "data": data, "model": self.model, "usage": usage(self.rows)}
+
+    def _written(self, row: torch.Tensor) -> list[float] | str:
+        if self.encoding_format == "float":
+            return row.tolist()
+        return base64.b64encode(row.numpy().astype(np.dtype("<f4")).tobytes()).decode("ascii")
+
+
+@dataclass
+class RerankRequest:
+    """What `POST /v1/rerank` is asked for.
+
+    Args:
+        model: the name that the client gives.
+        query: a dialogue.
+        documents: candidates, texts or images.
+        given: the documents as they came.
+        top_n: how many are returned, the best first.
+        return_documents: whether the texts are returned beside their places.
+    """
+
+    model: str
+    query: RetrievalRequest
+    documents: list[RetrievalRequest]
+    given: list
+    top_n: int
+    return_documents: bool = False
+
+    @property
+    def rows(self) -> list[RetrievalRequest]:
+        """Everything that needs a vector."""
+        return [self.query, *self.documents]
+
+    def answer(self, vectors: list[torch.Tensor]) -> dict:
+        """The answer by the vectors `(1, width)` of `rows`: documents by their cosine with the query; of equals the
+        first one comes first."""
+        scores = (vectors[0] @ torch.cat(vectors[1:]).T)[0]
+        order = torch.sort(scores, descending=True, stable=True).indices[: self.top_n].tolist()
+        results: list[dict] = []
+        for at in order:
+            results.append({"index": at, "relevance_score": float(scores[at])})
+            if self.return_documents:
+                document = self.given[at]
+                text = document if isinstance(document, str) else document.get("text")
+                results[-1]["document"] = {} if text is None else {"text": text}
+        return {"model": self.model, "results": results, "usage": usage(self.rows)}
+
+
+def usage(rows: list[RetrievalRequest]) -> dict[str, int]:
+    """Tokens of all texts; images are not counted."""
+    tokens = sum(row.prompt_tokens or 0 for row in rows)
+    return {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def read_embedding_request(body: bytes, limits: ServingLimits) -> EmbeddingRequest:
+    """Reads OpenAI's `{"model", "input": text or [texts]}` or vLLM's `{"model", "messages": [...]}`, with
+    `encoding_format`, `dimensions`, and `input_type`: `"query"`, the default, reads each input as a dialogue,
+    `"document"` as a candidate.
+
+    Raises:
+        Refused: 422 for what is no such request or is too much.
+    """
+    request = read_object(body, limits, EMBEDDING_FIELDS)
+    kind = _one_of(request, "input_type", INPUT_TYPES)
+    encoding, dimensions = _one_of(request, "encoding_format", FORMATS), request.get("dimensions")
+    if dimensions is not None:
+        dimensions = _whole_number(request, "dimensions", 1)
+    if ("input" in request) == ("messages" in request):
+        raise Refused(422, 'The body needs "input", a text or a list of texts, or "messages", and not both.')
+    if "messages" in request:
+        row = _document(request["messages"], limits) if kind == "document" else _query(request["messages"], limits)
+        return EmbeddingRequest(_model(request), [row], encoding, dimensions)
+    texts = [request["input"]] if isinstance(request["input"], str) else request["input"]
+    _require_list(texts, "input", limits)
+    rows = [_in_place("input", at, _row_of_text, text, limits, kind) for at, text in enumerate(texts)]
+    return EmbeddingRequest(_model(request), rows, encoding, dimensions)
+
+
+def read_rerank_request(body: bytes, limits: ServingLimits) -> RerankRequest:
+    """Reads `{"model", "query", "documents": [...], "top_n", "return_documents"}`: the query is a text or a list of
+    chat messages, a document is a text, `{"text": ...}` or `{"image": base64}`.
+
+    Raises:
+        Refused: 422 for what is no such request or is too much.
+    """
+    request = read_object(body, limits, RERANK_FIELDS)
+    query, documents = request.get("query"), request.get("documents")
+    query = _query([{"role": "user", "content": query}] if isinstance(query, str) else query, limits)
+    _require_list(documents, "documents", limits)
+    rows = [_in_place("documents", at, _row_of_document, one, limits) for at, one in enumerate(documents)]
+    pixels = sum(image.pixels for row in [query, *rows] for image in row.images)
+    if pixels > limits.request_pixels:
+        raise Refused(422, f"The images have more than {limits.request_pixels} pixels together.")
+    top_n = len(rows) if request.get("top_n") is None else _whole_number(request, "top_n", 1)
+    shown = request.get("return_documents") or False
+    if not isinstance(shown, bool):
+        raise Refused(422, f"return_documents must be true or false, got {shown!r:.40}.")
+    return RerankRequest(_model(request), query, rows, documents, top_n, shown)
+
+
+def _model(request: dict) -> str:
+    name = request.get("model")
+    if not isinstance(name, str) or not name:
+        raise Refused(422, '"model" must be the name of the model; GET /v1/models lists it.')
+    return name
+
+
+def _one_of(request: dict, name: str, values: tuple[str, ...]) -> str:
+    value = values[0] if request.get(name) is None else request[name]
+    if value not in values:
+        raise Refused(422, f"{name} must be one of {values}, got {value!r:.40}.")
+    return value
+
+
+def _whole_number(request: dict, name: str, least: int) -> int:
+    value = request[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise Refused(422, f"{name} must be a whole number of at least {least}, got {value!r:.40}.")
+    return value
+
+
+def _require_list(items: Any, name: str, limits: ServingLimits) -> None:
+    if not isinstance(items, list) or not items:
+        raise Refused(422, f'"{name}" must be a list with at least one item.')
+    if len(items) > limits.inputs:
+        raise Refused(422, f'"{name}" holds {len(items)} items; at most {limits.inputs} are read.')
+
+
+def _in_place(name: str, at: int, read, *arguments) -> RetrievalRequest:
+    try:
+        return read(*arguments)
+    except Refused as error:
+        raise Refused(error.status, f"{name}[{at}]: {error.reason}", error.retry_after) from error
+
+
+def _query(messages: Any, limits: ServingLimits) -> RetrievalRequest:
+    messages, reader = read_messages(messages, limits)
+    return RetrievalRequest(messages, tokens=reader.tokens, images=reader.images, prompt_tokens=0)
+
+
+def _document(messages: Any, limits: ServingLimits) -> RetrievalRequest:
+    messages, reader = read_messages(messages, limits)
+    if len(messages) != 1 or len(reader.images) > 1:
+        raise Refused(422, "A document is one message with texts, or with one image and its caption.")
+    return RetrievalRequest(
+        messages, tokens=reader.tokens, images=reader.images, is_document=True, prompt_tokens=0
+    )  # fmt: skip
+
+
+def _row_of_text(text: Any, limits: ServingLimits, kind: str) -> RetrievalRequest:
+    if not isinstance(text, str):
+        raise Refused(422, "an input is a text; token ids are not read.")
+    messages = [{"role": "user", "content": text}]
+    return _document(messages, limits) if kind == "document" else _query(messages, limits)
+
+
+def _row_of_document(document: Any, limits: ServingLimits) -> RetrievalRequest:
+    if isinstance(document, str):
+        return _row_of_text(document, limits, "document")
+    if not isinstance(document, dict) or not document or set(document) - {"text", "image"}:
+        raise Refused(422, 'a document is a text, or an object with "text", "image" in base64, or both.')
+    parts = [{"type": kind, kind: document[kind]} for kind in ("image", "text") if document.get(kind) is not None]
+    return _document([{"role": "user", "content": parts}], limits)
+
+
+__all__ = [
+    "EMBEDDING_FIELDS",
+    "FORMATS",
+    "INPUT_TYPES",
+    "RERANK_FIELDS",
+    "EmbeddingRequest",
+    "RerankRequest",
+    "read_embedding_request",
+    "read_rerank_request",
+    "usage",
+]
