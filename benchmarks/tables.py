@@ -453,6 +453,30 @@ def index_1m() -> list[list[str]]:
     return _index_rows("index", kinds)
 
 
+def _small_rows(name: str) -> list[list[str]]:
+    found = figures(name)
+    rows = [["precision", "numbers", "recall@10", "bytes in memory", "bytes mapped", "one query, ms", "of 64, ms"]]
+    for key in [key.removesuffix("_mapped_bytes") for key in found if key.endswith("_mapped_bytes")]:
+        precision, _, dim = key.partition("_dim")
+        times = [found.get(f"{key}_microseconds_b{batch}") for batch in (1, 64)]
+        sizes = [f"{found[f'{key}_{which}']:.0f}" for which in ("bytes", "mapped_bytes")]
+        cells = [f"{found[f'{key}_recall_at_10']:.3f}", *sizes]
+        rows.append(
+            [f"`{precision}`", dim or "all", *cells, *("" if one is None else two_digits(one / 1000) for one in times)]
+        )
+    return rows
+
+
+@table("index_small")
+def index_small() -> list[list[str]]:
+    return _small_rows("index_small")
+
+
+@table("index_small_1m")
+def index_small_1m() -> list[list[str]]:
+    return _small_rows("index_small_1m")
+
+
 @table("index_10m")
 def index_10m() -> list[list[str]]:
     kinds = {

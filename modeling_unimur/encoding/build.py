@@ -21,7 +21,7 @@ from ..data.source_folders import folder_of_source, record_sources
 from ..index import open_index
 from ..index.folder import WriterLock
 from ..index.hybrid import keep_words, require_words
-from ..index.precision import with_precision
+from ..index.precision import require_kind, with_precision
 from ..memory_index import require_positive, require_same
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
@@ -157,8 +157,12 @@ def build_index(
         held = find_held(uri, **extra) if ranks.first else None
         if must_exist and ranks.first and held is None:
             raise FileNotFoundError(f"There is no index in {uri}: make it by `unimur index build`.")
+        # What these refuse is not encoded first.
         if held is None:
-            with_precision(options.index, options.precision)  # what it refuses is not encoded first
+            with_precision(options.index, options.precision)
+        else:
+            require_kind(uri, held.factory, options.index, options.precision)
+            require_same(uri, options.truncate_dim, None, held.width, None)
         found = find_source(source)
         work.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(work / _LOCK, f"The index in {uri}") if ranks.first else None
@@ -364,7 +368,6 @@ class _Run:
             store.refresh()  # others may have encoded, too
             width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
             if held is not None and held.width is not None:
-                require_same(uri, self.options.truncate_dim, None, held.width, None)
                 width = min(width, held.width)
             elif (self.options.truncate_dim or width) > width:
                 raise ValueError(

@@ -34,12 +34,13 @@ class Changes:
 
 
 class Held(NamedTuple):
-    """Candidates of each kind that an index holds, the name of their model, the width of their vectors, and whether it
-    keeps words too."""
+    """Candidates of each kind that an index holds, the name of their model, the width of their vectors, what kind of
+    index it is, and whether it keeps words too."""
 
     counts: dict[str, int]
     model: str | None
     width: int | None
+    factory: str | None
     words: bool = False
 
 
@@ -47,10 +48,10 @@ def find_held(uri: str, **options: object) -> Held | None:
     """What an index holds; None where there is no index."""
     if not is_database(uri):
         about = IndexFolder(uri).about()
-        return None if about is None else Held(about["counts"], about["model"], about["width"], "words" in about)
+        return None if about is None else Held(*(about[name] for name in Held._fields[:4]), "words" in about)
     try:
         with open_index(uri, read_only=True, **options) as index:
-            return Held({kind: index.count(kind) for kind in KINDS}, index.model, index.width)
+            return Held({kind: index.count(kind) for kind in KINDS}, index.model, index.width, index.factory)
     except FileNotFoundError:
         return None
 

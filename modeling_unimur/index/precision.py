@@ -39,8 +39,9 @@ def with_precision(index: str | None, precision: str | None) -> str:
     )
 
 
-def precision_of(kind: str) -> str | None:
+def precision_of(kind: object) -> str | None:
     """The precision that a kind of index holds vectors in; None for other codes."""
+    kind = str(kind)
     base, _, precision = kind.partition(",")
     if base == MEMORY:
         return precision or FLOAT32
