@@ -109,6 +109,19 @@ class UniVLDRDataArguments:
     mining_max_similarity: float | None = field(
         default=None, metadata={"help": "Cosine with a right document from which on one is dropped."}
     )
+    mining_reranker: str | None = field(
+        default=None,
+        metadata={
+            "help": "CrossEncoder or MultiVectorEncoder that drops what it scores above the best right document."
+        },
+    )
+    mining_max_score: float | None = field(default=None, metadata={"help": "Score above which it drops a document."})
+    mining_absolute_margin: float | None = field(
+        default=None, metadata={"help": "Distance below the best right document from which on it drops one."}
+    )
+    mining_relative_margin: float | None = field(
+        default=None, metadata={"help": "The same as a share of the best right document's score."}
+    )
     mine_every: int | None = field(default=None, metadata={"help": "Steps of stage 2 between minings; once if null."})
     hard_negatives: str | None = field(
         default=None,
@@ -154,6 +167,10 @@ class UniVLDRDataArguments:
             drop_same_text=self.mining_drop_same_text,
             drop_same_group=self.mining_drop_same_group,
             max_similarity=self.mining_max_similarity,
+            reranker=self.mining_reranker,
+            max_score=self.mining_max_score,
+            absolute_margin=self.mining_absolute_margin,
+            relative_margin=self.mining_relative_margin,
         )
 
     def feature_options(self) -> FeatureOptions:
