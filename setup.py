@@ -63,7 +63,7 @@ EXTRAS = {
     "clients": ["openai>=3.57"],
     "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
 }
-# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, the frameworks for those who use them.
+# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, frameworks for their users.
 _APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
