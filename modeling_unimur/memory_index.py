@@ -51,8 +51,8 @@ _TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}
 @dataclass(frozen=True, slots=True)
 class Hit:
     """One candidate that a search found: its id, cosine with the query, kind and payload; `cosine` where `score` is
-    another number (`Coherence`, hybrid search), `bm25` where words were searched too, and its vector `(width,)` where
-    it was asked for."""
+    another number (`Coherence`, hybrid search, a second stage), `bm25` where words were searched too, `first_score` of
+    the first stage where a second one has rescored it, and its vector `(width,)` where it was asked for."""
 
     id: str
     score: float
@@ -60,6 +60,7 @@ class Hit:
     payload: dict = field(default_factory=dict)
     cosine: float | None = None
     bm25: float | None = None
+    first_score: float | None = None
     vector: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
@@ -533,8 +534,8 @@ def package(module: str, place: object) -> Any:
             raise
         raise ImportError(
             f"{place}: the code of a release only reads folders of `save_index`. To save an index, to open one of "
-            "FAISS or Milvus, or to search words too, install or update the package: `pip install unimur`, "
-            "unimur[faiss], unimur[milvus] or unimur[hybrid]."
+            "FAISS or Milvus, to search words too or to rerank, install or update the package: `pip install unimur`, "
+            "unimur[faiss], unimur[milvus], unimur[hybrid] or unimur[sentence_transformers]."
         ) from error
 
 

@@ -349,27 +349,6 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
             backbone.eval()
         return self
 
-    def require_clip(self) -> nn.Module:
-        """The dual encoder.
-
-        Raises:
-            ValueError: the model has none.
-        """
-        if self.clip is None:
-            raise ValueError(
-                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only."
-            )
-        return self.clip
-
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        return self.language_model.get_output_embeddings()
-
     # -- loading ----------------------------------------------------------------------------------------------------
     @classmethod
     def from_backbones(
@@ -652,6 +631,27 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     def dtype(self) -> torch.dtype:
         """That of the trained heads; `language_model` and `clip` have their own."""
         return self.heads.logit_scale.dtype
+
+    def require_clip(self) -> nn.Module:
+        """The dual encoder.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.clip is None:
+            raise ValueError(
+                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only."
+            )
+        return self.clip
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.language_model.get_output_embeddings()
 
     # -- the dual encoder -------------------------------------------------------------------------------------------
     @torch.no_grad()

@@ -349,12 +349,14 @@ class MultimodalRetrievalPipeline(Pipeline):
     # -- the call ---------------------------------------------------------------------------------------------------
     def _sanitize_parameters(
         self, max_length=None, allow_urls=None, on_error=None,
-        top_k=None, modality=None, image_threshold=None, where=None, coherent=None, hybrid=None, **kwargs,
+        top_k=None, modality=None, image_threshold=None, where=None, coherent=None, hybrid=None, reranker=None,
+        rerank_top_k=None, **kwargs,
     ):  # fmt: skip
         if kwargs:
             raise TypeError(f"multimodal-retrieval does not know {sorted(kwargs)}.")
-        if top_k is not None:
-            require_positive("top_k", top_k)
+        for name, value in (("top_k", top_k), ("rerank_top_k", rerank_top_k)):
+            if value is not None:
+                require_positive(name, value)
         for name, value, choices in (
             ("modality", modality, MODALITIES),
             ("coherent", coherent, (True, False)),
@@ -364,9 +366,13 @@ class MultimodalRetrievalPipeline(Pipeline):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
         if hybrid is not None:
             package("hybrid", f"hybrid={hybrid!r}").check_hybrid(hybrid)
-        pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error, "hybrid": hybrid}
+        if reranker and not hasattr(reranker, "rerank"):
+            reranker = package("second_stage", f"reranker={reranker!r:.80}").open_reranker(reranker)
+        with_words = hybrid is not None or bool(reranker) or None
+        pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error, "with_words": with_words}
         post = {"top_k": top_k, "modality": modality, "image_threshold": image_threshold, "where": where}
-        given = (pre, {}, {**post, "coherent": coherent, "hybrid": hybrid})
+        second = {"reranker": reranker, "rerank_top_k": rerank_top_k}
+        given = (pre, {}, {**post, "coherent": coherent, "hybrid": hybrid, **second})
         return tuple({key: value for key, value in one.items() if value is not None} for one in given)
 
     def __call__(self, inputs, batch_size: int | None = None, num_workers: int | None = None, **kwargs):
@@ -387,6 +393,11 @@ class MultimodalRetrievalPipeline(Pipeline):
             hybrid (`float` or `str`, *optional*): also searches the words of texts and captions by BM25: its weight
                 from 0 (cosines alone) to 1 (BM25 alone), or `"rrf"` for reciprocal rank fusion. The query is the text
                 of all turns. Not together with `coherent` or pairs; see `modeling_unimur.index.hybrid`.
+            reranker (*optional*): a second stage, which rescores the best hits by the text of all turns: name, path or
+                object of a sentence-transformers `CrossEncoder` or `MultiVectorEncoder`, or any object with the
+                method `rerank` of `modeling_unimur.index.second_stage.Reranker`. False for none, where the pipeline
+                was made with one. Not together with `coherent` or pairs.
+            rerank_top_k (`int`): how many of the first stage's hits of each ranking are rescored, 50 by default.
             image_threshold (`float`, *optional*): best cosine from which on images are returned at all, in answers
                 that are no joint ranking and no pairs.
             where (`dict`, *optional*): what a candidate's payload must say, as in
@@ -404,8 +415,10 @@ class MultimodalRetrievalPipeline(Pipeline):
             of these for a generator or a dataset. `score` is the cosine with the dialogue. A hit that was rescored by
             `coherent=True` has that as `cosine`, and `score` is the sum of it and of the other kind's vote; where one
             kind has no candidate, the answer is that of a plain call. `"joint"` merges the rescored hits of both kinds
-            by their scores. With `hybrid`, `score` is the fused one, beside `cosine` and `bm25`. The score of a pair
-            is the sum of its hits' scores and of `coherence_weight` times the cosine between its text and its image.
+            by their scores. With `hybrid`, `score` is the fused one, beside `cosine` and `bm25`. With `reranker` it is
+            the second stage's, beside `first_score`; hits without `first_score` were not rescored and come last. The
+            score of a pair is the sum of its hits' scores and of `coherence_weight` times the cosine between its text
+            and its image.
 
         Raises:
             ValueError: for a malformed dialogue, an image that cannot be read, or an index without candidates.
@@ -535,8 +548,9 @@ class MultimodalRetrievalPipeline(Pipeline):
 
         Args:
             embeddings (`torch.Tensor`): unit vectors `(dialogues, width)`, as `embed` returns them.
-            words (`list[str]`, *optional*): text of each dialogue, which `hybrid` needs.
-            kwargs: `top_k`, `modality`, `coherent`, `hybrid`, `image_threshold` and `where`, as in a call.
+            words (`list[str]`, *optional*): text of each dialogue, which `hybrid` and `reranker` need.
+            kwargs: `top_k`, `modality`, `coherent`, `hybrid`, `reranker`, `rerank_top_k`, `image_threshold` and
+                `where`, as in a call.
 
         Returns:
             `list`: the answer to each dialogue, as in a call.
@@ -545,15 +559,13 @@ class MultimodalRetrievalPipeline(Pipeline):
             ValueError: for another option or width.
         """
         pre, _, given = self._sanitize_parameters(**kwargs)
-        if pre := set(pre) - {"hybrid"}:
+        if pre := set(pre) - {"with_words"}:
             raise TypeError(f"rank does not know {sorted(pre)}: they are options of embed.")
         return self._ranked(embeddings.float(), words, **{**self._postprocess_params, **given})
 
-    def preprocess(self, inputs, max_length=None, allow_urls=None, on_error="raise", hybrid=None):
+    def preprocess(self, inputs, max_length=None, allow_urls=None, on_error="raise", with_words=False):
         """The model's inputs of one dialogue or of a list of them."""
-        read = functools.partial(
-            self._read, max_length=max_length, allow_urls=allow_urls, with_words=hybrid is not None
-        )
+        read = functools.partial(self._read, max_length=max_length, allow_urls=allow_urls, with_words=with_words)
         if not isinstance(inputs, _Batch):
             single = is_conversation(inputs)
             inputs = _Batch([inputs], [None]) if single else _Batch(list(inputs), range(len(inputs)))
@@ -608,24 +620,28 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     def _ranked(
         self, embeds, words=None, top_k=5, modality="both", image_threshold=None, where=None, coherent=False,
-        hybrid=None,
+        hybrid=None, reranker=None, rerank_top_k=50,
     ) -> list:  # fmt: skip
         coherence = Coherence.of(self.model.config)
         # Both kinds are looked up, as far as they vote, also for an answer of one kind.
         joins = modality == "pair" or (coherent and coherence.weight > 0)
         kinds = (modality,) if modality in KINDS and not joins else KINDS
+        if modality == "joint" and not joins:
+            kinds = (None,)
         search = functools.partial(self.index.search, embeds, where=where)
+        if (hybrid is not None or reranker) and (coherent or modality == "pair"):
+            name = "reranker" if hybrid is None else "hybrid"
+            raise ValueError(f"{name} cannot be combined with coherent or pairs, which rank by cosines alone.")
         if hybrid is not None:
-            if coherent or modality == "pair":
-                raise ValueError("hybrid cannot be combined with coherent or pairs, which rank by cosines alone.")
             module = package("hybrid", f"hybrid={hybrid!r}")
             search = functools.partial(module.search, self.index, embeds, words, hybrid, where=where)
-        if modality == "joint" and not joins:
-            found = search(top_k)
-            return [[_shown(hit, "kind") for hit in hits] for hits in found]
-        depth = max(top_k, DEPTH) if joins else top_k
+        depth = max(top_k, DEPTH if joins else rerank_top_k if reranker else 0)
         with self.index.guard:
             found = [search(depth, kind, **({"with_vectors": True} if joins else {})) for kind in kinds]
+        if reranker:  # others may search meanwhile
+            found = [reranker.rerank(rows, words, rerank_top_k) for rows in found]
+        if kinds == (None,):
+            return [[_shown(hit, "kind") for hit in hits[:top_k]] for hits in found[0]]
         threshold = self.model.config.image_threshold if image_threshold is None else image_threshold
         results = []
         for rows in zip(*found, strict=True):
@@ -719,7 +735,7 @@ def _with_errors(rows: Any, errors: dict) -> list:
 def _shown(hit: Hit, *more: str) -> dict:
     """A hit as the pipeline returns it."""
     known = {"id": hit.id, "score": hit.score, **{name: getattr(hit, name) for name in more}}
-    known |= {name: value for name in ("cosine", "bm25") if (value := getattr(hit, name)) is not None}
+    known |= {name: value for name in ("cosine", "bm25", "first_score") if (value := getattr(hit, name)) is not None}
     return {**known, hit.kind: None, **hit.payload, **known}
 
 

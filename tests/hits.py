@@ -8,6 +8,8 @@ import pytest
 
 # What rounding changes in a score. Candidates that are nearer to each other than that may change places.
 _ROUNDING = 1e-5
+# Further scores of a hit.
+_ROUNDED = ("cosine", "first_score")
 
 
 def assert_same_hits(found: list, expected: list) -> None:
@@ -24,14 +26,15 @@ def assert_same_hits(found: list, expected: list) -> None:
         near = [other for other in left if abs(other["score"] - mine["score"]) <= _ROUNDING]
         same = [other for other in near if _named(other) == _named(mine)]
         assert same, f"{mine} is not one of {near}"
-        if same[0].get("cosine") is not None:
-            assert mine["cosine"] == pytest.approx(same[0]["cosine"], abs=_ROUNDING)
+        for name in _ROUNDED:
+            if same[0].get(name) is not None:
+                assert mine[name] == pytest.approx(same[0][name], abs=_ROUNDING)
         left.remove(same[0])
 
 
 def _named(hit: dict) -> dict:
     """What of a hit does not round."""
-    return {**hit, "score": 0, "cosine": hit.get("cosine") is not None}
+    return {**hit, "score": 0, **{name: hit.get(name) is not None for name in _ROUNDED}}
 
 
 def assert_same_answer(found: dict, expected: dict) -> None:

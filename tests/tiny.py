@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
+    BertForSequenceClassification,
     BertModel,
     CLIPConfig,
     CLIPImageProcessor,
@@ -163,4 +164,23 @@ def sentence_encoder(folder: Path, seed: int = 2) -> Path:
     encoder = SentenceTransformer(str(folder), device="cpu")
     encoder.max_seq_length = 32
     encoder.save_pretrained(str(folder))
+    return folder
+
+
+def cross_encoder(folder: Path, labels: int = 1, seed: int = 2) -> Path:
+    """A BERT that reads two texts, with random weights that tell texts apart."""
+    torch.manual_seed(seed)
+    tok = tokenizer()
+    config = BertConfig(
+        vocab_size=len(tok), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, pad_token_id=2, num_labels=labels,
+    )  # fmt: skip
+    model = BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(5)
+    model.save_pretrained(folder)
+    tok.model_max_length = 128
+    tok.save_pretrained(folder)
     return folder

@@ -8,6 +8,7 @@ from pathlib import Path
 from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .compared_systems import SYSTEMS, open_systems
 from .errors import CommandError
+from .reranker_arguments import add_reranker
 from .retriever import chosen_systems, model_source
 
 # The linear map needs text to be fitted on, which takes packages and minutes.
@@ -94,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of dialogues and glosses to fit clip-linear on (default: 10000)",
     )
+    add_reranker(parser, "one more row for retrieval sets, the first model rescored", with_top_k=False)
     parser.add_argument("--seed", type=int, default=0, help="random seed of intervals and of chance (default: 0)")
     parser.add_argument(
         "--card", type=Path, metavar="FILE", help="model card to update with the metrics of the first model"
@@ -185,4 +187,5 @@ def _options(args: argparse.Namespace):
         setting=args.setting,
         captions=args.captions,
         deduplicate=args.deduplicate,
+        reranker=args.reranker,
     )

@@ -13,6 +13,7 @@ import sys
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 from .number_arguments import non_negative_integer, positive_integer
+from .reranker_arguments import add_reranker, opened_reranker
 
 _CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
 _SIGNS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}
@@ -79,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WEIGHT",
         help="search words too: weight of BM25 from 0 to 1, or rrf (reciprocal rank fusion)",
     )
+    add_reranker(search, "rescore the best hits")
     search.add_argument("--top-k", type=positive_integer, default=5, metavar="N", help="default: 5")
     search.add_argument(
         "--where",
@@ -184,11 +186,14 @@ def _search(args: argparse.Namespace) -> int:
     parts += [{"type": "image", "image": args.image}] if args.image else []
     if not parts:
         raise CommandError("what to search for? Give a TEXT, an --image, or both")
-    model, opening = model_folder(args.model), opening_arguments(args)
+    model, opening, reranker = model_folder(args.model), opening_arguments(args), opened_reranker(args)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     messages = [{"role": "user", "content": parts}]
     options = {"top_k": args.top_k, "modality": args.modality, "coherent": args.coherent, "hybrid": args.hybrid}
+    options |= {"reranker": reranker, "rerank_top_k": args.rerank_top_k}
     found = retriever(messages, where=where or None, **options)
+    for reason, count in getattr(reranker, "skipped", {}).items():
+        print(f"{count:,} hits were not rescored: {reason}", file=sys.stderr)
     if args.json:
         print(json.dumps(found, ensure_ascii=False))
         return 0

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .errors import CommandError
+from .reranker_arguments import add_reranker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=int, metavar="N", help="maximum number of negatives per kind and query")
     parser.add_argument(
         "--max-similarity", type=float, metavar="COSINE", help="exclude documents at least this similar to a positive"
+    )
+    add_reranker(parser, "exclude what scores above the best positive", with_top_k=False)
+    parser.add_argument("--max-score", type=float, metavar="SCORE", help="exclude what the reranker scores above this")
+    parser.add_argument(
+        "--absolute-margin", type=float, metavar="M", help="exclude what scores above the best positive minus M"
+    )
+    parser.add_argument(
+        "--relative-margin",
+        type=float,
+        metavar="SHARE",
+        help="exclude what scores above 1 - SHARE of the best positive",
     )
     parser.add_argument("--keep-same-text", action="store_true", help="keep copies of a positive's text")
     parser.add_argument("--keep-same-group", action="store_true", help="keep documents of a positive's section")
@@ -54,6 +66,10 @@ def run(args: argparse.Namespace) -> int:
         drop_same_text=not args.keep_same_text,
         drop_same_group=not args.keep_same_group,
         max_similarity=args.max_similarity,
+        reranker=args.reranker,
+        max_score=args.max_score,
+        absolute_margin=args.absolute_margin,
+        relative_margin=args.relative_margin,
     )
     retrieval = load_retrieval_set(args.source, args.captions, args.deduplicate)
     if args.split not in retrieval.queries:

@@ -10,6 +10,7 @@ import os
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 from .number_arguments import positive_integer
+from .reranker_arguments import add_reranker, opened_reranker
 
 _STOP_SECONDS = 30
 
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backbones(parser)
     add_trust(parser)
     parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
+    add_reranker(parser, "rescore the best hits of each request")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     parser.add_argument(
@@ -86,6 +88,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    reranker = opened_reranker(args)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     if retriever.chats is not None:
         retriever.chats.max_bytes = args.chat_cache_mib * 2**20
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     name = args.served_name or os.path.basename(os.path.normpath(model))
     app = make_app(
         retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats,
-        api_key=args.api_key or None, model_name=name,
+        api_key=args.api_key or None, model_name=name, reranker=reranker, rerank_top_k=args.rerank_top_k,
     )  # fmt: skip
     address = f"http://{args.host}:{args.port}"
     print(f"{len(retriever.index):,} candidates; POST {address}/retrieve, /v1/embeddings (model {name}), /v1/rerank")

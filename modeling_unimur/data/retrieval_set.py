@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 KINDS = ("text", "image")
 # Table -> columns that it must have; further ones are kept.
@@ -20,6 +20,7 @@ COLUMNS = {
     "pairs": ("query_id", "text", "positive", "doc_id"),
 }
 _CORPUS_SPLIT = "corpus"
+_ID_COLUMNS = ("query_id", "doc_id", "group", "excluded")
 
 
 @dataclass
@@ -97,6 +98,34 @@ class RetrievalSet:
             corpus = corpus.add_column("group", corpus[group][:])
         return cls(corpus=corpus, **{name: dict(tables.get(name, {})) for name in COLUMNS if name != "corpus"})
 
+    @classmethod
+    def union(cls, sets: Mapping[str, RetrievalSet]) -> RetrievalSet:
+        """One set over the documents of several, so that one index holds them and one mining finds hard negatives.
+
+        Ids and groups get their set's name in front (`gimp_manual/text-1`), columns that one of the sets lacks are
+        left out, and a split has the queries of all sets that have it. The tables are read into memory.
+
+        Args:
+            sets: by name; the names are different from each other and hold no `/`.
+
+        Raises:
+            ValueError: no set.
+        """
+        if not sets:
+            raise ValueError("A union needs at least one retrieval set.")
+        made: dict[str, dict[str, Dataset]] = {}
+        for table, columns in COLUMNS.items():
+            parts: dict[str, list[Dataset]] = {}
+            # Hard negatives alone have ids in the columns that hold words and addresses elsewhere.
+            ids = ("query_id", "image", "text") if table == "hard_negatives" else _ID_COLUMNS
+            for name, one in sets.items():
+                for split, rows in one._tables()[table].items():
+                    if len(rows):
+                        parts.setdefault(split, []).append(_prefixed(rows, f"{name}/", ids))
+            made[table] = {split: _joined(found, columns) for split, found in parts.items()}
+        abouts = {f"{name} {key}": value for name, one in sets.items() for key, value in one.about.items()}
+        return cls(corpus=made.pop("corpus")[_CORPUS_SPLIT], about=abouts, **made)
+
     # -- what is relevant -------------------------------------------------------------------------------------------
     def relevant(self, split: str) -> dict[str, dict[str, int]]:
         """`{query_id: {doc_id: score}}` of a split's queries, scores above 0 alone; queries without any are absent.
@@ -145,6 +174,23 @@ class RetrievalSet:
             raise FileNotFoundError(f"{folder} contains no corpus-corpus.parquet and queries-<split>.parquet.")
         corpus = found.pop("corpus")[_CORPUS_SPLIT].map(lambda row: {"image": _below(folder, row["image"])})
         return cls(corpus=corpus, **found)
+
+
+def _prefixed(rows: Dataset, prefix: str, columns: Sequence[str]) -> Dataset:
+    def named(value: Any) -> Any:
+        if isinstance(value, str):
+            return prefix + value if value else value
+        return None if value is None else [prefix + entry for entry in value]
+
+    table = {name: rows[name][:] for name in rows.column_names}
+    changed = {name: [named(value) for value in table[name]] for name in columns if name in table}
+    return Dataset.from_dict(table | changed, features=rows.features)
+
+
+def _joined(parts: Sequence[Dataset], required: Sequence[str]) -> Dataset:
+    shared = [name for name in parts[0].column_names if all(name in part.column_names for part in parts)]
+    first = parts[0].select_columns([*dict.fromkeys([*required, *shared])])
+    return concatenate_datasets([part.select_columns(first.column_names).cast(first.features) for part in parts])
 
 
 def _below(folder: Path, image: str | None) -> str:

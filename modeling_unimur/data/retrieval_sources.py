@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .registry import SETS, find_loader, is_address
@@ -25,24 +26,30 @@ def names_a_set(source: str) -> bool:
 
 
 def load_retrieval_set(
-    source: str, captions: str | None = None, deduplicate: str | None = None, setting: str | None = None
+    source: str | Sequence[str],
+    captions: str | None = None,
+    deduplicate: str | None = None,
+    setting: str | None = None,
 ) -> RetrievalSet:
-    """Reads a retrieval set.
+    """Reads a retrieval set, or the union of several.
 
     Args:
         source: `gimp_manual`, `gnucash_manual`, `debian_handbook` or `scikit_learn_guide` (manuals of Debian's
             packages, sections as groups), `picture_dictionary` (clip art, emoji and stamps
             beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), `folder=PATH`, what
             `RetrievalSet.save` wrote, or `package.module:function`, a function that returns a `RetrievalSet`.
+            A list of these is joined by `RetrievalSet.union`.
         captions, deduplicate, setting: of WebQA, as `load_webqa` takes them.
 
     Raises:
         FileNotFoundError: it is not there.
         ImportError: the package that brings it is not installed.
-        ValueError: another name, or one of the choices for a set that has none.
+        ValueError: another name, an empty list, or one of the choices for a set that has none.
     """
     from .retrieval_set import RetrievalSet
 
+    if not isinstance(source, str):
+        return RetrievalSet.union({name: load_retrieval_set(name, captions, deduplicate, setting) for name in source})
     kind, _, path = source.partition("=")
     if kind == "webqa" and path:
         from .webqa.load import load_webqa

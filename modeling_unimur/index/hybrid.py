@@ -28,7 +28,7 @@ FUSED_DEPTH = 100
 # Weights of BM25 that `compare_weights` tries, beside reciprocal rank fusion.
 WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
 # What names the words of a candidate in its payload.
-_FIELDS = {"text": "text", "image": "caption"}
+WORD_FIELDS = {"text": "text", "image": "caption"}
 _FILE = "words.safetensors"
 _NO_DATABASE = "{} is no index in a folder: hybrid search takes one of FAISS or 'memory', not of Milvus."
 # Words of one character too, unlike the default of bm25s: "size 8".
@@ -191,7 +191,7 @@ def _documents(index: FolderIndex) -> list[str]:
     found = []
     for kind in KINDS:
         for payload in index.parts[kind].payloads:
-            words = _payload(payload).get(_FIELDS[kind])
+            words = _payload(payload).get(WORD_FIELDS[kind])
             found.append(words if isinstance(words, str) else "")
     return found
 
@@ -366,7 +366,7 @@ def best_weight(measures: Mapping[float | str, tuple[float, float]]) -> float | 
 
 
 __all__ = [
-    "FUSED_DEPTH", "RRF", "RRF_K", "WEIGHTS", "WordIndex", "best_weight", "candidates", "check_hybrid",
+    "FUSED_DEPTH", "RRF", "RRF_K", "WEIGHTS", "WORD_FIELDS", "WordIndex", "best_weight", "candidates", "check_hybrid",
     "compare_weights", "fuse", "keep_words", "measure_setting", "require_words", "search", "split_words", "words_of",
     "write_words",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..conversation import words_of_dialogue
+from ..index.second_stage import RERANK_TOP_K, open_reranker
 from ..memory_index import KINDS
 from ..modeling_open_clip import fuses_captions, picture_inputs, picture_vectors, text_vectors
 from .public_names import PublicNames
@@ -34,6 +35,9 @@ class Answerer:
         max_tokens: of a context; None for the processor's own bound.
         refresh_seconds: how often to look for a newer version of an index in a folder.
         names: how hits are shown.
+        reranker: a second stage, as the pipeline takes it, for all requests that do not refuse it; coherent replies
+            and pairs have none.
+        rerank_top_k: how many hits of each ranking it rescores.
     """
 
     def __init__(
@@ -42,7 +46,11 @@ class Answerer:
         max_tokens: int | None = None,
         refresh_seconds: float = 5.0,
         names: PublicNames | None = None,
+        reranker: Any = None,
+        rerank_top_k: int = RERANK_TOP_K,
     ):
+        self.reranker = None if reranker is None else open_reranker(reranker)
+        self.rerank_top_k = rerank_top_k
         self.retriever, self.max_tokens, self.refresh_seconds = retriever, max_tokens, refresh_seconds
         self.names = names or PublicNames()
         self._looked = time.monotonic()
@@ -182,7 +190,14 @@ class Answerer:
             if getattr(index, "home", None) is not None and not getattr(index, "keeps_words", False):
                 # Clients do not read where it lies.
                 raise ValueError("This server's index keeps no words: `unimur index update ... --bm25` adds them.")
-            options |= {"hybrid": request.hybrid, "words": [one.words for one in alike]}
+            options["hybrid"] = request.hybrid
+        if request.rerank and self.reranker is None:
+            raise ValueError("This server has no second stage: leave rerank out.")
+        plain = request.coherent or request.modality == "pair"
+        if self.reranker is not None and (request.rerank or (request.rerank is None and not plain)):
+            options |= {"reranker": self.reranker, "rerank_top_k": self.rerank_top_k}
+        if options.keys() & {"hybrid", "reranker"}:
+            options["words"] = [one.words for one in alike]
         rows = self.retriever.rank(vectors, **options)
         found = [row if isinstance(row, dict) else {request.modality: row} for row in rows]
         return [{kind: [self._shown(hit, kind) for hit in hits] for kind, hits in row.items()} for row in found]

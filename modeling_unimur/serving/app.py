@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from .. import __version__
+from ..index.second_stage import RERANK_TOP_K
 from .answers import Answerer
 from .batching import Batcher
 from .clients import CLIENT_HEADERS, client_host, client_key, has_api_key
@@ -48,6 +49,8 @@ def make_app(
     shares_chats: bool = False,
     api_key: str | None = None,
     model_name: str = "unimur",
+    reranker: Any = None,
+    rerank_top_k: int = RERANK_TOP_K,
 ) -> FastAPI:
     """An application around a pipeline with a filled index.
 
@@ -60,9 +63,11 @@ def make_app(
             by the time of an answer what another one has asked.
         api_key: all requests but those for `/health` must show it, as `Authorization: Bearer KEY`.
         model_name: that requests below `/v1` name.
+        reranker, rerank_top_k: of `Answerer`.
     """
     limits = limits or ServingLimits()
-    server = _Server(retriever, limits, max_batch, wait_seconds, names, shares_chats, api_key, model_name)
+    answerer = Answerer(retriever, limits.tokens, names=names, reranker=reranker, rerank_top_k=rerank_top_k)
+    server = _Server(answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -140,13 +145,14 @@ class _Server:
     """The stations of a request: its bytes, its images, its vector, its ranking."""
 
     def __init__(
-        self, retriever, limits, max_batch, wait_seconds, names, shares_chats, api_key, model_name
+        self, answerer: Answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name
     ):  # fmt: skip
-        self.limits, self.shares_chats, self.api_key, self.model_name = limits, shares_chats, api_key, model_name
+        self.answerer, self.limits, self.shares_chats = answerer, limits, shares_chats
+        self.api_key, self.model_name = api_key, model_name
         # One API key for all clients does not say whose a chat is.
         self.client_headers = CLIENT_HEADERS if api_key is None else CLIENT_HEADERS[:1]
-        self.answerer = Answerer(retriever, limits.tokens, names=names)
-        self.most_tokens = limits.tokens or getattr(retriever.processor, "max_context_tokens", limits.batch_tokens)
+        processor = answerer.retriever.processor
+        self.most_tokens = limits.tokens or getattr(processor, "max_context_tokens", limits.batch_tokens)
         waiting = {"max_waiting": limits.waiting, "max_client_waiting": limits.client_waiting}
         self.decoder = Batcher(_decode, 1, 0, threads=_DECODERS, name="decode", **waiting)
         self.model = Batcher(
@@ -157,7 +163,8 @@ class _Server:
         self.batchers = (self.decoder, self.model, self.ranker, self.filter)
         self.memory, self.trimmer = MemoryBudget(limits.memory_bytes), MemoryTrimmer()
         self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
-        self.metrics = Metrics(self.model, lambda: sum(self._candidates.values()))
+        skipped = getattr(answerer.reranker, "skipped", {})
+        self.metrics = Metrics(self.model, lambda: sum(self._candidates.values()), lambda: sum(skipped.values()))
         self._candidates: dict[str, int] = {}
         self._counted = float("-inf")
 

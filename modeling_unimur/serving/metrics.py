@@ -21,9 +21,10 @@ class Metrics:
     Args:
         batcher: whose batches are counted.
         candidates: called for the number of candidates in the index.
+        not_rescored: called for how many hits the second stage could not rescore so far.
     """
 
-    def __init__(self, batcher: Batcher, candidates):
+    def __init__(self, batcher: Batcher, candidates, not_rescored=lambda: 0):
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.requests = Counter("unimur_requests", "Requests by status.", ["status"], registry=self.registry)
@@ -36,6 +37,7 @@ class Metrics:
             "unimur_batches": ("Batches so far.", lambda: batcher.batches),
             "unimur_batched_requests": ("Requests in them.", lambda: batcher.answered),
             "unimur_candidates": ("Texts and images in the index.", candidates),
+            "unimur_hits_not_rescored": ("Hits that the second stage could not rescore.", not_rescored),
         }
         for name, (about, value) in values.items():
             Gauge(name, about, registry=self.registry).set_function(value)

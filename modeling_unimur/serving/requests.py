@@ -16,7 +16,7 @@ from .limits import ServingLimits
 from .refusal import Refused
 
 ROLES = ("user", "assistant", "system", "developer", "tool")
-_FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid"}
+_FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid", "rerank"}
 # Signs between JSON values, beside those that stand in texts: each may cost Python a hundred bytes.
 _MARKS_A_PART = 100
 # What an image of at most a million pixels costs, in tokens of text.
@@ -30,7 +30,8 @@ class RetrievalRequest:
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
         top_k, modality, where, coherent, hybrid: of the pipeline.
-        words: the text of all turns, where `hybrid` searches it.
+        words: the text of all turns, which `hybrid` and a second stage read.
+        rerank: whether the server's second stage rescores the hits; None where the client does not say.
         is_document: whether the one message is a candidate, a text or an image, and not a dialogue.
         prompt_tokens: of the words, as the tokenizer counts them with the vector; None where nobody asks.
         tokens: of its words, about.
@@ -47,6 +48,7 @@ class RetrievalRequest:
     coherent: bool = False
     hybrid: float | str | None = None
     words: str = ""
+    rerank: bool | None = None
     is_document: bool = False
     prompt_tokens: int | None = None
     images: list[EncodedImage] = field(default_factory=list)
@@ -70,11 +72,12 @@ class RetrievalRequest:
     @property
     def order(self) -> tuple:
         """Requests of the same order are ranked in one search."""
-        return self.top_k, self.modality, self.coherent, self.hybrid, json.dumps(self.where, sort_keys=True)
+        where = json.dumps(self.where, sort_keys=True)
+        return self.top_k, self.modality, self.coherent, self.hybrid, self.rerank, where
 
 
 def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
-    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent", "hybrid"}`.
+    """Reads `{"messages": [...], "top_k", "modality", "where", "coherent", "hybrid", "rerank"}`.
 
     Messages are chat messages; an image comes with its bytes, as `{"type": "image", "image": "<base64>"}`, with or
     without `data:image/png;base64,` in front, or as `{"type": "image_url", "image_url": {"url": "data:..."}}`. Paths
@@ -91,9 +94,10 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
         raise Refused(422, f"top_k must be a whole number from 1 to {limits.top_k}, got {top_k!r:.40}.")
     if modality not in MODALITIES:
         raise Refused(422, f"modality must be one of {MODALITIES}, got {modality!r:.40}.")
-    coherent = request.get("coherent", False)
-    if not isinstance(coherent, bool):
-        raise Refused(422, f"coherent must be true or false, got {coherent!r:.40}.")
+    coherent, rerank = request.get("coherent", False), request.get("rerank")
+    for name, value in (("coherent", coherent), ("rerank", False if rerank is None else rerank)):
+        if not isinstance(value, bool):
+            raise Refused(422, f"{name} must be true or false, got {value!r:.40}.")
     hybrid = request.get("hybrid")
     if hybrid is not None:
         try:
@@ -102,10 +106,9 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
             raise Refused(422, str(error)) from error
     _check_filter(where, limits)
     messages, reader = read_messages(request.get("messages"), limits)
-    words = "" if hybrid is None else words_of_dialogue(messages)
     return RetrievalRequest(
-        messages, top_k, modality, where, reader.tokens, coherent=coherent, hybrid=hybrid, words=words,
-        images=reader.images,
+        messages, top_k, modality, where, reader.tokens, coherent=coherent, hybrid=hybrid, rerank=rerank,
+        words=words_of_dialogue(messages), images=reader.images,
     )  # fmt: skip
 
 

@@ -1,18 +1,24 @@
 """Mining of hard negatives: documents that a trained model ranks high and that are not relevant."""
 
+from __future__ import annotations
+
 import logging
+import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..data.json_lines import read_json_lines, write_json_lines
 from ..encoding.encoder import Encoder
+from ..index.second_stage import Candidate, open_reranker
 from .documents import Documents
 from .query_rows import Mined, QueryRows
 
@@ -34,23 +40,53 @@ class MiningOptions:
         drop_same_text: drops documents whose words are those of a right one.
         drop_same_group: drops documents of a right one's group (its section, its figure).
         max_similarity (*optional*): cosine with a right document from which on one is dropped.
+        reranker (*optional*): a second stage, by name or as `open_reranker` takes it, which drops what it takes for
+            right. One that was trained on these queries has learned their negatives: take one that was not.
+        max_score, absolute_margin, relative_margin (*optional*): what it takes for right; see `score_limit`. The names
+            are those of sentence-transformers' `mine_hard_negatives`.
 
     Raises:
-        ValueError: a depth below 1.
+        ValueError: a depth below 1, or a margin without a reranker.
     """
 
     depth: int = 100
     joint: bool = True
-    keep: "int | None" = None
+    keep: int | None = None
     drop_same_text: bool = True
     drop_same_group: bool = True
-    max_similarity: "float | None" = None
+    max_similarity: float | None = None
+    reranker: Any = None
+    max_score: float | None = None
+    absolute_margin: float | None = None
+    relative_margin: float | None = None
 
     def __post_init__(self) -> None:
         if self.depth < 1 or (self.keep is not None and self.keep < 1):
             raise ValueError(
                 f"The depth and the number to keep of mining must be positive, got {self.depth} and {self.keep}."
             )
+        margins = (self.max_score, self.absolute_margin, self.relative_margin)
+        if self.reranker is None and margins != (None, None, None):
+            raise ValueError("max_score, absolute_margin and relative_margin belong to a reranker: name one.")
+
+    def score_limit(self, right: np.ndarray) -> float:
+        """The reranker's score above which a document counts as right: the least of `max_score`, the best right
+        document's score minus `absolute_margin`, and that minus `relative_margin` of its magnitude. Without any of
+        the three it is the best right document's score.
+
+        sentence-transformers takes the worst right document. A right section has passages that answer nothing, beside
+        which everything would be right.
+
+        Args:
+            right: scores of the right documents, NaN where there is none.
+        """
+        best = float(np.nanmax(right)) if np.isfinite(right).any() else math.inf
+        limits = [
+            self.max_score,
+            None if self.absolute_margin is None else best - self.absolute_margin,
+            None if self.relative_margin is None else best - abs(best) * self.relative_margin,
+        ]
+        return min((limit for limit in limits if limit is not None and not math.isnan(limit)), default=best)
 
 
 @dataclass
@@ -62,20 +98,21 @@ class Judged:
         right: the right ones, which others are compared with.
     """
 
-    known: "Sequence[frozenset[int]]"
-    right: "Sequence[Sequence[int]]"
+    known: Sequence[frozenset[int]]
+    right: Sequence[Sequence[int]]
 
 
 def mine_vectors(
     queries: torch.Tensor,
     vectors: torch.Tensor,
-    kinds: "Sequence[str]",
+    kinds: Sequence[str],
     judged: Judged,
-    options: "MiningOptions | None" = None,
-    texts: "Sequence[str] | None" = None,
-    groups: "Sequence[str] | None" = None,
-    report: "Counter | None" = None,
-) -> "list[dict[str, list[int]]]":
+    options: MiningOptions | None = None,
+    texts: Sequence[str] | None = None,
+    groups: Sequence[str] | None = None,
+    report: Counter | None = None,
+    judge: Callable[[int, list[int]], np.ndarray] | None = None,
+) -> list[dict[str, list[int]]]:
     """Searches exactly and drops what is right or nearly so.
 
     Args:
@@ -86,6 +123,8 @@ def mine_vectors(
         options (`MiningOptions`, *optional*): what is dropped.
         texts, groups (*optional*): of each document; without them nothing is dropped by them.
         report (`Counter`, *optional*): takes what was dropped, by reason.
+        judge (*optional*): scores of documents for a query, by their numbers; those that score above
+            `MiningOptions.score_limit` are dropped.
 
     Returns:
         For each query `{"image": numbers, "text": numbers}`, the most similar first.
@@ -104,6 +143,11 @@ def mine_vectors(
     found: list[dict[str, list[int]]] = []
     for query, numbers in enumerate(ranked):
         kept = _kept(numbers, query, vectors, judged, options, keys, groups, report)
+        if judge is not None and kept:
+            limit = options.score_limit(judge(query, list(judged.right[query])))
+            scores = judge(query, kept).tolist()
+            report["right by the reranker"] += sum(score > limit for score in scores)
+            kept = [number for number, score in zip(kept, scores, strict=True) if not score > limit]
         found.append({kind: [n for n in kept if kinds[n] == kind][: options.keep] for kind in ("image", "text")})
     return found
 
@@ -130,7 +174,7 @@ def _best(queries: torch.Tensor, vectors: torch.Tensor, among: torch.Tensor, dep
     return places.cpu()
 
 
-def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> "list[int]":
+def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> list[int]:
     known, right = judged.known[query], judged.right[query]
     right_keys = {keys[number] for number in right} - {""} if keys is not None else set()
     right_groups = {groups[number] for number in right} - {""} if groups is not None else set()
@@ -162,8 +206,8 @@ def mine_rows(
     rows: QueryRows,
     documents: Documents,
     pictures,
-    options: "MiningOptions | None" = None,
-    precision: "torch.dtype | None" = None,
+    options: MiningOptions | None = None,
+    precision: torch.dtype | None = None,
 ) -> Mined:
     """Hard negatives of all queries of `QueryRows`, by the model as it stands, over the whole corpus.
 
@@ -175,11 +219,17 @@ def mine_rows(
         options (`MiningOptions`, *optional*): what is dropped.
         precision: of autocast.
     """
+    reranker = None if options is None or options.reranker is None else open_reranker(options.reranker)
     corpus = [documents[number] for number in range(documents.corpus_size)]
     encoder = Encoder(model, processor, precision, progress=True)
     vectors, queries = encoder.encode_documents(corpus, pictures), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
     judged = Judged(rows.known, [sorted(right) for right in rows.right])
+
+    def judge(query: int, numbers: list[int]) -> np.ndarray:
+        found = (documents[number] for number in numbers)
+        return reranker.scores([(rows.texts[query], Candidate(one.text, one.image or None)) for one in found])
+
     found = mine_vectors(
         queries.to(model.device),
         vectors,
@@ -189,7 +239,10 @@ def mine_rows(
         documents.texts,
         documents.groups,
         report,
+        None if reranker is None else judge,
     )
+    if unread := getattr(reranker, "skipped", None):
+        logger.warning("Documents that the reranker could not read: %s", dict(unread))
     mined = {
         query: tuple([documents.ids[number] for number in row[kind]] for kind in ("image", "text"))
         for query, row in zip(rows.queries, found, strict=True)
@@ -203,7 +256,7 @@ def mine_rows(
 
 
 # -- files ----------------------------------------------------------------------------------------------------------
-def write_mined(mined: Mined, path: "str | os.PathLike") -> None:
+def write_mined(mined: Mined, path: str | os.PathLike) -> None:
     """Writes a table `query_id, image, text` of hard negatives as `.parquet` or `.jsonl`.
 
     Raises:
@@ -226,7 +279,7 @@ def write_mined(mined: Mined, path: "str | os.PathLike") -> None:
         raise ValueError(f"{path}: hard negatives are written as .parquet or .jsonl.")
 
 
-def read_mined(path: "str | os.PathLike") -> Mined:
+def read_mined(path: str | os.PathLike) -> Mined:
     """Reads what `write_mined` wrote.
 
     Raises:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch.utils.data import Dataset
 
@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 Mined = Mapping[str, "tuple[list[str], list[str]]"]
 
 
+_NO_PAIRS: "dict[str, list]" = {"query_id": [], "text": [], "doc_id": []}
+
+
 class QueryRows(Dataset):
     """One row a query.
 
@@ -26,12 +29,12 @@ class QueryRows(Dataset):
     Args:
         retrieval (`RetrievalSet`): the set.
         documents (`Documents`): of it.
-        split: whose queries.
+        split: whose queries; or several splits, of which those that the set lacks are left out.
         sampler (`Sampler`): which negatives are drawn.
         mined: hard negatives by query; queries without any are left out when the sampler needs some.
         seed: of the draws.
         least_score: of a positive; relevant documents of a lower score are neither positives nor negatives.
-        pairs: whether the split's pairs are rows too.
+        pairs: whether the splits' pairs are rows too.
 
     Raises:
         ValueError: no row is left.
@@ -41,7 +44,7 @@ class QueryRows(Dataset):
         self,
         retrieval: RetrievalSet,
         documents: Documents,
-        split: str = "train",
+        split: "str | Sequence[str]" = "train",
         sampler: "Sampler | None" = None,
         mined: "Mined | None" = None,
         seed: int = 0,
@@ -51,14 +54,32 @@ class QueryRows(Dataset):
         self.documents, self.sampler, self.seed = documents, sampler or Sampler("in_batch"), seed
         self.mined: Mined = mined or {}
         self.epoch = 0
-        relevant, excluded = retrieval.relevant(split), retrieval.excluded(split)
         self.queries: list[str] = []
         self.texts: list[str] = []
         self.positives: list[list[int]] = []
         self.right: list[frozenset[int]] = []
         self.known: list[frozenset[int]] = []
         lost: dict[str, int] = defaultdict(int)
-        table = retrieval.queries[split]
+        splits = (split,) if isinstance(split, str) else split
+        for name in splits:
+            if name in retrieval.queries:
+                self._add_split(retrieval, name, least_score, lost)
+        for name in splits if pairs else ():
+            table = retrieval.pairs.get(name, _NO_PAIRS)
+            for query, text, doc in zip(table["query_id"], table["text"], table["doc_id"], strict=True):
+                own = documents.numbers[f"pair:{query}"]
+                self._add(query, text, [own], {own, documents.numbers.get(doc, own)})
+        self.rows = list(range(len(self.queries)))
+        if self.sampler.hard:
+            self.use_mined(self.mined)
+        for reason, count in lost.items():
+            logger.warning("%d queries of %s left out: %s", count, ", ".join(splits), reason)
+        if not self.rows:
+            raise ValueError(f"No query of the split {', '.join(splits)} is left to train on.")
+
+    def _add_split(self, retrieval: RetrievalSet, split: str, least_score: int, lost: "dict[str, int]") -> None:
+        documents, table = self.documents, retrieval.queries[split]
+        relevant, excluded = retrieval.relevant(split), retrieval.excluded(split)
         for query, text in zip(table["query_id"], table["text"], strict=True):
             scores = {
                 documents.numbers[doc]: s for doc, s in relevant.get(query, {}).items() if doc in documents.numbers
@@ -70,18 +91,6 @@ class QueryRows(Dataset):
                 lost["without a positive" if not right else "empty"] += 1
             else:
                 self._add(query, text, shown or right, scores.keys(), others)
-        if pairs and split in retrieval.pairs:
-            table = retrieval.pairs[split]
-            for query, text, doc in zip(table["query_id"], table["text"], table["doc_id"], strict=True):
-                own = documents.numbers[f"pair:{query}"]
-                self._add(query, text, [own], {own, documents.numbers.get(doc, own)})
-        self.rows = list(range(len(self.queries)))
-        if self.sampler.hard:
-            self.use_mined(self.mined)
-        for reason, count in lost.items():
-            logger.warning("%d queries of %s left out: %s", count, split, reason)
-        if not self.rows:
-            raise ValueError(f"No query of the split {split!r} is left to train on.")
 
     def _add(self, query: str, text: str, positives: "list[int]", right, excluded=()) -> None:
         self.queries.append(query)

@@ -63,6 +63,8 @@ class _Run:
         self.recipe, self.data, self.args = recipe, recipe.data, recipe.training
         self.output = Path(self.args.output_dir)
         self.model, self.processor = build(recipe)
+        trained = ((name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad)
+        self.start = {name: weight.detach().clone() for name, weight in trained}
         captions = [self.data.captions, self.data.stage2_captions or self.data.captions]
         source, merged = self.data.retrieval, self.data.deduplicate
         loaded = {name: load_retrieval_set(source, name, merged) for name in dict.fromkeys(captions)}
@@ -102,6 +104,14 @@ class _Run:
             self.precision,
         )
 
+    def average_with_start(self) -> None:
+        """Leaves `model.trained_share` of the way from the start to the trained weights (WiSE-FT, Wortsman et al.
+        2022): between the two, a model that was fine-tuned on little keeps what it knew before."""
+        share, weights = self.recipe.model.trained_share, dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, before in self.start.items():
+                weights[name].copy_(torch.lerp(before.to(weights[name].device), weights[name], share))
+
     def figures(self, stage: int) -> "dict[str, dict[str, float]]":
         """Of the model as it stands, over the whole corpus: `dev` and `test`."""
         self.model.to(self.args.device)
@@ -114,7 +124,13 @@ class _Run:
         """Training queries of a stage; without their sampler, all of them."""
         sampler = self.data.stage_sampler(stage if sampled else 1)
         return QueryRows(
-            *self.sets[stage], "train", sampler, mined, self.args.seed, self.data.least_score, self.data.pairs
+            *self.sets[stage],
+            self.data.train_splits,
+            sampler,
+            mined,
+            self.args.seed,
+            self.data.least_score,
+            self.data.pairs,
         )
 
     def mine(self) -> Mined:
@@ -192,7 +208,7 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
 
     Writes to `training.output_dir`: the model and its processor; `stage1` and `stage2` with their checkpoints and
     models; `hard_negatives-train.parquet`; and `results.json` with retrieval figures of the development split, and of
-    the test split, before training and after each stage.
+    the test split, before training, after each stage, and of the average with the start.
 
     Args:
         recipe: the run.
@@ -239,6 +255,9 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
             continue
         _train_stage(run, stage, resume)
         _note(run, results, name, stage)
+    if recipe.model.trained_share < 1:
+        run.average_with_start()
+        _note(run, results, "averaged", recipe.data.stages[-1])
     if args.process_index == 0:
         run.model.save_pretrained(run.output)
         run.processor.save_pretrained(run.output)

@@ -32,7 +32,17 @@ class UniVLDRModelArguments:
         metadata={"help": "Top layers of the text tower that train; all, and its embeddings, by default."},
     )
 
+    trained_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the trained weights in those that are saved, the rest being the start's (WiSE-FT); the "
+            "stages' folders keep the trained ones."
+        },
+    )
+
     def __post_init__(self):
+        if not 0 <= self.trained_share <= 1:
+            raise ValueError(f"trained_share must be between 0 and 1, got {self.trained_share}.")
         if self.image_tower not in TOWERS:
             raise ValueError(f"image_tower must be one of {TOWERS}, got {self.image_tower!r}.")
         if self.text_layers is not None and self.text_layers < 0:
@@ -43,9 +53,16 @@ class UniVLDRModelArguments:
 class UniVLDRDataArguments:
     """What is trained on, and how candidates are chosen."""
 
-    retrieval: str = field(
+    retrieval: "str | list[str]" = field(
         default="gimp_manual",
-        metadata={"help": "gimp_manual; webqa=PATH, in any layout; or folder=PATH of a saved RetrievalSet."},
+        metadata={
+            "help": "gimp_manual, gnucash_manual, debian_handbook; webqa=PATH, in any layout; folder=PATH of a saved "
+            "RetrievalSet; or a list of these, whose documents lie in one index."
+        },
+    )
+    train_splits: list[str] = field(
+        default_factory=lambda: ["train"],
+        metadata={"help": "Splits whose queries train; those that the set lacks are left out."},
     )
     captions: str = field(
         default="raw", metadata={"help": "Of UniVL-DR's data.zip: raw, expanded or query (verbalized images)."}
@@ -92,6 +109,19 @@ class UniVLDRDataArguments:
     mining_max_similarity: float | None = field(
         default=None, metadata={"help": "Cosine with a right document from which on one is dropped."}
     )
+    mining_reranker: str | None = field(
+        default=None,
+        metadata={
+            "help": "CrossEncoder or MultiVectorEncoder that drops what it scores above the best right document."
+        },
+    )
+    mining_max_score: float | None = field(default=None, metadata={"help": "Score above which it drops a document."})
+    mining_absolute_margin: float | None = field(
+        default=None, metadata={"help": "Distance below the best right document from which on it drops one."}
+    )
+    mining_relative_margin: float | None = field(
+        default=None, metadata={"help": "The same as a share of the best right document's score."}
+    )
     mine_every: int | None = field(default=None, metadata={"help": "Steps of stage 2 between minings; once if null."})
     hard_negatives: str | None = field(
         default=None,
@@ -137,6 +167,10 @@ class UniVLDRDataArguments:
             drop_same_text=self.mining_drop_same_text,
             drop_same_group=self.mining_drop_same_group,
             max_similarity=self.mining_max_similarity,
+            reranker=self.mining_reranker,
+            max_score=self.mining_max_score,
+            absolute_margin=self.mining_absolute_margin,
+            relative_margin=self.mining_relative_margin,
         )
 
     def feature_options(self) -> FeatureOptions:

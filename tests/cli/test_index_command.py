@@ -7,6 +7,7 @@ import pytest
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.index import read_conditions, read_questions
 from modeling_unimur.cli.main import main
+from tests import tiny
 from tests.encoding.corpora import picture, picture_folder
 
 
@@ -57,6 +58,13 @@ def test_words_are_searched_too_and_their_weight_is_chosen(release_folder, tmp_p
     assert (hit["id"], hit["score"]) == ("t2", 1.0)
     assert main(["index", "search", "bread", *common, "--hybrid", "rrf", "--modality", "joint"]) == 0
     assert "red bread" in capsys.readouterr().out
+    second = str(tiny.cross_encoder(tmp_path / "second"))
+    assert main(["index", "search", "bread", *common, "--hybrid", "rrf", "--reranker", second, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["text"]
+    assert sorted(found, key=lambda hit: -hit["score"]) == found
+    assert all({"first_score", "bm25", "cosine"} <= hit.keys() for hit in found)
+    assert main(["index", "search", "bread", *common, "--reranker", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
     questions = [{"query": "bread", "ids": ["t2"]}, {"query": "lighthouse", "ids": ["t1", "gone"]}]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
     tune = ["index", "tune-hybrid", str(tmp_path / "questions.jsonl"), *common]

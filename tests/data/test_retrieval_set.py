@@ -48,3 +48,27 @@ def test_bad_tables_are_told(made, tmp_path):
         RetrievalSet(made.queries, made.corpus, {})
     with pytest.raises(FileNotFoundError, match="no corpus"):
         RetrievalSet.load(tmp_path)
+
+
+def test_union_keeps_sets_apart_in_one_corpus(made):
+    other = RetrievalSet.from_rows(
+        {**QUERIES, "test": [{"query_id": "q", "text": "where", "excluded": []}]},
+        [{**row, "group": "g"} for row in CORPUS],
+        {**QRELS, "test": [{"query_id": "q", "doc_id": "t", "score": 1}]},
+    )
+    made.corpus = made.corpus.add_column("group", ["one", ""])
+    both = RetrievalSet.union({"a": made, "b": other})
+    assert both.corpus["doc_id"][:] == ["a/t", "a/i", "b/t", "b/i"]
+    assert both.corpus["group"][:] == ["a/one", "", "b/g", "b/g"]
+    assert both.corpus["text"][:] == ["words", "a caption"] * 2
+    assert both.corpus["image"][:] == ["", "sub/p.png"] * 2
+    assert both.relevant("train") == {"a/q": {"a/i": 2}, "b/q": {"b/i": 2}}
+    assert both.excluded("train") == {"a/q": ["a/t"], "b/q": ["b/t"]}
+    assert both.relevant("test") == {"b/q": {"b/t": 1}}
+    assert both.hard_negatives["train"].to_list() == [{"query_id": "a/q", "image": [], "text": ["a/t"]}]
+    # A column that one of them lacks is no column of the union.
+    assert "section" in both.corpus.column_names
+    made.corpus = made.corpus.remove_columns("section")
+    assert "section" not in RetrievalSet.union({"a": other, "b": made}).corpus.column_names
+    with pytest.raises(ValueError, match="at least one"):
+        RetrievalSet.union({})

@@ -55,6 +55,7 @@ def test_what_is_read():
     assert read(messages="hi", coherent=True).order != read(messages="hi").order
     assert read(messages="hi", modality="pair", coherent=True).coherent
     assert read(messages=[user([{"type": "image", "base64": png()}])]).messages
+    assert len({read(messages="hi", **options).order for options in ({}, {"rerank": True}, {"rerank": False})}) == 3
     found = read(messages=[user("a"), user(parts)], hybrid=0.3)
     assert (found.hybrid, found.words) == (0.3, "a\nlook")
     assert len({read(messages="hi", hybrid=hybrid).order for hybrid in (None, 0.3, "rrf")}) == 3
@@ -111,6 +112,7 @@ def nested(depth: int):
         ({"messages": "hi", "modality": "sound"}, "modality"),
         ({"messages": "hi", "coherent": "yes"}, "coherent"),
         ({"messages": "hi", "coherent": None}, "coherent"),
+        ({"messages": "hi", "rerank": 1}, "rerank"),
         ({"messages": "hi", "hybrid": "max"}, "hybrid"),
         ({"messages": "hi", "hybrid": 1.5}, "hybrid"),
         ({"messages": "hi", "hybrid": True}, "hybrid"),

@@ -9,11 +9,14 @@ import time
 
 import pytest
 import torch
+from sentence_transformers import CrossEncoder
 
 from modeling_unimur import MultimodalRetrievalPipeline
+from modeling_unimur.index.second_stage import Reranker
 from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.public_names import PublicNames
 from modeling_unimur.serving.requests import RetrievalRequest
+from tests import tiny
 from tests.hits import assert_same_answer, assert_same_hits
 from tests.serving.conftest import TEXTS
 
@@ -123,6 +126,39 @@ def test_words_of_requests_that_are_ranked_together(retriever, pair):
     ]
     assert len(answers[2]["text"]) == 2
     assert {"score", "cosine", "bm25"} <= set(answers[2]["text"][0])
+
+
+def test_a_second_stage_rescores_what_does_not_refuse_it(pair, pictures, tmp_path):
+    own = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    own.add(texts=["she plays guitar", "the birthday cake"], images=pictures[:1])
+    second = Reranker(CrossEncoder(str(tiny.cross_encoder(tmp_path)), device="cpu"))
+    messages = [{"role": "user", "content": "cake"}]
+    asked = [
+        ({}, {"reranker": second}), ({"rerank": True}, {"reranker": second}), ({"rerank": False}, {}),
+        ({"hybrid": "rrf"}, {"hybrid": "rrf", "reranker": second}), ({"coherent": True}, {"coherent": True}),
+    ]  # fmt: skip
+    answers = Answerer(own, reranker=second)(
+        [RetrievalRequest(messages, words="cake", **options) for options, _ in asked]
+    )
+    for answer, (_, options) in zip(answers, asked, strict=True):
+        assert_same_answer(answer, public(own("cake", **options)))
+    assert "first_score" in answers[0]["text"][0]
+    assert second.skipped  # the image has no caption
+    for answerer, options, word in (
+        (Answerer(own, reranker=second), {"coherent": True}, "coherent"),
+        (Answerer(own), {}, "second stage"),
+    ):
+        (refused,) = answerer([RetrievalRequest(messages, rerank=True, **options)])
+        assert refused.status == 422
+        assert word in str(refused)
+
+
+def test_the_command_opens_the_second_stage(start, tmp_path):
+    served = start("--reranker", tiny.cross_encoder(tmp_path))
+    status, answer = served.retrieve("birthday guitar")
+    assert status == 200
+    assert all("first_score" in hit for hit in answer["text"])
+    assert b"unimur_hits_not_rescored 4.0" in served.ask(None, "GET", "/metrics")[1]
 
 
 def test_an_index_without_words_is_named_without_its_folder(pair, tmp_path):

@@ -347,3 +347,42 @@ def test_bad_recipes_are_told(folder, clip_folder, tmp_path, changes, words):
 def test_a_source_that_is_not_there_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no corpus"):
         load_retrieval_set(f"folder={tmp_path}")
+
+
+# -- several sets, and the average with the start -------------------------------------------------------------------
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_saved_weights_are_a_share_of_the_trained_ones(folder, clip_folder, tmp_path, share):
+    path = write_recipe(
+        tmp_path / "run.json", folder, clip_folder,
+        {"trained_share": share}, {"stages": [1], "final_figures": False}, max_steps=2, eval_strategy="no",
+        save_strategy="no", load_best_model_at_end=False,
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    start = build(recipe)[0].state_dict()
+    train(recipe)
+    trained = UniVLDRModel.from_pretrained(tmp_path / "run/stage1").state_dict()
+    saved = UniVLDRModel.from_pretrained(tmp_path / "run").state_dict()
+    assert any(not torch.equal(trained[name], start[name]) for name in start)
+    for name, weight in saved.items():
+        if weight.is_floating_point():
+            torch.testing.assert_close(weight, torch.lerp(start[name], trained[name], share), rtol=0, atol=1e-7)
+
+
+def test_several_sets_and_splits_train_together(folder, clip_folder, tmp_path):
+    other = write_set(tmp_path / "other")
+    (other / "queries-validation.parquet").rename(other / "queries-headings.parquet")
+    (other / "qrels-validation.parquet").rename(other / "qrels-headings.parquet")
+    path = write_recipe(
+        tmp_path / "run.json", folder, clip_folder,
+        data={"retrieval": [f"folder={folder}", f"folder={other}"], "train_splits": ["train", "headings"]},
+        max_steps=2, eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    rows = _Run(recipe).rows(1)
+    assert len(rows) == 2 * 32 + 8
+    assert {query.rpartition("/")[0] for query in rows.queries} == {f"folder={folder}", f"folder={other}"}
+    results = train(recipe)
+    assert results["documents"] == 2 * 48
+    mined = read_mined(tmp_path / "run/hard_negatives-train.parquet")
+    sources = {doc.rpartition("/")[0] for kinds in mined.values() for docs in kinds for doc in docs}
+    assert sources == {f"folder={folder}", f"folder={other}"}

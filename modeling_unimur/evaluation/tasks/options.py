@@ -23,6 +23,7 @@ class TaskOptions:
         with_caption: whether VisDial's caption comes first (FROMAGe leaves it out; ChatIR has it).
         normalise: of answers' likelihoods, `sum` or `mean`.
         setting, captions, deduplicate: of WebQA, as `load_webqa` takes them; None is its default.
+        reranker: name or folder of a second stage for retrieval sets, as `open_reranker` takes it.
         least_score: grade from which on a document of a retrieval set is relevant (2 for the GIMP manual).
 
     Raises:
@@ -44,6 +45,7 @@ class TaskOptions:
     setting: str | None = None
     captions: str | None = None
     deduplicate: str | None = None
+    reranker: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.over_return <= 100:

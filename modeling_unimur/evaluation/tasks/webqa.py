@@ -8,6 +8,7 @@ from pathlib import Path
 from ...data.retrieval_set import RetrievalSet
 from ...data.retrieval_sources import load_retrieval_set, names_a_set
 from ...encoding.encoder import Encoder
+from ...index.second_stage import open_reranker
 from ..provenance import model_revision
 from ..report import TaskResult
 from ..universal.task import RetrievalTask
@@ -43,7 +44,8 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     Args:
         data: as `open_set`.
         sources: folders or Hub ids of models; each row is called by the last part of its source.
-        options: `split` (`test` by default), `least_score`, `seed`; `setting`, `captions` and `deduplicate` of WebQA.
+        options: `split` (`test` by default), `least_score`, `seed`, `reranker`; of WebQA `setting`, `captions` and
+            `deduplicate`.
         work: not used: a corpus is encoded in one go.
 
     Raises:
@@ -62,7 +64,9 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
         name = Path(source).name if len({Path(other).name for other in sources}) == len(sources) else source
         encoders[name] = Encoder(model, UniVLDRProcessor.from_pretrained(source))
         about[name] = {"source": source, "revision": model_revision(source, model)}
-    found = universal_result(task, encoders, {"path": data, "split": split, **retrieval.about}, options.seed)
+    reranker = None if options.reranker is None else open_reranker(options.reranker)
+    about_set = {"path": data, "split": split, **retrieval.about}
+    found = universal_result(task, encoders, about_set, options.seed, reranker=reranker)
     if retrieval.about:
         found.notes.append(_CORPUS.format(**retrieval.about, count=len(task.doc_ids)))
     for name, entry in about.items():

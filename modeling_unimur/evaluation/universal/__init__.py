@@ -3,6 +3,7 @@
 from .encoding import DualEncoder, encode_documents, encode_queries
 from .evaluate import ranked, setting_figures
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
+from .second_stage import SecondStage
 from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dense_system
 from .task import SETTINGS, RetrievalTask
 from .tuning import choose_calibration, choose_hybrid_weight, choose_image_weight
@@ -16,6 +17,7 @@ __all__ = [
     "MeanSubtraction",
     "OracleModality",
     "RetrievalTask",
+    "SecondStage",
     "Space",
     "bm25_system",
     "choose_calibration",

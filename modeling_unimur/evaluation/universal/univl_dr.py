@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...index.second_stage import Reranker
 from ..evaluator import Encoded
 from ..report import TaskResult
 from .encoding import DualEncoder, EncodedDocuments, encode_documents, encode_queries
 from .evaluate import setting_figures
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
+from .second_stage import SECOND_STAGE, SecondStage
 from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dense_system
 from .task import SETTINGS, RetrievalTask
 from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
@@ -43,6 +45,7 @@ def universal_result(
     baselines: bool = True,
     gap_plot: str | os.PathLike | None = None,
     progress: bool = False,
+    reranker: Reranker | None = None,
 ) -> TaskResult:
     """All encoders, BM25 and what is made of it with the first encoder.
 
@@ -60,6 +63,8 @@ def universal_result(
         baselines: whether to run BM25 and what is made with it.
         gap_plot: a file for the drawing of the modality gap of the first encoder.
         progress: whether to show bars.
+        reranker: a second stage for one more row: the hybrid of the first encoder rescored, or that encoder itself
+            where there is no hybrid.
 
     Returns:
         `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
@@ -100,6 +105,9 @@ def universal_result(
                 if gap_plot is not None:
                     draw_modality_gap(space.documents, task.is_image, space.queries, gap_plot, title=name)
         seconds[name] = round(time.perf_counter() - start, 3)
+    if reranker is not None:
+        name = next((name for name, system in extra.items() if isinstance(system, Hybrid)), next(iter(systems)))
+        extra[SECOND_STAGE.format(name)] = SecondStage((systems | extra)[name], reranker, task)
     figures = {}
     for name, system in (systems | extra).items():
         start = time.perf_counter()
@@ -107,6 +115,8 @@ def universal_result(
         spent = seconds.get(name, 0.0) + time.perf_counter() - start
         figures[name].about["seconds"] = round(spent, 3)
     ids, measured = np.array(task.query_ids), next(iter(figures.values())).values
+    if reranker is not None:
+        about["not rescored"] = dict(reranker.skipped)
     main = tuple(name for s in SETTINGS for m in _MAIN if (name := f"{s} {m}") in measured)
     notes = list(_NOTES)
     if chosen := about.get("chosen"):

