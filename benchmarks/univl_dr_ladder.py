@@ -30,7 +30,6 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,18 +173,12 @@ class Ladder:
         if recipe.model.image_tower == "frozen":  # the same in every row
             if self.kept is None:
                 self.kept = PooledPictures(model, processor, self.task.doc_images)
-            pooled = self._pooled
+            pooled = self.kept.lookup
         task, dev = self.task, self.dev
         if retrieval is not None:
             task = RetrievalTask.from_set(retrieval, "test", self.score)
             dev = RetrievalTask.from_set(retrieval, "validation", self.score)
         return Space.of(Encoder(model, processor, pooled=pooled, progress=not self.args.quick), task, dev)
-
-    def _pooled(self, addresses: Sequence[str]) -> tuple[torch.Tensor, np.ndarray]:
-        places = [self.kept.places.get(address) for address in addresses]
-        good = np.array([place is not None for place in places], dtype=bool)
-        wanted = torch.tensor([place for place in places if place is not None], dtype=torch.long)
-        return self.kept.rows[wanted], good
 
     def run(self) -> Rows:
         """Everything."""

@@ -41,6 +41,11 @@ def _fresh(arguments: dict) -> tuple[UniVLDRModel, UniVLDRProcessor]:
     return model, UniVLDRProcessor.from_backbones(clip, **arguments["processor"])
 
 
+def untrained() -> tuple[UniVLDRModel, UniVLDRProcessor]:
+    """The release before its training: the dual encoder as it comes, in the release's configuration."""
+    return _fresh(json.loads(ARGUMENTS.read_text(encoding="utf-8")))
+
+
 def take(run: str | Path) -> None:
     """Writes the tensors of a run's model that are not the dual encoder's, and its arguments, into the card's folder.
 
@@ -77,7 +82,7 @@ def assemble(output_dir: str | Path | None = None) -> Path:
     """
 
     def build(folder: Path) -> None:
-        model, processor = _fresh(json.loads(ARGUMENTS.read_text(encoding="utf-8")))
+        model, processor = untrained()
         trained = {name: tensor.float() for name, tensor in load_file(TRAINED).items()}
         unknown = model.load_state_dict(trained, strict=False).unexpected_keys
         if unknown:

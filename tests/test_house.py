@@ -17,6 +17,7 @@ FLOORS = {
     "training": 2,
     "evaluation": 2,
     "serving": 2,
+    "integrations": 2,
     "releasing": 2,
     "verbalization": 2,
     "encoding": 1,

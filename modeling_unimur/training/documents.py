@@ -133,6 +133,13 @@ class PooledPictures:
         self.places = {addresses[position]: row for row, position in enumerate(features.kept.tolist())}
         self.unreadable = set(addresses) - set(self.places)
 
+    def lookup(self, addresses: "Sequence[str]") -> "tuple[torch.Tensor, torch.Tensor]":
+        """Outputs `(readable images, pooled_width)` of image addresses, and which could be read `(images,)`, as
+        `encoding.encoder.Encoder` takes them."""
+        places = [self.places.get(address) for address in addresses]
+        good = torch.tensor([place is not None for place in places], dtype=torch.bool)
+        return self.rows[torch.tensor([place for place in places if place is not None], dtype=torch.long)], good
+
     def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
         """`pooled_features` of image documents; `image_mask`, False where there is no image, if any is missing."""
         places = [self.places.get(document.image) for document in documents]
