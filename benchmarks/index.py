@@ -6,8 +6,8 @@
 The vectors are real embeddings, each jittered: what the small CLIP's text tower makes of WordNet's titles and glosses,
 or the rows of a given file; white noise has no neighbours to find (`--quick`: drawn centres). Queries are jittered
 vectors of the index. With `--as-they-are` the index holds the real embeddings themselves, once each, but for the
-queries, which are drawn from them. `--recall-only` measures no time of a query, so that a busy machine does. Batches of
-1 and 64, ten hits. Parts:
+queries, which are drawn from them. `--recall-only` measures no time of a query, so that a busy machine does. Batches
+of 1 and 64, ten hits. Parts:
 
 - `exact`: FAISS' Flat; `raw_...` is `search` of `faiss.IndexFlatIP`, rows and scores, `exact_...` is
   `VectorIndex.search`, hits with id and payload; `search_overhead_percent_b1`, `_b64`: what ours costs beyond raw;

@@ -453,30 +453,6 @@ def index_1m() -> list[list[str]]:
     return _index_rows("index", kinds)
 
 
-def _small_rows(name: str) -> list[list[str]]:
-    found = figures(name)
-    rows = [["precision", "numbers", "recall@10", "bytes in memory", "bytes mapped", "one query, ms", "of 64, ms"]]
-    for key in [key.removesuffix("_mapped_bytes") for key in found if key.endswith("_mapped_bytes")]:
-        precision, _, dim = key.partition("_dim")
-        times = [found.get(f"{key}_microseconds_b{batch}") for batch in (1, 64)]
-        sizes = [f"{found[f'{key}_{which}']:.0f}" for which in ("bytes", "mapped_bytes")]
-        cells = [f"{found[f'{key}_recall_at_10']:.3f}", *sizes]
-        rows.append(
-            [f"`{precision}`", dim or "all", *cells, *("" if one is None else two_digits(one / 1000) for one in times)]
-        )
-    return rows
-
-
-@table("index_small")
-def index_small() -> list[list[str]]:
-    return _small_rows("index_small")
-
-
-@table("index_small_1m")
-def index_small_1m() -> list[list[str]]:
-    return _small_rows("index_small_1m")
-
-
 @table("index_10m")
 def index_10m() -> list[list[str]]:
     kinds = {
@@ -505,6 +481,8 @@ def hybrid() -> list[list[str]]:
     found = figures("hybrid")
     weights = f"weight {found['weight']:g}; {found['weight_grade1']:g}, chosen on validation questions"
     names = {"bm25": "BM25 alone", "vectors": "vectors alone", "hybrid": weights, "rrf": "reciprocal rank fusion"}
+    stages = [name.removesuffix("_over_rrf") for name in found if name.endswith("_over_rrf")]
+    names |= {name: f"its first {found['rerank_top_k']:.0f} rescored by `{name}`" for name in stages}
     strict, lenient = "section or image itself", "its parts and siblings too"
     measures = ("mrr10", "recall10")
     rows = [[f"{found['test_questions']:.0f} test questions"]]

@@ -234,23 +234,6 @@ def test_on_open_clip(tmp_path, pictures, kind):
 
 
 # -- the processor --------------------------------------------------------------------------------------------------
-def test_room_is_kept_for_the_verbalization(clip_folder):
-    processor = UniVLDRProcessor.from_backbones(str(clip_folder), max_target_tokens=24)
-    caption, words = " ".join(["a beautiful morning"] * 9), "red balloon over the town"
-
-    def read(text):
-        return processor.tokenizer.decode(processor.process_texts(text)["input_ids"][0], skip_special_tokens=True)
-
-    assert processor.join_caption("a cat", "a town") == "a cat [SEP] a town"
-    assert processor.join_caption("a cat", None) == "a cat"
-    assert processor.join_caption("", "a town") == "a town"
-    assert words not in read(processor.join_caption(caption, words))  # pushed out, as in the released code
-    processor.verbalization_tokens = 12
-    joined = read(processor.join_caption(caption, words))
-    assert joined.startswith("a beautiful morning")
-    assert joined.endswith(words)
-
-
 def test_queries_in_every_form(processor):
     plain = processor.process_context("she plays guitar")["input_ids"]
     message = [{"role": "user", "content": [{"type": "text", "text": "she plays guitar"}]}]
