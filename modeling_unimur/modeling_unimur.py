@@ -696,8 +696,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             pixel_values (`(images, 3, height, width)`, *optional*): images of the contexts in reading order; or
                 `visual_features (images, visual_width)`, computed before.
             pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for images of any shape.
-            prefix_states (*optional*): of `get_prefix_states` for the contexts without images, as wide as the
-                longest of them.
+            prefix_states (*optional*): of `training.prefix_store.prefix_states` for the contexts without images,
+                as wide as the longest of them.
             anchors ([`AnchorInputs`]): of anchored queries.
 
         Returns:
@@ -921,30 +921,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if count != given:
             raise ValueError(f"The contexts have places for {count} images, and {given} images came with them.")
 
-    @torch.no_grad()
-    def get_prefix_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Keys and values of everything before [RET] in text contexts, which no training changes: computed once, they
-        leave a training step only [RET] to run.
-
-        Args:
-            input_ids, attention_mask (`(batch, tokens)`): contexts without images that end with [RET].
-
-        Returns:
-            `torch.Tensor` of shape `(batch, 2 * layers, heads, tokens - ret tokens, head_width)`, padded on the left.
-
-        Raises:
-            ValueError: for contexts with images, or a language model whose cache cannot be cut into rows.
-        """
-        if bool((input_ids == self.config.image_token_id).any()):
-            raise ValueError("An image in the context is mapped by trained weights: its prefix cannot be kept.")
-        decoder = self.frozen_decoder
-        if not decoder.supports_prefix_cache:
-            raise ValueError(f"The cache of {type(self.language_model).__name__} cannot be kept and cut into rows.")
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask, ids = align_right(attention_mask, input_ids)
-        cut = ids.shape[1] - self.config.num_ret_tokens
-        return torch.stack(decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut]).states, dim=1)
-
     def _parts(self, input_ids, attention_mask, visual_features, together: bool = False):
         """Aligned rows in parts that are worth running together: row numbers, ids, mask and image features.
 
@@ -989,7 +965,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
                 if (found := (prefix_states.shape[0], prefix_states.shape[3])) != (len(ids), cut):
                     raise ValueError(
                         f"prefix_states are those of {found[0]} contexts of {found[1]} tokens before [RET]; without "
-                        f"images there are {len(ids)} of {cut}: compute them with `get_prefix_states` on just these."
+                        f"images there are {len(ids)} of {cut}: compute them with `prefix_states` on just these."
                     )
                 prefix = PrefixCache.of(prefix_states.unbind(1), mask[:, :cut])
             elif cached:
