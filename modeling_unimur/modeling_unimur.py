@@ -16,7 +16,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_unimur import UniMuRConfig
-from .contrastive_loss import contrastive_loss, next_token_loss, vocabulary_logits
+from .contrastive_loss import contrastive_loss, next_token_loss, sum_over_prefixes, vocabulary_logits
 from .loading import (
     BACKBONE_NAMES,
     BACKBONES,
@@ -1105,24 +1105,22 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if return_loss and output.multimodal_embeds is not None:
             if output.image_embeds is not None and config.visual_matching_weight:
                 negatives = target_image_negatives
-                output.visual_matching_loss = contrastive_loss(
-                    output.multimodal_embeds,
-                    output.image_embeds,
+                negatives = None if negatives is None else self.heads.image_target(negatives)
+                output.visual_matching_loss = self._matching_loss(
+                    (output.multimodal_embeds, output.image_embeds, negatives),
                     output.logit_scale,
                     target_ids,
                     target_image_mask,
-                    None if negatives is None else self.heads.image_target(negatives),
                 )
                 terms.append(config.visual_matching_weight * output.visual_matching_loss)
             if output.text_embeds is not None and config.textual_matching_weight:
                 negatives = target_text_negatives
-                output.textual_matching_loss = contrastive_loss(
-                    output.multimodal_embeds,
-                    output.text_embeds,
+                negatives = None if negatives is None else self.heads.text_target(negatives)
+                output.textual_matching_loss = self._matching_loss(
+                    (output.multimodal_embeds, output.text_embeds, negatives),
                     output.text_logit_scale,
                     target_ids,
                     target_text_mask,
-                    None if negatives is None else self.heads.text_target(negatives),
                 )
                 terms.append(config.textual_matching_weight * output.textual_matching_loss)
             if config.ret_token_loss_weight and parts is not None:
@@ -1139,6 +1137,14 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if terms:
             output.loss = torch.stack([term.float() for term in terms]).sum()
         return output
+
+    def _matching_loss(self, vectors, scale, ids, mask) -> torch.Tensor:
+        """Of queries, candidates and hard negatives, at each of the widths that train."""
+        return sum_over_prefixes(
+            lambda queries, candidates, negatives: contrastive_loss(queries, candidates, scale, ids, mask, negatives),
+            vectors,
+            self.config,
+        )
 
     # -- text out ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
