@@ -55,12 +55,16 @@ EXTRAS = {
     "evaluate": ["bm25s>=0.3", "datasets>=5.2"],
     # The same models in MTEB.
     "mteb": ["mteb>=2.26", "sentence-transformers>=6.0"],
+    # Other frameworks, each with its own adapter.
+    "langchain": ["langchain-core>=1.8"],
+    "llama_index": ["llama-index-core>=0.14.25"],
+    "haystack": ["haystack-ai>=3.4"],
     # A client of the server, for its test.
     "clients": ["openai>=3.57"],
     "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
 }
-# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison.
-_APART = ("dev", "trackio", "app", "ray", "mteb", "clients")
+# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, frameworks for their users.
+_APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 # The version stands here, and is read without importing the package.

@@ -1,6 +1,6 @@
 """Hybrid search beside its two parts: the GIMP manual's questions in one ranking of passages and images.
 
-    python benchmarks/hybrid.py [--quick] [--model FOLDER] [--index FOLDER]
+    python benchmarks/hybrid.py [--quick] [--model FOLDER] [--index FOLDER] [--rerankers FOLDER ...]
 
 The manual is built into an index with words (`unimur index build gimp_manual --bm25`). The weight of BM25 is chosen on
 the validation questions, and all rankings are measured on the test questions:
@@ -11,7 +11,11 @@ the validation questions, and all rankings are measured on the test questions:
 - `weight`: of BM25, the best of 0 to 1 in steps of 0.1 on the `validation_questions`; `test_questions`: their number;
 - `hybrid_over_bm25`, `hybrid_over_vectors`: MRR@10 of hybrid minus that of the part, with `_low` and `_high`, the 95 %
   interval by the paired bootstrap over questions;
-- `search_ms`, `hybrid_ms`: one question among `documents`, by vectors alone and hybrid, without the model.
+- `mrr10_NAME`, `recall10_NAME`, `NAME_over_rrf` with its interval: the first `rerank_top_k` of `rrf` rescored by the
+  second stage in the folder NAME (`python -m unimur_mini.manuals.reranker` trains one); `NAME_within`: the percentage
+  of questions with an answer among them;
+- `search_ms`, `hybrid_ms`, `NAME_ms`: one question among `documents`, by vectors alone, hybrid, and the second stage
+  of it, without the model.
 
 The quick run has eleven texts with random vectors.
 """
@@ -21,6 +25,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -30,6 +35,7 @@ import numpy as np
 from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, report
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.index import hybrid, open_index
+from modeling_unimur.index.second_stage import Reranker, open_reranker
 from modeling_unimur.memory_index import FolderIndex, Hit, RetrievalIndex
 
 TOP_K = 10
@@ -62,8 +68,12 @@ class Questions:
 
     def reciprocal_ranks(self, setting: float | str, least: int) -> np.ndarray:
         """Of each question, in percent."""
-        pairs = zip(self.found, self.relevant(least), strict=True)
-        return np.array([100 * hybrid.measure_setting([hits], [wanted], setting, TOP_K)[0] for hits, wanted in pairs])
+        return self.ranks([hybrid.fuse(hits, setting) for hits in self.found], least)
+
+    def ranks(self, rankings: Sequence[Sequence[Hit]], least: int) -> np.ndarray:
+        """Reciprocal ranks of rankings, in percent."""
+        pairs = zip(rankings, self.relevant(least), strict=True)
+        return np.array([100 * hybrid.measure_rankings([hits], [wanted], TOP_K)[0] for hits, wanted in pairs])
 
 
 def quick_questions(seed: int) -> tuple[FolderIndex, Questions, Questions]:
@@ -112,26 +122,57 @@ def rankings(validation: Questions, test: Questions, least: int) -> dict[str, fl
         figures |= {f"mrr10_{name}": 100 * mrr, f"recall10_{name}": 100 * recall}
     ranks = {name: test.reciprocal_ranks(setting, least) for name, setting in settings.items()}
     for part in ("bm25", "vectors"):
-        found = paired_bootstrap(ranks["hybrid"], ranks[part])
-        figures |= {f"hybrid_over_{part}{end}": value for end, value in
-                    (("", found.mean), ("_low", found.low), ("_high", found.high))}  # fmt: skip
+        figures |= difference(f"hybrid_over_{part}", ranks["hybrid"], ranks[part])
     return figures
 
 
-def measure(index: FolderIndex, validation: Questions, test: Questions, is_quick: bool) -> dict[str, float]:
+def difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
+    """Mean difference with its interval."""
+    found = paired_bootstrap(ours, theirs)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def second_stage(name: str, reranker: Reranker, test: Questions, top_k: int) -> dict[str, float]:
+    """Figures of a second stage behind reciprocal rank fusion."""
+    first = [hybrid.fuse(hits, hybrid.RRF) for hits in test.found]
+    reranked, figures = reranker.rerank(first, test.texts, top_k), {}
+    for least in LEAST_SCORES:
+        end, relevant = "" if least == 2 else f"_grade{least}", test.relevant(least)
+        mrr, recall = hybrid.measure_rankings(reranked, relevant, TOP_K)
+        within = [
+            bool({hit.id for hit in hits[:top_k]} & wanted) for hits, wanted in zip(first, relevant, strict=True)
+        ]
+        figures |= {f"mrr10_{name}{end}": 100 * mrr, f"recall10_{name}{end}": 100 * recall}
+        figures[f"{name}_within{end}"] = 100 * float(np.mean(within))
+        figures |= difference(f"{name}_over_rrf{end}", test.ranks(reranked, least), test.ranks(first, least))
+    return figures
+
+
+def measure(
+    index: FolderIndex,
+    validation: Questions,
+    test: Questions,
+    rerankers: dict[str, Reranker],
+    args: argparse.Namespace,
+) -> dict[str, float]:
     figures = {"validation_questions": len(validation.texts), "test_questions": len(test.texts)}
     figures["documents"] = len(index)
     for least in LEAST_SCORES:
         end = "" if least == 2 else f"_grade{least}"
         figures |= {f"{name}{end}": value for name, value in rankings(validation, test, least).items()}
     one, text = test.vectors[:1], test.texts[:1]
+    top_k = args.rerank_top_k
+    hits = hybrid.search(index, one, text, hybrid.RRF, top_k)
+    for name, reranker in rerankers.items():
+        figures |= {"rerank_top_k": top_k, **second_stage(name, reranker, test, top_k)}
     timings = alternate(
         {
             "search": lambda: index.search(one, TOP_K),
             "hybrid": lambda: hybrid.search(index, one, text, 0.5, TOP_K),
+            **{name: lambda own=own: own.rerank(hits, text, top_k) for name, own in rerankers.items()},
         },
         rounds=3 * MIN_ROUNDS,
-        **({"retries": 0, "pause_seconds": 1} if is_quick else {"retries": 1}),
+        **({"retries": 0, "pause_seconds": 1} if args.quick else {"retries": 1}),
     )
     return figures | {f"{name}_ms": 1000 * seconds for name, seconds in timings.seconds.items()}
 
@@ -140,14 +181,17 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", default="univl-dr-mini", help="folder of a model (default: univl-dr-mini)")
     parser.add_argument("--index", help="folder of the manual's index, built where it is not there")
+    parser.add_argument("--rerankers", nargs="+", default=[], metavar="FOLDER", help="second stages")
+    parser.add_argument("--rerank-top-k", type=int, default=20, metavar="N", help="hits to rescore (default: 20)")
     args = parser.parse_args()
+    rerankers = {Path(name).name: open_reranker(name) for name in args.rerankers}
     with tempfile.TemporaryDirectory() as folder:
         if args.quick:
             made = quick_questions(args.seed)
         else:
             made = manual_questions(args, Path(args.index or Path(folder, "index")))
         notes = ["passages and images in one ranking; the best 100 of each part are fused"]
-        report("hybrid", args, measure(*made, args.quick), notes)
+        report("hybrid", args, measure(*made, rerankers, args), notes)
 
 
 if __name__ == "__main__":

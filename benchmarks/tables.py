@@ -481,6 +481,8 @@ def hybrid() -> list[list[str]]:
     found = figures("hybrid")
     weights = f"weight {found['weight']:g}; {found['weight_grade1']:g}, chosen on validation questions"
     names = {"bm25": "BM25 alone", "vectors": "vectors alone", "hybrid": weights, "rrf": "reciprocal rank fusion"}
+    stages = [name.removesuffix("_over_rrf") for name in found if name.endswith("_over_rrf")]
+    names |= {name: f"its first {found['rerank_top_k']:.0f} rescored by `{name}`" for name in stages}
     strict, lenient = "section or image itself", "its parts and siblings too"
     measures = ("mrr10", "recall10")
     rows = [[f"{found['test_questions']:.0f} test questions"]]

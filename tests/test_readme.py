@@ -82,8 +82,11 @@ def names(tmp_path_factory, make_model, pictures) -> dict:
     write_model(work / "release", *make_model(), heads_only=False)
     return {
         "README.md": {"MODEL": str(assemble()), "IMAGES": pictures, **backbones},
-        "api.md": {"MODEL": str(work / "release"), "IMAGES": pictures, **backbones},
-    }
+        "api.md": {
+            "MODEL": str(work / "release"), "IMAGES": pictures, **backbones,
+            "RERANKER": str(tiny.cross_encoder(work / "reranker")),
+        },
+    }  # fmt: skip
 
 
 # What must hold at the end of a page's programs.

@@ -352,9 +352,16 @@ def measure_setting(
     found: Sequence[Sequence[Hit]], relevant: Sequence[set[str]], hybrid: float | str, top_k: int = 10
 ) -> tuple[float, float]:
     """MRR and recall of one setting; see `compare_weights`."""
+    return measure_rankings([fuse(hits, hybrid) for hits in found], relevant, top_k)
+
+
+def measure_rankings(
+    rankings: Sequence[Sequence[Hit]], relevant: Sequence[set[str]], top_k: int = 10
+) -> tuple[float, float]:
+    """MRR and recall at `top_k`, from 0 to 1, of rankings, best first."""
     reciprocals, recalls = [], []
-    for hits, wanted in zip(found, relevant, strict=True):
-        right = [hit.id in wanted for hit in fuse(hits, hybrid)[:top_k]]
+    for hits, wanted in zip(rankings, relevant, strict=True):
+        right = [hit.id in wanted for hit in hits[:top_k]]
         reciprocals.append(1 / (right.index(True) + 1) if True in right else 0.0)
         recalls.append(sum(right) / len(wanted))
     return float(np.mean(reciprocals)), float(np.mean(recalls))
@@ -367,6 +374,6 @@ def best_weight(measures: Mapping[float | str, tuple[float, float]]) -> float | 
 
 __all__ = [
     "FUSED_DEPTH", "RRF", "RRF_K", "WEIGHTS", "WORD_FIELDS", "WordIndex", "best_weight", "candidates", "check_hybrid",
-    "compare_weights", "fuse", "keep_words", "measure_setting", "require_words", "search", "split_words", "words_of",
-    "write_words",
+    "compare_weights", "fuse", "keep_words", "measure_rankings", "measure_setting", "require_words", "search",
+    "split_words", "words_of", "write_words",
 ]  # fmt: skip

@@ -33,7 +33,8 @@ _DOCUMENT = {"oneOf": [_TEXT, {"type": "object", "properties": {"text": _TEXT, "
 _BODIES = {
     "retrieve": (
         {"messages": _DIALOGUE, "top_k": {**_COUNT, "default": 5}, "modality": {"enum": list(MODALITIES)},
-         "where": {"type": "object"}, "coherent": {"type": "boolean"}, "hybrid": _HYBRID, "rerank": {"type": "boolean"}},
+         "where": {"type": "object"}, "coherent": {"type": "boolean"}, "hybrid": _HYBRID,
+         "rerank": {"type": "boolean"}},
         ["messages"],
     ),
     "embeddings": (

@@ -36,12 +36,13 @@ def test_writes_the_file(model, source, tmp_path, capsys):
         ({0: "nowhere"}, "model folder"),
         ({3: "mined.csv"}, "FILE.parquet or FILE.jsonl"),
         ({1: "wikipedia"}, "A retrieval set"),
+        ({5: ["train", "--max-score", "0.5"]}, "reranker"),
         ({5: "dev"}, "the set has test, train, validation"),
     ],
 )
 def test_bad_input_is_told(model, source, tmp_path, capsys, change, words):
     words_of = [model, source, "--output", str(tmp_path / "mined.parquet"), "--split", "train"]
     for place, value in change.items():
-        words_of[place] = value
+        words_of[place : place + 1] = value if isinstance(value, list) else [value]
     assert main(["mine", *words_of]) == 2
     assert words in capsys.readouterr().err

@@ -127,7 +127,8 @@ def test_documents_are_ranked_by_their_cosines(served, retriever, pair, pictures
 
 BAD_EMBEDDINGS = [
     {}, {"input": []}, {"input": [[1, 2]]}, {"input": [""]}, {"input": TEXTS, "messages": []}, {"messages": []},
-    {"input": "a", "input_type": "passage"}, {"input": "a", "encoding_format": "int8"}, {"input": "a", "dimensions": 0},
+    {"input": "a", "input_type": "passage"}, {"input": "a", "encoding_format": "int8"},
+    {"input": "a", "dimensions": 0},
     {"input": "a", "dimensions": True}, {"input": "a", "unknown": 1}, {"input": ["a"] * 9}, {"model": 3, "input": "a"},
     {"messages": [{"role": "user", "content": "a"}] * 2, "input_type": "document"},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}]},

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from sentence_transformers import CrossEncoder
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
+from modeling_unimur.index.second_stage import Candidate, Reranker
 from modeling_unimur.training import mining
 from modeling_unimur.training.documents import DecodedPictures, Documents, PooledPictures
 from modeling_unimur.training.mining import (
@@ -22,6 +24,7 @@ from modeling_unimur.training.mining import (
     write_mined,
 )
 from modeling_unimur.training.query_rows import QueryRows
+from tests import tiny
 from tests.training.univl_dr_set import write_set
 
 
@@ -85,6 +88,49 @@ def test_drops_what_is_right_under_another_id():
     assert mined(max_similarity=float(np.cos(np.deg2rad(3.5)))) == [5]
     with pytest.raises(ValueError, match="positive"):
         MiningOptions(depth=0)
+
+
+# -- a reranker that drops what it takes for right ------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "right", "limit"),
+    [
+        ({}, [0.2, 0.8, np.nan], 0.8),
+        ({"absolute_margin": 0.1}, [0.8], 0.7),
+        ({"relative_margin": 0.25}, [0.8], 0.6),
+        ({"relative_margin": 0.25}, [-0.8], -1.0),  # of its magnitude
+        ({"max_score": 0.5}, [0.8], 0.5),
+        ({"max_score": 0.9}, [0.8], 0.9),
+        ({"max_score": 0.5, "absolute_margin": 0.4}, [0.8], 0.4),
+        ({"relative_margin": 0.25}, [np.nan], np.inf),
+        ({"absolute_margin": 0.25, "max_score": 0.5}, [], 0.5),
+    ],
+)
+def test_the_limit_of_a_negative(options, right, limit):
+    found = MiningOptions(reranker="model", **options).score_limit(np.array(right))
+    assert found == pytest.approx(limit)
+
+
+@pytest.mark.parametrize("name", ["max_score", "absolute_margin", "relative_margin"])
+def test_margins_are_those_of_a_reranker(name):
+    with pytest.raises(ValueError, match="reranker"):
+        MiningOptions(**{name: 0.5})
+
+
+def test_drops_what_the_judge_scores_above_the_best_right_document():
+    documents = torch.nn.functional.normalize(torch.arange(1.0, 13).reshape(6, 2), dim=-1)
+    known, report = Judged([frozenset({0, 1})], [[0, 1]]), Counter()
+    scores = np.array([0.3, 0.6, 0.9, np.nan, 0.6, 0.1])
+
+    def mined(**options):
+        chosen = MiningOptions(reranker="judge", **options)
+        judge = lambda query, numbers: scores[numbers]  # noqa: E731
+        found = mine_vectors(documents[:1], documents, ["text"] * 6, known, chosen, report=report, judge=judge)
+        return sorted(found[0]["text"])
+
+    assert mined() == [3, 4, 5]  # what has no score stays
+    assert report["right by the reranker"] == 1
+    assert mined(absolute_margin=0.1) == [3, 5]
+    assert mined(max_score=0.05) == [3]
 
 
 def test_files(tmp_path):
@@ -170,3 +216,25 @@ def test_mines_the_corpus_for_every_row(parts, retrieval):
         "text": [t for _, t in mined.values()],
     }
     assert mined_of(Dataset.from_dict(columns)) == mined
+
+
+def test_a_cross_encoder_drops_what_it_scores_above_the_right_documents(parts, retrieval, tmp_path):
+    model, processor = parts
+    documents = Documents(retrieval)
+    rows = QueryRows(retrieval, documents)
+    folder = tiny.cross_encoder(tmp_path)
+    found = {
+        name: mine_rows(
+            model, processor, rows, documents, DecodedPictures(processor), MiningOptions(20, reranker=name)
+        )
+        for name in (None, str(folder))
+    }
+    score, dropped = Reranker(CrossEncoder(str(folder), device="cpu")).scores, 0
+    for row, query in enumerate(rows.queries):
+        text = rows.texts[row]
+        limit = score([(text, Candidate(documents.texts[number])) for number in rows.right[row]]).max()
+        for before, after in zip(*(mined[query] for mined in found.values()), strict=True):
+            scores = score([(text, Candidate(documents.texts[documents.numbers[doc]])) for doc in before])
+            assert after == [doc for doc, value in zip(before, scores, strict=True) if value <= limit + 1e-6]
+            dropped += len(before) - len(after)
+    assert 0 < dropped < sum(len(docs) for kinds in found[None].values() for docs in kinds)

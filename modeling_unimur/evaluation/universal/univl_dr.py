@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...data.retrieval_set import RetrievalSet
-from ...encoding.encoder import Encoder
 from ...index.second_stage import Reranker
 from ..evaluator import Encoded
 from ..report import TaskResult
-from .encoding import DualEncoder, EncodedDocuments, encode_documents, encode_queries
+from .encoding import DualEncoder, EncodedDocuments, encode_documents, encode_queries, unit
 from .evaluate import setting_figures
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
 from .second_stage import SECOND_STAGE, SecondStage
@@ -22,8 +20,8 @@ from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dens
 from .task import SETTINGS, RetrievalTask
 from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
 
-MODEL = "UniVL-DR"
 FUSION, ORACLE, HYBRID = "BM25 & {}", "BM25 & {}, oracle modality", "{} + BM25 (hybrid)"
+TRUNCATED = "{}, first {} numbers"
 CALIBRATIONS = ("off", "on", "dev")
 
 
@@ -34,48 +32,6 @@ _NOTES = (
     "The others are those of UniVL-DR's paper: BM25 over texts and captions, BM25 for texts joined with the first "
     "model for images, and both when an oracle tells what kind answers the query.",
 )
-
-
-def evaluate_univl_dr(
-    model,
-    processor,
-    retrieval: RetrievalSet,
-    split: str = "test",
-    dev: str | None = "validation",
-    settings: Sequence[str] = SETTINGS,
-    calibration: str = "off",
-    image_weight: float | str | None = None,
-    least_score: int = 1,
-    baselines: bool = True,
-    gap_plot: str | os.PathLike | None = None,
-    name: str = MODEL,
-    progress: bool = True,
-    reranker: Reranker | None = None,
-) -> TaskResult:
-    """Evaluates a model on a retrieval set.
-
-    Args:
-        model (`UniVLDRModel`), processor (`UniVLDRProcessor`): an untrained model on a CLIP is CLIP zero-shot. With
-            `processor=None` the model is any object with the functions of `encoding.DualEncoder`.
-        retrieval: the set; `data` has readers.
-        split: whose queries are measured.
-        dev: split on which the hybrid's weight, and what is asked for below, are chosen; None chooses nothing.
-        settings, calibration, image_weight, baselines, gap_plot, progress, reranker: as `universal_result`.
-        least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
-        name: of the model's row.
-
-    Raises:
-        ValueError: an unknown split; and as `universal_result`.
-        ImportError: BM25 without `bm25s`, a plot without matplotlib.
-    """
-    encoder = model if processor is None else Encoder(model, processor, progress=progress)
-    task = RetrievalTask.from_set(retrieval, split, least_score)
-    dev_task = None if dev is None else RetrievalTask.from_set(retrieval, dev, least_score)
-    return universal_result(
-        task, {name: encoder}, {"split": split, **retrieval.about}, dev=dev_task, settings=settings,
-        calibration=calibration, image_weight=image_weight, baselines=baselines, gap_plot=gap_plot, progress=progress,
-        reranker=reranker,
-    )  # fmt: skip
 
 
 def universal_result(
@@ -91,12 +47,13 @@ def universal_result(
     gap_plot: str | os.PathLike | None = None,
     progress: bool = False,
     reranker: Reranker | None = None,
+    truncate_dims: Sequence[int] = (),
 ) -> TaskResult:
     """All encoders, BM25 and what is made of it with the first encoder.
 
     Args:
         task: queries and documents.
-        encoders: by the names of their rows.
+        encoders: by the names of their rows, such as `encoding.encoder.Encoder`s; an untrained one is CLIP zero-shot.
         data: what identifies the set, such as `path` and `split`.
         seed: of the intervals.
         dev: development split on which the hybrid's weight, and what is asked for below, are chosen.
@@ -110,6 +67,7 @@ def universal_result(
         progress: whether to show bars.
         reranker: a second stage for one more row: the hybrid of the first encoder rescored, or that encoder itself
             where there is no hybrid.
+        truncate_dims: widths for one more row each of every encoder: the first so many numbers of its vectors.
 
     Returns:
         `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
@@ -138,9 +96,11 @@ def universal_result(
         space = Space.of(encoder, task, dev)
         chosen, tried = space.tune(image_weight, calibration)
         systems[name] = space.system()
+        extra |= {TRUNCATED.format(name, dim): space.system(dim) for dim in truncate_dims}
         if len(systems) == 1:
             if baselines:
-                extra, weight = with_bm25(name, space)
+                found, weight = with_bm25(name, space)
+                extra |= found
                 if weight is not None:
                     chosen["hybrid weight"], tried["hybrid weight"] = weight.value, weight.tried
             if chosen:
@@ -239,9 +199,18 @@ class Space:
         if self.dev_queries is not None:
             self.dev_queries = means.queries_of(self.dev_queries)
 
-    def system(self) -> Encoded:
-        """Search in this space."""
-        return dense_system(self.queries, self.documents, self.task.is_image)
+    def system(self, truncate_dim: int | None = None) -> Encoded:
+        """Search in this space, or with the first `truncate_dim` numbers of its vectors.
+
+        Raises:
+            ValueError: its vectors have fewer numbers.
+        """
+        width = self.queries.shape[1]
+        if truncate_dim is not None and not 1 <= truncate_dim <= width:
+            raise ValueError(f"truncate_dim must be from 1 to {width}, the width of the vectors, got {truncate_dim}.")
+        both = (self.queries, self.documents)
+        queries, documents = both if truncate_dim is None else (unit(one[:, :truncate_dim]) for one in both)
+        return dense_system(queries, documents, self.task.is_image)
 
 
 def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | None]:
@@ -275,4 +244,4 @@ def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | Non
     return found | {HYBRID.format(name): Hybrid(dense, sparse, weight.value)}, weight
 
 
-__all__ = ["CALIBRATIONS", "MODEL", "Space", "evaluate_univl_dr", "universal_result", "with_bm25"]
+__all__ = ["CALIBRATIONS", "Space", "universal_result", "with_bm25"]

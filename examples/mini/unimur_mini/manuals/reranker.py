@@ -21,7 +21,7 @@ from modeling_unimur.data.retrieval_set import RetrievalSet
 RIGHT = 2
 # Layers of MiniLM that are trained, the top ones: half the work.
 TRAINED_LAYERS = 3
-MAX_TOKENS = 96
+MAX_TOKENS = 72
 
 
 class Question(NamedTuple):
@@ -67,7 +67,7 @@ def generated_questions(manual: RetrievalSet, count: int, seed: int) -> list[Que
 
 
 def training_rows(
-    questions: Sequence[Question], hits: Sequence[Sequence], negatives: int = 4, seed: int = 0
+    questions: Sequence[Question], hits: Sequence[Sequence], negatives: int = 3, seed: int = 0
 ) -> Iterator[dict]:
     """Rows `{"query", "document", "label"}`: an answer of each question and wrong hits of it, drawn.
 
