@@ -74,7 +74,14 @@ def quick_set() -> RetrievalSet:
     return RetrievalSet.from_rows(dict.fromkeys(splits, queries), corpus, dict.fromkeys(splits, qrels))
 
 
-def encoders(retrieval: RetrievalSet, folders: Mapping[str, Path | None], precision) -> dict[str, DualEncoder]:
+def no_images(addresses: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Leaves captions alone, as where no image can be read."""
+    return torch.empty(0, 1), torch.zeros(len(addresses), dtype=torch.bool)
+
+
+def encoders(
+    retrieval: RetrievalSet, folders: Mapping[str, Path | None], precision: torch.dtype | None, captions: bool
+) -> dict[str, DualEncoder]:
     """The dual encoder as it comes, with the release's configuration, and the models of `folders`."""
     from conversion.assemble_univl_dr_mini import assemble, untrained
     from modeling_unimur import UniVLDRModel, UniVLDRProcessor
@@ -86,8 +93,8 @@ def encoders(retrieval: RetrievalSet, folders: Mapping[str, Path | None], precis
         folder = folder or assemble()
         made[name] = UniVLDRModel.from_pretrained(folder), UniVLDRProcessor.from_pretrained(folder)
     # One frozen image tower: its outputs are the same for all.
-    kept = PooledPictures(*made[UNTRAINED], retrieval.corpus["image"][:])
-    return {name: Encoder(*pair, precision=precision, pooled=kept.lookup) for name, pair in made.items()}
+    pooled = no_images if captions else PooledPictures(*made[UNTRAINED], retrieval.corpus["image"][:]).lookup
+    return {name: Encoder(*pair, precision=precision, pooled=pooled) for name, pair in made.items()}
 
 
 def measure(corpus: str, retrieval: RetrievalSet, models: Mapping[str, DualEncoder]) -> dict[str, float]:
@@ -134,6 +141,7 @@ def main() -> None:
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help=f"default: {' '.join(CORPORA)}")
     parser.add_argument("--model", action="append", type=_named_folder, default=[], metavar="NAME=FOLDER")
     parser.add_argument("--bf16", action="store_true", help="encode under bfloat16 autocast")
+    parser.add_argument("--captions", action="store_true", help="leave the images out: captions stand for them")
     args = parser.parse_args()
     figures: dict[str, float] = {}
     corpora = ["quick"] if args.quick else args.corpora
@@ -148,7 +156,7 @@ def main() -> None:
 
             retrieval = load_retrieval_set(corpus)
             folders = {RELEASE: None, **dict(args.model)}
-            models = encoders(retrieval, folders, torch.bfloat16 if args.bf16 else None)
+            models = encoders(retrieval, folders, torch.bfloat16 if args.bf16 else None, args.captions)
         figures |= measure(corpus, retrieval, models)
     if not args.quick:
         figures |= kept_figures(corpora)
@@ -156,7 +164,8 @@ def main() -> None:
     for name in ("bm25", *(f"{name}{end}" for name in models for end in ("", "_hybrid"))):
         if all(f"{corpus}_{name}" in figures for corpus in corpora):
             figures[f"mean_{name}"] = float(np.mean([figures[f"{corpus}_{name}"] for corpus in corpora]))
-    report("manuals", args, figures, ["passages and images in one ranking; MRR@10 in percent"])
+    shown = "captions of images" if args.captions else "images"
+    report("manuals", args, figures, [f"passages and {shown} in one ranking; MRR@10 in percent"])
 
 
 if __name__ == "__main__":

@@ -390,15 +390,40 @@ def ladder_picture_dictionary() -> list[list[str]]:
     return _ladder("picture_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
 
 
-@table("ladder_card")
-def ladder_card() -> list[list[str]]:
-    names = {key: name for key, name in _LADDER.items() if "oracle" not in key and "plain" not in key}
-    rows = [row[:-1] for row in _ladder("gimp_manual", names)]
-    card = results("card:univl-dr-mini")["test"]
-    main = [number(card[f"both {key}"]) for key in ("mrr@10", *_COLUMNS)]
-    own = ["the same, these weights", *main, *(number(card[f"{kind} mrr@10"]) for kind in ("text", "image"))]
-    at = next(place for place, row in enumerate(rows) if row[0].startswith("**"))
-    return [*rows[: at + 1], own, *rows[at + 1 :]]
+_MANUALS = {
+    "gimp_manual": "GIMP",
+    "gnucash_manual": "GnuCash",
+    "debian_handbook": "Debian handbook",
+    "scikit_learn_guide": "scikit-learn guide (never trained on)",
+}
+_MODELS = {
+    "bm25": "BM25",
+    "untrained": "dual encoder, untrained",
+    "gimp_only": "earlier release, trained on GIMP alone, 64 tokens",
+    "release": "**UniVL-DR-mini**",
+}
+
+
+@table("manuals")
+def manuals() -> list[list[str]]:
+    found = figures("manuals")
+    rows = [["MRR@10", *_MANUALS.values(), "mean"]]
+    for key, name in _MODELS.items():
+        for end, words in (("", name), ("_hybrid", f"{name} + BM25")):
+            if f"mean_{key}{end}" in found:
+                cells = [with_interval(found, f"{corpus}_{key}{end}") for corpus in _MANUALS]
+                rows.append([words, *cells, number(found[f"mean_{key}{end}"])])
+    return rows
+
+
+@table("manuals_differences")
+def manuals_differences() -> list[list[str]]:
+    found = figures("manuals")
+    pairs = {"release_over_untrained": "UniVL-DR-mini", "release_hybrid_over_untrained_hybrid": "the same, with BM25"}
+    rows = [["MRR@10, minus the untrained dual encoder", *_MANUALS.values()]]
+    for key, name in pairs.items():
+        rows.append([name, *(with_interval(found, f"{corpus}_{key}") for corpus in _MANUALS)])
+    return rows
 
 
 @table("ladder_differences")
@@ -605,12 +630,16 @@ _CLAIMS = {
         ),
     ],
     "univl-dr-mini": [
-        (
-            "question -> passages and figures",
-            ("gimp-manual-252-questions", "GIMP manual, 252 test questions, 6,807 documents"),
-            "{}",
-            "both {}",
-            ("mrr@10", "ndcg@10", "recall@20"),
+        ("question -> passages and figures", (kind, name), "{}", f"{corpus} {{}}", ("mrr@10",))
+        for corpus, kind, name in (
+            ("gimp_manual", "gimp-manual-252-questions", "GIMP manual, 252 test questions, 6,807 documents"),
+            ("gnucash_manual", "gnucash-manual-198-questions", "GnuCash manual, 198 test questions, 2,026 documents"),
+            ("debian_handbook", "debian-handbook-296-questions", "Debian handbook, 296 questions, 2,009 documents"),
+            (
+                "scikit_learn_guide",
+                "scikit-learn-guide-475-questions",
+                "scikit-learn guide, never trained on, 475 questions, 1,624 documents",
+            ),
         )
     ],
 }

@@ -4,8 +4,8 @@
     python conversion/assemble_univl_dr_mini.py --take RUN    # commit what a run has trained
 
 The small dual encoder, with the form of image head that it was trained with, and in it the tensors that
-`recipes/univl_dr_mini.yaml` trained, which lie in `hub_cards/univl-dr-mini/` in float16: those of the ladder,
-`runs/univl_dr_ladder/gimp_manual/balanced-0`. The second call finds the folder and returns at once.
+`recipes/univl_dr_mini.yaml` trained, which lie in `hub_cards/univl-dr-mini/` in float16. The second call finds the
+folder and returns at once.
 """
 
 from __future__ import annotations
