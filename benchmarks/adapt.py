@@ -45,7 +45,7 @@ def main() -> None:
     rows = load_glosses()["train"]
     texts = list(dict.fromkeys(rows["gloss"]))
     texts = [texts[number * len(texts) // count] for number in range(count)]
-    vectors = load_text_space(encoder)(texts, desc="The ready index").numpy()
+    vectors = load_text_space(encoder).encode_documents(texts, desc="The ready index").numpy()
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "vectors.npy", vectors)
         write_json_lines(Path(folder) / "texts.jsonl", ({"id": f"g{n}", "text": t} for n, t in enumerate(texts)))

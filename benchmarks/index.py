@@ -1,10 +1,13 @@
 """Searching an index: what ours costs beyond raw FAISS, and how much the approximate ones find.
 
     python benchmarks/index.py [--quick] [--vectors N] [--parts NAME ...] [--embeddings FILE.npy] [--name RESULT]
+                               [--as-they-are] [--recall-only]
 
 The vectors are real embeddings, each jittered: what the small CLIP's text tower makes of WordNet's titles and glosses,
 or the rows of a given file; white noise has no neighbours to find (`--quick`: drawn centres). Queries are jittered
-vectors of the index. Batches of 1 and 64, ten hits. Parts:
+vectors of the index. With `--as-they-are` the index holds the real embeddings themselves, once each, but for the
+queries, which are drawn from them. `--recall-only` measures no time of a query, so that a busy machine does. Batches
+of 1 and 64, ten hits. Parts:
 
 - `exact`: FAISS' Flat; `raw_...` is `search` of `faiss.IndexFlatIP`, rows and scores, `exact_...` is
   `VectorIndex.search`, hits with id and payload; `search_overhead_percent_b1`, `_b64`: what ours costs beyond raw;
@@ -12,10 +15,17 @@ vectors of the index. Batches of 1 and 64, ten hits. Parts:
   ranked again by whole vectors; `ivfsq8`: IVF4096,SQ8, a byte a number; `..._ef_search32_...`, `..._nprobe64_...`:
   with other efforts than the default;
 - `milvus`, `milvus_ann`, `milvus_ivfpq`, `milvus_ivfsq8`: Flat, HNSW32, IVF4096,PQ48 and IVF4096,SQ8 in Milvus, a file
-  in the process.
+  in the process;
+- `float32`, `int8`, `binary`: kind `memory` in these precisions, saved and read again; `int8_dim256`, ...: the same of
+  the first 256, 128 or 64 numbers of each vector; `sq8`: FAISS' Flat in int8; `binary_rescore_multiplier4_...`: with
+  other efforts than the default;
+- `hybrid`: what BM25 costs beside the vectors of a `memory` index, whose captions are halves of two of WordNet's
+  glosses, by queries of five words of one: `hybrid_overhead_ms`; `hybrid_words_mib` and `hybrid_words_seconds`: what
+  the words take in memory and to build.
 
 Of each: `..._microseconds_b1`, `_b64` a query; `..._recall_at_10` among the exact ten; `..._build_seconds`; `..._mib`:
-anonymous resident memory that the filled index adds to a process of its own, whose vectors are mapped from a file.
+anonymous resident memory that the filled index adds to a process of its own, whose vectors are mapped from a file; for
+kinds in memory `..._bytes` and `..._mapped_bytes`: of a vector in memory, and mapped from the index's file.
 """
 
 from __future__ import annotations
@@ -50,8 +60,10 @@ from benchmarks.harness import (
     report,
 )
 from modeling_unimur.data.cache import cache_dir
+from modeling_unimur.index import PRECISIONS, hybrid, open_index
 from modeling_unimur.index.faiss import APPROXIMATE, FaissIndex
-from modeling_unimur.memory_index import VectorIndex
+from modeling_unimur.index.quantized import QuantizedIndex
+from modeling_unimur.memory_index import FolderIndex, RetrievalIndex, VectorIndex
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 BATCHES = (1, 64)
@@ -64,6 +76,9 @@ _BLOCK = 50_000
 _CELLS, _SAMPLE_PER_CELL = 4096, 48
 # As many queries are timed in a round as take this long one by one, at least four batches of them.
 _ROUND_SECONDS = 2.0
+_HYBRID_QUERIES = 16
+# Truncated vectors.
+DIMS = (256, 128, 64)
 
 
 def real_embeddings(file: Path) -> Path:
@@ -88,8 +103,7 @@ def real_embeddings(file: Path) -> Path:
 def jittered(rows: np.ndarray, amount: float, rng: np.random.Generator) -> np.ndarray:
     """Unit vectors `(rows, width)` near the given ones; `amount` is the length of what is added."""
     noise = rng.standard_normal(rows.shape, dtype=np.float32)
-    moved = rows + noise * (amount / np.linalg.norm(noise, axis=1, keepdims=True))
-    return moved / np.linalg.norm(moved, axis=1, keepdims=True)
+    return _unit(rows + noise * (amount / np.linalg.norm(noise, axis=1, keepdims=True)))
 
 
 def vectors_like_embeddings(
@@ -130,7 +144,34 @@ def own_mib() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
-def fill(index: VectorIndex, vectors: np.ndarray) -> None:
+def truncated(vectors: np.ndarray, width: int) -> np.ndarray:
+    """The first numbers of each vector, at length 1."""
+    return vectors if vectors.shape[1] == width else _unit(vectors[:, :width])
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def recombined_glosses(count: int, seed: int, is_quick: bool) -> tuple[list[str], list[str]]:
+    """Captions, the first half of one gloss and the second of another, and queries of five words of a gloss."""
+    if is_quick:
+        words = [f"word{number}" for number in range(2000)]
+        rng = np.random.default_rng(seed)
+        glosses = [" ".join(words[min(at, 1999)] for at in rng.zipf(1.3, 12)) for _ in range(500)]
+    else:
+        from unimur_mini.dialogues import load_glosses
+
+        glosses = [row["gloss"] for row in load_glosses()["train"]]
+    halves = [(words[: len(words) // 2], words[len(words) // 2 :]) for words in map(str.split, glosses)]
+    rng = np.random.default_rng(seed)
+    pairs = rng.integers(len(halves), size=(count, 2)).tolist()
+    captions = [" ".join(halves[one][0] + halves[two][1]) for one, two in pairs]
+    asked = [glosses[at].split() for at in rng.integers(len(glosses), size=QUERIES).tolist()]
+    return captions, [" ".join(rng.permutation(words)[:5]) for words in asked]
+
+
+def fill(index: VectorIndex, vectors: np.ndarray, captions: list[str] | None = None) -> None:
     """Adds all vectors, with ids and payloads, and fits cells and codes first where the index has any."""
     train = getattr(index, "needs_training", None)
     if train is not None and train("image"):
@@ -139,8 +180,11 @@ def fill(index: VectorIndex, vectors: np.ndarray) -> None:
     for first in range(0, len(vectors), _BLOCK):
         part = vectors[first : first + _BLOCK]
         names = [f"picture {number}" for number in range(first, first + len(part))]
-        index.add("image", names, part, [{"path": f"{name}.png", "licence": "cc0"} for name in names])
-    if not isinstance(index, FaissIndex):
+        payloads: list[dict] = [{"path": f"{name}.png", "licence": "cc0"} for name in names]
+        for payload, caption in zip(payloads, captions[first : first + len(part)] if captions else (), strict=False):
+            payload["caption"] = caption
+        index.add("image", names, truncated(part, index.width), payloads)
+    if not isinstance(index, FolderIndex):
         index.save()  # Milvus searches what it has flushed
 
 
@@ -158,8 +202,10 @@ def _batches(queries: np.ndarray, size: int) -> list[np.ndarray]:
     return [queries[start : start + size] for start in range(0, len(queries), size)]
 
 
-def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.ndarray, quick: dict) -> None:
-    """Adds the microseconds a query of each search, in turn."""
+def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.ndarray, quick: dict | None) -> None:
+    """Adds the microseconds a query of each search, in turn; without options of `alternate`, of none."""
+    if quick is None:
+        return
     start = time.perf_counter()
     next(iter(searches.values()))(queries[:1])
     count = int(_ROUND_SECONDS / (time.perf_counter() - start))
@@ -176,19 +222,25 @@ def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.
             figures[f"{name}_microseconds_b{size}"] = 1e6 * value / sum(map(len, batches))
 
 
-def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
-    """Figures of one index, in this process."""
-    vectors = np.load(folder / "vectors.npy", mmap_mode="r")
-    queries, quick = np.load(folder / "queries.npy"), QUICK_TIMING if is_quick else {}
-    kind, factory = PARTS[name]
+def one_part(name: str, folder: Path, quick: dict | None) -> dict[str, float]:
+    """Figures of one index, in this process; times with the options of `alternate`, none without them."""
+    vectors, queries = np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "queries.npy")
+    kind, factory, *dims = PARTS[name]
+    width = min([*dims, vectors.shape[1]])
+    queries = truncated(queries, width)
     if kind == "milvus":
         from modeling_unimur.index.milvus import MilvusIndex
     before, start = own_mib(), time.perf_counter()
     if kind == "faiss":
-        index: VectorIndex = FaissIndex(vectors.shape[1], "benchmark@1", factory)
+        index: VectorIndex = FaissIndex(width, "benchmark@1", factory)
+    elif kind == "milvus":
+        index = MilvusIndex.open(str(folder / f"{name}.db"), width, "benchmark@1", factory)
     else:
-        index = MilvusIndex.open(str(folder / f"{name}.db"), vectors.shape[1], "benchmark@1", factory)
+        index = open_index(folder / name, width, "benchmark@1", "memory", precision=factory)
     fill(index, vectors)
+    if kind == "memory":
+        index.save()
+        index = open_index(folder / name)
     figures = {f"{name}_build_seconds": time.perf_counter() - start, f"{name}_mib": own_mib() - before}
     searches = {name: lambda batch: index.search(batch, TOP_K, "image")}
     if name == "exact":
@@ -197,12 +249,17 @@ def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
             raw.add(vectors[first : first + _BLOCK])
         searches = {"raw": lambda batch: raw.search(batch, TOP_K), **searches}
     _time(figures, searches, queries, quick)
-    if name == "exact":
+    if name == "exact" and quick is not None:
         for size in BATCHES:
             ours, theirs = (figures[f"{which}_microseconds_b{size}"] for which in ("exact", "raw"))
             figures[f"search_overhead_percent_b{size}"] = 100 * (ours / theirs - 1)
     truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
     figures[f"{name}_recall_at_10"] = _recall(index, queries, truth)
+    if isinstance(index, QuantizedIndex):
+        held, mapped = index.num_bytes()
+        figures |= {f"{name}_bytes": held / len(vectors), f"{name}_mapped_bytes": mapped / len(vectors)}
+    elif kind == "memory":
+        figures |= {f"{name}_bytes": 4 * width, f"{name}_mapped_bytes": 0}
     effort, values = EFFORTS.get(name, ("", ()))
     for value in values:
         index.tune(**{effort: value})
@@ -211,6 +268,28 @@ def one_part(name: str, folder: Path, is_quick: bool) -> dict[str, float]:
         figures[f"{setting}_recall_at_10"] = _recall(index, queries, truth)
     index.close()
     return figures
+
+
+def hybrid_part(folder: Path, seed: int, is_quick: bool) -> dict[str, float]:
+    """Figures of BM25 beside vectors, in this process."""
+    vectors, queries = np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "queries.npy")
+    captions, texts = recombined_glosses(len(vectors), seed, is_quick)
+    index = RetrievalIndex(vectors.shape[1], "benchmark@1")
+    fill(index, vectors, captions)
+    start = time.perf_counter()
+    words = hybrid.words_of(index)
+    figures = {"hybrid_words_seconds": time.perf_counter() - start, "hybrid_words_mib": words.num_bytes / 2**20}
+    some = list(zip(queries[:, None], texts, strict=True))[:_HYBRID_QUERIES]
+    timings = alternate(
+        {
+            "vectors": lambda: [index.search(query, TOP_K, "image") for query, _ in some],
+            "hybrid": lambda: [hybrid.search(index, query, [text], 0.5, TOP_K, "image") for query, text in some],
+        },
+        **QUICK_TIMING if is_quick else {},
+    )
+    each = {name: 1000 * seconds / len(some) for name, seconds in timings.seconds.items()}
+    figures |= {f"hybrid_{name}_ms": value for name, value in each.items()}
+    return figures | {"hybrid_overhead_ms": each["hybrid"] - each["vectors"]}
 
 
 def _recall(index: VectorIndex, queries: np.ndarray, truth: list[list[str]]) -> float:
@@ -225,7 +304,10 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     Parts that a busy machine has measured are not among them.
     """
     rng, count = np.random.default_rng(args.seed), args.vectors or (QUICK_VECTORS if args.quick else VECTORS)
-    partial, settings = ROOT / "runs" / f"{args.name}.partial.json", [args.seed, count, str(args.embeddings)]
+    partial, settings = (
+        ROOT / "runs" / f"{args.name}.partial.json",
+        [args.seed, count, str(args.embeddings), args.as_they_are, args.recall_only],
+    )
     kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() and not args.quick else {}
     done: dict[str, dict[str, float]] = kept["parts"] if kept.get("settings") == settings else {}
     figures: dict[str, float] = {"vectors": count}
@@ -233,14 +315,21 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         source = args.embeddings
         if source is None and not args.quick:
             source = real_embeddings(Path(folder, "real.npy"))
-        vectors = vectors_like_embeddings(count, source, rng, Path(folder, "vectors.npy"))
-        queries = jittered(vectors[np.sort(rng.integers(len(vectors), size=QUERIES))], QUERY_JITTER, rng)
+        if args.as_they_are:
+            vectors = _unit(np.load(source).astype(np.float32))[rng.permutation(len(np.load(source, "r")))]
+            queries, vectors = vectors[:QUERIES], vectors[QUERIES:]
+            np.save(Path(folder, "vectors.npy"), vectors)
+            figures["vectors"] = len(vectors)
+        else:
+            vectors = vectors_like_embeddings(count, source, rng, Path(folder, "vectors.npy"))
+            queries = jittered(vectors[np.sort(rng.integers(len(vectors), size=QUERIES))], QUERY_JITTER, rng)
+            vectors.flush()
         np.save(Path(folder, "queries.npy"), queries)
-        vectors.flush()
         Path(folder, "truth.json").write_text(json.dumps(exact_hits(vectors, queries)), encoding="utf-8")
         for name in args.parts:
             if name not in done:
-                words = [__file__, "--part", name, "--folder", folder, *(["--quick"] if args.quick else [])]
+                words = [__file__, "--part", name, "--folder", folder]
+                words += [f"--{flag}" for flag in ("quick", "recall-only") if vars(args)[flag.replace("-", "_")]]
                 done[name] = in_fresh_process(words)
                 print(json.dumps(done[name]), file=sys.stderr, flush=True)
                 if not args.quick:
@@ -263,17 +352,30 @@ PARTS = {
     "milvus_ann": ("milvus", APPROXIMATE),
     "milvus_ivfpq": ("milvus", f"IVF{_CELLS},PQ48"),
     "milvus_ivfsq8": ("milvus", f"IVF{_CELLS},SQ8"),
+    "sq8": ("faiss", "SQ8"),
+    **{precision: ("memory", precision) for precision in PRECISIONS},
+    **{f"{precision}_dim{dim}": ("memory", precision, dim) for dim in DIMS for precision in PRECISIONS},
+    "hybrid": ("memory", None),
 }
 # Efforts beside the default ones, `ef_search` 48 and `nprobe` 16.
-EFFORTS = {"ann": ("ef_search", (16, 32, 64, 128)), "ivfpq": ("nprobe", (64,)), "ivfsq8": ("nprobe", (4, 64))}
+EFFORTS = {
+    "ann": ("ef_search", (16, 32, 64, 128)),
+    "ivfpq": ("nprobe", (64,)),
+    "ivfsq8": ("nprobe", (4, 64)),
+    "binary": ("rescore_multiplier", (2, 4, 16, 32)),
+}
 # Cells need more vectors than a quick run has.
-QUICK_PARTS = ("exact", "ann", "milvus")
+QUICK_PARTS = ("exact", "ann", "milvus", *PRECISIONS, "hybrid")
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--vectors", type=int, help=f"in the index (default {VECTORS:,}; quick: {QUICK_VECTORS:,})")
     parser.add_argument("--embeddings", type=Path, help="real embeddings to jitter, a matrix (.npy)")
+    parser.add_argument(
+        "--as-they-are", action="store_true", help="the real embeddings themselves, without jitter and one query each"
+    )
+    parser.add_argument("--recall-only", action="store_true", help="measure no time of a query")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help=f"default: all; quick: {' '.join(QUICK_PARTS)}")
     parser.add_argument("--name", default="index", help="of the file of results")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
@@ -281,13 +383,18 @@ def main() -> None:
     args = parser.parse_args()
     args.parts = args.parts or (QUICK_PARTS if args.quick else list(PARTS))
     if args.part is not None:
-        print_figures(one_part(args.part, args.folder, args.quick))
+        quick = None if args.recall_only else QUICK_TIMING if args.quick else {}
+        made = hybrid_part(args.folder, args.seed, args.quick) if args.part == "hybrid" else None
+        print_figures(made or one_part(args.part, args.folder, quick))
         return
+    if args.as_they_are and args.quick and args.embeddings is None:
+        parser.error("--as-they-are needs real embeddings: leave --quick out, or name --embeddings")
     source = args.embeddings.name if args.embeddings else "CLIP-T of WordNet's titles and glosses"
+    source = source if args.as_they_are else f"jittered {source}"
     core = os.environ.get("OPENBLAS_CORETYPE", "not set")
     notes = [
-        f"float32, {faiss.omp_get_max_threads()} threads; vectors: jittered {source}; Milvus: a file in the process",
-        f"OPENBLAS_CORETYPE {core}; default ef_search 48 and nprobe 16",
+        f"float32, {faiss.omp_get_max_threads()} threads; vectors: {source}; Milvus: a file in the process",
+        f"OPENBLAS_CORETYPE {core}; default ef_search 48, nprobe 16 and rescore_multiplier 8",
         "minimum of 7 rounds, variants in turn; microseconds a query",
     ]
     report(args.name, args, run(args), notes)

@@ -67,6 +67,7 @@ from benchmarks.training_inputs import (
 )
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.cache import cache_dir
+from modeling_unimur.training.prefix_store import prefix_states
 
 VARIANTS = (
     "forward",
@@ -103,7 +104,7 @@ def _steps(model: UniMuRModel, batch: TrainingBatch, names: tuple[str, ...]) -> 
     if "retrieval_step" in names:
         steps["retrieval_step"] = _step(trained, lambda: _retrieval_loss(model, batch))
     if "retrieval_step_kept" in names:
-        states = model.get_prefix_states(batch.contexts["input_ids"], batch.contexts["attention_mask"])
+        states = prefix_states(model, batch.contexts["input_ids"], batch.contexts["attention_mask"])
         steps["retrieval_step_kept"] = _step(trained, lambda: _retrieval_loss(model, batch, states))
     if "retrieval_step_bf16" in names:
         half = _in_bf16(model)

@@ -111,4 +111,13 @@ def joint_width(config) -> int:
     return config.vision_config.hidden_size  # SigLIP has no projection
 
 
-__all__ = ["CUSTOM_PIPELINES", "OpenCLIPConfig", "backbone_config", "joint_width"]
+def check_matryoshka(dims: list[int] | None, weights: list[float] | None, width: int | None) -> None:
+    """Raises ValueError for `matryoshka_dims` that are no widths of a model's vectors, or weights for other dims."""
+    are_widths = dims is None or (dims and all(isinstance(one, int) and 1 <= one <= (width or one) for one in dims))
+    if not are_widths or len(set(dims or ())) < len(dims or ()):
+        raise ValueError(f"matryoshka_dims must be different widths from 1 to {width}, got {dims}.")
+    if weights is not None and (len(weights) != len(dims or ()) or not all(weight >= 0 for weight in weights)):
+        raise ValueError(f"matryoshka_weights must be one number from 0 on for each of {dims}, got {weights}.")
+
+
+__all__ = ["CUSTOM_PIPELINES", "OpenCLIPConfig", "backbone_config", "check_matryoshka", "joint_width"]

@@ -4,7 +4,7 @@ import math
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_open_clip import CUSTOM_PIPELINES, OpenCLIPConfig, backbone_config, joint_width
+from .configuration_open_clip import CUSTOM_PIPELINES, OpenCLIPConfig, backbone_config, check_matryoshka, joint_width
 
 
 class UniMuRConfig(PreTrainedConfig):
@@ -47,6 +47,9 @@ class UniMuRConfig(PreTrainedConfig):
         coherence_temperature (`float`): of the softmax by which the candidates of one kind vote on the other.
         image_threshold (`float`, *optional*): cosine from which on an image is worth returning, set on a
             development set.
+        matryoshka_dims (`list[int]`, *optional*): training sums the contrastive losses over so many first numbers of
+            the vectors, so that truncated ones (`truncate_dim`) rank well; the whole ones alone by default.
+        matryoshka_weights (`list[float]`, *optional*): of those losses; 1 each by default.
         query_anchor (`str`): `"none"`, the paper: a query is what the language model reads at [RET]. `"encoder"`: a
             query is the frozen encoder's own vectors of the dialogue (words of all turns, words of the last turn,
             images of the context), weighted, and the readout is added as their correction.
@@ -96,6 +99,8 @@ class UniMuRConfig(PreTrainedConfig):
         coherence_text_share: float = 0.25,
         coherence_temperature: float = 0.02,
         image_threshold: float | None = None,
+        matryoshka_dims: list | None = None,
+        matryoshka_weights: list | None = None,
         query_anchor: str = "none",
         query_correction: str = "linear",
         query_correction_size: int = 512,
@@ -129,6 +134,7 @@ class UniMuRConfig(PreTrainedConfig):
         self.coherence_weight, self.coherence_text_share = coherence_weight, coherence_text_share
         self.coherence_temperature = coherence_temperature
         self.image_threshold = image_threshold
+        self.matryoshka_dims, self.matryoshka_weights = matryoshka_dims, matryoshka_weights
         self.query_anchor, self.query_correction = query_anchor, query_correction
         self.query_correction_size = query_correction_size
         self.query_correction_dropout = query_correction_dropout
@@ -185,6 +191,7 @@ class UniMuRConfig(PreTrainedConfig):
                     f"projection_dim={self.projection_dim} differs from the dual encoder's {self.joint_width}: set "
                     "map_image_targets and map_text_targets, or leave projection_dim out."
                 )
+        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights, self.projection_dim or self.joint_width)
         self._check_anchor()
 
     def _check_anchor(self) -> None:

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_open_clip import CUSTOM_PIPELINES, backbone_config, joint_width
+from .configuration_open_clip import CUSTOM_PIPELINES, backbone_config, check_matryoshka, joint_width
 
 FUSIONS = ("sum", "image", "caption", "concat")
 
@@ -24,6 +24,9 @@ class UniVLDRConfig(PreTrainedConfig):
             wants less.
         learn_image_weight (`bool`): whether that weight trains.
         image_threshold (`float`, *optional*): cosine from which on the pipeline returns images.
+        matryoshka_dims (`list[int]`, *optional*): training sums the contrastive losses over so many first numbers of
+            the vectors, so that truncated ones (`truncate_dim`) rank well; the whole ones alone by default.
+        matryoshka_weights (`list[float]`, *optional*): of those losses; 1 each by default.
     """
 
     model_type = "univl_dr"
@@ -38,6 +41,8 @@ class UniVLDRConfig(PreTrainedConfig):
         image_weight: float = 1.0,
         learn_image_weight: bool = False,
         image_threshold: float | None = None,
+        matryoshka_dims: list | None = None,
+        matryoshka_weights: list | None = None,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -46,6 +51,7 @@ class UniVLDRConfig(PreTrainedConfig):
         self.image_weight = float(image_weight)
         self.learn_image_weight = learn_image_weight
         self.image_threshold = image_threshold
+        self.matryoshka_dims, self.matryoshka_weights = matryoshka_dims, matryoshka_weights
         self.initializer_range = initializer_range
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         attention = getattr(self.clip_config, "_attn_implementation", None)
@@ -56,6 +62,7 @@ class UniVLDRConfig(PreTrainedConfig):
             raise ValueError(f"fusion must be one of {FUSIONS}, got {fusion!r}.")
         if learn_image_weight and fusion != "sum":
             raise ValueError(f"learn_image_weight belongs to the sum; fusion={fusion!r} has no such weight.")
+        check_matryoshka(matryoshka_dims, matryoshka_weights, self.embedding_width)
 
     @property
     def embedding_width(self) -> int:

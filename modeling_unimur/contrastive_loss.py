@@ -1,5 +1,9 @@
 """Losses of contrastive training, over the candidates of all ranks, and the next-token loss."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
 import torch
 import torch.distributed as dist
 from torch.nn import functional as F
@@ -117,6 +121,17 @@ def contrastive_loss(
     with torch.autocast(queries.device.type, enabled=False):
         # Times the ranks, since distributed training takes the mean over them.
         return (one_way(queries, candidates, negatives) + one_way(candidates, queries)) / 2 * world_size()
+
+
+def sum_over_prefixes(loss: Callable, vectors: Sequence[torch.Tensor | None], config) -> torch.Tensor:
+    """`loss(*vectors)`, or with `config.matryoshka_dims` the sum of it over their first numbers alone, at length 1
+    (Matryoshka representation learning, Kusupati et al., 2022), weighted by `config.matryoshka_weights`."""
+    if config.matryoshka_dims is None:
+        return loss(*vectors)
+    whole = [one if one is None else one.to(_at_least_float32(one)) for one in vectors]
+    weights = config.matryoshka_weights or [1.0] * len(config.matryoshka_dims)
+    cut = ([v if v is None else F.normalize(v[..., :dim], dim=-1) for v in whole] for dim in config.matryoshka_dims)
+    return sum(weight * loss(*some) for weight, some in zip(weights, cut, strict=True))
 
 
 def vocabulary_logits(hidden, weight, bias=None, extra_row=None, softcap: float | None = None) -> torch.Tensor:
@@ -261,11 +276,6 @@ def gather_documents(
 
 
 __all__ = [
-    "candidate_losses",
-    "contrastive_loss",
-    "gather_documents",
-    "gather_with_gradient",
-    "next_token_loss",
-    "vocabulary_logits",
-    "world_size",
-]
+    "candidate_losses", "contrastive_loss", "gather_documents", "gather_with_gradient", "next_token_loss",
+    "sum_over_prefixes", "vocabulary_logits", "world_size",
+]  # fmt: skip

@@ -373,18 +373,7 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
 
 
 __all__ = [
-    "CLEANINGS",
-    "TEXT_OPTIONS",
-    "DualEncoderProcessor",
-    "RetrievalProcessorKwargs",
-    "as_batch",
-    "check_cleaning",
-    "clean_texts",
-    "is_conversation",
-    "is_image",
-    "is_message",
-    "read_conversation",
-    "require_unicode",
-    "sort_options",
+    "CLEANINGS", "TEXT_OPTIONS", "DualEncoderProcessor", "RetrievalProcessorKwargs", "as_batch", "check_cleaning",
+    "clean_texts", "is_conversation", "is_image", "is_message", "read_conversation", "require_unicode", "sort_options",
     "words_of_turn",
-]
+]  # fmt: skip

@@ -396,11 +396,5 @@ def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
 
 
 __all__ = [
-    "IMAGE_FORMATS",
-    "MAX_FILE_BYTES",
-    "MAX_PIXELS",
-    "decode_base64",
-    "image_bytes",
-    "load_image",
-    "source_name",
-]
+    "IMAGE_FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "decode_base64", "image_bytes", "load_image", "source_name",
+]  # fmt: skip

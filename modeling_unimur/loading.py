@@ -1,5 +1,5 @@
 """Loading that never leaves a weight at random and never takes a damaged file for a good one, of models and of
-processors; and the frozen backbones: built inside, attached from where they live, saved or left out."""
+processors; and how a frozen backbone is loaded."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections import OrderedDict
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -22,11 +20,9 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 # Arguments that say where files come from, as opposed to what is built from them.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
-# Arguments that place or pack the frozen weights; the trained heads stay whole on one device.
-_PLACEMENT_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "quantization_config")
 # Parts of a configuration (`text_config`), the model's attributes for them, and what messages call them.
-_PARTS = {"text": "language_model", "clip": "clip"}
-_WORDS = {"text": "language model", "clip": "dual encoder"}
+BACKBONES = {"text": "language_model", "clip": "clip"}
+BACKBONE_NAMES = {"text": "language model", "clip": "dual encoder"}
 # Larger ones are not read whole: a training that has failed leaves NaN in the small ones as well.
 _CHECKED_NUMBERS = 4_000_000
 
@@ -365,320 +361,21 @@ def load_backbone(part: str, source, revision: str | None = None, classes: dict 
             model, info = cls.from_pretrained(source, **kwargs)
     except (OSError, HFValidationError) as error:
         raise OSError(
-            f"The frozen {_WORDS[part]} {where} could not be loaded: it is missing, was moved, or cannot be reached. "
-            f"Check the id and the revision, or pass {_PARTS[part]}=<folder or Hub id>. ({str(error).splitlines()[0]})"
+            f"The frozen {BACKBONE_NAMES[part]} {where} could not be loaded: it is missing, was moved, or cannot be "
+            f"reached. Check the id and the revision, or pass {BACKBONES[part]}=<folder or Hub id>. "
+            f"({str(error).splitlines()[0]})"
         ) from error
-    require_complete(info, f"The frozen {_WORDS[part]} {where}")
+    require_complete(info, f"The frozen {BACKBONE_NAMES[part]} {where}")
     return model, commit
 
 
-def part_dtypes(dtype) -> dict:
-    """The dtype to load `heads`, `language_model` and `clip` in; "auto" is that of a part's own checkpoint."""
-    parts = ("heads", *_PARTS.values())
-    if isinstance(dtype, dict):
-        unknown = sorted(map(str, dtype.keys() - set(parts)))
-        if unknown:
-            raise ValueError(f"dtype names {unknown[0]!r}, and the parts of this model are {', '.join(parts)}.")
-        dtypes = {**dict.fromkeys(parts, "auto"), "heads": torch.float32, **dtype}
-    else:
-        dtypes = dict.fromkeys(parts, "auto" if dtype is None else dtype)
-    for part, value in dtypes.items():
-        named = getattr(torch, value, None) if isinstance(value, str) and value != "auto" else value
-        if named != "auto" and not isinstance(named, torch.dtype):
-            raise ValueError(f"dtype of {part} must be a torch.dtype, its name, or 'auto', got {value!r}.")
-        dtypes[part] = named
-    return dtypes
-
-
-def _without_recorders(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
-    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
-    be pickled; transformers sets them again as soon as it needs them."""
-    if id(module) not in seen:
-        twin = seen[id(module)] = type(module).__new__(type(module))
-        twin.__dict__.update(module.__dict__)
-        twin.__dict__.pop("_output_capturing_hooks_installed", None)
-        hooks = ((k, h) for k, h in module._forward_hooks.items())
-        kept = ((k, h) for k, h in hooks if not getattr(h, "__module__", "").endswith(".output_capturing"))
-        children = module._modules.items()
-        twin.__dict__["_forward_hooks"] = OrderedDict(kept)
-        twin.__dict__["_modules"] = {name: child and _without_recorders(child, seen) for name, child in children}
-    return seen[id(module)]
-
-
-# -- a model of two backbones and heads -------------------------------------------------------------------------------
-class FrozenBackbonesMixin(CompleteLoadingMixin):
-    """Gives a model its attributes `language_model` and `clip`, which are frozen, and ways to load and save its
-    `heads` without them."""
-
-    # Classes of dual encoders that transformers does not have, by model type.
-    dual_encoder_classes: dict = {}
-
-    def build_backbones(self, build: bool, dtypes: dict | None = None) -> None:
-        """Makes both from the configuration, or leaves them out.
-
-        Args:
-            build (`bool`): whether they are made.
-            dtypes (`dict`, *optional*): by part, `"text"` and `"clip"`: `from_pretrained` asks for one dtype, and
-                loads a weight in the one that its parameter has already.
-        """
-        self.language_model = self.clip = None
-        if not build:
-            return
-        for part, dtype in (dtypes or {}).items():
-            getattr(self.config, f"{part}_config").dtype = dtype
-        self.language_model = AutoModelForCausalLM.from_config(self.config.text_config)
-        dual = self.config.clip_config
-        if dual is not None:
-            own = self.dual_encoder_classes.get(dual.model_type)
-            self.clip = AutoModel.from_config(dual) if own is None else own(dual).to(dual.dtype)
-
-    def _backbones(self) -> list[nn.Module]:
-        return [found for name in _PARTS.values() if (found := getattr(self, name, None)) is not None]
-
-    def freeze_backbones(self) -> None:
-        """Switches off their gradients and their dropout."""
-        for backbone in self._backbones():
-            backbone.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True):
-        """Switches the heads to training; the frozen backbones stay in evaluation mode."""
-        super().train(mode)
-        for backbone in self._backbones():
-            backbone.eval()
-        return self
-
-    # -- loading ----------------------------------------------------------------------------------------------------
-    @classmethod
-    def from_backbones(
-        cls,
-        language_model,
-        clip=None,
-        *,
-        processor,
-        language_model_revision: str | None = None,
-        clip_revision: str | None = None,
-        dtype="auto",
-        hub_arguments: dict | None = None,
-        language_model_arguments: dict | None = None,
-        **config_arguments,
-    ):
-        """Joins two pretrained models by untrained heads. It is saved without backbones that came from the Hub, and
-        with those that did not.
-
-        Args:
-            language_model (`str` or `PreTrainedModel`): Hub id, folder, or a causal language model.
-            clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one pass
-                `projection_dim`, the width of the ready embeddings that are the candidates.
-            processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of images. It learns
-                what `query_anchor` the model has.
-            language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
-                that it resolves to is recorded.
-            dtype: of the backbones, "auto" for those of their checkpoints, or a dictionary as `from_pretrained` takes
-                it; the heads are float32 unless that names them.
-            hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
-            language_model_arguments (`dict`, *optional*): further arguments of the language model's
-                `from_pretrained`, such as `quantization_config`.
-            config_arguments: further arguments of the configuration.
-        """
-        hub, dtypes = hub_arguments or {}, part_dtypes(dtype)
-        extra = {"dtype": dtypes["language_model"], **(language_model_arguments or {}), **hub}
-        text, text_commit = load_backbone("text", language_model, language_model_revision, **extra)
-        dual = clip_commit = None
-        if clip is not None:
-            extra = {"classes": cls.dual_encoder_classes, "dtype": dtypes["clip"], **hub}
-            dual, clip_commit = load_backbone("clip", clip, clip_revision, **extra)
-        for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
-            setattr(processor, name, config_arguments.setdefault(name, getattr(processor, name)))
-        for name in ("num_ret_tokens", "num_visual_tokens", "ret_token_ids", "image_token_id"):
-            config_arguments[name] = getattr(processor, name)
-        for part, source, commit in (("text", language_model, text_commit), ("clip", clip, clip_commit)):
-            if commit:
-                config_arguments |= {f"{part}_base_model": str(source), f"{part}_base_revision": commit}
-        config = cls.config_class(
-            text_config=text.config, clip_config=None if dual is None else dual.config, **config_arguments
-        )
-        config.heads_only = bool(config.text_base_model and (dual is None or config.clip_base_model))
-        model = cls(config, build_backbones=False)
-        model.language_model, model.clip = text, dual
-        model._adopt_declarations()
-        with torch.no_grad():  # [RET] starts among the words, which is where the language model knows its way
-            words = text.get_input_embeddings().weight
-            noise = torch.randn_like(model.heads.ret_embedding) * words.float().std()
-            model.heads.ret_embedding.copy_(words.float().mean(dim=0) + noise)
-        if isinstance(dtype, dict):
-            model.heads.to(dtypes["heads"])
-        return model.eval()
-
-    def _adopt_declarations(self) -> None:
-        """Takes over what the backbones ask of loading and placement, and freezes them."""
-        for backbone in self._backbones():
-            for declared in ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules"):
-                own = set(getattr(self, declared, None) or ())
-                setattr(self, declared, own | set(getattr(backbone, declared, None) or ()))
-        self.freeze_backbones()
-        self._ignore_backbones(self.config.heads_only)
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path,
-        *args,
-        config=None,
-        language_model=None,
-        clip=None,
-        output_loading_info: bool = False,
-        **kwargs,
-    ):
-        """Loads a full release, or a heads-only one together with the backbones that it names.
-
-        Args:
-            pretrained_model_name_or_path (`str`): Hub id or folder.
-            config (`PreTrainedConfig`, *optional*): instead of the one beside the weights.
-            language_model, clip (`str` or `PreTrainedModel`, *optional*): backbones in place of those that a
-                heads-only release names.
-            dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts; by default, or with "auto", each part is
-                loaded in the dtype of its own checkpoint. A dictionary names parts apart, as in
-                `{"language_model": torch.bfloat16, "clip": torch.float32}`; those that it leaves out keep their own,
-                and the heads are float32.
-            kwargs: those of `PreTrainedModel.from_pretrained`.
-
-        Raises:
-            ValueError: when a file lacks weights, a heads-only release comes without backbones, or `dtype` names
-                something that is no part or no dtype.
-            OSError: when a backbone cannot be had; it names the id and the revision.
-        """
-        origin = str(pretrained_model_name_or_path)
-        source = {k: kwargs[k] for k in (*HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
-        kwargs.pop("ignore_mismatched_sizes", None)
-        dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
-        dtypes = part_dtypes(torch_dtype if dtype is None else dtype)
-        if config is None:
-            found = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0].get("model_type")
-            if found not in (None, cls.config_class.model_type):
-                raise ValueError(
-                    f"{origin} is a {found} model and no release of UniMuR: join it to another one with "
-                    "UniMuRModel.from_backbones."
-                )
-            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
-        held: dict = {}
-        if config.heads_only:
-            apart = (*_PLACEMENT_ARGUMENTS, "attn_implementation", "generation_config")
-            held = {k: kwargs.pop(k) for k in apart if k in kwargs}
-            kwargs["build_backbones"] = False
-        else:
-            kwargs["backbone_dtypes"] = _known_dtypes(config, dtypes)
-        kwargs |= {"config": config, "dtype": dtypes["heads"], "output_loading_info": True}
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if not config.heads_only:
-            model.freeze_backbones()
-            return (model, info) if output_loading_info else model
-        revision = getattr(config, "_commit_hash", None) or kwargs.get("revision")
-        require_intact(origin, revision, kwargs.get("cache_dir"))
-        attention, generation = held.pop("attn_implementation", None), held.pop("generation_config", None)
-        held |= {k: v for k, v in source.items() if k in HUB_ARGUMENTS}
-        for part, given in (("text", language_model), ("clip", clip)):
-            if getattr(config, f"{part}_config") is not None:
-                model._attach(part, given, attention, origin, dtype=dtypes[_PARTS[part]], **held)
-        model._adopt_declarations()
-        if generation is not None:
-            model.generation_config = generation
-        if held.get("device_map") is not None and model.language_model is not None:
-            model.heads.to(model.language_model.get_input_embeddings().weight.device)
-        return (model, info) if output_loading_info else model
-
-    def _attach(self, part: str, given, attention, origin: str, **kwargs) -> None:
-        expected = getattr(self.config, f"{part}_config")
-        base, revision = (getattr(self.config, f"{part}_base_{key}") for key in ("model", "revision"))
-        if given is None and base is None:
-            raise ValueError(
-                f"{origin} holds trained heads only and names no {_WORDS[part]}: pass "
-                f"{_PARTS[part]}=<folder or Hub id>."
-            )
-        if isinstance(attention, dict):
-            attention = attention.get(f"{part}_config")
-        attention = attention or getattr(expected, "_attn_implementation", None)
-        if attention is not None and expected.model_type not in self.dual_encoder_classes:
-            kwargs["attn_implementation"] = attention
-        if part == "clip":
-            kwargs.pop("quantization_config", None)
-            kwargs["classes"] = self.dual_encoder_classes
-        source, revision = (base, revision) if given is None else (given, None)
-        backbone, _ = load_backbone(part, source, revision, **kwargs)
-        found = backbone.config
-        for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
-            if getattr(found, key, None) != getattr(expected, key, None):
-                raise ValueError(
-                    f"The heads of {origin} were trained on a {_WORDS[part]} with "
-                    f"{key}={getattr(expected, key, None)}, and {source!r} has {getattr(found, key, None)}."
-                )
-        setattr(self, _PARTS[part], backbone)
-        setattr(self.config, f"{part}_config", found)
-
-    # -- copying and saving -----------------------------------------------------------------------------------------
-    def __getstate__(self) -> dict:
-        return _without_recorders(self, {}).__dict__
-
-    def __setstate__(self, state: dict) -> None:
-        super().__setstate__(state)
-        if self.language_model is not None and self.config.ret_layers != [-1]:
-            # Which hidden states a class can give, transformers notes when one is made: none was in a fresh process.
-            with torch.device("meta"):
-                AutoModelForCausalLM.from_config(deepcopy(self.config.text_config))
-
-    def _ignore_backbones(self, heads_only: bool) -> None:
-        prefixes = tuple(f"{name}." for name in _PARTS.values())
-        # LoRA adapters on a backbone are trained, so they are kept.
-        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and "lora_" not in key}
-        self._keys_to_ignore_on_save = ignored if heads_only else None
-
-    def save_pretrained(self, save_directory, *args, heads_only: bool | None = None, **kwargs):
-        """Saves the trained heads, with or without the frozen backbones, and the code that runs them.
-
-        Args:
-            save_directory (`str`): the folder.
-            heads_only (`bool`, *optional*): by default True where both backbones came from the Hub. A folder that
-                holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
-        """
-        usual = self.config.heads_only
-        self.config.heads_only = usual if heads_only is None else heads_only
-        self._ignore_backbones(self.config.heads_only)
-        for part in _PARTS:
-            sub = getattr(self.config, f"{part}_config")
-            if sub is None:
-                continue
-            sub._name_or_path = ""  # a nested path is written out, unlike the top one
-            if self.config.heads_only:
-                sub.__dict__.pop("quantization_config", None)
-            else:
-                sub.dtype = getattr(self, _PARTS[part]).dtype  # which the next load keeps
-        if self.config.heads_only:
-            self.can_generate = lambda: False  # how to generate is the language model's, and is not written
-        try:
-            return super().save_pretrained(save_directory, *args, **kwargs)
-        finally:
-            self.__dict__.pop("can_generate", None)
-            self.config.heads_only = usual
-            self._ignore_backbones(usual)
-
-
-def _known_dtypes(config, dtypes: dict) -> dict[str, torch.dtype]:
-    """The dtypes of the backbones in a full release; those that its configuration does not know are left out."""
-    own = {}
-    for part, name in _PARTS.items():
-        sub = getattr(config, f"{part}_config")
-        dtype = getattr(sub, "dtype", None) if dtypes[name] == "auto" else dtypes[name]
-        if sub is not None and dtype is not None:
-            own[part] = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return own
-
-
 __all__ = [
+    "BACKBONES",
+    "BACKBONE_NAMES",
     "HUB_ARGUMENTS",
     "CompleteLoadingMixin",
-    "FrozenBackbonesMixin",
     "WholeProcessorMixin",
     "load_backbone",
-    "part_dtypes",
     "processor_fingerprint",
     "readable_weights",
     "require_complete",

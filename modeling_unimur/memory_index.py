@@ -403,7 +403,7 @@ class RetrievalIndex(FolderIndex):
 
     def __init__(self, width: int | None = None, model: str | None = None):
         self.width, self.model, self.guard = width, model, ThreadLock()
-        self.parts = {kind: _Rows() for kind in KINDS}
+        self.parts = {kind: Rows() for kind in KINDS}
 
     def _payload(self, item: str, payload: dict | None) -> dict:
         return plain_payload(item, payload, but=("image",))
@@ -427,7 +427,7 @@ class RetrievalIndex(FolderIndex):
         if not scores:
             return [[] for _ in query.vectors]
         every = np.concatenate(scores, axis=1) if len(scores) > 1 else scores[0]
-        best = _best(every, query.top_k)
+        best = best_columns(every, query.top_k)
 
         def hit(score: float, column: int) -> Hit:
             number = bisect(starts, column) - 1
@@ -464,7 +464,7 @@ class RetrievalIndex(FolderIndex):
         return index
 
 
-class _Rows:
+class Rows:
     """The candidates of one kind, by row; vectors in blocks that are not yet joined."""
 
     def __init__(self):
@@ -511,7 +511,7 @@ class _Rows:
         self.blocks = [matrix[: len(self.ids)].copy()]
 
 
-def _best(scores: np.ndarray, top_k: int) -> np.ndarray:
+def best_columns(scores: np.ndarray, top_k: int) -> np.ndarray:
     """Columns of the `top_k` highest scores of each row, best first."""
     if top_k < scores.shape[1]:
         best = np.argpartition(scores, -top_k, axis=1)[:, -top_k:]
@@ -934,6 +934,6 @@ def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
-    "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "Pair", "RetrievalIndex", "VectorIndex",
-    "about_index", "conditions", "matches",
+    "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "Pair", "RetrievalIndex", "Rows",
+    "VectorIndex", "about_index", "best_columns", "conditions", "matches",
 ]  # fmt: skip

@@ -421,24 +421,25 @@ def fuses_captions(processor) -> bool:
 
 
 @torch.inference_mode()
-def picture_vectors(model, inputs) -> torch.Tensor:
+def picture_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Tensor:
     """Unit vectors `(pictures, width)`, float32 on the CPU, of what `picture_inputs` returns."""
     embed = model.get_multimodal_features if "input_ids" in inputs else model.get_image_features
-    return _unit(embed(**_placed(model, inputs)).pooler_output)
+    return unit_vectors(embed(**_placed(model, inputs)).pooler_output, truncate_dim)
 
 
 @torch.inference_mode()
-def text_vectors(model, inputs) -> torch.Tensor:
+def text_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Tensor:
     """Unit vectors `(texts, width)`, float32 on the CPU, of what `processor.process_texts` returns."""
-    return _unit(model.get_text_features(**_placed(model, inputs)).pooler_output)
+    return unit_vectors(model.get_text_features(**_placed(model, inputs)).pooler_output, truncate_dim)
 
 
 def _placed(model, inputs) -> dict:
     return {key: value.to(model.device) for key, value in inputs.items()}
 
 
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.normalize(vectors.float(), dim=-1).cpu()
+def unit_vectors(vectors: torch.Tensor, truncate_dim: int | None = None) -> torch.Tensor:
+    """Vectors `(rows, width)` at length 1, float32 on the CPU; the first `truncate_dim` numbers of each alone."""
+    return torch.nn.functional.normalize(vectors[..., :truncate_dim].float(), dim=-1).cpu()
 
 
 def space_name(model, processor) -> str | None:
@@ -490,21 +491,7 @@ def same_space(name: str, other: str) -> bool:
 
 
 __all__ = [
-    "OWN_DUAL_ENCODERS",
-    "ImageGate",
-    "OpenCLIPImageFeatures",
-    "OpenCLIPModel",
-    "OpenCLIPOutput",
-    "PictureHead",
-    "build_dual_encoder",
-    "encode_texts",
-    "fuses_captions",
-    "load_dual_encoder",
-    "picture_inputs",
-    "picture_vectors",
-    "pool_images",
-    "project_images",
-    "same_space",
-    "space_name",
-    "text_vectors",
-]
+    "OWN_DUAL_ENCODERS", "ImageGate", "OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput", "PictureHead",
+    "build_dual_encoder", "encode_texts", "fuses_captions", "load_dual_encoder", "picture_inputs", "picture_vectors",
+    "pool_images", "project_images", "same_space", "space_name", "text_vectors", "unit_vectors",
+]  # fmt: skip

@@ -1,21 +1,38 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
+from collections import OrderedDict
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypedDict
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_unimur import UniMuRConfig
-from .contrastive_loss import contrastive_loss, next_token_loss, vocabulary_logits
-from .loading import FrozenBackbonesMixin
-from .modeling_open_clip import OWN_DUAL_ENCODERS, encode_texts, pool_images, project_images
+from .contrastive_loss import contrastive_loss, next_token_loss, sum_over_prefixes, vocabulary_logits
+from .loading import (
+    BACKBONE_NAMES,
+    BACKBONES,
+    HUB_ARGUMENTS,
+    CompleteLoadingMixin,
+    load_backbone,
+    require_intact,
+)
+from .modeling_open_clip import (
+    OWN_DUAL_ENCODERS,
+    build_dual_encoder,
+    encode_texts,
+    load_dual_encoder,
+    pool_images,
+    project_images,
+)
 from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
 
 if TYPE_CHECKING:
@@ -23,6 +40,8 @@ if TYPE_CHECKING:
     from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline  # noqa: F401
     from .processing_unimur import UniMuRProcessor  # noqa: F401
 
+# Arguments that place or pack the frozen weights; the trained heads stay whole on one device.
+_PLACEMENT_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "quantization_config")
 # What the gate of an anchored query decides by; `gate_features` computes them in this order.
 GATE_FEATURES = (
     "cosine of readout and anchor",
@@ -291,6 +310,303 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(tensor, value)
 
 
+# -- the frozen backbones: built inside, attached from where they live, saved or left out -----------------------------
+class FrozenBackbonesMixin(CompleteLoadingMixin):
+    """Gives `UniMuRModel` its attributes `language_model` and `clip`, which are frozen, and ways to load and save its
+    `heads` without them."""
+
+    def build_backbones(self, build: bool, dtypes: dict | None = None) -> None:
+        """Makes both from the configuration, or leaves them out.
+
+        Args:
+            build (`bool`): whether they are made.
+            dtypes (`dict`, *optional*): by part, `"text"` and `"clip"`: `from_pretrained` asks for one dtype, and
+                loads a weight in the one that its parameter has already.
+        """
+        self.language_model = self.clip = None
+        if not build:
+            return
+        for part, dtype in (dtypes or {}).items():
+            getattr(self.config, f"{part}_config").dtype = dtype
+        self.language_model = AutoModelForCausalLM.from_config(self.config.text_config)
+        dual = self.config.clip_config
+        if dual is not None:
+            clip = build_dual_encoder(dual)
+            self.clip = clip.to(dual.dtype) if dual.model_type in OWN_DUAL_ENCODERS else clip
+
+    def _backbones(self) -> list[nn.Module]:
+        return [found for name in BACKBONES.values() if (found := getattr(self, name, None)) is not None]
+
+    def freeze_backbones(self) -> None:
+        """Switches off their gradients and their dropout."""
+        for backbone in self._backbones():
+            backbone.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        """Switches the heads to training; the frozen backbones stay in evaluation mode."""
+        super().train(mode)
+        for backbone in self._backbones():
+            backbone.eval()
+        return self
+
+    # -- loading ----------------------------------------------------------------------------------------------------
+    @classmethod
+    def from_backbones(
+        cls,
+        language_model,
+        clip=None,
+        *,
+        processor,
+        language_model_revision: str | None = None,
+        clip_revision: str | None = None,
+        dtype="auto",
+        hub_arguments: dict | None = None,
+        language_model_arguments: dict | None = None,
+        **config_arguments,
+    ):
+        """Joins two pretrained models by untrained heads. It is saved without backbones that came from the Hub, and
+        with those that did not.
+
+        Args:
+            language_model (`str` or `PreTrainedModel`): Hub id, folder, or a causal language model.
+            clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one pass
+                `projection_dim`, the width of the ready embeddings that are the candidates.
+            processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of images. It learns
+                what `query_anchor` the model has.
+            language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
+                that it resolves to is recorded.
+            dtype: of the backbones, "auto" for those of their checkpoints, or a dictionary as `from_pretrained` takes
+                it; the heads are float32 unless that names them.
+            hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
+            language_model_arguments (`dict`, *optional*): further arguments of the language model's
+                `from_pretrained`, such as `quantization_config`.
+            config_arguments: further arguments of the configuration.
+        """
+        hub, dtypes = hub_arguments or {}, part_dtypes(dtype)
+        extra = {"dtype": dtypes["language_model"], **(language_model_arguments or {}), **hub}
+        text, text_commit = load_backbone("text", language_model, language_model_revision, **extra)
+        dual = clip_commit = None
+        if clip is not None:
+            dual, clip_commit = load_dual_encoder(clip, clip_revision, dtype=dtypes["clip"], **hub)
+        for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
+            setattr(processor, name, config_arguments.setdefault(name, getattr(processor, name)))
+        for name in ("num_ret_tokens", "num_visual_tokens", "ret_token_ids", "image_token_id"):
+            config_arguments[name] = getattr(processor, name)
+        for part, source, commit in (("text", language_model, text_commit), ("clip", clip, clip_commit)):
+            if commit:
+                config_arguments |= {f"{part}_base_model": str(source), f"{part}_base_revision": commit}
+        config = cls.config_class(
+            text_config=text.config, clip_config=None if dual is None else dual.config, **config_arguments
+        )
+        config.heads_only = bool(config.text_base_model and (dual is None or config.clip_base_model))
+        model = cls(config, build_backbones=False)
+        model.language_model, model.clip = text, dual
+        model._adopt_declarations()
+        with torch.no_grad():  # [RET] starts among the words, which is where the language model knows its way
+            words = text.get_input_embeddings().weight
+            noise = torch.randn_like(model.heads.ret_embedding) * words.float().std()
+            model.heads.ret_embedding.copy_(words.float().mean(dim=0) + noise)
+        if isinstance(dtype, dict):
+            model.heads.to(dtypes["heads"])
+        return model.eval()
+
+    def _adopt_declarations(self) -> None:
+        """Takes over what the backbones ask of loading and placement, and freezes them."""
+        for backbone in self._backbones():
+            for declared in ("_no_split_modules", "_skip_keys_device_placement", "_keep_in_fp32_modules"):
+                own = set(getattr(self, declared, None) or ())
+                setattr(self, declared, own | set(getattr(backbone, declared, None) or ()))
+        self.freeze_backbones()
+        self._ignore_backbones(self.config.heads_only)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path,
+        *args,
+        config=None,
+        language_model=None,
+        clip=None,
+        output_loading_info: bool = False,
+        **kwargs,
+    ):
+        """Loads a full release, or a heads-only one together with the backbones that it names.
+
+        Args:
+            pretrained_model_name_or_path (`str`): Hub id or folder.
+            config (`PreTrainedConfig`, *optional*): instead of the one beside the weights.
+            language_model, clip (`str` or `PreTrainedModel`, *optional*): backbones in place of those that a
+                heads-only release names.
+            dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts; by default, or with "auto", each part is
+                loaded in the dtype of its own checkpoint. A dictionary names parts apart, as in
+                `{"language_model": torch.bfloat16, "clip": torch.float32}`; those that it leaves out keep their own,
+                and the heads are float32.
+            kwargs: those of `PreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: when a file lacks weights, a heads-only release comes without backbones, or `dtype` names
+                something that is no part or no dtype.
+            OSError: when a backbone cannot be had; it names the id and the revision.
+        """
+        origin = str(pretrained_model_name_or_path)
+        source = {k: kwargs[k] for k in (*HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
+        kwargs.pop("ignore_mismatched_sizes", None)
+        dtype, torch_dtype = kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None)
+        dtypes = part_dtypes(torch_dtype if dtype is None else dtype)
+        if config is None:
+            found = cls.config_class.get_config_dict(pretrained_model_name_or_path, **source)[0].get("model_type")
+            if found not in (None, cls.config_class.model_type):
+                raise ValueError(
+                    f"{origin} is a {found} model and no release of UniMuR: join it to another one with "
+                    "UniMuRModel.from_backbones."
+                )
+            config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **source)
+        held: dict = {}
+        if config.heads_only:
+            apart = (*_PLACEMENT_ARGUMENTS, "attn_implementation", "generation_config")
+            held = {k: kwargs.pop(k) for k in apart if k in kwargs}
+            kwargs["build_backbones"] = False
+        else:
+            kwargs["backbone_dtypes"] = _known_dtypes(config, dtypes)
+        kwargs |= {"config": config, "dtype": dtypes["heads"], "output_loading_info": True}
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if not config.heads_only:
+            model.freeze_backbones()
+            return (model, info) if output_loading_info else model
+        revision = getattr(config, "_commit_hash", None) or kwargs.get("revision")
+        require_intact(origin, revision, kwargs.get("cache_dir"))
+        attention, generation = held.pop("attn_implementation", None), held.pop("generation_config", None)
+        held |= {k: v for k, v in source.items() if k in HUB_ARGUMENTS}
+        for part, given in (("text", language_model), ("clip", clip)):
+            if getattr(config, f"{part}_config") is not None:
+                model._attach(part, given, attention, origin, dtype=dtypes[BACKBONES[part]], **held)
+        model._adopt_declarations()
+        if generation is not None:
+            model.generation_config = generation
+        if held.get("device_map") is not None and model.language_model is not None:
+            model.heads.to(model.language_model.get_input_embeddings().weight.device)
+        return (model, info) if output_loading_info else model
+
+    def _attach(self, part: str, given, attention, origin: str, **kwargs) -> None:
+        expected = getattr(self.config, f"{part}_config")
+        base, revision = (getattr(self.config, f"{part}_base_{key}") for key in ("model", "revision"))
+        if given is None and base is None:
+            raise ValueError(
+                f"{origin} holds trained heads only and names no {BACKBONE_NAMES[part]}: pass "
+                f"{BACKBONES[part]}=<folder or Hub id>."
+            )
+        if isinstance(attention, dict):
+            attention = attention.get(f"{part}_config")
+        attention = attention or getattr(expected, "_attn_implementation", None)
+        if attention is not None and expected.model_type not in OWN_DUAL_ENCODERS:
+            kwargs["attn_implementation"] = attention
+        if part == "clip":
+            kwargs.pop("quantization_config", None)
+        source, revision = (base, revision) if given is None else (given, None)
+        load = load_dual_encoder if part == "clip" else partial(load_backbone, part)
+        backbone, _ = load(source, revision, **kwargs)
+        found = backbone.config
+        for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "projection_dim"):
+            if getattr(found, key, None) != getattr(expected, key, None):
+                raise ValueError(
+                    f"The heads of {origin} were trained on a {BACKBONE_NAMES[part]} with "
+                    f"{key}={getattr(expected, key, None)}, and {source!r} has {getattr(found, key, None)}."
+                )
+        setattr(self, BACKBONES[part], backbone)
+        setattr(self.config, f"{part}_config", found)
+
+    # -- copying and saving -----------------------------------------------------------------------------------------
+    def __getstate__(self) -> dict:
+        return _without_recorders(self, {}).__dict__
+
+    def __setstate__(self, state: dict) -> None:
+        super().__setstate__(state)
+        if self.language_model is not None and self.config.ret_layers != [-1]:
+            # Which hidden states a class can give, transformers notes when one is made: none was in a fresh process.
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(deepcopy(self.config.text_config))
+
+    def _ignore_backbones(self, heads_only: bool) -> None:
+        prefixes = tuple(f"{name}." for name in BACKBONES.values())
+        # LoRA adapters on a backbone are trained, so they are kept.
+        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and "lora_" not in key}
+        self._keys_to_ignore_on_save = ignored if heads_only else None
+
+    def save_pretrained(self, save_directory, *args, heads_only: bool | None = None, **kwargs):
+        """Saves the trained heads, with or without the frozen backbones, and the code that runs them.
+
+        Args:
+            save_directory (`str`): the folder.
+            heads_only (`bool`, *optional*): by default True where both backbones came from the Hub. A folder that
+                holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
+        """
+        usual = self.config.heads_only
+        self.config.heads_only = usual if heads_only is None else heads_only
+        self._ignore_backbones(self.config.heads_only)
+        for part in BACKBONES:
+            sub = getattr(self.config, f"{part}_config")
+            if sub is None:
+                continue
+            sub._name_or_path = ""  # a nested path is written out, unlike the top one
+            if self.config.heads_only:
+                sub.__dict__.pop("quantization_config", None)
+            else:
+                sub.dtype = getattr(self, BACKBONES[part]).dtype  # which the next load keeps
+        if self.config.heads_only:
+            self.can_generate = lambda: False  # how to generate is the language model's, and is not written
+        try:
+            return super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.__dict__.pop("can_generate", None)
+            self.config.heads_only = usual
+            self._ignore_backbones(usual)
+
+
+def part_dtypes(dtype) -> dict:
+    """The dtype to load `heads`, `language_model` and `clip` in; "auto" is that of a part's own checkpoint."""
+    parts = ("heads", *BACKBONES.values())
+    if isinstance(dtype, dict):
+        unknown = sorted(map(str, dtype.keys() - set(parts)))
+        if unknown:
+            raise ValueError(f"dtype names {unknown[0]!r}, and the parts of this model are {', '.join(parts)}.")
+        dtypes = {**dict.fromkeys(parts, "auto"), "heads": torch.float32, **dtype}
+    else:
+        dtypes = dict.fromkeys(parts, "auto" if dtype is None else dtype)
+    for part, value in dtypes.items():
+        named = getattr(torch, value, None) if isinstance(value, str) and value != "auto" else value
+        if named != "auto" and not isinstance(named, torch.dtype):
+            raise ValueError(f"dtype of {part} must be a torch.dtype, its name, or 'auto', got {value!r}.")
+        dtypes[part] = named
+    return dtypes
+
+
+def _without_recorders(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
+    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
+    be pickled; transformers sets them again as soon as it needs them."""
+    if id(module) not in seen:
+        twin = seen[id(module)] = type(module).__new__(type(module))
+        twin.__dict__.update(module.__dict__)
+        twin.__dict__.pop("_output_capturing_hooks_installed", None)
+        hooks = ((k, h) for k, h in module._forward_hooks.items())
+        kept = ((k, h) for k, h in hooks if not getattr(h, "__module__", "").endswith(".output_capturing"))
+        children = module._modules.items()
+        twin.__dict__["_forward_hooks"] = OrderedDict(kept)
+        twin.__dict__["_modules"] = {name: child and _without_recorders(child, seen) for name, child in children}
+    return seen[id(module)]
+
+
+def _known_dtypes(config, dtypes: dict) -> dict[str, torch.dtype]:
+    """The dtypes of the backbones in a full release; those that its configuration does not know are left out."""
+    own = {}
+    for part, name in BACKBONES.items():
+        sub = getattr(config, f"{part}_config")
+        dtype = getattr(sub, "dtype", None) if dtypes[name] == "auto" else dtypes[name]
+        if sub is not None and dtype is not None:
+            own[part] = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return own
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
 class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
 
@@ -299,7 +615,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     """
 
     accepts_loss_kwargs = False
-    dual_encoder_classes = OWN_DUAL_ENCODERS
     # Whether a batch runs in one piece and without a prefix apart, so that ranks among which the language model is
     # sharded call it equally often, whatever their batches hold.
     equal_calls = False
@@ -381,8 +696,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             pixel_values (`(images, 3, height, width)`, *optional*): images of the contexts in reading order; or
                 `visual_features (images, visual_width)`, computed before.
             pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for images of any shape.
-            prefix_states (*optional*): of `get_prefix_states` for the contexts without images, as wide as the
-                longest of them.
+            prefix_states (*optional*): of `training.prefix_store.prefix_states` for the contexts without images,
+                as wide as the longest of them.
             anchors ([`AnchorInputs`]): of anchored queries.
 
         Returns:
@@ -606,30 +921,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if count != given:
             raise ValueError(f"The contexts have places for {count} images, and {given} images came with them.")
 
-    @torch.no_grad()
-    def get_prefix_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Keys and values of everything before [RET] in text contexts, which no training changes: computed once, they
-        leave a training step only [RET] to run.
-
-        Args:
-            input_ids, attention_mask (`(batch, tokens)`): contexts without images that end with [RET].
-
-        Returns:
-            `torch.Tensor` of shape `(batch, 2 * layers, heads, tokens - ret tokens, head_width)`, padded on the left.
-
-        Raises:
-            ValueError: for contexts with images, or a language model whose cache cannot be cut into rows.
-        """
-        if bool((input_ids == self.config.image_token_id).any()):
-            raise ValueError("An image in the context is mapped by trained weights: its prefix cannot be kept.")
-        decoder = self.frozen_decoder
-        if not decoder.supports_prefix_cache:
-            raise ValueError(f"The cache of {type(self.language_model).__name__} cannot be kept and cut into rows.")
-        attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        mask, ids = align_right(attention_mask, input_ids)
-        cut = ids.shape[1] - self.config.num_ret_tokens
-        return torch.stack(decoder.build(self.get_inputs_embeds(ids[:, :cut]), mask[:, :cut]).states, dim=1)
-
     def _parts(self, input_ids, attention_mask, visual_features, together: bool = False):
         """Aligned rows in parts that are worth running together: row numbers, ids, mask and image features.
 
@@ -674,7 +965,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
                 if (found := (prefix_states.shape[0], prefix_states.shape[3])) != (len(ids), cut):
                     raise ValueError(
                         f"prefix_states are those of {found[0]} contexts of {found[1]} tokens before [RET]; without "
-                        f"images there are {len(ids)} of {cut}: compute them with `get_prefix_states` on just these."
+                        f"images there are {len(ids)} of {cut}: compute them with `prefix_states` on just these."
                     )
                 prefix = PrefixCache.of(prefix_states.unbind(1), mask[:, :cut])
             elif cached:
@@ -814,24 +1105,22 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if return_loss and output.multimodal_embeds is not None:
             if output.image_embeds is not None and config.visual_matching_weight:
                 negatives = target_image_negatives
-                output.visual_matching_loss = contrastive_loss(
-                    output.multimodal_embeds,
-                    output.image_embeds,
+                negatives = None if negatives is None else self.heads.image_target(negatives)
+                output.visual_matching_loss = self._matching_loss(
+                    (output.multimodal_embeds, output.image_embeds, negatives),
                     output.logit_scale,
                     target_ids,
                     target_image_mask,
-                    None if negatives is None else self.heads.image_target(negatives),
                 )
                 terms.append(config.visual_matching_weight * output.visual_matching_loss)
             if output.text_embeds is not None and config.textual_matching_weight:
                 negatives = target_text_negatives
-                output.textual_matching_loss = contrastive_loss(
-                    output.multimodal_embeds,
-                    output.text_embeds,
+                negatives = None if negatives is None else self.heads.text_target(negatives)
+                output.textual_matching_loss = self._matching_loss(
+                    (output.multimodal_embeds, output.text_embeds, negatives),
                     output.text_logit_scale,
                     target_ids,
                     target_text_mask,
-                    None if negatives is None else self.heads.text_target(negatives),
                 )
                 terms.append(config.textual_matching_weight * output.textual_matching_loss)
             if config.ret_token_loss_weight and parts is not None:
@@ -848,6 +1137,14 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if terms:
             output.loss = torch.stack([term.float() for term in terms]).sum()
         return output
+
+    def _matching_loss(self, vectors, scale, ids, mask) -> torch.Tensor:
+        """Of queries, candidates and hard negatives, at each of the widths that train."""
+        return sum_over_prefixes(
+            lambda queries, candidates, negatives: contrastive_loss(queries, candidates, scale, ids, mask, negatives),
+            vectors,
+            self.config,
+        )
 
     # -- text out ---------------------------------------------------------------------------------------------------
     @torch.no_grad()

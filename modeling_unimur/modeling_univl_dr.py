@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
-from .contrastive_loss import candidate_losses, gather_documents
+from .contrastive_loss import candidate_losses, gather_documents, sum_over_prefixes
 from .loading import HUB_ARGUMENTS, CompleteLoadingMixin
 from .modeling_open_clip import build_dual_encoder, encode_texts, load_dual_encoder, pool_images, project_images
 
@@ -370,7 +370,8 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             documents, positives, candidates = gather_documents(
                 documents, document_ids, positives, candidates, known_ids
             )
-        losses = candidate_losses(queries, documents, output.logit_scale, positives, candidates, threshold)
+        further = (output.logit_scale, positives, candidates, threshold)
+        losses = sum_over_prefixes(lambda *both: candidate_losses(*both, *further), (queries, documents), self.config)
         output.loss = losses.mean()
         if bool(shown.any()):
             output.visual_matching_loss = losses[shown].mean()

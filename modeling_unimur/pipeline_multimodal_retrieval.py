@@ -40,7 +40,7 @@ from .memory_index import (
     package,
     require_positive,
 )
-from .modeling_open_clip import picture_inputs, picture_vectors, same_space, space_name, text_vectors
+from .modeling_open_clip import picture_inputs, picture_vectors, same_space, space_name, text_vectors, unit_vectors
 
 _END = object()
 
@@ -111,14 +111,19 @@ class MultimodalRetrievalPipeline(Pipeline):
         anchor_encoder (*optional*): for anchored queries of a model whose candidates are ready embeddings: the encoder
             that made them, a `SentenceTransformer` or a callable from a list of texts to vectors. By default the one
             that the model's configuration names is loaded.
+        truncate_dim (`int`, *optional*): numbers of each vector that count, of candidates and queries alike: the first
+            ones, at length 1. All by default.
         args, kwargs: of every pipeline.
     """
 
     _load_processor = True
     _load_tokenizer = _load_image_processor = _load_feature_extractor = False
 
-    def __init__(self, *args, anchor_encoder=None, **kwargs):
+    def __init__(self, *args, anchor_encoder=None, truncate_dim: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
+        most, self.truncate_dim = self.model.config.embedding_width, truncate_dim
+        if truncate_dim is not None and not (isinstance(truncate_dim, int) and 1 <= truncate_dim <= most):
+            raise ValueError(f"truncate_dim must be an integer from 1 to {most}, got {truncate_dim!r}.")
         if anchor_encoder is not None:
             self.processor.anchor_encoder = anchor_encoder
         self.index = RetrievalIndex()
@@ -217,7 +222,8 @@ class MultimodalRetrievalPipeline(Pipeline):
                 read = inputs(candidates) if candidates else None
             if not candidates:
                 return 0
-            vectors = picture_vectors(self.model, read) if kind == "image" else text_vectors(self.model, read)
+            embed = picture_vectors if kind == "image" else text_vectors
+            vectors = embed(self.model, read, self.truncate_dim)
         with self.index.guard:
             free = (n for n in itertools.count(self.index.count(kind)) if (kind, f"{kind}-{n}") not in self.index)
             named = [one if one.id is not None else one._replace(id=f"{kind}-{next(free)}") for one in candidates]
@@ -254,15 +260,12 @@ class MultimodalRetrievalPipeline(Pipeline):
         return self.processor.allow_urls if allow_urls is None else allow_urls
 
     def add_embeddings(self, kind: str, ids: list[str], embeddings: torch.Tensor, payloads: list) -> None:
-        """Adds candidates of `kind` `"text"` or `"image"` that are embedded already, `(candidates, width)`; a payload
-        is a dict, or the text itself or what names the image."""
-        if embeddings.shape[-1] != self.model.config.embedding_width:
-            raise ValueError(
-                f"This model's space has {self.model.config.embedding_width} dimensions; the embeddings have "
-                f"{embeddings.shape[-1]}."
-            )
+        """Adds candidates of `kind` `"text"` or `"image"` that are embedded already, `(candidates, width)`, whole or
+        truncated; a payload is a dict, or the text itself or what names the image."""
+        if embeddings.shape[-1] not in (most := self.model.config.embedding_width, self.width):
+            raise ValueError(f"This model's space has {most} dimensions; the embeddings have {embeddings.shape[-1]}.")
         payloads = [payload if isinstance(payload, dict) else {kind: payload} for payload in payloads]
-        self.index.add(kind, ids, torch.nn.functional.normalize(embeddings.detach().float(), dim=-1), payloads)
+        self.index.add(kind, ids, unit_vectors(embeddings.detach(), self.truncate_dim), payloads)
 
     def remove(self, images: Sequence[str] = (), texts: Sequence[str] = ()) -> int:
         """Removes candidates by their ids; returns how many.
@@ -273,6 +276,11 @@ class MultimodalRetrievalPipeline(Pipeline):
         return sum(self.index.remove(kind, ids) for kind, ids in (("image", images), ("text", texts)) if len(ids))
 
     # -- the index --------------------------------------------------------------------------------------------------
+    @property
+    def width(self) -> int:
+        """Numbers of each vector: `truncate_dim`, or all of the model's."""
+        return self.truncate_dim or self.model.config.embedding_width
+
     @property
     def space(self) -> str | None:
         """Name and revision of the candidates' space, which an index keeps; see `space_name`."""
@@ -314,9 +322,12 @@ class MultimodalRetrievalPipeline(Pipeline):
         given = hasattr(index, "search")
         found = index if given else self._open_index(os.fspath(index), create, read_only, model, options)
         try:
-            width, name = self.model.config.embedding_width, model or self.space
+            width, name = self.width, model or self.space
             if found.width not in (None, width):
-                raise ValueError(f"The index holds vectors of {found.width} numbers; this model's have {width}.")
+                raise ValueError(
+                    f"The index holds vectors of {found.width} numbers; this model's have {width}. For an index of "
+                    f"truncated vectors, open the pipeline with truncate_dim={found.width}."
+                )
             if None not in (found.model, name) and not same_space(found.model, name):
                 raise ValueError(
                     f"The index was made by another model ({found.model}, not {name}): its vectors mean something "
@@ -341,7 +352,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             return opener.open_index(place, read_only=read_only, **options)
         if create is None:
             raise missing
-        width, name = self.model.config.embedding_width, model or self.space
+        width, name = self.width, model or self.space
         if name is None:
             raise ValueError("This model's candidates are ready vectors: name the model that made them, model=.")
         return opener.open_index(place, width, name, index=create, **options)
@@ -541,7 +552,7 @@ class MultimodalRetrievalPipeline(Pipeline):
                 found[at] = row
         if params.get("on_error") == "skip":
             return found
-        return torch.stack(found) if found else torch.empty(0, self.model.config.embedding_width)
+        return torch.stack(found) if found else torch.empty(0, self.width)
 
     def rank(self, embeddings: torch.Tensor, words: list[str] | None = None, **kwargs) -> list:
         """Ranks the candidates for embedded dialogues.
@@ -609,7 +620,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             elif features:
                 embeds = self.model.get_multimodal_features(**features).pooler_output
             else:
-                embeds = torch.empty(0, self.model.config.embedding_width)
+                embeds = torch.empty(0, self.width)
+        embeds = embeds if self.truncate_dim is None else unit_vectors(embeds, self.truncate_dim)
         return {"embeds": embeds, "errors": errors, "words": model_inputs.get("words", [])}
 
     def postprocess(self, model_outputs, **kwargs):

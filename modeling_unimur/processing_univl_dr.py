@@ -12,14 +12,10 @@ from .conversation import (
     RetrievalProcessorKwargs,
     as_batch,
     check_cleaning,
-    clean_texts,
     is_conversation,
     read_conversation,
     sort_options,
 )
-
-# Its parts in `join_caption`: CLIP's tokenizer has no such special token and reads three ordinary ones (UniVL-DR).
-SEPARATOR = " [SEP] "
 
 
 class UniVLDRProcessor(DualEncoderProcessor):
@@ -34,8 +30,8 @@ class UniVLDRProcessor(DualEncoderProcessor):
         max_target_tokens (`int`): longest query, text and caption; longer ones are cut at the end.
         target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP, whose text tower was trained on padded texts
             and without a mask.
-        verbalization_tokens (`int`): room that `join_caption` keeps for what is put into words beside a caption; 0
-            lets a long caption push it out, as in the released code.
+        verbalization_tokens (`int`): room that `verbalization.join_caption` keeps for the words of an image; 0 lets a
+            long caption push them out, as in the released code.
         clean_text (`str`, *optional*): how texts are cleaned before the tokenizer: `"clip"` as OpenAI's CLIP does and
             so UniVL-DR's released checkpoints; `None` leaves them as they are.
         fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
@@ -154,30 +150,6 @@ class UniVLDRProcessor(DualEncoderProcessor):
             batch.update(as_batch(mask, sort_options(kwargs)[2]))
         return batch
 
-    def join_caption(self, caption: str | None, verbalization: str | None) -> str:
-        """`caption [SEP] verbalization`, cut to `max_target_tokens` so that `verbalization_tokens` are left for the
-        latter (UniVL-DR, equation 8)."""
-        caption, verbalization = ((text or "").strip() for text in (caption, verbalization))
-        if not caption or not verbalization:
-            return caption or verbalization
-        if self.verbalization_tokens:
-            ends = len(self.tokenizer("")["input_ids"])
-            tail = len(self._ids(SEPARATOR + verbalization))
-            room = self.max_target_tokens - ends - min(tail, self.verbalization_tokens + len(self._ids(SEPARATOR)))
-            caption = self._cut(caption, max(room, 1))
-        return f"{caption}{SEPARATOR}{verbalization}"
-
-    def _ids(self, text: str) -> list:
-        (text,) = clean_texts([text], self.clean_text)
-        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _cut(self, text: str, tokens: int) -> str:
-        """The longest head of a text, in whole words, that has at most so many tokens."""
-        words = text.split(" ")
-        while len(words) > 1 and len(self._ids(" ".join(words))) > tokens:
-            words.pop()
-        return " ".join(words)
-
     def __call__(
         self, images=None, text=None, allow_urls: bool | None = None, **kwargs: Unpack[RetrievalProcessorKwargs]
     ) -> BatchFeature:
@@ -218,4 +190,4 @@ class UniVLDRProcessor(DualEncoderProcessor):
         return processor
 
 
-__all__ = ["SEPARATOR", "UniVLDRProcessor"]
+__all__ = ["UniVLDRProcessor"]

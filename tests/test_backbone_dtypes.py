@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.prefix_cache import ChatCache
+from modeling_unimur.training.prefix_store import prefix_states
 from tests import tiny
 from tests.hub_cache import publish
 
@@ -238,7 +239,7 @@ def test_training(model, exact, processor, batch, pictures, kept):
         states = {}
         if kept:
             context = {key: inputs[key] for key in ("input_ids", "attention_mask")}
-            states = {"prefix_states": made.get_prefix_states(**context)}
+            states = {"prefix_states": prefix_states(made, **context)}
         made.zero_grad()
         outputs[name] = made(**inputs, **states)
         outputs[name].loss.backward()

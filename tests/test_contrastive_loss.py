@@ -1,12 +1,13 @@
 """The losses against the same formulas written out plainly."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.contrastive_loss import contrastive_loss, next_token_loss
+from modeling_unimur.contrastive_loss import candidate_losses, contrastive_loss, next_token_loss, sum_over_prefixes
 
 
 def unit(rows: int, width: int = 6, seed: int = 0) -> torch.Tensor:
@@ -135,3 +136,43 @@ def test_next_token_loss_is_cross_entropy_on_full_logits(rows, bias, softcap, ex
 def test_next_token_loss_without_a_label_is_zero():
     head = torch.nn.Linear(8, 11)
     assert next_token_loss(torch.randn(2, 5, 8), torch.full((2, 5), -100), head).item() == 0
+
+
+# -- Matryoshka -------------------------------------------------------------------------------------------------------
+def over(loss, vectors, dims=None, weights=None):
+    return sum_over_prefixes(loss, vectors, SimpleNamespace(matryoshka_dims=dims, matryoshka_weights=weights))
+
+
+SCALE = torch.tensor(9.0, dtype=torch.float64)
+LOSSES = {
+    "contrastive": lambda queries, candidates, negatives: contrastive_loss(
+        queries, candidates, SCALE, negatives=negatives
+    ),
+    "candidates": lambda queries, candidates, _: candidate_losses(queries, candidates, SCALE, torch.arange(5)),
+}
+
+
+@pytest.mark.parametrize("with_negatives", [False, True])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_losses_over_prefixes(loss, with_negatives):
+    negatives = unit(10, seed=3).reshape(5, 2, 6) if with_negatives else None
+    vectors = (unit(5, seed=1), unit(5, seed=2), negatives)
+    whole = loss(*vectors)
+    torch.testing.assert_close(over(loss, vectors, [6]), whole)
+    torch.testing.assert_close(over(loss, vectors), whole, atol=0, rtol=0)
+
+    def cut(dim):
+        return loss(*(None if one is None else F.normalize(one[..., :dim], dim=-1) for one in vectors))
+
+    torch.testing.assert_close(over(loss, vectors, [6, 3, 1]), whole + cut(3) + cut(1))
+    torch.testing.assert_close(over(loss, vectors, [6, 3], [1.0, 0.25]), whole + 0.25 * cut(3))
+    (gradient,) = torch.autograd.grad(over(loss, vectors, [2]).sum(), vectors[0])
+    assert bool(gradient[:, :2].any())
+    assert not bool(gradient[:, 2:].any())
+
+
+def test_prefixes_in_bfloat16_are_as_exact_as_whole_vectors():
+    queries, candidates = (unit(5, seed=seed).bfloat16() for seed in (1, 2))
+    found = over(lambda *both: contrastive_loss(*both, SCALE), (queries, candidates), [6])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, contrastive_loss(queries, candidates, SCALE), atol=2e-2, rtol=0)

@@ -12,6 +12,7 @@ from modeling_unimur import UniMuRProcessor, UniVLDRProcessor, conversation
 from modeling_unimur.conversation import clean_texts
 from modeling_unimur.modeling_open_clip import same_space, space_name
 from modeling_unimur.training.frozen_towers import TextEncoder
+from modeling_unimur.verbalization import join_caption
 
 # Texts that OpenAI's tokenizer, whose code open_clip carries, reads otherwise without its cleaning.
 CHANGED = [
@@ -77,7 +78,7 @@ def test_the_processors_clean_where_they_are_told_to(language_folder, clip_folde
     assert torch.equal(made.process_context(raw)["input_ids"], right)
     room = make(clean_text="clip", max_target_tokens=16, verbalization_tokens=4)
     bare = make(max_target_tokens=16, verbalization_tokens=4)
-    joined = [maker.join_caption("cat &amp; &amp; cat &amp; cat", "a dog").split() for maker in (room, bare)]
+    joined = [join_caption(maker, "cat &amp; &amp; cat &amp; cat", "a dog").split() for maker in (room, bare)]
     assert len(joined[0]) > len(joined[1])  # room is counted in the tokens that are read
 
 

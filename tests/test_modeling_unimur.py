@@ -268,6 +268,32 @@ def test_only_the_heads_train(make_model, conversations, pictures):
     assert model.eval().heads.training is False
 
 
+def test_matryoshka_training_sums_the_losses_of_prefixes(make_model, conversations, pictures):
+    plain, processor = make_model()
+    inputs = all_losses(plain, processor, conversations, pictures)
+    with torch.no_grad():
+        whole = plain(**inputs)
+        expected = {dim: [] for dim in (whole.multimodal_embeds.shape[1], 3)}
+        rows, scale = torch.arange(len(whole.multimodal_embeds)), plain.heads.logit_scale.exp()
+        for dim, terms in expected.items():
+            for targets in (whole.image_embeds, whole.text_embeds):
+                both = (F.normalize(one[:, :dim], dim=-1) for one in (whole.multimodal_embeds, targets))
+                logits = scale * next(both) @ next(both).T
+                terms.append((F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2)
+        for dims in ([max(expected)], list(expected)):
+            model, _ = make_model(matryoshka_dims=dims)
+            model.load_state_dict(plain.state_dict())
+            found = model(**inputs)
+            for term, values in zip(
+                (found.visual_matching_loss, found.textual_matching_loss), zip(*expected.values(), strict=True),
+                strict=True,
+            ):  # fmt: skip
+                torch.testing.assert_close(term, sum(values[: len(dims)]))
+            torch.testing.assert_close(found.caption_loss, whole.caption_loss)
+    with pytest.raises(ValueError, match="matryoshka_dims"):
+        make_model(matryoshka_dims=[10**6])
+
+
 def test_loss_is_the_weighted_sum_of_its_terms(make_model, conversations, pictures):
     weights = {
         "caption_loss_weight": 0.5,

@@ -234,23 +234,6 @@ def test_on_open_clip(tmp_path, pictures, kind):
 
 
 # -- the processor --------------------------------------------------------------------------------------------------
-def test_room_is_kept_for_the_verbalization(clip_folder):
-    processor = UniVLDRProcessor.from_backbones(str(clip_folder), max_target_tokens=24)
-    caption, words = " ".join(["a beautiful morning"] * 9), "red balloon over the town"
-
-    def read(text):
-        return processor.tokenizer.decode(processor.process_texts(text)["input_ids"][0], skip_special_tokens=True)
-
-    assert processor.join_caption("a cat", "a town") == "a cat [SEP] a town"
-    assert processor.join_caption("a cat", None) == "a cat"
-    assert processor.join_caption("", "a town") == "a town"
-    assert words not in read(processor.join_caption(caption, words))  # pushed out, as in the released code
-    processor.verbalization_tokens = 12
-    joined = read(processor.join_caption(caption, words))
-    assert joined.startswith("a beautiful morning")
-    assert joined.endswith(words)
-
-
 def test_queries_in_every_form(processor):
     plain = processor.process_context("she plays guitar")["input_ids"]
     message = [{"role": "user", "content": [{"type": "text", "text": "she plays guitar"}]}]
@@ -282,3 +265,30 @@ def test_bad_input_is_told(make, model, processor, pictures, tmp_path, language_
         UniVLDRModel.from_backbones(str(language_folder))
     with pytest.raises(OSError, match="dual encoder"):
         UniVLDRModel.from_backbones(str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 0.5]])
+def test_matryoshka_training_sums_the_losses_of_prefixes(make, processor, weights):
+    queries, texts = (processor.process_texts(words) for words in (["a cat", "a dog"], ["cats sleep", "dogs run"]))
+    inputs = {**queries, **{f"text_{name}": value for name, value in texts.items()}}
+    plain = make()(**inputs)
+    width, expected = plain.query_embeds.shape[1], []
+    for dim in (width, 3):
+        query, document = unit(plain.query_embeds[:, :dim]), unit(plain.document_embeds[:, :dim])
+        logits = plain.logit_scale * query @ document.T
+        expected.append(torch.nn.functional.cross_entropy(logits, torch.arange(2)))
+    torch.testing.assert_close(plain.loss, expected[0])
+    torch.testing.assert_close(make(matryoshka_dims=[width])(**inputs).loss, plain.loss)
+    found = make(matryoshka_dims=[width, 3], matryoshka_weights=weights)(**inputs)
+    torch.testing.assert_close(found.loss, expected[0] + (weights or [1.0, 1.0])[1] * expected[1])
+    torch.testing.assert_close(found.textual_matching_loss, found.loss)
+
+
+@pytest.mark.parametrize(
+    ("dims", "weights"),
+    [([], None), ([0], None), ([10**6], None), ([3.5], None), ([3, 3], None), ([3], [1.0, 2.0]), ([3], [-1.0]),
+     (None, [1.0])],
+)  # fmt: skip
+def test_matryoshka_dims_that_cannot_be(make, dims, weights):
+    with pytest.raises(ValueError, match="matryoshka"):
+        make(matryoshka_dims=dims, matryoshka_weights=weights)

@@ -36,7 +36,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
         CommandError: there is no such model or index.
     """
     from .gallery import GALLERY_FILE, INDEX_FOLDER, load_index, model_key, newest_index, read_gallery
-    from .retriever import model_folder, open_retriever
+    from .retriever import load_as_built, model_folder, open_retriever
 
     model, opening = model_folder(args.model), opening_arguments(args)
     if args.index is not None:
@@ -55,7 +55,7 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     if (folder / GALLERY_FILE).is_file():
         return retriever, load_index(retriever, folder).pictures
     # An index that was saved by the pipeline itself: its images are named by their ids.
-    retriever.load_index(str(folder))
+    load_as_built(retriever, str(folder))
     if folder.name == INDEX_FOLDER and (folder.parent / GALLERY_FILE).is_file():
         return retriever, read_gallery(folder.parent).pictures
     return retriever, {}

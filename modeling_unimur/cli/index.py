@@ -10,6 +10,7 @@ import os
 import re
 import sys
 
+from ..index.precision import PRECISIONS
 from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 from .number_arguments import non_negative_integer, positive_integer
@@ -69,6 +70,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument("--device", help="device of the model (default: an accelerator if available)")
     build.add_argument("--kind", metavar="KIND", help="type of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
                        "(default: Flat)")  # fmt: skip
+    build.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="of the numbers of a new index: binary with --kind memory, int8 also with Flat, HNSW32 and IVF1024,Flat "
+        "(default: float32)",
+    )
+    build.add_argument(
+        "--truncate-dim",
+        type=positive_integer,
+        metavar="N",
+        help="keep the first N numbers of each vector in a new index (default: all)",
+    )
     search.add_argument("query", metavar="TEXT", nargs="?", help="text of the query")
     search.add_argument("--image", metavar="PATH", help="image of the query")
     _common(search)

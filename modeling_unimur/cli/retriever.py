@@ -90,8 +90,24 @@ def open_with_index(
     if not is_database(uri) and IndexFolder(uri).about() is None:
         raise CommandError(f"{uri} contains no index; `unimur index build SOURCE --index {uri}` makes one")
     retriever = open_retriever(folder, quiet=quiet, backbones=backbones, trust_remote_code=trust_remote_code)
-    retriever.load_index(uri, read_only=True, **({} if collection is None else {"collection": collection}))
+    load_as_built(retriever, uri, read_only=True, **({} if collection is None else {"collection": collection}))
     return retriever
+
+
+def load_as_built(retriever: Any, uri: str, **options: Any) -> None:
+    """Loads an index into a pipeline, whose queries are truncated from now on where the index's vectors are.
+
+    Args:
+        retriever: a pipeline that truncates nothing yet.
+        uri: of the index.
+        options: of `open_index`.
+    """
+    from ..index import open_index
+
+    index = open_index(uri, **options)
+    if index.width is not None and index.width < retriever.width:
+        retriever.truncate_dim = index.width
+    retriever.load_index(index)
 
 
 def open_retriever(

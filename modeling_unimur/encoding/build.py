@@ -21,6 +21,8 @@ from ..data.source_folders import folder_of_source, record_sources
 from ..index import open_index
 from ..index.folder import WriterLock
 from ..index.hybrid import keep_words, require_words
+from ..index.precision import require_kind, with_precision
+from ..memory_index import require_positive, require_same
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
 from .manifest import Manifest
@@ -84,6 +86,9 @@ class BuildOptions:
             not there any more or cannot be read any more.
         moved_from: where the source lay when it was last listed; its ids stay.
         bm25: whether the index keeps the words of texts and captions from now on, for `hybrid` search.
+        precision: of the numbers of a new index: `"float32"`, `"int8"` or `"binary"`; see `open_index`.
+        truncate_dim: numbers of each vector that a new index holds, the first ones; all by default. An existing one
+            keeps its own. Vectors are stored whole beside the index.
     """
 
     index: str | None = None
@@ -101,6 +106,8 @@ class BuildOptions:
     prune: bool = False
     moved_from: str | None = None
     bm25: bool = False
+    precision: str | None = None
+    truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -108,6 +115,8 @@ class BuildOptions:
         for name in ("batch_size", "chunk_size", "ray_workers"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}.")
+        if self.truncate_dim is not None:
+            require_positive("truncate_dim", self.truncate_dim)
 
 
 def build_index(
@@ -148,6 +157,12 @@ def build_index(
         held = find_held(uri, **extra) if ranks.first else None
         if must_exist and ranks.first and held is None:
             raise FileNotFoundError(f"There is no index in {uri}: make it by `unimur index build`.")
+        # What these refuse is not encoded first.
+        if held is None:
+            with_precision(options.index, options.precision)
+        else:
+            require_kind(uri, held.factory, options.index, options.precision)
+            require_same(uri, options.truncate_dim, None, held.width, None)
         found = find_source(source)
         work.mkdir(parents=True, exist_ok=True)
         lock = WriterLock(work / _LOCK, f"The index in {uri}") if ranks.first else None
@@ -352,10 +367,20 @@ class _Run:
             store = self.store()
             store.refresh()  # others may have encoded, too
             width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
+            if held is not None and held.width is not None:
+                width = min(width, held.width)
+            elif (self.options.truncate_dim or width) > width:
+                raise ValueError(
+                    f"truncate_dim must be at most {width}, the width of the model's vectors, got "
+                    f"{self.options.truncate_dim}."
+                )
+            else:
+                width = self.options.truncate_dim or width
             # One that the pipeline made may call this model by a name with other numbers.
             known = held is not None and held.model is not None and same_space(held.model, self.name)
             name = held.model if known else self.name
-            with open_index(uri, width, name, self.options.index, **extra) as index:
+            kind, precision = self.options.index, self.options.precision
+            with open_index(uri, width, name, kind, precision=precision, **extra) as index:
                 if begins_words:
                     keep_words(index)
                 return bring_up_to_date(manifest, store, index, self.options.show_progress)

@@ -16,6 +16,7 @@ from ..data.row_store import KEY_TYPE, RowStore
 from ..index import is_database, open_index
 from ..index.folder import IndexFolder
 from ..memory_index import KINDS, VectorIndex
+from ..modeling_open_clip import unit_vectors
 from .manifest import Manifest
 
 _BLOCK = 2048
@@ -33,10 +34,13 @@ class Changes:
 
 
 class Held(NamedTuple):
-    """Candidates of each kind that an index holds, the name of their model, and whether it keeps words too."""
+    """Candidates of each kind that an index holds, the name of their model, the width of their vectors, what kind of
+    index it is, and whether it keeps words too."""
 
     counts: dict[str, int]
     model: str | None
+    width: int | None
+    factory: str | None
     words: bool = False
 
 
@@ -44,16 +48,18 @@ def find_held(uri: str, **options: object) -> Held | None:
     """What an index holds; None where there is no index."""
     if not is_database(uri):
         about = IndexFolder(uri).about()
-        return None if about is None else Held(about["counts"], about["model"], "words" in about)
+        return None if about is None else Held(*(about[name] for name in Held._fields[:4]), "words" in about)
     try:
         with open_index(uri, read_only=True, **options) as index:
-            return Held({kind: index.count(kind) for kind in KINDS}, index.model)
+            return Held({kind: index.count(kind) for kind in KINDS}, index.model, index.width, index.factory)
     except FileNotFoundError:
         return None
 
 
 def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, show_progress: bool = False) -> Changes:
     """Adds, replaces and removes what the manifest says is waiting, saves the index, and remembers it.
+
+    An index that is narrower than the vectors takes the first numbers of each.
 
     Whatever it is interrupted by, doing it again gives the same index.
     """
@@ -62,7 +68,7 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
         needs = getattr(index, "needs_training", None)
         keys = manifest.waiting_keys(kind, _SAMPLE) if needs is not None and needs(kind) else []
         if keys:
-            index.train(kind, _vectors(store, keys))
+            index.train(kind, _vectors(store, keys, index.width))
     bar = tqdm(desc="Filling the index", unit=" items", disable=not show_progress)
     refused: list[tuple[str, str, str]] = []
     for rows in manifest.waiting(_BLOCK):
@@ -71,7 +77,7 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
             present = [(item, key, payload) for _, item, key, payload in mine if key is not None]
             if present:
                 ids, keys, payloads = zip(*present, strict=True)
-                vectors = _vectors(store, keys)
+                vectors = _vectors(store, keys, index.width)
                 payloads = [json.loads(payload) for payload in payloads]
                 added = index.add(kind, list(ids), vectors, payloads, on_error="skip")
                 changes.added += added.added
@@ -89,12 +95,13 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
     return changes
 
 
-def _vectors(store: RowStore, keys: Sequence[bytes]) -> torch.Tensor:
+def _vectors(store: RowStore, keys: Sequence[bytes], width: int) -> torch.Tensor:
     numbers = store.find(np.array(keys, dtype=KEY_TYPE))
     if (numbers < 0).any():
         gone = int((numbers < 0).sum())
         raise ValueError(f"{gone} vectors are gone from {store.folder}: update the index from each of its sources.")
-    return store.rows(numbers).tensor()
+    vectors = store.rows(numbers).tensor()
+    return vectors if vectors.shape[1] == width else unit_vectors(vectors, width)
 
 
 def work_folder(uri: str, collection: str | None = None) -> str:

@@ -10,6 +10,7 @@ import os
 from ..memory_index import KINDS, MEMORY, Added, Hit, RetrievalIndex, VectorIndex
 from .base import is_database
 from .folder import IndexFolder
+from .precision import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
 
 
 def open_index(
@@ -18,6 +19,7 @@ def open_index(
     model: str | None = None,
     index: str | None = None,
     read_only: bool = False,
+    precision: str | None = None,
     **options: object,
 ) -> VectorIndex:
     """Opens an index, or makes a new one where there is none.
@@ -31,11 +33,15 @@ def open_index(
             `"IVF1024,Flat"`, `"IVF1024,SQ8"`, `"IVF1024,PQ48"`; a folder takes any other of FAISS as well, and
             `"memory"`: exact, and searched without FAISS.
         read_only: for searching only. A folder has one writer at a time and any number of readers.
-        options: of `FaissIndex` (`ef_search`, `nprobe`) or `MilvusIndex.open` (`collection`, `token`, ...).
+        precision: of the numbers of a new index, `"float32"` (the default), `"int8"` or `"binary"`; an existing one
+            must have it. `"memory"` takes all of them, FAISS and Milvus `"int8"` where they have such a kind.
+        options: of `FaissIndex` (`ef_search`, `nprobe`), `QuantizedIndex` (`rescore_multiplier`) or `MilvusIndex.open`
+            (`collection`, `token`, ...).
 
     Raises:
         FileNotFoundError: no index there, and no width and model to make one (or `read_only`).
-        ValueError: an index of another width, model or kind; a folder with something else.
+        ValueError: an index of another width, model, kind or precision; a folder with something else; a precision
+            that the kind of index has not.
         BlockingIOError: another writer has it.
         ImportError: FAISS or Milvus is not installed; the message names the extra.
         ConnectionError: no server answers.
@@ -44,23 +50,27 @@ def open_index(
     if is_database(place):
         from .milvus import MilvusIndex
 
-        return MilvusIndex.open(place, width, model, index=index, read_only=read_only, **options)
+        return MilvusIndex.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
     about = IndexFolder(place).about()
     if about is None and (read_only or width is None or model is None):
         raise FileNotFoundError(
             f"{place} contains no index; to make one, give width and model and open it for writing."
         )
-    kind = index or "Flat" if about is None else about.get("factory")
-    if index is not None and index != kind:
-        raise ValueError(f"The index in {place} is {kind!r}, not {index!r}; build another for that.")
+    kind = with_precision(index, precision) if about is None else about.get("factory")
+    if about is not None:
+        require_kind(place, kind, index, precision)
     if kind == MEMORY:
         if options:
             raise ValueError(f"The index in {place} is searched in memory, and takes no {sorted(options)}.")
         chosen: type = RetrievalIndex
+    elif is_quantized(kind):
+        from .quantized import QuantizedIndex as chosen
     else:
         from .faiss import FaissIndex as chosen
     if about is None:
-        made = chosen(width, model, **({} if kind == MEMORY else {"factory": kind}), **options)
+        if kind != MEMORY:
+            options |= {"precision": precision_of(kind)} if is_quantized(kind) else {"factory": kind}
+        made = chosen(width, model, **options)
         made.keep_in(place)
         return made
     found = chosen.load(place, width, model, read_only)
@@ -69,4 +79,4 @@ def open_index(
     return found
 
 
-__all__ = ["KINDS", "Added", "Hit", "VectorIndex", "is_database", "open_index"]
+__all__ = ["KINDS", "PRECISIONS", "Added", "Hit", "VectorIndex", "is_database", "open_index"]

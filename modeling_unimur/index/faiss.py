@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 from pathlib import Path
@@ -16,13 +15,11 @@ from ..memory_index import (
     Hit,
     Query,
     check_vectors,
-    checked_id,
     current_version,
     locked,
     matches,
-    require_dict,
 )
-from .base import EF_SEARCH, NPROBE, payload_text
+from .base import EF_SEARCH, NPROBE, payload_text, read_items, search_parts, write_items
 from .folder import CheckedFile, IndexFolder
 
 try:
@@ -37,6 +34,8 @@ _FEW = 0.1
 # How many times the hits an index of codes brings, for the whole vectors to rank.
 _REFINED = 10
 _SELECTORS_KEPT = 8
+# A byte a number (SQ8) spans the range of each number in a sample of so many vectors, otherwise that of all numbers.
+_RANGE_SAMPLE = 1000
 # When an index is read, so many of its codes are decoded; they give vectors back whose lengths are only about 1.
 _DECODED, _LONGEST = 2048, 1.6
 
@@ -54,9 +53,9 @@ class FaissIndex(FolderIndex):
     Args:
         width: of the vectors.
         model: name and revision of their model.
-        factory: for FAISS' `index_factory`, by inner product: `"Flat"` is exact; `"HNSW32"`, `"IVF1024,PQ48"`,
-            `"OPQ48_192,IVF4096,PQ48"`, `"IVF1024,PQ48,RFlat"` (ranks the best again by their full vectors). Inverted
-            files are trained on the first vectors of each kind, or by `train`.
+        factory: for FAISS' `index_factory`, by inner product: `"Flat"` is exact; `"SQ8"` (a byte a number),
+            `"HNSW32"`, `"IVF1024,PQ48"`, `"OPQ48_192,IVF4096,PQ48"`, `"IVF1024,PQ48,RFlat"` (ranks the best again by
+            their full vectors). Codes and inverted files are trained on the first vectors of each kind, or by `train`.
         ef_search: candidates that HNSW keeps in view: more finds more and takes longer.
         nprobe: lists that an inverted file visits, likewise.
 
@@ -107,21 +106,7 @@ class FaissIndex(FolderIndex):
         return payload_text(item, payload)
 
     def _search(self, query: Query) -> list[list[Hit]]:
-        parts = [(kind, self.parts[kind]) for kind in query.kinds if len(self.parts[kind])]
-        found = [part.search(query.vectors, query.top_k, query.where) for _, part in parts]
-        hits: list[list[Hit]] = [[] for _ in query.vectors]
-        for (kind, part), (scores, rows) in zip(parts, found, strict=True):
-            ids, payloads = part.ids, part.payloads
-            stored = iter(part.vectors(rows[rows >= 0])) if query.with_vectors else itertools.repeat(None)
-            for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
-                hits[place] += [
-                    Hit(ids[row], value, kind, json.loads(payloads[row]), vector=next(stored))
-                    for value, row in zip(values, numbers, strict=True)
-                    if row >= 0
-                ]
-        if len(parts) > 1:
-            hits = [sorted(row, key=lambda hit: -hit.score)[: query.top_k] for row in hits]
-        return hits
+        return search_parts(self.parts, query)
 
     # -- one folder -------------------------------------------------------------------------------------------------
     @classmethod
@@ -223,8 +208,10 @@ class FaissPart:
             self._stored = faiss.downcast_index(inner.storage)
             if isinstance(self._stored, faiss.IndexPQ):  # which takes no selector
                 self._stored = None
-        if not isinstance(base, (faiss.IndexFlat, faiss.IndexHNSW, faiss.IndexIVF)):
-            raise ValueError(f"{self.factory!r} is none of Flat, HNSW and IVF, with what may stand before and after.")
+        if not isinstance(base, (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexHNSW, faiss.IndexIVF)):
+            raise ValueError(
+                f"{self.factory!r} is none of Flat, SQ8, HNSW and IVF, with what may stand before and after."
+            )
         self._inner = inner
         self.exact = isinstance(inner, faiss.IndexFlat) and self._before is None
         if self.exact:
@@ -252,6 +239,10 @@ class FaissPart:
         Raises:
             ValueError: too few for FAISS.
         """
+        codes = self._inner if self._stored is None else self._stored
+        if isinstance(codes, faiss.IndexScalarQuantizer) and len(vectors) < _RANGE_SAMPLE:
+            most = np.full((1, self.index.d), np.abs(vectors).max(initial=0), np.float32)
+            vectors = np.concatenate([vectors, most, -most])  # a few do not show the range of each number
         try:
             self.index.train(vectors)
         except RuntimeError as error:
@@ -441,10 +432,7 @@ class FaissPart:
         # FAISS' own writer does not notice when its last bytes do not reach the disk.
         with CheckedFile(folder / f"{name}.faiss") as file:
             faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
-        with open(folder / f"{name}.jsonl", "w", encoding="utf-8", newline="\n") as file:
-            for item, payload in zip(self.ids, self.payloads, strict=True):
-                # The payload is JSON already.
-                file.write("null\n" if item is None else f"[{json.dumps(item, ensure_ascii=False)}, {payload}]\n")
+        write_items(folder / f"{name}.jsonl", self.ids, self.payloads)
 
     @classmethod
     def read(cls, folder: Path, name: str, factory: str, width: int, ef_search: int, nprobe: int) -> FaissPart:
@@ -458,16 +446,7 @@ class FaissPart:
         part._take(faiss.read_index(str(folder / f"{name}.faiss")))
         if _kinds(made) != _kinds(part.index):
             raise ValueError(f"{name}.faiss is no {factory!r} of {width} numbers by inner product")
-        with open(folder / f"{name}.jsonl", encoding="utf-8", newline="\n") as file:
-            for row, line in enumerate(file):
-                record = json.loads(line)
-                item = None if record is None else checked_id(record[0])
-                if item in part.rows:
-                    raise ValueError(f"{name} {item!r:.60} is there twice")
-                part.ids.append(item)
-                part.payloads.append(item and json.dumps(require_dict(item, record[1]), ensure_ascii=False))
-                if item is not None:
-                    part.rows[item] = row
+        part.ids, part.payloads, part.rows = read_items(folder / f"{name}.jsonl")
         highest = len(part.ids) if part._numbered else part.index.ntotal
         if len(part.ids) != highest or part.tombstones < 0:
             raise ValueError(f"{name}.faiss and {name}.jsonl do not belong together")

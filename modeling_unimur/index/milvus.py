@@ -18,6 +18,7 @@ import numpy as np
 
 from ..memory_index import ID_BYTES, KINDS, Condition, Hit, Query, VectorIndex, locked, matches, require_same
 from .base import EF_SEARCH, NPROBE, payload_text
+from .precision import require_kind, with_precision
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
@@ -80,6 +81,7 @@ class MilvusIndex(VectorIndex):
         timeout: float = 10.0,
         ef_search: int = EF_SEARCH,
         nprobe: int = NPROBE,
+        precision: str | None = None,
     ) -> MilvusIndex:
         """Opens the index of a database, or makes a new one.
 
@@ -93,10 +95,11 @@ class MilvusIndex(VectorIndex):
             token: `"user:password"` or a key, where the server wants one.
             timeout: seconds until a server must have answered.
             ef_search, nprobe: candidates that HNSW keeps in view; lists that an inverted file visits.
+            precision: `"int8"` for an inverted file in a byte a number; see `open_index`.
 
         Raises:
             FileNotFoundError: no index there, and no width and model to make one (or `read_only`).
-            ValueError: another width, model or kind of index.
+            ValueError: another width, model, kind or precision of index.
             BlockingIOError: another process has the file.
             ConnectionError: no server answers.
         """
@@ -112,15 +115,19 @@ class MilvusIndex(VectorIndex):
                 if about["format"] != _FORMAT:
                     raise ValueError(f"The index in {uri} has format {about['format']}; this version reads {_FORMAT}.")
                 require_same(uri, width, model, about["width"], about["model"])
-                if index is not None and index != about["factory"]:
-                    raise ValueError(f"The index in {uri} is {about['factory']!r}, not {index!r}: build another.")
+                require_kind(uri, about["factory"], index, precision)
             else:
                 if read_only or width is None or model is None:
                     raise FileNotFoundError(
                         f"{uri} contains no index {collection!r}; to make one, give width and model and open it for "
                         "writing."
                     )
-                about = {"format": _FORMAT, "width": width, "model": model, "factory": index or "Flat"}
+                about = {
+                    "format": _FORMAT,
+                    "width": width,
+                    "model": model,
+                    "factory": with_precision(index, precision),
+                }
                 VectorIndex.__init__(cls.__new__(cls), width, model)  # checks them before anything is made
                 _create(client, collection, about)
             return cls(

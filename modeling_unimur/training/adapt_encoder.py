@@ -45,7 +45,7 @@ def require_same_space(space: TextSpace, index: PrecomputedCorpus) -> str:
         texts = [text for text in index.items.texts if text][:1]
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))[: len(texts) // 2 + 1]  # cuts differ
     picked = random.Random(0).sample(order, min(_PROBES, len(order)))
-    found = space([texts[number] for number in picked])
+    found = space.encode_documents([texts[number] for number in picked])
     if found.shape[1] != index.width:
         raise ValueError(
             f"{space.name} gives vectors of {found.shape[1]} numbers, and the index has {index.width}: name the "
@@ -132,7 +132,7 @@ def encoder_contexts(
                 group = fresh.setdefault(key, len(groups) + len(fresh))
             contexts.add(context.turns, group, row_of(context.target), -1)
     if targets:
-        table = torch.cat([table, space(list(targets), desc="Encoding right answers")])
+        table = torch.cat([table, space.encode_documents(list(targets), desc="Encoding right answers")])
     found = EncoderContexts(table, notes=notes)
     for name, parts in (sources | untrained).items():
         choosing, judging = _held_out(parts)
@@ -157,7 +157,7 @@ def _dev_set(space: TextSpace, source: str, contexts: list[TextContext]) -> DevS
     distinct = list(dict.fromkeys(context.target for context in contexts))
     numbers = {target: number for number, target in enumerate(distinct)}
     ids = np.array([numbers[context.target] for context in contexts])
-    vectors = space(distinct, desc="Encoding right answers")
+    vectors = space.encode_documents(distinct, desc="Encoding right answers")
     return DevSet(
         _DEV_NAMES[source.partition("=")[0]],
         [c.turns for c in contexts],

@@ -229,7 +229,7 @@ def _own_vectors(space: TextSpace, several: list[list[list[str]]]) -> list[torch
     pairs = [[anchor_words(turn_messages(turns)) for turns in contexts] for contexts in several]
     distinct = list(dict.fromkeys(text for some in pairs for pair in some for text in pair))
     places = {text: number for number, text in enumerate(distinct)}
-    vectors = space(distinct, query=True, desc="The encoder's own queries")
+    vectors = space.encode_queries(distinct, desc="The encoder's own queries")
     return [vectors[torch.tensor([[places[text] for text in pair] for pair in some])] for some in pairs]
 
 

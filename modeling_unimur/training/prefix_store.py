@@ -7,12 +7,41 @@ import torch
 
 from ..data.shards import read_shards, write_shard
 from ..modeling_unimur import UniMuRModel
+from ..prefix_cache import align_right
 from .frozen_features import fingerprint
 
 # Contexts that run through the language model together.
 _BATCH = 32
 # Bytes of one file.
 _SHARD = 2**29
+
+
+@torch.no_grad()
+def prefix_states(
+    model: UniMuRModel, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None
+) -> torch.Tensor:
+    """Keys and values of everything before [RET] in text contexts, which no training changes: computed once, they
+    leave a training step only [RET] to run.
+
+    Args:
+        model: whose language model runs.
+        input_ids, attention_mask (`(batch, tokens)`): contexts without images that end with [RET].
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 2 * layers, heads, tokens - ret tokens, head_width)`, padded on the left.
+
+    Raises:
+        ValueError: for contexts with images, or a language model whose cache cannot be cut into rows.
+    """
+    if bool((input_ids == model.config.image_token_id).any()):
+        raise ValueError("An image in the context is mapped by trained weights: its prefix cannot be kept.")
+    decoder = model.frozen_decoder
+    if not decoder.supports_prefix_cache:
+        raise ValueError(f"The cache of {type(model.language_model).__name__} cannot be kept and cut into rows.")
+    attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    mask, ids = align_right(attention_mask, input_ids)
+    cut = ids.shape[1] - model.config.num_ret_tokens
+    return torch.stack(decoder.build(model.get_inputs_embeds(ids[:, :cut]), mask[:, :cut]).states, dim=1)
 
 
 class PrefixStore:
@@ -63,7 +92,7 @@ class PrefixStore:
             numbers = missing[start : start + _BATCH]
             width = max(lengths[n] for n in numbers) + last
             ids, mask = input_ids[numbers, -width:], attention_mask[numbers, -width:]
-            states = self.model.get_prefix_states(ids.to(self.model.device), mask.to(self.model.device)).cpu()
+            states = prefix_states(self.model, ids.to(self.model.device), mask.to(self.model.device)).cpu()
             for number, row in zip(numbers, states, strict=True):
                 rows[number] = row[:, :, row.shape[2] - lengths[number] :].clone()
                 self._keep(keys[number], rows[number])
@@ -110,4 +139,4 @@ def _by_key(tensors: "dict[str, torch.Tensor]") -> "dict[bytes, torch.Tensor]":
     return {bytes.fromhex(key): row.clone() for key, row in tensors.items()}
 
 
-__all__ = ["PrefixStore"]
+__all__ = ["PrefixStore", "prefix_states"]

@@ -8,13 +8,11 @@ import torch
 
 from ..data.retrieval_set import RetrievalSet
 from ..encoding.encoder import Encoder
-from ..evaluation.metrics import DEPTH, all_measures, judge, rank
+from ..evaluation.systems.base import BOTH
+from ..evaluation.universal import RetrievalTask, dense_system, setting_figures
 from .documents import Documents
 
 logger = logging.getLogger(__name__)
-
-# Queries whose scores against the whole corpus exist at one time.
-_CHUNK = 64
 
 
 class RetrievalJudge:
@@ -60,17 +58,25 @@ class RetrievalJudge:
         ]
         if not asked:
             raise ValueError(f"No query of the split {split!r} has a relevant document in the corpus.")
-        self.queries = [query for query, _ in asked]
-        self.texts = [text for _, text in asked]
         chosen = sorted(self._chosen(grades, documents.corpus_size, max_documents, seed))
         self.documents = [documents[number] for number in chosen]
-        column = {number: place for place, number in enumerate(chosen)}
-        self.grades = [{column[n]: score for n, score in grades[query].items()} for query in self.queries]
-        excluded = retrieval.excluded(split)
-        self.excluded = [
-            [column[numbers[doc]] for doc in excluded.get(query, ()) if numbers.get(doc) in column]
-            for query in self.queries
-        ]
+        column, excluded = {number: place for place, number in enumerate(chosen)}, retrieval.excluded(split)
+        self.task = RetrievalTask(
+            query_ids=[query for query, _ in asked],
+            query_texts=[text for _, text in asked],
+            query_kinds=[""] * len(asked),
+            doc_ids=[document.doc_id for document in self.documents],
+            doc_texts=[document.text for document in self.documents],
+            doc_images=[document.image for document in self.documents],
+            is_image=np.array([document.kind == "image" for document in self.documents], dtype=bool),
+            relevance=[{column[n]: score for n, score in grades[query].items()} for query, _ in asked],
+            excluded=[
+                np.array(
+                    [column[n] for doc in excluded.get(query, ()) if (n := numbers.get(doc)) in column], dtype=int
+                )
+                for query, _ in asked
+            ],
+        )
 
     @staticmethod
     def _chosen(grades, corpus_size: int, most: "int | None", seed: int) -> "set[int]":
@@ -87,30 +93,17 @@ class RetrievalJudge:
     def _encoder(self, model) -> Encoder:
         return Encoder(model, self.processor, self.precision, progress=True)
 
-    def rankings(self, model, vectors: "torch.Tensor | None" = None) -> np.ndarray:
-        """Places in `documents`, best first `(queries, depth)`; of vectors that were computed before, if given."""
-        vectors = self.embed(model) if vectors is None else vectors
-        queries = self._encoder(model).encode_queries(self.texts)
-        found = []
-        for start in range(0, len(queries), _CHUNK):
-            scores = (queries[start : start + _CHUNK] @ vectors.T).numpy()
-            for row, left_out in zip(scores, self.excluded[start : start + _CHUNK], strict=True):
-                row[left_out] = -np.inf
-            found.append(rank(scores, DEPTH))
-        return np.concatenate(found)
-
     def __call__(self, model, vectors: "torch.Tensor | None" = None) -> "dict[str, float]":
         """Means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
-        `metrics.MEASURES`; and `images_10`, the share of images among the first ten."""
-        rankings = self.rankings(model, vectors)
-        figures = {
-            name.replace("@", "_"): float(np.mean(values))
-            for name, values in all_measures(judge(rankings, self.grades)).items()
+        `metrics.MEASURES`; and `images_10`, the share of images among the first ten; of vectors that were computed
+        before, if given."""
+        vectors = self.embed(model) if vectors is None else vectors
+        queries = self._encoder(model).encode_queries(self.task.query_texts)
+        found = setting_figures(dense_system(queries.numpy(), vectors.numpy(), self.task.is_image), self.task, (BOTH,))
+        return {
+            measure.removeprefix(f"{BOTH} ").replace("@", "_"): float(np.nanmean(values))
+            for measure, values in found.values.items()
         }
-        shown = np.array([document.kind == "image" for document in self.documents])
-        first = rankings[:, :10]
-        figures["images_10"] = float(100 * shown[first[first >= 0]].mean())
-        return figures
 
 
 __all__ = ["RetrievalJudge"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
+from torch.nn import functional as F
 
 from ..encoding.encoder import embed_by_length
 from ..processing_unimur import TextEncoder, encode_queries, load_text_encoder
@@ -32,14 +33,15 @@ class TextSpace:
     encode_query: Callable[[list[str]], torch.Tensor]
     revision: str | None = None
 
-    def __call__(self, texts: Sequence[str], query: bool = False, desc: str = "Encoding texts") -> torch.Tensor:
-        """Unit vectors `(texts, width)`, with a progress bar; texts of like length run together."""
-        encode = self.encode_query if query else self.encode
+    def encode_documents(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
+        """Unit vectors `(texts, width)` of candidates."""
+        return embed_by_length(texts, lambda some: F.normalize(self.encode(some).float().cpu(), dim=-1), desc=desc)
 
-        def embed(some: list[str]) -> torch.Tensor:
-            return torch.nn.functional.normalize(encode(some).float().cpu(), dim=-1)
-
-        return embed_by_length(texts, embed, desc=desc)
+    def encode_queries(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
+        """Unit vectors `(texts, width)` of queries."""
+        return embed_by_length(
+            texts, lambda some: F.normalize(self.encode_query(some).float().cpu(), dim=-1), desc=desc
+        )
 
 
 def load_text_space(source: str | os.PathLike) -> TextSpace:

@@ -4,7 +4,7 @@ from .generators import ImageToTextVerbalizer, UniMuRVerbalizer, open_verbalizer
 from .ocr import OcrVerbalizer
 from .query_writer import QueryPairs, train_query_writer
 from .store import WordStore
-from .verbalize import Verbalizer, joined_captions, read_words, verbalize, write_words
+from .verbalize import Verbalizer, join_caption, joined_captions, read_words, verbalize, write_words
 
 __all__ = [
     "ImageToTextVerbalizer",
@@ -13,6 +13,7 @@ __all__ = [
     "UniMuRVerbalizer",
     "Verbalizer",
     "WordStore",
+    "join_caption",
     "joined_captions",
     "open_verbalizer",
     "read_words",

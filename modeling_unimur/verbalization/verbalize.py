@@ -12,12 +12,16 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..conversation import clean_texts
 from ..data.cache import cache_dir
 from ..data.json_lines import read_json_lines, write_json_lines
 from ..data.picture_bytes import decode_picture, read_picture_bytes
 from .store import WordStore, word_key
 
 logger = logging.getLogger(__name__)
+
+# CLIP's tokenizer has no such special token and reads three ordinary ones (UniVL-DR).
+SEPARATOR = " [SEP] "
 
 
 class Verbalizer(Protocol):
@@ -92,6 +96,32 @@ def verbalize(
     return {doc_id: store[key] for doc_id, key in keys.items()}
 
 
+def join_caption(processor, caption: str | None, words: str | None) -> str:
+    """`caption [SEP] words`, cut to `max_target_tokens` so that `verbalization_tokens` are left for the latter
+    (UniVL-DR, equation 8).
+
+    Args:
+        processor (`UniVLDRProcessor`): has both limits.
+        caption, words: either may be None or empty; the other is then returned as it is.
+    """
+
+    def ids(text: str) -> list:
+        (text,) = clean_texts([text], processor.clean_text)
+        return processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    caption, words = ((text or "").strip() for text in (caption, words))
+    if not caption or not words:
+        return caption or words
+    if processor.verbalization_tokens:
+        ends = len(processor.tokenizer("")["input_ids"])
+        kept = min(len(ids(SEPARATOR + words)), processor.verbalization_tokens + len(ids(SEPARATOR)))
+        room, head = max(processor.max_target_tokens - ends - kept, 1), caption.split(" ")
+        while len(head) > 1 and len(ids(" ".join(head))) > room:
+            head.pop()
+        caption = " ".join(head)
+    return f"{caption}{SEPARATOR}{words}"
+
+
 def joined_captions(corpus: Dataset, words: Mapping[str, str], processor) -> Dataset:
     """The corpus with `caption [SEP] words` as the text of image documents that have words.
 
@@ -103,7 +133,7 @@ def joined_captions(corpus: Dataset, words: Mapping[str, str], processor) -> Dat
 
     def joined(row: dict) -> dict:
         found = words.get(row["doc_id"]) if row["kind"] == "image" else None
-        return {"text": processor.join_caption(row["text"], found) if found else row["text"]}
+        return {"text": join_caption(processor, row["text"], found) if found else row["text"]}
 
     return corpus.map(joined, load_from_cache_file=False)
 
@@ -130,4 +160,4 @@ def read_words(path: str | os.PathLike) -> dict[str, str]:
     return found
 
 
-__all__ = ["Verbalizer", "joined_captions", "read_words", "verbalize", "write_words"]
+__all__ = ["SEPARATOR", "Verbalizer", "join_caption", "joined_captions", "read_words", "verbalize", "write_words"]

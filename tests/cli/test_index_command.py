@@ -119,3 +119,20 @@ def test_conditions():
     }  # fmt: skip
     with pytest.raises(CommandError, match="--where cc0"):
         read_conditions(["cc0"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
+def test_small_vectors(release_folder, tmp_path, capsys, precision):
+    corpus, index = picture_folder(tmp_path / "corpus", 4), tmp_path / "index"
+    common = ["--model", str(release_folder), "--index", str(index)]
+    small = ["--workers", "0", "--precision", precision, "--truncate-dim", "4"]
+    assert main(["index", "build", str(corpus), *common, "--kind", "memory", *small]) == 0
+    (about,) = (json.loads(path.read_text(encoding="utf-8")) for path in index.glob("v*/index.json"))
+    assert (about["width"], about.get("precision", "float32")) == (4, precision)
+    capsys.readouterr()
+    # Queries are cut as the index is, which no flag has to say.
+    assert main(["index", "search", "hello", *common, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["image"]) == 4
+    assert main(["index", "update", str(corpus), *common, "--workers", "0"]) == 0
+    assert main(["index", "build", str(corpus), *common, "--truncate-dim", "5", "--workers", "0"]) == 2
+    assert "of 4 numbers, not of 5" in capsys.readouterr().err

@@ -293,3 +293,40 @@ def test_the_folder_of_a_source_is_noted_on_this_computer(encoder, corpus, tmp_p
     assert source_folders(tmp_path / "index") == [corpus]
     (tmp_path / "index").rename(tmp_path / "moved")
     assert source_folders(tmp_path / "moved") == []
+
+
+@pytest.mark.parametrize("precision", [None, "int8", "binary"])
+def test_small_vectors_are_cut_from_those_that_are_kept(encoder, pair, corpus, tmp_path, precision):
+    whole = build_index(corpus, encoder, tmp_path / "whole", options(work=str(tmp_path / "work")))
+    assert whole.encoded == 12
+    uri, small = tmp_path / "small", {"index": "memory", "precision": precision, "truncate_dim": 3}
+    build_index(corpus, encoder, uri, options(**small))
+    for changes in ({}, small):  # an existing index keeps its own
+        assert build_index(corpus, encoder, uri, options(**changes), must_exist=True).unchanged == 12
+    with open_index(uri, read_only=True) as index, open_index(tmp_path / "whole", read_only=True) as full:
+        assert (index.width, len(index)) == (3, 12)
+        vectors = {hit.id: hit.vector[:3] for hit in full.search(np.eye(1, full.width), 12, with_vectors=True)[0]}
+        for hit in index.search(np.eye(1, 3), 12)[0]:
+            expected = vectors[hit.id] / np.linalg.norm(vectors[hit.id])
+            assert hit.score == pytest.approx(expected[0], abs=1e-6 if precision is None else 0.02)
+    for changes, named in [
+        ({"truncate_dim": 4}, "of 3 numbers, not of 4"),
+        ({"precision": "float32" if precision else "int8"}, "build another"),
+    ]:
+        picture(corpus / "new.png", 77)
+        with pytest.raises(ValueError, match=named):
+            build_index(corpus, encoder, uri, options(**changes))
+    retriever = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1], truncate_dim=3)
+    build_index(corpus, encoder, uri, options())
+    retriever.load_index(uri)
+    assert len(retriever("hi", top_k=20)["image"]) == 13
+    with pytest.raises(ValueError, match="truncate_dim must be at most"):
+        build_index(corpus, encoder, tmp_path / "wide", options(truncate_dim=10**6))
+    with pytest.raises(ValueError, match="truncate_dim"):
+        options(truncate_dim=0)
+
+
+def test_what_a_kind_has_not_is_refused_before_anything_is_encoded(counting, corpus, tmp_path):
+    with pytest.raises(ValueError, match="binary"):
+        build_index(corpus, counting, tmp_path / "index", options(index="Flat", precision="binary"))
+    assert not (tmp_path / "index").exists()

@@ -26,10 +26,10 @@ from modeling_unimur.evaluation.universal import (
     draw_modality_gap,
     encode_documents,
     encode_queries,
-    evaluate_univl_dr,
     modality_gap,
     ranked,
     setting_figures,
+    universal_result,
 )
 from modeling_unimur.evaluation.universal.encoding import EncodedDocuments, unit
 from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
@@ -271,9 +271,15 @@ def test_mean_subtraction_by_hand():
 
 
 # -- all of it --------------------------------------------------------------------------------------------------------
+def evaluated(encoder, retrieval, dev="validation", split="test", **choices):
+    """The model and what it is compared with, on a small set."""
+    tasks = [None if name is None else RetrievalTask.from_set(retrieval, name) for name in (split, dev)]
+    return universal_result(tasks[0], {"UniVL-DR": encoder}, {"split": split}, dev=tasks[1], **choices)
+
+
 def test_evaluation_of_any_encoder(tmp_path):
-    found = evaluate_univl_dr(
-        TopicEncoder(), None, retrieval_set(), image_weight="dev", calibration="dev", gap_plot=tmp_path / "gap.png"
+    found = evaluated(
+        TopicEncoder(), retrieval_set(), image_weight="dev", calibration="dev", gap_plot=tmp_path / "gap.png"
     )
     assert list(found.systems) == [
         "UniVL-DR",
@@ -307,7 +313,7 @@ def test_evaluation_of_any_encoder(tmp_path):
 
 
 def test_evaluation_of_a_model(tiny, pictures):
-    found = evaluate_univl_dr(*tiny, retrieval_set(pictures), dev=None, settings=("both",), progress=False)
+    found = evaluated(Encoder(*tiny), retrieval_set(pictures), dev=None, settings=("both",))
     assert all(measure.startswith("both ") for measure in found.measures())
     assert "UniVL-DR + BM25 (hybrid)" not in found.systems
     assert found.data["documents"] == 2 * len(TOPICS)
@@ -316,14 +322,14 @@ def test_evaluation_of_a_model(tiny, pictures):
 def test_weight_that_was_learned_is_what_dev_compares_with(clip_folder, tiny, pictures):
     model = UniVLDRModel.from_backbones(str(clip_folder), learn_image_weight=True)
     torch.nn.init.constant_(model.fusion.image_weight, 0.375)
-    arguments = {"settings": ("both",), "baselines": False, "progress": False}
-    found = evaluate_univl_dr(model, tiny[1], retrieval_set(pictures), image_weight="dev", **arguments)
+    arguments = {"settings": ("both",), "baselines": False}
+    found = evaluated(Encoder(model, tiny[1]), retrieval_set(pictures), image_weight="dev", **arguments)
     assert {0.0, 0.375, 1.0} <= set(found.data["tried"]["image weight"])
     concat = UniVLDRModel.from_backbones(str(clip_folder), fusion="concat")
-    found = evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), **arguments)
+    found = evaluated(Encoder(concat, tiny[1]), retrieval_set(pictures), **arguments)
     assert len(found.query_ids) == 2 * len(TOPICS)
     with pytest.raises(ValueError, match="'concat'"):
-        evaluate_univl_dr(concat, tiny[1], retrieval_set(pictures), image_weight=0.5, **arguments)
+        evaluated(Encoder(concat, tiny[1]), retrieval_set(pictures), image_weight=0.5, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +343,7 @@ def test_weight_that_was_learned_is_what_dev_compares_with(clip_folder, tiny, pi
 )
 def test_wrong_choices(arguments, message):
     with pytest.raises(ValueError, match=message):
-        evaluate_univl_dr(TopicEncoder(), None, retrieval_set(), **arguments)
+        evaluated(TopicEncoder(), retrieval_set(), **arguments)
 
 
 def test_plot_needs_both_kinds(tmp_path):

@@ -12,7 +12,18 @@ SERVER = os.environ.get("UNIMUR_MILVUS_URI")
 _NUMBERS = itertools.count()
 
 
-@pytest.fixture(params=["memory", "faiss", "faiss-hnsw", "milvus-file", *(["milvus-server"] if SERVER else [])])
+# Kinds of an index in a folder, and the precision of their vectors.
+FOLDERS = {
+    "memory": ("memory", None),
+    "memory-int8": ("memory", "int8"),
+    "memory-binary": ("memory", "binary"),
+    "faiss": ("Flat", None),
+    "faiss-int8": ("Flat", "int8"),
+    "faiss-hnsw": ("HNSW16", None),
+}
+
+
+@pytest.fixture(params=[*FOLDERS, "milvus-file", *(["milvus-server"] if SERVER else [])])
 def place(request, tmp_path):
     """Arguments of `open_index` for an empty index of 16 numbers."""
     if request.param == "milvus-server":
@@ -26,8 +37,8 @@ def place(request, tmp_path):
         pytest.importorskip("milvus_lite")
         yield {"uri": tmp_path / "items.db", "width": 16, "model": MODEL}
         return
-    kind = {"faiss": "Flat", "faiss-hnsw": "HNSW16", "memory": "memory"}[request.param]
-    yield {"uri": tmp_path / "index", "width": 16, "model": MODEL, "index": kind}
+    kind, precision = FOLDERS[request.param]
+    yield {"uri": tmp_path / "index", "width": 16, "model": MODEL, "index": kind, "precision": precision}
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from modeling_unimur.index import Added, open_index
+from modeling_unimur.index.precision import FLOAT32, precision_of
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units
 
@@ -31,17 +32,30 @@ def found(hits):
     return [hit.id for hit in hits]
 
 
+def assert_best(index, hits, vectors, ids, query, count):
+    """Hits are the best, in order; in an index of small vectors, as far as a byte a number tells them apart."""
+    expected = best(vectors, ids, query, count)
+    if precision_of(index.factory) == FLOAT32:
+        assert found(hits) == expected
+    rows = dict(zip(ids, vectors, strict=True))
+    scores = [[float(rows[item] @ query) for item in some] for some in (found(hits), expected)]
+    assert len(set(found(hits))) == len(expected)
+    np.testing.assert_allclose(*scores, atol=0.02)
+    np.testing.assert_allclose([hit.score for hit in hits], scores[0], atol=0.02)
+
+
 def test_one_kind_and_both(index):
     fill(index)
     assert (len(index), index.count("text"), index.count("image")) == (60, 40, 20)
     both, ids = np.concatenate([TEXTS, IMAGES]), TEXT_IDS + IMAGE_IDS
     for row, query in enumerate(QUERIES):
-        assert found(index.search(QUERIES, 5, "text")[row]) == best(TEXTS, TEXT_IDS, query, 5)
-        assert found(index.search(QUERIES, 5, "image")[row]) == best(IMAGES, IMAGE_IDS, query, 5)
-        assert found(index.search(QUERIES, 9)[row]) == best(both, ids, query, 9)
+        assert_best(index, index.search(QUERIES, 5, "text")[row], TEXTS, TEXT_IDS, query, 5)
+        assert_best(index, index.search(QUERIES, 5, "image")[row], IMAGES, IMAGE_IDS, query, 5)
+        assert_best(index, index.search(QUERIES, 9)[row], both, ids, query, 9)
     hit = index.search(QUERIES[:1], 1, "image")[0][0]
     assert (hit.kind, hit.payload) == ("image", {"path": hit.id})
-    assert hit.score == pytest.approx(float((IMAGES @ QUERIES[0]).max()), abs=1e-6)
+    tolerance = 1e-6 if precision_of(index.factory) == FLOAT32 else 0.02
+    assert hit.score == pytest.approx(float((IMAGES @ QUERIES[0]).max()), abs=tolerance)
     assert len(index.search(QUERIES, 500)[0]) == 60
 
 
@@ -63,7 +77,7 @@ def test_filters(index, where, rows):
     rows = list(rows)
     for kind in ("text", None):  # pictures have none of these fields
         for query, hits in zip(QUERIES, index.search(QUERIES, 6, kind, where), strict=True):
-            assert found(hits) == best(TEXTS[rows], [TEXT_IDS[row] for row in rows], query, 6)
+            assert_best(index, hits, TEXTS[rows], [TEXT_IDS[row] for row in rows], query, 6)
 
 
 def test_replacing_is_counted(index):
@@ -85,7 +99,7 @@ def test_removing(index):
     assert index.remove("text", TEXT_IDS[:10] + TEXT_IDS[39:] + TEXT_IDS[:1]) == 11
     assert (len(index), index.count("text")) == (49, 29)
     for query, hits in zip(QUERIES, index.search(QUERIES, 40, "text"), strict=True):
-        assert found(hits) == best(TEXTS[10:39], TEXT_IDS[10:39], query, 29)
+        assert_best(index, hits, TEXTS[10:39], TEXT_IDS[10:39], query, 29)
     with pytest.raises(ValueError, match=r"2 of 3 .*'a', 'b'"):
         index.remove("text", ["a", TEXT_IDS[20], "b"])
     assert ("text", TEXT_IDS[20]) in index
@@ -119,7 +133,9 @@ def test_another_model_or_width_is_refused(place):
     with pytest.raises(ValueError, match=r"16 numbers.*32"):
         open_index(**{**place, "width": 32})
     with pytest.raises(ValueError, match="build another"):
-        open_index(**{**place, "index": "HNSW8"})
+        open_index(**{**place, "index": "HNSW8", "precision": None})
+    with pytest.raises(ValueError, match="binary"):
+        open_index(**{**place, "index": None, "precision": "int8" if place.get("precision") == "binary" else "binary"})
 
 
 def test_wrong_input_changes_nothing(index):

@@ -43,7 +43,9 @@ def fill(index):
     return index
 
 
-@pytest.fixture(params=["memory", "Flat", "HNSW16", "IVF2,Flat", "IVF2,PQ8x4,RFlat"])
+@pytest.fixture(
+    params=["memory", "memory,int8", "memory,binary", "Flat", "SQ8", "HNSW16", "IVF2,Flat", "IVF2,PQ8x4,RFlat"]
+)
 def kept(request, tmp_path):
     """An index in a folder that keeps words, with one version written."""
     with open_index(tmp_path / "index", WIDTH, MODEL, request.param) as index:

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from transformers import pipeline
 
 from modeling_unimur import MultimodalRetrievalPipeline
@@ -150,3 +151,51 @@ def test_one_writer(pair, tmp_path):
 def test_payloads_that_do_not_fit(pair):
     with pytest.raises(ValueError, match="1 payloads"):
         make(pair).add(texts=TEXTS, text_payloads=[{}])
+
+
+@pytest.mark.parametrize("modality", ["text", "image", "joint"])
+def test_truncated_vectors_are_those_of_numpy(pair, plain, pictures, modality):
+    width = plain.width
+    cut = fill(pipeline("multimodal-retrieval", model=pair[0], processor=pair[1], truncate_dim=3), pictures)
+    assert (plain.width, cut.width, cut.index.width) == (width, 3, 3)
+    whole = {hit.id: hit.vector for hit in plain.index.search(plain.embed("hi"), 99, with_vectors=True)[0]}
+    query = plain.embed("hi")[0, :3]
+    torch.testing.assert_close(cut.embed("hi")[0], query / query.norm())
+    found = cut("hi", top_k=99, modality=modality)
+    for hit in found if modality == "joint" else found[modality]:
+        vector = torch.from_numpy(whole[hit["id"]])[:3]
+        assert hit["score"] == pytest.approx(float(vector @ query / vector.norm() / query.norm()), abs=1e-5)
+
+
+def test_embeddings_may_be_whole_or_truncated(pair, plain):
+    cut = pipeline("multimodal-retrieval", model=pair[0], processor=pair[1], truncate_dim=3)
+    vectors = torch.randn(2, plain.width)
+    cut.add_embeddings("text", ["whole"], vectors[:1], ["a"])
+    cut.add_embeddings("text", ["cut"], vectors[:1, :3], ["a"])
+    first, second = cut.rank(cut.embed("hi"))[0]["text"]
+    assert first["score"] == pytest.approx(second["score"], abs=1e-6)
+    with pytest.raises(ValueError, match="dimensions"):
+        cut.add_embeddings("text", ["x"], vectors[:, :4], ["a", "b"])
+
+
+@pytest.mark.parametrize("kind", ["memory", "memory,binary", "Flat"])
+def test_other_widths_of_queries_and_index_are_named(pair, plain, tmp_path, kind):
+    cut = pipeline("multimodal-retrieval", model=pair[0], processor=pair[1], truncate_dim=3)
+    cut.load_index(tmp_path / "index", create=kind)
+    cut.add(texts=TEXTS)
+    expected = cut("hi")
+    cut.save_index()
+    cut.index.close()
+    with pytest.raises(ValueError, match=rf"of 3 numbers.*{plain.width}.*truncate_dim=3"):
+        make(pair).load_index(tmp_path / "index")
+    with pytest.raises(ValueError, match=rf"3\).*{plain.width}\)"):
+        cut.rank(plain.embed("hi"))
+    again = pipeline("multimodal-retrieval", model=pair[0], processor=pair[1], truncate_dim=3)
+    again.load_index(tmp_path / "index")
+    assert_same_answer(again("hi"), expected)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 10**6, "3", 2.5])
+def test_a_truncation_that_cannot_be_is_named(pair, wrong):
+    with pytest.raises(ValueError, match="truncate_dim"):
+        pipeline("multimodal-retrieval", model=pair[0], processor=pair[1], truncate_dim=wrong)

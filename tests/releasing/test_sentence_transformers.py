@@ -314,3 +314,15 @@ def test_univl_dr_fuses_a_picture_with_its_caption(univl_dr_source, images, tmp_
 def test_loading_needs_trust(folder):
     with pytest.raises(ValueError, match="trust_remote_code"):
         SentenceTransformer(str(folder), device="cpu")
+
+
+def test_truncated_vectors_are_the_first_numbers(folder, images):
+    whole, cut = (SentenceTransformer(str(folder), trust_remote_code=True, device="cpu", **extra)
+                  for extra in ({}, {"truncate_dim": 5}))  # fmt: skip
+    assert cut.get_embedding_dimension() == 5
+    for method, inputs in (("encode_query", TEXTS), ("encode_document", TEXTS), ("encode_document", images)):
+        expected = torch.from_numpy(getattr(whole, method)(inputs))[:, :5]
+        found = getattr(cut, method)(inputs, normalize_embeddings=True, convert_to_tensor=True)
+        torch.testing.assert_close(found, torch.nn.functional.normalize(expected, dim=-1), atol=1e-6, rtol=0)
+        again = torch.from_numpy(getattr(cut, method)(inputs))  # as long as they come, and compared by cosines
+        torch.testing.assert_close(cut.similarity(again, again), found @ found.T, atol=1e-6, rtol=0)

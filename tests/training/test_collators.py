@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modeling_unimur.training.collators import DualAlignmentCollator, render_turns
-from modeling_unimur.training.prefix_store import PrefixStore
+from modeling_unimur.training.prefix_store import PrefixStore, prefix_states
 from tests.rounding import assert_same_outputs
 
 
@@ -114,4 +114,4 @@ def test_prefixes_with_pictures_are_refused(pair):
     model, processor = pair
     batch = processor.process_rendered(["<image> a cat"])
     with pytest.raises(ValueError, match="the context"):
-        model.get_prefix_states(batch["input_ids"])
+        prefix_states(model, batch["input_ids"])

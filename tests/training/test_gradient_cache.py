@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from modeling_unimur.training.gradient_cache import gradient_cached_step, label_counts, split_rows
+from modeling_unimur.training.prefix_store import prefix_states
 from tests.test_query_anchor import shake
 
 _TEXTS = ["a cat", "the red balloon over the town", "she plays guitar", "no", "what a beautiful morning", "cake", "my"]
@@ -159,7 +160,7 @@ def test_kept_prefixes_are_cut_to_each_chunk(make_model):
     plain = model(**batch)
     plain.loss.backward()
     wanted = gradients(model)
-    batch["prefix_states"] = model.get_prefix_states(ids[:, tokens], mask[:, tokens])
+    batch["prefix_states"] = prefix_states(model, ids[:, tokens], mask[:, tokens])
     found = gradient_cached_step(model, batch, 2, bare=model, backward=torch.Tensor.backward)
     assert found.loss.item() == pytest.approx(plain.loss.item(), rel=1e-6)
     assert_same(gradients(model), wanted, atol=1e-9, rtol=1e-6)

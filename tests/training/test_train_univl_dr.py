@@ -283,11 +283,11 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
     documents, pictures = Documents(retrieval), DecodedPictures(processor)
     judge = RetrievalJudge(retrieval, documents, "train", processor, pictures)
     vectors = Encoder(model, processor).encode_documents(documents, pictures)
-    scores = Encoder(model, processor).encode_queries(judge.texts) @ vectors.T
-    scores[judge.queries.index("text-query-red-cat"), documents.numbers["image-red-cat"]] = -2  # excluded
+    scores = Encoder(model, processor).encode_queries(judge.task.query_texts) @ vectors.T
+    scores[judge.task.query_ids.index("text-query-red-cat"), documents.numbers["image-red-cat"]] = -2  # excluded
     relevant = retrieval.relevant("train")
     reciprocal, shown = [], []
-    for row, query in enumerate(judge.queries):
+    for row, query in enumerate(judge.task.query_ids):
         order = [documents.ids[number] for number in scores[row].argsort(descending=True).tolist()][:10]
         places = [place for place, doc in enumerate(order, start=1) if doc in relevant[query]]
         reciprocal.append(1 / places[0] if places else 0)

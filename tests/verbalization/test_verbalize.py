@@ -18,6 +18,7 @@ from modeling_unimur.verbalization import (
     QueryPairs,
     UniMuRVerbalizer,
     WordStore,
+    join_caption,
     joined_captions,
     open_verbalizer,
     read_words,
@@ -236,3 +237,20 @@ def test_the_command(captioner, corpus, tmp_path, monkeypatch, capsys):
     output.write_text(json.dumps({"doc": "i0"}) + "\n")
     with pytest.raises(ValueError, match=r"line 1: .*doc_id"):
         read_words(output)
+
+
+def test_room_is_kept_for_the_verbalization(clip_folder):
+    processor = UniVLDRProcessor.from_backbones(str(clip_folder), max_target_tokens=24)
+    caption, words = " ".join(["a beautiful morning"] * 9), "red balloon over the town"
+
+    def read(text):
+        return processor.tokenizer.decode(processor.process_texts(text)["input_ids"][0], skip_special_tokens=True)
+
+    assert join_caption(processor, "a cat", "a town") == "a cat [SEP] a town"
+    assert join_caption(processor, "a cat", None) == "a cat"
+    assert join_caption(processor, "", "a town") == "a town"
+    assert words not in read(join_caption(processor, caption, words))  # pushed out, as in the released code
+    processor.verbalization_tokens = 12
+    joined = read(join_caption(processor, caption, words))
+    assert joined.startswith("a beautiful morning")
+    assert joined.endswith(words)

@@ -7,7 +7,7 @@ from .second_stage import SecondStage
 from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dense_system
 from .task import SETTINGS, RetrievalTask
 from .tuning import choose_calibration, choose_hybrid_weight, choose_image_weight
-from .univl_dr import Space, evaluate_univl_dr, universal_result, with_bm25
+from .univl_dr import Space, universal_result, with_bm25
 
 __all__ = [
     "SETTINGS",
@@ -27,7 +27,6 @@ __all__ = [
     "draw_modality_gap",
     "encode_documents",
     "encode_queries",
-    "evaluate_univl_dr",
     "modality_gap",
     "ranked",
     "setting_figures",

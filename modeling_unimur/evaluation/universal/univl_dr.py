@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ...data.retrieval_set import RetrievalSet
-from ...encoding.encoder import Encoder
 from ...index.second_stage import Reranker
 from ..evaluator import Encoded
 from ..report import TaskResult
@@ -22,7 +20,6 @@ from .systems import DivideAndConquer, Hybrid, OracleModality, bm25_system, dens
 from .task import SETTINGS, RetrievalTask
 from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
 
-MODEL = "UniVL-DR"
 FUSION, ORACLE, HYBRID = "BM25 & {}", "BM25 & {}, oracle modality", "{} + BM25 (hybrid)"
 CALIBRATIONS = ("off", "on", "dev")
 
@@ -34,48 +31,6 @@ _NOTES = (
     "The others are those of UniVL-DR's paper: BM25 over texts and captions, BM25 for texts joined with the first "
     "model for images, and both when an oracle tells what kind answers the query.",
 )
-
-
-def evaluate_univl_dr(
-    model,
-    processor,
-    retrieval: RetrievalSet,
-    split: str = "test",
-    dev: str | None = "validation",
-    settings: Sequence[str] = SETTINGS,
-    calibration: str = "off",
-    image_weight: float | str | None = None,
-    least_score: int = 1,
-    baselines: bool = True,
-    gap_plot: str | os.PathLike | None = None,
-    name: str = MODEL,
-    progress: bool = True,
-    reranker: Reranker | None = None,
-) -> TaskResult:
-    """Evaluates a model on a retrieval set.
-
-    Args:
-        model (`UniVLDRModel`), processor (`UniVLDRProcessor`): an untrained model on a CLIP is CLIP zero-shot. With
-            `processor=None` the model is any object with the functions of `encoding.DualEncoder`.
-        retrieval: the set; `data` has readers.
-        split: whose queries are measured.
-        dev: split on which the hybrid's weight, and what is asked for below, are chosen; None chooses nothing.
-        settings, calibration, image_weight, baselines, gap_plot, progress, reranker: as `universal_result`.
-        least_score: documents of a lower grade count as not relevant (2 for the GIMP manual's sections themselves).
-        name: of the model's row.
-
-    Raises:
-        ValueError: an unknown split; and as `universal_result`.
-        ImportError: BM25 without `bm25s`, a plot without matplotlib.
-    """
-    encoder = model if processor is None else Encoder(model, processor, progress=progress)
-    task = RetrievalTask.from_set(retrieval, split, least_score)
-    dev_task = None if dev is None else RetrievalTask.from_set(retrieval, dev, least_score)
-    return universal_result(
-        task, {name: encoder}, {"split": split, **retrieval.about}, dev=dev_task, settings=settings,
-        calibration=calibration, image_weight=image_weight, baselines=baselines, gap_plot=gap_plot, progress=progress,
-        reranker=reranker,
-    )  # fmt: skip
 
 
 def universal_result(
@@ -96,7 +51,7 @@ def universal_result(
 
     Args:
         task: queries and documents.
-        encoders: by the names of their rows.
+        encoders: by the names of their rows, such as `encoding.encoder.Encoder`s; an untrained one is CLIP zero-shot.
         data: what identifies the set, such as `path` and `split`.
         seed: of the intervals.
         dev: development split on which the hybrid's weight, and what is asked for below, are chosen.
@@ -275,4 +230,4 @@ def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | Non
     return found | {HYBRID.format(name): Hybrid(dense, sparse, weight.value)}, weight
 
 
-__all__ = ["CALIBRATIONS", "MODEL", "Space", "evaluate_univl_dr", "universal_result", "with_bm25"]
+__all__ = ["CALIBRATIONS", "Space", "universal_result", "with_bm25"]
