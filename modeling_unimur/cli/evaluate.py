@@ -8,6 +8,7 @@ from pathlib import Path
 from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .compared_systems import SYSTEMS, open_systems
 from .errors import CommandError
+from .number_arguments import positive_integer
 from .reranker_arguments import add_reranker
 from .retriever import chosen_systems, model_source
 
@@ -88,6 +89,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--deduplicate", choices=("none", "texts", "all"), help="documents of WebQA to merge (default: as the setting)"
     )
+    parser.add_argument(
+        "--truncate-dim", type=positive_integer, action="append", default=[], metavar="N",
+        help="one more row for retrieval sets: the first N numbers of the vectors; repeat it for several widths",
+    )  # fmt: skip
     parser.add_argument(
         "--linear-texts",
         type=int,
@@ -188,4 +193,5 @@ def _options(args: argparse.Namespace):
         captions=args.captions,
         deduplicate=args.deduplicate,
         reranker=args.reranker,
+        truncate_dims=tuple(args.truncate_dim),
     )

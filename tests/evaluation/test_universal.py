@@ -13,12 +13,14 @@ from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.report import load_result
+from modeling_unimur.evaluation.systems.base import BOTH
 from modeling_unimur.evaluation.universal import (
     DivideAndConquer,
     Hybrid,
     MeanSubtraction,
     OracleModality,
     RetrievalTask,
+    Space,
     bm25_system,
     choose_calibration,
     choose_image_weight,
@@ -310,6 +312,23 @@ def test_evaluation_of_any_encoder(tmp_path):
     assert list(load_result(tmp_path).systems) == list(found.systems)
     with Image.open(tmp_path / "gap.png") as picture:
         assert picture.width > 300
+
+
+def test_truncated_vectors_are_rows_of_their_own(tiny, pictures):
+    width = tiny[0].config.embedding_width
+    found = evaluated(Encoder(*tiny), retrieval_set(pictures), baselines=False, truncate_dims=(3, width))
+    whole, cut = "UniVL-DR", [f"UniVL-DR, first {dim} numbers" for dim in (3, width)]
+    assert list(found.systems) == [whole, *cut]
+    for measure in found.measures():
+        values = [found.systems[name].values[measure] for name in (whole, cut[1])]
+        np.testing.assert_array_equal(*values)
+    task = RetrievalTask.from_set(retrieval_set(pictures), "test")
+    space = Space.of(Encoder(*tiny), task)
+    queries, documents = (unit(one[:, :3]) for one in (space.queries, space.documents))
+    np.testing.assert_allclose(space.system(3).scores(BOTH, np.arange(2)), queries[:2] @ documents.T, atol=1e-6)
+    for wrong in (0, width + 1):
+        with pytest.raises(ValueError, match=f"truncate_dim.*{width}.*{wrong}"):
+            space.system(wrong)
 
 
 def test_evaluation_of_a_model(tiny, pictures):

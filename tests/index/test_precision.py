@@ -54,6 +54,17 @@ def test_milvus_refuses_what_it_has_not(tmp_path, index, precision):
         open_index(tmp_path / "items.db", 16, "tiny@1", index, precision=precision)
 
 
+def test_milvus_holds_inverted_files_in_int8(tmp_path):
+    pytest.importorskip("milvus_lite")
+    with open_index(tmp_path / "items.db", 16, "tiny@1", "IVF2,Flat", precision="int8") as index:
+        assert index.factory == "IVF2,SQ8"
+    for asked in ({}, {"precision": "int8"}, {"index": "IVF2,Flat"}, {"index": "IVF2,SQ8"}):
+        open_index(tmp_path / "items.db", **asked).close()
+    for asked in ({"precision": "float32"}, {"index": "Flat"}):
+        with pytest.raises(ValueError, match="build another"):
+            open_index(tmp_path / "items.db", **asked)
+
+
 @pytest.mark.parametrize(
     ("held", "index", "precision"),
     [

@@ -24,6 +24,7 @@ class TaskOptions:
         normalise: of answers' likelihoods, `sum` or `mean`.
         setting, captions, deduplicate: of WebQA, as `load_webqa` takes them; None is its default.
         reranker: name or folder of a second stage for retrieval sets, as `open_reranker` takes it.
+        truncate_dims: widths of truncated vectors for further rows of retrieval sets.
         least_score: grade from which on a document of a retrieval set is relevant (2 for the GIMP manual).
 
     Raises:
@@ -46,6 +47,7 @@ class TaskOptions:
     captions: str | None = None
     deduplicate: str | None = None
     reranker: str | None = None
+    truncate_dims: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.over_return <= 100:

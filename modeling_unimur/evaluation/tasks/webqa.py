@@ -44,8 +44,8 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     Args:
         data: as `open_set`.
         sources: folders or Hub ids of models; each row is called by the last part of its source.
-        options: `split` (`test` by default), `least_score`, `seed`, `reranker`; of WebQA `setting`, `captions` and
-            `deduplicate`.
+        options: `split` (`test` by default), `least_score`, `seed`, `reranker`, `truncate_dims`; of WebQA `setting`,
+            `captions` and `deduplicate`.
         work: not used: a corpus is encoded in one go.
 
     Raises:
@@ -66,7 +66,8 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
         about[name] = {"source": source, "revision": model_revision(source, model)}
     reranker = None if options.reranker is None else open_reranker(options.reranker)
     about_set = {"path": data, "split": split, **retrieval.about}
-    found = universal_result(task, encoders, about_set, options.seed, reranker=reranker)
+    further = {"reranker": reranker, "truncate_dims": options.truncate_dims}
+    found = universal_result(task, encoders, about_set, options.seed, **further)
     if retrieval.about:
         found.notes.append(_CORPUS.format(**retrieval.about, count=len(task.doc_ids)))
     for name, entry in about.items():

@@ -12,7 +12,7 @@ import numpy as np
 from ...index.second_stage import Reranker
 from ..evaluator import Encoded
 from ..report import TaskResult
-from .encoding import DualEncoder, EncodedDocuments, encode_documents, encode_queries
+from .encoding import DualEncoder, EncodedDocuments, encode_documents, encode_queries, unit
 from .evaluate import setting_figures
 from .modality_gap import MeanSubtraction, draw_modality_gap, modality_gap
 from .second_stage import SECOND_STAGE, SecondStage
@@ -21,6 +21,7 @@ from .task import SETTINGS, RetrievalTask
 from .tuning import Choice, choose_calibration, choose_hybrid_weight, choose_image_weight
 
 FUSION, ORACLE, HYBRID = "BM25 & {}", "BM25 & {}, oracle modality", "{} + BM25 (hybrid)"
+TRUNCATED = "{}, first {} numbers"
 CALIBRATIONS = ("off", "on", "dev")
 
 
@@ -46,6 +47,7 @@ def universal_result(
     gap_plot: str | os.PathLike | None = None,
     progress: bool = False,
     reranker: Reranker | None = None,
+    truncate_dims: Sequence[int] = (),
 ) -> TaskResult:
     """All encoders, BM25 and what is made of it with the first encoder.
 
@@ -65,6 +67,7 @@ def universal_result(
         progress: whether to show bars.
         reranker: a second stage for one more row: the hybrid of the first encoder rescored, or that encoder itself
             where there is no hybrid.
+        truncate_dims: widths for one more row each of every encoder: the first so many numbers of its vectors.
 
     Returns:
         `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
@@ -93,9 +96,11 @@ def universal_result(
         space = Space.of(encoder, task, dev)
         chosen, tried = space.tune(image_weight, calibration)
         systems[name] = space.system()
+        extra |= {TRUNCATED.format(name, dim): space.system(dim) for dim in truncate_dims}
         if len(systems) == 1:
             if baselines:
-                extra, weight = with_bm25(name, space)
+                found, weight = with_bm25(name, space)
+                extra |= found
                 if weight is not None:
                     chosen["hybrid weight"], tried["hybrid weight"] = weight.value, weight.tried
             if chosen:
@@ -194,9 +199,18 @@ class Space:
         if self.dev_queries is not None:
             self.dev_queries = means.queries_of(self.dev_queries)
 
-    def system(self) -> Encoded:
-        """Search in this space."""
-        return dense_system(self.queries, self.documents, self.task.is_image)
+    def system(self, truncate_dim: int | None = None) -> Encoded:
+        """Search in this space, or with the first `truncate_dim` numbers of its vectors.
+
+        Raises:
+            ValueError: its vectors have fewer numbers.
+        """
+        width = self.queries.shape[1]
+        if truncate_dim is not None and not 1 <= truncate_dim <= width:
+            raise ValueError(f"truncate_dim must be from 1 to {width}, the width of the vectors, got {truncate_dim}.")
+        both = (self.queries, self.documents)
+        queries, documents = both if truncate_dim is None else (unit(one[:, :truncate_dim]) for one in both)
+        return dense_system(queries, documents, self.task.is_image)
 
 
 def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | None]:
