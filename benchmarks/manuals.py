@@ -10,7 +10,8 @@ counts. `scikit_learn_guide` was never trained on; it is the development corpus 
   `_high`, the 95 % interval by the bootstrap over questions; `CORPUS_NAME` of a further `--model`;
 - `CORPUS_untrained_hybrid` and so on: with BM25, whose weight the validation questions choose;
 - `CORPUS_release_over_untrained`, `..._hybrid_over_untrained_hybrid`: paired differences;
-- `mean_...`: of the corpora; `CORPUS_questions`, `CORPUS_texts`, `CORPUS_images`: numbers.
+- `mean_...`: of the corpora that the file holds (those that are not measured keep their figures);
+  `CORPUS_questions`, `CORPUS_texts`, `CORPUS_images`: numbers.
 
 The quick run has eleven texts with random vectors.
 """
@@ -18,6 +19,7 @@ The quick run has eleven texts with random vectors.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import argument_parser, report
+from benchmarks.harness import RESULTS, argument_parser, report
 from benchmarks.ladder_rows import Rows
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.evaluation.universal import DualEncoder, RetrievalTask, Space, bm25_system, with_bm25
@@ -112,6 +114,14 @@ def measure(corpus: str, retrieval: RetrievalSet, models: Mapping[str, DualEncod
     return {f"{corpus}_{name}": value for name, value in figures.items()}
 
 
+def kept_figures(measured: Sequence[str]) -> dict[str, float]:
+    """Figures of the file, of the corpora that are not measured now."""
+    path = RESULTS / "manuals.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+    others = tuple(f"{corpus}_" for corpus in CORPORA if corpus not in measured)
+    return {name: value for name, value in known.items() if name.startswith(others)}
+
+
 def _named_folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not equals or not name.isidentifier() or name in (UNTRAINED, "bm25"):
@@ -140,8 +150,12 @@ def main() -> None:
             folders = {RELEASE: None, **dict(args.model)}
             models = encoders(retrieval, folders, torch.bfloat16 if args.bf16 else None)
         figures |= measure(corpus, retrieval, models)
+    if not args.quick:
+        figures |= kept_figures(corpora)
+        corpora = [corpus for corpus in CORPORA if f"{corpus}_bm25" in figures]
     for name in ("bm25", *(f"{name}{end}" for name in models for end in ("", "_hybrid"))):
-        figures[f"mean_{name}"] = float(np.mean([figures[f"{corpus}_{name}"] for corpus in corpora]))
+        if all(f"{corpus}_{name}" in figures for corpus in corpora):
+            figures[f"mean_{name}"] = float(np.mean([figures[f"{corpus}_{name}"] for corpus in corpora]))
     report("manuals", args, figures, ["passages and images in one ranking; MRR@10 in percent"])
 
 

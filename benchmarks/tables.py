@@ -505,8 +505,6 @@ def hybrid() -> list[list[str]]:
     found = figures("hybrid")
     weights = f"weight {found['weight']:g}; {found['weight_grade1']:g}, chosen on validation questions"
     names = {"bm25": "BM25 alone", "vectors": "vectors alone", "hybrid": weights, "rrf": "reciprocal rank fusion"}
-    stages = [name.removesuffix("_over_rrf") for name in found if name.endswith("_over_rrf")]
-    names |= {name: f"its first {found['rerank_top_k']:.0f} rescored by `{name}`" for name in stages}
     strict, lenient = "section or image itself", "its parts and siblings too"
     measures = ("mrr10", "recall10")
     rows = [[f"{found['test_questions']:.0f} test questions"]]
@@ -514,6 +512,18 @@ def hybrid() -> list[list[str]]:
     for name, words in names.items():
         cells = [number(found[f"{measure}_{name}{end}"]) for end in ("", "_grade1") for measure in measures]
         rows.append([words, *cells])
+    return rows
+
+
+@table("second_stage")
+def second_stage() -> list[list[str]]:
+    found = figures("second_stage")
+    rows = [[f"{found['test_questions']:.0f} test questions", "MRR@10", "difference", "recall@10", "ms a question"]]
+    rows.append(["reciprocal rank fusion", number(found["mrr10_rrf"]), "", number(found["recall10_rrf"]), ""])
+    for name in (key.removesuffix("_over_rrf") for key in found if key.endswith("_over_rrf")):
+        mean, low, high = (number(found[f"{name}_over_rrf{end}"]) for end in ("", "_low", "_high"))
+        cells = [number(found[f"mrr10_{name}"]), f"{mean} ({low} … {high})", number(found[f"recall10_{name}"])]
+        rows.append([f"its first {found['rerank_top_k']:.0f} by {name}", *cells, number(found[f"{name}_ms"], 0)])
     return rows
 
 

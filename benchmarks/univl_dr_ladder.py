@@ -3,8 +3,8 @@
     python benchmarks/univl_dr_ladder.py [--corpora gimp_manual picture_dictionary] [--seeds 3] [--verbalize SET=NAME]
     python benchmarks/univl_dr_ladder.py --full --corpora webqa=PATH        (the paper's recipe; a GPU)
 
-By default the small dual encoder and `recipes/univl_dr_mini.yaml`, sized for two CPU cores: image tower frozen and its
-outputs kept, two layers of the text tower and the projections trained, 100 steps a stage. `--full`:
+By default the small dual encoder and `recipes/univl_dr_ladder.yaml`, sized for two CPU cores: image tower frozen and
+its outputs kept, two layers of the text tower and the projections trained, 100 steps a stage. `--full`:
 `recipes/univl_dr_webqa.yaml`, CLIP ViT-B/32 with both towers trained. One stage 1 feeds all of stage 2, whose
 negatives it mines once; seeds are those of stage 2.
 
@@ -74,7 +74,7 @@ from modeling_unimur.verbalization import joined_captions, open_verbalizer, verb
 CORPORA = ("gimp_manual", "picture_dictionary")
 # The GIMP manual's figures are screenshots, whose letters say most; a drawing has none.
 VERBALIZERS = {"gimp_manual": "ocr"}
-RECIPES = {False: ROOT / "recipes" / "univl_dr_mini.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
+RECIPES = {False: ROOT / "recipes" / "univl_dr_ladder.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
 # Grades that count as relevant: of the manual the section or image meant, not what is near it.
 LEAST_SCORES = {"gimp_manual": 2}
 QUICK_STEPS = 2

@@ -21,6 +21,7 @@ class QueryCollator:
             the batch's documents are candidates. False is the released code, which also lists a document once for
             every query that brought it.
         false_negative_threshold (*optional*): cosine with the positive from which on a document is no negative.
+        max_tokens (*optional*): longest query, text and caption, where shorter ones than the processor's are enough.
     """
 
     def __init__(
@@ -31,9 +32,12 @@ class QueryCollator:
         sampler: Sampler,
         mask_known: bool = True,
         false_negative_threshold: "float | None" = None,
+        max_tokens: "int | None" = None,
     ):
         self.processor, self.documents, self.pictures = processor, documents, pictures
         self.sampler, self.mask_known, self.threshold = sampler, mask_known, false_negative_threshold
+        limit = processor.max_target_tokens
+        self.limits = {} if max_tokens is None else {"max_length": min(max_tokens, limit)}
 
     def __call__(self, rows: "list[dict]") -> dict:
         brought = Counter(number for row in rows for number in (row["positive"], *row["negatives"]))
@@ -41,12 +45,14 @@ class QueryCollator:
         images = [number for number in brought if self.documents.kinds[number] == "image"]
         order = [*texts, *images]
         place = {number: column for column, number in enumerate(order)}
-        batch = dict(self.processor.process_queries([row["text"] for row in rows]))  # first: its rows are counted
+        batch = dict(
+            self.processor.process_queries([row["text"] for row in rows], **self.limits)
+        )  # first: its rows are counted
         if texts:
             batch.update(self._prefixed("text", [self.documents.texts[number] for number in texts]))
         if images:
             shown = [self.documents[number] for number in images]
-            words = self.processor.process_captions([document.text for document in shown])
+            words = self.processor.process_captions([document.text for document in shown], **self.limits)
             mask = words.pop("caption_mask", None)
             batch.update({f"caption_{name}": value for name, value in words.items()})
             batch.update({} if mask is None else {"caption_mask": mask})
@@ -61,7 +67,7 @@ class QueryCollator:
         return batch
 
     def _prefixed(self, name: str, texts: "list[str]") -> dict:
-        return {f"{name}_{key}": value for key, value in self.processor.process_texts(texts).items()}
+        return {f"{name}_{key}": value for key, value in self.processor.process_texts(texts, **self.limits).items()}
 
     def _candidates(self, rows, order, place, brought) -> torch.Tensor:
         if not self.sampler.in_batch:

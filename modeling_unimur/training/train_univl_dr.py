@@ -79,7 +79,7 @@ class _Run:
         self.pictures = self._pictures(documents[0])
 
     def _pictures(self, documents: Documents):
-        if self.model.config.fusion == "caption":
+        if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
             return None
         if self.recipe.model.image_tower == "trained":
             return DecodedPictures(self.processor)
@@ -181,7 +181,13 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
     rows = run.rows(stage, run.mined() if sampler.hard else None)
     judge = run.judge(stage, data.dev_split, data.dev_documents)
     collator = QueryCollator(
-        run.processor, run.sets[stage][1], run.pictures, sampler, data.mask_known, data.false_negative_threshold
+        run.processor,
+        run.sets[stage][1],
+        run.pictures,
+        sampler,
+        data.mask_known,
+        data.false_negative_threshold,
+        data.train_tokens,
     )
     callbacks = [TrainingGuard(model), EpochRows(rows)]
     if data.mine_every is not None and sampler.hard:

@@ -14,7 +14,8 @@ def choose_trained_parts(model, tokenizer, image_tower: str = "trained", text_la
     Args:
         model (`UniVLDRModel`): all of whose weights train so far.
         tokenizer: the dual encoder's.
-        image_tower: `"trained"`, or `"frozen"`: all of the image tower but its projection into the joint space.
+        image_tower: `"trained"`; `"frozen"`: all of the image tower but its projection into the joint space; or
+            `"unused"`, the projection as well.
         text_layers (*optional*): top layers of the text tower that train, with what follows them; all of the tower by
             default. 0 leaves what follows the layers.
 
@@ -25,9 +26,10 @@ def choose_trained_parts(model, tokenizer, image_tower: str = "trained", text_la
     for name, weight in clip.named_parameters():
         if name.endswith("logit_bias") or ".head.classifier." in name:
             weight.requires_grad_(False)
-    if image_tower == "frozen" or model.config.fusion == "caption":
+    reads_captions_alone = image_tower == "unused" or model.config.fusion == "caption"
+    if image_tower == "frozen" or reads_captions_alone:
         towers.picture_tower.requires_grad_(False)
-    if model.config.fusion == "caption":
+    if reads_captions_alone:
         for part in (getattr(clip, "visual_projection", None), getattr(getattr(clip, "model", None), "visual", None)):
             if part is not None:
                 part.requires_grad_(False)

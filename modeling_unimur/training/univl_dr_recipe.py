@@ -8,7 +8,7 @@ from .frozen_features import FeatureOptions
 from .mining import MiningOptions
 from .negatives import Sampler
 
-TOWERS = ("trained", "frozen")
+TOWERS = ("trained", "frozen", "unused")
 
 
 @dataclass
@@ -25,7 +25,10 @@ class UniVLDRModelArguments:
     processor: dict = field(default_factory=dict, metadata={"help": "Arguments of UniVLDRProcessor."})
     image_tower: str = field(
         default="trained",
-        metadata={"help": "trained; or frozen: its outputs are computed once and kept, its projection still trains."},
+        metadata={
+            "help": "trained; frozen: its outputs are computed once and kept, its projection still trains; or unused: "
+            "captions alone stand for images in training, and the image side stays as it is."
+        },
     )
     text_layers: int | None = field(
         default=None,
@@ -77,6 +80,10 @@ class UniVLDRDataArguments:
     verbalizations: str | None = field(
         default=None,
         metadata={"help": "A file of `unimur verbalize`, whose words stage 2 reads behind the captions."},
+    )
+    train_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Longest query, text and caption in training; the processor's max_target_tokens if null."},
     )
     stages: list[int] = field(
         default_factory=lambda: [1, 2],

@@ -241,3 +241,13 @@ def test_a_bad_corpus_is_told(retrieval):
         Documents(made(kind="video"))
     with pytest.raises(ValueError, match=r"'text-red-cat' \(text\)"):
         Documents(made(text=" "))
+
+
+@pytest.mark.parametrize(("asked", "longest"), [(4, 4), (10_000, None)])
+def test_texts_are_as_short_as_asked(retrieval, documents, parts, asked, longest):
+    rows = [QueryRows(retrieval, documents)[place] for place in range(8)]
+    plain = collator(parts, documents, "in_batch")(rows)
+    batch = collator(parts, documents, "in_batch", max_tokens=asked)(rows)
+    for name in ("input_ids", "text_input_ids", "caption_input_ids"):
+        assert plain[name].shape[1] > 4
+        assert batch[name].shape == (len(plain[name]), longest or plain[name].shape[1])

@@ -273,6 +273,9 @@ def test_trained_parts_of_open_clip(tmp_path, kind):
     assert all(name.startswith("visual.head") for name in trained if name.startswith("visual"))
     with pytest.raises(ValueError, match="2 layers"):
         choose_trained_parts(model, processor.tokenizer, text_layers=3)
+    choose_trained_parts(model, processor.tokenizer, "unused", 1)
+    left = {name.removeprefix("clip.model.") for name, weight in model.named_parameters() if weight.requires_grad}
+    assert left == {name for name in trained if not name.startswith("visual")}
 
 
 # -- the judge ------------------------------------------------------------------------------------------------------
@@ -386,3 +389,18 @@ def test_several_sets_and_splits_train_together(folder, clip_folder, tmp_path):
     mined = read_mined(tmp_path / "run/hard_negatives-train.parquet")
     sources = {doc.rpartition("/")[0] for kinds in mined.values() for docs in kinds for doc in docs}
     assert sources == {f"folder={folder}", f"folder={other}"}
+
+
+def test_captions_stand_for_images_that_are_unused(folder, clip_folder, tmp_path):
+    path = write_recipe(
+        tmp_path / "run.json", folder, clip_folder,
+        {"image_tower": "unused"}, {"stages": [1], "train_tokens": 5, "final_figures": False}, max_steps=2,
+        eval_strategy="no", save_strategy="no", load_best_model_at_end=False,
+    )  # fmt: skip
+    recipe = load_recipe(path)
+    before = build(recipe)[0].state_dict()
+    train(recipe)
+    after = UniVLDRModel.from_pretrained(tmp_path / "run").state_dict()
+    changed = {name for name, weight in after.items() if not torch.equal(weight, before[name])}
+    assert changed
+    assert not any("vision" in name or "visual" in name for name in changed)
