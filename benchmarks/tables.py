@@ -453,6 +453,30 @@ def index_1m() -> list[list[str]]:
     return _index_rows("index", kinds)
 
 
+def _small_rows(name: str) -> list[list[str]]:
+    """Precisions and widths; milliseconds where they were measured."""
+    found = figures(name)
+    times = [size for size in (1, 64) if f"int8_microseconds_b{size}" in found]
+    rows = [["precision", "numbers", "recall@10", "bytes in memory", "bytes mapped"]]
+    rows[0] += [{1: "one query, ms", 64: "a query of 64, ms"}[size] for size in times]
+    for key in [key.removesuffix("_mapped_bytes") for key in found if key.endswith("_mapped_bytes")]:
+        precision, _, dim = key.partition("_dim")
+        sizes = [f"{found[f'{key}_{which}']:.0f}" for which in ("bytes", "mapped_bytes")]
+        cells = [f"`{precision}`", dim or "all", f"{found[f'{key}_recall_at_10']:.3f}", *sizes]
+        rows.append([*cells, *(two_digits(found[f"{key}_microseconds_b{size}"] / 1000) for size in times)])
+    return rows
+
+
+@table("index_small")
+def index_small() -> list[list[str]]:
+    return _small_rows("index_small")
+
+
+@table("index_small_1m")
+def index_small_1m() -> list[list[str]]:
+    return _small_rows("index_small_1m")
+
+
 @table("index_10m")
 def index_10m() -> list[list[str]]:
     kinds = {
