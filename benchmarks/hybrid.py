@@ -17,7 +17,7 @@ the validation questions, and all rankings are measured on the test questions:
 - `search_ms`, `hybrid_ms`, `NAME_ms`: one question among `documents`, by vectors alone, hybrid, and the second stage
   of it, without the model.
 
-The quick run has eleven texts with random vectors.
+With `--rerankers` the result is `second_stage.json`. The quick run has eleven texts with random vectors.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ def second_stage(name: str, reranker: Reranker, test: Questions, top_k: int) -> 
         ]
         figures |= {f"mrr10_{name}{end}": 100 * mrr, f"recall10_{name}{end}": 100 * recall}
         figures[f"{name}_within{end}"] = 100 * float(np.mean(within))
-        figures |= difference(f"{name}_over_rrf{end}", test.ranks(reranked, least), test.ranks(first, least))
+        over = difference(f"{name}_over_rrf", test.ranks(reranked, least), test.ranks(first, least))
+        figures |= {f"{key}{end}": value for key, value in over.items()}
     return figures
 
 
@@ -191,7 +192,7 @@ def main() -> None:
         else:
             made = manual_questions(args, Path(args.index or Path(folder, "index")))
         notes = ["passages and images in one ranking; the best 100 of each part are fused"]
-        report("hybrid", args, measure(*made, rerankers, args), notes)
+        report("second_stage" if rerankers else "hybrid", args, measure(*made, rerankers, args), notes)
 
 
 if __name__ == "__main__":

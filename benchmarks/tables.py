@@ -478,6 +478,30 @@ def index_1m() -> list[list[str]]:
     return _index_rows("index", kinds)
 
 
+def _small_rows(name: str) -> list[list[str]]:
+    """Precisions and widths; milliseconds where they were measured."""
+    found = figures(name)
+    times = [size for size in (1, 64) if f"int8_microseconds_b{size}" in found]
+    rows = [["precision", "numbers", "recall@10", "bytes in memory", "bytes mapped"]]
+    rows[0] += [{1: "one query, ms", 64: "a query of 64, ms"}[size] for size in times]
+    for key in [key.removesuffix("_mapped_bytes") for key in found if key.endswith("_mapped_bytes")]:
+        precision, _, dim = key.partition("_dim")
+        sizes = [f"{found[f'{key}_{which}']:.0f}" for which in ("bytes", "mapped_bytes")]
+        cells = [f"`{precision}`", dim or "all", f"{found[f'{key}_recall_at_10']:.3f}", *sizes]
+        rows.append([*cells, *(two_digits(found[f"{key}_microseconds_b{size}"] / 1000) for size in times)])
+    return rows
+
+
+@table("index_small")
+def index_small() -> list[list[str]]:
+    return _small_rows("index_small")
+
+
+@table("index_small_1m")
+def index_small_1m() -> list[list[str]]:
+    return _small_rows("index_small_1m")
+
+
 @table("index_10m")
 def index_10m() -> list[list[str]]:
     kinds = {
@@ -506,8 +530,6 @@ def hybrid() -> list[list[str]]:
     found = figures("hybrid")
     weights = f"weight {found['weight']:g}; {found['weight_grade1']:g}, chosen on validation questions"
     names = {"bm25": "BM25 alone", "vectors": "vectors alone", "hybrid": weights, "rrf": "reciprocal rank fusion"}
-    stages = [name.removesuffix("_over_rrf") for name in found if name.endswith("_over_rrf")]
-    names |= {name: f"its first {found['rerank_top_k']:.0f} rescored by `{name}`" for name in stages}
     strict, lenient = "section or image itself", "its parts and siblings too"
     measures = ("mrr10", "recall10")
     rows = [[f"{found['test_questions']:.0f} test questions"]]
@@ -515,6 +537,18 @@ def hybrid() -> list[list[str]]:
     for name, words in names.items():
         cells = [number(found[f"{measure}_{name}{end}"]) for end in ("", "_grade1") for measure in measures]
         rows.append([words, *cells])
+    return rows
+
+
+@table("second_stage")
+def second_stage() -> list[list[str]]:
+    found = figures("second_stage")
+    rows = [[f"{found['test_questions']:.0f} test questions", "MRR@10", "difference", "recall@10", "ms a question"]]
+    rows.append(["reciprocal rank fusion", number(found["mrr10_rrf"]), "", number(found["recall10_rrf"]), ""])
+    for name in (key.removesuffix("_over_rrf") for key in found if key.endswith("_over_rrf")):
+        mean, low, high = (number(found[f"{name}_over_rrf{end}"]) for end in ("", "_low", "_high"))
+        cells = [number(found[f"mrr10_{name}"]), f"{mean} ({low} … {high})", number(found[f"recall10_{name}"])]
+        rows.append([f"its first {found['rerank_top_k']:.0f} by {name}", *cells, number(found[f"{name}_ms"], 0)])
     return rows
 
 

@@ -171,14 +171,7 @@ class Encoder:
         for embed, shown in ((texts, False), (captioned, True)):
             rows = [row for row, document in enumerate(documents) if (document.kind == "image") == shown]
             some = [documents[row] for row in rows]
-            vectors[rows] = self._by_length(
-                some,
-                embed,
-                "Documents",
-                batch_size,
-                lambda document: len(document.text),
-                self.width,
-            )
+            vectors[rows] = self._by_length(some, embed, "Documents", batch_size, _text_length, self.width)
         return vectors
 
     def vectors(self, kind: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -278,6 +271,10 @@ class Encoder:
 
     def _placed(self, inputs: Mapping) -> dict[str, torch.Tensor]:
         return {name: value.to(self.model.device) for name, value in inputs.items()}
+
+
+def _text_length(document) -> int:
+    return len(document.text)
 
 
 def _at(places: torch.Tensor, parts: list[torch.Tensor], width: int = 0) -> torch.Tensor:

@@ -34,7 +34,7 @@ _FEW = 0.1
 # How many times the hits an index of codes brings, for the whole vectors to rank.
 _REFINED = 10
 _SELECTORS_KEPT = 8
-# A byte a number (SQ8) spans the range of each number in a sample of so many vectors, otherwise that of all numbers.
+# A byte a number (SQ8) spans the range of each number in a sample of so many vectors, otherwise twice that of all.
 _RANGE_SAMPLE = 1000
 # When an index is read, so many of its codes are decoded; they give vectors back whose lengths are only about 1.
 _DECODED, _LONGEST = 2048, 1.6
@@ -241,7 +241,7 @@ class FaissPart:
         """
         codes = self._inner if self._stored is None else self._stored
         if isinstance(codes, faiss.IndexScalarQuantizer) and len(vectors) < _RANGE_SAMPLE:
-            most = np.full((1, self.index.d), np.abs(vectors).max(initial=0), np.float32)
+            most = np.full((1, self.index.d), min(1, 2 * np.abs(vectors).max(initial=0)), np.float32)
             vectors = np.concatenate([vectors, most, -most])  # a few do not show the range of each number
         try:
             self.index.train(vectors)

@@ -5,12 +5,14 @@ import torch
 from transformers import BertConfig, BertModel
 
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.index.second_stage import open_reranker
+from modeling_unimur.index.second_stage import Candidate, open_reranker
 from modeling_unimur.memory_index import Hit
 from tests import tiny
 from unimur_mini.manuals.reranker import (
     Question,
     generated_questions,
+    late_interaction,
+    main,
     train,
     training_questions,
     training_rows,
@@ -80,3 +82,17 @@ def test_a_run_is_reproducible_and_opens_as_a_second_stage(tmp_path):
     moved = [name for name, value in before.items() if not torch.equal(value, weights[0][f"bert.{name}"])]
     assert moved
     assert not any(name.startswith(("embeddings", "encoder.layer.0")) for name in moved)
+
+
+def test_late_interaction_needs_no_training(tmp_path):
+    tiny.sentence_encoder(tmp_path / "start")
+    late_interaction(str(tmp_path / "start"), str(tmp_path / "late"))
+    found = open_reranker(tmp_path / "late").scores([("a cat", Candidate("a cat")), ("a cat", Candidate("a truck"))])
+    assert found[0] > found[1]
+
+
+def test_training_needs_an_index(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("unimur_mini.packages.pip_package", lambda requirement: tiny.sentence_encoder(tmp_path))
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path / "model")])
+    assert "--index" in capsys.readouterr().err

@@ -155,3 +155,16 @@ def test_replaced_over_and_over():
     assert index.tombstones == 19 * 50
     assert [hits[0].id for hits in index.search(CLOUD[:50], 1)] == IDS[:50]
     assert len(index.search(CLOUD[:1], 60)[0]) == 50
+
+
+@pytest.mark.parametrize("factory", ["SQ8", "HNSW8_SQ8"])
+def test_bytes_of_numbers_do_not_hang_on_the_first_vector(factory):
+    vectors = random_units(60, 16)
+    index = FaissIndex(16, "tiny@1", factory)
+    for number, vector in enumerate(vectors):
+        index.add("text", [str(number)], vector[None])
+    for vector, (hit, *others) in zip(vectors, index.search(vectors, 60), strict=True):
+        assert hit.score == pytest.approx(1, abs=0.03)
+        scores = np.array([hit.score for hit in (hit, *others)])
+        exact = np.array([vectors[int(hit.id)] @ vector for hit in (hit, *others)])
+        np.testing.assert_allclose(scores, exact, atol=0.05)

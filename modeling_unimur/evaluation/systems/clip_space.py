@@ -49,8 +49,8 @@ class ClipSpace:
         return F.normalize(self.encoder.encode_texts(texts, "latest" if latest else "first", desc), dim=-1)
 
     def candidates(self, gallery: Gallery) -> dict[str, torch.Tensor]:
-        """The dual encoder's outputs, before any trained map: `text (texts, width)`, `image (pictures, width)` and
-        `pooled (pictures, pooled width)`; computed once a gallery."""
+        """The dual encoder's outputs, before any trained map: `text (texts, width)`, `image (images, width)` and
+        `pooled (images, pooled width)`; computed once a gallery."""
         if self._kept.get("gallery") is not gallery:
             found = self.encoder.encode_images(gallery.images, load_image, _IMAGES, with_pooled=True)
             texts = self.texts(gallery.texts, desc="Embedding texts")

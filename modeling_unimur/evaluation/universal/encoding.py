@@ -31,8 +31,8 @@ class EncodedDocuments:
 
     Args:
         texts (`(documents, width)`): of texts, and of images' captions; zeros where there are no words.
-        images (`(pictures, width)`): of images, in the order of the corpus; zeros where none could be read.
-        is_image (`(documents,)`), has_caption, has_image (`(pictures,)`): what there is.
+        images (`(images, width)`): of images, in the order of the corpus; zeros where none could be read.
+        is_image (`(documents,)`), has_caption, has_image (`(images,)`): what there is.
     """
 
     texts: np.ndarray
@@ -47,7 +47,7 @@ class EncodedDocuments:
         shown = self.images if np.isinf(image_weight) else image_weight * self.images
         captions = self.texts[self.is_image] * (0.0 if np.isinf(image_weight) else 1.0)
         both = (self.has_image & self.has_caption)[:, None]
-        return self._with_pictures(np.where(both, shown + captions, self.images + self.texts[self.is_image]))
+        return self._with_images(np.where(both, shown + captions, self.images + self.texts[self.is_image]))
 
     def without_captions(self) -> EncodedDocuments:
         """The same corpus whose images have no words."""
@@ -58,9 +58,9 @@ class EncodedDocuments:
     def fused(self, encoder: DualEncoder) -> np.ndarray:
         """Unit vectors `(documents, width)`, images and captions joined by the encoder itself."""
         captions = self.texts[self.is_image]
-        return self._with_pictures(np.asarray(encoder.fuse(self.images, captions, self.has_image, self.has_caption)))
+        return self._with_images(np.asarray(encoder.fuse(self.images, captions, self.has_image, self.has_caption)))
 
-    def _with_pictures(self, vectors: np.ndarray) -> np.ndarray:
+    def _with_images(self, vectors: np.ndarray) -> np.ndarray:
         documents = self.texts.copy()
         documents[self.is_image] = vectors
         return unit(documents)

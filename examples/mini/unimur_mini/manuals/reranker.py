@@ -6,13 +6,14 @@
 
 Negatives are what the first stage (hybrid search of the index) returns and is not relevant. Generated questions are
 first sentences of passages, answered by the rest, and titles of sections, answered by their passages; all of chapters
-of the training split.
+of the training split. `--late-interaction` saves MiniLM's token vectors as a `MultiVectorEncoder`, without training.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import string
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -130,6 +131,27 @@ def train(start: str, rows: Sequence[dict], output: str, epochs: float = 2, seed
     return model
 
 
+def late_interaction(start: str, output: str):
+    """Saves an encoder without its pooling as a late-interaction model; nothing is trained.
+
+    Args:
+        start: folder of the encoder.
+        output: folder of the model.
+
+    Returns:
+        `MultiVectorEncoder`: the model.
+    """
+    from sentence_transformers import MultiVectorEncoder
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
+
+    tokens = Transformer(start, processor_kwargs={"model_max_length": MAX_TOKENS})
+    modules = [tokens, MultiVectorMask(list(string.punctuation)), Normalize(module_input_name="token_embeddings")]
+    model = MultiVectorEncoder(modules=modules)
+    model.save_pretrained(output)
+    return model
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains on the manual's training questions, and on generated ones if any are asked for."""
     from modeling_unimur.cli.retriever import model_folder, open_with_index
@@ -139,14 +161,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ..packages import MINILM_REQUIREMENT, pip_package
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", required=True, help="folder of the manual's index, with words")
+    parser.add_argument("--index", help="folder of the manual's index, with words")
     parser.add_argument("--output", required=True, help="folder of the trained cross-encoder")
     parser.add_argument("--model", default="univl-dr-mini", help="model of the index (default: univl-dr-mini)")
     parser.add_argument("--generated", type=int, default=0, metavar="N", help="first sentences and titles (default 0)")
     parser.add_argument("--without-questions", action="store_true", help="train on generated questions alone")
     parser.add_argument("--epochs", type=float, default=2, help="default: 2")
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--late-interaction", action="store_true", help="save MiniLM's token vectors, untrained")
     args = parser.parse_args(arguments)
+    start = str(next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent)
+    if args.late_interaction:
+        late_interaction(start, args.output)
+        return
+    if args.index is None:
+        parser.error("--index is missing: training takes its negatives from it")
     manual = load_retrieval_set("gimp_manual")
     questions = [] if args.without_questions else training_questions(manual)
     questions += generated_questions(manual, args.generated, args.seed)
@@ -155,8 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hits = hybrid.search(retriever.index, retriever.embed(texts, batch_size=32), texts, hybrid.RRF, 20)
     rows = list(training_rows(questions, hits, seed=args.seed))
     print(f"{len(questions):,} questions, {len(rows):,} rows", flush=True)
-    start = next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent
-    train(str(start), rows, args.output, args.epochs, args.seed)
+    train(start, rows, args.output, args.epochs, args.seed)
 
 
 if __name__ == "__main__":
