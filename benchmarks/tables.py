@@ -410,9 +410,10 @@ def manuals() -> list[list[str]]:
     rows = [["MRR@10", *_MANUALS.values(), "mean"]]
     for key, name in _MODELS.items():
         for end, words in (("", name), ("_hybrid", f"{name} + BM25")):
-            if f"mean_{key}{end}" in found:
-                cells = [with_interval(found, f"{corpus}_{key}{end}") for corpus in _MANUALS]
-                rows.append([words, *cells, number(found[f"mean_{key}{end}"])])
+            known = {corpus for corpus in _MANUALS if f"{corpus}_{key}{end}" in found}
+            cells = [with_interval(found, f"{one}_{key}{end}") if one in known else "" for one in _MANUALS]
+            if known:
+                rows.append([words, *cells, number(found[f"mean_{key}{end}"]) if known == set(_MANUALS) else ""])
     return rows
 
 
