@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--api-key", metavar="KEY", default=os.environ.get("UNIMUR_API_KEY"),
-        help="requests must send `Authorization: Bearer KEY` (default: the environment variable UNIMUR_API_KEY, which "
-        "other users of the machine cannot read)",
+        help="requests must send `Authorization: Bearer KEY` (default: the environment variable UNIMUR_API_KEY; a key "
+        "on the command line is visible to other users of the machine)",
     )  # fmt: skip
     parser.add_argument(
         "--served-name", metavar="NAME", help="name of the model for requests below /v1 (default: its folder's)"
