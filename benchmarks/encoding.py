@@ -37,8 +37,8 @@ import torch
 
 from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak, watched
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.decoding_workers import worker_count
-from modeling_unimur.data.picture_files import walk_pictures
+from modeling_unimur.data.image_bytes import worker_count
+from modeling_unimur.data.image_files import walk_pictures
 from modeling_unimur.encoding.build import BuildOptions, build_index
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.image_loading import load_image

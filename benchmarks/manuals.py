@@ -152,7 +152,7 @@ def main() -> None:
                 {UNTRAINED: RandomEncoder(args.seed), RELEASE: RandomEncoder(args.seed + 1)},
             )
         else:
-            from modeling_unimur.data.retrieval_sources import load_retrieval_set
+            from modeling_unimur.data.registry import load_retrieval_set
 
             retrieval = load_retrieval_set(corpus)
             folders = {RELEASE: None, **dict(args.model)}

@@ -102,7 +102,7 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
 def manual_figures() -> dict[str, float]:
     """Mining for the manual's training queries."""
     from modeling_unimur import UniVLDRModel, UniVLDRProcessor
-    from modeling_unimur.data.retrieval_sources import load_retrieval_set
+    from modeling_unimur.data.registry import load_retrieval_set
     from modeling_unimur.training.documents import Documents, PooledPictures
     from modeling_unimur.training.query_rows import QueryRows
 

@@ -53,8 +53,8 @@ from benchmarks.ladder_rows import (
     lines_of,
 )
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.evaluation.report import aligned
 from modeling_unimur.evaluation.universal import (

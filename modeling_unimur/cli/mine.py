@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from .. import UniVLDRModel, UniVLDRProcessor
-    from ..data.retrieval_sources import load_retrieval_set
+    from ..data.registry import load_retrieval_set
     from ..training.documents import DecodedPictures, Documents
     from ..training.mining import MiningOptions, mine_rows, write_mined
     from ..training.query_rows import QueryRows

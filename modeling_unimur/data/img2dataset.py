@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cc3m import CaptionedPicture, Skipped
+from .image_bytes import member_address
 from .json_lines import parse_json
-from .picture_bytes import member_address
 
 _PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
 # Captions and metadata are smaller; a sparse member may claim any size.

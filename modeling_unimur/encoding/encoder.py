@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..configuration_open_clip import joint_width
-from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.image_bytes import decode_picture, read_picture_bytes
 from ..modeling_open_clip import picture_vectors, pool_images, project_images, space_name, text_vectors
 
 logger = logging.getLogger(__name__)

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data.image_files import walk_pictures
 from ..data.img2dataset import expand_braces
-from ..data.picture_files import walk_pictures
-from ..data.retrieval_sources import SOURCES, names_a_set
+from ..data.registry import SOURCES, names_a_set
 from ..memory_index import checked_id
 from .items import BadItem, Item
-from .picture_sources import ARCHIVES_AND_TABLES, archive_items, folder_items
-from .set_sources import set_items
-from .text_sources import line_items, table_items
+from .readers import ARCHIVES_AND_TABLES, archive_items, folder_items, line_items, set_items, table_items
 
 _READERS: dict[tuple[str, ...], Callable[..., Iterator[Item | BadItem]]] = {
     (".tar",): archive_items,

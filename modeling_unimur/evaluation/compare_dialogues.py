@@ -143,7 +143,7 @@ def _wanted(record: dict) -> list[str]:
 def _pictures(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
     """Columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
     if gallery is not None:
-        from ..data.picture_folder_source import load_picture_folder
+        from ..data.captioned_images import load_picture_folder
 
         folder = Path(gallery).expanduser()
         table = load_picture_folder(str(folder))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.picture_bytes import read_picture_bytes
+from ..data.image_bytes import read_picture_bytes
 from ..image_loading import load_image
 from ..memory_index import Hit, ThreadLock, require_positive
 from .hybrid import WORD_FIELDS

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.image_bytes import decode_picture, read_picture_bytes
 from ..data.retrieval_set import RetrievalSet
 from .frozen_features import FeatureOptions, FrozenPictures
 from .frozen_towers import frozen_towers

@@ -1,7 +1,10 @@
 """Images and the texts that belong to them, with the frozen towers' features at hand."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +15,55 @@ from ..data.captioned_images import load_captioned_pictures
 from ..data.cc3m_table import CC3MTable, load_cc3m
 from ..data.row_store import StoredRows
 from ..data.titles import split_by_title, title_group
-from .caption_forms import caption_forms
 from .frozen_features import CachedFeatures, FeatureOptions, FrozenPictures, FrozenTexts
 from .frozen_towers import frozen_towers, project
+
+# Words a description may have to be a caption and not an essay.
+_LONGEST = 40
+_ADDRESS = re.compile(r"https?://|www\.|\S+@\S+\.\S+")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split())
+
+
+def caption_forms(title: str, description: str = "", tags: list[str] | None = None, num_tags: int = 4) -> list[str]:
+    """Different texts for one image: its title, its description, the title with tags.
+
+    Args:
+        title: may be empty.
+        description: left out when it repeats the title, is longer than forty words, or holds an address.
+        tags: keywords; the first `num_tags` that the title does not hold are used.
+
+    Returns:
+        at least one text, unless all three are empty.
+    """
+    title, description = _clean(title), _clean(description)
+    forms = [title] if title else []
+    usable = description and not _ADDRESS.search(description) and len(description.split()) <= _LONGEST
+    if usable and description.casefold().strip(" .!") != title.casefold().strip(" .!"):
+        forms.append(description)
+    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:num_tags]
+    if fresh:
+        forms.append(", ".join([title, *fresh] if title else fresh))
+    return forms
+
+
+def file_name_words(path: str, author: str = "") -> str:
+    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
+
+    "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
+    remain.
+    """
+    words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
+    names = _NOT_LETTERS.sub(" ", author).casefold().split()
+    # The library cuts file names at a length, and with them the author's name.
+    while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
+        words.pop()
+    return " ".join(words) if len("".join(words)) > 2 else ""
+
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +93,10 @@ class PicturePairs:
     paths: Sequence[str]
     titles: Sequence[str]
     groups: torch.Tensor
-    pooled: "torch.Tensor | StoredRows"
+    pooled: torch.Tensor | StoredRows
     texts: Sequence[str]
     owners: torch.Tensor
-    text_features: "torch.Tensor | StoredRows"
+    text_features: torch.Tensor | StoredRows
     title_rows: torch.Tensor
 
 
@@ -55,12 +104,12 @@ def load_pairs(
     clip,
     image_processor,
     tokenizer,
-    sources: "list[str]",
-    options: "FeatureOptions | None" = None,
+    sources: list[str],
+    options: FeatureOptions | None = None,
     held_out_fraction: float = 0.005,
-    tell: "Callable[[str], None] | None" = None,
-    clean_text: "str | None" = None,
-) -> "dict[str, PicturePairs]":
+    tell: Callable[[str], None] | None = None,
+    clean_text: str | None = None,
+) -> dict[str, PicturePairs]:
     """Captioned images in three splits, with features of a dual encoder's frozen towers.
 
     Args:
@@ -95,7 +144,7 @@ def load_pairs(
     return _installable(sources, pictures, texts, tell)
 
 
-def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, PicturePairs]":
+def _installable(sources, frozen_pictures, frozen_texts, tell) -> dict[str, PicturePairs]:
     splits = {}
     group_ids: dict[str, int] = {}
     parts = split_by_title(load_captioned_pictures(sources))
@@ -127,7 +176,7 @@ def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, Pic
     return splits
 
 
-def _require_every_split(sizes: "dict[str, int]", sources: "list[str]") -> None:
+def _require_every_split(sizes: dict[str, int], sources: list[str]) -> None:
     """Refuses too few pairs before any feature is computed."""
     empty = [name for name, size in sizes.items() if not size]
     if empty:
@@ -137,14 +186,14 @@ def _require_every_split(sizes: "dict[str, int]", sources: "list[str]") -> None:
         )
 
 
-def in_memory_if_small(features: CachedFeatures) -> "torch.Tensor | StoredRows":
+def in_memory_if_small(features: CachedFeatures) -> torch.Tensor | StoredRows:
     """All rows as a tensor, or left on disk where they are many."""
     rows = features.rows
     return rows.tensor() if 4 * rows.shape.numel() <= _IN_MEMORY else rows
 
 
 # -- Conceptual Captions 3M -------------------------------------------------------------------------------------------
-def parse_sources(sources: Sequence[str]) -> "dict[str, str]":
+def parse_sources(sources: Sequence[str]) -> dict[str, str]:
     """`cc3m=PATH`, `cc3m_validation=PATH`, `cc3m_test=PATH` as split -> path.
 
     Raises:
@@ -162,7 +211,7 @@ def parse_sources(sources: Sequence[str]) -> "dict[str, str]":
     return paths
 
 
-def caption_hashes(captions: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
+def caption_hashes(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Of each caption, whatever its case: a 64-bit number that equal captions share, and one that is even in 0..1 by
     which fixed slices are cut."""
     groups, positions = np.empty(len(captions), dtype=np.int64), np.empty(len(captions))
@@ -179,7 +228,7 @@ def load_cc3m_pairs(
     frozen_texts: FrozenTexts,
     held_out_fraction: float,
     tell: Callable[[str], None],
-) -> "dict[str, PicturePairs]":
+) -> dict[str, PicturePairs]:
     """Train, validation and test of Conceptual Captions 3M; each caption is its image's title and only text.
 
     Validation and test come from their own paths, or are slices of the training file that a hash of the caption cuts:
@@ -253,7 +302,9 @@ def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell)
 
 __all__ = [
     "PicturePairs",
+    "caption_forms",
     "caption_hashes",
+    "file_name_words",
     "frozen_towers",
     "in_memory_if_small",
     "load_cc3m_pairs",

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.decoding_workers import worker_count
-from ..data.picture_bytes import FileStamps, decode_picture, read_picture_bytes
+from ..data.image_bytes import FileStamps, decode_picture, read_picture_bytes, worker_count
 from ..data.row_store import KEY_TYPE, RowStore, key_of
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
-from ..data.retrieval_sources import load_retrieval_set
+from ..data.registry import load_retrieval_set
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard

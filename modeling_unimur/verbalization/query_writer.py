@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
-from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.image_bytes import decode_picture, read_picture_bytes
 from ..data.retrieval_set import RetrievalSet
 
 logger = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from modeling_unimur.data import caption_table
 from modeling_unimur.data.caption_table import StringColumn, write_columns
 from modeling_unimur.data.cc3m import CaptionedPicture, Skipped, read_tsv
 from modeling_unimur.data.cc3m_table import load_cc3m, read_cc3m
+from modeling_unimur.data.image_bytes import decode_picture, read_picture_bytes
 from modeling_unimur.data.img2dataset import expand_braces, find_archives, read_archives
-from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
 
 URLS = [f"http://pictures.example/{number}/a b.jpg?x={number}" for number in range(6)]
 WORDS = ["a cat on a mat", 'the sign says " open "', "café by the sea", "line\u2028separator", "a dog", "two birds"]

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from modeling_unimur.data.picture_table import picture_dataset
+from modeling_unimur.data.captioned_images import picture_dataset
 from modeling_unimur.data.titles import normalise_title, split_by_title, split_of_title, title_group
 
 

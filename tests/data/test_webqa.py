@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_unimur.data.image_bytes import decode_picture, read_picture_bytes
 from modeling_unimur.data.json_lines import line_objects
 from modeling_unimur.data.json_stream import object_entries
-from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
-from modeling_unimur.data.retrieval_sources import load_retrieval_set
+from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
 from modeling_unimur.data.webqa.line_index import find_line_index, write_line_index

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.encoding.items import BadItem, Item
-from modeling_unimur.encoding.reading import read_content
+from modeling_unimur.encoding.items import BadItem, Item, read_content
 from modeling_unimur.encoding.sources import list_items
 from tests.encoding.corpora import picture, picture_folder
 

@@ -321,7 +321,7 @@ def test_files_that_cannot_be_looked_at_are_not_gone(encoder, corpus, tmp_path, 
             raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
         return looked(path, *arguments, **options)
 
-    monkeypatch.setattr("modeling_unimur.data.picture_bytes.os.stat", stat)
+    monkeypatch.setattr("modeling_unimur.data.image_bytes.os.stat", stat)
     with pytest.raises(OSError, match=r"a/0\.png"):
         build_index(corpus, encoder, tmp_path / "index", options())
     assert len(content(tmp_path / "index")) == 12

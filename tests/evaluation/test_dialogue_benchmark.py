@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
-from modeling_unimur.data.picture_table import picture_dataset
+from modeling_unimur.data.captioned_images import load_captioned_pictures, picture_dataset
 from modeling_unimur.data.titles import split_of_title
 from modeling_unimur.evaluation.dialogue_benchmark import (
     GALLERY_SPLITS,

@@ -11,8 +11,7 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
-from modeling_unimur.data.picture_bytes import member_address
-from modeling_unimur.training.caption_forms import caption_forms
+from modeling_unimur.data.image_bytes import member_address
 from modeling_unimur.training.frozen_features import (
     FeatureOptions,
     FrozenPictures,
@@ -21,6 +20,7 @@ from modeling_unimur.training.frozen_features import (
     picture_features,
     text_features,
 )
+from modeling_unimur.training.pairs import caption_forms
 
 SIDE = {"height": 8, "width": 8}
 

@@ -11,9 +11,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from modeling_unimur import OpenCLIPModel
 from modeling_unimur.cli import main
 from modeling_unimur.modeling_open_clip import load_dual_encoder
-from modeling_unimur.training.captioned_image_model import CaptionedImageModel
 from modeling_unimur.training.frozen_towers import frozen_towers, project
-from modeling_unimur.training.train_captioned_images import caption_recalls
+from modeling_unimur.training.train_captioned_images import CaptionedImageModel, caption_recalls
 from tests import tiny
 from tests.rounding import assert_same_outputs
 from tests.training.folder_run import write_pictures

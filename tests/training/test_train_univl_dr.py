@@ -11,8 +11,8 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.training.documents import DecodedPictures, Documents
 from modeling_unimur.training.mining import read_mined, write_mined

@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from datasets import Dataset
 
-from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.data.captioned_images import PictureRow, picture_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
 from .packages import debian_package

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.picture_table import PICTURE_FEATURES, PictureRow
+from modeling_unimur.data.captioned_images import PICTURE_FEATURES, PictureRow
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from modeling_unimur.data.cache import build_once, cache_dir
-from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.data.captioned_images import PictureRow, picture_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
 from .packages import debian_package

@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.data.picture_files import picture_suffixes
+from modeling_unimur.data.image_files import picture_suffixes
 from unimur_mini.demo.picture_folder import find_pictures
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.gallery import Picture
-from modeling_unimur.data.picture_files import printable, walk_pictures
+from modeling_unimur.data.image_files import printable, walk_pictures
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
+from modeling_unimur.data.image_bytes import decode_picture, read_picture_bytes
 from modeling_unimur.data.row_store import KEY_TYPE, RowStore, key_of
 from modeling_unimur.training.frozen_features import fingerprint
 

@@ -1,4 +1,4 @@
-"""Pictures by address: a file's path, a member of a tar archive or a line of a table, read where it lies."""
+"""Images by address: a file's path, a member of a tar archive or a line of a table, read where it lies."""
 
 from __future__ import annotations
 
@@ -124,6 +124,19 @@ def _regular(path: str) -> os.stat_result:
     return status
 
 
+# Fewer images than this are decoded before worker processes have started.
+_WORTH_WORKERS = 2000
+_MOST_WORKERS = 32
+
+
+def worker_count(wanted: int | None, pictures: int) -> int:
+    """Worker processes for so many images: as many as wanted, or one fewer than the CPUs that may be used."""
+    if wanted is not None:
+        return wanted
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus - 1, _MOST_WORKERS) if pictures >= _WORTH_WORKERS else 0
+
+
 __all__ = [
     "TO_LINE_END",
     "FileStamps",
@@ -132,4 +145,5 @@ __all__ = [
     "member_address",
     "read_picture_bytes",
     "split_address",
+    "worker_count",
 ]

@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
-from modeling_unimur.data.picture_folder_source import load_picture_folder
+from modeling_unimur.data.captioned_images import load_captioned_pictures, load_picture_folder
 
 
 @pytest.fixture
