@@ -86,14 +86,14 @@ def encoders(
     from conversion.assemble_univl_dr_mini import assemble, untrained
     from modeling_unimur import UniVLDRModel, UniVLDRProcessor
     from modeling_unimur.encoding.encoder import Encoder
-    from modeling_unimur.training.documents import PooledPictures
+    from modeling_unimur.training.documents import PooledImages
 
     made = {UNTRAINED: untrained()}
     for name, folder in folders.items():
         folder = folder or assemble()
         made[name] = UniVLDRModel.from_pretrained(folder), UniVLDRProcessor.from_pretrained(folder)
     # One frozen image tower: its outputs are the same for all.
-    pooled = no_images if captions else PooledPictures(*made[UNTRAINED], retrieval.corpus["image"][:]).lookup
+    pooled = no_images if captions else PooledImages(*made[UNTRAINED], retrieval.corpus["image"][:]).lookup
     return {name: Encoder(*pair, precision=precision, pooled=pooled) for name, pair in made.items()}
 
 

@@ -15,11 +15,11 @@ from datasets import Dataset, Features, Value, concatenate_datasets
 from datasets import List as ListFeature
 
 from .cache import PackageUnavailable, cache_dir
-from .image_files import decoded_suffixes, walk_pictures
-from .registry import PICTURES, find_loader, is_address
+from .image_files import decoded_suffixes, walk_images
+from .registry import IMAGES, find_loader, is_address
 from .text_lines import read_lines
 
-PICTURE_FEATURES = Features(
+IMAGE_FEATURES = Features(
     {
         "image_id": Value("string"),
         "image": Value("string"),
@@ -33,7 +33,7 @@ PICTURE_FEATURES = Features(
 )
 
 
-class PictureRow(TypedDict):
+class ImageRow(TypedDict):
     """One captioned image; `image` is the path of a PNG or JPEG file, words that are not known are empty."""
 
     image_id: str
@@ -46,11 +46,11 @@ class PictureRow(TypedDict):
     author: str
 
 
-def picture_dataset(rows: Iterable[PictureRow]) -> Dataset:
-    """Rows as a `datasets.Dataset` with the columns of `PICTURE_FEATURES`."""
+def image_dataset(rows: Iterable[ImageRow]) -> Dataset:
+    """Rows as a `datasets.Dataset` with the columns of `IMAGE_FEATURES`."""
     rows = list(rows)
-    columns = {name: [row[name] for row in rows] for name in PICTURE_FEATURES}
-    return Dataset.from_dict(columns, features=PICTURE_FEATURES)
+    columns = {name: [row[name] for row in rows] for name in IMAGE_FEATURES}
+    return Dataset.from_dict(columns, features=IMAGE_FEATURES)
 
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 CAPTIONS_FILE = "captions.tsv"
 
 
-def load_picture_folder(folder: str) -> Dataset:
+def load_image_folder(folder: str) -> Dataset:
     """Reads `captions.tsv` of a folder, `file<TAB>caption` a line with or without that header, files relative to the
     folder; a file may stand on several lines. Without `captions.tsv` every image below the folder has its name as
     its title, with spaces for `_` and `-`.
@@ -88,7 +88,7 @@ def load_picture_folder(folder: str) -> Dataset:
         numbers[name] += 1
         repeat = f"#{numbers[name]}" if numbers[name] > 1 else ""
         rows.append(
-            PictureRow(
+            ImageRow(
                 image_id=f"{path.name}/{name}{repeat}",
                 image=str(file),
                 title=title,
@@ -104,7 +104,7 @@ def load_picture_folder(folder: str) -> Dataset:
         logger.warning("%s: skipped %s", captions if captions.is_file() else path, reasons)
     if not rows:
         raise ValueError(f"{path} contains no captioned image: add images, and {CAPTIONS_FILE} for captions.")
-    return picture_dataset(rows)
+    return image_dataset(rows)
 
 
 def _captioned(captions: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
@@ -124,8 +124,8 @@ def _captioned(captions: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
 
 def _titled(folder: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
     decoded = decoded_suffixes()
-    found = walk_pictures(folder, lambda error: skipped.update(["folder that cannot be listed"]))
-    for file in sorted(path for path, is_picture in found if is_picture):
+    found = walk_images(folder, lambda error: skipped.update(["folder that cannot be listed"]))
+    for file in sorted(path for path, is_image in found if is_image):
         if file.suffix.lower() not in decoded:
             skipped[f"{file.suffix.lower()}, which is not decoded here"] += 1
         elif not file.is_file():
@@ -137,16 +137,16 @@ def _titled(folder: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
 
 
 # Sources of one's own, written `name=PATH`.
-PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_picture_folder}
+PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_image_folder}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CAPTION_COLUMNS = ("caption", "captions", "text", "sentences", "raw")
 
 
-def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset:
+def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
     """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
 
     Args:
-        sources: names out of `registry.PICTURES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
+        sources: names out of `registry.IMAGES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
             one's own (`load_image_folder`); or `package.module:function`, a function that returns such a dataset.
 
     Returns:
@@ -158,18 +158,16 @@ def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset
         PackageUnavailable: none of the sources can be brought.
     """
     unknown = [
-        name
-        for name in sources
-        if not (name in PICTURES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
+        name for name in sources if not (name in IMAGES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
     ]
     if unknown or not sources:
-        choices = [*PICTURES, *(f"{name}=PATH" for name in PATH_SOURCES)]
+        choices = [*IMAGES, *(f"{name}=PATH" for name in PATH_SOURCES)]
         raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
     found, missing = [], []
     for name in sources:
         kind, _, path = name.partition("=")
         try:
-            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, PICTURES)())
+            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, IMAGES)())
         except PackageUnavailable as error:
             logger.warning("Images of %s are left out: %s", name, error)
             missing.append(str(error))
@@ -194,7 +192,7 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        table = load_picture_folder(str(path))
+        table = load_image_folder(str(path))
         files = list(dict.fromkeys(table["image"]))
         numbers = {file: number for number, file in enumerate(files)}
         pairs = [(title, numbers[file]) for title, file in zip(table["title"], table["image"], strict=True)]
@@ -319,7 +317,7 @@ __all__ = [
     "CAPTIONS_FILE",
     "PATH_SOURCES",
     "captioned_image_splits",
-    "load_captioned_pictures",
-    "load_picture_folder",
+    "load_captioned_images",
+    "load_image_folder",
     "read_captioned",
 ]

@@ -39,7 +39,7 @@ def split_address(address: str) -> tuple[str, int, int | None]:
     return (line["table"], int(line["offset"]), TO_LINE_END) if line else (address, 0, None)
 
 
-def read_picture_bytes(address: str) -> bytes:
+def read_image_bytes(address: str) -> bytes:
     """The encoded image at an address.
 
     A JPEG in a table that breaks off is given its end, so that what there is of it can be decoded.
@@ -80,7 +80,7 @@ def _decode_line(line: bytes, address: str) -> bytes:
     return data
 
 
-def decode_picture(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Decodes an encoded image as `load_image` does.
 
     Raises:
@@ -140,10 +140,10 @@ def worker_count(wanted: int | None, pictures: int) -> int:
 __all__ = [
     "TO_LINE_END",
     "FileStamps",
-    "decode_picture",
+    "decode_image",
     "line_address",
     "member_address",
-    "read_picture_bytes",
+    "read_image_bytes",
     "split_address",
     "worker_count",
 ]

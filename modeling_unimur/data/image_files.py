@@ -12,19 +12,19 @@ from PIL import Image
 from ..image_loading import IMAGE_FORMATS, pillow_heif
 
 # Containers that Pillow opens by extension but that hold documents, films or measurements.
-NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 # Images that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
 TRIED_ANYWAY = {".avif", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".svg", ".svgz"}
 # Of these Pillow would read the small preview that lies in front.
 CAMERA_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
 
 
-def picture_suffixes() -> set[str]:
+def image_suffixes() -> set[str]:
     """Lower-case file name endings of the formats that this Pillow reads, and of a few more image formats."""
     readable = {
         suffix
         for suffix, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in NOT_PICTURES
+        if kind in Image.OPEN and kind not in NOT_IMAGES
     }
     return readable | TRIED_ANYWAY | CAMERA_RAW
 
@@ -36,7 +36,7 @@ def decoded_suffixes() -> set[str]:
     return found if pillow_heif is None else found | {".heic", ".heif"}
 
 
-def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
+def walk_images(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
     """Files below a folder, folder by folder in the order of their names, and whether each is named as an image.
 
     Hidden files and folders are left out; links to folders are followed once.
@@ -45,7 +45,7 @@ def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None
         folder: to begin with.
         onerror: called for a folder that cannot be listed; such are passed over by default.
     """
-    suffixes, seen = picture_suffixes(), set()
+    suffixes, seen = image_suffixes(), set()
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
@@ -102,8 +102,8 @@ __all__ = [
     "CAMERA_RAW",
     "AllowedImages",
     "decoded_suffixes",
+    "image_suffixes",
     "is_image_file",
-    "picture_suffixes",
     "printable",
-    "walk_pictures",
+    "walk_images",
 ]

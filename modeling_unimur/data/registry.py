@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 _ADDRESS = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 # Captioned images: functions without arguments that return a dataset with the columns of `captioned_images`.
-PICTURES = {
+IMAGES = {
     "openclipart": "unimur_mini.openclipart:load_openclipart",
     "openmoji": "unimur_mini.openmoji:load_openmoji",
     "stamps": "unimur_mini.stamps:load_stamps",
@@ -151,7 +151,7 @@ def load_retrieval_set(
 
 __all__ = [
     "CLIP_TRAINING",
-    "PICTURES",
+    "IMAGES",
     "SETS",
     "SOURCES",
     "TEXTS",

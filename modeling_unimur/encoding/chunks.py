@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.image_bytes import decode_picture
+from ..data.image_bytes import decode_image
 from ..data.image_files import printable
 from ..data.row_store import KEY_TYPE, RowStore, key_of
 from ..modeling_open_clip import fuses_captions, picture_inputs
@@ -84,7 +84,7 @@ class Preparation(Dataset):
                 payload = json.loads(item.payload) if self.fuses and item.kind == "image" else {}
                 key = content_key(item.kind, data, payload.get("caption"))
                 if key not in fresh and not self._is_stored(key):
-                    contents.append(item.content if item.kind == "text" else decode_picture(data, item.content))
+                    contents.append(item.content if item.kind == "text" else decode_image(data, item.content))
                     payloads.append(payload)
                     done.rows.append(number)
                     fresh.add(key)

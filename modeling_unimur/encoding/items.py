@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from ..data.image_bytes import read_picture_bytes
+from ..data.image_bytes import read_image_bytes
 from ..data.image_files import printable
 from ..data.row_store import key_of
 from ..index.base import payload_text
@@ -119,12 +119,12 @@ def read_content(item: Item) -> bytes:
         return item.content.encode("utf-8", "surrogatepass")
     cell = _CELL.fullmatch(item.content)
     if cell is None:
-        return read_picture_bytes(item.content)
+        return read_image_bytes(item.content)
     value = _column(cell["table"], cell["column"], int(cell["group"]))[int(cell["row"])].as_py()
     if isinstance(value, dict):  # as `datasets` stores images
         value = value.get("bytes") or value.get("path")
     if isinstance(value, str):  # as seen from the table
-        return read_picture_bytes(os.path.join(os.path.dirname(cell["table"]), value))
+        return read_image_bytes(os.path.join(os.path.dirname(cell["table"]), value))
     if not isinstance(value, bytes) or not value:
         raise ValueError(f"{item.content}: there is no image in this cell")
     return value

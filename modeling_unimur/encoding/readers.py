@@ -11,7 +11,7 @@ from typing import Any
 
 from ..data.cc3m import Skipped
 from ..data.image_bytes import FileStamps
-from ..data.image_files import CAMERA_RAW, printable, walk_pictures
+from ..data.image_files import CAMERA_RAW, printable, walk_images
 from ..data.img2dataset import Sample, read_samples
 from ..data.json_lines import parse_json, scan_json_lines
 from ..data.registry import load_retrieval_set
@@ -28,11 +28,11 @@ def folder_items(folder: Path) -> Iterator[Item | BadItem]:
     `caption` what stands in a text file of the image's name (`a.txt` beside `a.png`)."""
     folder, stamps = folder.absolute(), FileStamps()
     failed: list[OSError] = []
-    for path, is_picture in walk_pictures(folder, failed.append):
+    for path, is_image in walk_images(folder, failed.append):
         name, suffix = printable(path.relative_to(folder).as_posix()), path.suffix.lower()
         if suffix in CAMERA_RAW:
             yield BadItem(name, "a camera's raw image is not read; export it to JPEG")
-        elif is_picture:
+        elif is_image:
             yield _file_item(path, name, stamps)
         elif suffix in ARCHIVES_AND_TABLES and path.parent != folder:
             yield BadItem(name, "an archive or a table is read at the top of a folder only; name it as a source")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..data.image_files import walk_pictures
+from ..data.image_files import walk_images
 from ..data.img2dataset import expand_braces
 from ..data.registry import SOURCES, names_a_set
 from ..memory_index import checked_id
@@ -88,7 +88,7 @@ def first_reading(found: Found, prefix: str = "") -> Reading:
     if found.kind != "folder":
         return Reading(prefix)
     at_top = {Path(path).suffix.lower() for path in _at_top(found.base)}
-    others = at_top & ARCHIVES_AND_TABLES or any(is_picture for _, is_picture in walk_pictures(Path(found.base)))
+    others = at_top & ARCHIVES_AND_TABLES or any(is_image for _, is_image in walk_images(Path(found.base)))
     return Reading(prefix, lines=not others)
 
 

@@ -11,13 +11,13 @@ from torch.utils.data import ConcatDataset, Dataset
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from .. import modeling_open_clip
-from ..data.captioned_images import load_captioned_pictures
+from ..data.captioned_images import load_captioned_images
 from ..modeling_unimur import UniMuRModel
-from .context_rows import MixedRows, PictureRows, TextRows
-from .dev_sets import DevSet, picture_sets, text_sets
+from .context_rows import ImageRows, MixedRows, TextRows
+from .dev_sets import DevSet, image_sets, text_sets
 from .frozen_features import FrozenTexts, text_features
 from .frozen_towers import frozen_towers
-from .pairs import PicturePairs, load_pairs, project
+from .pairs import ImagePairs, load_pairs, project
 from .recipes import Recipe, UniMuRDataArguments, UniMuRModelArguments
 from .unpaired_texts import TextContext, load_texts, text_rows
 
@@ -56,10 +56,10 @@ class AlignmentData:
     anchor: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
 
 
-class _Pictures:
+class _Images:
     """What the frozen image tower makes of a split's images, by their numbers."""
 
-    def __init__(self, model: UniMuRModel, pairs: PicturePairs):
+    def __init__(self, model: UniMuRModel, pairs: ImagePairs):
         self.model, self.pairs = model, pairs
         pooled = model.config.visual_feature == "pooled"
         self.visual = self.pooled if pooled else self.projected
@@ -132,22 +132,22 @@ def load_data(
     )
     if not data.equal_captions_match:
         splits["train"].groups = torch.arange(len(splits["train"].paths))
-    pictures = {name: _Pictures(model, pairs) for name, pairs in splits.items()}
-    sets = {name: picture_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
-    rows: Dataset = PictureRows(
+    pictures = {name: _Images(model, pairs) for name, pairs in splits.items()}
+    sets = {name: image_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
+    rows: Dataset = ImageRows(
         splits["train"],
         pictures["train"].target,
         pictures["train"].visual,
         data.two_pairs_fraction,
-        data.picture_context_fraction,
+        data.image_context_fraction,
         seed,
     )
     refit, anchor = rows, {}
     if data.texts or data.anchor_texts:
         towers = frozen_towers(model.clip, tokenizer, cleaning)
         installable = [source for source in data.sources if not source.startswith("cc3m")]
-        rows_of_pictures = load_captioned_pictures(installable) if installable else []
-        image_ids = {row["image"]: row["image_id"] for row in rows_of_pictures}
+        rows_of_images = load_captioned_images(installable) if installable else []
+        image_ids = {row["image"]: row["image_id"] for row in rows_of_images}
 
         def contexts(split: str, chosen: list[TextContext], own_share: float = 0.0) -> TextRows:
             return text_rows(
@@ -218,7 +218,7 @@ def load_dual_encoder(source: str, revision: str | None = None, device: str | No
 
 def cache_recipe(
     recipe: Recipe, device: str | None = None, tell: Callable[[str], None] | None = None
-) -> dict[str, PicturePairs]:
+) -> dict[str, ImagePairs]:
     """Computes the features of all images, captions and unpaired texts of a recipe that are not on disk yet.
 
     Args:

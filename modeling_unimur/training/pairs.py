@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.captioned_images import load_captioned_pictures
+from ..data.captioned_images import load_captioned_images
 from ..data.cc3m_table import CC3MTable, load_cc3m
 from ..data.row_store import StoredRows
 from ..data.titles import split_by_title, title_group
-from .frozen_features import CachedFeatures, FeatureOptions, FrozenPictures, FrozenTexts
+from .frozen_features import CachedFeatures, FeatureOptions, FrozenImages, FrozenTexts
 from .frozen_towers import frozen_towers, project
 
 # Words a description may have to be a caption and not an essay.
@@ -75,7 +75,7 @@ _STRINGS_IN_MEMORY = 200_000
 
 
 @dataclass
-class PicturePairs:
+class ImagePairs:
     """One split.
 
     Large splits hold `StoredRows` in place of tensors, and sequences that are read from disk in place of lists; both
@@ -109,7 +109,7 @@ def load_pairs(
     held_out_fraction: float = 0.005,
     tell: Callable[[str], None] | None = None,
     clean_text: str | None = None,
-) -> dict[str, PicturePairs]:
+) -> dict[str, ImagePairs]:
     """Captioned images in three splits, with features of a dual encoder's frozen towers.
 
     Args:
@@ -134,7 +134,7 @@ def load_pairs(
         options or FeatureOptions(),
         tell or logger.info,
     )
-    pictures = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor, options)
+    pictures = FrozenImages(towers.image_tower, towers.encode_images, image_processor, options)
     texts = FrozenTexts(towers.text_tower, towers.encode_texts, options)
     named = [source for source in sources if source.startswith("cc3m")]
     if named:
@@ -144,14 +144,14 @@ def load_pairs(
     return _installable(sources, pictures, texts, tell)
 
 
-def _installable(sources, frozen_pictures, frozen_texts, tell) -> dict[str, PicturePairs]:
+def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImagePairs]:
     splits = {}
     group_ids: dict[str, int] = {}
-    parts = split_by_title(load_captioned_pictures(sources))
+    parts = split_by_title(load_captioned_images(sources))
     parts = {name: rows.filter(lambda row: bool(row["title"].strip())) for name, rows in parts.items()}
     _require_every_split({name: len(rows) for name, rows in parts.items()}, sources)
     for name, rows in parts.items():
-        pictures = frozen_pictures.features(list(rows["image"]))
+        pictures = frozen_images.features(list(rows["image"]))
         tell(pictures.describe(f"{name}, images"))
         texts, owners, title_rows = [], [], []
         chosen = [rows[int(position)] for position in pictures.kept]
@@ -163,7 +163,7 @@ def _installable(sources, frozen_pictures, frozen_texts, tell) -> dict[str, Pict
         groups = [group_ids.setdefault(title_group(row["title"]), len(group_ids)) for row in chosen]
         features = frozen_texts.features(texts)
         tell(features.describe(f"{name}, texts"))
-        splits[name] = PicturePairs(
+        splits[name] = ImagePairs(
             paths=[row["image"] for row in chosen],
             titles=[row["title"] for row in chosen],
             groups=torch.tensor(groups),
@@ -224,11 +224,11 @@ def caption_hashes(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
 
 def load_cc3m_pairs(
     sources: Sequence[str],
-    frozen_pictures: FrozenPictures,
+    frozen_images: FrozenImages,
     frozen_texts: FrozenTexts,
     held_out_fraction: float,
     tell: Callable[[str], None],
-) -> dict[str, PicturePairs]:
+) -> dict[str, ImagePairs]:
     """Train, validation and test of Conceptual Captions 3M; each caption is its image's title and only text.
 
     Validation and test come from their own paths, or are slices of the training file that a hash of the caption cuts:
@@ -237,7 +237,7 @@ def load_cc3m_pairs(
 
     Args:
         sources: as in `parse_sources`; paths as `data.cc3m_table.read_cc3m` takes them.
-        frozen_pictures, frozen_texts: of the dual encoder.
+        frozen_images, frozen_texts: of the dual encoder.
         held_out_fraction: expected share of the training file in each slice.
         tell: takes each line of the report.
 
@@ -273,11 +273,11 @@ def load_cc3m_pairs(
             )
         chosen[split] = (table, rows, own)
     # Only now, so that a split without a pair is told before hours of encoding.
-    return {split: _cc3m_split(split, *parts, frozen_pictures, frozen_texts, tell) for split, parts in chosen.items()}
+    return {split: _cc3m_split(split, *parts, frozen_images, frozen_texts, tell) for split, parts in chosen.items()}
 
 
-def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell) -> PicturePairs:
-    pictures = frozen_pictures.features(table.pictures.select(rows))
+def _cc3m_split(split, table, rows, groups, frozen_images, frozen_texts, tell) -> ImagePairs:
+    pictures = frozen_images.features(table.pictures.select(rows))
     tell(pictures.describe(f"{split}, images"))
     rows = rows[pictures.kept]
     if not len(rows):
@@ -288,7 +288,7 @@ def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell)
     if len(rows) <= _STRINGS_IN_MEMORY:
         captions, paths = list(captions), list(paths)
     order = torch.arange(len(rows))
-    return PicturePairs(
+    return ImagePairs(
         paths=paths,
         titles=captions,
         groups=torch.from_numpy(groups[rows]),
@@ -301,7 +301,7 @@ def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell)
 
 
 __all__ = [
-    "PicturePairs",
+    "ImagePairs",
     "caption_forms",
     "caption_hashes",
     "file_name_words",

@@ -18,7 +18,7 @@ from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel, OpenCLIPOutput, PictureHead, load_dual_encoder
 from .callbacks import TrainingGuard
 from .clip_rows import ClipRows, Draws, EpochDraws
-from .frozen_features import FrozenPictures, FrozenTexts
+from .frozen_features import FrozenImages, FrozenTexts
 from .frozen_towers import frozen_towers, project
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
@@ -220,9 +220,7 @@ def train(recipe: Recipe) -> dict:
 
 def _rows(recipe: Recipe, clip, image_processor, tokenizer, name: str, captions: dict[str, list[str]]) -> ClipRows:
     towers, options = frozen_towers(clip, tokenizer), recipe.data.feature_options()
-    found = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor, options).features(
-        list(captions)
-    )
+    found = FrozenImages(towers.image_tower, towers.encode_images, image_processor, options).features(list(captions))
     logger.info("%s", found.describe(f"{name}, images"))
     if not len(found.kept):
         raise ValueError(f"{recipe.data.images}: no image of the split {name} can be read: {found.skipped[0][1]}")

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..conversation import clean_texts
 from ..data.cache import cache_dir
-from ..data.image_bytes import decode_picture, read_picture_bytes
+from ..data.image_bytes import decode_image, read_image_bytes
 from ..data.json_lines import append_json_lines, read_json_lines, scan_json_lines, write_json_lines
 from ..data.shards import put_aside
 
@@ -156,10 +156,10 @@ def verbalize(
         if row["kind"] != "image" or not row["image"]:
             continue
         try:
-            data = read_picture_bytes(row["image"])
+            data = read_image_bytes(row["image"])
             key = word_key(data, row["text"] or "")
             if key not in store and key not in waiting:
-                waiting[key] = (decode_picture(data, row["image"]), row["text"] or "")
+                waiting[key] = (decode_image(data, row["image"]), row["text"] or "")
         except (OSError, ValueError) as error:
             logger.warning("Left out: %s", error)
             skipped += 1

@@ -116,10 +116,10 @@ def test_one_command_makes_an_ordinary_dual_encoder(tmp_path, kind, capsys):
     # The folder gives the recalls that the run reports.
     clip, image_processor, tokenizer = loaded(output)
     from modeling_unimur.data.captioned_images import captioned_image_splits
-    from modeling_unimur.training.frozen_features import FrozenPictures, FrozenTexts
+    from modeling_unimur.training.frozen_features import FrozenImages, FrozenTexts
 
     held_out, towers = captioned_image_splits(str(images), 0.2)["validation"], frozen_towers(clip, tokenizer)
-    pooled = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor).features(list(held_out))
+    pooled = FrozenImages(towers.image_tower, towers.encode_images, image_processor).features(list(held_out))
     texts = FrozenTexts(towers.text_tower, towers.encode_texts).features([part[0] for part in held_out.values()])
     with torch.no_grad():
         found = caption_recalls(

@@ -157,10 +157,10 @@ def _documents(entry: dict, texts: tuple[str, ...], images: tuple[str, ...], ind
             yield Document(str(fact["snippet_id"]), "text", clean(fact["fact"]), title=fact.get("title", ""))
     for name in images:
         for fact in entry[name]:
-            yield picture_document(str(fact["image_id"]), fact["caption"], fact.get("title", ""), index)
+            yield image_document(str(fact["image_id"]), fact["caption"], fact.get("title", ""), index)
 
 
-def picture_document(image_id: str, caption: str, title: str, index: LineIndex | None) -> Document:
+def image_document(image_id: str, caption: str, title: str, index: LineIndex | None) -> Document:
     """An image with its address, "" where the table lacks it."""
     try:
         address = index.address(image_id) if index is not None else ""
@@ -218,7 +218,7 @@ def read_released(source: Source, index: LineIndex | None, captions: str = "raw"
     with source.open(name) as file:
         for row in line_objects(file, name):
             image_id = str(_of(row, "image_id", name))
-            yield picture_document(image_id, _of(row, "caption", name), row.get("title", ""), index)
+            yield image_document(image_id, _of(row, "caption", name), row.get("title", ""), index)
     for split, stem in _SPLIT_FILES.items():
         name = next((name for name in (f"{stem}_all.json", f"{stem}.json") if source.has(name)), f"{stem}.json")
         with source.open(name) as file:
@@ -345,9 +345,9 @@ __all__ = [
     "Question",
     "Source",
     "clean",
+    "image_document",
     "is_mbeir",
     "kind_of",
-    "picture_document",
     "read_mbeir",
     "read_raw",
     "read_released",

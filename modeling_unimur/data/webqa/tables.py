@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
-from ..image_bytes import read_picture_bytes
+from ..image_bytes import read_image_bytes
 from .layouts import Document, Question
 
 DEDUPLICATE = ("none", "texts", "all")
@@ -62,7 +62,7 @@ class Mentions:
             return digest("text", document.text)
         if self.deduplicate == "all" and document.image:
             try:
-                return digest("image", document.text, read_picture_bytes(document.image))
+                return digest("image", document.text, read_image_bytes(document.image))
             except (OSError, ValueError):
                 self.unreadable += 1
         return digest("id", document.doc_id)
