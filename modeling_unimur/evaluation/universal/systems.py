@@ -10,7 +10,7 @@ from ...index.second_stage import RERANK_TOP_K, Candidate, Reranker, order
 from ..evaluator import Encoded
 from ..metrics import rank
 from ..systems.base import BOTH, KINDS, Gallery
-from ..systems.bm25 import BM25
+from ..systems.baselines import BM25
 from .task import RetrievalTask
 
 # Documents of each kind that are merged; the released code retrieves as many.
