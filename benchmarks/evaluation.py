@@ -44,7 +44,7 @@ from benchmarks.harness import (
 from modeling_unimur.cli.retriever import open_retriever
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
-from modeling_unimur.evaluation.tasks.pools import rank_in_pools
+from modeling_unimur.evaluation.tasks.replies import rank_in_pools
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder
 
 ROUNDS, OPTIONS, TURNS = 10, 100, 20
@@ -167,7 +167,7 @@ def main() -> None:
         print(json.dumps(pools(args.seed, args.only_pools)))
         return
     if args.picture is None:
-        from modeling_unimur.evaluation.dialogue_benchmark import benchmark_gallery
+        from modeling_unimur.evaluation.compare_dialogues import benchmark_gallery
 
         args.picture = benchmark_gallery("dev")["image"][0]
     dialogues = 200 if args.quick else DIALOGUES

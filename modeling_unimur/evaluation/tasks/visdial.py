@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ...data.visdial import VisDial, VisDialDialog
 from ..answer_ranking import AnswerScorer, Question
-from ..dialogue_benchmark import GALLERY_SPLITS
+from ..compare_dialogues import GALLERY_SPLITS
 from ..evaluator import Chunks, Encoded, Evaluator, image_key, work_folder
 from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
 from ..provenance import files_digest
