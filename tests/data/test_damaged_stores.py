@@ -12,10 +12,11 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
+from modeling_unimur.encoding import items
 from modeling_unimur.encoding.build import build_index
 from modeling_unimur.evaluation import evaluator as encoding
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.training import picture_batches, prefix_store
+from modeling_unimur.training import prefix_store
 from modeling_unimur.training.frozen_features import FeatureOptions, FrozenImages, FrozenTexts
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
@@ -79,9 +80,9 @@ class Contents(Pictures):
 
     def prepare(self):
         super().prepare()
-        read, self.read = picture_batches.read_image_bytes, []
+        read, self.read = items.read_image_bytes, []
         counted = lambda address: self.read.append(address) or read(address)  # noqa: E731
-        self.monkeypatch.setattr(picture_batches, "read_image_bytes", counted)
+        self.monkeypatch.setattr(items, "read_image_bytes", counted)
 
     def run(self, seed):
         self.read.clear()

@@ -69,14 +69,14 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
     names = image_words(dialogs.image_folder)
 
     def image_file(image_id: str) -> Path | None:
-        path = dialogs.picture(image_id)
+        path = dialogs.image(image_id)
         return path if path.is_file() else None
 
     found = read_replies(dialogs, image_file, lambda name: names.get(name, ""))
     about = {
         "path": data,
         "split": split,
-        "digest": files_digest([dialogs.conversations]) + (f"-{options.limit}" if options.limit else ""),
+        "digest": files_digest(dialogs.files) + (f"-{options.limit}" if options.limit else ""),
         "dialogues": len(found.dialog_ids),
         "texts": len(found.gallery.texts),
         "images": len(found.gallery.images),

@@ -53,7 +53,7 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
     found = VIST(data, options.split or "val", options.limit)
     stories = list(found)
     names = list(dict.fromkeys(name for story in stories for name in story.image_ids))
-    images = {name: str(path) for name in names if (path := found.picture(name)) is not None}
+    images = {name: str(path) for name in names if (path := found.image(name)) is not None}
     whole = [story for story in stories if all(name in images for name in story.image_ids)]
     if not whole:
         raise ValueError(f"No story of {data} has all its images. {found.report.describe()}")

@@ -15,8 +15,8 @@ from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import split_by_title
 from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
 from modeling_unimur.modeling_open_clip import OpenCLIPModel
-from modeling_unimur.training.callbacks import TrainingGuard
-from modeling_unimur.training.clip_rows import ClipRows, Draws, EpochDraws
+from modeling_unimur.training.callbacks import EpochDraws, TrainingGuard
+from modeling_unimur.training.clip_rows import ClipRows, Draws
 from modeling_unimur.training.pairs import ImagePairs, load_pairs, project
 from modeling_unimur.training.recipes import Recipe
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
