@@ -21,7 +21,12 @@ from .loading import (
     BACKBONE_NAMES,
     BACKBONES,
     HUB_ARGUMENTS,
+    LORA,
     CompleteLoadingMixin,
+    adapter_layers,
+    adapter_weights,
+    add_adapters,
+    load_adapters,
     load_backbone,
     require_intact,
 )
@@ -296,6 +301,7 @@ class UniMuRPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["UniMuRHeads"]
+    _keys_to_ignore_on_load_unexpected = [r"^language_model\..*\.lora_"]  # read when the language model is there
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -329,6 +335,8 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
         for part, dtype in (dtypes or {}).items():
             getattr(self.config, f"{part}_config").dtype = dtype
         self.language_model = AutoModelForCausalLM.from_config(self.config.text_config)
+        if self.config.lora is not None:
+            add_adapters(self.language_model, self.config.lora)
         dual = self.config.clip_config
         if dual is not None:
             clip = build_dual_encoder(dual)
@@ -338,16 +346,37 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
         return [found for name in BACKBONES.values() if (found := getattr(self, name, None)) is not None]
 
     def freeze_backbones(self) -> None:
-        """Switches off their gradients and their dropout."""
+        """Switches off their gradients and their dropout; adapters on the language model train."""
         for backbone in self._backbones():
             backbone.requires_grad_(False).eval()
+        for weight in adapter_weights(self.language_model).values():
+            weight.requires_grad_()
 
     def train(self, mode: bool = True):
-        """Switches the heads to training; the frozen backbones stay in evaluation mode."""
+        """Switches the heads and adapters to training; the frozen backbones stay in evaluation mode."""
         super().train(mode)
         for backbone in self._backbones():
             backbone.eval()
+        for layer in adapter_layers(self.language_model) if self.config.lora and self.language_model else ():
+            layer.lora_dropout.train(mode)
         return self
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether the language model has adapters whose gradients are asked for: no prefix is frozen then."""
+        weights = adapter_weights(self.language_model) if self.config.lora else {}
+        return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
+
+    @property
+    def adapter_state(self) -> tuple:
+        """Another one whenever adapters are trained, loaded, switched off, merged or unmerged: what the language model
+        made of a context before is then out of date."""
+        layers = adapter_layers(self.language_model) if self.config.lora else ()
+        weights = adapter_weights(self.language_model) if self.config.lora else {}
+        return (
+            *((layer.merged, layer.disable_adapters) for layer in layers),
+            *(weight._version for weight in weights.values()),
+        )
 
     # -- loading ----------------------------------------------------------------------------------------------------
     @classmethod
@@ -404,6 +433,8 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
         config.heads_only = bool(config.text_base_model and (dual is None or config.clip_base_model))
         model = cls(config, build_backbones=False)
         model.language_model, model.clip = text, dual
+        if config.lora is not None:
+            add_adapters(text, config.lora)
         model._adopt_declarations()
         with torch.no_grad():  # [RET] starts among the words, which is where the language model knows its way
             words = text.get_input_embeddings().weight
@@ -483,6 +514,9 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
         for part, given in (("text", language_model), ("clip", clip)):
             if getattr(config, f"{part}_config") is not None:
                 model._attach(part, given, attention, origin, dtype=dtypes[BACKBONES[part]], **held)
+        if config.lora is not None:
+            add_adapters(model.language_model, config.lora)
+            load_adapters(model.language_model, "language_model.", origin, **{**source, "revision": revision})
         model._adopt_declarations()
         if generation is not None:
             model.generation_config = generation
@@ -531,8 +565,7 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
 
     def _ignore_backbones(self, heads_only: bool) -> None:
         prefixes = tuple(f"{name}." for name in BACKBONES.values())
-        # LoRA adapters on a backbone are trained, so they are kept.
-        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and "lora_" not in key}
+        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and LORA not in key}
         self._keys_to_ignore_on_save = ignored if heads_only else None
 
     def save_pretrained(self, save_directory, *args, heads_only: bool | None = None, **kwargs):
@@ -544,7 +577,13 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
                 holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
         """
         usual = self.config.heads_only
-        self.config.heads_only = usual if heads_only is None else heads_only
+        heads_only = usual if heads_only is None else heads_only
+        if not heads_only and self.config.lora and any(one.merged for one in adapter_layers(self.language_model)):
+            raise ValueError(
+                "The adapters are merged into the weights, and a file of both would apply them twice: unmerge them "
+                "(training.lora.unmerge), or make them part of the weights (training.lora.fold)."
+            )
+        self.config.heads_only = heads_only
         self._ignore_backbones(self.config.heads_only)
         for part in BACKBONES:
             sub = getattr(self.config, f"{part}_config")
@@ -969,8 +1008,11 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             if end != ret:
                 raise ValueError(f"Context {number} does not end with [RET] (ids {ret}): use the model's processor.")
         decoder, kept = self.frozen_decoder, prefix_states is not None
+        trains_adapters = self.trains_adapters
+        if kept and trains_adapters:
+            raise ValueError("prefix_states are of a frozen language model, and this one trains adapters (lora).")
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and not self.equal_calls
-        cached = cached and decoder.supports()
+        cached = cached and not trains_adapters and decoder.supports()
         together = kept or (cached and decoder.supports_prefix_cache)
         order, ran, embeds = [], [], []
         for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, together):
