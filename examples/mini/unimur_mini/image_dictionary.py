@@ -57,6 +57,7 @@ _MOST_TAGGED = 3
 _MOST_GIVEN = 2
 _MOST_TAGS = 8
 _DESCRIPTION_WORDS = range(3, 31)
+_COLUMNS = ("doc_id", "kind", "text", "image", "group", "source", "license")
 _NO_SENTENCE = re.compile(r"<|https?:|www\.|inkscape|\.svg|\.png|public domain|collection|clip ?art", re.IGNORECASE)
 _TAG = re.compile(r"[a-z][a-z' -]{2,24}")
 # Raised whenever the rows change, so that tables cached by an older version are not read.
@@ -118,17 +119,8 @@ class _Maker:
 
     # -- documents ----------------------------------------------------------------------------------------------------
     def _add(self, doc_id: str, kind: str, text: str, image: str, group: str, source: str, license_name: str) -> None:
-        self.corpus.append(
-            {
-                "doc_id": doc_id,
-                "kind": kind,
-                "text": text,
-                "image": image,
-                "group": group,
-                "source": source,
-                "license": license_name,
-            }
-        )
+        values = (doc_id, kind, text, image, group, source, license_name)
+        self.corpus.append(dict(zip(_COLUMNS, values, strict=True)))
         self.of_group[group].append(doc_id)
 
     def add_images_and_sentences(self) -> None:
