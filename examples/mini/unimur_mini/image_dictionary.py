@@ -237,7 +237,8 @@ class _Maker:
                 continue
             relevant += [self.sentences[image_id] for image_id in relevant if image_id in self.sentences]
             # Images of the name in another sense, or in another split.
-            near = [doc for group in {self.group[image_id] for image_id in shown} for doc in self.of_group[group]]
+            groups = dict.fromkeys(self.group[image_id] for image_id in shown)
+            near = [doc for group in groups for doc in self.of_group[group]]
             near += [doc for lemma in row["lemmas"] for doc in self.of_group[title_group(lemma)]]
             self._ask("gloss", gloss, split, relevant, excluded=near, synset=key)
 
