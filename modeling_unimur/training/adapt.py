@@ -31,11 +31,12 @@ from transformers import AutoConfig, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..releasing.clean_folder import write_model
-from .adapt_contexts import AdaptRows, Groups, encoder_contexts, require_same_space, training_contexts
+from .adapt_contexts import Contexts, Groups, encoder_contexts, require_same_space, training_contexts
 from .adapt_selection import Selection, chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard
 from .collators import DualAlignmentCollator
+from .context_rows import TextRows
 from .dev_sets import DevSet, embed_contexts
 from .precomputed import PrecomputedCorpus, join, load_items, load_vectors
 from .prefix_store import PrefixStore
@@ -165,7 +166,7 @@ def adapt(
     index = _ready_index(embeddings, texts, kind, vector_column)
     set_seed(options.seed)
     data = _data(index, encoder, chats, options)
-    model, processor = _untrained(language_model, language_model_revision, index, data.rows.contexts, options)
+    model, processor = _untrained(language_model, language_model_revision, index, data.contexts, options)
     store = None
     if model.frozen_decoder.supports_prefix_cache:
         store = PrefixStore(model, int(options.keep_prefixes_gb * 2**30))
@@ -223,7 +224,8 @@ def adapt(
 class _Data:
     """What heads are fitted on, and the held-out sets that judge them and that choose among them."""
 
-    rows: AdaptRows
+    contexts: Contexts
+    rows: TextRows
     judging: list[DevSet]
     choosing: list[DevSet]
     space: TextSpace | None
@@ -261,7 +263,7 @@ def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _D
         "held_out": len(held_out),
         "items_without_text": groups.untold,
     }
-    return _Data(AdaptRows(contexts, table, index.vectors), judges, deciding, space, counts)
+    return _Data(contexts, contexts.rows(table, index.vectors), judges, deciding, space, counts)
 
 
 @dataclass
@@ -273,7 +275,7 @@ class _Fitted:
     started: float
 
 
-def _fit(model, processor, rows: AdaptRows, selection: Selection, store, options: AdaptOptions, args) -> _Fitted:
+def _fit(model, processor, rows: TextRows, selection: Selection, store, options: AdaptOptions, args) -> _Fitted:
     """Fits the readout in closed form, sharpens it, and with `epochs` trains it with [RET]; offers each of them."""
     limit = options.max_context_tokens
     # A start alone reads every context once: nothing is worth keeping.
@@ -366,7 +368,7 @@ def _arguments(output: Path, options: AdaptOptions) -> RetrievalTrainingArgument
     )
 
 
-def _train(model, rows: AdaptRows, collator, args, steps: int, processor) -> None:
+def _train(model, rows: TextRows, collator, args, steps: int, processor) -> None:
     args.max_steps = steps
     args.per_device_train_batch_size = min(args.per_device_train_batch_size, len(rows))
     args.dataloader_drop_last = True

@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ..data.cache import PackageUnavailable
+from .context_rows import DEFAULT_SOURCES, TextContext, TextRows, load_texts
 from .dev_sets import DevSet
 from .precomputed import PrecomputedCorpus
 from .text_encoders import TextSpace
-from .unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 
 # How often each form is drawn.
 FORMS = {"whole": 30, "moved_on": 25, "cut": 20, "typed": 15, "dropped": 10}
@@ -132,6 +131,12 @@ class Contexts:
     def __len__(self) -> int:
         return len(self.turns)
 
+    def rows(self, texts: torch.Tensor, images: torch.Tensor) -> TextRows:
+        """The contexts as rows for `DualAlignmentCollator`, with the tables of right vectors: texts `(n, width)` and
+        images `(m, width)`."""
+        numbers = (torch.tensor(each) for each in (self.text_rows, self.groups, self.image_rows))
+        return TextRows(self.turns, texts, *numbers, image_targets=lambda rows: images[rows])
+
 
 def training_contexts(groups: Groups, chosen: Sequence[int], count: int, seed: int) -> Contexts:
     """Contexts about some groups: all of them before one comes again.
@@ -161,32 +166,6 @@ def judging_contexts(groups: Groups, chosen: Sequence[int], spoken: bool, seed: 
         form = rng.choice(_SPOKEN) if spoken else "whole"
         found.append(make_turns(form, groups.texts[group], groups.texts[rng.choice(others)], rng))
     return found
-
-
-class AdaptRows(Dataset):
-    """Contexts as rows for `DualAlignmentCollator`.
-
-    Args:
-        contexts: with rows of the tables.
-        texts (`(n, width)`), images (`(m, width)`): unit vectors of the right answers.
-    """
-
-    def __init__(self, contexts: Contexts, texts: torch.Tensor, images: torch.Tensor):
-        self.contexts, self.texts, self.images = contexts, texts, images
-
-    def __len__(self) -> int:
-        return len(self.contexts)
-
-    def __getitem__(self, row: int) -> dict:
-        text, image = self.contexts.text_rows[row], self.contexts.image_rows[row]
-        return {
-            "turns": self.contexts.turns[row],
-            "visual_features": None,
-            "target_text_features": None if text < 0 else self.texts[text],
-            "target_image_features": None if image < 0 else self.images[image],
-            "target_ids": torch.tensor(self.contexts.groups[row]),
-            "caption": None,
-        }
 
 
 # Texts that tell whether an encoder made an index, the median cosine below which it did not, and that below which a
@@ -343,7 +322,6 @@ def _dev_set(space: TextSpace, source: str, contexts: list[TextContext]) -> DevS
 
 __all__ = [
     "FORMS",
-    "AdaptRows",
     "Contexts",
     "EncoderContexts",
     "Groups",
