@@ -22,7 +22,7 @@ from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
 from tests.encoding.corpora import CountingEncoder, content, image_folder, options
 from unimur_mini.dual_encoder import views
-from unimur_mini.dual_encoder.views import FrozenPictureViews, ViewOptions
+from unimur_mini.dual_encoder.views import FrozenImageViews, ViewOptions
 
 SIDE = {"height": 8, "width": 8}
 PROCESSOR = CLIPImageProcessor(do_resize=False, do_center_crop=False, size=SIDE, crop_size=SIDE)
@@ -111,7 +111,7 @@ class Views(Pictures):
 
     def run(self, seed):
         tower = Tower(seed)
-        views = FrozenPictureViews(tower, tower, self.processor, ViewOptions(views=2, batch=2, workers=0))
+        views = FrozenImageViews(tower, tower, self.processor, ViewOptions(views=2, batch=2, workers=0))
         self.folders = {**getattr(self, "folders", {}), seed: views.folder}
         return views.features(self.paths), tower.count
 

@@ -70,7 +70,7 @@ def evaluate_photochat(
         "split": reader.split,
         "digest": files_digest(reader.files) + (f"-{options.limit}" if options.limit else ""),
         "dialogues": len(dialogs),
-        "pictures": len(photos),
+        "images": len(photos),
     }
     notes = [
         f"{len(photos)} photos to choose from (1,000 in PhotoChat's test). sum: R@1 + R@5 + R@10.",
