@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import opening_arguments
+from .arguments import opening_arguments
 from .errors import CommandError
 
 SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "bm25", "chance")
@@ -15,7 +15,7 @@ def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
     """Dialogues and glosses of the training split, as the heads of UniMuR-mini see them too."""
     import random
 
-    from ..training.unpaired_texts import DEFAULT_SOURCES, load_texts
+    from ..training.context_rows import DEFAULT_SOURCES, load_texts
 
     contexts = [context for parts in load_texts(list(DEFAULT_SOURCES)).values() for context in parts["train"]]
     chosen = random.Random(seed).sample(contexts, min(count, len(contexts)))
