@@ -49,7 +49,6 @@ TESTED_THROUGH = {
     "tests/test_pipeline.py": (
         "modeling_unimur.auto_classes",
     ),
-    "tests/index/test_payloads.py": ("modeling_unimur.index.base",),
     "tests/test_saving_unimur.py": ("modeling_unimur.loading",),
     "tests/cli/test_chat_session.py": ("modeling_unimur.cli.terminal",),
     "tests/serving/test_serve.py": ("modeling_unimur.serving.app", "modeling_unimur.serving.connections"),

@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 
 from ..memory_index import KINDS, MEMORY, Added, Hit, RetrievalIndex, VectorIndex
-from .base import is_database
+from .base import PRECISIONS, is_database, is_quantized, precision_of, require_kind, with_precision
 from .folder import IndexFolder
-from .precision import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
 
 
 def open_index(

@@ -27,9 +27,8 @@ from ..memory_index import (
     matches,
     require_positive,
 )
-from .base import payload_text, read_items, search_parts, write_items
+from .base import BINARY, INT8, payload_text, read_items, search_parts, write_items
 from .folder import CheckedFile
-from .precision import BINARY, INT8
 
 # So many times the hits are rescored by the rows of an index of signs. Real vectors need 8 for a recall of 0.98
 # (benchmarks/index.py); sentence-transformers' examples have 4.

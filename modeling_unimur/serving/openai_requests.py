@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .limits import ServingLimits
-from .refusal import Refused
+from .limits import Refused, ServingLimits
 from .requests import RetrievalRequest, read_messages, read_object
 
 INPUT_TYPES = ("query", "document")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_unimur.index import Added, open_index
-from modeling_unimur.index.precision import FLOAT32, precision_of
+from modeling_unimur.index.base import FLOAT32, precision_of
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units
 
