@@ -2,8 +2,10 @@
 
 from collections import Counter
 
+import numpy as np
 import torch
 
+from .distillation import Teacher
 from .documents import Documents
 from .negatives import Sampler
 
@@ -22,6 +24,7 @@ class QueryCollator:
             every query that brought it.
         false_negative_threshold (*optional*): cosine with the positive from which on a document is no negative.
         max_tokens (*optional*): longest query, text and caption, where shorter ones than the processor's are enough.
+        teacher (*optional*): scores of the candidates, which become `teacher_scores`; NaN for other documents.
     """
 
     def __init__(
@@ -33,9 +36,11 @@ class QueryCollator:
         mask_known: bool = True,
         false_negative_threshold: "float | None" = None,
         max_tokens: "int | None" = None,
+        teacher: "Teacher | None" = None,
     ):
         self.processor, self.documents, self.pictures = processor, documents, pictures
         self.sampler, self.mask_known, self.threshold = sampler, mask_known, false_negative_threshold
+        self.teacher = teacher
         limit = processor.max_target_tokens
         self.limits = {} if max_tokens is None else {"max_length": min(max_tokens, limit)}
 
@@ -59,6 +64,10 @@ class QueryCollator:
             batch.update({} if self.pictures is None else self.pictures(shown))
         batch["positives"] = torch.tensor([place[row["positive"]] for row in rows])
         batch["candidates"] = self._candidates(rows, order, place, brought)
+        if self.teacher is not None:
+            chosen = batch["candidates"].numpy() > 0
+            scores = np.where(chosen, self.teacher(rows, order, chosen), np.nan)
+            batch["teacher_scores"] = torch.from_numpy(scores.astype(np.float32))
         if self.sampler.in_batch:
             batch["document_ids"] = torch.tensor(order)
             batch["known_ids"] = self._known(rows)

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from torch.utils.data import Dataset
 
@@ -35,6 +35,7 @@ class QueryRows(Dataset):
         seed: of the draws.
         least_score: of a positive; relevant documents of a lower score are neither positives nor negatives.
         pairs: whether the splits' pairs are rows too.
+        without: ids of queries that are left out.
 
     Raises:
         ValueError: no row is left.
@@ -50,8 +51,10 @@ class QueryRows(Dataset):
         seed: int = 0,
         least_score: int = 1,
         pairs: bool = False,
+        without: Container[str] = (),
     ):
         self.documents, self.sampler, self.seed = documents, sampler or Sampler("in_batch"), seed
+        self.without = without
         self.mined: Mined = mined or {}
         self.epoch = 0
         self.queries: list[str] = []
@@ -87,6 +90,8 @@ class QueryRows(Dataset):
             right = [number for number, score in scores.items() if score >= least_score]
             shown = [number for number in right if documents.kinds[number] == "image"]
             others = {documents.numbers[doc] for doc in excluded.get(query, ()) if doc in documents.numbers}
+            if query in self.without:
+                continue
             if not text.strip() or not right:
                 lost["without a positive" if not right else "empty"] += 1
             else:
@@ -136,6 +141,7 @@ class QueryRows(Dataset):
         images, texts = self.mined.get(self.queries[row], ((), ()))
         drawn = [self.documents.numbers[doc] for doc in self.sampler.draw(images, texts, rng)]
         return {
+            "query": self.queries[row],
             "text": self.texts[row],
             "positive": positive,
             "negatives": [number for number in drawn if number not in self.known[row]],

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .distillation import Distillation
 from .frozen_features import FeatureOptions
 from .mining import MiningOptions
 from .negatives import Sampler
@@ -66,6 +67,25 @@ class UniVLDRDataArguments:
     train_splits: list[str] = field(
         default_factory=lambda: ["train"],
         metadata={"help": "Splits whose queries train; those that the set lacks are left out."},
+    )
+    generated_splits: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Splits of generated queries that train too, without those that fail the round trip; those that "
+            "the set lacks are left out."
+        },
+    )
+    round_trip: int = field(
+        default=3,
+        metadata={
+            "help": "A generated query trains if the model, before training, finds a positive of it among so many "
+            "documents."
+        },
+    )
+    round_trip_bm25: float = field(default=0.0, metadata={"help": "Weight of BM25 beside the model in that search."})
+    distillation: dict = field(
+        default_factory=dict,
+        metadata={"help": "Arguments of training.distillation.Distillation, such as teacher; none if empty."},
     )
     captions: str = field(
         default="raw", metadata={"help": "Of UniVL-DR's data.zip: raw, expanded or query (verbalized images)."}
@@ -158,12 +178,19 @@ class UniVLDRDataArguments:
             raise ValueError(f"feature_dtype is float32 or bfloat16, not {self.feature_dtype!r}.")
         if self.mine_every is not None and self.mine_every < 1:
             raise ValueError(f"mine_every must be a positive number of steps, got {self.mine_every}.")
+        if self.round_trip < 1:
+            raise ValueError(f"round_trip must be a positive number of documents, got {self.round_trip}.")
         self.stage_sampler(2)
         self.mining_options()
+        self.distillation_options()
 
     def stage_sampler(self, stage: int) -> Sampler:
         """How a stage chooses candidates."""
         return Sampler("in_batch" if stage == 1 else self.sampler, self.image_negatives, self.text_negatives)
+
+    def distillation_options(self) -> Distillation | None:
+        """What a teacher's scores are for."""
+        return Distillation(**self.distillation) if self.distillation else None
 
     def mining_options(self) -> MiningOptions:
         """What mining drops."""
