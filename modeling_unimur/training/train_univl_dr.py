@@ -12,7 +12,7 @@ import torch
 from transformers import set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
-from ..data.retrieval_sources import load_retrieval_set
+from ..data.registry import load_retrieval_set
 from ..encoding.encoder import Encoder
 from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_system
 from ..index.second_stage import open_reranker
@@ -21,7 +21,7 @@ from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard
 from .checkpoints import starting_point
 from .distillation import START, Distillation, FileTeacher, PairTeacher, SystemTeacher, Teacher, read_scores
-from .documents import DecodedPictures, Documents, PooledPictures
+from .documents import DecodedImages, Documents, PooledImages
 from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_batches import QueryCollator
 from .query_rows import Mined, QueryRows
@@ -93,9 +93,9 @@ class _Run:
         if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
             return None
         if self.recipe.model.image_tower == "trained":
-            return DecodedPictures(self.processor)
+            return DecodedImages(self.processor)
         with self.args.main_process_first(local=False, desc="frozen features"):
-            return PooledPictures(self.model, self.processor, documents.images, self.data.feature_options())
+            return PooledImages(self.model, self.processor, documents.images, self.data.feature_options())
 
     @functools.cached_property
     def start_vectors(self) -> torch.Tensor:
@@ -132,10 +132,8 @@ class _Run:
                 return PairTeacher(open_reranker(name), documents)
             except ValueError:  # it gives no scores of pairs: an encoder
                 space = load_text_space(name)
-        texts, is_image = (
-            documents.texts[: documents.corpus_size],
-            np.array(documents.kinds[: documents.corpus_size]) == "image",
-        )
+        texts, kinds = documents.texts[: documents.corpus_size], documents.kinds[: documents.corpus_size]
+        is_image = np.array(kinds) == "image"
         if space is None:
             queries, vectors = self._encoder().encode_queries(rows.texts), self.start_vectors
         else:
