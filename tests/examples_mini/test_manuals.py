@@ -214,6 +214,12 @@ def test_tables_of_a_small_manual(folder):
     }
 
 
+def test_generated_questions_of_a_small_manual(folder):
+    rows = read_manual(folder, GIMP)
+    found = {row["text"]: row for row in rows["generated_queries"]["train"]}
+    print(found, rows["queries"])
+
+
 def test_absent_pictures_and_folders(folder, tmp_path_factory):
     (folder / "images" / "grow-2.png").unlink()
     page = read_folder(folder)["gimp-tool-crop.html"]
