@@ -66,7 +66,7 @@ def test_equal_titles_are_one_question_with_several_answers(manual):
 def test_shared_passages_and_images_answer_nothing(manual):
     manual.documents["a"].shared = True
     manual.documents["e"].kind = "image"
-    assert {key for key in asked(manual)} == {("title", "Options, Blur"), ("title", "Options, Smudge")}
+    assert set(asked(manual)) == {("title", "Options, Blur"), ("title", "Options, Smudge")}
 
 
 @pytest.fixture(scope="module")
