@@ -146,11 +146,13 @@ def test_a_run_learns_from_any_teacher(folder, clip_folder, tmp_path, teacher):
     elif teacher == "cross-encoder":
         chosen["teacher"] = str(tiny.cross_encoder(tmp_path / "cross"))
     elif teacher == "file":
-        qrels = RetrievalSet.load(folder).qrels["train"]
+        made = RetrievalSet.load(folder)
+        right = {(row["query_id"], row["doc_id"]) for row in made.qrels["train"]}
         rows = [
-            {"query_id": row["query_id"], "doc_id": doc, "score": float(doc == row["doc_id"])}
-            for row in qrels for doc in ("text-red-cat", row["doc_id"])
-        ]  # fmt: skip
+            {"query_id": query, "doc_id": doc, "score": float((query, doc) in right)}
+            for query in made.queries["train"]["query_id"]
+            for doc in made.corpus["doc_id"]
+        ]
         write_json_lines(tmp_path / "scores.jsonl", rows)
         chosen |= {"teacher": str(tmp_path / "scores.jsonl"), "loss": "margin_mse"}
     options = {"max_steps": 3, "eval_strategy": "no", "save_steps": 3, "load_best_model_at_end": False}
