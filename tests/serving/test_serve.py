@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,7 +166,7 @@ def test_the_command_opens_the_second_stage(start, tmp_path):
 def test_the_second_stage_ranks_documents(start, retriever, pair, pictures, tmp_path):
     folder = tiny.cross_encoder(tmp_path)
     served = start("--reranker", folder, "--served-name", "tiny")
-    encoded = base64.b64encode(pictures[0].read_bytes()).decode()
+    encoded = base64.b64encode(Path(pictures[0]).read_bytes()).decode()
     texts = ["she plays guitar", "the birthday cake", "a letter from home"]
     documents = [texts[0], {"image": encoded}, {"text": texts[1]}, texts[2]]
     body = {"model": "tiny", "query": [{"role": "user", "content": "birthday"}], "documents": documents}
