@@ -34,9 +34,15 @@ import torch
 from benchmarks.harness import RESULTS, argument_parser, report
 from benchmarks.ladder_rows import Rows
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.evaluation.universal import DualEncoder, RetrievalTask, Space, bm25_system, with_bm25
-from modeling_unimur.evaluation.universal.tuning import mean_measure
-from modeling_unimur.evaluation.universal.univl_dr import HYBRID
+from modeling_unimur.evaluation.universal import (
+    HYBRID,
+    DualEncoder,
+    RetrievalTask,
+    Space,
+    bm25_system,
+    setting_figures,
+    with_bm25,
+)
 
 CORPORA = ("gimp_manual", "gnucash_manual", "debian_handbook", "scikit_learn_guide")
 LEAST_SCORE = 2
@@ -112,7 +118,7 @@ def measure(
     counts = [figures["questions"], len(dev.query_ids)]
     figures["all_questions"] = sum(counts)
     for name, encoder in models.items():
-        space = Space.of(encoder, task, dev)
+        space = Space(encoder, task, dev)
         beside, weight = with_bm25(name, space)
         rows.add(name, space.system())
         rows.add(f"{name}_hybrid", beside[HYBRID.format(name)])
@@ -120,7 +126,9 @@ def measure(
         # What the validation questions come to without BM25 is among the weights that were tried.
         splits = [rows.found.interval(name, "both mrr@10").mean, weight.tried[0.0]]
         figures[f"{name}_all"] = float(np.average(splits, weights=counts))
-        figures |= {f"{name}_{dim}": mean_measure(space.system(dim), task) for dim in dims}
+        for dim in dims:
+            found = setting_figures(space.system(dim), task, ("both",)).values["both mrr@10"]
+            figures[f"{name}_{dim}"] = float(found.mean())
     for name in rows.found.systems:
         found = rows.found.interval(name, "both mrr@10")
         figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -72,10 +72,11 @@ from modeling_unimur.evaluation.universal import (
     SecondStage,
     Space,
     bm25_system,
+    choose_image_weight,
     dense_system,
     with_bm25,
 )
-from modeling_unimur.evaluation.universal.tuning import HYBRID_WEIGHTS, choose, choose_image_weight, mean_measure
+from modeling_unimur.evaluation.universal.evaluate import HYBRID_WEIGHTS, choose
 from modeling_unimur.index.second_stage import open_reranker
 from modeling_unimur.training.documents import PooledImages
 from modeling_unimur.training.recipes import Recipe, load_recipe
@@ -191,7 +192,7 @@ class Ladder:
         if retrieval is not None:
             task = RetrievalTask.from_set(retrieval, "test", self.score)
             dev = RetrievalTask.from_set(retrieval, "validation", self.score)
-        return Space.of(Encoder(model, processor, pooled=pooled, progress=not self.args.quick), task, dev)
+        return Space(Encoder(model, processor, pooled=pooled, progress=not self.args.quick), task, dev)
 
     def run(self) -> Rows:
         """Everything."""
@@ -221,9 +222,9 @@ class Ladder:
         choice = choose_image_weight(zero.dev_queries, zero.encoded, self.dev)
         shown = {weight: found for weight, found in choice.tried.items() if weight > 0}
         self.image_weight = max(shown, key=shown.get)
-        zero.tune(self.image_weight)
+        zero.documents = zero.encoded.weighted(self.image_weight)
         tried = ", ".join(f"{weight:g}: {found:.1f}" for weight, found in choice.tried.items())
-        self.rows.notes.append(f"pictures' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
+        self.rows.notes.append(f"images' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
 
     def _beside(self, space: Space, zero: Space) -> None:
         """The balanced model with BM25 and with an oracle; and what is left without captions."""
@@ -246,7 +247,7 @@ class Ladder:
         dense = dense_system(space.dev_queries, space.documents, dev.is_image)
         sparse = bm25_system(dev.query_texts, dev.doc_texts, dev.is_image)
         on_dev = SecondStage(Hybrid(dense, sparse, bm25_weight), reranker, dev, RERANK_TOP_K)
-        chosen = choose(HYBRID_WEIGHTS, lambda weight: mean_measure(on_dev.weighted(weight), dev), 0.0)
+        chosen = choose(HYBRID_WEIGHTS, on_dev.weighted, dev, 0.0)
         self.rows.add(WEIGHTED, stage.weighted(chosen.value))
         self.rows.notes.append(f"second stage: {self.args.reranker}, weight {chosen.value:g}, of {chosen.tried}")
 

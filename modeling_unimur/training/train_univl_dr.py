@@ -18,7 +18,7 @@ from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_sys
 from ..index.second_stage import open_reranker
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
-from .callbacks import TrainingGuard
+from .callbacks import EpochDraws, TrainingGuard
 from .checkpoints import starting_point
 from .distillation import START, Distillation, FileTeacher, PairTeacher, SystemTeacher, Teacher, read_scores
 from .documents import DecodedImages, Documents, PooledImages
@@ -31,7 +31,7 @@ from .round_trip import failed_round_trips
 from .text_encoders import load_text_space
 from .trained_parts import choose_trained_parts
 from .trainer import parameter_report
-from .univl_dr_trainer import EpochRows, HardNegativeMiningCallback, UniVLDRTrainer
+from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -248,7 +248,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
         data.train_tokens,
         run.teacher,
     )
-    callbacks = [TrainingGuard(model), EpochRows(rows)]
+    callbacks = [TrainingGuard(model), EpochDraws(rows)]
     if data.mine_every is not None and sampler.hard:
         callbacks.append(HardNegativeMiningCallback(rows, run.mine, data.mine_every))
     trainer = UniVLDRTrainer(
