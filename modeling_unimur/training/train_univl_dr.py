@@ -23,8 +23,7 @@ from .checkpoints import starting_point
 from .distillation import START, Distillation, FileTeacher, PairTeacher, SystemTeacher, Teacher, read_scores
 from .documents import DecodedImages, Documents, PooledImages
 from .mining import mine_rows, mined_of, read_mined, write_mined
-from .query_batches import QueryCollator
-from .query_rows import Mined, QueryRows
+from .query_rows import Mined, QueryCollator, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
 from .round_trip import failed_round_trips
