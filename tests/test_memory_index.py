@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from modeling_unimur import RetrievalIndex
-from modeling_unimur.index.folder import IndexFolder
+from modeling_unimur.index.folder import write_memory
+from modeling_unimur.index.versions import IndexFolder
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units as unit
 
@@ -120,7 +121,7 @@ def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
 
 def test_what_does_not_belong_together(index, tmp_path):
     def write(folder, **about):
-        known = index.write_files(folder)
+        known = write_memory(index, folder)
         with open(folder / "items.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": "text", "id": "x", "payload": {}}) + "\n")
         return {"format": 1, **known, **about}
@@ -153,7 +154,7 @@ def test_without_the_package_a_folder_is_read_and_not_written(index, tmp_path, m
     again = RetrievalIndex.load(tmp_path / "index", read_only=True)
     assert_same_answers(again.search(unit(4, seed=8), 60), index.search(unit(4, seed=8), 60))
     assert not again.refresh()
-    for change in (again.save, again.keep_in, index.save):
+    for change in (again.save, index.save):
         with pytest.raises(ImportError, match="pip install unimur"):
             change(tmp_path / "other")
     assert not (tmp_path / "other").exists()
