@@ -37,8 +37,8 @@ import torch
 
 from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak, watched
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.decoding_workers import worker_count
-from modeling_unimur.data.picture_files import walk_pictures
+from modeling_unimur.data.image_bytes import worker_count
+from modeling_unimur.data.image_files import walk_images
 from modeling_unimur.encoding.build import BuildOptions, build_index
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.image_loading import load_image
@@ -61,7 +61,7 @@ def picture_files(folder: Path | None, count: int) -> list[Path]:
 
         files = [Path(path) for path in load_openclipart(deduplicate=False)["image"]]
     else:
-        files = [path for path, is_picture in walk_pictures(folder.absolute()) if is_picture]
+        files = [path for path, is_image in walk_images(folder.absolute()) if is_image]
     if len(files) < count:
         raise ValueError(f"{folder or 'open clip art'} holds {len(files)} images, and {count} are needed.")
     return files[:count]
@@ -102,7 +102,7 @@ def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Figures of one folder, in this process."""
     torch.set_num_threads(args.threads)
     encoder = Encoder.load(args.model, args.device)
-    files = [path for path, _ in walk_pictures(folder)]
+    files = [path for path, _ in walk_images(folder)]
     seconds = _QUICK_SECONDS if args.quick else _BACKBONE_SECONDS
     before = backbone_speed(encoder, files, seconds)
     taken = timed(encoder)

@@ -49,7 +49,7 @@ from modeling_unimur.evaluation.turn_encoding import TurnEncoder
 
 ROUNDS, OPTIONS, TURNS = 10, 100, 20
 # Of MMDialog's test: 45,801 turns in 10,000 dialogues, whose first is no reply; candidates beside each right one.
-DIALOGUES, REPLIES, NEGATIVES, TEXTS, PICTURES, WIDTH = 10_000, 3.58, 999, 46_000, 24_000, 512
+DIALOGUES, REPLIES, NEGATIVES, TEXTS, IMAGES, WIDTH = 10_000, 3.58, 999, 46_000, 24_000, 512
 _WORDS = (
     "a the is it there on in with and red blue white small large man woman dog cat car tree house street table window "
     "shirt hat grass water sky standing sitting looking holding wearing one two some no yes maybe behind near"
@@ -141,7 +141,7 @@ def pools(seed: int, dialogues: int) -> dict[str, float]:
     replies = round(dialogues * REPLIES)
     owners = np.sort(rng.integers(0, dialogues, replies))
     queries, work = unit(replies), {}
-    for kind, count in (("text", TEXTS), ("image", PICTURES)):
+    for kind, count in (("text", TEXTS), ("image", IMAGES)):
         negatives = [rng.integers(0, count, NEGATIVES).astype(np.int32) for _ in range(dialogues)]
         work[kind] = unit(count), rng.integers(0, count, replies), negatives
     start = time.perf_counter()

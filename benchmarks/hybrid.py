@@ -90,7 +90,7 @@ def quick_questions(seed: int) -> tuple[RetrievalIndex, Questions, Questions]:
 def manual_questions(args: argparse.Namespace, folder: Path) -> tuple[RetrievalIndex, Questions, Questions]:
     """Validation and test questions of the manual over an index of it, which is built where there is none."""
     from modeling_unimur.cli.retriever import model_folder, open_retriever
-    from modeling_unimur.data.retrieval_sources import load_retrieval_set
+    from modeling_unimur.data.registry import load_retrieval_set
     from modeling_unimur.encoding.build import BuildOptions, build_index
 
     model = model_folder(args.model)

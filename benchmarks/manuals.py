@@ -86,14 +86,14 @@ def encoders(
     from conversion.assemble_univl_dr_mini import assemble, untrained
     from modeling_unimur import UniVLDRModel, UniVLDRProcessor
     from modeling_unimur.encoding.encoder import Encoder
-    from modeling_unimur.training.documents import PooledPictures
+    from modeling_unimur.training.documents import PooledImages
 
     made = {UNTRAINED: untrained()}
     for name, folder in folders.items():
         folder = folder or assemble()
         made[name] = UniVLDRModel.from_pretrained(folder), UniVLDRProcessor.from_pretrained(folder)
     # One frozen image tower: its outputs are the same for all.
-    pooled = no_images if captions else PooledPictures(*made[UNTRAINED], retrieval.corpus["image"][:]).lookup
+    pooled = no_images if captions else PooledImages(*made[UNTRAINED], retrieval.corpus["image"][:]).lookup
     return {name: Encoder(*pair, precision=precision, pooled=pooled) for name, pair in made.items()}
 
 
@@ -152,7 +152,7 @@ def main() -> None:
                 {UNTRAINED: RandomEncoder(args.seed), RELEASE: RandomEncoder(args.seed + 1)},
             )
         else:
-            from modeling_unimur.data.retrieval_sources import load_retrieval_set
+            from modeling_unimur.data.registry import load_retrieval_set
 
             retrieval = load_retrieval_set(corpus)
             folders = {RELEASE: None, **dict(args.model)}

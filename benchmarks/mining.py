@@ -102,8 +102,8 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
 def manual_figures() -> dict[str, float]:
     """Mining for the manual's training queries."""
     from modeling_unimur import UniVLDRModel, UniVLDRProcessor
-    from modeling_unimur.data.retrieval_sources import load_retrieval_set
-    from modeling_unimur.training.documents import Documents, PooledPictures
+    from modeling_unimur.data.registry import load_retrieval_set
+    from modeling_unimur.training.documents import Documents, PooledImages
     from modeling_unimur.training.query_rows import QueryRows
 
     source = str(cache_dir() / "models" / "clip-lite2-minilm")
@@ -111,7 +111,7 @@ def manual_figures() -> dict[str, float]:
     processor = UniVLDRProcessor.from_backbones(source, max_target_tokens=64)
     retrieval = load_retrieval_set("gimp_manual")
     documents = Documents(retrieval)
-    pictures = PooledPictures(model, processor, documents.images)
+    pictures = PooledImages(model, processor, documents.images)
     rows = QueryRows(retrieval, documents)
     with watched():
         start = time.perf_counter()

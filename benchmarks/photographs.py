@@ -29,9 +29,9 @@ from benchmarks.quality import recall_figures
 from modeling_unimur import OpenCLIPModel
 from modeling_unimur.data.captioned_images import read_captioned
 from modeling_unimur.evaluation.metrics import first_right_ranks
-from modeling_unimur.training.frozen_features import FrozenPictures
+from modeling_unimur.training.frozen_features import FrozenImages
 from modeling_unimur.training.frozen_towers import frozen_towers, project
-from modeling_unimur.training.pairs import PicturePairs, load_pairs
+from modeling_unimur.training.pairs import ImagePairs, load_pairs
 from modeling_unimur.training.recipes import load_recipe
 from unimur_mini.dual_encoder.train import title_ranks
 
@@ -55,7 +55,7 @@ def photograph_ranks(
 
 
 def ranks_by_gate(
-    model: OpenCLIPModel, photographs: tuple[torch.Tensor, torch.Tensor, np.ndarray], titles: PicturePairs
+    model: OpenCLIPModel, photographs: tuple[torch.Tensor, torch.Tensor, np.ndarray], titles: ImagePairs
 ) -> dict[str, np.ndarray]:
     """Ranks by the names of the figures, with the gate as fitted, closed and open."""
     threshold, found = model.model.visual.head.gate.threshold, {}
@@ -82,7 +82,7 @@ def main() -> None:
     if args.quick:
         files, pairs = files[:20], [pair for pair in pairs if pair[1] < 20]
     towers = frozen_towers(models[0], processors[1])
-    pooled = FrozenPictures(towers.picture_tower, towers.encode_pictures, processors[0]).features(files)
+    pooled = FrozenImages(towers.image_tower, towers.encode_images, processors[0]).features(files)
     if len(pooled.kept) < len(files):
         raise ValueError(f"{len(pooled.skipped)} photographs cannot be read; the first: {pooled.skipped[0][1]}")
     with torch.inference_mode():

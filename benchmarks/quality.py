@@ -38,13 +38,13 @@ from benchmarks.harness import ROOT, argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.compared_systems import training_text
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
 from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
 from modeling_unimur.evaluation.tasks.dialogues import LONG, compare_systems
-from modeling_unimur.training.dev_sets import DevSet, picture_sets, scores, text_sets
+from modeling_unimur.training.dev_sets import DevSet, image_sets, scores, text_sets
 from modeling_unimur.training.pairs import load_pairs, project
 from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
@@ -65,9 +65,9 @@ def test_sets(space: ClipSpace) -> list[DevSet]:
     )["test"]
     with torch.no_grad():
         images = project(clip, pairs.pooled.float())
-    sets = picture_sets(pairs, images)
+    sets = image_sets(pairs, images)
     shown = [row for row in load_glosses()["test"] if row["target_picture"]]
-    ids = {row["image"]: row["image_id"] for row in load_captioned_pictures(list(_SOURCES))}
+    ids = {row["image"]: row["image_id"] for row in load_captioned_images(list(_SOURCES))}
     contexts = [TextContext([row["gloss"]], row["title"], row["target_picture"]) for row in shown]
     rows = text_rows(contexts, space.texts, pairs, ids, lambda numbers: images[numbers])
     return [*sets, *text_sets(rows, "gloss_title", "gloss_image", sets[0])]

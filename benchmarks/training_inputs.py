@@ -46,11 +46,11 @@ def read_pairs(path: Path | None) -> list[tuple[str, str]]:
         ValueError: a line without a tab, or a file without lines.
     """
     if path is None:
-        from modeling_unimur.data.captioned_images import load_captioned_pictures
+        from modeling_unimur.data.captioned_images import load_captioned_images
         from modeling_unimur.data.titles import split_by_title
-        from modeling_unimur.training.caption_forms import caption_forms
+        from modeling_unimur.training.pairs import caption_forms
 
-        rows = split_by_title(load_captioned_pictures())["train"]
+        rows = split_by_title(load_captioned_images())["train"]
         forms = [(caption_forms(row["title"], row["description"], row["tags"]), row["image"]) for row in rows]
         return [(caption, picture) for captions, picture in forms for caption in captions]
     lines = [line for line in read_lines(path) if line.strip()]

@@ -53,8 +53,8 @@ from benchmarks.ladder_rows import (
     lines_of,
 )
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.evaluation.report import aligned
 from modeling_unimur.evaluation.universal import (
@@ -66,7 +66,7 @@ from modeling_unimur.evaluation.universal import (
     with_bm25,
 )
 from modeling_unimur.evaluation.universal.tuning import choose_image_weight
-from modeling_unimur.training.documents import PooledPictures
+from modeling_unimur.training.documents import PooledImages
 from modeling_unimur.training.recipes import Recipe, load_recipe
 from modeling_unimur.training.train_univl_dr import build, train
 from modeling_unimur.verbalization import joined_captions, open_verbalizer, verbalize, write_words
@@ -99,7 +99,7 @@ class Ladder:
         self.task = RetrievalTask.from_set(self.retrieval, "test", self.score)
         self.dev = RetrievalTask.from_set(self.retrieval, "validation", self.score)
         self.rows = Rows(self.task)
-        self.kept: PooledPictures | None = None
+        self.kept: PooledImages | None = None
         self.image_weight: float | None = None  # the recipe's until `choose_weight`
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class Ladder:
         pooled = None
         if recipe.model.image_tower == "frozen":  # the same in every row
             if self.kept is None:
-                self.kept = PooledPictures(model, processor, self.task.doc_images)
+                self.kept = PooledImages(model, processor, self.task.doc_images)
             pooled = self.kept.lookup
         task, dev = self.task, self.dev
         if retrieval is not None:

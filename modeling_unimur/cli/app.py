@@ -72,7 +72,7 @@ def shown_pictures(
         pictures: path and title by id. The paths are the index', and an index may name any file of this computer.
         folders: that the owner of the computer has named.
     """
-    from ..data.allowed_images import AllowedImages  # and Pillow
+    from ..data.image_files import AllowedImages  # and Pillow
 
     allowed = AllowedImages(folders)
     found = ((key, allowed.find(path), title) for key, (path, title) in pictures.items())

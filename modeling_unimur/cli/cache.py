@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = recipe_of(args)
     import logging
 
-    from ..training.cached_recipe import cache_recipe
+    from ..training.alignment_data import cache_recipe
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     splits = cache_recipe(recipe, args.device, print)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..data.allowed_images import is_image_file
+from ..data.image_files import is_image_file
 from ..image_loading import load_image
 from .gallery import Picture, RankedPicture, RankedReply
 from .terminal import Terminal

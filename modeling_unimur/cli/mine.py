@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from .. import UniVLDRModel, UniVLDRProcessor
-    from ..data.retrieval_sources import load_retrieval_set
-    from ..training.documents import DecodedPictures, Documents
+    from ..data.registry import load_retrieval_set
+    from ..training.documents import DecodedImages, Documents
     from ..training.mining import MiningOptions, mine_rows, write_mined
     from ..training.query_rows import QueryRows
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     model, processor = UniVLDRModel.from_pretrained(args.model), UniVLDRProcessor.from_pretrained(args.model)
     documents = Documents(retrieval, args.split if args.pairs else None)
     rows = QueryRows(retrieval, documents, args.split, pairs=args.pairs)
-    pictures = None if model.config.fusion == "caption" else DecodedPictures(processor)
+    pictures = None if model.config.fusion == "caption" else DecodedImages(processor)
     mined = mine_rows(model.to(device).eval(), processor, rows, documents, pictures, options)
     write_mined(mined, args.output)
     counts = [sum(map(len, kinds)) for kinds in zip(*mined.values(), strict=True)]

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--output {args.output}: write FILE.jsonl")
     import logging
 
-    from ..data.retrieval_sources import load_retrieval_set
+    from ..data.registry import load_retrieval_set
     from ..verbalization import open_verbalizer, train_query_writer, verbalize, write_words
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -1,4 +1,4 @@
-"""Captioned images: named sources in one table; a folder with `captions.tsv`, Karpathy's splits or a `datasets` id."""
+"""Captioned images: one table for all sources; folders with `captions.tsv`, Karpathy's splits, a `datasets` id."""
 
 from __future__ import annotations
 
@@ -6,29 +6,148 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypedDict
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Features, Value, concatenate_datasets
+from datasets import List as ListFeature
 
 from .cache import PackageUnavailable, cache_dir
-from .picture_folder_source import CAPTIONS_FILE, load_picture_folder
-from .registry import PICTURES, find_loader, is_address
+from .image_files import decoded_suffixes, walk_images
+from .registry import IMAGES, find_loader, is_address
+from .text_lines import read_lines
+
+IMAGE_FEATURES = Features(
+    {
+        "image_id": Value("string"),
+        "image": Value("string"),
+        "title": Value("string"),
+        "description": Value("string"),
+        "tags": ListFeature(Value("string")),
+        "source": Value("string"),
+        "license": Value("string"),
+        "author": Value("string"),
+    }
+)
+
+
+class ImageRow(TypedDict):
+    """One captioned image; `image` is the path of a PNG or JPEG file, words that are not known are empty."""
+
+    image_id: str
+    image: str
+    title: str
+    description: str
+    tags: list[str]
+    source: str
+    license: str
+    author: str
+
+
+def image_dataset(rows: Iterable[ImageRow]) -> Dataset:
+    """Rows as a `datasets.Dataset` with the columns of `IMAGE_FEATURES`."""
+    rows = list(rows)
+    columns = {name: [row[name] for row in rows] for name in IMAGE_FEATURES}
+    return Dataset.from_dict(columns, features=IMAGE_FEATURES)
+
 
 logger = logging.getLogger(__name__)
 
+CAPTIONS_FILE = "captions.tsv"
+
+
+def load_image_folder(folder: str) -> Dataset:
+    """Reads `captions.tsv` of a folder, `file<TAB>caption` a line with or without that header, files relative to the
+    folder; a file may stand on several lines. Without `captions.tsv` every image below the folder has its name as
+    its title, with spaces for `_` and `-`.
+
+    Lines that cannot be used are skipped, counted and reported in the log. Whether a file is an image shows when it
+    is decoded.
+
+    Args:
+        folder: a path; `~` is filled in.
+
+    Returns:
+        `image_id, image, title, description, tags, source, license, author`, as all sources give them.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: it holds no captioned image.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise FileNotFoundError(f"There is no image folder {path}: write folder=PATH with the path of a folder.")
+    path, skipped = path.absolute(), Counter()
+    captions = path / CAPTIONS_FILE
+    named = _captioned(captions, skipped) if captions.is_file() else _titled(path, skipped)
+    rows, numbers = [], Counter()
+    for file, title in named:
+        name = file.relative_to(path).as_posix() if file.is_relative_to(path) else str(file)
+        numbers[name] += 1
+        repeat = f"#{numbers[name]}" if numbers[name] > 1 else ""
+        rows.append(
+            ImageRow(
+                image_id=f"{path.name}/{name}{repeat}",
+                image=str(file),
+                title=title,
+                description="",
+                tags=[],
+                source=path.name,
+                license="",
+                author="",
+            )
+        )
+    if skipped:
+        reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(skipped.items()))
+        logger.warning("%s: skipped %s", captions if captions.is_file() else path, reasons)
+    if not rows:
+        raise ValueError(f"{path} contains no captioned image: add images, and {CAPTIONS_FILE} for captions.")
+    return image_dataset(rows)
+
+
+def _captioned(captions: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
+    for number, line in enumerate(read_lines(captions, errors="replace")):
+        fields = [field.strip() for field in line.split("\t")]
+        if fields == [""] or (number == 0 and fields == ["file", "caption"]):
+            continue
+        if len(fields) != 2:
+            skipped["line that is not file<TAB>caption"] += 1
+        elif not fields[1]:
+            skipped["no caption"] += 1
+        elif not fields[0] or not (captions.parent / fields[0]).is_file():
+            skipped["file is missing"] += 1
+        else:
+            yield captions.parent / fields[0], " ".join(fields[1].split())
+
+
+def _titled(folder: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
+    decoded = decoded_suffixes()
+    found = walk_images(folder, lambda error: skipped.update(["folder that cannot be listed"]))
+    for file in sorted(path for path, is_image in found if is_image):
+        if file.suffix.lower() not in decoded:
+            skipped[f"{file.suffix.lower()}, which is not decoded here"] += 1
+        elif not file.is_file():
+            skipped["file that is missing or not a regular one"] += 1
+        else:
+            title = " ".join(file.stem.replace("_", " ").replace("-", " ").split())
+            # File names may hold bytes that are no UTF-8; a table may not.
+            yield file, title.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 # Sources of one's own, written `name=PATH`.
-PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_picture_folder}
+PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_image_folder}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CAPTION_COLUMNS = ("caption", "captions", "text", "sentences", "raw")
 
 
-def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset:
+def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
     """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
 
     Args:
-        sources: names out of `registry.PICTURES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
-            one's own (`picture_folder_source`); or `package.module:function`, a function that returns such a dataset.
+        sources: names out of `registry.IMAGES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
+            one's own (`load_image_folder`); or `package.module:function`, a function that returns such a dataset.
 
     Returns:
         `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
@@ -39,18 +158,16 @@ def load_captioned_pictures(sources: Sequence[str] = tuple(PICTURES)) -> Dataset
         PackageUnavailable: none of the sources can be brought.
     """
     unknown = [
-        name
-        for name in sources
-        if not (name in PICTURES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
+        name for name in sources if not (name in IMAGES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
     ]
     if unknown or not sources:
-        choices = [*PICTURES, *(f"{name}=PATH" for name in PATH_SOURCES)]
+        choices = [*IMAGES, *(f"{name}=PATH" for name in PATH_SOURCES)]
         raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
     found, missing = [], []
     for name in sources:
         kind, _, path = name.partition("=")
         try:
-            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, PICTURES)())
+            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, IMAGES)())
         except PackageUnavailable as error:
             logger.warning("Images of %s are left out: %s", name, error)
             missing.append(str(error))
@@ -75,7 +192,7 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        table = load_picture_folder(str(path))
+        table = load_image_folder(str(path))
         files = list(dict.fromkeys(table["image"]))
         numbers = {file: number for number, file in enumerate(files)}
         pairs = [(title, numbers[file]) for title, file in zip(table["title"], table["image"], strict=True)]
@@ -196,4 +313,11 @@ def _from_datasets(name: str) -> dict[str, list[str]]:
     return captions
 
 
-__all__ = ["PATH_SOURCES", "captioned_image_splits", "load_captioned_pictures", "read_captioned"]
+__all__ = [
+    "CAPTIONS_FILE",
+    "PATH_SOURCES",
+    "captioned_image_splits",
+    "load_captioned_images",
+    "load_image_folder",
+    "read_captioned",
+]

@@ -22,13 +22,13 @@ PUBLISHED_ROWS = {"train": 3_318_333, "validation": 15_840}
 _SAMPLE = 500
 _SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp", ".gif")
 # Where downloaders and FROMAGe put the images, seen from the folder of the TSV.
-_PICTURE_FOLDERS = (
+_IMAGE_FOLDERS = (
     "images", "training", "validation", ".", "cc3m/training", "cc3m/validation",
     "../data/cc3m/training", "../data/cc3m/validation",
 )  # fmt: skip
 
 
-class CaptionedPicture(NamedTuple):
+class CaptionedImage(NamedTuple):
     """One usable pair; `picture` is an address as in `data.picture_bytes`."""
 
     caption: str
@@ -52,9 +52,7 @@ _NAMES: dict[str, Callable[[int, str], str]] = {
 }
 
 
-def read_tsv(
-    path: str | os.PathLike, pictures: str | os.PathLike | None = None
-) -> Iterator[CaptionedPicture | Skipped]:
+def read_tsv(path: str | os.PathLike, pictures: str | os.PathLike | None = None) -> Iterator[CaptionedImage | Skipped]:
     """Pairs of a TSV file, in its order, one line in memory at a time.
 
     Args:
@@ -102,7 +100,7 @@ def _unquote(field: str) -> str:
     return field
 
 
-def _read_named(path, columns, pictures) -> Iterator[CaptionedPicture | Skipped]:
+def _read_named(path, columns, pictures) -> Iterator[CaptionedImage | Skipped]:
     caption_column, image_column = columns
 
     def name(fields: list[str]) -> str:
@@ -121,7 +119,7 @@ def _read_named(path, columns, pictures) -> Iterator[CaptionedPicture | Skipped]
         yield _pair(caption, picture if os.path.isfile(picture) else None, picture, f"{path}:{number}")
 
 
-def _read_official(path, pictures) -> Iterator[CaptionedPicture | Skipped]:
+def _read_official(path, pictures) -> Iterator[CaptionedImage | Skipped]:
     sample = list(enumerate(itertools.islice(_lines(path), _SAMPLE)))
     best: tuple[int, str] = (0, "")
 
@@ -145,15 +143,15 @@ def _read_official(path, pictures) -> Iterator[CaptionedPicture | Skipped]:
         yield _pair(" ".join(fields[0].split()), find(folder, best[1], line, url), url, f"{path}:{line + 1}")
 
 
-def _pair(caption: str, picture: str | None, wanted: str, line: str) -> CaptionedPicture | Skipped:
+def _pair(caption: str, picture: str | None, wanted: str, line: str) -> CaptionedImage | Skipped:
     if not caption:
         return Skipped("no caption", line)
-    return Skipped("image is missing", wanted) if picture is None else CaptionedPicture(caption, picture)
+    return Skipped("image is missing", wanted) if picture is None else CaptionedImage(caption, picture)
 
 
 def _best_folder(path: Path, given, sample: list, found: Callable[[Path, object], bool], how: str) -> Path:
     """The folder that holds most of the first lines' images."""
-    beside = [Path(os.path.normpath(path.parent / name)) for name in (*_PICTURE_FOLDERS, path.stem)]
+    beside = [Path(os.path.normpath(path.parent / name)) for name in (*_IMAGE_FOLDERS, path.stem)]
     tried = [Path(given)] if given is not None else [folder for folder in beside if folder.is_dir()]
     hits = {folder: sum(found(folder, row) for row in sample) for folder in tried}
     folder = max(tried, key=hits.__getitem__, default=None)
@@ -165,4 +163,4 @@ def _best_folder(path: Path, given, sample: list, found: Callable[[Path, object]
     return folder
 
 
-__all__ = ["PUBLISHED_ROWS", "CaptionedPicture", "Skipped", "read_tsv"]
+__all__ = ["PUBLISHED_ROWS", "CaptionedImage", "Skipped", "read_tsv"]

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from .cache import cache_dir
 from .caption_table import StringColumn, write_columns
-from .cc3m import PUBLISHED_ROWS, CaptionedPicture, Skipped, read_tsv
+from .cc3m import PUBLISHED_ROWS, CaptionedImage, Skipped, read_tsv
 from .img2dataset import download_failures, find_archives, read_archives, read_folder
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class CC3MTable:
     report: CC3MReport
 
 
-def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedPicture | Skipped]]:
+def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedImage | Skipped]]:
     """Finds out what lies at a path and reads it, one pair in memory at a time.
 
     Args:

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cc3m import CaptionedPicture, Skipped
+from .cc3m import CaptionedImage, Skipped
+from .image_bytes import member_address
 from .json_lines import parse_json
-from .picture_bytes import member_address
 
-_PICTURES = ("jpg", "jpeg", "png", "webp", "gif")
+_IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 # Captions and metadata are smaller; a sparse member may claim any size.
 _MEMBER_BYTES = 1 << 24
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -76,7 +76,7 @@ class Sample:
 
     def picture(self) -> str | None:
         """Address of the sample's image."""
-        found = next((self.members[suffix] for suffix in _PICTURES if suffix in self.members), None)
+        found = next((self.members[suffix] for suffix in _IMAGES if suffix in self.members), None)
         return None if found is None else member_address(self.archive, found.offset_data, found.size)
 
     def caption(self) -> str:
@@ -118,7 +118,7 @@ def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
             yield Skipped("archive is damaged", f"{archive}: {error}")
 
 
-def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skipped]:
+def read_archives(archives: Sequence[str]) -> Iterator[CaptionedImage | Skipped]:
     """Pairs of webdataset archives, in the order of the archives and of their members.
 
     Images stay where they are: their addresses name archive, offset and size.
@@ -135,7 +135,7 @@ def read_archives(archives: Sequence[str]) -> Iterator[CaptionedPicture | Skippe
             yield _checked(sample.caption(), sample.picture(), f"{sample.archive}: {first}")
 
 
-def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedPicture | Skipped]:
+def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedImage | Skipped]:
     """Pairs of img2dataset's `files` format: `00000/000000012.jpg` with `.txt` or `.json` beside it; sorted by name.
 
     Raises:
@@ -148,7 +148,7 @@ def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedPicture | Skippe
         names = sorted(entry.name for entry in os.scandir(part) if entry.is_file())
         for name in names:
             stem, _, suffix = name.rpartition(".")
-            if suffix.lower() not in _PICTURES:
+            if suffix.lower() not in _IMAGES:
                 continue
             words, about = part / f"{stem}.txt", part / f"{stem}.json"
             caption = ""
@@ -159,10 +159,10 @@ def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedPicture | Skippe
             yield _checked(caption, str(part / name), str(part / name))
 
 
-def _checked(caption: str, picture: str | None, name: str) -> CaptionedPicture | Skipped:
+def _checked(caption: str, picture: str | None, name: str) -> CaptionedImage | Skipped:
     if picture is None:
         return Skipped("image is missing", name)
-    return CaptionedPicture(caption, picture) if caption else Skipped("no caption", name)
+    return CaptionedImage(caption, picture) if caption else Skipped("no caption", name)
 
 
 def _words(data: bytes) -> str:

@@ -42,7 +42,7 @@ class MMDialog:
 
     Attributes:
         report (`ReadReport`): of the last whole iteration.
-        conversations, picture_folder (`Path`): what is read.
+        conversations, image_folder (`Path`): what is read.
 
     Raises:
         FileNotFoundError: the split is not there: the message names the places where it was looked for.
@@ -70,7 +70,7 @@ class MMDialog:
                 f"MMDialog's split {self.split} is not in {self.folder}; looked for {tried}. Ask its authors for the "
                 "set (github.com/victorsungo/MMDialog) and name the folder that holds train, valid and test."
             )
-        self.conversations, self.picture_folder = found
+        self.conversations, self.image_folder = found
         self._emojize = _emojizer() if emojis else None
         self.report = self._new_report()
 
@@ -80,7 +80,7 @@ class MMDialog:
 
     def picture(self, image_id: str) -> Path:
         """Where an image lies, or should."""
-        return self.picture_folder / f"{image_id}.jpg"
+        return self.image_folder / f"{image_id}.jpg"
 
     def __iter__(self) -> Iterator[Dialog]:
         report, seen = self._new_report(), set()

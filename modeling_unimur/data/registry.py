@@ -1,18 +1,18 @@
-"""Sources that other packages bring: each has a name here, or is given by its address `package.module:function`."""
+"""Sources by name: those that other packages bring, or `package.module:function`, and retrieval sets."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 _ADDRESS = re.compile(r"([A-Za-z_]\w*)(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-# Captioned images: functions without arguments that return a dataset with the columns of `picture_table`.
-PICTURES = {
+# Captioned images: functions without arguments that return a dataset with the columns of `captioned_images`.
+IMAGES = {
     "openclipart": "unimur_mini.openclipart:load_openclipart",
     "openmoji": "unimur_mini.openmoji:load_openmoji",
     "stamps": "unimur_mini.stamps:load_stamps",
@@ -90,4 +90,75 @@ def find_loader(source: str, known: dict[str, str]) -> Callable[..., Any] | None
     return None if address is None else load_function(address)
 
 
-__all__ = ["CLIP_TRAINING", "PICTURES", "SETS", "TEXTS", "find_loader", "is_address", "load_function", "load_module"]
+if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
+    from .retrieval_set import RetrievalSet
+
+# What a set is called, and whether "=PATH" follows.
+NAMED = {**dict.fromkeys(SETS, False), "webqa": True, "folder": True}
+SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items())
+
+
+def names_a_set(source: str) -> bool:
+    """Whether a source is a retrieval set's name (`gimp_manual`, `webqa=PATH`, `package.module:function`) and no file
+    or folder."""
+    if is_address(source):
+        return True
+    kind, _, path = source.partition("=")
+    return kind in NAMED and bool(path) == NAMED[kind] and not os.path.exists(source)
+
+
+def load_retrieval_set(
+    source: str | Sequence[str],
+    captions: str | None = None,
+    deduplicate: str | None = None,
+    setting: str | None = None,
+) -> RetrievalSet:
+    """Reads a retrieval set, or the union of several.
+
+    Args:
+        source: `gimp_manual`, `gnucash_manual`, `debian_handbook` or `scikit_learn_guide` (manuals of Debian's
+            packages, sections as groups), `picture_dictionary` (clip art, emoji and stamps
+            beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), `folder=PATH`, what
+            `RetrievalSet.save` wrote, or `package.module:function`, a function that returns a `RetrievalSet`.
+            A list of these is joined by `RetrievalSet.union`.
+        captions, deduplicate, setting: of WebQA, as `load_webqa` takes them.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ImportError: the package that brings it is not installed.
+        ValueError: another name, an empty list, or one of the choices for a set that has none.
+    """
+    from .retrieval_set import RetrievalSet
+
+    if not isinstance(source, str):
+        return RetrievalSet.union({name: load_retrieval_set(name, captions, deduplicate, setting) for name in source})
+    kind, _, path = source.partition("=")
+    if kind == "webqa" and path:
+        from .webqa.load import load_webqa
+
+        return load_webqa(path, setting=setting or "merged", captions=captions, deduplicate=deduplicate)
+    choices = {"captions": captions, "deduplicate": deduplicate, "setting": setting}
+    for name, value in choices.items():
+        if value is not None and (name, value) != ("captions", "raw"):
+            raise ValueError(f"{name}={value!r} is a choice of webqa=PATH, and {source} has none.")
+    if kind == "folder" and path:
+        return RetrievalSet.load(path)
+    load = find_loader(source, SETS)
+    if load is not None:
+        return load()
+    raise ValueError(f"A retrieval set must be one of {', '.join(SOURCES)}, got {source!r}.")
+
+
+__all__ = [
+    "CLIP_TRAINING",
+    "IMAGES",
+    "SETS",
+    "SOURCES",
+    "TEXTS",
+    "find_loader",
+    "is_address",
+    "load_function",
+    "load_module",
+    "load_retrieval_set",
+    "names_a_set",
+]

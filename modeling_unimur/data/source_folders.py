@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from .cache import cache_dir
-from .retrieval_sources import names_a_set
+from .registry import names_a_set
 
 _ADDRESS = re.compile(r"\w+://|[\w.-]+:\d{1,5}$")
 _WILDCARDS = re.compile(r"[*?\[{]")

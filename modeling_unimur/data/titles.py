@@ -89,7 +89,7 @@ def split_by_title(
     """Splits images so that one title, and its near twins, are in one split whatever the order and the sources.
 
     Args:
-        pictures: a dataset with a `title` column, such as `load_captioned_pictures` returns.
+        pictures: a dataset with a `title` column, such as `load_captioned_images` returns.
         seed: another seed gives another split.
         test_fraction: expected share of the titles in `test`.
         validation_fraction: expected share of the titles in `validation`.

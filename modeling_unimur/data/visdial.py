@@ -15,7 +15,7 @@ from .dialog_schema import Dialog, ReadReport, Turn
 
 PUBLISHED = {"train": 123_287, "val": 2_064, "test": 8_000}
 OPTIONS = 100
-_PICTURES = {
+_IMAGES = {
     "train": ("train2014/COCO_train2014_{:012d}.jpg", "val2014/COCO_val2014_{:012d}.jpg"),
     "val": ("VisualDialog_val2018/VisualDialog_val2018_{:012d}.jpg",),
     "test": ("VisualDialog_test2018/VisualDialog_test2018_{:012d}.jpg",),
@@ -159,7 +159,7 @@ class VisDial:
                     judged,
                 )
             )
-        picture = self._picture(*(name.format(record["image_id"]) for name in _PICTURES[self.split]))
+        picture = self._picture(*(name.format(record["image_id"]) for name in _IMAGES[self.split]))
         return VisDialDialog(str(record["image_id"]), picture, record.get("caption", ""), tuple(rounds))
 
     def _from_text(self, record: dict) -> VisDialDialog:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from ..data.decoding_workers import worker_count
+from ..data.image_bytes import worker_count
+from ..data.image_files import printable
 from ..data.json_lines import json_line, read_json_lines
-from ..data.picture_files import printable
-from ..data.retrieval_sources import names_a_set
+from ..data.registry import names_a_set
 from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
 from ..index import open_index
@@ -26,8 +26,7 @@ from ..index.versions import WriterLock
 from ..memory_index import require_positive
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
-from .manifest import Manifest
-from .plan import Plan
+from .manifest import Manifest, Plan
 from .processes import Ranks
 from .sources import Found, find_source, first_reading, list_items
 

@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..configuration_open_clip import joint_width
-from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.image_bytes import decode_image, read_image_bytes
 from ..modeling_open_clip import picture_vectors, pool_images, project_images, space_name, text_vectors
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class ImageVectors(NamedTuple):
 def read_image(address: str):
     """The image at an address (`data.picture_bytes`), or None where there is none that can be read."""
     try:
-        return decode_picture(read_picture_bytes(address), address)
+        return decode_image(read_image_bytes(address), address)
     except (OSError, ValueError) as error:
         logger.debug("%s", error)
         return None
@@ -154,7 +154,7 @@ class Encoder:
 
         Args:
             documents: with `kind` ("text" or "image") and `text`, an image's caption.
-            images: image documents to tensors, such as `training.documents.DecodedPictures`; without it images are
+            images: image documents to tensors, such as `training.documents.DecodedImages`; without it images are
                 their captions.
         """
 

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data.image_files import walk_images
 from ..data.img2dataset import expand_braces
-from ..data.picture_files import walk_pictures
-from ..data.retrieval_sources import SOURCES, names_a_set
+from ..data.registry import SOURCES, names_a_set
 from ..memory_index import checked_id
 from .items import BadItem, Item
-from .picture_sources import ARCHIVES_AND_TABLES, archive_items, folder_items
-from .set_sources import set_items
-from .text_sources import line_items, table_items
+from .readers import ARCHIVES_AND_TABLES, archive_items, folder_items, line_items, set_items, table_items
 
 _READERS: dict[tuple[str, ...], Callable[..., Iterator[Item | BadItem]]] = {
     (".tar",): archive_items,
@@ -90,7 +88,7 @@ def first_reading(found: Found, prefix: str = "") -> Reading:
     if found.kind != "folder":
         return Reading(prefix)
     at_top = {Path(path).suffix.lower() for path in _at_top(found.base)}
-    others = at_top & ARCHIVES_AND_TABLES or any(is_picture for _, is_picture in walk_pictures(Path(found.base)))
+    others = at_top & ARCHIVES_AND_TABLES or any(is_image for _, is_image in walk_images(Path(found.base)))
     return Reading(prefix, lines=not others)
 
 

@@ -75,7 +75,7 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
 
 
 def gallery_of(pictures, dialogues: Sequence[ComparedDialogue]) -> Gallery:
-    """Candidates out of rows of `load_captioned_pictures` and the dialogues' gold texts.
+    """Candidates out of rows of `load_captioned_images` and the dialogues' gold texts.
 
     Args:
         pictures: a dataset with `image_id, image, title, tags`.
@@ -143,10 +143,10 @@ def _wanted(record: dict) -> list[str]:
 def _pictures(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
     """Columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
     if gallery is not None:
-        from ..data.picture_folder_source import load_picture_folder
+        from ..data.captioned_images import load_image_folder
 
         folder = Path(gallery).expanduser()
-        table = load_picture_folder(str(folder))
+        table = load_image_folder(str(folder))
         rows = {}
         for path, title in zip(table["image"], table["title"], strict=True):
             name = (

@@ -88,16 +88,16 @@ def benchmark_gallery(split: str) -> Dataset:
     The ids are kept in a file, so that recall means the same where a reader of a source learns to bring more images.
 
     Returns:
-        `image_id, image (path), title, ...` as `load_captioned_pictures` gives them: 300 for `dev`, 619 for `test`.
+        `image_id, image (path), title, ...` as `load_captioned_images` gives them: 300 for `dev`, 619 for `test`.
 
     Raises:
         ValueError: an unknown split, or images that cannot be brought here: the message names them.
         PackageUnavailable: none of the sources can be brought.
     """
     ids = gallery_ids(split)
-    from ..data.captioned_images import load_captioned_pictures
+    from ..data.captioned_images import load_captioned_images
 
-    pictures = load_captioned_pictures()
+    pictures = load_captioned_images()
     rows = {name: number for number, name in enumerate(pictures["image_id"])}
     _refuse_missing(split, set(ids) - rows.keys())
     return pictures.select([rows[name] for name in ids])

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..data.picture_bytes import read_picture_bytes
+from ..data.image_bytes import read_image_bytes
 from ..image_loading import load_image
 from ..memory_index import Hit, ThreadLock, require_positive
 from .hybrid import WORD_FIELDS
@@ -136,7 +136,7 @@ class Reranker:
         try:
             source = candidate.image
             image = load_image(
-                read_picture_bytes(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else source
+                read_image_bytes(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else source
             )
         except Exception as error:  # whatever a decoder raises
             if not words:

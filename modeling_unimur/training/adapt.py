@@ -31,17 +31,15 @@ from transformers import AutoConfig, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..releasing.clean_folder import write_model
-from .adapt_contexts import AdaptRows, Groups, training_contexts
-from .adapt_encoder import encoder_contexts, require_same_space
+from .adapt_contexts import AdaptRows, Groups, encoder_contexts, require_same_space, training_contexts
 from .adapt_selection import Selection, chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard
 from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
+from .precomputed import PrecomputedCorpus, join, load_items, load_vectors
 from .prefix_store import PrefixStore
 from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout
-from .ready_items import PrecomputedCorpus, join, load_items
-from .ready_vectors import load_vectors
 from .text_encoders import TextSpace, folder_or_id, load_text_space
 from .trainer import RetrievalTrainer
 

@@ -19,8 +19,8 @@ from ..processing_unimur import UniMuRProcessor, anchor_words
 from .adapt_contexts import Groups, judging_contexts
 from .collators import turn_messages
 from .dev_sets import DevSet
+from .precomputed import PrecomputedCorpus
 from .query_anchor_fit import QuerySet, fit_weights, merit_of
-from .ready_items import PrecomputedCorpus
 from .text_encoders import TextSpace
 
 _CUTOFFS = (1, 10)

@@ -1,19 +1,24 @@
-"""Data of dual alignment training, and its evaluation sets."""
+"""Data of dual alignment training and its evaluation sets, and the cached features of a recipe."""
 
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from ..data.captioned_images import load_captioned_pictures
+from .. import modeling_open_clip
+from ..data.captioned_images import load_captioned_images
 from ..modeling_unimur import UniMuRModel
-from .context_rows import MixedRows, PictureRows, TextRows
-from .dev_sets import DevSet, picture_sets, text_sets
-from .frozen_features import text_features
+from .context_rows import ImageRows, MixedRows, TextRows
+from .dev_sets import DevSet, image_sets, text_sets
+from .frozen_features import FrozenTexts, text_features
 from .frozen_towers import frozen_towers
-from .pairs import PicturePairs, load_pairs, project
-from .recipes import UniMuRDataArguments, UniMuRModelArguments
+from .pairs import ImagePairs, load_pairs, project
+from .recipes import Recipe, UniMuRDataArguments, UniMuRModelArguments
 from .unpaired_texts import TextContext, load_texts, text_rows
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, image.
@@ -45,16 +50,16 @@ class AlignmentData:
 
     train: Dataset
     refit: Dataset
-    dev: "list[DevSet]"
-    test: "list[DevSet]"
-    pictures: "dict[str, int]"
-    anchor: "dict[str, tuple[Dataset, Dataset]]" = field(default_factory=dict)
+    dev: list[DevSet]
+    test: list[DevSet]
+    pictures: dict[str, int]
+    anchor: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
 
 
-class _Pictures:
+class _Images:
     """What the frozen image tower makes of a split's images, by their numbers."""
 
-    def __init__(self, model: UniMuRModel, pairs: PicturePairs):
+    def __init__(self, model: UniMuRModel, pairs: ImagePairs):
         self.model, self.pairs = model, pairs
         pooled = model.config.visual_feature == "pooled"
         self.visual = self.pooled if pooled else self.projected
@@ -74,20 +79,20 @@ class _Pictures:
         return self.target(torch.arange(len(self.pairs.paths)))
 
 
-def _dev_names(source: str) -> "tuple[str, str | None]":
+def _dev_names(source: str) -> tuple[str, str | None]:
     """What the two sets of a source of texts are called; those of a function have its name."""
     function = source.rpartition(":")[2]
     return _DEV_NAMES.get("".join(source.partition("=")[:2]), (f"{function}_text", f"{function}_image"))
 
 
-def _spaced(items: list, count: "int | None") -> list:
+def _spaced(items: list, count: int | None) -> list:
     """At most `count` of them, evenly spaced."""
     if count is None or count >= len(items):
         return items
     return [items[number * len(items) // count] for number in range(count)]
 
 
-def contexts_read(data: UniMuRDataArguments) -> "dict[str, list[TextContext]]":
+def contexts_read(data: UniMuRDataArguments) -> dict[str, list[TextContext]]:
     """The contexts of each source of unpaired texts that a run of a recipe reads: steps, refit, and what judges it."""
     further = data.refit_texts if data.refit_readout else []
     found = {}
@@ -127,24 +132,24 @@ def load_data(
     )
     if not data.equal_captions_match:
         splits["train"].groups = torch.arange(len(splits["train"].paths))
-    pictures = {name: _Pictures(model, pairs) for name, pairs in splits.items()}
-    sets = {name: picture_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
-    rows: Dataset = PictureRows(
+    pictures = {name: _Images(model, pairs) for name, pairs in splits.items()}
+    sets = {name: image_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
+    rows: Dataset = ImageRows(
         splits["train"],
         pictures["train"].target,
         pictures["train"].visual,
         data.two_pairs_fraction,
-        data.picture_context_fraction,
+        data.image_context_fraction,
         seed,
     )
     refit, anchor = rows, {}
     if data.texts or data.anchor_texts:
         towers = frozen_towers(model.clip, tokenizer, cleaning)
         installable = [source for source in data.sources if not source.startswith("cc3m")]
-        rows_of_pictures = load_captioned_pictures(installable) if installable else []
-        image_ids = {row["image"]: row["image_id"] for row in rows_of_pictures}
+        rows_of_images = load_captioned_images(installable) if installable else []
+        image_ids = {row["image"]: row["image_id"] for row in rows_of_images}
 
-        def contexts(split: str, chosen: "list[TextContext]", own_share: float = 0.0) -> TextRows:
+        def contexts(split: str, chosen: list[TextContext], own_share: float = 0.0) -> TextRows:
             return text_rows(
                 chosen,
                 lambda lines: text_features(towers.text_tower, towers.encode_texts, lines),
@@ -154,7 +159,7 @@ def load_data(
                 own_share,
             )
 
-        def training(sources: "dict[str, dict]", count: "int | None") -> TextRows:
+        def training(sources: dict[str, dict], count: int | None) -> TextRows:
             chosen = [context for source in sources.values() for context in _spaced(source["train"], count)]
             return contexts("train", chosen, data.own_words_share)
 
@@ -182,4 +187,70 @@ def load_data(
     return AlignmentData(rows, refit, sets["validation"], sets["test"], counts, anchor)
 
 
-__all__ = ["AlignmentData", "contexts_read", "load_data"]
+logger = logging.getLogger(__name__)
+
+
+def load_dual_encoder(source: str, revision: str | None = None, device: str | None = None):
+    """A recipe's dual encoder exactly as training loads it, since its weights name the features.
+
+    Args:
+        source: Hub id or folder.
+        revision: branch, tag or commit on the Hub.
+        device: where it runs; an accelerator if there is one, by default.
+
+    Returns:
+        the model, its image processor and its tokenizer.
+
+    Raises:
+        OSError: it cannot be loaded; the message names it.
+        ValueError: it lacks weights, or there is no such device.
+    """
+    clip, commit = modeling_open_clip.load_dual_encoder(source, revision, dtype="auto")
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    try:
+        clip = clip.to(device).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"The towers cannot run on {device}: {str(error).splitlines()[0]}") from error
+    hub = {"revision": commit} if commit else {}
+    return clip, AutoImageProcessor.from_pretrained(source, **hub), AutoTokenizer.from_pretrained(source, **hub)
+
+
+def cache_recipe(
+    recipe: Recipe, device: str | None = None, tell: Callable[[str], None] | None = None
+) -> dict[str, ImagePairs]:
+    """Computes the features of all images, captions and unpaired texts of a recipe that are not on disk yet.
+
+    Args:
+        recipe: of either task; its language model is not loaded.
+        device: where the frozen towers run.
+        tell: takes each line of the report.
+
+    Returns:
+        `dict`: the splits as `load_pairs` gives them.
+
+    Raises:
+        ValueError: task univl_dr or `data.images`, whose features are computed when the training begins.
+    """
+    if recipe.task == "clip" and recipe.data.images:
+        raise ValueError("The features of data.images are computed when training begins: run `unimur train` alone.")
+    if recipe.task == "univl_dr":
+        raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
+    clip, image_processor, tokenizer = load_dual_encoder(recipe.model.clip, recipe.model.clip_revision, device)
+    data, tell = recipe.data, tell or logger.info
+    cleaning = (getattr(recipe.model, "processor", None) or {}).get("clean_text")
+    splits = load_pairs(
+        clip, image_processor, tokenizer, data.sources, data.feature_options(), data.held_out_fraction, tell, cleaning
+    )
+    if recipe.task == "unimur" and data.texts:
+        towers = frozen_towers(clip, tokenizer, cleaning)
+        texts = FrozenTexts(towers.text_tower, towers.encode_texts)
+        for source, contexts in contexts_read(data).items():
+            lines = dict.fromkeys(context.target for context in contexts)
+            if data.own_words_share:
+                lines |= dict.fromkeys("\n".join(context.turns) for context in contexts)
+            tell(texts.features(list(lines)).describe(f"{source}, texts"))
+    return splits
+
+
+__all__ = ["AlignmentData", "cache_recipe", "contexts_read", "load_data", "load_dual_encoder"]

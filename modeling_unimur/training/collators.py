@@ -95,20 +95,20 @@ class DualAlignmentCollator:
         return batch
 
 
-def turn_messages(turns: "list[str]", picture_first: bool = False) -> "list[dict]":
+def turn_messages(turns: "list[str]", image_first: bool = False) -> "list[dict]":
     """Turns as chat messages, with an image's placeholder before the last one's words."""
     messages = []
     for number, turn in enumerate(turns):
         content = [{"type": "text", "text": turn}]
-        if picture_first and number == len(turns) - 1:
+        if image_first and number == len(turns) - 1:
             content.insert(0, {"type": "image"})
         messages.append({"role": "user" if number % 2 == 0 else "assistant", "content": content})
     return messages
 
 
-def render_turns(processor: UniMuRProcessor, turns: "list[str]", picture_first: bool = False) -> str:
+def render_turns(processor: UniMuRProcessor, turns: "list[str]", image_first: bool = False) -> str:
     """Turns as the processor writes a dialogue, with an image's placeholder before the last one's words."""
-    return processor.render(turn_messages(turns, picture_first))
+    return processor.render(turn_messages(turns, image_first))
 
 
 def rows_at(rows: Dataset, numbers: Sequence[int]) -> list[dict]:

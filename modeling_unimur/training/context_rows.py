@@ -6,10 +6,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from .pairs import PicturePairs
+from .pairs import ImagePairs
 
 
-class PictureRows(Dataset):
+class ImageRows(Dataset):
     """Every caption as a retrieval context of its image, in three forms; which row has which is fixed by the seed.
 
     - the caption alone;
@@ -20,29 +20,29 @@ class PictureRows(Dataset):
         pairs: a split.
         image_targets (`Callable`): image numbers `(n,)` to the frozen dual encoder's output `(n, width)`.
         visual_features (`Callable`): image numbers `(n,)` to what becomes the language model's input `(n, width)`.
-        two_pairs_fraction, picture_context_fraction (`float`): shares of the second and the third form.
+        two_pairs_fraction, image_context_fraction (`float`): shares of the second and the third form.
         seed (`int`): of the forms and of the other pairs.
     """
 
     def __init__(
         self,
-        pairs: PicturePairs,
+        pairs: ImagePairs,
         image_targets: Callable[[torch.Tensor], torch.Tensor],
         visual_features: Callable[[torch.Tensor], torch.Tensor],
         two_pairs_fraction: float = 0.0,
-        picture_context_fraction: float = 0.25,
+        image_context_fraction: float = 0.25,
         seed: int = 0,
     ):
-        if min(two_pairs_fraction, picture_context_fraction) < 0 or two_pairs_fraction + picture_context_fraction > 1:
+        if min(two_pairs_fraction, image_context_fraction) < 0 or two_pairs_fraction + image_context_fraction > 1:
             raise ValueError(
-                f"two_pairs_fraction={two_pairs_fraction} and picture_context_fraction={picture_context_fraction} are "
+                f"two_pairs_fraction={two_pairs_fraction} and image_context_fraction={image_context_fraction} are "
                 "shares of one whole."
             )
         self.pairs, self.image_targets, self.visual_features = pairs, image_targets, visual_features
         generator = torch.Generator().manual_seed(seed)
         draw = torch.rand(len(pairs.texts), generator=generator)
         self.two_pairs = draw < two_pairs_fraction
-        self.pictured = (draw >= two_pairs_fraction) & (draw < two_pairs_fraction + picture_context_fraction)
+        self.with_image = (draw >= two_pairs_fraction) & (draw < two_pairs_fraction + image_context_fraction)
         self.others = torch.randint(len(pairs.texts), (len(pairs.texts),), generator=generator)
         self.own = torch.rand(len(pairs.texts), generator=generator) < 0.5
 
@@ -66,7 +66,7 @@ class PictureRows(Dataset):
             found.append(
                 {
                     "turns": turns,
-                    "visual_features": before[place : place + 1] if self.pictured[row] else None,
+                    "visual_features": before[place : place + 1] if self.with_image[row] else None,
                     "target_image_features": images[place],
                     "target_text_features": texts[place],
                     "target_ids": self.pairs.groups[owners[place]],
@@ -84,10 +84,10 @@ class TextRows(Dataset):
         turns (`list[list[str]]`): of each context.
         features (`torch.Tensor` of shape `(targets, width)`): the frozen text tower's output for each distinct target.
         owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
-        ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `PictureRows` that
+        ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `ImageRows` that
             are trained along included.
         pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
-        image_targets (`Callable`, *optional*): as in `PictureRows`.
+        image_targets (`Callable`, *optional*): as in `ImageRows`.
         own (`torch.Tensor` of shape `(contexts, width)`, *optional*): what the text tower makes of the contexts' own
             words.
         own_share (`float`): of these in the target.
@@ -174,4 +174,4 @@ class MixedRows(Dataset):
         return [found[position] for position in range(len(rows))]
 
 
-__all__ = ["MixedRows", "PictureRows", "TextRows"]
+__all__ = ["ImageRows", "MixedRows", "TextRows"]

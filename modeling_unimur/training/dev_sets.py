@@ -9,7 +9,7 @@ from ..encoding.encoder import embed_by_length
 from ..evaluation.metrics import first_right_ranks, recall_at
 from .collators import turn_messages
 from .context_rows import TextRows
-from .pairs import PicturePairs
+from .pairs import ImagePairs
 from .prefix_store import PrefixStore
 
 
@@ -34,7 +34,7 @@ class DevSet:
     candidate_ids: np.ndarray
 
 
-def picture_sets(pairs: PicturePairs, image_features: torch.Tensor) -> "list[DevSet]":
+def image_sets(pairs: ImagePairs, image_features: torch.Tensor) -> "list[DevSet]":
     """From a title as the context: its image among all images, its text among all titles.
 
     Args:
@@ -136,4 +136,4 @@ def recalls(
     return figures
 
 
-__all__ = ["DevSet", "embed_contexts", "picture_sets", "recalls", "scores", "text_sets"]
+__all__ = ["DevSet", "embed_contexts", "image_sets", "recalls", "scores", "text_sets"]

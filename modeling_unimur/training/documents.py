@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from ..data.picture_bytes import decode_picture, read_picture_bytes
+from ..data.image_bytes import decode_image, read_image_bytes
 from ..data.retrieval_set import RetrievalSet
-from .frozen_features import FeatureOptions, FrozenPictures
+from .frozen_features import FeatureOptions, FrozenImages
 from .frozen_towers import frozen_towers
 from .pairs import in_memory_if_small
 
@@ -78,7 +78,7 @@ class Documents(Sequence):
         return Document(*(column[number] for column in columns))
 
 
-class DecodedPictures:
+class DecodedImages:
     """Images from their files, for an image tower that trains. One that cannot be read is reported once; its
     document is then its caption.
 
@@ -106,14 +106,14 @@ class DecodedPictures:
         if not address or address in self.unreadable:
             return None
         try:
-            return decode_picture(read_picture_bytes(address), address)
+            return decode_image(read_image_bytes(address), address)
         except (OSError, ValueError) as error:
             self.unreadable.add(address)
             logger.warning("A document is its caption alone: %s", error)
             return None
 
 
-class PooledPictures:
+class PooledImages:
     """Outputs of a frozen image tower before the joint space, computed once and kept on disk.
 
     Args:
@@ -126,7 +126,7 @@ class PooledPictures:
     def __init__(self, model, processor, addresses: "Iterable[str]", options: "FeatureOptions | None" = None):
         towers = frozen_towers(model.clip, processor.tokenizer)
         addresses = list(dict.fromkeys(address for address in addresses if address))
-        store = FrozenPictures(towers.picture_tower, towers.encode_pictures, processor.image_processor, options)
+        store = FrozenImages(towers.image_tower, towers.encode_images, processor.image_processor, options)
         features = store.features(addresses)
         logger.info("%s", features.describe("pictures"))
         self.rows = in_memory_if_small(features)
@@ -150,4 +150,4 @@ class PooledPictures:
         return {"pooled_features": rows} | ({} if bool(there.all()) else {"image_mask": there})
 
 
-__all__ = ["DecodedPictures", "Document", "Documents", "PooledPictures"]
+__all__ = ["DecodedImages", "Document", "Documents", "PooledImages"]

@@ -39,14 +39,14 @@ class FeatureOptions:
             MiniLM's texts, and for EfficientNet's images 0.998 in the mean and 0.975 at worst (120 images).
         workers (`int`, *optional*): processes that read and decode images; by default one fewer than the CPUs where
             there are many images, and none otherwise.
-        picture_batch, text_batch (`int`): items that pass a tower together.
+        image_batch, text_batch (`int`): items that pass a tower together.
         shard_rows (`int`): rows a file; a run that is killed computes at most as many again.
     """
 
     stored: torch.dtype = torch.float32
     tower: "torch.dtype | None" = None
     workers: "int | None" = None
-    picture_batch: int = 32
+    image_batch: int = 32
     text_batch: int = 128
     shard_rows: int = 4096
 
@@ -141,7 +141,7 @@ def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[st
     return RowStore(folder, options.stored)
 
 
-class FrozenPictures:
+class FrozenImages:
     """Features of images from one frozen image tower, kept by the content of the files.
 
     What a file holds is remembered by its path, size and time of change, so that a later call reads no file again.
@@ -169,7 +169,7 @@ class FrozenPictures:
         `unreadable.tsv` of the store, and not tried again while it stands there.
         """
         unreadable = self._unreadable()
-        batches = PictureBatches(pictures, self.image_processor, self.options.picture_batch)
+        batches = PictureBatches(pictures, self.image_processor, self.options.image_batch)
         skipped = batches.remember(self.contents)
         keys, known = batches.keys, batches.known
         bad = np.array(sorted(unreadable), dtype=KEY_TYPE)
@@ -278,7 +278,7 @@ class FrozenTexts:
         return CachedFeatures(rows, np.arange(len(texts)), len(texts) - len(missing), len(todo), self.store.folder)
 
 
-def picture_features(
+def image_features(
     tower: nn.Module,
     encode: Callable[..., torch.Tensor],
     image_processor,
@@ -288,14 +288,14 @@ def picture_features(
     """Features of image files from a frozen image tower, in memory.
 
     Args:
-        tower, encode, image_processor: as in `FrozenPictures`.
+        tower, encode, image_processor: as in `FrozenImages`.
         paths: image files; one that cannot be read is left out and reported in the log.
 
     Returns:
         features `(readable, width)` and the positions in `paths` that they belong to.
     """
-    options = FeatureOptions(picture_batch=batch_size)
-    found = FrozenPictures(tower, encode, image_processor, options).features(paths)
+    options = FeatureOptions(image_batch=batch_size)
+    found = FrozenImages(tower, encode, image_processor, options).features(paths)
     return found.rows.tensor(), found.kept.tolist()
 
 
@@ -314,9 +314,9 @@ def text_features(
 __all__ = [
     "CachedFeatures",
     "FeatureOptions",
-    "FrozenPictures",
+    "FrozenImages",
     "FrozenTexts",
     "fingerprint",
-    "picture_features",
+    "image_features",
     "text_features",
 ]

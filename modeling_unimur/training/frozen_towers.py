@@ -15,14 +15,14 @@ class FrozenTowers(NamedTuple):
     """What runs, and what its outputs depend on.
 
     Args:
-        picture_tower, text_tower (`nn.Module`): hold every weight that the features depend on.
-        encode_pictures (`Callable`): `pixel_values (batch, 3, height, width)` and further outputs of the image
+        image_tower, text_tower (`nn.Module`): hold every weight that the features depend on.
+        encode_images (`Callable`): `pixel_values (batch, 3, height, width)` and further outputs of the image
             processor by name to `(batch, pooled_width)`, before the joint space.
         encode_texts (`TextEncoder`): a list of strings to `(texts, joint_width)`, not normalised.
     """
 
-    picture_tower: nn.Module
-    encode_pictures: Callable[..., torch.Tensor]
+    image_tower: nn.Module
+    encode_images: Callable[..., torch.Tensor]
     text_tower: nn.Module
     encode_texts: TextEncoder
 
@@ -36,23 +36,23 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
     if hasattr(clip, "project_image"):
         visual = clip.model.visual
         # open_clip's own text tower is no module of its own; then the whole model stands for it.
-        picture_tower, text_tower = getattr(visual, "trunk", visual), getattr(clip.model, "text", clip.model)
+        image_tower, text_tower = getattr(visual, "trunk", visual), getattr(clip.model, "text", clip.model)
     elif hasattr(clip, "vision_model") and hasattr(clip, "text_model"):
         parts = [clip.text_model, getattr(clip, "text_projection", None)]
-        picture_tower, text_tower = clip.vision_model, nn.ModuleList([part for part in parts if part is not None])
+        image_tower, text_tower = clip.vision_model, nn.ModuleList([part for part in parts if part is not None])
     else:
         raise ValueError(
             f"{type(clip).__name__} is not a dual encoder whose frozen features can be kept: take a CLIPModel, "
             "SiglipModel, Siglip2Model or OpenCLIPModel."
         )
 
-    def encode_pictures(pixel_values: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
+    def encode_images(pixel_values: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
         if hasattr(clip, "project_image"):
             return clip.get_image_features(_placed(clip, pixel_values)).pooled_features
         # SigLIP 2 takes images of any shape, with a mask and their shapes; their names differ between versions.
         return clip.vision_model(*(_placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
 
-    return FrozenTowers(picture_tower, encode_pictures, text_tower, TextEncoder(clip, tokenizer, clean_text))
+    return FrozenTowers(image_tower, encode_images, text_tower, TextEncoder(clip, tokenizer, clean_text))
 
 
 def project(clip, pooled: "torch.Tensor | StoredRows") -> "torch.Tensor | StoredRows":

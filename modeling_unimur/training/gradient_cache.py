@@ -13,7 +13,7 @@ from ..modeling_unimur import UniMuROutput
 from ..processing_unimur import ANCHOR_ROWS
 
 _BY_ROW = ("input_ids", "attention_mask", "labels", *ANCHOR_ROWS)
-_BY_PICTURE = ("pixel_values", "visual_features", "anchor_image_features")
+_BY_IMAGE = ("pixel_values", "visual_features", "anchor_image_features")
 
 
 def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[dict]":
@@ -37,9 +37,7 @@ def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[di
         first = int(pictures[:start].sum())
         shown = slice(first, first + int(pictures[part].sum()))
         if shown.stop > shown.start:
-            chunk.update(
-                {f"{prefix}{n}": batch[f"{prefix}{n}"][shown] for n in _BY_PICTURE if f"{prefix}{n}" in batch}
-            )
+            chunk.update({f"{prefix}{n}": batch[f"{prefix}{n}"][shown] for n in _BY_IMAGE if f"{prefix}{n}" in batch})
         words = pictures[part] == 0
         if states is not None and bool(words.any()):  # kept for the contexts without images alone
             first = int((pictures[:start] == 0).sum())

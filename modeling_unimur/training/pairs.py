@@ -1,20 +1,69 @@
 """Images and the texts that belong to them, with the frozen towers' features at hand."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ..data.captioned_images import load_captioned_pictures
+from ..data.captioned_images import load_captioned_images
 from ..data.cc3m_table import CC3MTable, load_cc3m
 from ..data.row_store import StoredRows
 from ..data.titles import split_by_title, title_group
-from .caption_forms import caption_forms
-from .frozen_features import CachedFeatures, FeatureOptions, FrozenPictures, FrozenTexts
+from .frozen_features import CachedFeatures, FeatureOptions, FrozenImages, FrozenTexts
 from .frozen_towers import frozen_towers, project
+
+# Words a description may have to be a caption and not an essay.
+_LONGEST = 40
+_ADDRESS = re.compile(r"https?://|www\.|\S+@\S+\.\S+")
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split())
+
+
+def caption_forms(title: str, description: str = "", tags: list[str] | None = None, num_tags: int = 4) -> list[str]:
+    """Different texts for one image: its title, its description, the title with tags.
+
+    Args:
+        title: may be empty.
+        description: left out when it repeats the title, is longer than forty words, or holds an address.
+        tags: keywords; the first `num_tags` that the title does not hold are used.
+
+    Returns:
+        at least one text, unless all three are empty.
+    """
+    title, description = _clean(title), _clean(description)
+    forms = [title] if title else []
+    usable = description and not _ADDRESS.search(description) and len(description.split()) <= _LONGEST
+    if usable and description.casefold().strip(" .!") != title.casefold().strip(" .!"):
+        forms.append(description)
+    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:num_tags]
+    if fresh:
+        forms.append(", ".join([title, *fresh] if title else fresh))
+    return forms
+
+
+def file_name_words(path: str, author: str = "") -> str:
+    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
+
+    "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
+    remain.
+    """
+    words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
+    names = _NOT_LETTERS.sub(" ", author).casefold().split()
+    # The library cuts file names at a length, and with them the author's name.
+    while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
+        words.pop()
+    return " ".join(words) if len("".join(words)) > 2 else ""
+
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +75,7 @@ _STRINGS_IN_MEMORY = 200_000
 
 
 @dataclass
-class PicturePairs:
+class ImagePairs:
     """One split.
 
     Large splits hold `StoredRows` in place of tensors, and sequences that are read from disk in place of lists; both
@@ -44,10 +93,10 @@ class PicturePairs:
     paths: Sequence[str]
     titles: Sequence[str]
     groups: torch.Tensor
-    pooled: "torch.Tensor | StoredRows"
+    pooled: torch.Tensor | StoredRows
     texts: Sequence[str]
     owners: torch.Tensor
-    text_features: "torch.Tensor | StoredRows"
+    text_features: torch.Tensor | StoredRows
     title_rows: torch.Tensor
 
 
@@ -55,12 +104,12 @@ def load_pairs(
     clip,
     image_processor,
     tokenizer,
-    sources: "list[str]",
-    options: "FeatureOptions | None" = None,
+    sources: list[str],
+    options: FeatureOptions | None = None,
     held_out_fraction: float = 0.005,
-    tell: "Callable[[str], None] | None" = None,
-    clean_text: "str | None" = None,
-) -> "dict[str, PicturePairs]":
+    tell: Callable[[str], None] | None = None,
+    clean_text: str | None = None,
+) -> dict[str, ImagePairs]:
     """Captioned images in three splits, with features of a dual encoder's frozen towers.
 
     Args:
@@ -85,7 +134,7 @@ def load_pairs(
         options or FeatureOptions(),
         tell or logger.info,
     )
-    pictures = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor, options)
+    pictures = FrozenImages(towers.image_tower, towers.encode_images, image_processor, options)
     texts = FrozenTexts(towers.text_tower, towers.encode_texts, options)
     named = [source for source in sources if source.startswith("cc3m")]
     if named:
@@ -95,14 +144,14 @@ def load_pairs(
     return _installable(sources, pictures, texts, tell)
 
 
-def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, PicturePairs]":
+def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImagePairs]:
     splits = {}
     group_ids: dict[str, int] = {}
-    parts = split_by_title(load_captioned_pictures(sources))
+    parts = split_by_title(load_captioned_images(sources))
     parts = {name: rows.filter(lambda row: bool(row["title"].strip())) for name, rows in parts.items()}
     _require_every_split({name: len(rows) for name, rows in parts.items()}, sources)
     for name, rows in parts.items():
-        pictures = frozen_pictures.features(list(rows["image"]))
+        pictures = frozen_images.features(list(rows["image"]))
         tell(pictures.describe(f"{name}, images"))
         texts, owners, title_rows = [], [], []
         chosen = [rows[int(position)] for position in pictures.kept]
@@ -114,7 +163,7 @@ def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, Pic
         groups = [group_ids.setdefault(title_group(row["title"]), len(group_ids)) for row in chosen]
         features = frozen_texts.features(texts)
         tell(features.describe(f"{name}, texts"))
-        splits[name] = PicturePairs(
+        splits[name] = ImagePairs(
             paths=[row["image"] for row in chosen],
             titles=[row["title"] for row in chosen],
             groups=torch.tensor(groups),
@@ -127,7 +176,7 @@ def _installable(sources, frozen_pictures, frozen_texts, tell) -> "dict[str, Pic
     return splits
 
 
-def _require_every_split(sizes: "dict[str, int]", sources: "list[str]") -> None:
+def _require_every_split(sizes: dict[str, int], sources: list[str]) -> None:
     """Refuses too few pairs before any feature is computed."""
     empty = [name for name, size in sizes.items() if not size]
     if empty:
@@ -137,14 +186,14 @@ def _require_every_split(sizes: "dict[str, int]", sources: "list[str]") -> None:
         )
 
 
-def in_memory_if_small(features: CachedFeatures) -> "torch.Tensor | StoredRows":
+def in_memory_if_small(features: CachedFeatures) -> torch.Tensor | StoredRows:
     """All rows as a tensor, or left on disk where they are many."""
     rows = features.rows
     return rows.tensor() if 4 * rows.shape.numel() <= _IN_MEMORY else rows
 
 
 # -- Conceptual Captions 3M -------------------------------------------------------------------------------------------
-def parse_sources(sources: Sequence[str]) -> "dict[str, str]":
+def parse_sources(sources: Sequence[str]) -> dict[str, str]:
     """`cc3m=PATH`, `cc3m_validation=PATH`, `cc3m_test=PATH` as split -> path.
 
     Raises:
@@ -162,7 +211,7 @@ def parse_sources(sources: Sequence[str]) -> "dict[str, str]":
     return paths
 
 
-def caption_hashes(captions: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
+def caption_hashes(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Of each caption, whatever its case: a 64-bit number that equal captions share, and one that is even in 0..1 by
     which fixed slices are cut."""
     groups, positions = np.empty(len(captions), dtype=np.int64), np.empty(len(captions))
@@ -175,11 +224,11 @@ def caption_hashes(captions: Sequence[str]) -> "tuple[np.ndarray, np.ndarray]":
 
 def load_cc3m_pairs(
     sources: Sequence[str],
-    frozen_pictures: FrozenPictures,
+    frozen_images: FrozenImages,
     frozen_texts: FrozenTexts,
     held_out_fraction: float,
     tell: Callable[[str], None],
-) -> "dict[str, PicturePairs]":
+) -> dict[str, ImagePairs]:
     """Train, validation and test of Conceptual Captions 3M; each caption is its image's title and only text.
 
     Validation and test come from their own paths, or are slices of the training file that a hash of the caption cuts:
@@ -188,7 +237,7 @@ def load_cc3m_pairs(
 
     Args:
         sources: as in `parse_sources`; paths as `data.cc3m_table.read_cc3m` takes them.
-        frozen_pictures, frozen_texts: of the dual encoder.
+        frozen_images, frozen_texts: of the dual encoder.
         held_out_fraction: expected share of the training file in each slice.
         tell: takes each line of the report.
 
@@ -224,11 +273,11 @@ def load_cc3m_pairs(
             )
         chosen[split] = (table, rows, own)
     # Only now, so that a split without a pair is told before hours of encoding.
-    return {split: _cc3m_split(split, *parts, frozen_pictures, frozen_texts, tell) for split, parts in chosen.items()}
+    return {split: _cc3m_split(split, *parts, frozen_images, frozen_texts, tell) for split, parts in chosen.items()}
 
 
-def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell) -> PicturePairs:
-    pictures = frozen_pictures.features(table.pictures.select(rows))
+def _cc3m_split(split, table, rows, groups, frozen_images, frozen_texts, tell) -> ImagePairs:
+    pictures = frozen_images.features(table.pictures.select(rows))
     tell(pictures.describe(f"{split}, images"))
     rows = rows[pictures.kept]
     if not len(rows):
@@ -239,7 +288,7 @@ def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell)
     if len(rows) <= _STRINGS_IN_MEMORY:
         captions, paths = list(captions), list(paths)
     order = torch.arange(len(rows))
-    return PicturePairs(
+    return ImagePairs(
         paths=paths,
         titles=captions,
         groups=torch.from_numpy(groups[rows]),
@@ -252,8 +301,10 @@ def _cc3m_split(split, table, rows, groups, frozen_pictures, frozen_texts, tell)
 
 
 __all__ = [
-    "PicturePairs",
+    "ImagePairs",
+    "caption_forms",
     "caption_hashes",
+    "file_name_words",
     "frozen_towers",
     "in_memory_if_small",
     "load_cc3m_pairs",

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.decoding_workers import worker_count
-from ..data.picture_bytes import FileStamps, decode_picture, read_picture_bytes
+from ..data.image_bytes import FileStamps, decode_image, read_image_bytes, worker_count
 from ..data.row_store import KEY_TYPE, RowStore, key_of
 
 
@@ -84,9 +83,9 @@ class PictureBatches(Dataset):
         for position in positions:
             address, key = self.pictures[position], None
             try:
-                data = read_picture_bytes(address)
+                data = read_image_bytes(address)
                 key = key_of(data)
-                picture = None if self._is_stored(key) else decode_picture(data, address)
+                picture = None if self._is_stored(key) else decode_image(data, address)
             except (OSError, ValueError) as error:
                 batch.failures.append((position, str(error), key))
                 continue

@@ -14,7 +14,7 @@ class QueryCollator:
     Args:
         processor (`UniVLDRProcessor`): of the model.
         documents (`Documents`): by number.
-        pictures: image documents to tensors (`DecodedPictures`, `PooledPictures`); None where the model's fusion reads
+        pictures: image documents to tensors (`DecodedImages`, `PooledImages`); None where the model's fusion reads
             captions alone.
         sampler (`Sampler`): what candidates are.
         mask_known: whether a query's further right documents, and those of a positive's group, are no negatives where

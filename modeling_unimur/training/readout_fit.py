@@ -1,6 +1,6 @@
 """The readout in closed form: ridge regression on frozen states, and a contrastive refinement of its solution.
 
-`start_in_closed_form` and `start_picture_map` set maps before training, `refit_readout` solves the readout once more
+`start_in_closed_form` and `start_image_map` set maps before training, `refit_readout` solves the readout once more
 afterwards. `fit_ridge` also serves the linear baseline of the evaluation.
 """
 
@@ -164,7 +164,7 @@ class ReadContexts:
 
 
 def start_in_closed_form(
-    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int, with_pictures: bool = False
+    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int, with_images: bool = False
 ) -> float:
     """Sets the readout maps to the ridge solution over all contexts, and fills the collator's store of prefixes.
 
@@ -175,12 +175,12 @@ def start_in_closed_form(
         rows: of `context_rows`, or alike.
         collator: the run's.
         seed: of the folds that choose the penalty.
-        with_pictures: whether contexts that show an image count; not while the map before it is random.
+        with_images: whether contexts that show an image count; not while the map before it is random.
 
     Returns:
         `float`: the penalty that was chosen.
     """
-    found = fit_readout(read_contexts(model, rows, collator, with_pictures), seed)
+    found = fit_readout(read_contexts(model, rows, collator, with_images), seed)
     set_readout(model, found)
     return found.penalty
 
@@ -205,7 +205,7 @@ def from_standard(found: RidgeMap, mean: torch.Tensor, spread: torch.Tensor) -> 
 
 @torch.no_grad()
 def read_contexts(
-    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, with_pictures: bool = False
+    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, with_images: bool = False
 ) -> ReadContexts:
     """Runs all text contexts once, and those with an image if asked for; fills the collator's store of prefixes."""
     states, targets, owners, kinds = [], [], [], []
@@ -215,7 +215,7 @@ def read_contexts(
         for number, layer in enumerate(heads.readout_maps)
     ]
     # Rows of like length together, and one part a batch, so that states come in the order of the rows.
-    known = [row for row in all_rows(rows) if with_pictures or row["visual_features"] is None]
+    known = [row for row in all_rows(rows) if with_images or row["visual_features"] is None]
     known.sort(key=lambda row: len(render_turns(collator.processor, row["turns"])))
     shown = [row for row in known if row["visual_features"] is not None]
     known = [row for row in known if row["visual_features"] is None]
@@ -321,7 +321,7 @@ def refit_readout(
     found = {"trained": _mean(judge())}
     once = copy.copy(collator)
     once.prefix_store = None
-    read = read_contexts(model, rows, once, with_pictures=True)
+    read = read_contexts(model, rows, once, with_images=True)
     ridge = fit_readout(read, seed)
     maps: dict[str, RidgeMap] = {"closed_form": ridge, "sharpened": sharpen_readout(read, ridge, seed, steps)}
     for name, each in maps.items():
@@ -346,7 +346,7 @@ def _mean(figures: dict[str, float]) -> float:
 
 # -- the image map --------------------------------------------------------------------------------------------------
 @torch.no_grad()
-def start_picture_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
+def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
     """Sets the image map to the ridge regression from an image's features to the mean input vector of its
     caption's tokens, stretched about the mean word to the norm that word vectors have.
 
@@ -394,6 +394,6 @@ __all__ = [
     "refit_readout",
     "set_readout",
     "sharpen_readout",
+    "start_image_map",
     "start_in_closed_form",
-    "start_picture_map",
 ]

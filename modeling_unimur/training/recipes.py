@@ -1,5 +1,6 @@
 """Typed YAML recipes: one file says everything about one training run."""
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from ..data.cache import cache_dir
 from .arguments import RetrievalTrainingArguments
 from .frozen_features import FeatureOptions
 from .univl_dr_recipe import UniVLDRDataArguments, UniVLDRModelArguments
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -100,7 +103,7 @@ class _ImageArguments:
             stored=getattr(torch, self.feature_dtype),
             tower=None if self.tower_dtype is None else getattr(torch, self.tower_dtype),
             workers=self.feature_workers,
-            picture_batch=self.feature_batch_size,
+            image_batch=self.feature_batch_size,
             text_batch=4 * self.feature_batch_size,
             shard_rows=self.feature_shard_rows,
         )
@@ -122,7 +125,7 @@ class ClipDataArguments(_ImageArguments):
             "caption), the JSON file of Karpathy's splits, or a `datasets` id."
         },
     )
-    picture_views: int | None = field(
+    image_views: int | None = field(
         default=None,
         metadata={
             "help": "Flips and crops computed of each image. One row per image, of all clip arts, with "
@@ -145,7 +148,7 @@ class UniMuRDataArguments(_ImageArguments):
     """What task unimur trains on."""
 
     max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
-    picture_context_fraction: float = field(
+    image_context_fraction: float = field(
         default=0.25, metadata={"help": "Share of contexts that hold an image and words, not words alone."}
     )
     two_pairs_fraction: float = field(
@@ -246,6 +249,8 @@ class Recipe:
     training: RetrievalTrainingArguments
 
 
+# Fields of `data` under the names of earlier versions.
+_RENAMED = {"picture_context_fraction": "image_context_fraction", "picture_views": "image_views"}
 # The arguments of each task: `model`, `data`.
 TASKS = {
     "clip": (ClipModelArguments, ClipDataArguments),
@@ -312,6 +317,9 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
             raw.setdefault(section, {})[name] = _read_yaml(value)
         except ValueError as error:
             raise ValueError(f"{override!r} is {error}") from error
+    for old in _RENAMED.keys() & (raw.get("data") or {}).keys():
+        logger.warning("%s: data.%s is called data.%s now.", path, old, _RENAMED[old])
+        raw["data"][_RENAMED[old]] = raw["data"].pop(old)
     defaults = {"report_to": "none", "remove_unused_columns": False}
     if not torch.accelerator.is_available():  # else a recipe with bf16 could not even be read here
         defaults["use_cpu"] = True

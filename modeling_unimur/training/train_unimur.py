@@ -20,7 +20,7 @@ from .hard_negative_rows import mine_hard_negatives
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .query_anchor_fit import fit_query_anchor, read_queries
-from .readout_fit import refit_readout, start_in_closed_form, start_picture_map
+from .readout_fit import refit_readout, start_image_map, start_in_closed_form
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
 
@@ -134,8 +134,8 @@ def train(recipe: Recipe) -> "dict[str, float]":
             recipe.data.keep_context,
         )
         if recipe.data.closed_form_start and not args.resume_from_checkpoint:
-            start_picture_map(model, data.train, collator, args.seed)
-            start_in_closed_form(model, data.train, collator, args.seed, with_pictures=True)
+            start_image_map(model, data.train, collator, args.seed)
+            start_in_closed_form(model, data.train, collator, args.seed, with_images=True)
         rows = data.train
         if recipe.data.hard_negatives and trains:
             rows = mine_hard_negatives(model, rows, collator, recipe.data.hard_negatives, seed=args.seed)

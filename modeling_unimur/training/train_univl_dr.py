@@ -10,12 +10,12 @@ import torch
 from transformers import set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
-from ..data.retrieval_sources import load_retrieval_set
+from ..data.registry import load_retrieval_set
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard
 from .checkpoints import starting_point
-from .documents import DecodedPictures, Documents, PooledPictures
+from .documents import DecodedImages, Documents, PooledImages
 from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_batches import QueryCollator
 from .query_rows import Mined, QueryRows
@@ -82,9 +82,9 @@ class _Run:
         if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
             return None
         if self.recipe.model.image_tower == "trained":
-            return DecodedPictures(self.processor)
+            return DecodedImages(self.processor)
         with self.args.main_process_first(local=False, desc="frozen features"):
-            return PooledPictures(self.model, self.processor, documents.images, self.data.feature_options())
+            return PooledImages(self.model, self.processor, documents.images, self.data.feature_options())
 
     @property
     def precision(self) -> "torch.dtype | None":

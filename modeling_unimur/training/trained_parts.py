@@ -28,7 +28,7 @@ def choose_trained_parts(model, tokenizer, image_tower: str = "trained", text_la
             weight.requires_grad_(False)
     reads_captions_alone = image_tower == "unused" or model.config.fusion == "caption"
     if image_tower == "frozen" or reads_captions_alone:
-        towers.picture_tower.requires_grad_(False)
+        towers.image_tower.requires_grad_(False)
     if reads_captions_alone:
         for part in (getattr(clip, "visual_projection", None), getattr(getattr(clip, "model", None), "visual", None)):
             if part is not None:

@@ -184,7 +184,7 @@ class UniVLDRDataArguments:
         """How a frozen image tower runs."""
         return FeatureOptions(
             stored=getattr(torch, self.feature_dtype),
-            picture_batch=self.feature_batch_size,
+            image_batch=self.feature_batch_size,
             workers=self.feature_workers,
         )
 

@@ -8,7 +8,7 @@ import torch
 
 from ..data.registry import TEXTS, find_loader
 from .context_rows import TextRows
-from .pairs import PicturePairs
+from .pairs import ImagePairs
 
 
 @dataclass
@@ -83,7 +83,7 @@ def load_texts(sources: "list[str]") -> "dict[str, Splits]":
 def text_rows(
     contexts: "Iterable[TextContext]",
     encode: Callable[["list[str]"], torch.Tensor],
-    pairs: PicturePairs,
+    pairs: ImagePairs,
     image_ids: "dict[str, str]",
     image_targets: Callable[[torch.Tensor], torch.Tensor],
     own_share: float = 0.0,

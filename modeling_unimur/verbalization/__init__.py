@@ -1,10 +1,8 @@
 """Pictures put into words that a text tower reads beside their captions (UniVL-DR's image verbalization)."""
 
-from .generators import ImageToTextVerbalizer, UniMuRVerbalizer, open_verbalizer
-from .ocr import OcrVerbalizer
+from .generators import ImageToTextVerbalizer, OcrVerbalizer, UniMuRVerbalizer, open_verbalizer
 from .query_writer import QueryPairs, train_query_writer
-from .store import WordStore
-from .verbalize import Verbalizer, join_caption, joined_captions, read_words, verbalize, write_words
+from .verbalize import Verbalizer, WordStore, join_caption, joined_captions, read_words, verbalize, write_words
 
 __all__ = [
     "ImageToTextVerbalizer",

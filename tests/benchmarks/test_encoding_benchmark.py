@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from benchmarks.harness import RESULTS, ROOT
-from tests.encoding.corpora import picture_folder
+from tests.encoding.corpora import image_folder
 
 FIGURES = {
     "other_cores",
@@ -30,7 +30,7 @@ FIGURES = {
 @pytest.mark.slow
 def test_quick_run(release, tmp_path):
     before = sorted((path, path.stat().st_mtime_ns) for path in RESULTS.glob("*"))
-    images = picture_folder(tmp_path / "pictures", 24)
+    images = image_folder(tmp_path / "pictures", 24)
     (images / "a" / "0.png").write_bytes(b"no picture")
     options = ["--images", str(images), "--model", str(release), "--workers", "1"]
     command = [sys.executable, "benchmarks/encoding.py", "--quick", *options]

@@ -43,7 +43,7 @@ def release_folder(pair, tmp_path_factory):
 
 
 @pytest.fixture
-def picture_folder(tmp_path):
+def image_folder(tmp_path):
     """A person's folder: good pictures of several formats in two folders, two bad ones, and other files."""
     folder = tmp_path / "my pictures"
     (folder / "holiday <2019>").mkdir(parents=True)

@@ -13,19 +13,19 @@ import torch
 
 from modeling_unimur.cli.main import main
 from modeling_unimur.data.row_store import RowStore
-from modeling_unimur.training.cached_recipe import cache_recipe
+from modeling_unimur.training.alignment_data import cache_recipe
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.unpaired_texts import TextContext
 from tests.training.cc3m_files import write_tsv
 
 ROOT = Path(__file__).resolve().parents[2]
-PICTURES = 200
+IMAGES = 200
 
 
 @pytest.fixture
 def recipe(tmp_path, clip_folder):
     """A recipe on a small CLIP whose language model is nowhere: no feature needs it."""
-    train = write_tsv(tmp_path / "data/train.tsv", PICTURES)
+    train = write_tsv(tmp_path / "data/train.tsv", IMAGES)
     held = write_tsv(tmp_path / "data/held.tsv", 5, seed=1)
     path = tmp_path / "recipe.yaml"
     about = {
@@ -66,19 +66,19 @@ def test_killed_it_goes_on_and_computes_nothing_twice(recipe, empty_cache, tmp_p
     before = shards(empty_cache, "pictures")
     (folder,) = {path.parent for path in before}
     done = len(RowStore(folder))
-    assert 10 <= done < PICTURES
+    assert 10 <= done < IMAGES
 
     assert main(["cache", str(recipe), "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert f"train, images: {PICTURES} rows of width 48; {done} were there, {PICTURES - done} computed now" in printed
+    assert f"train, images: {IMAGES} rows of width 48; {done} were there, {IMAGES - done} computed now" in printed
     assert "train: " in printed
-    assert f"{PICTURES} usable pairs of 3,318,333 published" in printed
+    assert f"{IMAGES} usable pairs of 3,318,333 published" in printed
     assert str(folder) in printed
-    assert f"images {PICTURES} train, 5 validation, 5 test." in printed
+    assert f"images {IMAGES} train, 5 validation, 5 test." in printed
     after = shards(empty_cache, "pictures")
     assert before.items() <= after.items()
     store = RowStore(folder)
-    assert len(store) == len(set(store.keys())) == PICTURES + 5
+    assert len(store) == len(set(store.keys())) == IMAGES + 5
 
     resumed = cache_recipe(load_recipe(recipe), "cpu", print)
     assert "computed now" in capsys.readouterr().out

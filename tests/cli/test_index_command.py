@@ -8,11 +8,11 @@ from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.index import read_conditions, read_questions
 from modeling_unimur.cli.main import main
 from tests import tiny
-from tests.encoding.corpora import picture, picture_folder
+from tests.encoding.corpora import image_folder, picture
 
 
 def test_build_update_and_search(release_folder, tmp_path, capsys):
-    corpus, index = picture_folder(tmp_path / "corpus", 4), str(tmp_path / "index")
+    corpus, index = image_folder(tmp_path / "corpus", 4), str(tmp_path / "index")
     (corpus / "bad.png").write_text("x")
     common = ["--model", str(release_folder), "--index", index]
     assert main(["index", "update", str(corpus), *common]) == 2
@@ -123,7 +123,7 @@ def test_conditions():
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "binary"])
 def test_small_vectors(release_folder, tmp_path, capsys, precision):
-    corpus, index = picture_folder(tmp_path / "corpus", 4), tmp_path / "index"
+    corpus, index = image_folder(tmp_path / "corpus", 4), tmp_path / "index"
     common = ["--model", str(release_folder), "--index", str(index)]
     small = ["--workers", "0", "--precision", precision, "--truncate-dim", "4"]
     assert main(["index", "build", str(corpus), *common, "--kind", "memory", *small]) == 0

@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 
 from modeling_unimur.data import captioned_images
 from modeling_unimur.data.cache import PackageUnavailable
-from modeling_unimur.data.captioned_images import captioned_image_splits, load_captioned_pictures
+from modeling_unimur.data.captioned_images import captioned_image_splits, load_captioned_images
 from tests.data.test_titles import pictures
 
 
@@ -95,21 +95,21 @@ def test_sources_that_cannot_be_brought_are_named_once(monkeypatch, caplog):
     monkeypatch.setattr("unimur_mini.openclipart.load_openclipart", absent)
     monkeypatch.setattr("unimur_mini.stamps.load_stamps", absent)
     monkeypatch.setattr("unimur_mini.openmoji.load_openmoji", lambda: images_of("openmoji"))
-    joined = load_captioned_pictures()
+    joined = load_captioned_images()
     assert joined["source"][:] == ["openmoji"]
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == [
         "Images of openclipart are left out",
         "Images of stamps are left out",
     ]
     with pytest.raises(PackageUnavailable, match="no source"):
-        load_captioned_pictures(["stamps"])
+        load_captioned_images(["stamps"])
 
 
 def test_sources_are_joined_in_the_order_asked_for(monkeypatch):
     for name in ("openmoji", "stamps"):
         monkeypatch.setattr(f"unimur_mini.{name}.load_{name}", lambda name=name: images_of(name))
-    assert load_captioned_pictures(("stamps", "openmoji"))["source"][:] == ["stamps", "openmoji"]
+    assert load_captioned_images(("stamps", "openmoji"))["source"][:] == ["stamps", "openmoji"]
     with pytest.raises(ValueError, match="photos"):
-        load_captioned_pictures(["photos"])
+        load_captioned_images(["photos"])
     with pytest.raises(ValueError, match="choose from"):
-        load_captioned_pictures([])
+        load_captioned_images([])

@@ -16,10 +16,10 @@ from PIL import Image
 
 from modeling_unimur.data import caption_table
 from modeling_unimur.data.caption_table import StringColumn, write_columns
-from modeling_unimur.data.cc3m import CaptionedPicture, Skipped, read_tsv
+from modeling_unimur.data.cc3m import CaptionedImage, Skipped, read_tsv
 from modeling_unimur.data.cc3m_table import load_cc3m, read_cc3m
+from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
 from modeling_unimur.data.img2dataset import expand_braces, find_archives, read_archives
-from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
 
 URLS = [f"http://pictures.example/{number}/a b.jpg?x={number}" for number in range(6)]
 WORDS = ["a cat on a mat", 'the sign says " open "', "café by the sea", "line\u2028separator", "a dog", "two birds"]
@@ -64,8 +64,8 @@ def test_official_file_beside_downloaded_pictures(tmp_path, pictures, name):
     numbers = [0, 1, 2, 4, 5]
     assert [pair.caption for pair in pairs] == [WORDS[number] for number in numbers]
     for number, pair in zip(numbers, pairs, strict=True):
-        assert read_picture_bytes(pair.picture) == picture(number)
-        assert decode_picture(read_picture_bytes(pair.picture), "x").getpixel((0, 0)) == (number * 20, 0, 0)
+        assert read_image_bytes(pair.picture) == picture(number)
+        assert decode_image(read_image_bytes(pair.picture), "x").getpixel((0, 0)) == (number * 20, 0, 0)
 
 
 def test_numbered_pictures_are_not_guessed_at(tmp_path):
@@ -98,8 +98,8 @@ def test_fromage_file_with_names_relative_to_a_folder(tmp_path, given, header):
     layout, _, pairs = read_cc3m(path)
     assert layout == "TSV"
     assert list(pairs) == [
-        CaptionedPicture("a cat", str(folder / "0.png")),
-        CaptionedPicture('the "open" sign', str(folder / "sub/1.png")),
+        CaptionedImage("a cat", str(folder / "0.png")),
+        CaptionedImage('the "open" sign', str(folder / "sub/1.png")),
         Skipped("image is missing", str(folder / "2.png")),
         Skipped("malformed line", f"{tmp_path / 'cc3m_train.tsv'}:5"),
     ]
@@ -111,7 +111,7 @@ def test_fromage_default_folders(tmp_path):
     (tmp_path / "datasets/cc3m_val.tsv").write_text("caption\timage\na cat\tcat.png\n")
     (tmp_path / "data/cc3m/validation/cat.png").write_bytes(picture(1))
     (pair,) = read_tsv(tmp_path / "datasets/cc3m_val.tsv")
-    assert read_picture_bytes(pair.picture) == picture(1)
+    assert read_image_bytes(pair.picture) == picture(1)
 
 
 def write_archive(path, numbers, cut=None):
@@ -155,7 +155,7 @@ def test_webdataset_archives(tmp_path):
         assert pairs.pop(1).reason == "image is missing"
         numbers = [0, 2, 3, 4]
         assert [pair.caption for pair in pairs] == [" ".join(WORDS[number].split()) for number in numbers]
-        assert [read_picture_bytes(pair.picture) for pair in pairs] == [picture(number) for number in numbers]
+        assert [read_image_bytes(pair.picture) for pair in pairs] == [picture(number) for number in numbers]
     report = load_cc3m(names["braces"], "validation").report
     assert report.failed_downloads == 5
     assert "4 usable pairs of 15,840 published (0.0 %; 15,836 missing)" in report.describe()
@@ -171,7 +171,7 @@ def test_damaged_and_missing_archives_are_reported_and_the_rest_is_read(tmp_path
     assert [pair.reason for pair in skipped] == ["archive is damaged", "archive is missing", "archive is damaged"]
     usable = [pair for pair in pairs if not isinstance(pair, Skipped)]
     assert usable[-1].caption.split() == WORDS[3].split()
-    assert all(len(read_picture_bytes(pair.picture)) > 20 for pair in usable)
+    assert all(len(read_image_bytes(pair.picture)) > 20 for pair in usable)
 
 
 def test_files_format_of_img2dataset(tmp_path):

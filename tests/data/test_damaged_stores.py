@@ -16,16 +16,16 @@ from modeling_unimur.encoding.build import build_index
 from modeling_unimur.evaluation import evaluator as encoding
 from modeling_unimur.evaluation.systems.base import Gallery
 from modeling_unimur.training import picture_batches, prefix_store
-from modeling_unimur.training.frozen_features import FeatureOptions, FrozenPictures, FrozenTexts
+from modeling_unimur.training.frozen_features import FeatureOptions, FrozenImages, FrozenTexts
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
-from tests.encoding.corpora import CountingEncoder, content, options, picture_folder
+from tests.encoding.corpora import CountingEncoder, content, image_folder, options
 from unimur_mini.dual_encoder import views
 from unimur_mini.dual_encoder.views import FrozenPictureViews, ViewOptions
 
 SIDE = {"height": 8, "width": 8}
 PROCESSOR = CLIPImageProcessor(do_resize=False, do_center_crop=False, size=SIDE, crop_size=SIDE)
-OPTIONS = FeatureOptions(picture_batch=2, text_batch=2, shard_rows=4, workers=0)
+OPTIONS = FeatureOptions(image_batch=2, text_batch=2, shard_rows=4, workers=0)
 
 
 class Tower(nn.Module):
@@ -66,7 +66,7 @@ class Store:
 class Pictures(Store):
     def run(self, seed):
         tower = Tower(seed)
-        found = FrozenPictures(tower, tower, PROCESSOR, OPTIONS).features(self.paths)
+        found = FrozenImages(tower, tower, PROCESSOR, OPTIONS).features(self.paths)
         self.folders = {**getattr(self, "folders", {}), seed: found.folder}
         return found.rows.tensor(), tower.count
 
@@ -79,9 +79,9 @@ class Contents(Pictures):
 
     def prepare(self):
         super().prepare()
-        read, self.read = picture_batches.read_picture_bytes, []
+        read, self.read = picture_batches.read_image_bytes, []
         counted = lambda address: self.read.append(address) or read(address)  # noqa: E731
-        self.monkeypatch.setattr(picture_batches, "read_picture_bytes", counted)
+        self.monkeypatch.setattr(picture_batches, "read_image_bytes", counted)
 
     def run(self, seed):
         self.read.clear()
@@ -119,7 +119,7 @@ class Corpus(Store):
     """Vectors of a corpus; the index is gone each time, and is filled from them."""
 
     def prepare(self):
-        self.corpus = picture_folder(self.work / "corpus", 9)
+        self.corpus = image_folder(self.work / "corpus", 9)
 
     def run(self, seed):
         encoder, uri = CountingEncoder(*self.make_model()), self.work / f"index-{seed}"

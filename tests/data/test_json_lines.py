@@ -21,10 +21,10 @@ from modeling_unimur.data.json_lines import (
 from modeling_unimur.data.json_stream import object_entries, read_json_records
 from modeling_unimur.data.text_lines import read_lines
 from modeling_unimur.encoding.items import BadItem
-from modeling_unimur.encoding.text_sources import line_items
+from modeling_unimur.encoding.readers import line_items
 from modeling_unimur.evaluation.compare_dialogues import read_dialogues_file
 from modeling_unimur.training.mining import read_mined, write_mined
-from modeling_unimur.training.ready_items import load_items
+from modeling_unimur.training.precomputed import load_items
 from modeling_unimur.verbalization import WordStore, read_words
 from modeling_unimur.verbalization.verbalize import write_words
 from unimur_mini.demo.inputs import read_dialogues, read_replies

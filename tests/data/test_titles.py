@@ -5,12 +5,12 @@ import random
 
 import pytest
 
-from modeling_unimur.data.picture_table import picture_dataset
+from modeling_unimur.data.captioned_images import image_dataset
 from modeling_unimur.data.titles import normalise_title, split_by_title, split_of_title, title_group
 
 
 def pictures(titles, source="openclipart"):
-    return picture_dataset(
+    return image_dataset(
         {
             "image_id": f"{source}/{number}",
             "image": f"{number}.png",

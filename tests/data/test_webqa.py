@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
 from modeling_unimur.data.json_lines import line_objects
 from modeling_unimur.data.json_stream import object_entries
-from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
-from modeling_unimur.data.retrieval_sources import load_retrieval_set
+from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
 from modeling_unimur.data.webqa.line_index import find_line_index, write_line_index
@@ -30,7 +30,7 @@ def folder(tmp_path):
 
 
 def _pixels(address):
-    return np.asarray(decode_picture(read_picture_bytes(address), address))
+    return np.asarray(decode_image(read_image_bytes(address), address))
 
 
 # -- the raw files ----------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def test_raw(folder, indent):
 
 
 def _decoded(data):
-    return np.asarray(decode_picture(data, "a picture"))
+    return np.asarray(decode_image(data, "a picture"))
 
 
 def test_equal_texts_are_one_document_and_no_negatives(folder):
@@ -111,7 +111,7 @@ def test_both_indexes_lead_to_the_same_pictures(folder):
     for number in range(5):
         address = plain.address(str(FIRST_ID + number))
         assert address == named.address(str(FIRST_ID + number))
-        assert read_picture_bytes(address) == jpeg(number)
+        assert read_image_bytes(address) == jpeg(number)
     for index in (plain, named):
         for unknown in (str(FIRST_ID + 5), "x"):
             with pytest.raises(KeyError):
@@ -129,14 +129,14 @@ def test_truncated_picture_shows_what_there_is(folder):
 
 
 def _read(address):
-    return read_picture_bytes(address)
+    return read_image_bytes(address)
 
 
 def test_processes_share_no_position(folder):
     write_pictures(folder, 8)
     index = find_line_index(folder)
     addresses = [index.address(str(FIRST_ID + number)) for number in range(8)] * 8
-    first = read_picture_bytes(addresses[0])
+    first = read_image_bytes(addresses[0])
     with multiprocessing.get_context("fork").Pool(4) as pool:
         found = pool.map(_read, addresses, chunksize=1)
     assert first == jpeg(0)
@@ -167,7 +167,7 @@ def test_index_is_made_where_there_is_none(folder):
     write_pictures(folder, 4)
     for name in ("imgs.lineidx", "imgs.lineidx.new"):
         (folder / name).unlink()
-    assert read_picture_bytes(find_line_index(folder).address(str(FIRST_ID + 2))) == jpeg(2)
+    assert read_image_bytes(find_line_index(folder).address(str(FIRST_ID + 2))) == jpeg(2)
     assert (folder / "imgs.lineidx.new").is_file()
 
 
@@ -188,7 +188,7 @@ def test_wrong_indexes(folder):
     with pytest.raises(ValueError, match="byte 0"):
         write_line_index(folder / "imgs.tsv", folder / "made")
     with pytest.raises(ValueError, match="id<TAB>base64"):
-        read_picture_bytes(f"{folder / 'imgs.tsv'}#7")
+        read_image_bytes(f"{folder / 'imgs.tsv'}#7")
 
 
 # -- data.zip ---------------------------------------------------------------------------------------------------------
@@ -216,7 +216,7 @@ def test_released(folder, zipped):
     assert data.relevant("validation") == {"c": {"d2": 1, "d3": 1}}
     if not zipped:
         picture = next(row for row in data.corpus if row["doc_id"] == str(FIRST_ID + 2))
-        assert read_picture_bytes(picture["image"]) == jpeg(2)
+        assert read_image_bytes(picture["image"]) == jpeg(2)
 
 
 def test_released_with_verbalized_captions_and_own_negatives(folder):

@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.encoding.encoder import Encoder
-from tests.encoding.corpora import CountingEncoder, picture_folder
+from tests.encoding.corpora import CountingEncoder, image_folder
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def counting(pair):
 @pytest.fixture
 def corpus(tmp_path):
     """Twelve pictures in two folders."""
-    return picture_folder(tmp_path / "corpus", 12)
+    return image_folder(tmp_path / "corpus", 12)
 
 
 @pytest.fixture

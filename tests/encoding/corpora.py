@@ -42,7 +42,7 @@ def picture(path: Path, seed: int) -> Path:
     return path
 
 
-def picture_folder(folder: Path, count: int) -> Path:
+def image_folder(folder: Path, count: int) -> Path:
     """Pictures `a/0.png`, `b/1.png`, `a/2.png`, ..."""
     for number in range(count):
         picture(folder / "ab"[number % 2] / f"{number}.png", number)

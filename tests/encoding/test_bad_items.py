@@ -16,7 +16,7 @@ from PIL import Image
 from modeling_unimur.cli.main import main
 from modeling_unimur.encoding.build import build_index
 from modeling_unimur.encoding.encoder import Encoder
-from tests.encoding.corpora import content, options, picture, picture_folder
+from tests.encoding.corpora import content, image_folder, options, picture
 from tests.encoding.test_sources import png, tar_file
 
 EXIF_BROKEN = b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40
@@ -98,7 +98,7 @@ def fill_with_bad_files(folder) -> set[str]:
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_folder_of_every_kind_of_bad_file(release_folder, tmp_path, capsys, workers):
-    folder, index = picture_folder(tmp_path / "corpus", 4), str(tmp_path / "index")
+    folder, index = image_folder(tmp_path / "corpus", 4), str(tmp_path / "index")
     bad = fill_with_bad_files(folder)
     arguments = ["index", "build", str(folder), "--model", str(release_folder), "--index", index, "--workers", workers]
     done = threading.Event()

@@ -14,7 +14,7 @@ from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.image_loading import load_image
 from modeling_unimur.index import hybrid, open_index
 from tests import tiny
-from tests.encoding.corpora import assert_same_content, content, options, picture, picture_folder
+from tests.encoding.corpora import assert_same_content, content, image_folder, options, picture
 
 
 def skipped(report) -> dict[str, str]:
@@ -228,7 +228,7 @@ def test_an_index_keeps_what_it_has_where_vectors_are_lost(counting, corpus, tmp
 
 
 def test_inverted_files_are_trained_first(encoder, tmp_path):
-    folder = picture_folder(tmp_path / "corpus", 60)
+    folder = image_folder(tmp_path / "corpus", 60)
     report = build_index(folder, encoder, tmp_path / "index", options(index="IVF2,Flat", chunk_size=100))
     assert report.added == 60
     assert len(content(tmp_path / "index")) == 60

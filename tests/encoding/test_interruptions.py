@@ -16,13 +16,13 @@ from tests.encoding.corpora import (
     CountingEncoder,
     assert_same_content,
     content,
+    image_folder,
     options,
     picture,
-    picture_folder,
 )
 
 FORK = multiprocessing.get_context("fork")
-PICTURES, CHUNK = 40, 4
+IMAGES, CHUNK = 40, 4
 
 
 def in_a_process(work, *arguments) -> multiprocessing.Process:
@@ -39,7 +39,7 @@ def change(folder, round_number: int) -> None:
 
 
 def kill_often(pair, tmp_path, kills: int, seed: int) -> None:
-    folder, uri, log = picture_folder(tmp_path / "corpus", PICTURES), tmp_path / "index", tmp_path / "log"
+    folder, uri, log = image_folder(tmp_path / "corpus", IMAGES), tmp_path / "index", tmp_path / "log"
     encoder = CountingEncoder(*pair, log=log)
     settings = options(chunk_size=CHUNK)
     start = time.perf_counter()

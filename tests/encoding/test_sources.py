@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.encoding.items import BadItem, Item
-from modeling_unimur.encoding.reading import read_content
+from modeling_unimur.encoding.items import BadItem, Item, read_content
 from modeling_unimur.encoding.sources import list_items
-from tests.encoding.corpora import picture, picture_folder
+from tests.encoding.corpora import image_folder, picture
 
 
 def png(seed: int) -> bytes:
@@ -28,7 +27,7 @@ def listed(source) -> tuple[list[Item], dict[str, str]]:
 
 
 def test_a_folder_of_pictures(tmp_path):
-    folder = picture_folder(tmp_path / "p", 4)
+    folder = image_folder(tmp_path / "p", 4)
     (folder / "notes.md").write_text("no picture")
     picture(folder / ".hidden" / "x.png", 9)
     (folder / "gone.png").symlink_to(tmp_path / "nowhere.png")

@@ -14,7 +14,7 @@ import pytest
 from modeling_unimur.cli.main import main
 from modeling_unimur.encoding.build import build_index
 from modeling_unimur.encoding.sources import list_items
-from tests.encoding.corpora import assert_same_content, content, options, picture, picture_folder
+from tests.encoding.corpora import assert_same_content, content, image_folder, options, picture
 from tests.encoding.test_sources import png, tar_file
 
 
@@ -226,7 +226,7 @@ def test_files_of_one_name_in_a_pattern_are_kept_apart(encoder, tmp_path):
 
 # -- what is not seen ---------------------------------------------------------------------------------------------
 def test_many_losses_are_asked_for(release_folder, tmp_path, capsys):
-    folder, index = picture_folder(tmp_path / "corpus", 60), tmp_path / "index"
+    folder, index = image_folder(tmp_path / "corpus", 60), tmp_path / "index"
     common = [str(folder), "--model", str(release_folder), "--index", str(index), "--workers", "0"]
     assert main(["index", "build", *common]) == 0
     for number in range(21):
@@ -252,7 +252,7 @@ def test_many_losses_are_asked_for(release_folder, tmp_path, capsys):
 
 
 def test_what_goes_bad_is_a_loss(encoder, tmp_path):
-    folder = picture_folder(tmp_path / "corpus", 30)
+    folder = image_folder(tmp_path / "corpus", 30)
     build_index(folder, encoder, tmp_path / "index", options())
     for path in folder.rglob("*.png"):
         path.write_bytes(b"a disk that fails")
@@ -260,7 +260,7 @@ def test_what_goes_bad_is_a_loss(encoder, tmp_path):
         with pytest.raises(ValueError, match="prune"):
             build_index(folder, encoder, tmp_path / "index", options())
     assert len(content(tmp_path / "index")) == 30
-    picture_folder(folder, 30)  # mended
+    image_folder(folder, 30)  # mended
     report = build_index(folder, encoder, tmp_path / "index", options())
     assert (report.items, report.removed, report.skipped) == (30, 0, 0)
     for path in folder.rglob("*.png"):
@@ -321,7 +321,7 @@ def test_files_that_cannot_be_looked_at_are_not_gone(encoder, corpus, tmp_path, 
             raise OSError(errno.EIO, os.strerror(errno.EIO), os.fspath(path))
         return looked(path, *arguments, **options)
 
-    monkeypatch.setattr("modeling_unimur.data.picture_bytes.os.stat", stat)
+    monkeypatch.setattr("modeling_unimur.data.image_bytes.os.stat", stat)
     with pytest.raises(OSError, match=r"a/0\.png"):
         build_index(corpus, encoder, tmp_path / "index", options())
     assert len(content(tmp_path / "index")) == 12

@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
-from modeling_unimur.data.picture_table import picture_dataset
+from modeling_unimur.data.captioned_images import image_dataset, load_captioned_images
 from modeling_unimur.data.titles import split_of_title
 from modeling_unimur.evaluation.dialogue_benchmark import (
     GALLERY_SPLITS,
@@ -47,7 +46,7 @@ def broken(rule) -> "list[str]":
 @pytest.fixture(scope="module")
 def titles():
     """Titles of all pictures by id."""
-    pictures = loaded_or_skipped(load_captioned_pictures)
+    pictures = loaded_or_skipped(load_captioned_images)
     if len(set(pictures["source"])) < 3:
         pytest.skip("a source of images is not available on this system")
     return dict(zip(pictures["image_id"], pictures["title"], strict=True))
@@ -168,7 +167,7 @@ def test_a_gallery_without_the_pictures_is_refused():
         "source": "",
         "license": "",
     }
-    gallery = picture_dataset([{**row, "author": ""}])
+    gallery = image_dataset([{**row, "author": ""}])
     with pytest.raises(ValueError, match=r"^\d+ images"):
         load_dialogue_benchmark("dev", gallery)
 

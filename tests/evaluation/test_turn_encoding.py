@@ -63,13 +63,13 @@ def test_contexts_that_differ_in_their_image_alone(pair, pictures):
 
 # -- contexts ---------------------------------------------------------------------------------------------------------
 def _groups(pictures):
-    with_pictures = [
+    with_images = [
         text(LINES[0], pictures[0]),
         text(LINES[1]),
         text(LINES[2], pictures[1], pictures[0]),
         text(" ok"),
     ]
-    return [beginnings([text(line) for line in LINES]), beginnings(with_pictures), [[text("hello")]]]
+    return [beginnings([text(line) for line in LINES]), beginnings(with_images), [[text("hello")]]]
 
 
 @pytest.mark.parametrize("anchor", ["none", "encoder"])

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import normalise_title, split_of_title
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues import (
@@ -34,7 +34,7 @@ TITLES = (
     *("Lion", "bicycle", "umbrella", "tiger", "violin", "Hammer", "teapot"),
     *("lighthouse", "banana", "helicopter", "sofa", "Giraffe", "candle", "anchor"),
 )
-PICTURES = [
+IMAGES = [
     *(picture(f"a/{title}", title, tags=["thing"]) for title in TITLES),
     picture("fauna/lion2", "lions", tags=["animals", "cats"]),
     picture("animals/skunk", "skunk", tags=["animals", "mammals"]),
@@ -53,7 +53,7 @@ def lexicon():
 
 @pytest.fixture(scope="module")
 def dialogues(lexicon):
-    return build_dialogues(lexicon, PICTURES, seed=0, size=SIZE)
+    return build_dialogues(lexicon, IMAGES, seed=0, size=SIZE)
 
 
 def check_rows(rows, split, lexicon, titles):
@@ -86,7 +86,7 @@ def check_rows(rows, split, lexicon, titles):
 
 def test_every_dialogue_is_well_formed_and_names_nothing(dialogues, lexicon):
     for split, rows in dialogues.items():
-        check_rows(rows, split, lexicon, {row["image_id"]: row["title"] for row in PICTURES})
+        check_rows(rows, split, lexicon, {row["image_id"]: row["title"] for row in IMAGES})
 
 
 def test_sizes_forms_and_variety(dialogues):
@@ -106,21 +106,21 @@ def test_sizes_forms_and_variety(dialogues):
 
 def test_same_seed_same_dialogues(lexicon):
     first, again, other = (
-        build_dialogues(lexicon, PICTURES, seed=seed, size=60)["train"].to_list() for seed in (3, 3, 4)
+        build_dialogues(lexicon, IMAGES, seed=seed, size=60)["train"].to_list() for seed in (3, 3, 4)
     )
     assert first == again
     assert [row["turns"] for row in first] != [row["turns"] for row in other]
 
 
 def test_pictures_are_linked_by_the_first_sense_and_within_their_split(dialogues, lexicon):
-    linked, rest = link_pictures(lexicon, PICTURES)
+    linked, rest = link_pictures(lexicon, IMAGES)
     lion = lexicon.noun_of_title("lion")
     assert [row["title"] for row in linked[lion]] == ["Lion", "lions"]
     assert lexicon.synsets[lion]["lexname"] == "noun.animal"
     # WordNet's first skunk is a person; the picture is filed under animals.
     assert not any(row["title"] == "skunk" for rows in [*linked.values(), rest] for row in rows)
     assert {row["title"] for row in rest} == {"blue hat", "yellow school bus", "broken kettle on a table"}
-    titles = {row["image_id"]: row["title"] for row in PICTURES}
+    titles = {row["image_id"]: row["title"] for row in IMAGES}
     found = Counter()
     for split, rows in dialogues.items():
         for row in rows:
@@ -139,7 +139,7 @@ def test_a_held_out_name_holds_the_thing_out():
 
 def test_glosses_do_not_name_their_word(lexicon):
     small = Lexicon(list(lexicon.synsets.values())[::20])
-    pairs = build_glosses(small, PICTURES)
+    pairs = build_glosses(small, IMAGES)
     assert len(pairs["train"]) > 1000
     for split, rows in pairs.items():
         for row in rows:
@@ -203,7 +203,7 @@ def test_bad_size():
 def test_the_full_set():
     dialogues, pairs = loaded_or_skipped(load_dialogue_texts), load_glosses()
     lexicon = Lexicon(load_wordnet().with_format("arrow")[:].to_pylist())
-    pictures = load_captioned_pictures()
+    pictures = load_captioned_images()
     titles = dict(zip(pictures["image_id"], pictures["title"], strict=True))
     for split, rows in dialogues.items():
         check_rows(rows, split, lexicon, titles)

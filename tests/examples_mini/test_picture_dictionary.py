@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import split_of_title, title_group
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues.lexicon import Lexicon
@@ -18,7 +18,7 @@ def picture(name, title, description="", tags=(), source="openclipart"):
     return {"image_id": f"{source}/{name}", "image": f"{name}.png", **words, "license": "PD", "author": ""}
 
 
-PICTURES = [
+IMAGES = [
     picture("lion", "Lion", tags=["animal", "mane", "big_cat"]),
     picture("lions", "lions 2", "A pride that rests below an acacia.", ["animal"]),
     picture("acacia", "Acacia", "a tree of the savannah"),
@@ -40,7 +40,7 @@ def lexicon():
 
 @pytest.fixture(scope="module")
 def small(lexicon):
-    return build_picture_dictionary(lexicon, PICTURES, num_definitions=400)
+    return build_picture_dictionary(lexicon, IMAGES, num_definitions=400)
 
 
 def rows_of(data):
@@ -58,7 +58,7 @@ def asked(data, form):
 def test_documents(small):
     _, _, documents = rows_of(small)
     shown = {doc: row["text"] for doc, row in documents.items() if row["kind"] == "image"}
-    assert len(shown) == len(PICTURES) - 1  # the one without a title
+    assert len(shown) == len(IMAGES) - 1  # the one without a title
     assert shown["stamps/teapot"] == "teapot, dishes"
     assert documents["sentence/stamps/teapot"]["text"] == "A blue teapot with a chip in its spout."
     assert documents["stamps/teapot"]["group"] == documents["sentence/stamps/teapot"]["group"] == title_group("teapot")
@@ -154,7 +154,7 @@ def test_every_query_is_answered_and_given_away_nowhere(small):
 
 
 def test_splits_are_those_of_the_titles(small):
-    titles = {row["image_id"]: row["title"] for row in PICTURES}
+    titles = {row["image_id"]: row["title"] for row in IMAGES}
     for split in small.queries:
         for documents in small.relevant(split).values():
             assert {split_of_title(titles[doc]) for doc in documents if doc in titles} <= {split}
@@ -165,7 +165,7 @@ def test_whole_set():
     data = loaded_or_skipped(load_picture_dictionary)
     _, _, documents = check(data)
     kinds = Counter(row["kind"] for row in documents.values())
-    assert kinds["image"] == len(loaded_or_skipped(load_captioned_pictures))
+    assert kinds["image"] == len(loaded_or_skipped(load_captioned_images))
     assert 0.8 < kinds["text"] / kinds["image"] < 1.4
     for split, least in (("train", 800), ("validation", 50), ("test", 90)):
         counts = Counter(row["kind"] for row in data.queries[split])

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from modeling_unimur.data.titles import split_of_title
-from tests.examples_mini.test_dialogues import PICTURES
+from tests.examples_mini.test_dialogues import IMAGES
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues import build_questions, load_questions
 from unimur_mini.dialogues.captions import caption_pieces
@@ -54,11 +54,11 @@ def lexicon():
 
 @pytest.fixture(scope="module")
 def questions(lexicon):
-    return build_questions(lexicon, PICTURES, seed=0, size=SIZE)
+    return build_questions(lexicon, IMAGES, seed=0, size=SIZE)
 
 
 def check(parts, lexicon):
-    titles = {row["image_id"]: row["title"] for row in PICTURES}
+    titles = {row["image_id"]: row["title"] for row in IMAGES}
     for split, rows in parts.items():
         for row in rows:
             texts = [turn["content"] for turn in row["turns"]]
@@ -102,7 +102,7 @@ def test_sizes_and_variety(questions):
 
 def test_same_seed_same_questions(lexicon):
     first, again, other = (
-        build_questions(lexicon, PICTURES, seed=seed, size=30)["train"].to_list() for seed in (3, 3, 4)
+        build_questions(lexicon, IMAGES, seed=seed, size=30)["train"].to_list() for seed in (3, 3, 4)
     )
     assert first == again
     assert first != other

@@ -11,14 +11,13 @@ from transformers import CLIPModel, PreTrainedTokenizerFast, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.cache import PackageUnavailable
-from modeling_unimur.training import adapt_encoder
+from modeling_unimur.training import adapt_contexts
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
 from modeling_unimur.training.adapt_selection import chance
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts
+from modeling_unimur.training.precomputed import ReadyVectors, join, load_items, load_vectors
 from modeling_unimur.training.readout_fit import ReadContexts, fit_ridge, sharpen_readout
-from modeling_unimur.training.ready_items import join, load_items
-from modeling_unimur.training.ready_vectors import ReadyVectors, load_vectors
 from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training import colour_index
@@ -177,7 +176,7 @@ def _sources(names):
 def test_an_encoder_teaches_dialogues_and_pictures_with_a_caption_alone(
     clip_vectors, clip_folder, language_folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(adapt_encoder, "load_texts", _sources)
+    monkeypatch.setattr(adapt_contexts, "load_texts", _sources)
     items = [{"text": text, "kind": "image"} for text in colour_index.texts()]
     options = AdaptOptions(contexts=100, epochs=1, batch_size=32, dtype="float32")
     results = adapt(clip_vectors[1], items, language_folder, tmp_path, encoder=clip_folder, options=options)
@@ -195,7 +194,7 @@ def test_own_chats_are_learnt_with_an_encoder(clip_vectors, clip_folder, languag
             raise PackageUnavailable("no WordNet here")
         return load_texts(names)
 
-    monkeypatch.setattr(adapt_encoder, "load_texts", unavailable)
+    monkeypatch.setattr(adapt_contexts, "load_texts", unavailable)
     path, lines = tmp_path / "mine.jsonl", []
     for number in range(40):
         turns = [{"role": "user", "content": f"ask {number}"}, {"role": "assistant", "content": f"reply {number}"}]
@@ -217,7 +216,7 @@ def test_without_installable_texts_the_index_alone_teaches(
     def unavailable(names):
         raise PackageUnavailable("no WordNet here")
 
-    monkeypatch.setattr(adapt_encoder, "load_texts", unavailable)
+    monkeypatch.setattr(adapt_contexts, "load_texts", unavailable)
     options = AdaptOptions(contexts=64, epochs=0, dtype="float32")
     texts = colour_index.texts()
     results = adapt(clip_vectors[0], texts, language_folder, tmp_path, encoder=clip_folder, options=options)

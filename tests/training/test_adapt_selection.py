@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.adapt import report
 from modeling_unimur.releasing.refusals import check_config
-from modeling_unimur.training import adapt_encoder, adapt_selection, text_encoders
+from modeling_unimur.training import adapt_contexts, adapt_selection, text_encoders
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_selection import AnchorChoice, PoolQueries
 from modeling_unimur.training.collators import turn_messages
@@ -64,7 +64,7 @@ def adapted(encoder, vectors, language_folder, tmp_path_factory):
         return replace(space, encode_query=lambda texts: (asked.extend(texts), encode(texts))[1])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(adapt_encoder, "load_texts", _sources)
+        patch.setattr(adapt_contexts, "load_texts", _sources)
         patch.setattr(module, "load_text_space", watched)
         options = replace(OPTIONS, epochs=1)
         results = adapt(vectors, colour_index.texts(), language_folder, folder, encoder=encoder, options=options)
@@ -110,7 +110,7 @@ def test_heads_that_learnt_nothing_do_no_harm(encoder, vectors, language_folder,
         read = importlib.import_module("modeling_unimur.training.readout_fit").read_contexts(*given)
         return replace(read, targets=read.targets[torch.randperm(len(read.targets))])
 
-    monkeypatch.setattr(adapt_encoder, "load_texts", _sources)
+    monkeypatch.setattr(adapt_contexts, "load_texts", _sources)
     monkeypatch.setattr(module, "read_contexts", shuffled)
     results = adapt(vectors, colour_index.texts(), language_folder, tmp_path, encoder=encoder, options=OPTIONS)
     require_not_below(results)
@@ -255,6 +255,6 @@ def test_a_large_index_chooses_among_fewer_candidates(sets, monkeypatch):
 )
 def test_contexts_that_choose_are_others_than_those_that_judge(validation, test, sizes):
     parts = {"validation": [f"v{n}" for n in range(validation)], "test": [f"t{n}" for n in range(test)]}
-    choosing, judging = adapt_encoder._held_out(parts)
+    choosing, judging = adapt_contexts._held_out(parts)
     assert (len(choosing), len(judging)) == sizes
     assert not set(choosing) & set(judging)

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from modeling_unimur.training.context_rows import MixedRows, PictureRows, TextRows
-from modeling_unimur.training.pairs import PicturePairs
+from modeling_unimur.training.context_rows import ImageRows, MixedRows, TextRows
+from modeling_unimur.training.pairs import ImagePairs
 
 
 @pytest.fixture
 def pairs():
     count = 40
-    return PicturePairs(
+    return ImagePairs(
         paths=[f"{n}.png" for n in range(count)],
         titles=[f"title {n}" for n in range(count)],
         groups=torch.arange(count) // 2,
@@ -23,11 +23,11 @@ def pairs():
 
 
 def _rows(pairs, **kwargs):
-    return PictureRows(pairs, lambda n: pairs.pooled[n] * 2, lambda n: pairs.pooled[n], **kwargs)
+    return ImageRows(pairs, lambda n: pairs.pooled[n] * 2, lambda n: pairs.pooled[n], **kwargs)
 
 
 def test_targets_belong_to_the_caption(pairs):
-    rows = _rows(pairs, two_pairs_fraction=0.3, picture_context_fraction=0.4)
+    rows = _rows(pairs, two_pairs_fraction=0.3, image_context_fraction=0.4)
     for number, row in enumerate(rows.__getitems__(list(range(len(rows))))):
         assert row["turns"][-1] == row["caption"] == pairs.texts[number]
         torch.testing.assert_close(row["target_image_features"], pairs.pooled[number // 2] * 2)
@@ -39,22 +39,22 @@ def test_targets_belong_to_the_caption(pairs):
 def test_forms_have_their_shares_and_stay_fixed(pairs):
     pairs.texts, pairs.owners = pairs.texts * 50, pairs.owners.repeat(50)
     pairs.text_features = pairs.text_features.repeat(50, 1)
-    rows = _rows(pairs, two_pairs_fraction=0.3, picture_context_fraction=0.4, seed=3)
-    twice, pictured = rows.two_pairs.float().mean(), rows.pictured.float().mean()
+    rows = _rows(pairs, two_pairs_fraction=0.3, image_context_fraction=0.4, seed=3)
+    twice, with_image = rows.two_pairs.float().mean(), rows.with_image.float().mean()
     assert 0.27 < twice < 0.33
-    assert 0.37 < pictured < 0.43
-    assert not (rows.two_pairs & rows.pictured).any()
-    again = _rows(pairs, two_pairs_fraction=0.3, picture_context_fraction=0.4, seed=3)
+    assert 0.37 < with_image < 0.43
+    assert not (rows.two_pairs & rows.with_image).any()
+    again = _rows(pairs, two_pairs_fraction=0.3, image_context_fraction=0.4, seed=3)
     assert torch.equal(rows.others, again.others)
-    assert torch.equal(rows.pictured, again.pictured)
-    shown = rows.__getitems__(rows.pictured.nonzero().flatten().tolist())
+    assert torch.equal(rows.with_image, again.with_image)
+    shown = rows.__getitems__(rows.with_image.nonzero().flatten().tolist())
     own = [torch.equal(row["visual_features"][0], row["caption_visual_features"]) for row in shown]
     assert 0.45 < sum(own) / len(own) < 0.6
 
 
 def test_shares_beyond_one_are_refused(pairs):
     with pytest.raises(ValueError, match="shares"):
-        _rows(pairs, two_pairs_fraction=0.7, picture_context_fraction=0.4)
+        _rows(pairs, two_pairs_fraction=0.7, image_context_fraction=0.4)
 
 
 def test_mixed_rows_keep_shares_and_come_in_the_order_asked(pairs):

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from modeling_unimur.training.context_rows import TextRows
-from modeling_unimur.training.dev_sets import DevSet, embed_contexts, picture_sets, recalls, scores, text_sets
-from modeling_unimur.training.pairs import PicturePairs
+from modeling_unimur.training.dev_sets import DevSet, embed_contexts, image_sets, recalls, scores, text_sets
+from modeling_unimur.training.pairs import ImagePairs
 from modeling_unimur.training.prefix_store import PrefixStore
 
 
@@ -14,7 +14,7 @@ from modeling_unimur.training.prefix_store import PrefixStore
 def pairs(pair):
     width, count = pair[0].config.joint_width, 6
     generator = torch.Generator().manual_seed(0)
-    return PicturePairs(
+    return ImagePairs(
         paths=[f"{n}.png" for n in range(count)],
         titles=["cat", "red balloon", "cat", "town", "guitar", "cake"],
         groups=torch.tensor([0, 1, 0, 2, 3, 4]),
@@ -29,7 +29,7 @@ def pairs(pair):
 @pytest.mark.parametrize("anchor", ["none", "encoder"])
 def test_scores_are_cosines_of_the_contexts(make_model, pairs, anchor):
     model, processor = make_model(query_anchor=anchor)
-    sets = picture_sets(pairs, pairs.pooled)
+    sets = image_sets(pairs, pairs.pooled)
     found = scores(model, processor, sets)
     batch = processor.process_context([[{"role": "user", "content": title}] for title in pairs.titles])
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_trained_maps_on_the_targets_are_applied_when_measured(make_model, pairs
     model, processor = make_model(
         projection_dim=8, map_image_targets=True, map_text_targets=True, visual_feature="projected"
     )
-    sets = picture_sets(pairs, pairs.pooled)
+    sets = image_sets(pairs, pairs.pooled)
     before = scores(model, processor, sets)["title_image"]
     with torch.no_grad():
         model.heads.image_target_map.weight.neg_()
@@ -69,7 +69,7 @@ def test_trained_maps_on_the_targets_are_applied_when_measured(make_model, pairs
 
 
 def test_texts_with_pictures_give_two_sets(pair, pairs):
-    pictures = picture_sets(pairs, pairs.pooled)[0]
+    pictures = image_sets(pairs, pairs.pooled)[0]
     rows = TextRows(
         [["a", "b"], ["c"], ["d"]],
         torch.randn(2, pairs.pooled.shape[1]),

@@ -11,16 +11,16 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
-from modeling_unimur.data.picture_bytes import member_address
-from modeling_unimur.training.caption_forms import caption_forms
+from modeling_unimur.data.image_bytes import member_address
 from modeling_unimur.training.frozen_features import (
     FeatureOptions,
-    FrozenPictures,
+    FrozenImages,
     FrozenTexts,
     fingerprint,
-    picture_features,
+    image_features,
     text_features,
 )
+from modeling_unimur.training.pairs import caption_forms
 
 SIDE = {"height": 8, "width": 8}
 
@@ -65,7 +65,7 @@ def paths(folder):
 
 
 def frozen(module, **options):
-    return FrozenPictures(module, module.encode, processor(), FeatureOptions(picture_batch=2, shard_rows=4, **options))
+    return FrozenImages(module, module.encode, processor(), FeatureOptions(image_batch=2, shard_rows=4, **options))
 
 
 def test_goes_on_after_a_kill_and_never_encodes_twice(folder):
@@ -86,7 +86,7 @@ def test_files_that_have_not_changed_are_not_read_again(folder, monkeypatch):
     frozen(Tower()).features(paths(folder))
     read = []
     monkeypatch.setattr(
-        "modeling_unimur.training.picture_batches.read_picture_bytes",
+        "modeling_unimur.training.picture_batches.read_image_bytes",
         lambda address: read.append(address) or open(address, "rb").read(),  # noqa: SIM115
     )
     frozen(Tower()).features(paths(folder))
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_left_out_named_and_not_tried_again(folder, monke
     assert first.kept.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert {position for position, _ in first.skipped} == {4, 10}
     assert "4.png" in (first.folder / "unreadable.tsv").read_text()
-    monkeypatch.setattr("modeling_unimur.training.picture_batches.decode_picture", None)
+    monkeypatch.setattr("modeling_unimur.training.picture_batches.decode_image", None)
     again = frozen(Tower()).features(listed)
     assert again.kept.tolist() == first.kept.tolist()
     assert {position for position, _ in again.skipped} == {4, 10}
@@ -163,7 +163,7 @@ def test_a_tower_in_bfloat16_is_near_and_kept_apart(folder):
 def test_functions_that_hold_everything_in_memory(folder):
     tower = Tower()
     (folder / "0.png").write_bytes(b"no picture")
-    features, kept = picture_features(tower, tower.encode, processor(), paths(folder), batch_size=3)
+    features, kept = image_features(tower, tower.encode, processor(), paths(folder), batch_size=3)
     assert features.shape == (9, 16)
     assert kept == list(range(1, 10))
 

@@ -13,7 +13,7 @@ from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.index.second_stage import Candidate, Reranker
 from modeling_unimur.training import mining
-from modeling_unimur.training.documents import DecodedPictures, Documents, PooledPictures
+from modeling_unimur.training.documents import DecodedImages, Documents, PooledImages
 from modeling_unimur.training.mining import (
     Judged,
     MiningOptions,
@@ -162,7 +162,7 @@ def test_embeds_each_document_as_the_model_does(parts, retrieval):
     model, processor = parts
     documents = Documents(retrieval)
     model.train()
-    found = Encoder(model, processor).encode_documents(documents, DecodedPictures(processor), batch_size=5)
+    found = Encoder(model, processor).encode_documents(documents, DecodedImages(processor), batch_size=5)
     assert model.training
     model.eval()
     with torch.no_grad():
@@ -185,10 +185,10 @@ def test_cached_features_give_the_same(parts, retrieval, tmp_path, monkeypatch):
     model, processor = parts
     documents = Documents(retrieval)
     bad = documents[1]._replace(image="nowhere.png")
-    pooled = PooledPictures(model, processor, [*documents.images, bad.image])
+    pooled = PooledImages(model, processor, [*documents.images, bad.image])
     assert pooled.unreadable == {"nowhere.png"}
     encoder = Encoder(model, processor)
-    direct = encoder.encode_documents([*documents, bad], DecodedPictures(processor))
+    direct = encoder.encode_documents([*documents, bad], DecodedImages(processor))
     torch.testing.assert_close(encoder.encode_documents([*documents, bad], pooled), direct, atol=1e-5, rtol=0)
 
 
@@ -196,7 +196,7 @@ def test_mines_the_corpus_for_every_row(parts, retrieval):
     model, processor = parts
     documents = Documents(retrieval, "train")
     rows = QueryRows(retrieval, documents, pairs=True)
-    pictures = DecodedPictures(processor)
+    pictures = DecodedImages(processor)
     options = MiningOptions(depth=10, drop_same_group=False)
     mined = mine_rows(model, processor, rows, documents, pictures, options)
     assert list(mined) == rows.queries
@@ -224,9 +224,7 @@ def test_a_cross_encoder_drops_what_it_scores_above_the_right_documents(parts, r
     rows = QueryRows(retrieval, documents)
     folder = tiny.cross_encoder(tmp_path)
     found = {
-        name: mine_rows(
-            model, processor, rows, documents, DecodedPictures(processor), MiningOptions(20, reranker=name)
-        )
+        name: mine_rows(model, processor, rows, documents, DecodedImages(processor), MiningOptions(20, reranker=name))
         for name in (None, str(folder))
     }
     score, dropped = Reranker(CrossEncoder(str(folder), device="cpu")).scores, 0

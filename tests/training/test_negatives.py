@@ -8,7 +8,7 @@ import torch
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.training.documents import DecodedPictures, Documents
+from modeling_unimur.training.documents import DecodedImages, Documents
 from modeling_unimur.training.negatives import Sampler
 from modeling_unimur.training.query_batches import QueryCollator
 from modeling_unimur.training.query_rows import QueryRows
@@ -91,7 +91,7 @@ MINED = {
 
 
 def collator(parts, documents, name, **options):
-    return QueryCollator(parts[1], documents, DecodedPictures(parts[1]), Sampler(name), **options)
+    return QueryCollator(parts[1], documents, DecodedImages(parts[1]), Sampler(name), **options)
 
 
 def test_pictures_are_the_positives_where_there_are_any(retrieval, documents):
@@ -220,7 +220,7 @@ def test_hard_and_in_batch_candidates(retrieval, documents, parts):
 
 
 def test_a_picture_that_cannot_be_read_is_its_caption(documents, parts, caplog):
-    pictures = DecodedPictures(parts[1])
+    pictures = DecodedImages(parts[1])
     good = documents[documents.numbers["image-red-cat"]]
     bad = good._replace(image=good.image + ".missing")
     batch = pictures([good, bad])

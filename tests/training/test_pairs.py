@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from modeling_unimur.data.row_store import StoredRows
 from modeling_unimur.training import pairs
-from modeling_unimur.training.context_rows import PictureRows
+from modeling_unimur.training.context_rows import ImageRows
 from modeling_unimur.training.frozen_features import FeatureOptions
 from modeling_unimur.training.pairs import caption_hashes, load_pairs, parse_sources, project
 from tests import tiny
@@ -47,7 +47,7 @@ def load(model, folder, sources, **kwargs):
         AutoImageProcessor.from_pretrained(folder),
         AutoTokenizer.from_pretrained(folder),
         sources,
-        FeatureOptions(picture_batch=4, text_batch=4),
+        FeatureOptions(image_batch=4, text_batch=4),
         **kwargs,
     )
 
@@ -85,7 +85,7 @@ def test_large_splits_stay_on_disk_and_train_alike(make_model, clip_folder, sour
         torch.testing.assert_close(project(model.clip, stored.pooled)[order], project(model.clip, whole.pooled[order]))
     made = []
     for split in (whole, stored):
-        rows = PictureRows(split, project(model.clip, split.pooled).__getitem__, split.pooled.__getitem__)
+        rows = ImageRows(split, project(model.clip, split.pooled).__getitem__, split.pooled.__getitem__)
         made.append(list(DataLoader(rows, batch_size=7, num_workers=1, collate_fn=list)))
     for left, right in zip(*made, strict=True):
         for one, other in zip(left, right, strict=True):

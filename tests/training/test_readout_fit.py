@@ -12,8 +12,8 @@ from modeling_unimur.training.readout_fit import (
     ReadContexts,
     fit_readout,
     refit_readout,
+    start_image_map,
     start_in_closed_form,
-    start_picture_map,
 )
 from tests.rounding import assert_same_outputs
 
@@ -100,7 +100,7 @@ def captioned(model, processor, rows: int = 60) -> "list[dict]":
 def test_pictures_start_as_their_words(make_model, tokens):
     model, processor = make_model(processor={"num_visual_tokens": tokens})
     rows = captioned(model, processor)
-    start_picture_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)
+    start_image_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)
     features = torch.stack([row["caption_visual_features"] for row in rows])
     with torch.no_grad():
         inputs = model.heads.visual_inputs(features).reshape(len(rows), tokens, -1)
@@ -118,4 +118,4 @@ def test_no_captions_to_start_from(make_model):
     model, processor = make_model()
     rows = [{**row, "caption": None} for row in captioned(model, processor)]
     with pytest.raises(ValueError, match="captions"):
-        start_picture_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)
+        start_image_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from modeling_unimur import RetrievalIndex
-from modeling_unimur.training.ready_items import join, load_items
-from modeling_unimur.training.ready_vectors import ReadyVectors, load_vectors
+from modeling_unimur.training.precomputed import ReadyVectors, join, load_items, load_vectors
 
 VECTORS = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
 

@@ -71,3 +71,10 @@ def test_a_missing_recipe_and_a_bad_override_are_told(tmp_path):
         load_recipe(RECIPES[0], ["training.max_steps=[7"])
     with pytest.raises(ValueError, match=r"section\.field=value"):
         load_recipe(RECIPES[0], ["max_steps=7"])
+
+
+def test_a_field_under_its_former_name_is_read_with_a_warning(tmp_path, caplog):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("task: clip\nmodel: {clip: x}\ndata: {picture_views: 3}\n")
+    assert load_recipe(path).data.image_views == 3
+    assert "image_views" in caplog.text

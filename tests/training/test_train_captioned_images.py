@@ -11,9 +11,8 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from modeling_unimur import OpenCLIPModel
 from modeling_unimur.cli import main
 from modeling_unimur.modeling_open_clip import load_dual_encoder
-from modeling_unimur.training.captioned_image_model import CaptionedImageModel
 from modeling_unimur.training.frozen_towers import frozen_towers, project
-from modeling_unimur.training.train_captioned_images import caption_recalls
+from modeling_unimur.training.train_captioned_images import CaptionedImageModel, caption_recalls
 from tests import tiny
 from tests.rounding import assert_same_outputs
 from tests.training.folder_run import write_pictures
@@ -117,10 +116,10 @@ def test_one_command_makes_an_ordinary_dual_encoder(tmp_path, kind, capsys):
     # The folder gives the recalls that the run reports.
     clip, image_processor, tokenizer = loaded(output)
     from modeling_unimur.data.captioned_images import captioned_image_splits
-    from modeling_unimur.training.frozen_features import FrozenPictures, FrozenTexts
+    from modeling_unimur.training.frozen_features import FrozenImages, FrozenTexts
 
     held_out, towers = captioned_image_splits(str(images), 0.2)["validation"], frozen_towers(clip, tokenizer)
-    pooled = FrozenPictures(towers.picture_tower, towers.encode_pictures, image_processor).features(list(held_out))
+    pooled = FrozenImages(towers.image_tower, towers.encode_images, image_processor).features(list(held_out))
     texts = FrozenTexts(towers.text_tower, towers.encode_texts).features([part[0] for part in held_out.values()])
     with torch.no_grad():
         found = caption_recalls(

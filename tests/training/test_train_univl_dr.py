@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.data.retrieval_sources import load_retrieval_set
 from modeling_unimur.encoding.encoder import Encoder
-from modeling_unimur.training.documents import DecodedPictures, Documents
+from modeling_unimur.training.documents import DecodedImages, Documents
 from modeling_unimur.training.mining import read_mined, write_mined
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.retrieval_judge import RetrievalJudge
@@ -96,7 +96,7 @@ def test_both_stages_train_and_are_written_down(folder, clip_folder, tmp_path):
     # What is saved is what was judged, and comes back by the auto classes.
     model, processor = AutoModel.from_pretrained(output), AutoProcessor.from_pretrained(output)
     retrieval = RetrievalSet.load(folder)
-    judge = RetrievalJudge(retrieval, Documents(retrieval), "test", processor, DecodedPictures(processor))
+    judge = RetrievalJudge(retrieval, Documents(retrieval), "test", processor, DecodedImages(processor))
     assert judge(model) == pytest.approx(results["stage2"]["test"])
     before = UniVLDRModel.from_backbones(str(clip_folder)).state_dict()
     stage1 = UniVLDRModel.from_pretrained(output / "stage1").state_dict()
@@ -123,7 +123,7 @@ def test_figures_are_in_the_precision_of_the_steps(folder, clip_folder, tmp_path
     retrieval = RetrievalSet.load(folder)
     whole, half = (
         RetrievalJudge(
-            retrieval, Documents(retrieval), "test", processor, DecodedPictures(processor), precision=precision
+            retrieval, Documents(retrieval), "test", processor, DecodedImages(processor), precision=precision
         )
         for precision in (None, torch.bfloat16)
     )
@@ -283,7 +283,7 @@ def test_judge_ranks_both_kinds_together(folder, clip_folder):
     retrieval = RetrievalSet.load(folder)
     model = UniVLDRModel.from_backbones(str(clip_folder))
     processor = UniVLDRProcessor.from_backbones(str(clip_folder))
-    documents, pictures = Documents(retrieval), DecodedPictures(processor)
+    documents, pictures = Documents(retrieval), DecodedImages(processor)
     judge = RetrievalJudge(retrieval, documents, "train", processor, pictures)
     vectors = Encoder(model, processor).encode_documents(documents, pictures)
     scores = Encoder(model, processor).encode_queries(judge.task.query_texts) @ vectors.T

@@ -11,7 +11,7 @@ from xml.parsers import expat
 
 from datasets import Dataset
 
-from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
 from .packages import debian_package
@@ -55,8 +55,8 @@ def load_openclipart(*, deduplicate: bool = True) -> Dataset:
         PackageUnavailable: apt cannot bring the two Debian packages.
     """
     if deduplicate:
-        return picture_dataset(cached_rows("openclipart", lambda: _deduplicated(_all_rows())))
-    return picture_dataset(_all_rows())
+        return image_dataset(cached_rows("openclipart", lambda: _deduplicated(_all_rows())))
+    return image_dataset(_all_rows())
 
 
 def read_svg_words(svg: bytes) -> ClipArtWords:
@@ -124,19 +124,19 @@ def clean_description(description: str) -> str:
     return "" if _NOISE.search(rest) else rest
 
 
-def _all_rows() -> list[PictureRow]:
+def _all_rows() -> list[ImageRow]:
     return cached_rows("openclipart-all", _read_packages)
 
 
-def _read_packages() -> list[PictureRow]:
+def _read_packages() -> list[ImageRow]:
     pngs = debian_package("openclipart-png") / "usr/share/openclipart/png"
     svgs = debian_package("openclipart-svg") / "usr/share/openclipart/svg"
     return read_folders(pngs, svgs)
 
 
-def read_folders(pngs: Path, svgs: Path) -> list[PictureRow]:
+def read_folders(pngs: Path, svgs: Path) -> list[ImageRow]:
     """Rows of every PNG below `pngs`, described by the SVG of the same name below `svgs`, sorted by name."""
-    rows: list[PictureRow] = []
+    rows: list[ImageRow] = []
     too_large, unreadable = [], []
     for png in sorted(pngs.rglob("*.png")):
         name = png.relative_to(pngs).with_suffix("").as_posix()
@@ -150,7 +150,7 @@ def read_folders(pngs: Path, svgs: Path) -> list[PictureRow]:
             unreadable.append(name)
             continue
         rows.append(
-            PictureRow(
+            ImageRow(
                 image_id=f"openclipart/{name}",
                 image=str(png),
                 title=clean_title(words.title),
@@ -171,8 +171,8 @@ def read_folders(pngs: Path, svgs: Path) -> list[PictureRow]:
     return rows
 
 
-def _deduplicated(rows: list[PictureRow]) -> list[PictureRow]:
-    kept: list[PictureRow] = []
+def _deduplicated(rows: list[ImageRow]) -> list[ImageRow]:
+    kept: list[ImageRow] = []
     seen: set[object] = set()
     for row in rows:
         if not row["title"]:

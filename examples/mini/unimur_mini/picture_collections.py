@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.picture_table import PICTURE_FEATURES, PictureRow
+from modeling_unimur.data.captioned_images import IMAGE_FEATURES, ImageRow
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 TABLE_VERSION = 1
 
 
-def cached_rows(name: str, build: Callable[[], list[PictureRow]]) -> list[PictureRow]:
+def cached_rows(name: str, build: Callable[[], list[ImageRow]]) -> list[ImageRow]:
     """The rows that `build` returns, kept as a parquet file in the cache.
 
     Paths are stored relative to the cache, which may be moved. A table that names a file which is gone is built anew.
@@ -38,7 +38,7 @@ def cached_rows(name: str, build: Callable[[], list[PictureRow]]) -> list[Pictur
     rows = build()
     table = pa.Table.from_pylist(
         [{**row, "image": os.path.relpath(row["image"], cache)} for row in rows],
-        schema=PICTURE_FEATURES.arrow_schema.remove_metadata(),
+        schema=IMAGE_FEATURES.arrow_schema.remove_metadata(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".parquet", delete=False) as aside:

@@ -33,7 +33,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modeling_unimur.data.cache import build_once, cache_dir
-from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.data.titles import split_of_title, title_group
 
@@ -75,7 +75,7 @@ def load_picture_dictionary() -> RetrievalSet:
     """
 
     def build(folder: Path) -> None:
-        rows, pictures = rows_of(load_wordnet()), rows_of(load_captioned_pictures())
+        rows, pictures = rows_of(load_wordnet()), rows_of(load_captioned_images())
         for picture in pictures:
             # The cache may be moved.
             picture["image"] = os.path.relpath(picture["image"], folder)
@@ -87,7 +87,7 @@ def load_picture_dictionary() -> RetrievalSet:
 def build_picture_dictionary(
     lexicon: Lexicon, pictures: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
 ) -> RetrievalSet:
-    """The set of a lexicon and of rows of `load_captioned_pictures`.
+    """The set of a lexicon and of rows of `load_captioned_images`.
 
     Args:
         lexicon: WordNet.

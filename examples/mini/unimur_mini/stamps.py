@@ -10,7 +10,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from modeling_unimur.data.cache import build_once, cache_dir
-from modeling_unimur.data.picture_table import PictureRow, picture_dataset
+from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
 from .packages import debian_package
@@ -33,7 +33,7 @@ def load_stamps() -> Dataset:
         ImportError: `resvg-py` is not installed (`pip install unimur[demo]`).
         PackageUnavailable: apt cannot bring the package.
     """
-    return picture_dataset(cached_rows("stamps", _read_package))
+    return image_dataset(cached_rows("stamps", _read_package))
 
 
 def sentence_title(sentence: str) -> str:
@@ -43,11 +43,11 @@ def sentence_title(sentence: str) -> str:
     return title or first
 
 
-def _read_package() -> list[PictureRow]:
+def _read_package() -> list[ImageRow]:
     return read_folder(debian_package("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps")
 
 
-def read_folder(stamps: Path) -> list[PictureRow]:
+def read_folder(stamps: Path) -> list[ImageRow]:
     """Rows of every described PNG or SVG below `stamps`, sorted by name; drawings go to `<cache>/images`."""
     pictures: dict[str, Path] = {}
     # Where a stamp comes as both, the PNG is its image: some of the SVGs need fonts.
@@ -66,7 +66,7 @@ def read_folder(stamps: Path) -> list[PictureRow]:
                 logger.warning("%s", error)
 
     drawn = build_once(cache_dir() / "images" / f"stamps-{PICTURE_SIZE}", draw)
-    rows: list[PictureRow] = []
+    rows: list[ImageRow] = []
     for name, path in described.items():
         picture = drawn / f"{name}.png" if name in drawings else path
         try:
@@ -77,7 +77,7 @@ def read_folder(stamps: Path) -> list[PictureRow]:
             failed.append(name)
             continue
         rows.append(
-            PictureRow(
+            ImageRow(
                 image_id=f"stamps/{name}",
                 image=str(picture),
                 title=sentence_title(sentences[name]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..picture_bytes import line_address
+from ..image_bytes import line_address
 
 # WebQA numbers its images from 30,000,000; the line is the rest of the division (its notebook).
 _FIRST_ID = 10_000_000

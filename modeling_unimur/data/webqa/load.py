@@ -9,11 +9,8 @@ from pathlib import Path
 
 from ..cache import build_once, cache_dir
 from ..retrieval_set import RetrievalSet
+from .layouts import DOCUMENTS_FILE, NUM_VALIDATION, TRAIN_FILE, Source, is_mbeir, read_mbeir, read_raw, read_released
 from .line_index import find_line_index
-from .mbeir import is_mbeir, read_mbeir
-from .raw import NUM_VALIDATION, TRAIN_FILE, read_raw
-from .records import Source
-from .released import DOCUMENTS_FILE, read_released
 from .tables import write_tables
 
 # Which captions images have, and which documents are merged. WebQA repeats a text under another id for every question;

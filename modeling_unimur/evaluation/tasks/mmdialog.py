@@ -64,7 +64,7 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
     if data in GALLERY_SPLITS and not Path(data).exists():
         folder, split = str(write_own_mmdialog(data, own_folder("mmdialog", data))), "test"
     dialogs = MMDialog(folder, split, options.limit)
-    names = image_words(dialogs.picture_folder)
+    names = image_words(dialogs.image_folder)
 
     def picture(image_id: str) -> Path | None:
         path = dialogs.picture(image_id)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ...data.registry import load_retrieval_set, names_a_set
 from ...data.retrieval_set import RetrievalSet
-from ...data.retrieval_sources import load_retrieval_set, names_a_set
 from ...encoding.encoder import Encoder
 from ...index.second_stage import open_reranker
 from ..provenance import model_revision

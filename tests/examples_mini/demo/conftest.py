@@ -3,10 +3,10 @@
 import pytest
 
 from modeling_unimur.cli.gallery import RankedPicture, RankedReply
-from tests.cli.conftest import empty_cache, make_picture, picture_folder, release_folder
+from tests.cli.conftest import empty_cache, image_folder, make_picture, release_folder
 from unimur_mini.demo.results import AnsweredDialogue, DemoResults, Turn
 
-__all__ = ["empty_cache", "make_picture", "picture_folder", "release_folder"]
+__all__ = ["empty_cache", "image_folder", "make_picture", "release_folder"]
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from unimur_mini.demo.gallery_index import items_key
 
 
 @pytest.fixture
-def arguments(release_folder, picture_folder, tmp_path):
+def arguments(release_folder, image_folder, tmp_path):
     dialogues = tmp_path / "dialogues.jsonl"
-    shutil.copy(picture_folder / "one.png", tmp_path / "context.png")
+    shutil.copy(image_folder / "one.png", tmp_path / "context.png")
     look = [{"type": "text", "text": "look"}, {"type": "image", "image": "context.png"}]
     records = [
         {"title": "with a picture", "messages": [{"role": "user", "content": look}]},
@@ -24,7 +24,7 @@ def arguments(release_folder, picture_folder, tmp_path):
     dialogues.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
     replies = tmp_path / "replies.txt"
     replies.write_text("\n".join(f"reply number {number}" for number in range(6)), encoding="utf-8")
-    words = {"model": release_folder, "images": picture_folder, "dialogues": dialogues, "replies": replies}
+    words = {"model": release_folder, "images": image_folder, "dialogues": dialogues, "replies": replies}
     words["output"] = tmp_path / "output"
     return [word for name, value in words.items() for word in (f"--{name}", str(value))]
 
@@ -62,9 +62,9 @@ def test_second_run_uses_the_saved_index_and_answers_the_same(arguments, capsys,
     assert {path: path.read_bytes() for path in saved.rglob("*") if path.is_file()} == before
 
 
-def test_a_changed_picture_makes_a_new_index(arguments, empty_cache, picture_folder):
+def test_a_changed_picture_makes_a_new_index(arguments, empty_cache, image_folder):
     main(["demo", *arguments])
-    Image.new("RGB", (50, 50), "red").save(picture_folder / "one.png")
+    Image.new("RGB", (50, 50), "red").save(image_folder / "one.png")
     main(["demo", *arguments])
     assert len(list((empty_cache / "demo").iterdir())) == 2
 
@@ -80,8 +80,8 @@ def test_a_damaged_index_is_one_clear_error(arguments, capsys, empty_cache):
     assert "delete" in error
 
 
-def test_a_folder_of_bad_pictures_only_leaves_no_index(arguments, capsys, empty_cache, picture_folder):
-    for path in picture_folder.rglob("*"):
+def test_a_folder_of_bad_pictures_only_leaves_no_index(arguments, capsys, empty_cache, image_folder):
+    for path in image_folder.rglob("*"):
         if path.is_file() and path.suffix.lower() in {".png", ".jpg", ".webp", ".gif"}:
             path.write_bytes(b"no picture")
     assert main(["demo", *arguments]) == 2
@@ -112,10 +112,10 @@ def test_chat_finds_the_index_of_the_demo(arguments, capsys, empty_cache, releas
 
 
 def test_chat_reads_an_index_that_the_pipeline_saved(
-    capsys, empty_cache, release_folder, picture_folder, tmp_path, monkeypatch
+    capsys, empty_cache, release_folder, image_folder, tmp_path, monkeypatch
 ):
     retriever = retriever_module.open_retriever(release_folder)
-    retriever.add(images=[str(picture_folder / "one.png")], texts=["the only reply"])
+    retriever.add(images=[str(image_folder / "one.png")], texts=["the only reply"])
     retriever.save_index(tmp_path / "index")
     lines = iter(["hello"])
 
@@ -128,7 +128,7 @@ def test_chat_reads_an_index_that_the_pipeline_saved(
     assert main(["chat", "--model", str(release_folder), "--index", str(tmp_path / "index")]) == 0
     shown = capsys.readouterr().out
     assert "the only reply" in shown
-    assert str(picture_folder / "one.png") in shown
+    assert str(image_folder / "one.png") in shown
 
 
 def test_chat_without_an_index_says_what_to_run(capsys, empty_cache, release_folder):

@@ -3,12 +3,12 @@
 import pytest
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.data.picture_files import picture_suffixes
-from unimur_mini.demo.picture_folder import find_pictures
+from modeling_unimur.data.image_files import image_suffixes
+from unimur_mini.demo.image_folder import find_pictures
 
 
-def test_pictures_of_all_folders_and_formats_are_found_once(picture_folder):
-    found = find_pictures(picture_folder, 100, seed=0)
+def test_pictures_of_all_folders_and_formats_are_found_once(image_folder):
+    found = find_pictures(image_folder, 100, seed=0)
     assert list(found.pictures) == [
         "broken.png",
         "dangling.jpg",
@@ -19,11 +19,11 @@ def test_pictures_of_all_folders_and_formats_are_found_once(picture_folder):
     ]
     assert (found.found, found.other_files) == (6, 1)
     assert found.pictures["two.JPG"].title == "two"
-    assert found.pictures["two.JPG"].path == picture_folder / "two.JPG"
+    assert found.pictures["two.JPG"].path == image_folder / "two.JPG"
 
 
-def test_too_many_are_thinned_out_by_seed(picture_folder):
-    first, again, other = (find_pictures(picture_folder, 3, seed) for seed in (0, 0, 1))
+def test_too_many_are_thinned_out_by_seed(image_folder):
+    first, again, other = (find_pictures(image_folder, 3, seed) for seed in (0, 0, 1))
     assert len(first.pictures) == 3
     assert first == again
     assert first.pictures != other.pictures
@@ -43,7 +43,7 @@ def test_a_name_that_is_no_unicode_is_made_printable(tmp_path):
 
 
 def test_formats():
-    suffixes = picture_suffixes()
+    suffixes = image_suffixes()
     assert {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"} <= suffixes
     assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ".mp4"} & suffixes
 

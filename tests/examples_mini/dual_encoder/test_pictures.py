@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.training.caption_forms import file_name_words
+from modeling_unimur.training.pairs import file_name_words
 from unimur_mini.dual_encoder.pictures import (
     collection_titles,
     joined,

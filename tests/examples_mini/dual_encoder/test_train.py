@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from modeling_unimur import OpenCLIPModel
 from modeling_unimur.training.clip_rows import ClipRows, Draws
-from modeling_unimur.training.pairs import PicturePairs
+from modeling_unimur.training.pairs import ImagePairs
 from modeling_unimur.training.recipes import load_recipe
 from tests import tiny
 from tests.rounding import assert_same_training
@@ -45,7 +45,7 @@ def recipe_file(path, pictures, clip, output, **training):
     recipe = {
         "task": "clip",
         "model": {"clip": str(clip)},
-        "data": {"sources": [f"folder={pictures}"], "picture_views": 2, "feature_workers": 0},
+        "data": {"sources": [f"folder={pictures}"], "image_views": 2, "feature_workers": 0},
         "training": {
             "output_dir": str(output),
             "per_device_train_batch_size": 16,
@@ -129,7 +129,7 @@ def test_twins_count_as_right(clip):
     width = model.config.vision_width
     pooled = torch.rand(6, width)
     pooled[1] = pooled[0]
-    pairs = PicturePairs(
+    pairs = ImagePairs(
         paths=list("abcdef"),
         titles=list("abcdef"),
         groups=torch.arange(6),

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def _own_pictures(args: argparse.Namespace) -> dict[str, Picture] | None:
     if args.images is None:
         return None
-    from .picture_folder import find_pictures
+    from .image_folder import find_pictures
 
     found = find_pictures(args.images.expanduser(), args.max_images, args.seed)
     others = f"; {found.other_files:,} other files passed over" if found.other_files else ""

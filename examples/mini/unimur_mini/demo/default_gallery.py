@@ -36,11 +36,11 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
     Raises:
         PackageUnavailable: if no collection can be had.
     """
-    from modeling_unimur.data.captioned_images import load_captioned_pictures
+    from modeling_unimur.data.captioned_images import load_captioned_images
     from modeling_unimur.data.titles import split_of_title
 
     clip_arts, stamps, emoji, more_emoji = [], [], [], []
-    for row in load_captioned_pictures():
+    for row in load_captioned_images():
         if row["image_id"] in leave_out:
             continue
         if row["source"] == "openclipart":
@@ -67,16 +67,16 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     """
     if not image_ids:
         return {}
-    from modeling_unimur.data.captioned_images import load_captioned_pictures
-    from modeling_unimur.data.registry import PICTURES
+    from modeling_unimur.data.captioned_images import load_captioned_images
+    from modeling_unimur.data.registry import IMAGES
 
     sources = {image_id.partition("/")[0] for image_id in image_ids}
     for image_id in image_ids:
-        if image_id.partition("/")[0] not in PICTURES:
-            raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(PICTURES)}")
+        if image_id.partition("/")[0] not in IMAGES:
+            raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(IMAGES)}")
     wanted = set(image_ids)
     found = {
-        row["image_id"]: _picture(row) for row in load_captioned_pictures(sorted(sources)) if row["image_id"] in wanted
+        row["image_id"]: _picture(row) for row in load_captioned_images(sorted(sources)) if row["image_id"] in wanted
     }
     for image_id in image_ids:
         if image_id not in found:

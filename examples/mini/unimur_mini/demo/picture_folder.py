@@ -8,7 +8,7 @@ from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.gallery import Picture
-from modeling_unimur.data.picture_files import printable, walk_pictures
+from modeling_unimur.data.image_files import printable, walk_images
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
             raise CommandError(f"cannot list {folder}: {error.strerror}")
 
     paths, others = [], 0
-    for path, is_picture in walk_pictures(folder, fail):
-        if is_picture:
+    for path, is_image in walk_images(folder, fail):
+        if is_image:
             paths.append(path)
         else:
             others += 1

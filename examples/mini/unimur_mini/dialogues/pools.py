@@ -78,7 +78,7 @@ def make_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *
 
     Args:
         lexicon: WordNet.
-        pictures: rows of `load_captioned_pictures`.
+        pictures: rows of `load_captioned_images`.
         rng: shuffles them.
         most: things that the pools of nouns and of other words hold at most; building one takes a while.
     """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_images
 
 from ..kept_rows import SPLITS, as_datasets, columns, kept, rows_of
 from ..wordnet import load_wordnet
@@ -65,7 +65,7 @@ def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
 
 
 def build_dialogues(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
-    """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_pictures`."""
+    """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_images`."""
     return _told(make_pools(lexicon, pictures, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
 
 
@@ -84,7 +84,7 @@ def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
 
 
 def build_questions(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
-    """The dialogues that `load_questions` keeps, from a lexicon and rows of `load_captioned_pictures`."""
+    """The dialogues that `load_questions` keeps, from a lexicon and rows of `load_captioned_images`."""
     pools = make_question_pools(lexicon, pictures, random.Random(seed), most=size)
     return _told(pools, make_questions, seed=seed, size=size)
 
@@ -166,4 +166,4 @@ def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, siz
 
 
 def _words() -> tuple[Lexicon, list[dict]]:
-    return Lexicon(rows_of(load_wordnet())), rows_of(load_captioned_pictures())
+    return Lexicon(rows_of(load_wordnet())), rows_of(load_captioned_images())

@@ -107,7 +107,7 @@ def split_of(names: Iterable[str]) -> tuple[str, str]:
 
 
 def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> Thing:
-    """A synset as a thing, with the images (rows of `load_captioned_pictures`) whose title is its name."""
+    """A synset as a thing, with the images (rows of `load_captioned_images`) whose title is its name."""
     row = lexicon.synsets[key]
     titles = [picture["title"] for picture in pictures]
     names = tuple(dict.fromkeys([*row["lemmas"], *titles]))
@@ -204,7 +204,7 @@ def caption_thing(
         caption: a noun phrase or a sentence.
         names: decide its split.
         key: of the synset that it is about, empty where none is known.
-        pictures: rows of `load_captioned_pictures` that have this caption.
+        pictures: rows of `load_captioned_images` that have this caption.
     """
     split, group = split_of(names)
     tags = _tags(pictures, frozenset())

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from modeling_unimur.data.row_store import key_of
 from modeling_unimur.data.titles import title_group
-from modeling_unimur.training.caption_forms import caption_forms, file_name_words
+from modeling_unimur.training.pairs import caption_forms, file_name_words
 
 from ..openclipart import load_openclipart
 

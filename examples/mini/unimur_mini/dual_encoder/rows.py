@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur.training.clip_rows import ClipRows, Draws
-from modeling_unimur.training.frozen_features import picture_features, text_features
+from modeling_unimur.training.frozen_features import image_features, text_features
 from modeling_unimur.training.frozen_towers import frozen_towers
 
 from .pictures import near_twins, shared_groups, training_pictures
@@ -33,7 +33,7 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     pictures = training_pictures(rows, held_out)
 
     def encode(paths):
-        return picture_features(towers.picture_tower, towers.encode_pictures, image_processor, paths)
+        return image_features(towers.image_tower, towers.encode_images, image_processor, paths)
 
     def read(texts):
         return F.normalize(text_features(towers.text_tower, towers.encode_texts, texts), dim=-1)
@@ -48,7 +48,7 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     logger.info("%d images left out: they look and are called like a held-out one", len(twins))
     pictures, pooled, titles = [pictures[position] for position in fresh], pooled[fresh], titles[fresh]
     if views.views:
-        store = FrozenPictureViews(towers.picture_tower, towers.encode_pictures, image_processor, views)
+        store = FrozenPictureViews(towers.image_tower, towers.encode_images, image_processor, views)
         seen = store.features([picture.image for picture in pictures])
     else:
         seen = pooled.new_empty(len(pooled), 0, pooled.shape[1])

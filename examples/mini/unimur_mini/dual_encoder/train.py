@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
+from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import split_by_title
 from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
 from modeling_unimur.modeling_open_clip import OpenCLIPModel
 from modeling_unimur.training.callbacks import TrainingGuard
 from modeling_unimur.training.clip_rows import ClipRows, Draws, EpochDraws
-from modeling_unimur.training.pairs import PicturePairs, load_pairs, project
+from modeling_unimur.training.pairs import ImagePairs, load_pairs, project
 from modeling_unimur.training.recipes import Recipe
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 class _Rows(Dataset):
     """Every text with its image."""
 
-    def __init__(self, pairs: PicturePairs):
+    def __init__(self, pairs: ImagePairs):
         self.pairs = pairs
 
     def __len__(self):
@@ -47,7 +47,7 @@ class _Rows(Dataset):
         }
 
 
-def title_ranks(model, pairs: PicturePairs, groups=None) -> "dict[str, np.ndarray]":
+def title_ranks(model, pairs: ImagePairs, groups=None) -> "dict[str, np.ndarray]":
     """Rank `(pictures,)` of the first right answer, title -> image and image -> title, from 1 on.
 
     Args:
@@ -64,13 +64,13 @@ def title_ranks(model, pairs: PicturePairs, groups=None) -> "dict[str, np.ndarra
     }
 
 
-def title_recalls(model, pairs: PicturePairs, groups=None) -> "dict[str, float]":
+def title_recalls(model, pairs: ImagePairs, groups=None) -> "dict[str, float]":
     """Title -> image and image -> title recall in percent; equal title groups are all right (`title_ranks`)."""
     ranks = title_ranks(model, pairs, groups)
     return {f"{name}_{k}": v for name, found in ranks.items() for k, v in recall_at(found).items()}
 
 
-def twin_groups(pairs: PicturePairs) -> torch.Tensor:
+def twin_groups(pairs: ImagePairs) -> torch.Tensor:
     """Numbers `(pictures,)` that are equal for images of one title group and for images that look the same."""
     titles = pairs.text_features[pairs.title_rows]
     seen: dict[int, int] = {}
@@ -152,18 +152,18 @@ def train(recipe: Recipe) -> "dict[str, float]":
 
 def _training_rows(recipe: Recipe, model, image_processor, tokenizer, splits) -> Dataset:
     data = recipe.data
-    if data.picture_views is None:
+    if data.image_views is None:
         return _Rows(splits["train"])
     if any(source.startswith("cc3m") for source in data.sources):
-        raise ValueError("data.picture_views is for images split by title; leave it out with cc3m=PATH.")
-    parts = split_by_title(load_captioned_pictures(data.sources))
+        raise ValueError("data.image_views is for images split by title; leave it out with cc3m=PATH.")
+    parts = split_by_title(load_captioned_images(data.sources))
     return clip_rows(
         model,
         image_processor,
         tokenizer,
         parts["train"].filter(lambda row: bool(row["title"].strip())),
         [row for name in ("validation", "test") for row in parts[name]],
-        ViewOptions(data.picture_views, tower=None if data.view_dtype is None else getattr(torch, data.view_dtype)),
+        ViewOptions(data.image_views, tower=None if data.view_dtype is None else getattr(torch, data.view_dtype)),
         Draws(seed=recipe.training.seed, title_share=data.title_share, view_share=data.view_share),
     )
 
@@ -177,7 +177,7 @@ def _pictures(rows: Dataset) -> int:
 
 
 @torch.inference_mode()
-def _judged(model, splits: "dict[str, PicturePairs]", output: Path) -> dict:
+def _judged(model, splits: "dict[str, ImagePairs]", output: Path) -> dict:
     pairs = splits["test"]
     ranks = {name: found.tolist() for name, found in title_ranks(model, pairs).items()}
     (output / "ranks.json").write_text(json.dumps(ranks) + "\n", encoding="utf-8")

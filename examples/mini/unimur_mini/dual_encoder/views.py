@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.data.picture_bytes import decode_picture, read_picture_bytes
+from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
 from modeling_unimur.data.row_store import KEY_TYPE, RowStore, key_of
 from modeling_unimur.training.frozen_features import fingerprint
 
@@ -99,8 +99,8 @@ class _Views(Dataset):
         kept, failures, views = [], [], []
         for position in positions:
             try:
-                data = read_picture_bytes(self.paths[position])
-                picture = decode_picture(data, self.paths[position])
+                data = read_image_bytes(self.paths[position])
+                picture = decode_image(data, self.paths[position])
             except (OSError, ValueError) as error:
                 failures.append((position, str(error)))
                 continue
@@ -207,7 +207,7 @@ class FrozenPictureViews:
 
 
 def _key(path: str, view: int, seed: int) -> bytes:
-    return key_of(f"{view}:{seed}:".encode() + key_of(read_picture_bytes(path)))
+    return key_of(f"{view}:{seed}:".encode() + key_of(read_image_bytes(path)))
 
 
 def _as_it_is(batch):

@@ -155,7 +155,7 @@ def late_interaction(start: str, output: str):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Trains on the manual's training questions, and on generated ones if any are asked for."""
     from modeling_unimur.cli.retriever import model_folder, open_with_index
-    from modeling_unimur.data.retrieval_sources import load_retrieval_set
+    from modeling_unimur.data.registry import load_retrieval_set
     from modeling_unimur.index import hybrid
 
     from ..packages import MINILM_REQUIREMENT, pip_package

@@ -1,9 +1,10 @@
-"""Picture files below a folder, one at a time."""
+"""Image files below folders, one at a time, and which of them may be shown."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -11,19 +12,19 @@ from PIL import Image
 from ..image_loading import IMAGE_FORMATS, pillow_heif
 
 # Containers that Pillow opens by extension but that hold documents, films or measurements.
-NOT_PICTURES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
+NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 # Images that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
 TRIED_ANYWAY = {".avif", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".svg", ".svgz"}
 # Of these Pillow would read the small preview that lies in front.
 CAMERA_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
 
 
-def picture_suffixes() -> set[str]:
+def image_suffixes() -> set[str]:
     """Lower-case file name endings of the formats that this Pillow reads, and of a few more image formats."""
     readable = {
         suffix
         for suffix, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in NOT_PICTURES
+        if kind in Image.OPEN and kind not in NOT_IMAGES
     }
     return readable | TRIED_ANYWAY | CAMERA_RAW
 
@@ -35,7 +36,7 @@ def decoded_suffixes() -> set[str]:
     return found if pillow_heif is None else found | {".heic", ".heif"}
 
 
-def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
+def walk_images(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
     """Files below a folder, folder by folder in the order of their names, and whether each is named as an image.
 
     Hidden files and folders are left out; links to folders are followed once.
@@ -44,7 +45,7 @@ def walk_pictures(folder: Path, onerror: Callable[[OSError], None] | None = None
         folder: to begin with.
         onerror: called for a folder that cannot be listed; such are passed over by default.
     """
-    suffixes, seen = picture_suffixes(), set()
+    suffixes, seen = image_suffixes(), set()
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:
@@ -63,4 +64,46 @@ def printable(name: str) -> str:
     return name.encode("utf-8", errors="backslashreplace").decode()
 
 
-__all__ = ["CAMERA_RAW", "decoded_suffixes", "picture_suffixes", "printable", "walk_pictures"]
+def is_image_file(path: str | os.PathLike) -> bool:
+    """Whether a path is a regular file that Pillow knows as an image of a format that is decoded, by its content."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        Image.init()
+        with Image.open(path, formats=[kind for kind in IMAGE_FORMATS if kind in Image.OPEN]) as image:
+            return image.width > 0 and image.height > 0
+    except Exception:  # damaged files make decoders raise nearly anything
+        return False
+
+
+class AllowedImages:
+    """Images below folders that the owner of a computer has named.
+
+    Args:
+        folders: whose images may be shown, with those of their sub-folders. None of them: no image may.
+    """
+
+    def __init__(self, folders: Iterable[str | os.PathLike] = ()):
+        self.folders = [Path(os.path.realpath(os.path.expanduser(folder))) for folder in folders]
+
+    def find(self, path: str | os.PathLike) -> Path | None:
+        """The file of a path, or None when it is not there, leads out of the folders by a link or by `..`, or is no
+        image."""
+        try:
+            place = Path(os.path.realpath(os.fspath(path)))
+        except (OSError, ValueError):  # a name with NUL
+            return None
+        if not any(place.is_relative_to(folder) for folder in self.folders):
+            return None
+        return place if is_image_file(place) else None
+
+
+__all__ = [
+    "CAMERA_RAW",
+    "AllowedImages",
+    "decoded_suffixes",
+    "image_suffixes",
+    "is_image_file",
+    "printable",
+    "walk_images",
+]

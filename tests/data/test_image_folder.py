@@ -5,8 +5,7 @@ import shutil
 
 import pytest
 
-from modeling_unimur.data.captioned_images import load_captioned_pictures
-from modeling_unimur.data.picture_folder_source import load_picture_folder
+from modeling_unimur.data.captioned_images import load_captioned_images, load_image_folder
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def folder(tmp_path, pictures):
 
 
 def test_names_are_titles_where_no_captions_lie(folder):
-    rows = load_picture_folder(str(folder))
+    rows = load_image_folder(str(folder))
     assert rows["title"][:] == ["cat on keyboard", "town", "red balloon"]
     assert rows["image_id"][:] == ["mine/cat-on-keyboard.png", "mine/more/town.png", "mine/red_balloon.png"]
     assert all(path.endswith(".png") for path in rows["image"])
@@ -41,7 +40,7 @@ def test_captions_file(folder, header, caplog):
         "",
     ]
     (folder / "captions.tsv").write_text(header + "\n".join(lines), encoding="utf-8", newline="\n")
-    rows = load_picture_folder(str(folder))
+    rows = load_image_folder(str(folder))
     assert rows["title"][:] == ["A red balloon.", "a town at night", "the balloon again"]
     assert rows["image_id"][:] == ["mine/red_balloon.png", "mine/more/town.png", "mine/red_balloon.png#2"]
     message = caplog.records[-1].getMessage()
@@ -50,20 +49,20 @@ def test_captions_file(folder, header, caplog):
 
 def test_what_is_wrong_is_told(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        load_picture_folder(str(tmp_path / "nowhere"))
+        load_image_folder(str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="captioned"):
-        load_picture_folder(str(tmp_path / "empty"))
+        load_image_folder(str(tmp_path / "empty"))
     (folder / "captions.tsv").write_text("gone.png\tgone\n")
     with pytest.raises(ValueError, match=r"captions\.tsv"):
-        load_picture_folder(str(folder))
+        load_image_folder(str(folder))
 
 
 def test_is_named_among_the_sources(folder):
-    rows = load_captioned_pictures([f"folder={folder}"])
+    rows = load_captioned_images([f"folder={folder}"])
     assert len(rows) == 3
     with pytest.raises(ValueError, match=r"foldr=x.*folder=PATH"):
-        load_captioned_pictures(["foldr=x"])
+        load_captioned_images(["foldr=x"])
 
 
 def test_what_is_passed_over_is_counted(folder, caplog):
@@ -71,7 +70,7 @@ def test_what_is_passed_over_is_counted(folder, caplog):
         (folder / name).write_bytes(b"x")
     (folder / "gone.png").symlink_to(folder / "nowhere")
     os.mkfifo(folder / "pipe.png")
-    assert len(load_picture_folder(str(folder))) == 3
+    assert len(load_image_folder(str(folder))) == 3
     message = caplog.records[-1].getMessage()
     for count, what in (
         (1, ".hdr"),

@@ -1,4 +1,4 @@
-"""Pictures by address: a file's path, a member of a tar archive or a line of a table, read where it lies."""
+"""Images by address: a file's path, a member of a tar archive or a line of a table, read where it lies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def split_address(address: str) -> tuple[str, int, int | None]:
     return (line["table"], int(line["offset"]), TO_LINE_END) if line else (address, 0, None)
 
 
-def read_picture_bytes(address: str) -> bytes:
+def read_image_bytes(address: str) -> bytes:
     """The encoded image at an address.
 
     A JPEG in a table that breaks off is given its end, so that what there is of it can be decoded.
@@ -80,7 +80,7 @@ def _decode_line(line: bytes, address: str) -> bytes:
     return data
 
 
-def decode_picture(data: bytes, name: str) -> Image.Image:
+def decode_image(data: bytes, name: str) -> Image.Image:
     """Decodes an encoded image as `load_image` does.
 
     Raises:
@@ -124,12 +124,26 @@ def _regular(path: str) -> os.stat_result:
     return status
 
 
+# Fewer images than this are decoded before worker processes have started.
+_WORTH_WORKERS = 2000
+_MOST_WORKERS = 32
+
+
+def worker_count(wanted: int | None, pictures: int) -> int:
+    """Worker processes for so many images: as many as wanted, or one fewer than the CPUs that may be used."""
+    if wanted is not None:
+        return wanted
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus - 1, _MOST_WORKERS) if pictures >= _WORTH_WORKERS else 0
+
+
 __all__ = [
     "TO_LINE_END",
     "FileStamps",
-    "decode_picture",
+    "decode_image",
     "line_address",
     "member_address",
-    "read_picture_bytes",
+    "read_image_bytes",
     "split_address",
+    "worker_count",
 ]

@@ -1,0 +1,354 @@
+"""The three layouts in which people have WebQA, read into documents and questions."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ..json_lines import line_objects
+from ..json_stream import object_entries
+from ..text_lines import open_lines
+from .line_index import LineIndex
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, or an image with its caption; `image` is an address of `data.picture_bytes`, "" for texts.
+
+    The same id may come several times: the last one counts.
+    """
+
+    doc_id: str
+    kind: str
+    text: str
+    image: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question of one split; ids of what answers it, and of what was shown beside that and does not."""
+
+    query_id: str
+    text: str
+    split: str
+    positives: tuple[str, ...]
+    image_negatives: tuple[str, ...] = field(default=())
+    text_negatives: tuple[str, ...] = field(default=())
+    kind: str = ""
+
+
+class Source:
+    """The files of a folder, or of a zip archive (read where they lie)."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._archive: dict[str, str] = {}
+        if not path.is_dir():
+            if not zipfile.is_zipfile(path):
+                raise FileNotFoundError(f"{path} is neither a folder nor a zip archive.")
+            with zipfile.ZipFile(path) as archive:
+                # Whatever folder they are in there; copies that macOS adds are none.
+                self._archive = {
+                    name.rpartition("/")[2]: name for name in archive.namelist() if "__MACOSX" not in name
+                }
+
+    @property
+    def folder(self) -> Path:
+        """Where files that are in no archive lie."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return name in self._archive if self._archive else (self.path / name).is_file()
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: no such file.
+        """
+        if not self.has(name):
+            raise FileNotFoundError(f"{self.path} contains no {name}.")
+        if self._archive:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self._archive[name]) as file:
+                yield file
+        else:
+            with (self.path / name).open("rb") as file:
+                yield file
+
+
+def clean(text: str) -> str:
+    """Text without spaces, quotation marks and carriage returns around it (UniVL-DR's `process_data.py`)."""
+    return text.strip().strip('"').replace("\r", "").strip()
+
+
+def kind_of(images: tuple[str, ...] | list[str], texts: tuple[str, ...] | list[str]) -> str:
+    """What answers a question: "image", "text", both as "image+text", or ""."""
+    return "+".join(kind for kind, found in (("image", images), ("text", texts)) if found)
+
+
+TRAIN_FILE, TEST_FILE = "WebQA_train_val.json", "WebQA_test.json"
+# UniVL-DR's split (its process_data.py): WebQA's training questions shuffled by numpy's seed 1234, the first 5,000 of
+# them for validation; WebQA's validation is the test split, since the answers of its test are not public.
+SPLIT_SEED, NUM_VALIDATION = 1234, 5000
+
+
+def read_raw(folder: Path, index: LineIndex | None, num_validation: int = NUM_VALIDATION) -> Iterator:
+    """Documents and questions of the two files, a question's facts before it; one question is in memory at a time.
+
+    The test file gives candidates alone, and may be absent.
+
+    Args:
+        folder: with the files.
+        index: of the images; without one, images have their captions alone.
+        num_validation: training questions that are for validation, at most a third of them.
+
+    Yields:
+        `Document` and `Question`; images that the table lacks have an empty address.
+
+    Raises:
+        FileNotFoundError: no training file.
+        ValueError: a file is not in WebQA's form; the message names the question.
+    """
+    if not (folder / TRAIN_FILE).is_file():
+        raise FileNotFoundError(f"{folder} contains no {TRAIN_FILE}.")
+    validation = _validation_numbers(folder / TRAIN_FILE, num_validation)
+    number = 0
+    for guid, entry in object_entries(folder / TRAIN_FILE):
+        try:
+            yield from _documents(entry, ("txt_posFacts", "txt_negFacts"), ("img_posFacts", "img_negFacts"), index)
+            split = "test"
+            if entry["split"] == "train":
+                split = "validation" if number in validation else "train"
+                number += 1
+            yield _raw_question(guid, entry, split)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{folder / TRAIN_FILE}, question {guid}: not in WebQA's form ({error!r})") from error
+    if (folder / TEST_FILE).is_file():
+        for guid, entry in object_entries(folder / TEST_FILE):
+            try:
+                yield from _documents(entry, ("txt_Facts",), ("img_Facts",), index)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{folder / TEST_FILE}, question {guid}: not in WebQA's form ({error!r})") from error
+
+
+def _validation_numbers(path: Path, count: int) -> frozenset[int]:
+    """Places among the training questions that the authors' shuffle puts first."""
+    total = sum(entry.get("split") == "train" for _, entry in object_entries(path) if isinstance(entry, dict))
+    # A list, as the authors' script has one: numpy then exchanges its items in the same order.
+    order = list(range(total))
+    np.random.RandomState(SPLIT_SEED).shuffle(order)
+    return frozenset(order[: min(count, total // 3)])
+
+
+def _documents(entry: dict, texts: tuple[str, ...], images: tuple[str, ...], index: LineIndex | None) -> Iterator:
+    for name in texts:
+        for fact in entry[name]:
+            yield Document(str(fact["snippet_id"]), "text", clean(fact["fact"]), title=fact.get("title", ""))
+    for name in images:
+        for fact in entry[name]:
+            yield image_document(str(fact["image_id"]), fact["caption"], fact.get("title", ""), index)
+
+
+def image_document(image_id: str, caption: str, title: str, index: LineIndex | None) -> Document:
+    """An image with its address, "" where the table lacks it."""
+    try:
+        address = index.address(image_id) if index is not None else ""
+    except KeyError:
+        address = ""
+    return Document(image_id, "image", clean(caption), address, title)
+
+
+def _raw_question(guid: str, entry: dict, split: str) -> Question:
+    ids = {
+        name: tuple(str(fact["image_id" if name.startswith("img") else "snippet_id"]) for fact in entry[name])
+        for name in ("img_posFacts", "img_negFacts", "txt_posFacts", "txt_negFacts")
+    }
+    return Question(
+        query_id=guid,
+        text=clean(entry["Q"]),
+        split=split,
+        positives=ids["img_posFacts"] + ids["txt_posFacts"],
+        image_negatives=ids["img_negFacts"],
+        text_negatives=ids["txt_negFacts"],
+        kind=kind_of(ids["img_posFacts"], ids["txt_posFacts"]),
+    )
+
+
+DOCUMENTS_FILE = "all_docs.json"
+# Captions as WebQA has them, with a generated caption behind, with a generated query behind (image verbalization).
+CAPTION_FILES = {"raw": "all_imgs.json", "expanded": "all_imgs_exp.json", "query": "all_imgs_query.json"}
+_SPLIT_FILES = {"train": "train", "validation": "dev", "test": "test"}
+
+
+def read_released(source: Source, index: LineIndex | None, captions: str = "raw") -> Iterator:
+    """Documents, then the questions of all splits; one line is in memory at a time.
+
+    The questions' mined negatives (`train_all.json`, `dev_all.json`) are taken where they are there, else WebQA's own.
+
+    Args:
+        source: with `train.json`, `dev.json`, `test.json`, `all_docs.json` and the captions.
+        index: of the images; without one, images have their captions alone.
+        captions: `raw`, `expanded` or `query`.
+
+    Yields:
+        `Document` and `Question`.
+
+    Raises:
+        ValueError: no such captions, or a line lacks what it must have.
+        FileNotFoundError: a file is absent.
+    """
+    if captions not in CAPTION_FILES:
+        raise ValueError(f"captions={captions!r}: choose from {', '.join(CAPTION_FILES)}.")
+    with source.open(DOCUMENTS_FILE) as file:
+        for row in line_objects(file, DOCUMENTS_FILE):
+            text = clean(_of(row, "fact", DOCUMENTS_FILE))
+            yield Document(str(_of(row, "snippet_id", DOCUMENTS_FILE)), "text", text, title=row.get("title", ""))
+    name = CAPTION_FILES[captions]
+    with source.open(name) as file:
+        for row in line_objects(file, name):
+            image_id = str(_of(row, "image_id", name))
+            yield image_document(image_id, _of(row, "caption", name), row.get("title", ""), index)
+    for split, stem in _SPLIT_FILES.items():
+        name = next((name for name in (f"{stem}_all.json", f"{stem}.json") if source.has(name)), f"{stem}.json")
+        with source.open(name) as file:
+            for row in line_objects(file, name):
+                yield _released_question(row, split, name)
+
+
+def _released_question(row: dict, split: str, name: str) -> Question:
+    ids = {
+        key: tuple(map(str, _of(row, key, name)))
+        for key in ("img_posFacts", "txt_posFacts", "img_negFacts", "txt_negFacts")
+    }
+    return Question(
+        query_id=str(_of(row, "qid", name)),
+        text=clean(_of(row, "Q", name)),
+        split=split,
+        positives=ids["img_posFacts"] + ids["txt_posFacts"],
+        image_negatives=ids["img_negFacts"],
+        text_negatives=ids["txt_negFacts"],
+        kind=kind_of(ids["img_posFacts"], ids["txt_posFacts"]),
+    )
+
+
+def _of(row: dict, key: str, name: str):
+    if key not in row:
+        raise ValueError(f"{name}: a line lacks {key!r}; it has {sorted(row)}.")
+    return row[key]
+
+
+_POOLS = "cand_pool/local/mbeir_webqa_*cand_pool.jsonl"
+_QUERIES = "query/{}/mbeir_webqa_*.jsonl"
+_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+# M-BEIR's names of a candidate's form.
+_KINDS = {"text": "text", "image,text": "image", "image": "image"}
+
+
+def is_mbeir(folder: Path) -> bool:
+    """Whether a folder holds M-BEIR's WebQA."""
+    return any(folder.glob(_POOLS))
+
+
+def read_mbeir(folder: Path) -> Iterator:
+    """Documents, then the questions of all splits that are there; one line is in memory at a time.
+
+    Ids are M-BEIR's (`9:123`), of questions with their split before them: M-BEIR numbers each split anew.
+
+    Args:
+        folder: M-BEIR's, with `cand_pool/local`, `query` and `mbeir_images`.
+
+    Yields:
+        `Document` and `Question`; an image whose file is absent has an empty address.
+
+    Raises:
+        FileNotFoundError: no pool of candidates, or no queries.
+        ValueError: a line lacks what it must have.
+    """
+    pools = sorted(folder.glob(_POOLS))
+    queries = {split: sorted(folder.glob(_QUERIES.format(name))) for split, name in _SPLITS.items()}
+    if not pools or not any(queries.values()):
+        raise FileNotFoundError(f"{folder} contains no {_POOLS}, or no {_QUERIES.format('*')}.")
+    images: set[int] = set()
+    for pool in pools:
+        for row in _mbeir_rows(pool, ("did", "modality")):
+            kind = _KINDS.get(row["modality"])
+            if kind is None:
+                raise ValueError(f"{pool}: {row['did']} is of an unknown form {row['modality']!r}")
+            if kind == "image":
+                images.add(_number(row["did"]))
+            yield Document(row["did"], kind, (row.get("txt") or "").strip(), _address(folder, row.get("img_path")))
+    for split, files in queries.items():
+        seen: set[str] = set()
+        for file in files:
+            for row in _mbeir_rows(file, ("qid", "query_txt", "pos_cand_list")):
+                # The joint file of a split may lie beside those of its two tasks.
+                if row["qid"] not in seen:
+                    seen.add(row["qid"])
+                    yield _mbeir_question(row, split, images)
+
+
+def _mbeir_rows(path: Path, needed: tuple[str, ...]) -> Iterator[dict]:
+    with open_lines(path) as file:
+        for row in line_objects(file, str(path)):
+            missing = [key for key in needed if row.get(key) is None]
+            if missing:
+                raise ValueError(f"{path}: a line lacks {missing}; it has {sorted(row)}.")
+            yield row
+
+
+def _number(did: str) -> int:
+    return int(did.rpartition(":")[2])
+
+
+def _address(folder: Path, image: str | None) -> str:
+    path = folder / image if image else None
+    return str(path.absolute()) if path is not None and path.is_file() else ""
+
+
+def _mbeir_question(row: dict, split: str, images: set[int]) -> Question:
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for did in row.get("neg_cand_list") or []:
+        parts[_number(did) in images].append(did)
+    shown = [did for did in row["pos_cand_list"] if _number(did) in images]
+    told = [did for did in row["pos_cand_list"] if _number(did) not in images]
+    return Question(
+        query_id=f"{split}/{row['qid']}",
+        text=row["query_txt"].strip(),
+        split=split,
+        positives=tuple(row["pos_cand_list"]),
+        image_negatives=tuple(parts[True]),
+        text_negatives=tuple(parts[False]),
+        kind=kind_of(shown, told),
+    )
+
+
+__all__ = [
+    "CAPTION_FILES",
+    "DOCUMENTS_FILE",
+    "NUM_VALIDATION",
+    "SPLITS",
+    "SPLIT_SEED",
+    "TEST_FILE",
+    "TRAIN_FILE",
+    "Document",
+    "Question",
+    "Source",
+    "clean",
+    "image_document",
+    "is_mbeir",
+    "kind_of",
+    "read_mbeir",
+    "read_raw",
+    "read_released",
+]
