@@ -50,6 +50,7 @@ TESTED_THROUGH = {
         "modeling_unimur.auto_classes",
     ),
     "tests/index/test_payloads.py": ("modeling_unimur.index.base",),
+    "tests/test_query_anchor.py": ("modeling_unimur.encoding.text_encoders",),
     "tests/test_saving_unimur.py": ("modeling_unimur.loading",),
     "tests/cli/test_compare_command.py": ("modeling_unimur.cli.backbone_arguments",),
     "tests/cli/test_train_command.py": ("modeling_unimur.cli.recipe_arguments",),

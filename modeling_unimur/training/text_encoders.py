@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from torch.nn import functional as F
 
 from ..encoding.encoder import embed_by_length
-from ..processing_unimur import TextEncoder, encode_queries, load_text_encoder
+from ..encoding.text_encoders import TextEncoder, encode_queries, load_text_encoder
 
 
 @dataclass

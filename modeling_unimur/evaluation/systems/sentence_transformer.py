@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ...processing_unimur import load_sentence_transformer
+from ...encoding.text_encoders import load_sentence_transformer
 from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialogue
 
 

@@ -1,0 +1,151 @@
+"""Encoders of texts by name: a dual encoder's text tower, or a model of sentence-transformers."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.utils.data import get_worker_info
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from ..configuration_univl_dr import DUAL_ENCODERS
+from ..conversation import clean_texts
+from ..modeling_open_clip import load_dual_encoder
+
+# Texts that run through a text tower together.
+_BATCH = 64
+
+
+class TextEncoder:
+    """Strings through a dual encoder's text tower, tokenised as `UniMuRProcessor.process_texts` does: padded to the
+    longest, or for SigLIP to the full length and without a mask, and cut at the longest text that the tower reads.
+
+    Args:
+        clip: the dual encoder.
+        tokenizer: its own.
+        clean_text: as `UniMuRProcessor` takes it.
+    """
+
+    def __init__(self, clip, tokenizer, clean_text: str | None = None):
+        self.clip, self.tokenizer, self.clean_text = clip, tokenizer, clean_text
+        self.full = clip.config.model_type.startswith("siglip")
+        about = clip.config if hasattr(clip.config, "context_length") else clip.config.text_config
+        positions = getattr(about, "context_length", getattr(about, "max_position_embeddings", None))
+        limits = [length for length in (tokenizer.model_max_length, positions) if length and length < 100_000]
+        self.settings = {"padding": "max_length" if self.full else True, "truncation": bool(limits)}
+        if limits:
+            self.settings["max_length"] = min(limits)
+        self._latest = None
+
+    def __call__(self, lines: list[str], keep: str = "first") -> torch.Tensor:
+        """Vectors `(texts, joint_width)`, not normalised; of a longer text the `"first"` or the `"latest"` tokens."""
+        if keep == "latest" and self._latest is None:
+            self._latest = copy.deepcopy(self.tokenizer)
+            self._latest.truncation_side = "left"
+        tokenizer = self._latest if keep == "latest" else self.tokenizer
+        batch = tokenizer(clean_texts(lines, self.clean_text), return_tensors="pt", **self.settings)
+        batch = batch.to(next(self.clip.parameters()).device)
+        mask = None if self.full else batch["attention_mask"]
+        features = self.clip.get_text_features(batch["input_ids"], attention_mask=mask)
+        return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+    @property
+    def key(self) -> str:
+        """What features depend on besides the weights."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        settings = f"{self.settings}" if self.clean_text is None else f"{self.settings}\n{self.clean_text}"
+        if backend is None:
+            return f"{type(self.tokenizer).__name__}\n{settings}"
+        plain = copy.deepcopy(backend)  # a tokenizer notes its last padding and truncation in itself
+        plain.no_truncation()
+        plain.no_padding()
+        return f"{plain.to_str()}\n{settings}"
+
+
+def load_text_encoder(name: str, revision: str | None = None):
+    """A [`TextEncoder`] of a CLIP, SigLIP or open_clip model, or else a `SentenceTransformer`.
+
+    Args:
+        name (`str`): Hub id or folder.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Raises:
+        OSError: the dual encoder could not be loaded.
+        ValueError: there is no such model.
+        ImportError: without the library that runs it.
+    """
+    try:
+        is_listed = os.path.isfile(os.path.join(name, "modules.json"))
+        about = {} if is_listed else PreTrainedConfig.get_config_dict(name, revision=revision)[0]
+    except OSError:  # a sentence-transformers model may have no configuration of its own at the top
+        about = {}
+    if about.get("model_type") not in DUAL_ENCODERS:
+        return load_sentence_transformer(name, revision)
+    clip, commit = load_dual_encoder(name, revision)
+    return TextEncoder(clip.eval(), AutoTokenizer.from_pretrained(name, revision=commit))
+
+
+def load_sentence_transformer(source: str | os.PathLike, revision: str | None = None):
+    """A `SentenceTransformer` from a Hub id or a folder.
+
+    Raises:
+        ImportError: without sentence-transformers.
+        ValueError: when there is no such model.
+    """
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise ImportError(
+            f"The encoder {os.fspath(source)!r} needs sentence-transformers: `pip install "
+            "unimur[sentence_transformers]`."
+        ) from error
+    device = None if get_worker_info() is None else "cpu"  # an accelerator cannot be used after a fork
+    try:
+        return SentenceTransformer(os.fspath(source), revision=revision, device=device)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{os.fspath(source)!r} could not be loaded as a sentence-transformers model: check the id or the folder. "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def load_query_encoder(name: str, revision: str | None = None) -> Callable[[list[str]], torch.Tensor]:
+    """`encode_queries` by an encoder's name; arguments and errors are those of `load_text_encoder`."""
+    return partial(encode_queries, load_text_encoder(name, revision))
+
+
+def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
+    """Vectors of texts as queries `(texts, width)`, float32 on the CPU; of a longer text its latest words.
+
+    Args:
+        encoder: of `load_text_encoder`, or any callable from a list of texts to vectors.
+        texts (`list[str]`): at least one.
+    """
+    if isinstance(encoder, TextEncoder):
+        with torch.inference_mode():
+            parts = [encoder(texts[at : at + _BATCH], keep="latest") for at in range(0, len(texts), _BATCH)]
+        vectors = torch.cat(parts)
+    elif isinstance(encoder, torch.nn.Module) and hasattr(encoder, "encode_query"):
+        shown = [_latest_words(text, encoder) for text in texts]
+        vectors = encoder.encode_query(shown, convert_to_tensor=True, show_progress_bar=False)
+    else:
+        vectors = encoder(texts)
+    return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def _latest_words(text: str, encoder) -> str:
+    """The end of a text that is longer than a sentence-transformers model reads."""
+    limit, tokenizer = getattr(encoder, "max_seq_length", None), getattr(encoder, "tokenizer", None)
+    if not limit or not getattr(tokenizer, "is_fast", False):
+        return text
+    prompt = (getattr(encoder, "prompts", None) or {}).get("query") or ""
+    room = limit - len(tokenizer(prompt, verbose=False)["input_ids"])
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    offsets = encoded["offset_mapping"]
+    return text[offsets[-room][0] :] if 0 < room < len(offsets) else text
+
+
+__all__ = ["TextEncoder", "encode_queries", "load_query_encoder", "load_sentence_transformer", "load_text_encoder"]
