@@ -394,7 +394,7 @@ class RetrievalIndex(VectorIndex):
             about = json.loads((version / "index.json").read_text(encoding="utf-8"))
             return cls.read_files(version, about) if about["factory"] == MEMORY else package("", folder)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{folder} contains no whole index: {error.filename} is missing.") from error
+            raise FileNotFoundError(f"{folder} contains no index: {error.filename} is missing.") from error
         except UNREADABLE as error:
             raise ValueError(f"The index in {folder} is damaged: {error}.") from error
 
