@@ -113,8 +113,7 @@ class VectorIndex:
 
     Args:
         width: of the vectors.
-        model: name and revision of the model they come from, as in `"unimur-mini@3f2c1a"`. Whoever searches or adds
-            may pass the model of its vectors: another one is refused.
+        model: name and revision of the model they come from, as in `"unimur-mini@3f2c1a"`.
     """
 
     # Whether payloads may hold what cannot be written as JSON.
@@ -134,7 +133,6 @@ class VectorIndex:
         ids: Sequence[str],
         vectors: np.ndarray,
         payloads: Sequence[dict] | None = None,
-        model: str | None = None,
         on_error: str = "raise",
     ) -> Added:
         """Adds candidates; one whose id is known takes the old one's place, of an id given twice the last counts.
@@ -144,17 +142,15 @@ class VectorIndex:
             ids: one per candidate.
             vectors: shape `(candidates, width)`, unit length; an array or a tensor.
             payloads: a small JSON object a candidate; see `plain_payload`.
-            model: the model of these vectors, where the caller knows it.
             on_error: `"raise"`, or `"skip"`: what cannot be taken is left out and named in the answer.
 
         Raises:
-            ValueError: wrong kind, width, model, id, vector or payload; nothing has been added then.
+            ValueError: wrong kind, width, id, vector or payload; nothing has been added then.
             PermissionError: the index was opened for reading.
         """
         _require_kind(kind)
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
-        self._require_model(model)
         ids, matrix = list(ids), self._matrix_of(vectors)
         payloads = [{}] * len(ids) if payloads is None else list(payloads)
         if not len(ids) == len(matrix) == len(payloads):
@@ -199,7 +195,6 @@ class VectorIndex:
         top_k: int = 10,
         kind: str | None = None,
         where: Mapping[str, Any] | None = None,
-        model: str | None = None,
         with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """The best candidates of each query, best first.
@@ -209,16 +204,14 @@ class VectorIndex:
             top_k: hits for each query, fewer where fewer match.
             kind: `"text"` or `"image"`; both in one ranking without it.
             where: what payloads must say; see `conditions`.
-            model: the model of these vectors, where the caller knows it.
             with_vectors: whether hits bring their vectors; of an index of codes, what the codes decode to.
 
         Raises:
-            ValueError: wrong kind, width, model, `top_k` or condition, NaN, vectors that are not normalised.
+            ValueError: wrong kind, width, `top_k` or condition, NaN, vectors that are not normalised.
         """
         if kind is not None:
             _require_kind(kind)
         require_positive("top_k", top_k)
-        self._require_model(model)
         query = Query(self._unit(vectors), top_k, (kind,) if kind else KINDS, conditions(where), with_vectors)
         return self._search(query) if len(query.vectors) else []
 
@@ -252,13 +245,6 @@ class VectorIndex:
         """What a backend stores of a payload."""
         return plain_payload(item, payload)
 
-    def _require_model(self, model: str | None) -> None:
-        if None not in (model, self.model) and model != self.model:
-            raise ValueError(
-                f"The index holds vectors of {self.model!r}; these are of {model!r}, whose numbers mean something "
-                "else. Embed with that model, or build an index for this one."
-            )
-
     def _matrix_of(self, vectors: np.ndarray) -> np.ndarray:
         if hasattr(vectors, "detach"):  # a tensor
             vectors = vectors.detach().float().cpu().numpy()
@@ -283,7 +269,7 @@ class RetrievalIndex(VectorIndex):
 
     Args:
         width (`int`, *optional*): of the vectors; that of the first ones by default.
-        model (`str`, *optional*): name and revision of their model; without it nobody is refused.
+        model (`str`, *optional*): name and revision of their model.
 
     Attributes:
         parts (`dict`): the candidates of each kind.

@@ -1228,15 +1228,6 @@ def _missing_anchor(names: str) -> str:
 
 
 __all__ = [
-    "GATE_FEATURES",
-    "AnchorInputs",
-    "UniMuRHeads",
-    "UniMuRModel",
-    "UniMuROutput",
-    "UniMuRPreTrainedModel",
-    "UniMuRQueryAnchor",
-    "UniMuRQueryOutput",
-    "gate_features",
-    "next_token_loss",
-    "vocabulary_logits",
-]
+    "GATE_FEATURES", "AnchorInputs", "UniMuRHeads", "UniMuRModel", "UniMuROutput", "UniMuRPreTrainedModel",
+    "UniMuRQueryAnchor", "UniMuRQueryOutput", "gate_features", "next_token_loss", "vocabulary_logits",
+]  # fmt: skip

@@ -572,14 +572,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             inputs = _Batch([inputs], [None]) if single else _Batch(list(inputs), range(len(inputs)))
         # A process of its own, started while another thread held the lock, would wait for ever.
         with contextlib.nullcontext() if get_worker_info() is not None else self._model_lock:
-            try:
+            with contextlib.suppress(Exception):  # of one of them
                 return {**read(inputs), "errors": {}}
-            except Exception as error:
-                if len(inputs.dialogues) == 1 and on_error == "raise":
-                    raise
-                errors = {0: error}
-            if len(inputs.dialogues) == 1:
-                return {"errors": errors}
             good, errors = [], {}
             for place, one in enumerate(zip(inputs.dialogues, inputs.numbers, strict=True)):
                 try:

@@ -506,13 +506,6 @@ class ChatCache:
 
 
 __all__ = [
-    "DEFAULT_BYTES",
-    "ChatCache",
-    "ContextReader",
-    "FrozenDecoder",
-    "PrefixCache",
-    "ReadChat",
-    "align_right",
-    "common_length",
-    "group_by_length",
-]
+    "DEFAULT_BYTES", "ChatCache", "ContextReader", "FrozenDecoder", "PrefixCache", "ReadChat", "align_right",
+    "common_length", "group_by_length",
+]  # fmt: skip

@@ -42,7 +42,6 @@ def test_width_is_that_of_the_first_vectors():
     assert (index.width, index.model) == (8, None)
     with pytest.raises(ValueError, match=r"\(1, 5\)"):
         index.add("image", ["a"], unit(1, 5))
-    index.search(unit(1, 8), model="anybody@1")  # what has no model refuses nobody
 
 
 def test_the_folder_holds_everything(index, tmp_path):
