@@ -30,9 +30,9 @@ import numpy as np
 import torch
 from transformers import set_seed
 
+from benchmarks.curves import draw_curves
 from benchmarks.harness import RESULTS, ROOT, machine, versions
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.evaluation.curves import draw_curves
 from modeling_unimur.evaluation.metrics import (
     cross_modal_consistency,
     first_right_ranks,

@@ -32,8 +32,14 @@ import torch
 from benchmarks.harness import RESULTS, argument_parser, report
 from benchmarks.ladder_rows import Rows
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.evaluation.universal import DualEncoder, RetrievalTask, Space, bm25_system, with_bm25
-from modeling_unimur.evaluation.universal.univl_dr import HYBRID
+from modeling_unimur.evaluation.universal import (
+    HYBRID,
+    DualEncoder,
+    RetrievalTask,
+    Space,
+    bm25_system,
+    with_bm25,
+)
 
 CORPORA = ("gimp_manual", "gnucash_manual", "debian_handbook", "scikit_learn_guide")
 LEAST_SCORE = 2
@@ -105,7 +111,7 @@ def measure(corpus: str, retrieval: RetrievalSet, models: Mapping[str, DualEncod
     figures = {"questions": len(task.query_ids), "images": int(task.is_image.sum())}
     figures["texts"] = len(task.doc_ids) - figures["images"]
     for name, encoder in models.items():
-        space = Space.of(encoder, task, dev)
+        space = Space(encoder, task, dev)
         beside, weight = with_bm25(name, space)
         rows.add(name, space.system())
         rows.add(f"{name}_hybrid", beside[HYBRID.format(name)])

@@ -62,10 +62,10 @@ from modeling_unimur.evaluation.universal import (
     RetrievalTask,
     Space,
     bm25_system,
+    choose_image_weight,
     dense_system,
     with_bm25,
 )
-from modeling_unimur.evaluation.universal.tuning import choose_image_weight
 from modeling_unimur.training.documents import PooledImages
 from modeling_unimur.training.recipes import Recipe, load_recipe
 from modeling_unimur.training.train_univl_dr import build, train
@@ -178,7 +178,7 @@ class Ladder:
         if retrieval is not None:
             task = RetrievalTask.from_set(retrieval, "test", self.score)
             dev = RetrievalTask.from_set(retrieval, "validation", self.score)
-        return Space.of(Encoder(model, processor, pooled=pooled, progress=not self.args.quick), task, dev)
+        return Space(Encoder(model, processor, pooled=pooled, progress=not self.args.quick), task, dev)
 
     def run(self) -> Rows:
         """Everything."""
@@ -208,9 +208,9 @@ class Ladder:
         choice = choose_image_weight(zero.dev_queries, zero.encoded, self.dev)
         shown = {weight: found for weight, found in choice.tried.items() if weight > 0}
         self.image_weight = max(shown, key=shown.get)
-        zero.tune(self.image_weight)
+        zero.documents = zero.encoded.weighted(self.image_weight)
         tried = ", ".join(f"{weight:g}: {found:.1f}" for weight, found in choice.tried.items())
-        self.rows.notes.append(f"pictures' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
+        self.rows.notes.append(f"images' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
 
     def _beside(self, space: Space, zero: Space) -> None:
         """The balanced model with BM25 and with an oracle; and what is left without captions."""

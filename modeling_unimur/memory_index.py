@@ -12,6 +12,7 @@ import json
 import math
 import operator
 import os
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -411,9 +412,9 @@ class Rows:
     def search(self, vectors: np.ndarray, top_k: int, where: tuple[Condition, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows, both `(queries, at most top_k)`, best first."""
         if not where:
-            return best_columns(vectors @ self.matrix().T, top_k)
+            return best_columns(inner_products(vectors, self.matrix()), top_k)
         chosen = np.array([row for row in range(len(self)) if matches(self.payload(row), where)], np.int64)
-        scores, best = best_columns(vectors @ self.matrix()[chosen].T, top_k)
+        scores, best = best_columns(inner_products(vectors, self.matrix()[chosen]), top_k)
         return scores, chosen[best]
 
     def add(self, ids: list[str], vectors: np.ndarray, payloads: list[dict]) -> int:
@@ -441,6 +442,16 @@ class Rows:
                 matrix[row] = matrix[last]
                 self.ids[row], self.payloads[row], self.rows[moved] = moved, payload, row
         self.blocks = [matrix[: len(self.ids)].copy()]
+
+
+def inner_products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`rows @ columns.T`, by torch where a program has imported it: the threads of NumPy's BLAS keep spinning after a
+    product, on the cores that the language model needs next."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return rows @ columns.T
+    left, right = (torch.from_numpy(np.require(one, requirements="W")) for one in (rows, columns))
+    return (left @ right.T).numpy()
 
 
 def best_columns(scores: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -758,7 +769,7 @@ def agreement(texts: Sequence[Hit], images: Sequence[Hit]) -> np.ndarray:
 def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Cosines of two matrices' rows, float64. What codes of an index decode to is not of length 1."""
     lengths = [np.sqrt(np.einsum("ij,ij->i", one, one, dtype=np.float64)) for one in (rows, columns)]
-    return (rows @ columns.T) / np.maximum(np.multiply.outer(*lengths), 1e-12)
+    return inner_products(rows, columns) / np.maximum(np.multiply.outer(*lengths), 1e-12)
 
 
 __all__ = [

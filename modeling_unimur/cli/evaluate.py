@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from .backbone_arguments import add_backbones, add_trust, chosen_backbones
 from .compared_systems import SYSTEMS, open_systems
 from .errors import CommandError
-from .number_arguments import positive_integer
-from .reranker_arguments import add_reranker
 from .retriever import chosen_systems, model_source
 
 # The linear map needs text to be fitted on, which takes packages and minutes.
@@ -19,6 +18,7 @@ _TABLE = "table"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur evaluate`."""
+    from ..evaluation.tasks.options import TaskOptions
     from ..evaluation.tasks.registry import TASKS
 
     width = max(map(len, TASKS)) + 2
@@ -45,54 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"from {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
     )
     parser.add_argument("--sentence-transformer", metavar="ID", help="add a sentence-transformers model")
-    parser.add_argument("--split", help="split of the data set (default: the one that the papers report)")
-    parser.add_argument("--limit", type=int, metavar="N", help="evaluate only the first N dialogues")
-    parser.add_argument(
-        "--over-return",
-        type=float,
-        default=10.0,
-        metavar="PERCENT",
-        help="over-return rate in percent at which image retrieval rates are compared (default: 10)",
-    )
-    parser.add_argument("--image-threshold", type=float, metavar="SCORE", help="minimum score for returning an image")
-    parser.add_argument(
-        "--returned-images", type=int, default=1, metavar="N", help="number of images in a reply (default: 1)"
-    )
-    parser.add_argument(
-        "--judge", metavar="CLIP", help="CLIP model for MM-Relevance (MMDialog uses openai/clip-vit-base-patch32)"
-    )
-    parser.add_argument(
-        "--rounds",
-        default="1,5,10",
-        metavar="NUMBERS",
-        help="numbers of VisDial rounds to show, 0 for all (default: 1,5,10)",
-    )
-    parser.add_argument("--form", choices=("chat", "fromage"), default="chat", help="format of VisDial dialogues")
-    parser.add_argument("--with-caption", action="store_true", help="put VisDial's caption first")
-    parser.add_argument(
-        "--normalise",
-        choices=("sum", "mean"),
-        default="sum",
-        help="combination of the log-probabilities of an answer's tokens (default: sum)",
-    )
-    parser.add_argument(
-        "--least-score", type=int, default=1, metavar="GRADE",
-        help="minimum score of relevant documents of a retrieval set (default: 1; 2 for gimp_manual)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--setting", choices=("merged", "released"),
-        help="WebQA: merge equal texts, raw captions (default); or UniVL-DR's setting: nothing merged, query captions",
-    )  # fmt: skip
-    parser.add_argument(
-        "--captions", choices=("raw", "expanded", "query"), help="captions of WebQA (default: those of the setting)"
-    )
-    parser.add_argument(
-        "--deduplicate", choices=("none", "texts", "all"), help="documents of WebQA to merge (default: as the setting)"
-    )
-    parser.add_argument(
-        "--truncate-dim", type=positive_integer, action="append", default=[], metavar="N",
-        help="one more row for retrieval sets: the first N numbers of the vectors; repeat it for several widths",
-    )  # fmt: skip
+    for option in dataclasses.fields(TaskOptions):
+        argument = dict(option.metadata)
+        flag = argument.pop("flag", f"--{option.name.replace('_', '-')}")
+        default = [] if argument.get("action") == "append" else option.default
+        parser.add_argument(flag, dest=option.name, default=default, **argument)
     parser.add_argument(
         "--linear-texts",
         type=int,
@@ -100,8 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of dialogues and glosses to fit clip-linear on (default: 10000)",
     )
-    add_reranker(parser, "one more row for retrieval sets, the first model rescored", with_top_k=False)
-    parser.add_argument("--seed", type=int, default=0, help="random seed of intervals and of chance (default: 0)")
     parser.add_argument(
         "--card", type=Path, metavar="FILE", help="model card to update with the metrics of the first model"
     )
@@ -110,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs a task, prints its table and writes the results; or makes one table out of several."""
+    from ..evaluation.tasks.options import TaskOptions
     from ..evaluation.tasks.registry import TASKS
 
     if args.output is not None and args.output.exists() and not args.output.is_dir():
@@ -122,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--data PATH is missing: {TASKS[args.task].data}")
     if args.output is None:
         raise CommandError("--output FOLDER is missing: results and finished batches go there")
-    options = _options(args)
+    options = TaskOptions(**{option.name: getattr(args, option.name) for option in dataclasses.fields(TaskOptions)})
     chosen = chosen_systems(args.systems, SYSTEMS)
     if TASKS[args.task].takes == "models" and not args.model:
         raise CommandError(f"--model MODEL is missing: {args.task} needs one of its own kind")
@@ -168,30 +124,3 @@ def _show(found, paths: list[Path]) -> None:
     for line in found.lines():
         print(line)
     print(f"Written to {', '.join(map(str, paths))}, with intervals and paired differences")
-
-
-def _options(args: argparse.Namespace):
-    from ..evaluation.tasks.options import TaskOptions
-
-    rounds = args.rounds.split(",")
-    if not all(part.strip().isdecimal() for part in rounds):
-        raise CommandError(f"--rounds {args.rounds}: numbers with commas between, such as 1,5,10")
-    return TaskOptions(
-        split=args.split,
-        limit=args.limit,
-        seed=args.seed,
-        over_return=args.over_return,
-        image_threshold=args.image_threshold,
-        returned_images=args.returned_images,
-        judge=args.judge,
-        rounds=tuple(int(part) for part in rounds),
-        form=args.form,
-        with_caption=args.with_caption,
-        normalise=args.normalise,
-        least_score=args.least_score,
-        setting=args.setting,
-        captions=args.captions,
-        deduplicate=args.deduplicate,
-        reranker=args.reranker,
-        truncate_dims=tuple(args.truncate_dim),
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -12,10 +13,11 @@ from typing import IO, Any
 from .json_lines import MAX_DEPTH, check_depth, read_json_lines
 from .text_lines import open_lines
 
+# Characters that are read at a time.
 _CHUNK = 1 << 20
 # WebQA's entries have some ten thousand characters; what is longer than this is a damaged file.
 _LONGEST_ENTRY = 1 << 26
-_SPACE = " \t\n\r"
+_SPACES = re.compile(r"[ \t\n\r]*")
 
 
 def object_entries(path: Path) -> Iterator[tuple[str, Any]]:
@@ -26,20 +28,7 @@ def object_entries(path: Path) -> Iterator[tuple[str, Any]]:
         ValueError: it is no JSON object, or ends before its end; the message names the entry.
     """
     with _text(path) as file:
-        reader = _Reader(file, path)
-        reader.take("{")
-        if reader.peek() == "}":
-            return
-        while True:
-            key = reader.value()
-            if not isinstance(key, str):
-                raise ValueError(f"{path}, behind {reader.last!r}: a key is expected, not {key!r}")
-            reader.last = key
-            reader.take(":")
-            yield key, reader.value()
-            if reader.peek() == "}":
-                return
-            reader.take(",")
+        yield from _Reader(file, path, _CHUNK).entries("{", "}")
 
 
 def read_json_records(path: str | os.PathLike, chunk_size: int = _CHUNK) -> Iterator[dict]:
@@ -55,17 +44,12 @@ def read_json_records(path: str | os.PathLike, chunk_size: int = _CHUNK) -> Iter
     """
     path = Path(path)
     with _text(path) as file:
-        reader, number = _Reader(file, path, chunk_size), 0
-        if not reader.at_end() and reader.peek() == "[":
-            reader.take("[")
-            while reader.peek() != "]":
-                if number:
-                    reader.take(",")
-                yield _object(reader.value(), f"{path}, object {number}")
-                reader.last = f"object {number}"
-                number += 1
-            return
-    for number, record in read_json_lines(path):
+        reader = _Reader(file, path, chunk_size)
+        is_array = reader.peek() == "["
+        if is_array:
+            for number, record in reader.entries("[", "]"):
+                yield _object(record, f"{path}, object {number}")
+    for number, record in () if is_array else read_json_lines(path):
         yield _object(record, f"{path}, line {number}")
 
 
@@ -80,71 +64,76 @@ def _object(record: Any, where: str) -> dict:
 
 
 class _Reader:
-    """Tokens of a file, read a piece at a time."""
+    """Entries of one object or array of a file, read a piece at a time."""
 
-    def __init__(self, file: IO[str], path: Path, chunk_size: int = _CHUNK):
-        self.file, self.path, self.chunk_size, self.last = file, path, chunk_size, ""
-        self.buffer, self.position = "", 0
+    def __init__(self, file: IO[str], path: Path, chunk_size: int):
+        self.file, self.path, self.chunk_size = file, path, chunk_size
+        self.text, self.position, self.last = "", 0, "its beginning"
         self.decoder = json.JSONDecoder(strict=False)
 
-    def _more(self) -> bool:
-        rest = self.buffer[self.position :]
-        # An entry longer than a piece is tried again with twice as much, not piece by piece.
-        try:
-            read = self.file.read(max(self.chunk_size, len(rest)))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{self.path}, behind {self.last!r}: not UTF-8. Save the file as UTF-8.") from error
-        self.buffer, self.position = rest + read, 0
-        return bool(read)
-
-    def at_end(self) -> bool:
-        """Whether only space is left."""
-        while True:
-            while self.position < len(self.buffer) and self.buffer[self.position] in _SPACE:
-                self.position += 1
-            if self.position < len(self.buffer):
-                return False
-            if not self._more():
-                return True
+    def entries(self, opening: str, closing: str) -> Iterator[tuple[Any, Any]]:
+        """Keys and values of an object, or numbers and values of an array."""
+        self._take(opening)
+        number = 0
+        while self.peek() != closing:
+            if number:
+                self._take(",")
+            key = number
+            if opening == "{":
+                key = self._value()
+                if not isinstance(key, str):
+                    raise self._wrong(f"a key is expected, not {key!r}")
+                self.last = key
+                self._take(":")
+            yield key, self._value()
+            self.last = key if opening == "{" else f"object {number}"
+            number += 1
 
     def peek(self) -> str:
-        if self.at_end():
-            raise ValueError(f"{self.path} ends behind {self.last!r}, not whole JSON. Fetch it anew.")
-        return self.buffer[self.position]
+        """The next character that is no space; empty at the end of the file."""
+        while True:
+            self.position = _SPACES.match(self.text, self.position).end()
+            if self.position < len(self.text) or not self._more():
+                return self.text[self.position : self.position + 1]
 
-    def take(self, character: str) -> None:
+    def _take(self, character: str) -> None:
         if self.peek() != character:
-            near = self.buffer[self.position : self.position + 40]
-            raise ValueError(f"{self.path}, behind {self.last!r}: {character!r} is expected where {near!r} stands")
+            near = self.text[self.position : self.position + 40]
+            raise self._wrong(f"{character!r} is expected where {near!r} stands")
         self.position += 1
 
-    def value(self) -> Any:
+    def _value(self) -> Any:
         self.peek()
         while True:
             try:
-                found, end = self.decoder.raw_decode(self.buffer, self.position)
+                found, end = self.decoder.raw_decode(self.text, self.position)
             except json.JSONDecodeError as error:
-                if len(self.buffer) - self.position > _LONGEST_ENTRY or not self._more():
-                    told = f"{self.path}, behind {self.last!r}: not whole JSON ({error.msg}). Fetch it anew."
-                    raise ValueError(told) from error
+                if len(self.text) - self.position > _LONGEST_ENTRY or not self._more():
+                    raise self._wrong(f"not whole JSON ({error.msg}). Fetch it anew") from error
                 continue
             except RecursionError as error:
-                told = f"{self.path}, behind {self.last!r}: nested deeper than {MAX_DEPTH} levels."
-                raise ValueError(told) from error
-            if end < len(self.buffer):
-                self.position = end
-                return self._checked(found)
-            # A number may go on behind the piece.
-            if not self._more():
-                self.position = len(self.buffer)
-                return self._checked(found)
+                raise self._wrong(f"nested deeper than {MAX_DEPTH} levels") from error
+            if end == len(self.text) and self._more():
+                continue  # a number may go on behind the piece
+            self.position = min(end, len(self.text))
+            try:
+                check_depth(found)
+            except ValueError as error:
+                raise self._wrong(str(error)) from error
+            return found
 
-    def _checked(self, value: Any) -> Any:
+    def _more(self) -> bool:
+        # An entry longer than a piece is tried again with twice as much, not piece by piece.
+        rest = self.text[self.position :]
         try:
-            check_depth(value)
-        except ValueError as error:
-            raise ValueError(f"{self.path}, behind {self.last!r}: {error}.") from error
-        return value
+            read = self.file.read(max(self.chunk_size, len(rest)))
+        except UnicodeDecodeError as error:
+            raise self._wrong("not UTF-8. Save the file as UTF-8") from error
+        self.text, self.position = rest + read, 0
+        return bool(read)
+
+    def _wrong(self, problem: str) -> ValueError:
+        return ValueError(f"{self.path}, behind {self.last!r}: {problem}.")
 
 
 __all__ = ["object_entries", "read_json_records"]

@@ -80,7 +80,7 @@ def split_of_title(
 
 
 def split_by_title(
-    pictures: Dataset,
+    images: Dataset,
     *,
     seed: int = SPLIT_SEED,
     test_fraction: float = TEST_FRACTION,
@@ -89,29 +89,29 @@ def split_by_title(
     """Splits images so that one title, and its near twins, are in one split whatever the order and the sources.
 
     Args:
-        pictures: a dataset with a `title` column, such as `load_captioned_images` returns.
+        images: a dataset with a `title` column, such as `load_captioned_images` returns.
         seed: another seed gives another split.
         test_fraction: expected share of the titles in `test`.
         validation_fraction: expected share of the titles in `validation`.
 
     Returns:
-        `train`, `validation` and `test`, each in the order of `pictures`.
+        `train`, `validation` and `test`, each in the order of `images`.
 
     Raises:
         ValueError: no `title` column, or fractions that leave nothing for training.
     """
-    if "title" not in pictures.column_names:
-        raise ValueError(f"images have no `title` column, only {pictures.column_names}")
+    if "title" not in images.column_names:
+        raise ValueError(f"images have no `title` column, only {images.column_names}")
     if test_fraction < 0 or validation_fraction < 0 or test_fraction + validation_fraction >= 1:
         raise ValueError(
             f"test_fraction={test_fraction} and validation_fraction={validation_fraction} must be positive "
             "and leave a part for training"
         )
     members: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for index, title in enumerate(pictures["title"]):
+    for index, title in enumerate(images["title"]):
         split = split_of_title(title, seed=seed, test_fraction=test_fraction, validation_fraction=validation_fraction)
         members[split].append(index)
-    return DatasetDict({split: pictures.select(indices) for split, indices in members.items()})
+    return DatasetDict({split: images.select(indices) for split, indices in members.items()})
 
 
 def _singular(word: str) -> str:

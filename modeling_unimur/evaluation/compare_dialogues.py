@@ -1,4 +1,7 @@
-"""Dialogues with their right answers, and the candidates: those of this package, or a person's own."""
+"""Dialogues with their right answers, and the candidates: those of this package, or a person's own.
+
+This package has 200 short dialogues written by hand, each with a reply and an image that training never sees.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,24 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..conversation import read_conversation
-from ..data.json_lines import read_json_lines
+from ..data.json_lines import parse_json, read_json_lines
 from ..data.registry import TEXTS, find_loader
+from ..data.text_lines import scan_lines
 from ..image_loading import load_image
-from .dialogue_benchmark import GALLERY_SPLITS, DialogueExample, benchmark_gallery, load_dialogue_benchmark
 from .systems.base import Gallery
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 logger = logging.getLogger(__name__)
+
+# Which split of `split_by_title` holds the images of each part of the hand-written dialogues.
+GALLERY_SPLITS = {"dev": "validation", "test": "test"}
 
 _FIELDS = "turns (chat messages), and gold_text or gold_image; dialogue_id and right_images if you like"
 
@@ -37,17 +47,69 @@ class ComparedDialogue:
     right_text: str | None
     right_images: tuple[str, ...]
 
-    @classmethod
-    def from_example(cls, example: DialogueExample) -> ComparedDialogue:
-        """One of this package's own dialogues."""
-        return cls(example.dialogue_id, tuple(example.messages), example.gold_text, example.right_image_ids)
+
+# -- the hand-written dialogues ---------------------------------------------------------------------------------------
+def read_own(split: str) -> list[dict[str, Any]]:
+    """The hand-written dialogues of one part as they are written, with ids in place of paths.
+
+    Raises:
+        ValueError: an unknown part.
+    """
+    return [parse_json(line) for line in _own_lines(split, "dialogues_{}.jsonl")]
+
+
+def gallery_ids(split: str) -> list[str]:
+    """Ids of the images among which the hand-written dialogues of a part retrieve.
+
+    Raises:
+        ValueError: an unknown part.
+    """
+    return _own_lines(split, "gallery_{}.txt")
+
+
+def _own_lines(split: str, name: str) -> list[str]:
+    if split not in GALLERY_SPLITS:
+        raise ValueError(f"unknown part {split!r} of the dialogues: choose from {', '.join(GALLERY_SPLITS)}")
+    with files(__package__).joinpath("data", name.format(split)).open("rb") as file:
+        return [line.text for line in scan_lines(file)]
+
+
+def benchmark_gallery(split: str) -> Dataset:
+    """The images among which the dialogues of a part retrieve, always the same: one split by title, of every source.
+
+    The ids are kept in a file, so that recall means the same where a reader of a source learns to bring more images.
+
+    Returns:
+        `image_id, image (path), title, ...` as `load_captioned_images` gives them: 300 for `dev`, 619 for `test`.
+
+    Raises:
+        ValueError: an unknown part, or images that cannot be brought here: the message names their sources.
+        PackageUnavailable: none of the sources can be brought.
+    """
+    from ..data.captioned_images import load_captioned_images
+
+    ids, images = gallery_ids(split), load_captioned_images()
+    rows = {name: number for number, name in enumerate(images["image_id"])}
+    missing = set(ids) - rows.keys()
+    if missing:
+        sources = ", ".join(sorted({name.partition("/")[0] for name in missing}))
+        raise ValueError(
+            f"{len(missing)} images that the {split} dialogues need are not there, such as {min(missing)!r}: recall "
+            f"over a smaller gallery would mean something else. Sources to bring: {sources}"
+        )
+    return images.select([rows[name] for name in ids])
 
 
 def own_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
-    """The hand-written dialogues of `dev` or `test`; candidates are all images of that split and all gold texts."""
-    pictures = benchmark_gallery(split)
-    dialogues = [ComparedDialogue.from_example(example) for example in load_dialogue_benchmark(split, pictures)]
-    return dialogues, gallery_of(pictures, dialogues)
+    """The hand-written dialogues of `dev` or `test`; candidates are all images of that split and all gold texts.
+
+    Raises:
+        ValueError, PackageUnavailable: as `benchmark_gallery`.
+    """
+    records, images = read_own(split), benchmark_gallery(split)
+    known = dict(zip(images["image_id"], images["image"], strict=True))
+    dialogues = [_dialogue(record, f"dialogues_{split}", number, known) for number, record in enumerate(records)]
+    return dialogues, gallery_of(images, dialogues)
 
 
 def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
@@ -74,17 +136,17 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
     return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
 
 
-def gallery_of(pictures, dialogues: Sequence[ComparedDialogue]) -> Gallery:
+def gallery_of(images, dialogues: Sequence[ComparedDialogue]) -> Gallery:
     """Candidates out of rows of `load_captioned_images` and the dialogues' gold texts.
 
     Args:
-        pictures: a dataset with `image_id, image, title, tags`.
+        images: a dataset with `image_id, image, title, tags`.
         dialogues: whose gold texts compete.
     """
     texts = tuple(dict.fromkeys(d.right_text for d in dialogues if d.right_text is not None))
-    rows = zip(pictures["title"], pictures["tags"], strict=True)
+    rows = zip(images["title"], images["tags"], strict=True)
     words = tuple(", ".join([title, *tags]) for title, tags in rows)
-    return Gallery(texts, tuple(pictures["image_id"]), tuple(pictures["image"]), words)
+    return Gallery(texts, tuple(images["image_id"]), tuple(images["image"]), words)
 
 
 def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | None = None):
@@ -113,13 +175,13 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
         records.append((where, _record(value, where)))
     if not records:
         raise ValueError(f"{path} contains no dialogue: write one per line, with {_FIELDS}.")
-    pictures = _pictures(gallery, [name for _, record in records for name in _wanted(record)], path.parent)
-    known = dict(zip(pictures["image_id"], pictures["image"], strict=True))
+    images = _images(gallery, [name for _, record in records for name in _wanted(record)], path.parent)
+    known = dict(zip(images["image_id"], images["image"], strict=True))
     folder = None if gallery is None else Path(gallery).expanduser()
     dialogues = [
         _dialogue(record, where, number, known, folder, path.parent) for number, (where, record) in enumerate(records)
     ]
-    return dialogues, gallery_of(pictures, dialogues)
+    return dialogues, gallery_of(images, dialogues)
 
 
 def _record(record: Any, where: str) -> dict:
@@ -140,7 +202,7 @@ def _wanted(record: dict) -> list[str]:
     return [] if image is None else list(dict.fromkeys([image, *(record.get("right_images") or [])]))
 
 
-def _pictures(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
+def _images(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
     """Columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
     if gallery is not None:
         from ..data.captioned_images import load_image_folder
@@ -174,12 +236,14 @@ def _pictures(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
     }
 
 
-def _dialogue(record: dict, where: str, number: int, known: dict, folder: Path | None, beside: Path):
+def _dialogue(record: dict, where: str, number: int, known: dict, *folders: Path | None) -> ComparedDialogue:
+    """A record whose images are named by the ids of `known`, or by paths below one of the folders."""
+
     def locate(part: dict) -> dict:
         if not isinstance(part, dict) or part.get("type") != "image" or not isinstance(part.get("image"), str):
             return part
         name = part["image"]
-        places = [Path(known[name])] if name in known else [base / name for base in (folder, beside) if base]
+        places = [Path(known[name])] if name in known else [base / name for base in folders if base]
         found = next((place for place in places if place.is_file()), None)
         if found is None:
             raise FileNotFoundError(f"{where}: the image {name} is not at {' nor at '.join(map(str, places))}.")
@@ -227,10 +291,6 @@ def load_compared(source: str | os.PathLike, gallery: str | os.PathLike | None =
 
 
 __all__ = [
-    "ComparedDialogue",
-    "chat_dialogues",
-    "gallery_of",
-    "load_compared",
-    "own_dialogues",
-    "read_dialogues_file",
-]
+    "GALLERY_SPLITS", "ComparedDialogue", "benchmark_gallery", "chat_dialogues", "gallery_ids", "gallery_of",
+    "load_compared", "own_dialogues", "read_dialogues_file", "read_own",
+]  # fmt: skip

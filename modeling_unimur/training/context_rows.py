@@ -86,7 +86,7 @@ class TextRows(Dataset):
         owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
         ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `ImageRows` that
             are trained along included.
-        pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
+        images (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
         image_targets (`Callable`, *optional*): as in `ImageRows`.
         own (`torch.Tensor` of shape `(contexts, width)`, *optional*): what the text tower makes of the contexts' own
             words.
@@ -99,24 +99,24 @@ class TextRows(Dataset):
         features: torch.Tensor,
         owners: torch.Tensor,
         ids: torch.Tensor,
-        pictures: "torch.Tensor | None" = None,
+        images: "torch.Tensor | None" = None,
         image_targets: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
         own: "torch.Tensor | None" = None,
         own_share: float = 0.0,
     ):
         self.turns, self.features, self.owners, self.ids = turns, features, owners, ids
-        self.pictures, self.image_targets = pictures, image_targets
+        self.images, self.image_targets = images, image_targets
         self.own, self.own_share = own, own_share
 
     def __len__(self) -> int:
         return len(self.turns)
 
     def __getitem__(self, row: int) -> dict:
-        picture = -1 if self.pictures is None else int(self.pictures[row])
+        image = -1 if self.images is None else int(self.images[row])
         return {
             "turns": self.turns[row],
             "visual_features": None,
-            "target_image_features": None if picture < 0 else self.image_targets(self.pictures[row : row + 1])[0],
+            "target_image_features": None if image < 0 else self.image_targets(self.images[row : row + 1])[0],
             "target_text_features": self._text_target(row),
             "target_ids": self.ids[row],
             "caption": None,

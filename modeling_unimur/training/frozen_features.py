@@ -3,8 +3,9 @@
 import hashlib
 import json
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.cache import cache_dir
+from ..data.image_bytes import FileStamps, worker_count
 from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 from ..data.text_lines import read_lines
-from .picture_batches import PictureBatches, load_batches
+from ..encoding.chunks import Batch, Preparation, PreparedBatch, prepare
+from ..encoding.items import Item
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +144,18 @@ def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[st
     return RowStore(folder, options.stored)
 
 
+class _ImagePreparation(Preparation):
+    """Images for one frozen tower, kept by the bytes of their files alone."""
+
+    def key(self, item: Item, data: bytes, payload: dict) -> bytes:
+        """The key of the file's bytes."""
+        return key_of(data)
+
+    def process(self, kind: str, contents: list, payloads: list[dict]):
+        """What the tower's image processor returns."""
+        return self.processor(contents, return_tensors="pt")
+
+
 class FrozenImages:
     """Features of images from one frozen image tower, kept by the content of the files.
 
@@ -162,63 +177,84 @@ class FrozenImages:
         self.contents = RowStore(cache_dir() / "features" / "file-contents", torch.uint8)
         self._listing = self.store.folder / "unreadable.tsv"
 
-    def features(self, pictures: Sequence[str]) -> CachedFeatures:
+    def features(self, images: Sequence[str]) -> CachedFeatures:
         """Features of images by address (`data.picture_bytes`), computed where they are not there yet.
 
         An image that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
         `unreadable.tsv` of the store, and not tried again while it stands there.
         """
+        stamps, keys, skipped = self._remembered(images)
         unreadable = self._unreadable()
-        batches = PictureBatches(pictures, self.image_processor, self.options.image_batch)
-        skipped = batches.remember(self.contents)
-        keys, known = batches.keys, batches.known
-        bad = np.array(sorted(unreadable), dtype=KEY_TYPE)
-        settled = known & (self.store.find(keys) >= 0)
-        refused = known & np.isin(keys, bad)
+        settled = self.store.find(keys) >= 0
+        refused = np.isin(keys, np.array(sorted(unreadable), dtype=KEY_TYPE))
         skipped.extend((int(n), unreadable[keys[n]]) for n in np.flatnonzero(refused))
-        missing = batches.missing
-        todo = np.flatnonzero(~(settled | refused | missing))
+        todo = np.flatnonzero(~settled & ~refused & (stamps != b""))
         present, writer = int(settled.sum()), _Writer(self.store, self.options.shard_rows)
-        batches.plan(todo, self.store.keys())
-        stamps: list[tuple[bytes, bytes]] = []
+        preparation = _ImagePreparation(self.image_processor, self.store.keys())
+        workers = worker_count(self.options.workers, len(todo)) if len(todo) else 0
+        read: list[tuple[bytes, bytes]] = []
 
         def flush() -> None:
             writer.flush()  # before the contents are noted: a kill in between costs reading, not computing
-            self.contents.append([stamp for stamp, _ in stamps], _as_rows([content for _, content in stamps]))
-            stamps.clear()
+            self.contents.append([stamp for stamp, _ in read], _as_rows([content for _, content in read]))
+            read.clear()
 
-        with tqdm(total=len(pictures), initial=len(pictures) - len(todo), desc="Images", disable=not len(todo)) as bar:
-            for batch in load_batches(batches, self.options.workers):
-                for position, reason, key in batch.failures:
-                    logger.warning("Left out: %s", reason)
-                    skipped.append((position, reason))
+        with tqdm(total=len(images), initial=len(images) - len(todo), desc="Images", disable=not len(todo)) as bar:
+            for done in prepare(self._batches(images, todo), preparation, workers):
+                for (position, item), key, reason in zip(done.batch.items, done.keys, done.reasons, strict=True):
                     if key is not None:
-                        self._refuse(key, pictures[position], reason)
-                        stamps.append((batches.stamps[position], key))
-                for position, key in zip(batch.positions, batch.keys, strict=True):
-                    keys[position], known[position] = key, True
-                    stamps.append((batches.stamps[position], key))
-                self._encode(batch, writer)
-                if writer.due() or len(stamps) >= 4 * self.options.shard_rows:
+                        read.append((stamps[position], key))
+                    if reason is None:
+                        keys[position] = key
+                        continue
+                    skipped.append((position, f"{item.content}: {reason}"))
+                    logger.warning("Left out: %s", skipped[-1][1])
+                    if key is not None:
+                        self._refuse(key, item.content, skipped[-1][1])
+                self._encode(done, writer)
+                if writer.due() or len(read) >= 4 * self.options.shard_rows:
                     flush()
-                bar.update(batch.size)
+                bar.update(len(done.batch.items))
         flush()
-        numbers = np.where(known, self.store.find(keys), -1)
+        numbers = self.store.find(keys)
         kept = np.flatnonzero(numbers >= 0)
         present += len(kept) - int(settled.sum()) - writer.count
         return CachedFeatures(self.store.rows(numbers[kept]), kept, present, writer.count, self.store.folder, skipped)
 
+    def _remembered(self, images: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list]:
+        """Stamps of the files, keys of those that have not changed since they were last read (empty for the others),
+        and `(position, reason)` of those that are missing."""
+        stamps, keys = (np.zeros(len(images), dtype=KEY_TYPE) for _ in range(2))
+        files, missing = FileStamps(), []
+        for position, image in enumerate(images):
+            try:
+                stamps[position] = key_of(os.fsencode(files.stamp(image)))
+            except OSError as error:
+                missing.append((position, f"{image}: {error.strerror or error}"))
+        numbers = self.contents.find(stamps)
+        if (numbers >= 0).any():
+            rows = self.contents.rows(numbers[numbers >= 0]).tensor().to(torch.uint8).numpy()
+            keys[numbers >= 0] = np.ascontiguousarray(rows).view(KEY_TYPE).reshape(-1)
+        return stamps, keys, missing
+
+    def _batches(self, images: Sequence[str], todo: np.ndarray) -> Iterator[Batch]:
+        for start in range(0, len(todo), self.options.image_batch):
+            positions = todo[start : start + self.options.image_batch].tolist()
+            yield Batch(
+                0, "image", [(position, Item("image", "", images[position], "", "")) for position in positions]
+            )
+
     @torch.inference_mode()
-    def _encode(self, batch, writer: _Writer) -> None:
+    def _encode(self, done: PreparedBatch, writer: _Writer) -> None:
         """Runs the tower on those images of a batch that are neither stored nor held: files may be copies."""
         fresh: dict[bytes, int] = {}
-        for row, key in enumerate(batch.decoded_keys):
+        for row, key in enumerate(done.keys[number] for number in done.rows):
             if key not in writer.held and key not in self.store:
                 fresh.setdefault(key, row)
         if not fresh:
             return
-        inputs = dict(batch.inputs)
-        if len(fresh) < len(batch.decoded_keys):
+        inputs = dict(done.inputs)
+        if len(fresh) < len(done.rows):
             inputs = {name: value[torch.tensor(list(fresh.values()))] for name, value in inputs.items()}
         with _autocast(self.tower, self.options.tower):
             features = self.encode(inputs.pop("pixel_values"), **inputs)
@@ -230,10 +266,10 @@ class FrozenImages:
         parts = [line.split("\t", 2) for line in read_lines(self._listing)]
         return {bytes.fromhex(part[0]): part[2] for part in parts if len(part) == 3}
 
-    def _refuse(self, key: bytes, picture: str, reason: str) -> None:
+    def _refuse(self, key: bytes, image: str, reason: str) -> None:
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with self._listing.open("a", encoding="utf-8", errors="replace") as file:
-            file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (picture, reason))]) + "\n")
+            file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (image, reason))]) + "\n")
 
 
 def _as_rows(contents: "list[bytes]") -> torch.Tensor:

@@ -18,12 +18,12 @@ class TextContext:
     Args:
         turns (`list[str]`): of the dialogue.
         target (`str`): the right text.
-        picture (`str`): `image_id` of the right image, empty for none.
+        image (`str`): `image_id` of the right image, empty for none.
     """
 
     turns: list
     target: str
-    picture: str = ""
+    image: str = ""
 
 
 Splits = dict[str, list[TextContext]]
@@ -105,12 +105,12 @@ def text_rows(
     targets = list(dict.fromkeys(context.target for context in contexts))
     place = {target: number for number, target in enumerate(targets)}
     owners = torch.tensor([place[context.target] for context in contexts])
-    pictures = torch.tensor([numbers.get(context.picture, -1) for context in contexts])
+    images = torch.tensor([numbers.get(context.image, -1) for context in contexts])
     first = int(pairs.groups.max()) + 1 if len(pairs.groups) else 0
-    ids = torch.where(pictures >= 0, pairs.groups[pictures.clamp(min=0)], owners + first)
+    ids = torch.where(images >= 0, pairs.groups[images.clamp(min=0)], owners + first)
     turns = [context.turns for context in contexts]
     own = encode(["\n".join(some) for some in turns]) if own_share else None
-    return TextRows(turns, encode(targets), owners, ids, pictures, image_targets, own, own_share)
+    return TextRows(turns, encode(targets), owners, ids, images, image_targets, own, own_share)
 
 
 __all__ = ["DEFAULT_SOURCES", "Splits", "TextContext", "load_texts", "text_rows"]

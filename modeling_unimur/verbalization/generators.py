@@ -58,7 +58,7 @@ class ImageToTextVerbalizer:
     Args:
         source: folder or Hub id.
         prompt (*optional*): what is asked; `{caption}` in it is the image's own caption. A captioner needs none. For
-            words like queries: `"Write a question that this picture, titled '{caption}', answers."`.
+            words like queries: `"Write a question that this image, titled '{caption}', answers."`.
         max_new_tokens: longest text.
         device: where it runs.
         kwargs: of `from_pretrained` (`revision=`, `dtype=`).

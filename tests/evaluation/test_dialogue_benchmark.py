@@ -1,25 +1,23 @@
-"""The hand-written dialogues keep their writing rules; the loader resolves their pictures and refuses bad records."""
+"""The hand-written dialogues keep their writing rules; the loader resolves their images."""
 
-import json
 from collections import Counter
 
 import pytest
 
 from modeling_unimur.data.captioned_images import image_dataset, load_captioned_images
 from modeling_unimur.data.titles import split_of_title
-from modeling_unimur.evaluation.dialogue_benchmark import (
+from modeling_unimur.evaluation.compare_dialogues import (
     GALLERY_SPLITS,
     benchmark_gallery,
     gallery_ids,
-    load_dialogue_benchmark,
-    parse_dialogue,
-    read_dialogues,
+    own_dialogues,
+    read_own,
 )
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues.stems import hidden_stems, says
 
 SPLITS = tuple(GALLERY_SPLITS)
-BOTH = [(split, record) for split in SPLITS for record in read_dialogues(split)]
+BOTH = [(split, record) for split in SPLITS for record in read_own(split)]
 KINDS = {
     "correction",
     "description",
@@ -59,7 +57,7 @@ def galleries(titles):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_hundred_dialogues_numbered_in_order(split):
-    ids = [record["dialogue_id"] for record in read_dialogues(split)]
+    ids = [record["dialogue_id"] for record in read_own(split)]
     assert ids == [f"{split}-{number:03d}" for number in range(1, 101)]
 
 
@@ -129,7 +127,7 @@ def test_replies_do_not_repeat_the_title(titles):
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_counts_of_kinds(split):
-    records = read_dialogues(split)
+    records = read_own(split)
     kinds = Counter(record["kind"] for record in records)
     assert kinds.keys() <= KINDS
     assert sum(bool(context_pictures(record)) for record in records) >= 20
@@ -141,63 +139,46 @@ def test_counts_of_kinds(split):
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_examples_carry_paths(split, galleries):
-    records = read_dialogues(split)
-    examples = load_dialogue_benchmark(split, galleries[split])
-    assert [example.dialogue_id for example in examples] == [record["dialogue_id"] for record in records]
+def test_dialogues_carry_paths(split, galleries):
+    records = read_own(split)
+    dialogues, gallery = own_dialogues(split)
+    assert [dialogue.dialogue_id for dialogue in dialogues] == [record["dialogue_id"] for record in records]
     paths = dict(zip(galleries[split]["image_id"], galleries[split]["image"], strict=True))
-    for example, record in zip(examples, records, strict=True):
-        assert example.gold_image == paths[record["gold_image"]]
-        assert example.right_image_ids[0] == record["gold_image"]
-        shown = [p["image"] for m in example.messages for p in m["content"] if p["type"] == "image"]
+    assert dict(zip(gallery.image_ids, gallery.images, strict=True)) == paths
+    assert gallery.texts == tuple(record["gold_text"] for record in records)
+    for dialogue, record in zip(dialogues, records, strict=True):
+        assert dialogue.right_images == (record["gold_image"], *record["right_images"])
+        assert dialogue.right_text == record["gold_text"]
+        shown = [p["image"] for m in dialogue.messages for p in m["content"] if p["type"] == "image"]
         assert shown == [paths[name] for name in context_pictures(record)]
-        assert list(example.context_image_ids) == context_pictures(record)
-        assert len(example.messages) == len(record["turns"])
-        assert example.kind == record["kind"]
+        assert len(dialogue.messages) == len(record["turns"])
 
 
-def test_a_gallery_without_the_pictures_is_refused():
-    first = read_dialogues("dev")[0]["gold_image"]
-    row = {
-        "image_id": first,
-        "image": "a.png",
-        "title": "",
-        "description": "",
-        "tags": [],
-        "source": "",
-        "license": "",
-    }
-    gallery = image_dataset([{**row, "author": ""}])
-    with pytest.raises(ValueError, match=r"^\d+ images"):
-        load_dialogue_benchmark("dev", gallery)
+def test_a_gallery_without_the_images_is_refused(monkeypatch):
+    row = dict.fromkeys(("title", "description", "source", "license", "author"), "")
+    images = image_dataset([{**row, "image_id": gallery_ids("dev")[0], "image": "a.png", "tags": []}])
+    monkeypatch.setattr("modeling_unimur.data.captioned_images.load_captioned_images", lambda: images)
+    with pytest.raises(ValueError, match=r"^299 images"):
+        own_dialogues("dev")
 
 
-@pytest.mark.parametrize("read", [read_dialogues, gallery_ids, benchmark_gallery, load_dialogue_benchmark])
+@pytest.mark.parametrize("read", [read_own, gallery_ids, benchmark_gallery, own_dialogues])
 def test_an_unknown_part_is_refused(read):
     with pytest.raises(ValueError, match="'validation'"):
         read("validation")
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"gold_text": " "}, "`gold_text`"),
-        ({"topic": None}, "`topic`"),
-        ({"right_images": "openmoji/1F415"}, "`right_images`"),
-        ({"names": [1]}, "`names`"),
-        ({"turns": [{"role": "system", "content": [{"type": "text", "text": "Hi"}]}]}, "`turns`"),
-        ({"turns": [{"role": "user", "content": []}]}, "`turns`"),
-        ({"turns": [{"role": "user", "content": [{"type": "image", "text": "Hi"}]}]}, "`turns`"),
-        ({"comment": "new"}, "fields"),
-    ],
-)
-def test_records_of_another_form_are_refused(change, message):
-    record = {**read_dialogues("dev")[0], **change}
-    with pytest.raises(ValueError, match=f"line 3: .*{message}"):
-        parse_dialogue(json.dumps(record), where="mine, line 3")
+def test_records_are_of_one_form():
+    """Of the form that the writing rules are checked by; `read_dialogues_file` takes more."""
+    fields = {"dialogue_id", "gold_image", "gold_text", "topic", "kind", "right_images", "names", "turns"}
+    assert broken(lambda record: record.keys() == fields) == []
+    named = ("dialogue_id", "gold_image", "gold_text", "topic", "kind")
+    assert broken(lambda record: all(isinstance(record[name], str) and record[name].strip() for name in named)) == []
+    assert broken(lambda r: all(isinstance(text, str) for text in (*r["right_images"], *r["names"]))) == []
 
+    def part_is_whole(part):
+        return (
+            part.keys() == {"type", part["type"]} and part["type"] in ("text", "image") and part[part["type"]].strip()
+        )
 
-@pytest.mark.parametrize("line", ["", "{", "[]"])
-def test_lines_that_are_no_record_are_refused(line):
-    with pytest.raises(ValueError, match=r"^dialogue: "):
-        parse_dialogue(line)
+    assert broken(lambda r: all(t["content"] and all(map(part_is_whole, t["content"])) for t in r["turns"])) == []

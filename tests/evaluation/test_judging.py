@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from transformers import CLIPModel
 
 from modeling_unimur import UniVLDRProcessor
-from modeling_unimur.evaluation.tasks.judging import ClipJudge
+from modeling_unimur.evaluation.tasks.mmdialog import ClipJudge
 
 
 def test_vectors_are_the_clip_s(clip_folder, pictures, tmp_path):

@@ -66,8 +66,6 @@ def test_only_the_wanted_kind_is_rescored(task):
 def test_the_evaluation_has_one_more_row(tmp_path):
     reranker = Reranker(CrossEncoder(str(tiny.cross_encoder(tmp_path / "model")), device="cpu"))
     task = RetrievalTask.from_set(retrieval_set(), "test")
-    found = universal_result(task, {"topics": TopicEncoder()}, {}, dev=task, reranker=reranker)
-    assert list(found.systems)[-1] == "topics + BM25 (hybrid) + second stage"
-    plain = universal_result(task, {"topics": TopicEncoder()}, {}, baselines=False, reranker=reranker)
-    assert list(plain.systems) == ["topics", "topics + second stage"]
-    assert plain.data["not rescored"] == dict(reranker.skipped)
+    found = universal_result(task, {"topics": TopicEncoder()}, {}, reranker=reranker)
+    assert list(found.systems)[-1] == "topics + second stage"
+    assert found.data["not rescored"] == dict(reranker.skipped)

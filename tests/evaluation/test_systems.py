@@ -132,34 +132,14 @@ def test_clip_space_is_the_models_own(space, pair, gallery, pictures):
     assert space.candidates(gallery) is found
 
 
-def test_whole_and_last_are_added_or_joined_by_what_was_fitted(space, gallery):
+def test_whole_and_last_are_added(space, gallery):
     dialogues = [says("she plays guitar", "a cat"), says("hello"), [*says("no"), {"role": "user", "content": []}]]
     whole, last = (ClipText(space, last_turn=turn).encode_queries(dialogues) for turn in (False, True))
-    plain = ClipTextAnchor(space)
-    plain.fit([["a"]], ["b"])  # learns nothing
-    torch.testing.assert_close(plain.encode_queries(dialogues), F.normalize(whole + last, dim=-1), atol=1e-6, rtol=0)
-    assert plain.weights().beyond == 0
-
-    seen = {}
-
-    def fitting(whole, last, targets, groups):
-        seen.update(whole=whole, last=last, targets=targets, groups=groups.tolist())
-        return torch.nn.Bilinear(24, 24, 24)
-
-    fitted = ClipTextAnchor(space, fitting)
-    with pytest.raises(ValueError, match="fit"):
-        fitted.encode_queries(dialogues)
-    fitted.fit([["she plays guitar", "a cat"], ["hello"], ["no", " "]], ["dog", "cat", "dog"])
-    for name, expected in (("whole", whole), ("last", last)):
-        torch.testing.assert_close(seen[name], expected, atol=1e-5, rtol=0)
-    torch.testing.assert_close(seen["targets"], space.texts(["dog", "cat", "dog"]), atol=1e-5, rtol=0)
-    assert seen["groups"] == [0, 1, 0]
-    assert not any(value.is_inference() for value in seen.values() if isinstance(value, torch.Tensor))
-    expected = F.normalize(fitted.joined(seen["whole"], seen["last"]), dim=-1)
-    torch.testing.assert_close(fitted.encode_queries(dialogues), expected.detach(), atol=1e-5, rtol=0)
-    assert fitted.weights().beyond == 4 * (24**3 + 24)
-    candidates = candidates_of(fitted, gallery)
-    assert fitted.scores(fitted.encode_queries(dialogues), candidates, "image").shape == (3, 4)
+    anchor = ClipTextAnchor(space)
+    found = anchor.encode_queries(dialogues)
+    torch.testing.assert_close(found, F.normalize(whole + last, dim=-1), atol=1e-6, rtol=0)
+    assert anchor.weights().beyond == 0
+    assert anchor.scores(found, candidates_of(anchor, gallery), "image").shape == (3, 4)
 
 
 def test_of_a_long_dialogue_the_latest_words_are_kept(space):

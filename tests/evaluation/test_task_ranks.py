@@ -6,7 +6,7 @@ from sklearn.metrics import ndcg_score
 
 from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.metrics import recall_values
-from modeling_unimur.evaluation.tasks.pools import rank_in_pools
+from modeling_unimur.evaluation.tasks.replies import rank_in_pools
 from modeling_unimur.evaluation.tasks.visdial import answer_values
 
 CASES = 1000

@@ -168,27 +168,30 @@ def test_coherent_replies_are_those_of_the_pipeline(tmp_path, pair, some_systems
 def test_own_dialogues_in_mmdialogs_format(tmp_path, some_systems, pictures, monkeypatch):
     from modeling_unimur.data.mmdialog import MMDialog
     from modeling_unimur.data.visdial import VisDial
-    from modeling_unimur.evaluation.dialogue_benchmark import DialogueExample
+    from modeling_unimur.evaluation.compare_dialogues import ComparedDialogue, gallery_of
     from modeling_unimur.evaluation.tasks.own_sets import image_words, write_own_mmdialog, write_own_visdial
 
     def message(role, text, *shown):
         parts = [{"type": "image", "image": picture} for picture in shown]
         return {"role": role, "content": [{"type": "text", "text": text}, *parts]}
 
-    paths = dict(zip("abcd", pictures, strict=True))
-    gallery = {
-        "image_id": list("abcd"),
-        "image": pictures,
-        "title": [f"title {n}" for n in "abcd"],
-        "tags": [["x"]] * 4,
-    }
-    examples = [
-        DialogueExample("dev-1", [message("assistant", "how was it?", pictures[3]), message("user", "great")], "a",
-                        ("a", "b"), "look at this", "food", "statement", (), ("d",), paths),
-        DialogueExample("dev-2", [message("user", "one"), message("assistant", "two"), message("user", "three?")], "c",
-                        ("c",), "here it is", "food", "statement", (), (), paths),
-    ]  # fmt: skip
-    folder = write_own_mmdialog("dev", tmp_path / "mm", examples, gallery)
+    columns = {"image_id": list("abcd"), "image": pictures, "title": [f"title {n}" for n in "abcd"]}
+    dialogues = [
+        ComparedDialogue(
+            "dev-1",
+            (message("assistant", "how was it?", pictures[3]), message("user", "great")),
+            "look at this",
+            ("a", "b"),
+        ),
+        ComparedDialogue(
+            "dev-2",
+            (message("user", "one"), message("assistant", "two"), message("user", "three?")),
+            "here it is",
+            ("c",),
+        ),
+    ]
+    own = dialogues, gallery_of({**columns, "tags": [["x"]] * 4}, dialogues)
+    folder = write_own_mmdialog("dev", tmp_path / "mm", own)
     dialogs = list(MMDialog(folder))
     assert [len(dialog.turns) for dialog in dialogs] == [3, 4]
     assert dialogs[0].turns[-1].text == "look at this"
@@ -198,7 +201,7 @@ def test_own_dialogues_in_mmdialogs_format(tmp_path, some_systems, pictures, mon
     assert "title c, x" in image_words(folder / "test").values()
     found = run("mmdialog", folder, some_systems)
     assert len(found.query_ids) == 5
-    folder = write_own_visdial("dev", tmp_path / "vis", examples)
+    folder = write_own_visdial("dev", tmp_path / "vis", own)
     rounds = [dialog.rounds for dialog in VisDial(folder)]
     assert [(r.question, r.answer) for r in rounds[1]] == [("one", "two"), ("three", "")]
     assert rounds[0][0].options[rounds[0][0].gold] == "great"

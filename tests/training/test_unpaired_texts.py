@@ -15,7 +15,7 @@ def test_texts_that_are_their_own_right_answers():
     assert {name: set(parts) for name, parts in found.items()} == {"words": {"train"}, "turns": {"train"}}
     for parts in found.values():
         contexts = parts["train"]
-        assert all(context.turns == [context.target] and not context.picture for context in contexts)
+        assert all(context.turns == [context.target] and not context.image for context in contexts)
         assert len({context.target for context in contexts}) == len(contexts) > 20_000
     words = {context.target for context in found["words"]["train"]}
     assert words <= set(glosses["train"]["title"])

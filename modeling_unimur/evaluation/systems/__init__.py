@@ -1,29 +1,13 @@
 """Retrieval systems behind one interface, so that they can be compared on the same dialogues."""
 
 from .base import Gallery, System, Weights, megabytes, words_of_dialogue, words_of_last_turn
-from .bm25 import BM25
-from .chance import Chance
-from .clip_space import ClipSpace
-from .clip_text import CLIP_TEXTS, ClipText, ClipTextAnchor, ClipTextLinear
+from .baselines import BM25, Chance, SentenceTransformerSystem
+from .clip_text import CLIP_TEXTS, ClipSpace, ClipText, ClipTextAnchor, ClipTextLinear
 from .coherent import CoherentReply
-from .sentence_transformer import SentenceTransformerSystem
 from .unimur import UniMuR
 
 __all__ = [
-    "BM25",
-    "CLIP_TEXTS",
-    "Chance",
-    "ClipSpace",
-    "ClipText",
-    "ClipTextAnchor",
-    "ClipTextLinear",
-    "CoherentReply",
-    "Gallery",
-    "SentenceTransformerSystem",
-    "System",
-    "UniMuR",
-    "Weights",
-    "megabytes",
-    "words_of_dialogue",
+    "BM25", "CLIP_TEXTS", "Chance", "ClipSpace", "ClipText", "ClipTextAnchor", "ClipTextLinear", "CoherentReply",
+    "Gallery", "SentenceTransformerSystem", "System", "UniMuR", "Weights", "megabytes", "words_of_dialogue",
     "words_of_last_turn",
-]
+]  # fmt: skip

@@ -1,15 +1,61 @@
-"""The dual encoder's own text tower as the query, plain and behind a linear map."""
+"""The space of a model's frozen dual encoder, and its own text tower as the query, plain and behind a linear map."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch.nn import functional as F
 
+from ...encoding.encoder import Encoder
+from ...image_loading import load_image
 from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialogue, words_of_last_turn
-from .clip_space import ClipSpace
+
+_IMAGES = 16
+
+
+class ClipSpace:
+    """What a dual encoder makes of texts and images.
+
+    Args:
+        model (`UniMuRModel`), processor (`UniMuRProcessor`): whose dual encoder it is.
+
+    Raises:
+        ValueError: for a model without a dual encoder.
+    """
+
+    def __init__(self, model, processor):
+        if model.clip is None:
+            raise ValueError(
+                "This model has no dual encoder: it queries ready embeddings, and no gallery of files can be embedded "
+                "for it. Compare a model with a dual encoder, such as unimur-mini."
+            )
+        self.model, self.processor = model, processor
+        self.encoder, self._kept = Encoder(model, processor, progress=True), {}
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the dual encoder."""
+        return num_bytes([self.model.clip])
+
+    def texts(self, texts: Sequence[str], latest: bool = False, desc: str | None = None) -> torch.Tensor:
+        """Unit vectors `(texts, width)`.
+
+        Args:
+            texts: in any order; they run in batches of like length.
+            latest: keep the end of a text that is longer than the tower reads, not its beginning.
+            desc: of a progress bar.
+        """
+        return F.normalize(self.encoder.encode_texts(texts, "latest" if latest else "first", desc), dim=-1)
+
+    def candidates(self, gallery: Gallery) -> dict[str, torch.Tensor]:
+        """The dual encoder's outputs, before any trained map: `text (texts, width)`, `image (images, width)` and
+        `pooled (images, pooled width)`; computed once a gallery."""
+        if self._kept.get("gallery") is not gallery:
+            found = self.encoder.encode_images(gallery.images, load_image, _IMAGES, with_pooled=True)
+            texts = self.texts(gallery.texts, desc="Embedding texts")
+            self._kept = {"gallery": gallery, "text": texts, "image": found.vectors, "pooled": found.pooled}
+        return self._kept
 
 
 class ClipText(System):
@@ -40,69 +86,23 @@ class ClipText(System):
         return Weights(beyond=0, total=self.space.weight_bytes)
 
 
-# From vectors of whole dialogues, of last turns and of targets, each `(pairs, width)`, and groups `(pairs,)`, equal
-# where a target is right: what turns the first two into queries.
-AnchorFit = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.nn.Module]
-
-
 class ClipTextAnchor(ClipText):
-    """CLIP-T of the whole dialogue and of its last turn together: the anchor of an anchored query without a language
+    """CLIP-T of the whole dialogue plus that of its last turn: the anchor of an anchored query without a language
     model.
 
     Args:
         space: of the dual encoder.
-        fitting: how the two are joined, learned by `fit`; by default they are added.
     """
 
-    def __init__(self, space: ClipSpace, fitting: AnchorFit | None = None):
+    def __init__(self, space: ClipSpace):
         super().__init__(space)
-        self.fitting, self.joined = fitting, None
-        self.name = "CLIP-T, whole + last" if fitting is None else "CLIP-T, fitted anchor"
+        self.name = "CLIP-T, whole + last"
         self.sees = "the words of all turns and those of the last turn that has words (the latest that its text tower"
         self.sees += " holds of each), no images between them; candidates by the dual encoder's vectors"
 
-    def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:
-        """Learns how the two vectors are joined, where `fitting` was given.
-
-        Args:
-            contexts: the texts of each dialogue's turns.
-            targets: the text that each leads to.
-        """
-        if self.fitting is None:
-            return
-        turns = [[words for words in context if words.strip()] or [""] for context in contexts]
-        whole, last = (
-            self.space.texts(texts, latest=True, desc="CLIP-T of dialogues")
-            for texts in (["\n".join(words) for words in turns], [words[-1] for words in turns])
-        )
-        distinct = list(dict.fromkeys(targets))
-        numbers = {target: number for number, target in enumerate(distinct)}
-        groups = torch.tensor([numbers[target] for target in targets])
-        wanted = self.space.texts(distinct, desc="CLIP-T of targets")[groups]
-        self.joined = self.fitting(whole, last, wanted, groups)
-
-    @torch.inference_mode()
     def encode_queries(self, dialogues: Sequence[Messages]) -> torch.Tensor:
-        if self.fitting is not None and self.joined is None:
-            raise ValueError("The anchor is not fitted: call fit(contexts, targets) first.")
-        whole, last = (
-            self.space.texts([read(messages) for messages in dialogues], latest=True)
-            for read in (words_of_dialogue, words_of_last_turn)
-        )
-        return F.normalize(whole + last if self.joined is None else self.joined(whole, last), dim=-1)
-
-    def weights(self) -> Weights:
-        own = num_bytes([self.joined])
-        return Weights(beyond=own, total=self.space.weight_bytes + own)
-
-
-class LinearMap(Protocol):
-    """`inputs @ weight.T + bias`, as `training.readout_fit.RidgeMap`."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-
-    def __call__(self, inputs: torch.Tensor) -> torch.Tensor: ...
+        last = self.space.texts([words_of_last_turn(messages) for messages in dialogues], latest=True)
+        return F.normalize(super().encode_queries(dialogues) + last, dim=-1)
 
 
 class ClipTextLinear(ClipText):
@@ -114,12 +114,12 @@ class ClipTextLinear(ClipText):
         fitting: `training.readout_fit.fit_ridge`, or what takes inputs, targets, groups and `offsets` as it does.
     """
 
-    def __init__(self, space: ClipSpace, fitting: Callable[..., LinearMap]):
+    def __init__(self, space: ClipSpace, fitting: Callable):
         super().__init__(space)
         self.fitting = fitting
         self.name = "CLIP-T + linear map"
         self.fitted_on = 0
-        self.map: LinearMap | None = None
+        self.map = None
 
     def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:
         """Fits the map.
@@ -155,4 +155,4 @@ CLIP_TEXTS: dict[str, Callable[[ClipSpace], ClipText]] = {
 }
 
 
-__all__ = ["CLIP_TEXTS", "AnchorFit", "ClipText", "ClipTextAnchor", "ClipTextLinear"]
+__all__ = ["CLIP_TEXTS", "ClipSpace", "ClipText", "ClipTextAnchor", "ClipTextLinear"]

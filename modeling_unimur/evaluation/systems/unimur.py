@@ -12,7 +12,7 @@ from ...encoding.encoder import Encoder
 from ...memory_index import Coherence
 from ..turn_encoding import TurnEncoder
 from .base import Gallery, Messages, System, Weights, num_bytes
-from .clip_space import ClipSpace
+from .clip_text import ClipSpace
 
 _BATCH = 8
 

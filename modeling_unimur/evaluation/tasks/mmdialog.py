@@ -8,9 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch.nn import functional as F
 
 from ...data.mmdialog import MMDialog
-from ..dialogue_benchmark import GALLERY_SPLITS
+from ...encoding.encoder import Encoder
+from ...modeling_univl_dr import UniVLDRModel
+from ...processing_univl_dr import UniVLDRProcessor
+from ..compare_dialogues import GALLERY_SPLITS
 from ..evaluator import Encoded, Evaluator
 from ..metrics import (
     CUTOFFS,
@@ -25,11 +29,9 @@ from ..provenance import files_digest
 from ..report import Figures, TaskResult
 from ..systems.base import KINDS, System
 from ..systems.coherent import coherent_name, coherent_scores
-from .judging import ClipJudge
 from .options import TaskOptions
 from .own_sets import image_words, own_folder, write_own_mmdialog
-from .pools import PoolRanks, Scorer, rank_in_pools
-from .replies import Reply, ReplySet, read_replies
+from .replies import PoolRanks, Reply, ReplySet, Scorer, rank_in_pools, read_replies
 
 _NOTES = (
     "Every turn but the first is a reply; all turns before it are the context. A gold text or image stands among "
@@ -66,18 +68,18 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
     dialogs = MMDialog(folder, split, options.limit)
     names = image_words(dialogs.image_folder)
 
-    def picture(image_id: str) -> Path | None:
-        path = dialogs.picture(image_id)
+    def image_file(image_id: str) -> Path | None:
+        path = dialogs.image(image_id)
         return path if path.is_file() else None
 
-    found = read_replies(dialogs, picture, lambda name: names.get(name, ""))
+    found = read_replies(dialogs, image_file, lambda name: names.get(name, ""))
     about = {
         "path": data,
         "split": split,
-        "digest": files_digest([dialogs.conversations]) + (f"-{options.limit}" if options.limit else ""),
+        "digest": files_digest(dialogs.files) + (f"-{options.limit}" if options.limit else ""),
         "dialogues": len(found.dialog_ids),
         "texts": len(found.gallery.texts),
-        "pictures": len(found.gallery.images),
+        "images": len(found.gallery.images),
     }
     missing = [] if dialogs.report.complete else [dialogs.report.describe()]
     if found.lost:
@@ -327,10 +329,38 @@ def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None
     return "mm_relevance" if judge is not None else "mm_relevance_own_space", found
 
 
+class ClipJudge:
+    """Judges the similarity of replies to the gold ones (MM-Relevance) by a CLIP, SigLIP or open_clip model.
+
+    Args:
+        source: folder or Hub id; MMDialog's own script judges by `openai/clip-vit-base-patch32`.
+
+    Raises:
+        ValueError: it cannot be loaded as a CLIP.
+    """
+
+    def __init__(self, source: str):
+        try:
+            model, processor = UniVLDRModel.from_pretrained(source).eval(), UniVLDRProcessor.from_pretrained(source)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"The judge {source!r} cannot be loaded as a CLIP: {str(error).splitlines()[0]}"
+            ) from error
+        self.encoder, self.source = Encoder(model, processor, progress=True), source
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """`(texts, width)`; a text that is too long is cut."""
+        return F.normalize(self.encoder.encode_texts(texts, desc="Judging texts"), dim=-1).numpy()
+
+    def images(self, paths: Sequence[str]) -> np.ndarray:
+        """`(images, width)`; NaN for an image that cannot be read."""
+        found = self.encoder.encode_images(paths, desc="Judging images")
+        vectors = F.normalize(found.vectors, dim=-1)
+        vectors[~found.readable] = np.nan
+        return vectors.numpy()
+
+
 __all__ = [
-    "evaluate_mmdialog",
-    "evaluate_mmdialog_images",
-    "open_replies",
-    "reply_figures",
+    "ClipJudge", "evaluate_mmdialog", "evaluate_mmdialog_images", "open_replies", "reply_figures",
     "with_coherent_replies",
-]
+]  # fmt: skip

@@ -1,59 +1,103 @@
-"""Options of the protocols."""
+"""Options of the protocols, with what the command line says of each."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def _option(default: Any, text: str, metavar: str | None = None, **argument: Any) -> Any:
+    """A field with its help and further arguments of `ArgumentParser.add_argument`; `flag` is its name there."""
+    return field(default=default, metadata={"help": text, **({"metavar": metavar} if metavar else {}), **argument})
+
+
+def _rounds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"numbers with commas between, such as 1,5,10, not {text!r}") from error
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The choices of all protocols; each reads its own.
-
-    Args:
-        split: of the set; None is the one that the papers report on.
-        limit: only so many dialogues, for a quick look; figures are then not the papers'.
-        seed: of the resampling.
-        over_return: percent of replies without a gold image that may get one, where image retrieval rates are
-            matched.
-        image_threshold: score from which on an image is returned; None takes the model's own, if it has one.
-        returned_images: images that a system returns in a reply.
-        judge: folder or Hub id of a CLIP for MM-Relevance; None takes the compared system's own space, which is said.
-        rounds: numbers of rounds that VisDial shows; 0 stands for all.
-        form: how VisDial is written: `chat`, a turn a line, or `fromage`, one line of `Q: ...? A: ....`.
-        with_caption: whether VisDial's caption comes first (FROMAGe leaves it out; ChatIR has it).
-        normalise: of answers' likelihoods, `sum` or `mean`.
-        setting, captions, deduplicate: of WebQA, as `load_webqa` takes them; None is its default.
-        reranker: name or folder of a second stage for retrieval sets, as `open_reranker` takes it.
-        truncate_dims: widths of truncated vectors for further rows of retrieval sets.
-        least_score: grade from which on a document of a retrieval set is relevant (2 for the GIMP manual).
+    """The choices of all protocols; each reads its own. `unimur evaluate --help` says what each field means.
 
     Raises:
         ValueError: a value outside its range.
     """
 
-    split: str | None = None
-    limit: int | None = None
-    seed: int = 0
-    over_return: float = 10.0
-    image_threshold: float | None = None
-    returned_images: int = 1
-    judge: str | None = None
-    rounds: tuple[int, ...] = (1, 5, 10)
-    form: str = "chat"
-    with_caption: bool = False
-    normalise: str = "sum"
-    least_score: int = 1
-    setting: str | None = None
-    captions: str | None = None
-    deduplicate: str | None = None
-    reranker: str | None = None
-    truncate_dims: tuple[int, ...] = ()
+    split: str | None = _option(None, "split of the data set (default: the one that the papers report)")
+    limit: int | None = _option(
+        None, "evaluate only the first N dialogues, for a quick look; these are not the papers' figures", "N", type=int
+    )
+    seed: int = _option(0, "random seed of intervals and of chance (default: 0)", type=int)
+    over_return: float = _option(
+        10.0,
+        "percentage of replies without a gold image that may get one, where image retrieval rates are compared "
+        "(default: 10)",
+        "PERCENT",
+        type=float,
+    )
+    image_threshold: float | None = _option(
+        None, "minimum score for returning an image (default: the model's own, if it has one)", "SCORE", type=float
+    )
+    returned_images: int = _option(1, "number of images in a reply (default: 1)", "N", type=int)
+    judge: str | None = _option(
+        None,
+        "CLIP model for MM-Relevance (MMDialog uses openai/clip-vit-base-patch32; default: the system's own space)",
+        "CLIP",
+    )
+    rounds: tuple[int, ...] = _option(
+        (1, 5, 10), "numbers of VisDial rounds to show, 0 for all (default: 1,5,10)", "NUMBERS", type=_rounds
+    )
+    form: str = _option(
+        "chat",
+        "format of VisDial dialogues: one turn per line, or one line of `Q: ...? A: ....` as FROMAGe has it",
+        choices=("chat", "fromage"),
+    )
+    with_caption: bool = _option(
+        False, "put VisDial's caption first (FROMAGe leaves it out; ChatIR has it)", action="store_true"
+    )
+    normalise: str = _option(
+        "sum", "combination of the log-probabilities of an answer's tokens (default: sum)", choices=("sum", "mean")
+    )
+    least_score: int = _option(
+        1, "minimum score of relevant documents of a retrieval set (default: 1; 2 for gimp_manual)", "GRADE", type=int
+    )
+    setting: str | None = _option(
+        None,
+        "WebQA: merge equal texts, raw captions (default); or UniVL-DR's setting: nothing merged, query captions",
+        choices=("merged", "released"),
+    )
+    captions: str | None = _option(
+        None, "captions of WebQA (default: those of the setting)", choices=("raw", "expanded", "query")
+    )
+    deduplicate: str | None = _option(
+        None, "documents of WebQA to merge (default: as the setting)", choices=("none", "texts", "all")
+    )
+    reranker: str | None = _option(
+        None,
+        "one more row for retrieval sets, the first model rescored: folder or Hub id of a CrossEncoder or "
+        "MultiVectorEncoder",
+        "MODEL",
+    )
+    truncate_dims: tuple[int, ...] = _option(
+        (),
+        "one more row for retrieval sets: the first N numbers of the vectors; repeat it for several widths",
+        "N",
+        flag="--truncate-dim",
+        type=int,
+        action="append",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.over_return <= 100:
             raise ValueError(f"over_return is a percentage from 0 to 100, not {self.over_return}.")
         if self.returned_images < 1 or (self.limit is not None and self.limit < 1):
             raise ValueError("returned_images and limit are at least 1.")
+        if any(dim < 1 for dim in self.truncate_dims):
+            raise ValueError(f"truncate_dims must be positive integers, got {self.truncate_dims}.")
         if self.form not in ("chat", "fromage"):
             raise ValueError(f"form is 'chat' or 'fromage', not {self.form!r}.")
         if not self.rounds or any(count < 0 for count in self.rounds):

@@ -12,13 +12,8 @@ from pathlib import Path
 
 from ...data.cache import cache_dir
 from ...data.text_lines import read_lines
-from ..dialogue_benchmark import (
-    DialogueExample,
-    benchmark_gallery,
-    gallery_ids,
-    load_dialogue_benchmark,
-    read_dialogues,
-)
+from ..compare_dialogues import ComparedDialogue, gallery_ids, own_dialogues, read_own
+from ..systems.base import Gallery
 
 # What the images of a folder are called, `key<TAB>words`; no part of the published formats.
 WORDS_FILE = "words.tsv"
@@ -38,7 +33,7 @@ def own_folder(kind: str, split: str) -> Path:
         kind: `mmdialog` or `visdial`.
         split: `dev` or `test`.
     """
-    state = json.dumps([_VERSION, read_dialogues(split), gallery_ids(split)], ensure_ascii=False)
+    state = json.dumps([_VERSION, read_own(split), gallery_ids(split)], ensure_ascii=False)
     return cache_dir() / "data" / f"own-{kind}-{split}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
 
 
@@ -51,7 +46,7 @@ def image_words(folder: Path) -> dict[str, str]:
 
 
 def write_own_mmdialog(
-    split: str, folder: Path, examples: Sequence[DialogueExample] | None = None, gallery=None
+    split: str, folder: Path, own: tuple[Sequence[ComparedDialogue], Gallery] | None = None
 ) -> Path:
     """Writes the dialogues of a part as MMDialog's `test`: their turns, and the reply with its image; negatives are
     the other replies and the other images of the gallery, without those that are right as well.
@@ -59,30 +54,28 @@ def write_own_mmdialog(
     Args:
         split: `dev` or `test`.
         folder: of the set; what is there already is kept.
-        examples, gallery: of `load_dialogue_benchmark` and `benchmark_gallery`, which are asked by default.
+        own: dialogues and candidates, of `own_dialogues` by default.
 
     Returns:
         The folder, for `MMDialog(folder, "test")`.
     """
     if (folder / "test" / "conversations.json").is_file():
         return folder
-    gallery = benchmark_gallery(split) if gallery is None else gallery
-    examples = load_dialogue_benchmark(split, gallery) if examples is None else examples
-    names = {path: image_id for image_id, path in zip(gallery["image_id"], gallery["image"], strict=True)}
-    keys = {image_id: media_key(image_id) for image_id in gallery["image_id"]}
-    texts = [example.gold_text for example in examples]
+    examples, gallery = own_dialogues(split) if own is None else own
+    names = dict(zip(gallery.images, gallery.image_ids, strict=True))
+    keys = {image_id: media_key(image_id) for image_id in gallery.image_ids}
     records = []
     for number, example in enumerate(examples):
         turns = [{"turn": [_part(part, names, keys) for part in message["content"]]} for message in example.messages]
-        turns.append({"turn": [{"__TEXT__": example.gold_text}, {"__MEDIA__": keys[example.gold_image_id]}]})
+        turns.append({"turn": [{"__TEXT__": example.right_text}, {"__MEDIA__": keys[example.right_images[0]]}]})
         records.append(
             {
                 "conversation_id": number,
                 "conversation": turns,
                 "negative_candidate_media_keys": [
-                    key for image_id, key in keys.items() if image_id not in example.right_image_ids
+                    key for image_id, key in keys.items() if image_id not in example.right_images
                 ],
-                "negative_candidate_texts": [text for text in dict.fromkeys(texts) if text != example.gold_text],
+                "negative_candidate_texts": [text for text in gallery.texts if text != example.right_text],
             }
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +83,9 @@ def write_own_mmdialog(
         part = Path(aside, "test")
         part.mkdir()
         words = []
-        rows = zip(gallery["image_id"], gallery["image"], gallery["title"], gallery["tags"], strict=True)
-        for image_id, path, title, tags in rows:
+        for image_id, path, named in zip(gallery.image_ids, gallery.images, gallery.image_words, strict=True):
             shutil.copyfile(path, part / f"{keys[image_id]}.jpg")  # readers go by the content, not by the name
-            words.append(f"{keys[image_id]}\t{', '.join([title, *tags])}")
+            words.append(f"{keys[image_id]}\t{named}")
         (part / WORDS_FILE).write_text("\n".join(words) + "\n", encoding="utf-8")
         (part / "conversations.json").write_text(json.dumps(records, ensure_ascii=False, indent=0), encoding="utf-8")
         folder.mkdir(exist_ok=True)
@@ -105,7 +97,7 @@ def _part(part: dict, names: dict, keys: dict) -> dict:
     return {"__TEXT__": part["text"]} if part["type"] == "text" else {"__MEDIA__": keys[names[part["image"]]]}
 
 
-def write_own_visdial(split: str, folder: Path, examples: Sequence[DialogueExample] | None = None) -> Path:
+def write_own_visdial(split: str, folder: Path, own: tuple[Sequence[ComparedDialogue], Gallery] | None = None) -> Path:
     """Writes the dialogues of a part as VisDial's val: two turns are a round, the image is the reply's, and the 100
     options of a round's answer are drawn from all second turns, in the order of a hash.
 
@@ -114,12 +106,13 @@ def write_own_visdial(split: str, folder: Path, examples: Sequence[DialogueExamp
     Args:
         split: `dev` or `test`.
         folder: of the set; what is there already is kept.
-        examples: of `load_dialogue_benchmark`, which is asked by default.
+        own: dialogues and candidates, of `own_dialogues` by default.
     """
     path = folder / "visdial_1.0_val.json"
     if path.is_file():
         return folder
-    examples = load_dialogue_benchmark(split) if examples is None else examples
+    examples, gallery = own_dialogues(split) if own is None else own
+    images = dict(zip(gallery.image_ids, gallery.images, strict=True))
     said = [[_words(message) for message in example.messages] for example in examples]
     questions = list(dict.fromkeys(turn for turns in said for turn in turns[::2]))
     answers = list(dict.fromkeys(turn for turns in said for turn in [*turns[1::2], ""][: len(turns[::2])]))
@@ -146,7 +139,7 @@ def write_own_visdial(split: str, folder: Path, examples: Sequence[DialogueExamp
         if not answers[rounds[-1]["answer"]]:
             del rounds[-1]["answer_options"], rounds[-1]["gt_index"]  # the reply itself is wanted there
         name = f"VisualDialog_val2018_{number:012d}.jpg"
-        shutil.copyfile(example.gold_image, folder / "VisualDialog_val2018" / name)
+        shutil.copyfile(images[example.right_images[0]], folder / "VisualDialog_val2018" / name)
         dialogs.append({"image_id": number, "caption": "", "dialog": rounds})
     data = {"questions": questions, "answers": answers, "dialogs": dialogs}
     aside = path.with_suffix(".part")

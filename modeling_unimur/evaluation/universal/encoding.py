@@ -42,12 +42,10 @@ class EncodedDocuments:
     has_image: np.ndarray
 
     def weighted(self, image_weight: float) -> np.ndarray:
-        """Unit vectors `(documents, width)`, images as `image_weight` x image + caption; infinity leaves the
-        image alone, 0 the caption alone. A document that lacks one of them is the other."""
-        shown = self.images if np.isinf(image_weight) else image_weight * self.images
-        captions = self.texts[self.is_image] * (0.0 if np.isinf(image_weight) else 1.0)
-        both = (self.has_image & self.has_caption)[:, None]
-        return self._with_images(np.where(both, shown + captions, self.images + self.texts[self.is_image]))
+        """Unit vectors `(documents, width)`, images as `image_weight` x image + caption. A document that lacks one of
+        them is the other."""
+        both, captions = (self.has_image & self.has_caption)[:, None], self.texts[self.is_image]
+        return self._with_images(np.where(both, image_weight * self.images, self.images) + captions)
 
     def without_captions(self) -> EncodedDocuments:
         """The same corpus whose images have no words."""
@@ -96,10 +94,4 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
 
 
-__all__ = [
-    "DualEncoder",
-    "EncodedDocuments",
-    "encode_documents",
-    "encode_queries",
-    "unit",
-]
+__all__ = ["DualEncoder", "EncodedDocuments", "encode_documents", "encode_queries", "unit"]

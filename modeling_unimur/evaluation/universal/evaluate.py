@@ -1,27 +1,30 @@
-"""A system on one task in the three settings: measures, and which kind of document it prefers."""
+"""The measures of a system in the three settings, and the weights that a development split chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..evaluator import Encoded
-from ..metrics import DEPTH, all_measures, judge, rank
+from ..metrics import DEPTH, all_measures, judge, mrr_at_k, rank
 from ..report import Figures
 from ..systems.base import BOTH
+from .encoding import EncodedDocuments
+from .systems import Hybrid, dense_system
 from .task import SETTINGS, RetrievalTask
 
 # Scores that are in memory at a time; the corpus of WebQA has a million documents.
 _SCORES_AT_A_TIME = 2**25
 # Ranks within which the kinds of documents are counted.
 SHARE_DEPTH = 10
+# Weights that are tried on a development split: 0 is the caption alone, 1 the paper's plain sum.
+IMAGE_WEIGHTS = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
+HYBRID_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 
 
-def setting_figures(
-    system: Encoded, task: RetrievalTask, settings: Sequence[str] = SETTINGS, desc: str | None = None
-) -> Figures:
+def setting_figures(system: Encoded, task: RetrievalTask, settings: Sequence[str] = SETTINGS) -> Figures:
     """Figures of every query in the settings, in percent; NaN where a setting cannot answer it.
 
     In the settings `text` and `image` only documents of that kind are searched, for the queries that any of them
@@ -33,7 +36,6 @@ def setting_figures(
         system: the task's queries, and one index of its documents.
         task: the task.
         settings: those that are wanted; one that no query can be answered in is left out.
-        desc: of a progress bar.
 
     Raises:
         ValueError: an unknown setting.
@@ -44,7 +46,7 @@ def setting_figures(
         rows, relevance = task.within(setting)
         if not len(rows):
             continue
-        rankings = ranked(system, task, setting, rows, desc=desc)
+        rankings = ranked(system, task, setting, rows)
         columns = all_measures(judge(rankings, relevance))
         if setting == BOTH:
             columns[f"images@{SHARE_DEPTH}"] = _image_shares(rankings, task)
@@ -57,18 +59,11 @@ def setting_figures(
     return Figures(values)
 
 
-def ranked(
-    system: Encoded,
-    task: RetrievalTask,
-    setting: str,
-    rows: np.ndarray,
-    depth: int = DEPTH,
-    desc: str | None = None,
-) -> np.ndarray:
+def ranked(system: Encoded, task: RetrievalTask, setting: str, rows: np.ndarray, depth: int = DEPTH) -> np.ndarray:
     """Rankings `(queries, depth)` of some queries, in blocks that fit in memory; -1 where nothing was returned."""
     block = max(1, _SCORES_AT_A_TIME // max(len(task.is_image), 1))
     parts = []
-    for start in tqdm(range(0, len(rows), block), desc=desc, disable=desc is None):
+    for start in range(0, len(rows), block):
         chosen = rows[start : start + block]
         scores = system.scores(setting, chosen)
         for place, row in enumerate(chosen):
@@ -85,4 +80,50 @@ def _image_shares(rankings: np.ndarray, task: RetrievalTask) -> np.ndarray:
     return np.divide(100.0 * images, counts, out=np.full(len(first), np.nan), where=counts > 0)
 
 
-__all__ = ["SHARE_DEPTH", "ranked", "setting_figures"]
+# -- weights from a development split ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Choice:
+    """A weight that was chosen, and the MRR@10 in percent of every weight that was tried."""
+
+    value: float
+    tried: dict[float, float]
+
+
+def choose(weights: Sequence[float], system: Callable[[float], Encoded], dev: RetrievalTask, default: float) -> Choice:
+    """The weight with the highest MRR@10 in the setting `both`; among equals the default, then the first.
+
+    Args:
+        weights: those that are tried.
+        system: of a weight.
+        dev: the development split.
+        default: the weight that is kept where another one is only as good.
+    """
+    rows, relevance = dev.within(BOTH)
+
+    def measure(weight: float) -> float:
+        return float((100 * mrr_at_k(judge(ranked(system(weight), dev, BOTH, rows), relevance), 10)).mean())
+
+    tried = {weight: measure(weight) for weight in weights}
+    winners = [weight for weight, found in tried.items() if found == max(tried.values())]
+    return Choice(default if default in winners else winners[0], tried)
+
+
+def choose_image_weight(queries: np.ndarray, documents: EncodedDocuments, dev: RetrievalTask) -> Choice:
+    """The weight of images in `weight x image + caption`.
+
+    Args:
+        queries (`(queries, width)`): of the development split, unit vectors.
+        documents: the corpus.
+        dev: the development split.
+    """
+    return choose(
+        IMAGE_WEIGHTS, lambda weight: dense_system(queries, documents.weighted(weight), dev.is_image), dev, 1.0
+    )
+
+
+def choose_hybrid_weight(dense: Encoded, sparse: Encoded, dev: RetrievalTask) -> Choice:
+    """BM25's weight beside a dense system."""
+    return choose(HYBRID_WEIGHTS, lambda weight: Hybrid(dense, sparse, weight), dev, 0.0)
+
+
+__all__ = ["SHARE_DEPTH", "Choice", "choose_hybrid_weight", "choose_image_weight", "ranked", "setting_figures"]

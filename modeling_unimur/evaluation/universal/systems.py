@@ -1,4 +1,4 @@
-"""Queries and one index of texts and images; what is made by joining two of them."""
+"""Queries and one index of texts and images, and systems that are made of others."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...index.second_stage import RERANK_TOP_K, Candidate, Reranker, order
 from ..evaluator import Encoded
 from ..metrics import rank
 from ..systems.base import BOTH, KINDS, Gallery
-from ..systems.bm25 import BM25
+from ..systems.baselines import BM25
+from .task import RetrievalTask
 
 # Documents of each kind that are merged; the released code retrieves as many.
 MERGED_DEPTH = 100
+# Names of rows.
+FUSION, ORACLE, HYBRID = "BM25 & {}", "BM25 & {}, oracle modality", "{} + BM25 (hybrid)"
+SECOND_STAGE = "{} + second stage"
 
 
 def dense_system(queries: np.ndarray, documents: np.ndarray, is_image: np.ndarray) -> Encoded:
@@ -96,7 +101,7 @@ class Hybrid(Encoded):
 
     Args:
         dense, sparse: the systems; what the sparse one does not return has 0 of it.
-        weight: of the sparse one; infinity leaves the dense one to order what has equal sparse scores.
+        weight: of the sparse one.
 
     Raises:
         ValueError: a negative weight.
@@ -113,9 +118,47 @@ class Hybrid(Encoded):
         sparse = np.where(np.isfinite(sparse), sparse, 0.0)
         best = sparse.max(axis=1, keepdims=True, initial=0.0)
         sparse = np.divide(sparse, best, out=np.zeros_like(sparse), where=best > 0)
-        dense = self.dense.scores(kind, rows)
-        found = dense * 1e-6 + sparse if np.isinf(self.weight) else dense + self.weight * sparse
+        found = self.dense.scores(kind, rows) + self.weight * sparse
         return found if candidates is None else found[:, candidates]
 
 
-__all__ = ["MERGED_DEPTH", "DivideAndConquer", "Hybrid", "OracleModality", "bm25_system", "dense_system"]
+class SecondStage(Encoded):
+    """Another system whose best documents are in the order of a reranker; those behind them stay behind.
+
+    Args:
+        first: the first stage, one index of texts and images.
+        reranker: of `modeling_unimur.index.second_stage`.
+        task: whose queries and documents.
+        top_k: how many documents of a query are rescored.
+    """
+
+    def __init__(self, first: Encoded, reranker: Reranker, task: RetrievalTask, top_k: int = RERANK_TOP_K):
+        super().__init__(None, first.queries, {BOTH: None}, is_image=first.is_image)
+        self.first, self.reranker, self.task, self.top_k = first, reranker, task, top_k
+
+    def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+        found = np.array(self.first.scores(kind, rows), dtype=np.float64)
+        for place, row in enumerate(rows):
+            found[place, self.task.excluded[row]] = -np.inf
+        best = [ranking[ranking >= 0] for ranking in rank(found, self.top_k)]
+        texts, images = self.task.doc_texts, self.task.doc_images
+        pairs = [
+            (self.task.query_texts[row], Candidate(texts[document], images[document] or None))
+            for row, documents in zip(rows, best, strict=True)
+            for document in documents
+        ]
+        scores, start = self.reranker.scores(pairs), 0
+        for place, documents in enumerate(best):
+            end = start + len(documents)
+            # Above whatever the first stage gives to the others.
+            found[place, documents[order(scores[start:end])]] = found[place, documents].max(initial=0.0) + np.arange(
+                len(documents), 0, -1
+            )
+            start = end
+        return found if candidates is None else found[:, candidates]
+
+
+__all__ = [
+    "FUSION", "HYBRID", "MERGED_DEPTH", "ORACLE", "SECOND_STAGE", "DivideAndConquer", "Hybrid", "OracleModality",
+    "SecondStage", "bm25_system", "dense_system",
+]  # fmt: skip

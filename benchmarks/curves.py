@@ -1,6 +1,6 @@
 """Training curves of several runs in one figure: loss terms and recalls, mean and spread over the seeds of an arm.
 
-python -m modeling_unimur.evaluation.curves curves.png both=runs/both-0,runs/both-1 visual=runs/visual-0,runs/visual-1
+python -m benchmarks.curves curves.png both=runs/both-0,runs/both-1 visual=runs/visual-0,runs/visual-1
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _title(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the curves of runs that are named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m modeling_unimur.evaluation.curves", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
     parser.add_argument("output", help="a .png, .svg or .pdf file")
     parser.add_argument("arms", nargs="+", metavar="ARM=RUN[,RUN...]", help="an arm and its runs' output folders")
     parser.add_argument("--names", nargs="+", help="quantities as the log calls them")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.evaluation.curves import draw_curves, main, mean_and_spread, read_log, series
+from benchmarks.curves import draw_curves, main, mean_and_spread, read_log, series
 
 
 def log(seed: int = 0, terms=("caption_loss", "visual_matching_loss"), steps: int = 6) -> list:
