@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import importlib
 import json
 import threading
@@ -140,9 +139,10 @@ class UniMuRProcessor(DualEncoderProcessor):
         fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
 
     Attributes:
-        anchor_encoder (*optional*): what embeds a dialogue's words where candidates are ready embeddings of another
-            encoder: a `SentenceTransformer`, or a callable from a list of texts to vectors `(texts, width)`. By
-            default the model that `anchor_base_model` names is loaded when it is first needed. It is never saved.
+        anchor_encoder (*optional*): the encoder of candidates that are ready embeddings; it embeds the words of
+            anchored queries, new candidates, and, where it reads images, those too. A `SentenceTransformer`, or a
+            callable from a list of texts to vectors `(texts, width)`. By default the model that `anchor_base_model`
+            names is loaded when it is first needed. It is never saved.
     """
 
     anchor_encoder = None
@@ -440,8 +440,10 @@ class UniMuRProcessor(DualEncoderProcessor):
         for number, row in enumerate(rows):
             if truncation not in (False, "do_not_truncate"):
                 row, dropped[number] = (row[:room], 0) if keep == "first" else self._latest(row, room)
-            lead = self._pictures_before_start(row)
-            rows[number] = [*row[:lead], *start, *row[lead:], *suffix]
+            if not start or row[: len(start)] != start:  # which a template may have written
+                lead = self._pictures_before_start(row)
+                row = [*row[:lead], *start, *row[lead:]]
+            rows[number] = [*row, *suffix]
         width = 0 if padding in (False, "do_not_pad") else max(map(len, rows))
         width = max(width, limit) if padding == "max_length" else width
         pad = self.tokenizer.pad_token_id
@@ -553,7 +555,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         statistics = [[len(marks), sum(marks) / max(len(marks), 1)] for marks in asked]
         texts = [text for messages in dialogues for text in anchor_words(messages)]
         found = {"turn_statistics": torch.tensor(statistics, dtype=torch.float32).reshape(-1, 2)}
-        if self.anchor_encoder is not None or self.anchor_base_model is not None:
+        if self._has_encoder:
             vectors = self._embed_words(texts)
             return {**found, "anchor_features": vectors.reshape(len(turns), 2, -1)}
         batch = self.process_texts(texts, keep="latest")
@@ -562,20 +564,55 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def _embed_words(self, texts: list[str]) -> torch.Tensor:
         """Vectors of texts by `anchor_encoder`, float32 on the CPU, zeros for empty texts; each text once."""
-        encoder = self.anchor_encoder
-        if encoder is None:
-            encoder = self.anchor_encoder = self._load_anchor_encoder()
-        elif hasattr(encoder, "encode_query"):  # a SentenceTransformer
-            encoder = functools.partial(_text_encoders().encode_queries, encoder)
         distinct = list(dict.fromkeys(text for text in texts if text)) or [" "]
-        vectors = torch.as_tensor(encoder(distinct)).detach().float().cpu()
+        vectors = self._encode_by("queries", distinct)
         places = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([places.get(text, len(distinct)) for text in texts])
         return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])[rows]
 
+    @property
+    def _has_encoder(self) -> bool:
+        return self.anchor_encoder is not None or self.anchor_base_model is not None
+
+    def _encode_by(self, role: str, items: list) -> torch.Tensor:
+        """Vectors `(items, width)` by the encoder of ready embeddings, as `"queries"` or as `"documents"`, float32 on
+        the CPU."""
+        if self.anchor_encoder is None:
+            self.anchor_encoder = self._load_anchor_encoder()
+        if not hasattr(self.anchor_encoder, "encode_query") and isinstance(items[0], str):  # a function
+            return torch.as_tensor(self.anchor_encoder(items)).detach().float().cpu()
+        return getattr(_text_encoders(), f"encode_{role}")(self.anchor_encoder, items)
+
+    def encoder_space(self) -> dict:
+        """The arguments of `UniMuRConfig` for the space of the encoder of ready embeddings; none without one."""
+        if not self._has_encoder:
+            return {}
+        width, sees = self._encode_by("documents", ["a"]).shape[1], _text_encoders().reads_images(self.anchor_encoder)
+        return {"projection_dim": width, "visual_feature": "projected" if sees else "pooled"}
+
+    def process_images(self, images, allow_urls: bool | None = None, **kwargs) -> BatchFeature:
+        """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its unit vectors of the images:
+        `visual_features (images, width)`.
+
+        Raises:
+            ValueError: the encoder reads no images.
+        """
+        if not self._has_encoder:
+            return super().process_images(images, allow_urls, **kwargs)
+        vectors = self._encode_by("documents", self.load_images(images, allow_urls))
+        return as_batch({"visual_features": torch.nn.functional.normalize(vectors, dim=-1)}, sort_options(kwargs)[2])
+
+    def process_texts(self, texts: str | list[str], keep: str = "first", **kwargs) -> BatchFeature:
+        """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its vectors of the texts as
+        candidates: `text_features (texts, width)`."""
+        if not self._has_encoder:
+            return super().process_texts(texts, keep, **kwargs)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        return as_batch({"text_features": self._encode_by("documents", texts)}, sort_options(kwargs)[2])
+
     def _load_anchor_encoder(self):
         try:
-            return _text_encoders().load_query_encoder(self.anchor_base_model, self.anchor_base_revision)
+            return _text_encoders().load_text_encoder(self.anchor_base_model, self.anchor_base_revision)
         except (ImportError, OSError, ValueError) as error:
             kind = ImportError if isinstance(error, ImportError) else ValueError
             raise kind(

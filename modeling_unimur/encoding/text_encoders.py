@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch.utils.data import get_worker_info
@@ -51,6 +49,12 @@ class TextEncoder:
         mask = None if self.full else batch["attention_mask"]
         features = self.clip.get_text_features(batch["input_ids"], attention_mask=mask)
         return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+    def encode_query(self, texts: list[str]) -> torch.Tensor:
+        """Vectors of texts as queries, of a longer one by its latest tokens."""
+        with torch.inference_mode():
+            parts = [self(texts[at : at + _BATCH], keep="latest") for at in range(0, len(texts), _BATCH)]
+        return torch.cat(parts)
 
     @property
     def key(self) -> str:
@@ -112,11 +116,6 @@ def load_sentence_transformer(source: str | os.PathLike, revision: str | None = 
         ) from error
 
 
-def load_query_encoder(name: str, revision: str | None = None) -> Callable[[list[str]], torch.Tensor]:
-    """`encode_queries` by an encoder's name; arguments and errors are those of `load_text_encoder`."""
-    return partial(encode_queries, load_text_encoder(name, revision))
-
-
 def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
     """Vectors of texts as queries `(texts, width)`, float32 on the CPU; of a longer text its latest words.
 
@@ -125,15 +124,48 @@ def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
         texts (`list[str]`): at least one.
     """
     if isinstance(encoder, TextEncoder):
-        with torch.inference_mode():
-            parts = [encoder(texts[at : at + _BATCH], keep="latest") for at in range(0, len(texts), _BATCH)]
-        vectors = torch.cat(parts)
-    elif isinstance(encoder, torch.nn.Module) and hasattr(encoder, "encode_query"):
-        shown = [_latest_words(text, encoder) for text in texts]
+        vectors = encoder.encode_query(texts)
+    elif hasattr(encoder, "encode_query"):
+        shown = _as_words([_latest_words(text, encoder) for text in texts], encoder)
         vectors = encoder.encode_query(shown, convert_to_tensor=True, show_progress_bar=False)
     else:
         vectors = encoder(texts)
     return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def encode_documents(encoder, items: list) -> torch.Tensor:
+    """Vectors of texts or of images as candidates `(items, width)`, float32 on the CPU, not normalised.
+
+    Args:
+        encoder: as in `encode_queries`.
+        items (`list[str]` or `list[PIL.Image.Image]`): at least one.
+
+    Raises:
+        ValueError: the items are images, and the encoder reads none.
+    """
+    if not isinstance(items[0], str):
+        if not reads_images(encoder):
+            raise ValueError(
+                f"The encoder of these ready embeddings ({type(encoder).__name__}) reads no images: pass texts, or "
+                "the images' own vectors to add_embeddings."
+            )
+    elif not hasattr(encoder, "encode_document"):
+        with torch.inference_mode():
+            return torch.as_tensor(encoder(items)).detach().float().cpu()
+    else:
+        items = _as_words(items, encoder)
+    vectors = encoder.encode_document(items, convert_to_tensor=True, show_progress_bar=False)
+    return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def reads_images(encoder) -> bool:
+    """Whether an encoder of `load_text_encoder` embeds images as well as texts."""
+    return hasattr(encoder, "encode_document") and "image" in getattr(encoder, "modalities", ())
+
+
+def _as_words(texts: list[str], encoder) -> list:
+    """Texts for an encoder that would take one that looks like the address of an image, a video or a sound for it."""
+    return [{"text": text} for text in texts] if set(getattr(encoder, "modalities", ())) - {"text"} else texts
 
 
 def _latest_words(text: str, encoder) -> str:
@@ -148,4 +180,7 @@ def _latest_words(text: str, encoder) -> str:
     return text[offsets[-room][0] :] if 0 < room < len(offsets) else text
 
 
-__all__ = ["TextEncoder", "encode_queries", "load_query_encoder", "load_sentence_transformer", "load_text_encoder"]
+__all__ = [
+    "TextEncoder", "encode_documents", "encode_queries", "load_sentence_transformer", "load_text_encoder",
+    "reads_images",
+]  # fmt: skip

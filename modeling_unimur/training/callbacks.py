@@ -167,7 +167,7 @@ class RescaleRet(TrainerCallback):
     def __init__(self, model):
         self.ret = model.heads.ret_embedding
         table = model.get_input_embeddings().weight[: model.config.loss_vocab_size]
-        self.norm = torch.linalg.vector_norm(table.detach().float(), dim=1).mean()
+        self.norm = model.input_scale * torch.linalg.vector_norm(table.detach().float(), dim=1).mean()
 
     @torch.no_grad()
     def on_step_end(self, args, state, control, **kwargs):
