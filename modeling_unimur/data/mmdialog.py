@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from .dialog_schema import Dialog, PublishedSet, ReadReport, Turn
-from .json_stream import read_json_records
+from .json_lines import read_json_records
 
 # Counts of the figures in github.com/victorsungo/MMDialog.
 PUBLISHED = {

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from .dialog_schema import PublishedSet, ReadReport
-from .json_stream import read_json_records
+from .json_lines import read_json_records
 
 # Table 2 of the paper.
 PUBLISHED = {"train": {"dialogues": 10_286}, "dev": {"dialogues": 1_000}, "test": {"dialogues": 1_000}}

@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.cache import PackageUnavailable
+from .context_rows import DEFAULT_SOURCES, TextContext, load_texts
 from .dev_sets import DevSet
 from .precomputed import PrecomputedCorpus
 from .text_encoders import TextSpace
-from .unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 
 # How often each form is drawn.
 FORMS = {"whole": 30, "moved_on": 25, "cut": 20, "typed": 15, "dropped": 10}

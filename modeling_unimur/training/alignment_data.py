@@ -13,13 +13,13 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from .. import modeling_open_clip
 from ..data.captioned_images import load_captioned_images
 from ..modeling_unimur import UniMuRModel
-from .context_rows import ImageRows, MixedRows, TextRows
+from .arguments import UniMuRDataArguments, UniMuRModelArguments
+from .context_rows import ImageRows, MixedRows, TextContext, TextRows, load_texts, text_rows
 from .dev_sets import DevSet, image_sets, text_sets
 from .frozen_features import FrozenTexts, text_features
 from .frozen_towers import frozen_towers
 from .pairs import ImagePairs, load_pairs, project
-from .recipes import Recipe, UniMuRDataArguments, UniMuRModelArguments
-from .unpaired_texts import TextContext, load_texts, text_rows
+from .recipes import Recipe
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, image.
 _DEV_CONTEXTS = 500

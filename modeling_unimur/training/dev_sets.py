@@ -73,7 +73,6 @@ def embed_contexts(
     contexts: "list[list[str]]",
     max_tokens: int = 256,
     store: "PrefixStore | None" = None,
-    batch_size: int = 64,
     keep: str = "latest",
 ) -> torch.Tensor:
     """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length.
@@ -96,7 +95,7 @@ def embed_contexts(
         return model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu()
 
     rows = range(len(texts))
-    return embed_by_length(rows, embed, batch_size, lambda row: len(texts[row]), "Embedding contexts")
+    return embed_by_length(rows, embed, size=lambda row: len(texts[row]), desc="Embedding contexts")
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,9 +36,6 @@ class FeatureOptions:
     Args:
         stored (`torch.dtype`): of the rows on disk. bfloat16 halves them: each value is then within 2^-8 of itself,
             and the cosine of a row with its float32 self is above 1 - 1e-5.
-        tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast; None leaves it as it was loaded. How
-            near that comes depends on the tower: of the small dual encoder, cosines with float32 are above 0.9999 for
-            MiniLM's texts, and for EfficientNet's images 0.998 in the mean and 0.975 at worst (120 images).
         workers (`int`, *optional*): processes that read and decode images; by default one fewer than the CPUs where
             there are many images, and none otherwise.
         image_batch, text_batch (`int`): items that pass a tower together.
@@ -47,7 +43,6 @@ class FeatureOptions:
     """
 
     stored: torch.dtype = torch.float32
-    tower: "torch.dtype | None" = None
     workers: "int | None" = None
     image_batch: int = 32
     text_batch: int = 128
@@ -99,11 +94,6 @@ def _settings(image_processor) -> str:
     return json.dumps(kept, indent=2, sort_keys=True) + "\n"
 
 
-def _autocast(tower: nn.Module, dtype: "torch.dtype | None"):
-    device = next((p.device.type for p in tower.parameters()), "cpu")
-    return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
-
-
 class _Writer:
     """Collects rows and writes them as shards, by number and by time."""
 
@@ -135,7 +125,8 @@ class _Writer:
 
 
 def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[str, ...]") -> RowStore:
-    about = {"kind": kind, "stored": str(options.stored), "tower": str(options.tower), "version": _VERSION}
+    # "tower" is part of the names of stores since towers could run under autocast.
+    about = {"kind": kind, "stored": str(options.stored), "tower": "None", "version": _VERSION}
     folder = cache_dir() / "features" / f"{kind}-{fingerprint(tower, json.dumps(about), *extra)}"
     if not (folder / "about.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,9 +247,7 @@ class FrozenImages:
         inputs = dict(done.inputs)
         if len(fresh) < len(done.rows):
             inputs = {name: value[torch.tensor(list(fresh.values()))] for name, value in inputs.items()}
-        with _autocast(self.tower, self.options.tower):
-            features = self.encode(inputs.pop("pixel_values"), **inputs)
-        writer.add(list(fresh), features)
+        writer.add(list(fresh), self.encode(inputs.pop("pixel_values"), **inputs))
 
     def _unreadable(self) -> "dict[bytes, str]":
         if not self._listing.is_file():
@@ -304,8 +293,7 @@ class FrozenTexts:
                 window.sort(key=lambda pair: len(pair[0]))  # little padding
                 for at in range(0, len(window), size):
                     lines, names = zip(*window[at : at + size], strict=True)
-                    with _autocast(self.tower, self.options.tower):
-                        writer.add(list(names), self.encode(list(lines)))
+                    writer.add(list(names), self.encode(list(lines)))
                     if writer.due():
                         writer.flush()
                     bar.update(len(lines))

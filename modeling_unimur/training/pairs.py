@@ -29,13 +29,13 @@ def _clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def caption_forms(title: str, description: str = "", tags: list[str] | None = None, num_tags: int = 4) -> list[str]:
+def caption_forms(title: str, description: str = "", tags: list[str] | None = None) -> list[str]:
     """Different texts for one image: its title, its description, the title with tags.
 
     Args:
         title: may be empty.
         description: left out when it repeats the title, is longer than forty words, or holds an address.
-        tags: keywords; the first `num_tags` that the title does not hold are used.
+        tags: keywords; the first four that the title does not hold are used.
 
     Returns:
         at least one text, unless all three are empty.
@@ -45,7 +45,7 @@ def caption_forms(title: str, description: str = "", tags: list[str] | None = No
     usable = description and not _ADDRESS.search(description) and len(description.split()) <= _LONGEST
     if usable and description.casefold().strip(" .!") != title.casefold().strip(" .!"):
         forms.append(description)
-    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:num_tags]
+    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:4]
     if fresh:
         forms.append(", ".join([title, *fresh] if title else fresh))
     return forms

@@ -17,8 +17,7 @@ from .callbacks import EpochDraws, TrainingGuard
 from .checkpoints import starting_point
 from .documents import DecodedImages, Documents, PooledImages
 from .mining import mine_rows, mined_of, read_mined, write_mined
-from .query_batches import QueryCollator
-from .query_rows import Mined, QueryRows
+from .query_rows import Mined, QueryCollator, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
 from .trained_parts import choose_trained_parts

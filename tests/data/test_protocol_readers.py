@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_unimur.data.dialog_schema import Turn
-from modeling_unimur.data.json_stream import read_json_records
+from modeling_unimur.data.json_lines import read_json_records
 from modeling_unimur.data.mmdialog import MMDialog
 from modeling_unimur.data.photochat import PhotoChat
 from modeling_unimur.data.visdial import VisDial
@@ -18,10 +18,11 @@ from tests.data import published_files as files
     "text", ['[{"a": 1}, {"b": [1, "],"]}\n]', '{"a": 1}\n{"b": [1, "],"]}\n', '\ufeff [{"a":1},{"b":[1,"],"]}]']
 )
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
-def test_json_arrays_and_lines(tmp_path, text, chunk):
+def test_json_arrays_and_lines(tmp_path, text, chunk, monkeypatch):
+    monkeypatch.setattr("modeling_unimur.data.json_lines._CHUNK", chunk)
     path = tmp_path / "records.json"
     path.write_text(text, encoding="utf-8")
-    assert list(read_json_records(path, chunk)) == [{"a": 1}, {"b": [1, "],"]}]
+    assert list(read_json_records(path)) == [{"a": 1}, {"b": [1, "],"]}]
 
 
 @pytest.mark.parametrize("text", ["", "[]", " [ ] "])

@@ -16,10 +16,10 @@ from modeling_unimur.training import adapt_contexts
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
 from modeling_unimur.training.adapt_selection import chance
+from modeling_unimur.training.context_rows import TextContext, load_texts
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts
 from modeling_unimur.training.precomputed import ReadyVectors, join, load_items, load_vectors
 from modeling_unimur.training.readout_fit import ReadContexts, fit_ridge, sharpen_readout
-from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training import colour_index
 

@@ -151,12 +151,12 @@ def test_worker_processes_give_the_same_rows(folder, cache, monkeypatch, tmp_pat
     assert torch.equal(alone.rows.tensor(), together.rows.tensor())
 
 
-def test_a_tower_in_bfloat16_is_near_and_kept_apart(folder):
+def test_rows_in_bfloat16_are_near_and_kept_apart(folder):
     plain = frozen(Tower()).features(paths(folder))
-    fast = frozen(Tower(), tower=torch.bfloat16, stored=torch.bfloat16).features(paths(folder))
-    assert plain.folder != fast.folder
-    assert fast.computed == 10
-    near = torch.nn.functional.cosine_similarity(plain.rows.tensor(), fast.rows.tensor())
+    half = frozen(Tower(), stored=torch.bfloat16).features(paths(folder))
+    assert plain.folder != half.folder
+    assert half.computed == 10
+    near = torch.nn.functional.cosine_similarity(plain.rows.tensor(), half.rows.tensor())
     assert 0.999 < near.min() < 1 - 1e-7
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_unimur.training.unpaired_texts import TextContext, load_texts
+from modeling_unimur.training.context_rows import TextContext, load_texts
 from tests.installable import loaded_or_skipped
 from unimur_mini.chats import SPLITS
 from unimur_mini.dialogues import load_dialogue_texts, load_glosses, split_of

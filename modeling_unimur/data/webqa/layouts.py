@@ -11,8 +11,7 @@ from typing import IO
 
 import numpy as np
 
-from ..json_lines import line_objects
-from ..json_stream import object_entries
+from ..json_lines import line_objects, object_entries
 from ..text_lines import open_lines
 from .line_index import LineIndex
 
