@@ -10,7 +10,7 @@ import os
 import re
 import sys
 
-from ..index.base import PRECISIONS
+from ..index.precision import PRECISIONS
 from .arguments import (
     add_backbones,
     add_reranker,

@@ -1,16 +1,14 @@
-"""What the kinds of index share: places, payloads as JSON, search effort, and the precision of the vectors."""
+"""What indexes share that are not kept in memory alone: places, payloads as JSON, and how far a search looks."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..memory_index import MEMORY, Hit, Query, checked_id, plain_payload, require_dict
+from ..memory_index import checked_id, plain_payload, require_dict
 
 # What Milvus takes in a JSON field, in bytes; the same everywhere, so that an index can move.
 PAYLOAD_BYTES = 65_535
@@ -27,6 +25,20 @@ def is_database(uri: str | os.PathLike) -> bool:
     return place.endswith(".db") or _ADDRESS.fullmatch(place) is not None
 
 
+def require_same(
+    where: object, width: int | None, model: str | None, held_width: int | None, held_model: str | None
+) -> None:
+    """Raises ValueError for an index of another width or model than the caller expects; one that does not say its own
+    passes."""
+    if None not in (width, held_width) and width != held_width:
+        raise ValueError(f"The index in {where} holds vectors of {held_width} numbers, not of {width}.")
+    if None not in (model, held_model) and model != held_model:
+        raise ValueError(
+            f"The index in {where} was made by {held_model!r}, not by {model!r}: its vectors mean something else. "
+            "Open it with that model, or build another."
+        )
+
+
 def payload_text(item: str, payload: dict | None) -> str:
     """A payload as JSON.
 
@@ -37,26 +49,6 @@ def payload_text(item: str, payload: dict | None) -> str:
     if len(text.encode()) > PAYLOAD_BYTES:
         raise ValueError(f"The payload of {item!r:.60} is larger than {PAYLOAD_BYTES} bytes: store where it lies.")
     return text
-
-
-def search_parts(parts: Mapping[str, Any], query: Query) -> list[list[Hit]]:
-    """The hits of each query over the parts of an index by kind, whose `search(vectors, top_k, where)` returns scores
-    and rows, best first, and whose payloads are JSON."""
-    filled = [(kind, parts[kind]) for kind in query.kinds if len(parts[kind])]
-    found = [part.search(query.vectors, query.top_k, query.where) for _, part in filled]
-    hits: list[list[Hit]] = [[] for _ in query.vectors]
-    for (kind, part), (scores, rows) in zip(filled, found, strict=True):
-        ids, payloads = part.ids, part.payloads
-        stored = iter(part.vectors(rows[rows >= 0])) if query.with_vectors else itertools.repeat(None)
-        for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
-            hits[place] += [
-                Hit(ids[row], value, kind, json.loads(payloads[row]), vector=next(stored))
-                for value, row in zip(values, numbers, strict=True)
-                if row >= 0
-            ]
-    if len(filled) > 1:
-        hits = [sorted(row, key=lambda hit: -hit.score)[: query.top_k] for row in hits]
-    return hits
 
 
 def write_items(path: Path, ids: Sequence[str | None], payloads: Sequence[str | None]) -> None:
@@ -88,74 +80,7 @@ def read_items(path: Path) -> tuple[list[str | None], list[str | None], dict[str
     return ids, payloads, rows
 
 
-# -- precision --------------------------------------------------------------------------------------------------------
-# The names of sentence-transformers' `quantize_embeddings`.
-PRECISIONS = FLOAT32, INT8, BINARY = ("float32", "int8", "binary")
-_INT8_KINDS = (
-    (re.compile(r"Flat"), "SQ8"),
-    (re.compile(r"(HNSW\d+)(?:,Flat|_SQ8)?"), r"\1_SQ8"),
-    (re.compile(r"(IVF\d+)(?:,Flat|,SQ8)?"), r"\1,SQ8"),
-    (re.compile(r"SQ8"), "SQ8"),
-)
-
-
-def with_precision(index: str | None, precision: str | None) -> str:
-    """The whole description of a new index's kind, such as `"SQ8"` for `"Flat"` in int8. Without an `index` it is
-    `"memory"` for binary and `"Flat"` otherwise.
-
-    Raises:
-        ValueError: an unknown precision, or one that this kind has not.
-    """
-    kind = index or (MEMORY if precision == BINARY else "Flat")
-    if precision not in (None, *PRECISIONS):
-        raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r:.60}.")
-    if precision is None or precision == precision_of(kind):
-        return kind
-    if kind == MEMORY:
-        return f"{MEMORY},{precision}"
-    for form, found in _INT8_KINDS if precision == INT8 else ():
-        if match := form.fullmatch(kind):
-            return match.expand(found)
-    raise ValueError(
-        f"An index of kind {kind!r} has no precision={precision!r}: kind {MEMORY!r} has every one, and 'Flat', "
-        f"'HNSW32' and 'IVF1024,Flat' (any numbers) have {INT8!r}."
-    )
-
-
-def precision_of(kind: object) -> str | None:
-    """The precision that a kind of index holds vectors in; None for other codes."""
-    kind = str(kind)
-    base, _, precision = kind.partition(",")
-    if base == MEMORY:
-        return precision or FLOAT32
-    if "SQ8" in kind:
-        return INT8
-    return None if re.search(r"PQ|SQ|RaBitQ|LSH", kind) else FLOAT32
-
-
-def is_quantized(kind: object) -> bool:
-    """Whether a kind is that of an index in memory of small vectors."""
-    return isinstance(kind, str) and kind.startswith(f"{MEMORY},")
-
-
-def require_kind(place: object, held: str, index: str | None, precision: str | None) -> None:
-    """Raises ValueError where the index in a place is of another kind or precision than asked for."""
-    if index is not None and not _agrees(held, index):
-        raise ValueError(f"The index in {place} is {held!r}, not {index!r}; build another for that.")
-    if precision not in (None, precision_of(held)):
-        raise ValueError(
-            f"The index in {place} holds vectors in {precision_of(held)}, not in {precision}; build another for that."
-        )
-
-
-def _agrees(held: str, index: str) -> bool:
-    try:
-        return with_precision(index, precision_of(held)) == held
-    except ValueError:
-        return False
-
-
 __all__ = [
-    "BINARY", "EF_SEARCH", "FLOAT32", "INT8", "NPROBE", "PAYLOAD_BYTES", "PRECISIONS", "is_database", "is_quantized",
-    "payload_text", "precision_of", "read_items", "require_kind", "search_parts", "with_precision", "write_items",
+    "EF_SEARCH", "NPROBE", "PAYLOAD_BYTES", "is_database", "payload_text", "read_items", "require_same",
+    "write_items",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.index import open_index
-from modeling_unimur.index.base import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
+from modeling_unimur.index.precision import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
 
 
 @pytest.mark.parametrize(
