@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
-from transformers.utils import cached_file
 
 # Arguments that say where files come from, as opposed to what is built from them.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "token")
@@ -370,84 +369,7 @@ def load_backbone(part: str, source, revision: str | None = None, classes: dict 
     return model, commit
 
 
-# -- LoRA adapters on the language model ------------------------------------------------------------------------------
-# Part of the name of each of their weights, and of no weight of a backbone.
-LORA = ".lora_"
-
-
-def add_adapters(language_model: nn.Module, lora: dict) -> None:
-    """Puts untrained adapters into a language model, in float32; as long as their second matrices are zero, they
-    change no number.
-
-    Args:
-        language_model (`PreTrainedModel`): a causal language model.
-        lora: arguments of peft's `LoraConfig`.
-
-    Raises:
-        ImportError: peft is not installed.
-        ValueError: the language model has no layer of that name, or adapters already.
-    """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError(
-            "This model has LoRA adapters on its language model (lora in config.json), which peft runs: `pip install "
-            "unimur[lora]`, or `pip install peft`."
-        ) from error
-    if adapter_layers(language_model):
-        raise ValueError("This language model has adapters already: pass one without, or its Hub id or folder.")
-    inject_adapter_in_model(LoraConfig(**lora), language_model)
-    for weight in adapter_weights(language_model).values():
-        weight.data = weight.data.float()
-
-
-def load_adapters(language_model: nn.Module, prefix: str, source: str, **hub) -> None:
-    """Reads trained adapters from the weights of a heads-only release.
-
-    Args:
-        language_model (`PreTrainedModel`): with adapters, of `add_adapters`.
-        prefix: of the language model's weights in that file.
-        source (`str`): Hub id or folder of the release; `hub` says how it is reached.
-
-    Raises:
-        OSError: the file is not there, or damaged.
-        ValueError: it lacks adapters.
-    """
-    with readable_weights(source), safe_open(cached_file(source, "model.safetensors", **hub), framework="pt") as file:
-        names = [name for name in file.keys() if LORA in name]  # noqa: SIM118 (it is no dictionary)
-        found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-    expected = adapter_weights(language_model)
-    missing = [name for name, weight in expected.items() if name not in found or found[name].shape != weight.shape]
-    require_complete({"missing_keys": missing, "unexpected_keys": found.keys() - expected.keys()}, source)
-    for name, weight in expected.items():
-        weight.data.copy_(found[name])
-
-
-def adapter_weights(language_model: nn.Module | None) -> dict[str, nn.Parameter]:
-    """The weights of the adapters by name; none for a frozen language model."""
-    return {} if language_model is None else {n: p for n, p in language_model.named_parameters() if LORA in n}
-
-
-def adapter_layers(language_model: nn.Module) -> list[nn.Module]:
-    """The layers of peft that hold adapters."""
-    return [module for module in language_model.modules() if hasattr(module, "lora_A")]
-
-
 __all__ = [
-    "BACKBONES",
-    "BACKBONE_NAMES",
-    "HUB_ARGUMENTS",
-    "LORA",
-    "CompleteLoadingMixin",
-    "WholeProcessorMixin",
-    "adapter_layers",
-    "adapter_weights",
-    "add_adapters",
-    "load_adapters",
-    "load_backbone",
-    "processor_fingerprint",
-    "readable_weights",
-    "require_complete",
-    "require_finite",
-    "require_intact",
-]
+    "BACKBONES", "BACKBONE_NAMES", "HUB_ARGUMENTS", "CompleteLoadingMixin", "WholeProcessorMixin", "load_backbone",
+    "processor_fingerprint", "readable_weights", "require_complete", "require_finite", "require_intact",
+]  # fmt: skip

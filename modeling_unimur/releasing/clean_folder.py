@@ -12,7 +12,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor
-from ..loading import LORA, adapter_weights
+from ..modeling_unimur import LORA, adapter_weights
 
 SENTENCE_TRANSFORMERS_MODULE = Path(__file__).with_name("sentence_transformers_unimur.py")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"

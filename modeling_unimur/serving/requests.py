@@ -12,8 +12,7 @@ from ..conversation import words_of_dialogue
 from ..index.hybrid import check_hybrid
 from ..memory_index import MODALITIES, conditions
 from .encoded_image import EncodedImage
-from .limits import ServingLimits
-from .refusal import Refused
+from .limits import Refused, ServingLimits
 
 ROLES = ("user", "assistant", "system", "developer", "tool")
 _FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid", "rerank"}
@@ -32,6 +31,7 @@ class RetrievalRequest:
         top_k, modality, where, coherent, hybrid: of the pipeline.
         words: the text of all turns, which `hybrid` and a second stage read.
         rerank: whether the server's second stage rescores the hits; None where the client does not say.
+        is_read_again: whether a second stage reads the messages after the vector is there.
         is_document: whether the one message is a candidate, a text or an image, and not a dialogue.
         prompt_tokens: of the words, as the tokenizer counts them with the vector; None where nobody asks.
         tokens: of its words, about.
@@ -49,6 +49,7 @@ class RetrievalRequest:
     hybrid: float | str | None = None
     words: str = ""
     rerank: bool | None = None
+    is_read_again: bool = False
     is_document: bool = False
     prompt_tokens: int | None = None
     images: list[EncodedImage] = field(default_factory=list)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from ..loading import adapter_layers
-from ..modeling_unimur import UniMuRModel
+from ..modeling_unimur import UniMuRModel, adapter_layers
 
 
 def merge(model: UniMuRModel) -> None:

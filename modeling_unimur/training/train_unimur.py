@@ -12,7 +12,7 @@ from transformers import TrainingArguments, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..data.cache import cache_dir
-from ..loading import LORA
+from ..modeling_unimur import LORA
 from .alignment_data import AlignmentData, load_data
 from .callbacks import RescaleRet, TrainingGuard
 from .collators import DualAlignmentCollator

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
-from modeling_unimur.loading import LORA, adapter_weights
+from modeling_unimur.modeling_unimur import LORA, adapter_weights
 from modeling_unimur.prefix_cache import ChatCache
 from modeling_unimur.releasing.clean_folder import read_heads, write_heads
 from modeling_unimur.training import lora
