@@ -50,7 +50,7 @@ BATCH = 32
 _BACKBONE_SECONDS, _QUICK_SECONDS = 20.0, 0.5
 
 
-def picture_files(folder: Path | None, count: int) -> list[Path]:
+def image_files(folder: Path | None, count: int) -> list[Path]:
     """Files of so many images, by name.
 
     Raises:
@@ -68,14 +68,14 @@ def picture_files(folder: Path | None, count: int) -> list[Path]:
 
 
 def backbone_speed(encoder: Encoder, files: list[Path], seconds: float) -> float:
-    """Pictures a second of the backbone on ready tensors."""
-    pictures = []
+    """Images a second of the backbone on ready tensors."""
+    images = []
     for path in files:
         with contextlib.suppress(ValueError):  # the build skips it as well
-            pictures.append(load_image(path))
-        if len(pictures) == BATCH:
+            images.append(load_image(path))
+        if len(images) == BATCH:
             break
-    inputs = dict(encoder.processor.process_images([*itertools.islice(itertools.cycle(pictures), BATCH)]))
+    inputs = dict(encoder.processor.process_images([*itertools.islice(itertools.cycle(images), BATCH)]))
     encoder.vectors("image", inputs)
     batches, start = 0, time.perf_counter()
     while time.perf_counter() - start < seconds:
@@ -133,7 +133,7 @@ def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
 def run(args: argparse.Namespace) -> dict[str, float]:
     """All figures of one run."""
     counts = {FEW: QUICK_FEW, ALL: QUICK_ALL} if args.quick else {FEW: FEW, ALL: ALL}
-    files, found = picture_files(args.images, counts[ALL]), {}
+    files, found = image_files(args.images, counts[ALL]), {}
     for name, count in counts.items():
         with tempfile.TemporaryDirectory() as folder:
             for number, path in enumerate(files[:count]):
@@ -177,7 +177,7 @@ def main() -> None:
     notes = [
         f"{Path(args.model).name}, batches of {BATCH}; {args.threads} threads for the model, "
         f"{args.workers} decoding processes",
-        "pictures a second; MiB of resident memory",
+        "images a second; MiB of resident memory",
     ]
     with watched():
         figures = run(args)

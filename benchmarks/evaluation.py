@@ -61,12 +61,12 @@ def sentence(rng: random.Random, least: int, most: int) -> str:
     return " ".join(rng.choices(_WORDS.split(), k=rng.randint(least, most)))
 
 
-def questions(seed: int, rounds: int, options: int, picture: str) -> list[Question]:
+def questions(seed: int, rounds: int, options: int, image: str) -> list[Question]:
     """The rounds of one dialogue, as VisDial has them: questions of 4 to 7 words, answers of 1 to 6."""
     rng, lines, found = random.Random(seed), [], []
     for _ in range(rounds):
         lines += [f"Q: {sentence(rng, 4, 7)}?", "A:"]
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": "\n".join(lines)}]
+        content = [{"type": "image", "image": image}, {"type": "text", "text": "\n".join(lines)}]
         answers = [f" {sentence(rng, 1, 6)}" for _ in range(options)]
         found.append(Question([{"role": "user", "content": content}], answers))
         lines[-1] += answers[0]
@@ -90,7 +90,7 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
     timing = QUICK_TIMING if args.quick else {}
     rounds, options, turns = (3, 20, 8) if args.quick else (ROUNDS, OPTIONS, TURNS)
 
-    asked = questions(args.seed, rounds, options, str(args.picture))
+    asked = questions(args.seed, rounds, options, str(args.image))
     shared, plain = (AnswerScorer(model, processor, share=share) for share in (True, False))
     scores: dict[str, list] = {}
     timings = alternate(
@@ -166,10 +166,10 @@ def main() -> None:
         reset_peak()
         print(json.dumps(pools(args.seed, args.only_pools)))
         return
-    if args.picture is None:
+    if args.image is None:
         from modeling_unimur.evaluation.compare_dialogues import benchmark_gallery
 
-        args.picture = benchmark_gallery("dev")["image"][0]
+        args.image = benchmark_gallery("dev")["image"][0]
     dialogues = 200 if args.quick else DIALOGUES
     script = str(Path(__file__).resolve())
     with watched():

@@ -179,7 +179,7 @@ def fill(index: VectorIndex, vectors: np.ndarray, captions: list[str] | None = N
         index.train("image", vectors[chosen])
     for first in range(0, len(vectors), _BLOCK):
         part = vectors[first : first + _BLOCK]
-        names = [f"picture {number}" for number in range(first, first + len(part))]
+        names = [f"image {number}" for number in range(first, first + len(part))]
         payloads: list[dict] = [{"path": f"{name}.png", "licence": "cc0"} for name in names]
         for payload, caption in zip(payloads, captions[first : first + len(part)] if captions else (), strict=False):
             payload["caption"] = caption
@@ -195,7 +195,7 @@ def exact_hits(vectors: np.ndarray, queries: np.ndarray) -> list[list[str]]:
         scores, rows = faiss.knn(queries, vectors[first : first + _BLOCK], TOP_K, faiss.METRIC_INNER_PRODUCT)
         best.add_result(scores, rows + first)
     best.finalize()
-    return [[f"picture {row}" for row in rows] for rows in best.I.tolist()]
+    return [[f"image {row}" for row in rows] for rows in best.I.tolist()]
 
 
 def _batches(queries: np.ndarray, size: int) -> list[np.ndarray]:

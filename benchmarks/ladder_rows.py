@@ -114,7 +114,7 @@ def lines_of(corpus: str, rows: Rows) -> list[list[str]]:
     """The table of one corpus, `both` and MRR@10 of the other settings."""
     found = rows.summary()
     kinds = list(next(iter(found.values()))["image_share"])
-    header = [corpus, *(column.upper() for column in COLUMNS), "texts MRR@10", "pictures MRR@10"]
+    header = [corpus, *(column.upper() for column in COLUMNS), "texts MRR@10", "images MRR@10"]
     lines = [[*header, *(f"% images, {kind}" for kind in kinds)]]
     for name, row in found.items():
         main = row["both"]["mrr@10"]

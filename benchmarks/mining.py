@@ -111,11 +111,11 @@ def manual_figures() -> dict[str, float]:
     processor = UniVLDRProcessor.from_backbones(source, max_target_tokens=64)
     retrieval = load_retrieval_set("gimp_manual")
     documents = Documents(retrieval)
-    pictures = PooledImages(model, processor, documents.images)
+    pooled = PooledImages(model, processor, documents.images)
     rows = QueryRows(retrieval, documents)
     with watched():
         start = time.perf_counter()
-        mined = mine_rows(model, processor, rows, documents, pictures)
+        mined = mine_rows(model, processor, rows, documents, pooled)
         seconds = time.perf_counter() - start
     return {
         "manual_seconds": seconds,

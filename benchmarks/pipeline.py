@@ -36,12 +36,12 @@ import torch
 
 from benchmarks.harness import QUICK_TIMING, alternate, argument_parser, report, watched
 from modeling_unimur.data.cache import cache_dir
-from unimur_mini.demo.default_gallery import pictures_by_id
+from unimur_mini.demo.default_gallery import images_by_id
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 
 BATCH, QUICK_BATCH = 8, 2
 # The size of the demo's gallery and pool; the vectors are random, which costs a search as much.
-GALLERY_PICTURES, GALLERY_TEXTS = 1500, 265
+GALLERY_IMAGES, GALLERY_TEXTS = 1500, 265
 TOP_K = 3
 COLD_STARTS = 3
 
@@ -70,7 +70,7 @@ def conversations(path: Path, count: int) -> dict[str, list[list[dict]]]:
         ValueError: a file without one of both kinds.
     """
     dialogues = read_dialogues(path)
-    known = pictures_by_id([image_id for dialogue in dialogues for image_id in dialogue.image_ids()])
+    known = images_by_id([image_id for dialogue in dialogues for image_id in dialogue.image_ids()])
     kinds: dict[str, list[list[dict]]] = {"text": [], "pictures": []}
     for dialogue in dialogues:
         _, messages = dialogue.resolved(known)
@@ -88,7 +88,7 @@ def open_pipeline(folder: Path, seed: int):
     retriever = pipeline("multimodal-retrieval", model=str(folder), trust_remote_code=True, dtype=torch.float32)
     retriever.chats.max_bytes = 0  # the same dialogue many times over would be read once
     generator = torch.Generator().manual_seed(seed)
-    for kind, count in (("image", GALLERY_PICTURES), ("text", GALLERY_TEXTS)):
+    for kind, count in (("image", GALLERY_IMAGES), ("text", GALLERY_TEXTS)):
         names = [f"{kind} {number}" for number in range(count)]
         vectors = torch.randn(count, retriever.model.config.embedding_width, generator=generator)
         retriever.add_embeddings(kind, names, vectors, names)
@@ -130,7 +130,7 @@ def parts_of_a_call(retriever, dialogues: list[list[dict]], size: int) -> dict[s
     model, processor = retriever.model, retriever.processor
     batches = [dialogues[start : start + size] for start in range(0, len(dialogues), size)]
     prepared = [dict(processor.process_context(batch)) for batch in batches]
-    files = [_picture_files(batch) for batch in batches]
+    files = [_image_files(batch) for batch in batches]
     with torch.no_grad():
         vectors = [_input_vectors(model, features) for features in prepared]
         embeds = [{"embeds": model.get_multimodal_features(**features).pooler_output} for features in prepared]
@@ -171,7 +171,7 @@ def parts_of_a_call(retriever, dialogues: list[list[dict]], size: int) -> dict[s
     }
 
 
-def _picture_files(dialogues: list[list[dict]]) -> list[str]:
+def _image_files(dialogues: list[list[dict]]) -> list[str]:
     contents = [message["content"] for dialogue in dialogues for message in dialogue]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return [part["image"] for part in parts if part["type"] == "image"]
@@ -219,7 +219,7 @@ def main() -> None:
     args = parser.parse_args()
     notes = [
         "dtype float32; minimum of 7 rounds, variants in turn; cold starts: median of 3",
-        f"{BATCH} dialogues, ms a dialogue; gallery of {GALLERY_PICTURES} images and {GALLERY_TEXTS} texts",
+        f"{BATCH} dialogues, ms a dialogue; gallery of {GALLERY_IMAGES} images and {GALLERY_TEXTS} texts",
     ]
     report("pipeline", args, run(args), notes)
 

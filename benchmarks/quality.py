@@ -44,11 +44,11 @@ from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recal
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
 from modeling_unimur.evaluation.tasks.dialogues import LONG, compare_systems
+from modeling_unimur.training.context_rows import TextContext, text_rows
 from modeling_unimur.training.dev_sets import DevSet, image_sets, scores, text_sets
 from modeling_unimur.training.pairs import load_pairs, project
 from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
-from modeling_unimur.training.unpaired_texts import TextContext, text_rows
 from unimur_mini.dialogues import load_glosses
 
 PARTS = ("titles", "dialogues", "captions")

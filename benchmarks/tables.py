@@ -386,7 +386,7 @@ def ladder_gimp_manual() -> list[list[str]]:
 
 
 @table("ladder_picture_dictionary")
-def ladder_picture_dictionary() -> list[list[str]]:
+def ladder_image_dictionary() -> list[list[str]]:
     return _ladder("picture_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
 
 

@@ -39,7 +39,7 @@ def read_pairs(path: Path | None) -> list[tuple[str, str]]:
     """Pairs of a caption and its image's path.
 
     Args:
-        path: lines of `caption<TAB>picture`; without it the captions are the titles, descriptions and tags of the
+        path: lines of `caption<TAB>image`; without it the captions are the titles, descriptions and tags of the
             installable images' training split.
 
     Raises:
@@ -52,10 +52,10 @@ def read_pairs(path: Path | None) -> list[tuple[str, str]]:
 
         rows = split_by_title(load_captioned_images())["train"]
         forms = [(caption_forms(row["title"], row["description"], row["tags"]), row["image"]) for row in rows]
-        return [(caption, picture) for captions, picture in forms for caption in captions]
+        return [(caption, image) for captions, image in forms for caption in captions]
     lines = [line for line in read_lines(path) if line.strip()]
     if not lines or not all("\t" in line for line in lines):
-        raise ValueError(f"{path}: one `caption<TAB>picture` a line.")
+        raise ValueError(f"{path}: one `caption<TAB>image` a line.")
     return [tuple(line.split("\t", 1)) for line in lines]
 
 
@@ -69,7 +69,7 @@ def draw_pairs(pairs: list[tuple[str, str]], count: int, seed: int) -> list[tupl
 def make_batch(model: UniMuRModel, processor: UniMuRProcessor, pairs: list[tuple[str, str]]) -> TrainingBatch:
     """Captions of up to 24 tokens with their images, padded to the longest."""
     texts = [caption for caption, _ in pairs]
-    towers = dict(processor.process_images([picture for _, picture in pairs]))
+    towers = dict(processor.process_images([image for _, image in pairs]))
     towers.update(processor.process_texts(texts))
     pooled, projected = model.encode_images(towers["pixel_values"])
     visual = pooled if model.config.visual_feature == "pooled" else projected

@@ -369,7 +369,7 @@ def _size(batch: TrainingBatch) -> int:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    parser.add_argument("--pairs", type=Path, help="`caption<TAB>picture` lines (default: installable images)")
+    parser.add_argument("--pairs", type=Path, help="`caption<TAB>image` lines (default: installable images)")
     parser.add_argument("--growth", action="store_true", help="at other lengths and batches, in half an hour")
     parser.add_argument("--memory", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--batch-file", type=Path, help=argparse.SUPPRESS)

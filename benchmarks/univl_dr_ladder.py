@@ -210,7 +210,7 @@ class Ladder:
         self.image_weight = max(shown, key=shown.get)
         zero.documents = zero.encoded.weighted(self.image_weight)
         tried = ", ".join(f"{weight:g}: {found:.1f}" for weight, found in choice.tried.items())
-        self.rows.notes.append(f"pictures' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
+        self.rows.notes.append(f"images' weight {self.image_weight:g}, of (zero-shot MRR@10 on dev) {tried}")
 
     def _beside(self, space: Space, zero: Space) -> None:
         """The balanced model with BM25 and with an oracle; and what is left without captions."""

@@ -141,7 +141,7 @@ def convert(
             ledger.drop(name, "a constant that the shapes say too")
     tensors = to_hf(ledger, config)
     logger.info("%s", ledger.report())
-    words, pictures = clip_tokenizer(config, tokenizer), image_processor(config)
+    words, images = clip_tokenizer(config, tokenizer), image_processor(config)
     note = _NOTE if tokenizer is not None else f"{_NOTE} {CLEANED_NOTE}"
 
     def build(folder: Path) -> None:
@@ -150,7 +150,7 @@ def convert(
             open_clip_config(config), {key: value for key, value in source.items() if key not in _CONSTANTS}
         )
         verify_features(plain, model)
-        save_clip_folder(folder, model, words, pictures, clip_card(licence, target.name, note))
+        save_clip_folder(folder, model, words, images, clip_card(licence, target.name, note))
 
     return build_once(target, build)
 

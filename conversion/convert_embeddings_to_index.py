@@ -3,7 +3,7 @@
     python conversion/convert_embeddings_to_index.py fromage_model/cc3m_embeddings*.pkl cc3m-index
     python conversion/convert_embeddings_to_index.py vectors.npy my-index --paths paths.txt --model fromage-heads
 
-A file holds `{"paths": [...], "embeddings": ...}`, an array `(pictures, width)` or a list of vectors, of numpy or of
+A file holds `{"paths": [...], "embeddings": ...}`, an array `(images, width)` or a list of vectors, of numpy or of
 torch; GILL's is a pickle in spite of its name. Nothing in a file is run. A `.npy` of numbers alone takes the paths
 from a text file, one per line. No image is fetched: a path or URL is the id and the payload of its vector.
 
@@ -39,7 +39,7 @@ _QUERIES, _HITS = 8, 5  # searched in the finished index
 def read_embeddings(
     path: str | os.PathLike, paths_file: str | os.PathLike | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Paths of images and their vectors `(pictures, width)`, from one file of either source.
+    """Paths of images and their vectors `(images, width)`, from one file of either source.
 
     Args:
         path: the file.
@@ -94,7 +94,7 @@ def convert(
         model: folder or Hub id of the release that is to search the index; its width must be that of the vectors.
 
     Returns:
-        `{"pictures": kept, "width", "skipped": [{"item", "reason"}], "again": paths that were there before}`.
+        `{"images": kept, "width", "skipped": [{"item", "reason"}], "again": paths that were there before}`.
 
     Raises:
         FileExistsError: the folder exists.
@@ -138,7 +138,7 @@ def convert(
     logger.info("%d images of width %d in %s", len(places), width, target)
     if skipped or again:
         logger.info("Left out: %d vectors without direction, %d paths that came before", len(skipped), again)
-    return {"pictures": len(places), "width": width, "skipped": skipped, "again": again}
+    return {"images": len(places), "width": width, "skipped": skipped, "again": again}
 
 
 def _queries(rows: np.ndarray) -> np.ndarray:

@@ -131,13 +131,13 @@ def convert(
     logger.info("%s", ledger.report())
     if tokenizer is None and (Path(source) / "tokenizer_config.json").is_file():
         tokenizer = source
-    words, pictures = clip_tokenizer(config, tokenizer), image_processor(config, preprocess)
+    words, images = clip_tokenizer(config, tokenizer), image_processor(config, preprocess)
     note = _NOTE if tokenizer is not None else f"{_NOTE} {CLEANED_NOTE}"
 
     def build(folder: Path) -> None:
         model = build_clip_model(config, tensors)
         verify_features(plain_model(model_cfg, source_tensors), model)
-        save_clip_folder(folder, model, words, pictures, clip_card(licence, target.name, note))
+        save_clip_folder(folder, model, words, images, clip_card(licence, target.name, note))
 
     return build_once(target, build)
 

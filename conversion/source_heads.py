@@ -46,7 +46,7 @@ class SourceHeads:
     visual_tokens: int
 
     def input_vectors(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Pooled images `(pictures, width)` to `(pictures * visual_tokens, language width)`."""
+        """Pooled images `(images, width)` to `(images * visual_tokens, language width)`."""
         return F.linear(pooled, *_like(self.visual_embeddings, pooled)).reshape(-1, len(self.ret_row))
 
     def query(self, hidden: list[torch.Tensor]) -> torch.Tensor:
@@ -56,7 +56,7 @@ class SourceHeads:
         return summed / summed.norm(dim=-1, keepdim=True)
 
     def candidate(self, pooled: torch.Tensor, projected: torch.Tensor) -> torch.Tensor:
-        """Pictures, pooled and projected, to unit vectors."""
+        """Images, pooled and projected, to unit vectors."""
         mapped = projected if self.visual_fc is None else F.linear(pooled, *_like(self.visual_fc, pooled))
         return mapped / mapped.norm(dim=-1, keepdim=True)
 
@@ -111,8 +111,8 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
     """
     tolerance = _TOLERANCE[model.dtype]
     noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise)
-    pixel_values = processor.process_images([picture])["pixel_values"].to(model.clip.dtype)
+    image = Image.fromarray(noise)
+    pixel_values = processor.process_images([image])["pixel_values"].to(model.clip.dtype)
     pooled = model.clip.vision_model(pixel_values).pooler_output
     expected = source.candidate(pooled, model.clip.visual_projection(pooled))
     found = model.get_image_features(pixel_values).pooler_output
@@ -121,7 +121,7 @@ def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: Sourc
         for shown, after in ((None, ""), (pooled, " and that is all")):
             content = [{"type": "text", "text": before}]
             if shown is not None:
-                content += [{"type": "image", "image": picture}, {"type": "text", "text": after}]
+                content += [{"type": "image", "image": image}, {"type": "text", "text": after}]
             batch = processor.process_context([[{"role": "user", "content": content}]])
             found = model.get_multimodal_features(**batch).pooler_output
             expected = _source_query(model, source, tokenizer, before, shown, after)

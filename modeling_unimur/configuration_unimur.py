@@ -14,7 +14,7 @@ class UniMuRConfig(PreTrainedConfig):
         text_config (`dict` or `PreTrainedConfig`): the language model, any causal one that transformers has.
         clip_config (`dict` or `PreTrainedConfig`, *optional*): the dual encoder that spans the space of candidates:
             `clip`, `siglip`, `siglip2` or `open_clip`. `None` when candidates are ready embeddings of another
-            encoder; then `projection_dim` says how wide they are, and contexts hold text only.
+            encoder; then `projection_dim` says how wide they are.
         text_base_model, clip_base_model (`str`, *optional*): Hub ids of the frozen backbones. A model that names
             them is saved without them.
         text_base_revision, clip_base_revision (`str`, *optional*): their commits, 40 hexadecimal digits.
@@ -25,7 +25,8 @@ class UniMuRConfig(PreTrainedConfig):
             `projection_dim`. FROMAGe has 256 with a map on the images.
         num_visual_tokens (`int`): input vectors of the language model that one image becomes (FROMAGe: 1 or 4).
         visual_feature (`str`): what the image's input vectors are made of: `"pooled"` is the image tower's output
-            before the joint space (FROMAGe), `"projected"` is the vector in the joint space.
+            before the joint space (FROMAGe), `"projected"` is the vector in the joint space. Without a dual encoder
+            contexts hold images with `"projected"` alone: vectors by the encoder of the ready embeddings.
         num_ret_tokens (`int`): [RET] vectors after the context; their embeddings are averaged.
         ret_layers (`list[int]`): hidden states that are read at [RET], each through a map of its own, summed
             (FROMAGe's `text_emb_layers`). -1 is the last one, after the final norm.

@@ -13,6 +13,7 @@ import math
 import operator
 import os
 import re
+import sys
 import threading
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
@@ -421,7 +422,7 @@ class RetrievalIndex(FolderIndex):
                 rows = [row for row in rows if matches(part.payloads[row], query.where)]
                 matrix = matrix[rows]
             if len(matrix):
-                scores.append(query.vectors @ matrix.T)
+                scores.append(inner_products(query.vectors, matrix))
                 places.append((kind, part, rows))
                 starts.append(starts[-1] + len(matrix))
         if not scores:
@@ -509,6 +510,16 @@ class Rows:
                 matrix[row] = matrix[last]
                 self.ids[row], self.payloads[row], self.rows[moved] = moved, payload, row
         self.blocks = [matrix[: len(self.ids)].copy()]
+
+
+def inner_products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """`rows @ columns.T`, by torch where a program has imported it: the threads of NumPy's BLAS keep spinning after a
+    product, on the cores that the language model needs next."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return rows @ columns.T
+    left, right = (torch.from_numpy(np.require(one, requirements="W")) for one in (rows, columns))
+    return (left @ right.T).numpy()
 
 
 def best_columns(scores: np.ndarray, top_k: int) -> np.ndarray:
@@ -930,7 +941,7 @@ def agreement(texts: Sequence[Hit], images: Sequence[Hit]) -> np.ndarray:
 def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Cosines of two matrices' rows, float64. What codes of an index decode to is not of length 1."""
     lengths = [np.sqrt(np.einsum("ij,ij->i", one, one, dtype=np.float64)) for one in (rows, columns)]
-    return (rows @ columns.T) / np.maximum(np.multiply.outer(*lengths), 1e-12)
+    return inner_products(rows, columns) / np.maximum(np.multiply.outer(*lengths), 1e-12)
 
 
 __all__ = [

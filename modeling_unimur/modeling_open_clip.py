@@ -423,6 +423,8 @@ def fuses_captions(processor) -> bool:
 @torch.inference_mode()
 def picture_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Tensor:
     """Unit vectors `(pictures, width)`, float32 on the CPU, of what `picture_inputs` returns."""
+    if "visual_features" in inputs:  # by the encoder of ready embeddings
+        return unit_vectors(model.heads.image_target(inputs["visual_features"].to(model.device)), truncate_dim)
     embed = model.get_multimodal_features if "input_ids" in inputs else model.get_image_features
     return unit_vectors(embed(**_placed(model, inputs)).pooler_output, truncate_dim)
 
@@ -430,6 +432,8 @@ def picture_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Ten
 @torch.inference_mode()
 def text_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Tensor:
     """Unit vectors `(texts, width)`, float32 on the CPU, of what `processor.process_texts` returns."""
+    if "text_features" in inputs:  # by the encoder of ready embeddings
+        return unit_vectors(model.heads.text_target(inputs["text_features"].to(model.device)), truncate_dim)
     return unit_vectors(model.get_text_features(**_placed(model, inputs)).pooler_output, truncate_dim)
 
 

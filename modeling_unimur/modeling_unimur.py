@@ -168,8 +168,8 @@ class UniMuRQueryAnchor(nn.Module):
         width, hidden = config.embedding_width, config.query_correction_size
         for name in ("whole", "last", "readout"):
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(())))
-        # Without a dual encoder contexts hold no images, and no gradient would ever reach their weight.
-        self.image_weight = None if config.clip_config is None else nn.Parameter(torch.empty(()))
+        # Where contexts hold no images, no gradient would ever reach their weight.
+        self.image_weight = None if config.visual_width is None else nn.Parameter(torch.empty(()))
         self.correction = None
         if config.query_correction == "mlp":
             dropout = nn.Dropout(config.query_correction_dropout)
@@ -369,8 +369,9 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
 
         Args:
             language_model (`str` or `PreTrainedModel`): Hub id, folder, or a causal language model.
-            clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one pass
-                `projection_dim`, the width of the ready embeddings that are the candidates.
+            clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one the candidates are
+                ready embeddings: by the processor's encoder (`anchor_base_model`), whose width and reading of images
+                are found by asking it, or of the width `projection_dim`.
             processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of images. It learns
                 what `query_anchor` the model has.
             language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
@@ -390,6 +391,8 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
             dual, clip_commit = load_dual_encoder(clip, clip_revision, dtype=dtypes["clip"], **hub)
         for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
             setattr(processor, name, config_arguments.setdefault(name, getattr(processor, name)))
+        if clip is None and config_arguments.get("projection_dim") is None:
+            config_arguments |= processor.encoder_space() | config_arguments
         for name in ("num_ret_tokens", "num_visual_tokens", "ret_token_ids", "image_token_id"):
             config_arguments[name] = getattr(processor, name)
         for part, source, commit in (("text", language_model, text_commit), ("clip", clip, clip_commit)):
@@ -405,7 +408,7 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
         with torch.no_grad():  # [RET] starts among the words, which is where the language model knows its way
             words = text.get_input_embeddings().weight
             noise = torch.randn_like(model.heads.ret_embedding) * words.float().std()
-            model.heads.ret_embedding.copy_(words.float().mean(dim=0) + noise)
+            model.heads.ret_embedding.copy_((words.float().mean(dim=0) + noise) * model.input_scale)
         if isinstance(dtype, dict):
             model.heads.to(dtypes["heads"])
         return model.eval()
@@ -640,7 +643,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         """
         if self.clip is None:
             raise ValueError(
-                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only."
+                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only "
+                "unless their encoder reads images (anchor_base_model, visual_feature='projected')."
             )
         return self.clip
 
@@ -652,6 +656,16 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self):
         return self.language_model.get_output_embeddings()
+
+    @property
+    def input_scale(self) -> float:
+        """What the language model's input table multiplies its rows by: the root of the width for Gemma, mostly 1. An
+        input vector of this model is as long as what the table returns, and a row of a tied output layer is not."""
+        table = self.get_input_embeddings()
+        first = torch.arange(min(8, table.num_embeddings), device=table.weight.device)
+        with torch.no_grad():
+            stored = float(table.weight[first].float().norm())
+            return float(table(first).float().norm()) / stored if stored else 1.0
 
     # -- the dual encoder -------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -1012,10 +1026,11 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     def _next_token_loss(self, parts, knows_ret: bool, over: float | None) -> torch.Tensor:
         """Mean loss over all labels, or their sum divided by `over`."""
-        head, ret = self.get_output_embeddings(), self.heads.ret_embedding[0] if knows_ret else None
+        head, ret = self.get_output_embeddings(), self._ret_row if knows_ret else None
         total, count = 0.0, 0
         for hidden, labels in parts:
             learned = int((labels[:, 1:] != -100).sum())
+            hidden = hidden * self._logit_factor
             loss = next_token_loss(hidden, labels, head, ret, self._softcap, self.config.loss_vocab_size)
             total, count = total + loss * learned, count + learned
         return total / (over or max(count, 1))
@@ -1024,6 +1039,17 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     def _softcap(self) -> float | None:
         return getattr(self.config.text_config.get_text_config(), "final_logit_softcapping", None)
 
+    @property
+    def _logit_factor(self) -> float:
+        """What the language model multiplies its logits by: Cohere's `logit_scale`, Granite's `logits_scaling`."""
+        text = self.config.text_config.get_text_config()
+        return getattr(text, "logit_scale", None) or 1 / (getattr(text, "logits_scaling", None) or 1)
+
+    @property
+    def _ret_row(self) -> torch.Tensor:
+        """The first [RET] as a row of the output layer."""
+        return self.heads.ret_embedding[0] / self.input_scale
+
     def get_vocabulary_logits(self, states: torch.Tensor, ret: bool = False) -> torch.Tensor:
         """The language model's logits `(rows, vocabulary)` of last hidden states `(rows, width)`, in float32.
 
@@ -1031,7 +1057,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             states: last hidden states.
             ret: whether the first [RET] is one more word, as in the next-token loss of contexts.
         """
-        head, extra = self.get_output_embeddings(), self.heads.ret_embedding[0] if ret else None
+        head, extra = self.get_output_embeddings(), self._ret_row if ret else None
+        states = states * self._logit_factor
         return vocabulary_logits(states, head.weight, getattr(head, "bias", None), extra, self._softcap)
 
     def forward(
@@ -1040,6 +1067,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         attention_mask: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         visual_features: torch.Tensor | None = None,
+        pixel_attention_mask: torch.Tensor | None = None,
+        spatial_shapes: torch.Tensor | None = None,
         prefix_states: torch.Tensor | None = None,
         target_pixel_values: torch.Tensor | None = None,
         target_image_features: torch.Tensor | None = None,
@@ -1065,8 +1094,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         """Dual alignment training: each term whose inputs are there is computed, weighted and added.
 
         Args:
-            input_ids, attention_mask, pixel_values, visual_features, prefix_states: contexts, as in
-                `get_multimodal_features`.
+            input_ids, attention_mask, pixel_values, visual_features, pixel_attention_mask, spatial_shapes,
+                prefix_states: contexts, as in `get_multimodal_features`.
             target_pixel_values (`(batch, 3, height, width)`, *optional*): row i's right image; or
                 `target_image_features (batch, width)`, of `image_target_features`.
             target_image_mask (`(batch,)`, *optional*): False for rows without an image; their values are ignored.
@@ -1099,7 +1128,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             output.text_embeds = self.heads.text_target(target_text_features)
         output.multimodal_embeds, parts = multimodal_embeds, None
         if input_ids is not None:
-            visual = self._visual(pixel_values, visual_features)
+            visual = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
             found, parts = self._queries(input_ids, attention_mask, visual, prefix_states, **anchors)
             output.multimodal_embeds, output.readout_embeds = found.query, found.readout
         if return_loss and output.multimodal_embeds is not None:

@@ -391,8 +391,10 @@ class ContextReader:
     def _embed(self) -> None:
         waiting, self._waiting = self._waiting, {}
         inputs = self.processor.process_images(list(waiting.values()))
-        inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
-        self._features.update(zip(waiting, self.model.get_visual_features(**inputs).cpu(), strict=True))
+        if "visual_features" not in inputs:  # else an encoder has embedded them
+            inputs = {name: value.to(self.model.device) for name, value in inputs.items()}
+            inputs = {"visual_features": self.model.get_visual_features(**inputs).cpu()}
+        self._features.update(zip(waiting, inputs["visual_features"], strict=True))
 
 
 class _Kept(NamedTuple):

@@ -144,9 +144,10 @@ class UniMuRProcessor(DualEncoderProcessor):
         fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
 
     Attributes:
-        anchor_encoder (*optional*): what embeds a dialogue's words where candidates are ready embeddings of another
-            encoder: a `SentenceTransformer`, or a callable from a list of texts to vectors `(texts, width)`. By
-            default the model that `anchor_base_model` names is loaded when it is first needed. It is never saved.
+        anchor_encoder (*optional*): the encoder of candidates that are ready embeddings; it embeds the words of
+            anchored queries, new candidates, and, where it reads images, those too. A `SentenceTransformer`, or a
+            callable from a list of texts to vectors `(texts, width)`. By default the model that `anchor_base_model`
+            names is loaded when it is first needed. It is never saved.
     """
 
     anchor_encoder = None
@@ -462,7 +463,9 @@ class UniMuRProcessor(DualEncoderProcessor):
         return data, dropped
 
     def _started(self, start: list[int], body: list[int]) -> list[int]:
-        """A text behind the start token, which images in front may precede."""
+        """A text behind the start token, which images in front may precede, and which a template may have written."""
+        if start and body[: len(start)] == start:
+            return body
         lead = self._pictures_before_start(body)
         return [*body[:lead], *start, *body[lead:]]
 
@@ -567,7 +570,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         statistics = [[len(marks), sum(marks) / max(len(marks), 1)] for marks in asked]
         texts = [text for messages in dialogues for text in anchor_words(messages)]
         found = {"turn_statistics": torch.tensor(statistics, dtype=torch.float32).reshape(-1, 2)}
-        if self.anchor_encoder is not None or self.anchor_base_model is not None:
+        if self._has_encoder:
             vectors = self._embed_words(texts)
             return {**found, "anchor_features": vectors.reshape(len(turns), 2, -1)}
         batch = self.process_texts(texts, keep="latest")
@@ -576,13 +579,48 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def _embed_words(self, texts: list[str]) -> torch.Tensor:
         """Vectors of texts by `anchor_encoder`, float32 on the CPU, zeros for empty texts; each text once."""
-        if self.anchor_encoder is None:
-            self.anchor_encoder = self._load_anchor_encoder()
         distinct = list(dict.fromkeys(text for text in texts if text)) or [" "]
-        vectors = encode_queries(self.anchor_encoder, distinct)
+        vectors = encode_queries(self._encoder(), distinct)
         places = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([places.get(text, len(distinct)) for text in texts])
         return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])[rows]
+
+    @property
+    def _has_encoder(self) -> bool:
+        return self.anchor_encoder is not None or self.anchor_base_model is not None
+
+    def _encoder(self):
+        if self.anchor_encoder is None:
+            self.anchor_encoder = self._load_anchor_encoder()
+        return self.anchor_encoder
+
+    def encoder_space(self) -> dict:
+        """The arguments of `UniMuRConfig` for the space of the encoder of ready embeddings; none without one."""
+        if not self._has_encoder:
+            return {}
+        encoder = self._encoder()
+        width = encode_documents(encoder, ["a"]).shape[1]
+        return {"projection_dim": width, "visual_feature": "projected" if reads_images(encoder) else "pooled"}
+
+    def process_images(self, images, allow_urls: bool | None = None, **kwargs) -> BatchFeature:
+        """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its unit vectors of the images:
+        `visual_features (images, width)`.
+
+        Raises:
+            ValueError: the encoder reads no images.
+        """
+        if not self._has_encoder:
+            return super().process_images(images, allow_urls, **kwargs)
+        vectors = encode_documents(self._encoder(), self.load_images(images, allow_urls))
+        return as_batch({"visual_features": torch.nn.functional.normalize(vectors, dim=-1)}, sort_options(kwargs)[2])
+
+    def process_texts(self, texts: str | list[str], keep: str = "first", **kwargs) -> BatchFeature:
+        """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its vectors of the texts as
+        candidates: `text_features (texts, width)`."""
+        if not self._has_encoder:
+            return super().process_texts(texts, keep, **kwargs)
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        return as_batch({"text_features": encode_documents(self._encoder(), texts)}, sort_options(kwargs)[2])
 
     def _load_anchor_encoder(self):
         try:
@@ -785,11 +823,46 @@ def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
             parts = [encoder(texts[at : at + _BATCH], keep="latest") for at in range(0, len(texts), _BATCH)]
         vectors = torch.cat(parts)
     elif isinstance(encoder, torch.nn.Module) and hasattr(encoder, "encode_query"):
-        shown = [_latest_words(text, encoder) for text in texts]
+        shown = _as_words([_latest_words(text, encoder) for text in texts], encoder)
         vectors = encoder.encode_query(shown, convert_to_tensor=True, show_progress_bar=False)
     else:
         vectors = encoder(texts)
     return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def encode_documents(encoder, items: list) -> torch.Tensor:
+    """Vectors of texts or of images as candidates `(items, width)`, float32 on the CPU, not normalised.
+
+    Args:
+        encoder: as in `encode_queries`.
+        items (`list[str]` or `list[PIL.Image.Image]`): at least one.
+
+    Raises:
+        ValueError: the items are images, and the encoder reads none.
+    """
+    if not isinstance(items[0], str):
+        if not reads_images(encoder):
+            raise ValueError(
+                f"The encoder of these ready embeddings ({type(encoder).__name__}) reads no images: pass texts, or "
+                "the images' own vectors to add_embeddings."
+            )
+    elif isinstance(encoder, TextEncoder) or not hasattr(encoder, "encode_document"):
+        with torch.inference_mode():
+            return torch.as_tensor(encoder(items)).detach().float().cpu()
+    else:
+        items = _as_words(items, encoder)
+    vectors = encoder.encode_document(items, convert_to_tensor=True, show_progress_bar=False)
+    return torch.as_tensor(vectors).detach().float().cpu()
+
+
+def reads_images(encoder) -> bool:
+    """Whether an encoder of `load_text_encoder` embeds images as well as texts."""
+    return hasattr(encoder, "encode_document") and "image" in getattr(encoder, "modalities", ())
+
+
+def _as_words(texts: list[str], encoder) -> list:
+    """Texts for an encoder that would take one that looks like the address of an image, a video or a sound for it."""
+    return [{"text": text} for text in texts] if set(getattr(encoder, "modalities", ())) - {"text"} else texts
 
 
 def _latest_words(text: str, encoder) -> str:
@@ -809,8 +882,10 @@ __all__ = [
     "TextEncoder",
     "UniMuRProcessor",
     "anchor_words",
+    "encode_documents",
     "encode_queries",
     "load_sentence_transformer",
     "load_text_encoder",
+    "reads_images",
     "render_bounded",
 ]

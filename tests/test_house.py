@@ -59,9 +59,7 @@ TESTED_THROUGH = {
     "tests/serving/test_serve.py": ("modeling_unimur.serving.app", "modeling_unimur.serving.connections"),
     "tests/serving/test_openai_requests.py": ("modeling_unimur.serving.openapi",),
     "tests/data/test_webqa.py": ("modeling_unimur.data.webqa.layouts",),
-    "tests/encoding/test_build.py": (
-        "modeling_unimur.encoding.chunks", "modeling_unimur.encoding.indexing", "modeling_unimur.encoding.processes",
-    ),
+    "tests/encoding/test_build.py": ("modeling_unimur.encoding.chunks", "modeling_unimur.encoding.indexing"),
     "tests/encoding/test_sources_kept.py": ("modeling_unimur.encoding.manifest",),
     "tests/encoding/test_ray.py": ("modeling_unimur.encoding.ray_engine",),
     "tests/evaluation/test_tasks.py": (
@@ -72,9 +70,6 @@ TESTED_THROUGH = {
     "tests/releasing/test_installed.py": ("modeling_unimur.releasing.hub_cards",),
     "tests/releasing/test_sentence_transformers.py": ("modeling_unimur.releasing.sentence_transformers_unimur",),
     "tests/training/test_two_ranks.py": ("modeling_unimur.training.ranks",),
-    "tests/training/test_recipes.py": (
-        "modeling_unimur.training.univl_dr_recipe",
-    ),
     "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery", "unimur_mini.demo.terminal"),
     "tests/examples_mini/demo/test_page.py": ("unimur_mini.demo.page_style",),
     "tests/examples_mini/test_dialogues.py": (

@@ -128,6 +128,7 @@ def names(tmp_path_factory, make_model, pictures) -> dict:
             "MODEL": str(work / "release"), "IMAGES": pictures, **backbones,
             "RERANKER": str(tiny.cross_encoder(work / "reranker")),
         },
+        "backbones.md": {**backbones, "ENCODER": str(tiny.sentence_encoder(work / "encoder"))},
     }  # fmt: skip
 
 

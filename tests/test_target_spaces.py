@@ -5,45 +5,15 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import (
-    AutoModel,
-    Siglip2Config,
-    Siglip2ImageProcessor,
-    Siglip2Model,
-    SiglipConfig,
-    SiglipImageProcessor,
-    SiglipModel,
-    pipeline,
-)
+from transformers import AutoModel, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from tests import tiny
 
-_SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-
-
-def siglip(folder, version: int):
-    """A small SigLIP of either version, with its tokenizer and image processor."""
-    torch.manual_seed(0)
-    tokenizer = tiny.tokenizer()
-    tokenizer.model_max_length = 16
-    tokenizer.add_special_tokens({"unk_token": "<s>"})  # transformers' class for SigLIP 2 wants one
-    text = {**_SIZES, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "projection_size": 32}
-    if version == 1:
-        vision = {**_SIZES, "image_size": 32, "patch_size": 8}
-        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
-        SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    else:
-        vision = {**_SIZES, "num_patches": 16, "patch_size": 8}
-        Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
-        Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_siglip(version, tmp_path, make_model, pictures):
-    folder = siglip(tmp_path / "siglip", version)
+    folder = tiny.siglip(tmp_path / "siglip", version)
     model, processor = make_model(clip=folder)
     own = AutoModel.from_pretrained(folder).eval()
     images, texts = processor.process_images(pictures), processor.process_texts(["a cat", "two words more"])

@@ -15,6 +15,12 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     PreTrainedTokenizerFast,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -97,6 +103,28 @@ def clip(folder: Path, seed: int = 1) -> Path:
     tok.save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+_SIGLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+def siglip(folder: Path, version: int = 1) -> Path:
+    """A small SigLIP of either version, with its tokenizer and image processor."""
+    torch.manual_seed(0)
+    tok = tokenizer()
+    tok.model_max_length = 16
+    tok.add_special_tokens({"unk_token": "<s>"})  # transformers' class for SigLIP 2 wants one
+    text = {**_SIGLIP, "vocab_size": len(tok), "max_position_embeddings": 16, "projection_size": 32}
+    if version == 1:
+        vision = {**_SIGLIP, "image_size": 32, "patch_size": 8}
+        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+        SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    else:
+        vision = {**_SIGLIP, "num_patches": 16, "patch_size": 8}
+        Siglip2Model(Siglip2Config(text_config=text, vision_config=vision)).save_pretrained(folder)
+        Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(folder)
+    tok.save_pretrained(folder)
     return folder
 
 

@@ -53,7 +53,7 @@ def space() -> ModuleType:
     return module
 
 
-def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
+def images_of(retriever: Any) -> dict[str, tuple[str, str]]:
     """Path and title of every image in an index that says no more than ids."""
     count = retriever.index.count("image")
     if not count:
@@ -63,19 +63,19 @@ def pictures_of(retriever: Any) -> dict[str, tuple[str, str]]:
     return {key: (path, Path(path).stem.replace("_", " ")) for key, path in sorted(paths.items())}
 
 
-def shown_pictures(
-    pictures: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
+def shown_images(
+    images: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
 ) -> dict[str, tuple[str, str]]:
     """Those of an index' images that the page may show: images below the folders.
 
     Args:
-        pictures: path and title by id. The paths are the index', and an index may name any file of this computer.
+        images: path and title by id. The paths are the index', and an index may name any file of this computer.
         folders: that the owner of the computer has named.
     """
     from ..data.image_files import AllowedImages  # and Pillow
 
     allowed = AllowedImages(folders)
-    found = ((key, allowed.find(path), title) for key, (path, title) in pictures.items())
+    found = ((key, allowed.find(path), title) for key, (path, title) in images.items())
     return {key: (str(path), title) for key, path, title in found if path is not None}
 
 
@@ -83,15 +83,12 @@ def run(args: argparse.Namespace) -> int:
     """Open the model and an index, and serve the page until Ctrl-C."""
     page = space()
     retriever, known = chat.open_with_index(args)
-    if known:
-        pictures = {key: (str(picture.path), picture.title) for key, picture in known.items()}
-    else:
-        pictures = pictures_of(retriever)
+    images = {key: (str(image.path), image.title) for key, image in known.items()} or images_of(retriever)
     built_from = [folder for place in (args.index, args.index / INDEX_FOLDER) for folder in source_folders(place)]
-    shown = shown_pictures(pictures, [*args.allow_folder, *built_from])
-    if len(shown) < len(pictures):
+    shown = shown_images(images, [*args.allow_folder, *built_from])
+    if len(shown) < len(images):
         print(
-            f"{len(pictures) - len(shown):,} of {len(pictures):,} images of the index are not shown: they are gone, "
+            f"{len(images) - len(shown):,} of {len(images):,} images of the index are not shown: they are gone, "
             "are no images, or lie in other folders than the index was built from (see --allow-folder).",
             flush=True,
         )

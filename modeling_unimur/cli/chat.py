@@ -13,7 +13,7 @@ from .backbone_arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 
 if TYPE_CHECKING:
-    from .gallery import Picture
+    from .gallery import GalleryImage
 
 TOP_K = 3
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
 
 
-def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
+def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, GalleryImage]]:
     """The pipeline of `--model` with the index of `--index`, and what is known of the index's images by their ids.
 
     Raises:
@@ -53,17 +53,17 @@ def open_with_index(args: argparse.Namespace) -> tuple[Any, dict[str, Picture]]:
     print(f"Loading the model {model.name} ...", flush=True)
     retriever = open_retriever(model, **opening)
     if (folder / GALLERY_FILE).is_file():
-        return retriever, load_index(retriever, folder).pictures
+        return retriever, load_index(retriever, folder).images
     # An index that was saved by the pipeline itself: its images are named by their ids.
     load_as_built(retriever, str(folder))
     if folder.name == INDEX_FOLDER and (folder.parent / GALLERY_FILE).is_file():
-        return retriever, read_gallery(folder.parent).pictures
+        return retriever, read_gallery(folder.parent).images
     return retriever, {}
 
 
 def run(args: argparse.Namespace) -> int:
     """Open the model and an index, talk until the person leaves, and return the exit status."""
-    retriever, pictures = open_with_index(args)
+    retriever, images = open_with_index(args)
 
     from .chat_session import ChatSession, converse
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         # Importing it gives input() line editing and history; Windows has none.
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")
-    session = ChatSession(retriever, pictures, top_k=TOP_K, options={"coherent": args.coherent})
+    session = ChatSession(retriever, images, top_k=TOP_K, options={"coherent": args.coherent})
     converse(session, sys.stdout, input if is_typed else _piped_line)
     return 0
 

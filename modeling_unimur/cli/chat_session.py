@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from ..data.image_files import is_image_file
 from ..image_loading import load_image
-from .gallery import Picture, RankedPicture, RankedReply
+from .gallery import GalleryImage, RankedImage, RankedReply
 from .terminal import Terminal
 
 PROMPT = "you> "
@@ -33,20 +33,20 @@ class ChatSession:
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: what is known of the index's images, by id; others are named by their id.
+        images: what is known of the index's images, by id; others are named by their id.
         top_k: answers of each kind.
         options: further options of each call, such as `{"coherent": True}`.
     """
 
     retriever: Any
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    images: Mapping[str, GalleryImage] = field(default_factory=dict)
     top_k: int = 3
     options: Mapping[str, Any] = field(default_factory=dict)
     messages: list[dict] = field(default_factory=list)
     pending: list[Path] = field(default_factory=list)
-    last: list[RankedPicture] = field(default_factory=list)
+    last: list[RankedImage] = field(default_factory=list)
 
-    def ask(self, text: str) -> tuple[list[RankedReply], list[RankedPicture]]:
+    def ask(self, text: str) -> tuple[list[RankedReply], list[RankedImage]]:
         """Send a message with the pending images; the best reply becomes the assistant's turn.
 
         What the retriever raises is passed on, and the conversation is then as it was before.
@@ -56,19 +56,19 @@ class ChatSession:
         messages = [*self.messages, {"role": "user", "content": parts}]
         found = self.retriever(messages, top_k=self.top_k, **self.options)
         replies = [RankedReply(item["text"], float(item["score"])) for item in found["text"]]
-        self.last = [RankedPicture(self._picture(item), float(item["score"])) for item in found["image"]]
+        self.last = [RankedImage(self._image(item), float(item["score"])) for item in found["image"]]
         self.messages = messages
         self.pending = []
         if replies:
             self.messages.append({"role": "assistant", "content": replies[0].text})
         return replies, self.last
 
-    def _picture(self, item: Mapping[str, Any]) -> Picture:
-        known = self.pictures.get(item["id"])
+    def _image(self, item: Mapping[str, Any]) -> GalleryImage:
+        known = self.images.get(item["id"])
         if known is not None:
             return known
         path = item.get("image") if isinstance(item.get("image"), (str, os.PathLike)) else item["id"]
-        return Picture(Path(path), Path(item["id"]).stem)
+        return GalleryImage(Path(path), Path(item["id"]).stem)
 
     def reset(self) -> None:
         """Forget the conversation and the images that wait."""
@@ -101,7 +101,7 @@ def converse(session: ChatSession, stream: TextIO, read_line: Callable[[str], st
 
 def _answer(session: ChatSession, terminal: Terminal, text: str) -> None:
     try:
-        replies, pictures = session.ask(text)
+        replies, images = session.ask(text)
     except (OSError, ValueError) as error:
         terminal.write(f"unimur: {' '.join(str(error).split())}")
         if session.pending:
@@ -110,8 +110,8 @@ def _answer(session: ChatSession, terminal: Terminal, text: str) -> None:
             terminal.write("  The images that waited were dropped.")
         return
     terminal.replies(replies)
-    terminal.pictures(pictures, with_paths=True)
-    if not replies and not pictures:
+    terminal.images(images, with_paths=True)
+    if not replies and not images:
         terminal.write("  the index is empty")
 
 
@@ -165,18 +165,18 @@ def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
         terminal.write("unimur: there is no answer with images yet")
     elif not argument:
         for place, ranked in enumerate(session.last, start=1):
-            terminal.write(f"  {place}. {ranked.picture.title}: {ranked.picture.path}")
+            terminal.write(f"  {place}. {ranked.image.title}: {ranked.image.path}")
     elif not argument.isdecimal() or not 1 <= int(argument) <= len(session.last):
         terminal.write(f"unimur: /show takes a number from 1 to {len(session.last)}, not {argument}")
     else:
-        path = session.last[int(argument) - 1].picture.path
+        path = session.last[int(argument) - 1].image.path
         shown = is_image_file(path)  # an index may name anything
-        opened = shown and open_picture(path)
+        opened = shown and open_image(path)
         reason = " (is gone)" if not path.exists() else " (is no image)" if not shown else " (no viewer here)"
         terminal.write(f"  {path}" + ("" if opened else reason))
 
 
-def open_picture(path: Path) -> bool:
+def open_image(path: Path) -> bool:
     """Open an image in the system's viewer without waiting for it; False where there is none."""
     if sys.platform == "win32":
         os.startfile(path)

@@ -15,7 +15,7 @@ def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:
     """Dialogues and glosses of the training split, as the heads of UniMuR-mini see them too."""
     import random
 
-    from ..training.unpaired_texts import DEFAULT_SOURCES, load_texts
+    from ..training.context_rows import DEFAULT_SOURCES, load_texts
 
     contexts = [context for parts in load_texts(list(DEFAULT_SOURCES)).values() for context in parts["train"]]
     chosen = random.Random(seed).sample(contexts, min(count, len(contexts)))

@@ -1,4 +1,4 @@
-"""Pictures with titles, ranked answers, and the demo's index, which `unimur chat` and `unimur app` open again."""
+"""Images with titles, ranked answers, and the demo's index, which `unimur chat` and `unimur app` open again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEY_LENGTH = 16
 
 
 @dataclass(frozen=True)
-class Picture:
+class GalleryImage:
     """One image of the gallery or of a conversation, with what is known about it."""
 
     path: Path
@@ -37,10 +37,10 @@ class RankedReply:
 
 
 @dataclass(frozen=True)
-class RankedPicture:
+class RankedImage:
     """An image answer and its score (cosine)."""
 
-    picture: Picture
+    image: GalleryImage
     score: float
 
 
@@ -48,7 +48,7 @@ class RankedPicture:
 class Gallery:
     """What an index holds: its images by id, the number of replies, and what could not be added."""
 
-    pictures: dict[str, Picture]
+    images: dict[str, GalleryImage]
     replies: int
     skipped: list[dict[str, str]]
 
@@ -92,11 +92,11 @@ def load_index(retriever: Any, folder: Path) -> Gallery:
 def read_gallery(folder: Path) -> Gallery:
     """The gallery that was saved beside an index."""
     record = json.loads((folder / GALLERY_FILE).read_text(encoding="utf-8"))
-    pictures = {
-        image_id: Picture(**{**fields, "path": Path(fields["path"])})
+    images = {
+        image_id: GalleryImage(**{**fields, "path": Path(fields["path"])})
         for image_id, fields in record["pictures"].items()
     }
-    return Gallery(pictures, record["replies"], record["skipped"])
+    return Gallery(images, record["replies"], record["skipped"])
 
 
 def bar_fractions(scores: list[float]) -> list[float]:

@@ -78,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
     model, processor = UniVLDRModel.from_pretrained(args.model), UniVLDRProcessor.from_pretrained(args.model)
     documents = Documents(retrieval, args.split if args.pairs else None)
     rows = QueryRows(retrieval, documents, args.split, pairs=args.pairs)
-    pictures = None if model.config.fusion == "caption" else DecodedImages(processor)
-    mined = mine_rows(model.to(device).eval(), processor, rows, documents, pictures, options)
+    images = None if model.config.fusion == "caption" else DecodedImages(processor)
+    mined = mine_rows(model.to(device).eval(), processor, rows, documents, images, options)
     write_mined(mined, args.output)
     counts = [sum(map(len, kinds)) for kinds in zip(*mined.values(), strict=True)]
     print(f"{len(mined):,} queries, {counts[0]:,} images and {counts[1]:,} texts: {args.output}")

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import TextIO
 
-from .gallery import Picture, RankedPicture, RankedReply, bar_fractions
+from .gallery import GalleryImage, RankedImage, RankedReply, bar_fractions
 
 BAR_CELLS = 10
 _BOLD, DIM, _BLUE, _RESET = "\033[1m", "\033[2m", "\033[34m", "\033[0m"
@@ -59,15 +59,15 @@ class Terminal:
                 f"  {place}. {reply.score:6.3f} {self._bar(fraction)}  {reply.text}", "" if place > 1 else _BOLD
             )
 
-    def caption(self, picture: Picture) -> str:
+    def caption(self, image: GalleryImage) -> str:
         """What stands for an image."""
-        return picture.title
+        return image.title
 
-    def pictures(self, pictures: Sequence[RankedPicture], *, with_paths: bool = False) -> None:
+    def images(self, images: Sequence[RankedImage], *, with_paths: bool = False) -> None:
         """Ranked images with their scores and captions, and perhaps their paths."""
-        fractions = bar_fractions([ranked.score for ranked in pictures])
-        for place, (ranked, fraction) in enumerate(zip(pictures, fractions, strict=True), start=1):
-            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {self.caption(ranked.picture)}"
+        fractions = bar_fractions([ranked.score for ranked in images])
+        for place, (ranked, fraction) in enumerate(zip(images, fractions, strict=True), start=1):
+            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {self.caption(ranked.image)}"
             self.write(line, "" if place > 1 else _BLUE)
             if with_paths:
-                self.write(f"{' ' * (BAR_CELLS + 14)}{ranked.picture.path}", DIM)
+                self.write(f"{' ' * (BAR_CELLS + 14)}{ranked.image.path}", DIM)

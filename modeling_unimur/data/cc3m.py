@@ -1,22 +1,33 @@
 """Conceptual Captions 3M as people have it: the official TSV, FROMAGe's TSV, and what img2dataset writes.
 
-Nothing is downloaded: every reader takes what lies on the disk and says what is missing.
+Nothing is downloaded: what lies on the disk is read once into a table, and a report says what is missing.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from datasets import Dataset, Features, Value
+from datasets.arrow_writer import ArrowWriter
+from tqdm.auto import tqdm
+
+from .cache import cache_dir
+from .dialog_schema import ReadReport
+from .img2dataset import CaptionedImage, Skipped, download_failures, find_archives, read_archives, read_folder
 from .text_lines import read_lines
 
 # Rows of the two files that Google publishes (Sharma et al., ACL 2018; the test split is not public).
 PUBLISHED_ROWS = {"train": 3_318_333, "validation": 15_840}
+# What a report counts.
+USABLE = "usable pairs"
 
 # Lines that are tried to find out where the images lie and how they are named.
 _SAMPLE = 500
@@ -26,22 +37,6 @@ _IMAGE_FOLDERS = (
     "images", "training", "validation", ".", "cc3m/training", "cc3m/validation",
     "../data/cc3m/training", "../data/cc3m/validation",
 )  # fmt: skip
-
-
-class CaptionedImage(NamedTuple):
-    """One usable pair; `picture` is an address as in `data.picture_bytes`."""
-
-    caption: str
-    picture: str
-
-
-class Skipped(NamedTuple):
-    """One pair (or a whole archive) that cannot be used."""
-
-    reason: str
-    item: str
-
-
 # File names without suffix that downloaders make of a line's number (from 0) and its URL. Files that are only numbered
 # are not among them: nothing would show that an image stands beside another line's caption.
 _NAMES: dict[str, Callable[[int, str], str]] = {
@@ -50,19 +45,23 @@ _NAMES: dict[str, Callable[[int, str], str]] = {
     "<MD5 of the URL>": lambda line, url: hashlib.md5(url.encode(), usedforsecurity=False).hexdigest(),
     "<SHA-256 of the URL>": lambda line, url: hashlib.sha256(url.encode()).hexdigest(),
 }
+_FEATURES = Features({"caption": Value("string"), "image": Value("string")})
+# Raised whenever the readers' rows change, so that tables written by an older version are not read.
+_VERSION = 2
 
 
-def read_tsv(path: str | os.PathLike, pictures: str | os.PathLike | None = None) -> Iterator[CaptionedImage | Skipped]:
+# -- TSV files --------------------------------------------------------------------------------------------------------
+def read_tsv(path: str | os.PathLike, images: str | os.PathLike | None = None) -> Iterator[CaptionedImage | Skipped]:
     """Pairs of a TSV file, in its order, one line in memory at a time.
 
     Args:
         path: either Google's file, `caption<TAB>url` without a header, whose images a downloader named by line and
             URL; or FROMAGe's, with the header `caption<TAB>image` and image names relative to the image folder.
-        pictures: the folder with the images. Without one it is looked for beside the file: `images`, `training`,
+        images: the folder with the images. Without one it is looked for beside the file: `images`, `training`,
             `validation`, the file's own folder, and where FROMAGe's defaults put it.
 
     Yields:
-        each usable pair, or why a line gives none: `malformed line`, `no caption`, `picture is missing`.
+        each usable pair, or why a line gives none: `malformed line`, `no caption`, `image is missing`.
 
     Raises:
         FileNotFoundError: no such file, or no folder that holds any of its first images; the message names the
@@ -72,24 +71,24 @@ def read_tsv(path: str | os.PathLike, pictures: str | os.PathLike | None = None)
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}: give the path of a TSV of captions.")
-    if pictures is not None and not Path(pictures).is_dir():
-        raise FileNotFoundError(f"There is no image folder {pictures} (for {path}).")
+    if images is not None and not Path(images).is_dir():
+        raise FileNotFoundError(f"There is no image folder {images} (for {path}).")
     first = next(read_lines(path, errors="replace"), "")
     fields = [_unquote(field).strip().lower() for field in first.split("\t")]
     if {"caption", "image"} <= set(fields):
-        columns = fields.index("caption"), fields.index("image")
-        return _read_named(path, columns, pictures)
+        return _read_named(path, (fields.index("caption"), fields.index("image")), images)
     if len(fields) == 2 and fields[1].startswith(("http://", "https://")):
-        return _read_official(path, pictures)
+        return _read_official(path, images)
     raise ValueError(
         f"{path} begins with {first[:80]!r}: that is neither `caption<TAB>url` (Google's file, no header) nor the "
         "header `caption<TAB>image` (FROMAGe's)."
     )
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
-    for line in read_lines(path, errors="replace"):
-        yield line.split("\t")
+def _rows(path: Path, header: int = 0) -> Iterator[tuple[int, list[str]]]:
+    """Number, from 0, and fields of each line behind the header."""
+    lines = (line.split("\t") for line in read_lines(path, errors="replace"))
+    return itertools.islice(enumerate(lines), header, None)
 
 
 def _unquote(field: str) -> str:
@@ -100,67 +99,176 @@ def _unquote(field: str) -> str:
     return field
 
 
-def _read_named(path, columns, pictures) -> Iterator[CaptionedImage | Skipped]:
+def _read_named(path: Path, columns: tuple[int, int], images) -> Iterator[CaptionedImage | Skipped]:
     caption_column, image_column = columns
 
-    def name(fields: list[str]) -> str:
-        return _unquote(fields[image_column]) if len(fields) > image_column else ""
+    def file_of(folder: Path, line: int, fields: list[str]) -> str | None:
+        name = _unquote(fields[image_column]) if len(fields) > image_column else ""
+        file = os.path.join(folder, name)
+        return file if name and os.path.isfile(file) else None
 
-    def found(folder: Path, fields: list[str]) -> bool:
-        return bool(name(fields)) and os.path.isfile(os.path.join(folder, name(fields)))
-
-    sample = list(itertools.islice(_lines(path), 1, _SAMPLE))
-    folder = _best_folder(path, pictures, sample, found, "named in the column `image`")
-    for number, fields in enumerate(itertools.islice(_lines(path), 1, None), start=2):
-        if len(fields) <= max(columns) or not name(fields):
-            yield Skipped("malformed line", f"{path}:{number}")
+    folder, _ = _best_place(path, images, _rows(path, 1), {"in the column `image`": file_of})
+    for line, fields in _rows(path, 1):
+        if len(fields) <= max(columns) or not _unquote(fields[image_column]):
+            yield Skipped("malformed line", f"{path}:{line + 1}")
             continue
-        caption, picture = " ".join(_unquote(fields[caption_column]).split()), os.path.join(folder, name(fields))
-        yield _pair(caption, picture if os.path.isfile(picture) else None, picture, f"{path}:{number}")
+        wanted = os.path.join(folder, _unquote(fields[image_column]))
+        yield _pair(_unquote(fields[caption_column]), file_of(folder, line, fields), wanted, f"{path}:{line + 1}")
 
 
-def _read_official(path, pictures) -> Iterator[CaptionedImage | Skipped]:
-    sample = list(enumerate(itertools.islice(_lines(path), _SAMPLE)))
-    best: tuple[int, str] = (0, "")
+def _read_official(path: Path, images) -> Iterator[CaptionedImage | Skipped]:
+    def finder(name: Callable[[int, str], str]) -> Callable[[Path, int, list[str]], str | None]:
+        def file_of(folder: Path, line: int, fields: list[str]) -> str | None:
+            if len(fields) != 2:
+                return None
+            stem = os.path.join(folder, name(line, fields[1].strip()))
+            return next((stem + suffix for suffix in _SUFFIXES if os.path.isfile(stem + suffix)), None)
 
-    def find(folder: str, scheme: str, line: int, url: str) -> str | None:
-        stem = os.path.join(folder, _NAMES[scheme](line, url))
-        return next((stem + suffix for suffix in _SUFFIXES if os.path.isfile(stem + suffix)), None)
+        return file_of
 
-    def found(folder: Path, row: tuple[int, list[str]]) -> bool:
-        line, fields = row
-        return len(fields) == 2 and any(find(str(folder), scheme, line, fields[1]) for scheme in _NAMES)
-
-    folder = str(_best_folder(path, pictures, sample, found, f"named {' or '.join(_NAMES)} with or without a suffix"))
-    for scheme in _NAMES:
-        hits = sum(len(row) == 2 and find(folder, scheme, line, row[1]) is not None for line, row in sample)
-        best = max(best, (hits, scheme), key=lambda pair: pair[0])
-    for line, fields in enumerate(_lines(path)):
+    finders = {f"{how} with or without a suffix": finder(name) for how, name in _NAMES.items()}
+    folder, file_of = _best_place(path, images, _rows(path), finders)
+    for line, fields in _rows(path):
         if len(fields) != 2:
             yield Skipped("malformed line", f"{path}:{line + 1}")
             continue
-        url = fields[1].strip()
-        yield _pair(" ".join(fields[0].split()), find(folder, best[1], line, url), url, f"{path}:{line + 1}")
+        yield _pair(fields[0], file_of(folder, line, fields), fields[1].strip(), f"{path}:{line + 1}")
 
 
-def _pair(caption: str, picture: str | None, wanted: str, line: str) -> CaptionedImage | Skipped:
+def _pair(caption: str, file: str | None, wanted: str, line: str) -> CaptionedImage | Skipped:
+    caption = " ".join(caption.split())
     if not caption:
         return Skipped("no caption", line)
-    return Skipped("image is missing", wanted) if picture is None else CaptionedImage(caption, picture)
+    return Skipped("image is missing", wanted) if file is None else CaptionedImage(caption, file)
 
 
-def _best_folder(path: Path, given, sample: list, found: Callable[[Path, object], bool], how: str) -> Path:
-    """The folder that holds most of the first lines' images."""
+def _best_place(path: Path, given, rows: Iterator, finders: dict[str, Callable]) -> tuple[Path, Callable]:
+    """The folder and the way of naming files by which most of the first lines' images are found."""
+    sample = list(itertools.islice(rows, _SAMPLE))
     beside = [Path(os.path.normpath(path.parent / name)) for name in (*_IMAGE_FOLDERS, path.stem)]
     tried = [Path(given)] if given is not None else [folder for folder in beside if folder.is_dir()]
-    hits = {folder: sum(found(folder, row) for row in sample) for folder in tried}
-    folder = max(tried, key=hits.__getitem__, default=None)
-    if folder is None or not hits[folder]:
+    hits = {
+        (folder, find): sum(find(folder, line, fields) is not None for line, fields in sample)
+        for folder in tried
+        for find in finders.values()
+    }
+    best = max(hits, key=hits.__getitem__, default=None)
+    if best is None or not hits[best]:
         raise FileNotFoundError(
-            f"None of the first {len(sample)} images of {path} was found, {how}, in "
+            f"None of the first {len(sample)} images of {path} was found, named {' or '.join(finders)}, in "
             f"{', '.join(map(str, tried)) or 'any folder beside it'}. Name the folder: {path}::FOLDER."
         )
-    return folder
+    return best
 
 
-__all__ = ["PUBLISHED_ROWS", "CaptionedImage", "Skipped", "read_tsv"]
+# -- the table --------------------------------------------------------------------------------------------------------
+@dataclass
+class CC3MTable:
+    """The usable pairs of one split.
+
+    Args:
+        pairs (`Dataset`): `caption` and `image`, an address as in `data.image_bytes`; mapped from disk. Files that are
+            no image show only when they are decoded.
+        report: what was found, beside what Google publishes.
+        skipped_list: file that names everything that was skipped, `reason<TAB>item` a line.
+    """
+
+    pairs: Dataset
+    report: ReadReport
+    skipped_list: Path
+
+
+def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedImage | Skipped]]:
+    """Finds out what lies at a path and reads it, one pair in memory at a time.
+
+    Args:
+        path: a `.tsv` file (`FILE.tsv::FOLDER` names its images' folder); a tar archive, a folder of archives, a
+            wildcard or a pattern with braces (`cc3m/{00000..00331}.tar`); or a folder of img2dataset's `files` format.
+
+    Returns:
+        the layout's name, the files and folders that it depends on, and the pairs.
+
+    Raises:
+        FileNotFoundError: nothing lies there, or the images do not.
+        ValueError: it is none of these layouts.
+    """
+    file, separator, images = os.path.expanduser(os.path.expandvars(path)).partition("::")
+    # A table may be read again from another working folder.
+    path, images = os.path.abspath(file), os.path.abspath(os.path.expanduser(images)) if images else None
+    if separator or (os.path.isfile(path) and not path.endswith(".tar")):
+        return "TSV", [path, images or os.path.dirname(path)], read_tsv(path, images)
+    if os.path.isdir(path) and not any(name.endswith(".tar") for name in os.listdir(path)):
+        parts = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
+        if not parts and not any(name.endswith((".txt", ".json")) for name in os.listdir(path)):
+            raise ValueError(f"{path} holds neither tar archives nor images with a .txt or .json beside them.")
+        return "img2dataset files", [path, *parts], read_folder(path)
+    if path.endswith(".tsv"):
+        raise FileNotFoundError(f"There is no file {path}: give the path of a TSV of captions.")
+    archives = find_archives(path)
+    return "webdataset archives", archives, read_archives(archives)
+
+
+def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
+    """The pairs at a path as a table in the cache, made at the first call and again when the files change.
+
+    Args:
+        path: as `read_cc3m` takes it.
+        split: `train` or `validation`, whose published counts the report compares with; None compares with nothing.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_cc3m`; ValueError also when not one pair is usable.
+    """
+    layout, parts, pairs = read_cc3m(path)
+    folder, name = cache_dir() / "data", f"cc3m-{_state(path, layout, parts)}"
+    table, about, listing = (folder / f"{name}{suffix}" for suffix in (".arrow", ".json", ".skipped.tsv"))
+    if not (table.is_file() and about.is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as aside:
+            report = _write(path, layout, pairs, Path(aside))
+            if not report.found[USABLE]:
+                raise ValueError(f"{path}: no usable pair of caption and image ({report.describe()}).")
+            failed = 0 if layout == "TSV" else download_failures(parts)
+            report.lost |= {"failed download": failed} if failed else {}
+            Path(aside, "about").write_text(json.dumps(vars(report), indent=1) + "\n", encoding="utf-8")
+            for made, kept in (("pairs", table), ("skipped", listing), ("about", about)):
+                os.replace(Path(aside, made), kept)
+    report = ReadReport(**json.loads(about.read_text(encoding="utf-8")))
+    report.published = {USABLE: PUBLISHED_ROWS[split]} if split in PUBLISHED_ROWS else {}
+    return CC3MTable(Dataset.from_file(str(table)), report, listing)
+
+
+def _write(path: str, layout: str, pairs: Iterator[CaptionedImage | Skipped], folder: Path) -> ReadReport:
+    """Writes the table `pairs` and the list `skipped` into a folder, a batch of rows in memory at a time."""
+    report = ReadReport(f"{path} ({layout})")
+    with (
+        ArrowWriter(path=str(folder / "pairs"), features=_FEATURES) as writer,
+        open(folder / "skipped", "w", encoding="utf-8", errors="replace") as skipped,
+    ):
+        for pair in tqdm(pairs, desc=f"Reading {Path(path).name}", unit="pair", unit_scale=True):
+            if isinstance(pair, Skipped):
+                report.lose(pair.reason, pair.item)
+                skipped.write(f"{pair.reason}\t{pair.item}\n")
+            else:
+                # File names may hold bytes that are no UTF-8; Arrow's strings may not.
+                row = (text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in pair)
+                writer.write(dict(zip(_FEATURES, row, strict=True)))
+        report.found[USABLE], _ = writer.finalize()
+    return report
+
+
+def _state(path: str, layout: str, parts: list[str]) -> str:
+    """Sixteen hexadecimal digits that change when a file is replaced, or a folder gets or loses entries."""
+    state = [str(_VERSION), layout, os.path.abspath(path)]
+    for part in parts:
+        try:
+            status = os.stat(part)
+            state.append(f"{os.path.abspath(part)} {status.st_size} {status.st_mtime_ns}")
+        except OSError:
+            state.append(f"{part} missing")
+    if layout == "TSV" and os.path.isdir(parts[1]):  # a folder's time changes when an image arrives in it
+        folders = (entry for entry in os.scandir(parts[1]) if entry.is_dir())
+        state.extend(sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in folders))
+    return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+__all__ = ["PUBLISHED_ROWS", "CC3MTable", "load_cc3m", "read_cc3m", "read_tsv"]

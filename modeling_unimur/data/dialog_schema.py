@@ -1,10 +1,13 @@
-"""What every reader of dialogues gives: turns of texts and images, and a report of what is missing."""
+"""What every reader of dialogues gives: turns of texts and images, and a report of what is missing; and their loop."""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
 
 # Items that a report names of each kind of loss.
 _NAMED = 5
@@ -36,19 +39,19 @@ class Turn:
         """Its texts or the ids of its images, one per element."""
         return [value for found, value in self.elements if found == kind]
 
-    def message(self, role: str, pictures: Mapping[str, str]) -> dict:
+    def message(self, role: str, images: Mapping[str, str]) -> dict:
         """The turn as a chat message.
 
         Args:
             role: `user` or `assistant`.
-            pictures: image id to file; an image that is not in it is left out.
+            images: image id to file; an image that is not in it is left out.
         """
         content: list[dict] = []
         for kind, value in self.elements:
             if kind == "text":
                 content.append({"type": "text", "text": value})
-            elif value in pictures:
-                content.append({"type": "image", "image": pictures[value]})
+            elif value in images:
+                content.append({"type": "image", "image": images[value]})
         return {"role": role, "content": content}
 
 
@@ -107,8 +110,104 @@ class ReadReport:
             parts.append(f"{count:,} {name}" + (f" of {wanted:,} published" if differs else ""))
         text = f"{self.source}: {', '.join(parts) or 'nothing read'}"
         for reason, count in self.lost.items():
-            text += f"; {count:,} x {reason} (such as {', '.join(self.examples[reason])})"
+            text += f"; {count:,} x {reason}"
+            if reason in self.examples:
+                text += f" (such as {', '.join(self.examples[reason])})"
         return text
 
 
-__all__ = ["Dialog", "ReadReport", "Turn"]
+class PublishedSet:
+    """One split of a published set, read as often as it is iterated. Bad records are skipped, counted and reported.
+
+    A reader names its class variables and writes `records` and `images_of`.
+
+    Args:
+        folder: of the set, or a file of it.
+        split: one of `published`.
+        limit: read only so many dialogues.
+
+    Attributes:
+        report (`ReadReport`): of the last whole iteration.
+        files (`list[Path]`): what is read.
+
+    Raises:
+        ValueError: an unknown split.
+    """
+
+    title: ClassVar[str]
+    """Name of the set."""
+    origin: ClassVar[str]
+    """Where it comes from, as a sentence."""
+    published: ClassVar[Mapping[str, Mapping[str, int]]]
+    """Split -> what a report counts -> its published value."""
+    item: ClassVar[str] = "dialogue"
+    items: ClassVar[str] = "dialogues"
+
+    files: list[Path]
+
+    def __init__(self, folder: str | os.PathLike, split: str, limit: int | None = None):
+        self.require_split(split, self.published)
+        self.folder, self.split, self.limit = Path(folder).expanduser(), split, limit
+        self.report = self._new_report()
+
+    @classmethod
+    def require_split(cls, split: str, known: Iterable[str]) -> None:
+        """Raises a ValueError for a split that is not among the known ones."""
+        if split not in known:
+            raise ValueError(f"{cls.title} has no split {split!r}: choose from {', '.join(cls.published)}.")
+
+    def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """A name, and what reads the item, of each record; the latter may raise KeyError, IndexError, TypeError or
+        ValueError for a bad one."""
+        raise NotImplementedError
+
+    def images_of(self, item: Any) -> Iterable[tuple[str, bool]]:
+        """The images of an item, and whether their files are there."""
+        raise NotImplementedError
+
+    def note(self, item: Any, report: ReadReport) -> None:
+        """Counts what else a report of this set tells of an item."""
+
+    def __iter__(self) -> Iterator[Any]:
+        report, seen = self._new_report(), set()
+        for name, read in self.records(report):
+            if self.limit is not None and report.found[self.items] >= self.limit:
+                break
+            try:
+                item = read()
+            except (KeyError, IndexError, TypeError, ValueError) as error:
+                report.lose(f"malformed {self.item} ({error})", name)
+                continue
+            report.found[self.items] += 1
+            for image, is_there in self.images_of(item):
+                if image in seen:
+                    continue
+                seen.add(image)
+                if is_there:
+                    report.found["images"] += 1
+                else:
+                    report.lose("image is missing", image)
+            self.note(item, report)
+            yield item
+        self.report = report
+
+    def first_there(self, places: Iterable[Path]) -> Path:
+        """The first of some files or folders that is there.
+
+        Raises:
+            FileNotFoundError: none is; the message names them.
+        """
+        places = list(places)
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            tried = ", ".join(map(str, places))
+            raise FileNotFoundError(
+                f"{self.title}'s split {self.split} is not there; looked for {tried}. {self.origin}"
+            )
+        return found
+
+    def _new_report(self) -> ReadReport:
+        return ReadReport(str(self.folder), {} if self.limit else self.published[self.split])
+
+
+__all__ = ["Dialog", "PublishedSet", "ReadReport", "Turn"]

@@ -129,12 +129,12 @@ _WORTH_WORKERS = 2000
 _MOST_WORKERS = 32
 
 
-def worker_count(wanted: int | None, pictures: int) -> int:
+def worker_count(wanted: int | None, images: int) -> int:
     """Worker processes for so many images: as many as wanted, or one fewer than the CPUs that may be used."""
     if wanted is not None:
         return wanted
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus - 1, _MOST_WORKERS) if pictures >= _WORTH_WORKERS else 0
+    return min(cpus - 1, _MOST_WORKERS) if images >= _WORTH_WORKERS else 0
 
 
 __all__ = [

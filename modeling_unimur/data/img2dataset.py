@@ -9,8 +9,8 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from .cc3m import CaptionedImage, Skipped
 from .image_bytes import member_address
 from .json_lines import parse_json
 
@@ -19,6 +19,20 @@ _IMAGES = ("jpg", "jpeg", "png", "webp", "gif")
 _MEMBER_BYTES = 1 << 24
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+class CaptionedImage(NamedTuple):
+    """One usable pair; `image` is an address as in `data.picture_bytes`."""
+
+    caption: str
+    image: str
+
+
+class Skipped(NamedTuple):
+    """One pair (or a whole archive) that cannot be used."""
+
+    reason: str
+    item: str
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -74,7 +88,7 @@ class Sample:
         """Content of a member, no more than the first 16 MiB of it."""
         return self.tar.extractfile(self.members[suffix]).read(_MEMBER_BYTES)
 
-    def picture(self) -> str | None:
+    def image(self) -> str | None:
         """Address of the sample's image."""
         found = next((self.members[suffix] for suffix in _IMAGES if suffix in self.members), None)
         return None if found is None else member_address(self.archive, found.offset_data, found.size)
@@ -125,14 +139,14 @@ def read_archives(archives: Sequence[str]) -> Iterator[CaptionedImage | Skipped]
 
     Yields:
         each usable pair, or `archive is missing`, `archive is damaged` (what stands before the damage is read),
-        `no caption`, `picture is missing`.
+        `no caption`, `image is missing`.
     """
     for sample in read_samples(archives):
         if isinstance(sample, Skipped):
             yield sample
         else:
             first = next(iter(sample.members.values())).name
-            yield _checked(sample.caption(), sample.picture(), f"{sample.archive}: {first}")
+            yield _checked(sample.caption(), sample.image(), f"{sample.archive}: {first}")
 
 
 def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedImage | Skipped]:
@@ -159,10 +173,10 @@ def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedImage | Skipped]
             yield _checked(caption, str(part / name), str(part / name))
 
 
-def _checked(caption: str, picture: str | None, name: str) -> CaptionedImage | Skipped:
-    if picture is None:
+def _checked(caption: str, image: str | None, name: str) -> CaptionedImage | Skipped:
+    if image is None:
         return Skipped("image is missing", name)
-    return CaptionedImage(caption, picture) if caption else Skipped("no caption", name)
+    return CaptionedImage(caption, image) if caption else Skipped("no caption", name)
 
 
 def _words(data: bytes) -> str:
@@ -191,7 +205,9 @@ def download_failures(archives: Sequence[str]) -> int:
 
 
 __all__ = [
+    "CaptionedImage",
     "Sample",
+    "Skipped",
     "download_failures",
     "expand_braces",
     "find_archives",

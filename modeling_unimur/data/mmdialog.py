@@ -7,17 +7,18 @@ one that PaCE (Li et al., ACL 2023) made of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
-from .dialog_schema import Dialog, ReadReport, Turn
-from .json_stream import read_json_records
+from .dialog_schema import Dialog, PublishedSet, ReadReport, Turn
+from .json_lines import read_json_records
 
 # Counts of the figures in github.com/victorsungo/MMDialog.
 PUBLISHED = {
-    "train": {"dialogues": 1_059_117, "turns": 4_825_053, "pictures": 1_509_284},
-    "valid": {"dialogues": 10_000, "turns": 45_382, "pictures": 23_812},
-    "test": {"dialogues": 10_000, "turns": 45_801, "pictures": 23_772},
+    "train": {"dialogues": 1_059_117, "turns": 4_825_053, "images": 1_509_284},
+    "valid": {"dialogues": 10_000, "turns": 45_382, "images": 23_812},
+    "test": {"dialogues": 10_000, "turns": 45_801, "images": 23_772},
 }
 # Candidates beside each right one, in `valid` and `test`.
 NEGATIVES = 999
@@ -31,119 +32,85 @@ _LAYOUTS = (
 )
 
 
-class MMDialog:
-    """One split, read as often as it is iterated, one dialogue in memory at a time.
+class MMDialog(PublishedSet):
+    """Dialogues of one split, one in memory at a time.
 
     Args:
         folder: with the splits' folders, in either layout.
         split: `train`, `valid` (or `val`) or `test`.
         limit: read only so many dialogues.
-        emojis: write `:smiling_face:` as the emoji that it stands for.
 
     Attributes:
-        report (`ReadReport`): of the last whole iteration.
-        conversations, image_folder (`Path`): what is read.
+        image_folder (`Path`): where the images lie.
 
     Raises:
         FileNotFoundError: the split is not there: the message names the places where it was looked for.
         ValueError: an unknown split.
-        ImportError: `emojis` without the package emoji.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike, split: str = "test", limit: int | None = None, emojis: bool = False
-    ) -> None:
-        self.folder, self.limit = Path(folder).expanduser(), limit
-        self.split = next((name for name, spellings in _SPLITS.items() if split in spellings), None)
-        if self.split is None:
-            raise ValueError(f"MMDialog has no split {split!r}: choose from {', '.join(_SPLITS)}.")
-        places = [
-            (self.folder / file.format(split=name), self.folder / pictures.format(split=name))
+    title = "MMDialog"
+    origin = (
+        "Ask its authors for the set (github.com/victorsungo/MMDialog) and name the folder that holds train, valid "
+        "and test."
+    )
+    published = PUBLISHED
+
+    def __init__(self, folder: str | os.PathLike, split: str = "test", limit: int | None = None) -> None:
+        self.require_split(split, [spelling for spellings in _SPLITS.values() for spelling in spellings])
+        super().__init__(folder, next(name for name, spellings in _SPLITS.items() if split in spellings), limit)
+        places = {
+            self.folder / file.format(split=name): self.folder / images.format(split=name)
             for name in _SPLITS[self.split]
-            for file, pictures in _LAYOUTS
-        ]
-        places.append((self.folder / "conversations.json", self.folder))  # the split's own folder
-        found = next((place for place in places if place[0].is_file()), None)
-        if found is None:
-            tried = ", ".join(str(place) for place, _ in places)
-            raise FileNotFoundError(
-                f"MMDialog's split {self.split} is not in {self.folder}; looked for {tried}. Ask its authors for the "
-                "set (github.com/victorsungo/MMDialog) and name the folder that holds train, valid and test."
-            )
-        self.conversations, self.image_folder = found
-        self._emojize = _emojizer() if emojis else None
-        self.report = self._new_report()
+            for file, images in _LAYOUTS
+        }
+        places[self.folder / "conversations.json"] = self.folder  # the split's own folder
+        self.files = [self.first_there(places)]
+        self.image_folder = places[self.files[0]]
 
-    def _new_report(self) -> ReadReport:
-        published = {} if self.limit else PUBLISHED[self.split]
-        return ReadReport(str(self.folder), published)
-
-    def picture(self, image_id: str) -> Path:
+    def image(self, image_id: str) -> Path:
         """Where an image lies, or should."""
         return self.image_folder / f"{image_id}.jpg"
 
-    def __iter__(self) -> Iterator[Dialog]:
-        report, seen = self._new_report(), set()
-        for number, record in enumerate(read_json_records(self.conversations)):
-            if self.limit is not None and report.found["dialogues"] >= self.limit:
-                break
-            try:
-                dialog = self._dialog(record)
-            except (KeyError, TypeError, ValueError) as error:
-                report.lose(f"malformed dialogue ({error})", str(_id_of(record, number)))
-                continue
-            report.found["dialogues"] += 1
-            report.found["turns"] += len(dialog.turns)
-            for image_id in (name for turn in dialog.turns for name in turn.image_ids):
-                if image_id in seen:
-                    continue
-                seen.add(image_id)
-                if self.picture(image_id).is_file():
-                    report.found["pictures"] += 1
-                else:
-                    report.lose("image is missing", self.picture(image_id).name)
-            if self.split != "train":
-                for kind, given in (("text", dialog.negative_texts), ("picture", dialog.negative_images)):
-                    if len(given) != NEGATIVES:
-                        report.lose(f"not {NEGATIVES} negative {kind}s", f"{dialog.dialog_id} ({len(given)})")
-            yield dialog
-        self.report = report
+    def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], Dialog]]]:
+        """The conversations, by their ids."""
+        for number, record in enumerate(read_json_records(self.files[0])):
+            yield str(record.get("conversation_id", f"number {number}")), partial(_dialog, record)
 
-    def _dialog(self, record: dict) -> Dialog:
-        turns = tuple(
-            Turn(str(number % 2), tuple(map(self._element, turn["turn"])))  # no names are given; they take turns
-            for number, turn in enumerate(record["conversation"])
-        )
-        if not turns or not all(turn.elements for turn in turns):
-            raise ValueError("a turn is empty")
-        texts = tuple(map(self._words, record.get("negative_candidate_texts") or ()))
-        images = tuple(map(str, record.get("negative_candidate_media_keys") or ()))
-        return Dialog(str(record["conversation_id"]), turns, texts, images)
+    def images_of(self, item: Dialog) -> Iterable[tuple[str, bool]]:
+        """Files of the images of all turns."""
+        files = (self.image(image_id) for turn in item.turns for image_id in turn.image_ids)
+        return ((file.name, file.is_file()) for file in files)
 
-    def _element(self, part: dict) -> tuple[str, str]:
-        if len(part) != 1:
-            raise ValueError("a part of a turn is not one text or one image")
-        ((kind, value),) = part.items()
-        if kind == _MEDIA:
-            return "image", str(value)  # signed numbers: many begin with a minus
-        if kind != _TEXT:
-            raise ValueError(f"a part of kind {kind}")
-        return "text", self._words(value)
-
-    def _words(self, text: str) -> str:
-        return text if self._emojize is None else self._emojize(text)
+    def note(self, item: Dialog, report: ReadReport) -> None:
+        """Counts turns, and candidates that the set lacks."""
+        report.found["turns"] += len(item.turns)
+        if self.split != "train":
+            for kind, given in (("text", item.negative_texts), ("image", item.negative_images)):
+                if len(given) != NEGATIVES:
+                    report.lose(f"not {NEGATIVES} negative {kind}s", f"{item.dialog_id} ({len(given)})")
 
 
-def _id_of(record: dict, number: int):
-    return record.get("conversation_id", f"number {number}")
+def _dialog(record: dict) -> Dialog:
+    turns = tuple(
+        Turn(str(number % 2), tuple(map(_element, turn["turn"])))  # no names are given; they take turns
+        for number, turn in enumerate(record["conversation"])
+    )
+    if not turns or not all(turn.elements for turn in turns):
+        raise ValueError("a turn is empty")
+    texts = tuple(record.get("negative_candidate_texts") or ())
+    images = tuple(map(str, record.get("negative_candidate_media_keys") or ()))
+    return Dialog(str(record["conversation_id"]), turns, texts, images)
 
 
-def _emojizer():
-    try:
-        import emoji
-    except ImportError as error:
-        raise ImportError("Writing emoji needs the package emoji: `pip install unimur[demo]`.") from error
-    return lambda text: emoji.emojize(text, language="alias")
+def _element(part: dict) -> tuple[str, str]:
+    if len(part) != 1:
+        raise ValueError("a part of a turn is not one text or one image")
+    ((kind, value),) = part.items()
+    if kind == _MEDIA:
+        return "image", str(value)  # signed numbers: many begin with a minus
+    if kind != _TEXT:
+        raise ValueError(f"a part of kind {kind}")
+    return "text", value
 
 
 __all__ = ["NEGATIVES", "PUBLISHED", "MMDialog"]

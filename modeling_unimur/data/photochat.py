@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from .dialog_schema import Dialog, ReadReport, Turn
-from .json_stream import read_json_records
+from .dialog_schema import PublishedSet, ReadReport
+from .json_lines import read_json_records
 
 # Table 2 of the paper.
-PUBLISHED = {"train": 10_286, "dev": 1_000, "test": 1_000}
+PUBLISHED = {"train": {"dialogues": 10_286}, "dev": {"dialogues": 1_000}, "test": {"dialogues": 1_000}}
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 _FOLDERS = ("images/{}", "images", "photos", "{}/images", ".")
 
@@ -26,7 +27,7 @@ class PhotoDialog:
         turns: `(speaker, words)`; the turn that shares the photo has no words.
         shared: number of that turn.
         photo_id, photo_url, description: of the photo; the description names the objects in it.
-        picture: its file, or None where it is missing.
+        image: its file, or None where it is missing.
     """
 
     dialog_id: str
@@ -35,19 +36,11 @@ class PhotoDialog:
     photo_id: str
     photo_url: str
     description: str
-    picture: Path | None
-
-    def dialog(self) -> Dialog:
-        """In the schema of all sets."""
-        turns = []
-        for number, (speaker, words) in enumerate(self.turns):
-            elements = (("text", words),) if words else ()
-            turns.append(Turn(speaker, elements + ((("image", self.photo_id),) if number == self.shared else ())))
-        return Dialog(self.dialog_id, tuple(turn for turn in turns if turn.elements))
+    image: Path | None
 
 
-class PhotoChat:
-    """One split.
+class PhotoChat(PublishedSet):
+    """Dialogues of one split.
 
     Args:
         folder: with the split's folder of JSON files, as google-research/multimodalchat/photochat has it, and the
@@ -55,57 +48,39 @@ class PhotoChat:
         split: `train`, `dev` or `test`.
         limit: read only so many dialogues.
 
-    Attributes:
-        report (`ReadReport`): of the last whole iteration.
-        files (`list[Path]`): what is read.
-
     Raises:
         FileNotFoundError: no such folder: the message names the places where it was looked for.
         ValueError: an unknown split.
     """
 
+    title = "PhotoChat"
+    origin = "It comes from github.com/google-research/google-research (multimodalchat/photochat)."
+    published = PUBLISHED
+
     def __init__(self, folder: str | os.PathLike, split: str = "test", limit: int | None = None) -> None:
-        if split not in PUBLISHED:
-            raise ValueError(f"PhotoChat has no split {split!r}: choose from {', '.join(PUBLISHED)}.")
-        self.folder, self.split, self.limit = Path(folder).expanduser(), split, limit
+        super().__init__(folder, split, limit)
         places = [self.folder / split, self.folder / "photochat" / split]
         self.files = next((found for place in places if (found := sorted(place.glob("*.json")))), [])
         if not self.files:
-            raise FileNotFoundError(
-                f"PhotoChat's split {split} is not there; looked for JSON files in {', '.join(map(str, places))}. It "
-                "comes from github.com/google-research/google-research (multimodalchat/photochat)."
-            )
+            self.first_there(place / "*.json" for place in places)
         self._folders = [self.folder / pattern.format(split) for pattern in _FOLDERS]
-        self.report = self._new_report()
 
-    def _new_report(self) -> ReadReport:
-        return ReadReport(str(self.folder), {} if self.limit else {"dialogues": PUBLISHED[self.split]})
-
-    def _picture(self, photo_id: str, url: str) -> Path | None:
+    def _image(self, photo_id: str, url: str) -> Path | None:
         stems = dict.fromkeys((photo_id, photo_id.rpartition("/")[2]))
         names = [f"{stem}{suffix}" for stem in stems if stem for suffix in _SUFFIXES]
         names.append(urlsplit(url).path.rpartition("/")[2])
         places = (folder / name for folder in self._folders for name in names if name)
         return next((place for place in places if place.is_file()), None)
 
-    def __iter__(self) -> Iterator[PhotoDialog]:
-        report = self._new_report()
+    def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], PhotoDialog]]]:
+        """The dialogues of all files, by file and id."""
         for path in self.files:
             for record in read_json_records(path):
-                if self.limit is not None and report.found["dialogues"] >= self.limit:
-                    break
-                try:
-                    dialog = self._dialog(record)
-                except (KeyError, TypeError, ValueError) as error:
-                    report.lose(f"malformed dialogue ({error})", f"{path.name}: {record.get('dialogue_id')}")
-                    continue
-                report.found["dialogues"] += 1
-                if dialog.picture is None:
-                    report.lose("image is missing", dialog.photo_id or dialog.photo_url)
-                else:
-                    report.found["pictures"] += 1
-                yield dialog
-        self.report = report
+                yield f"{path.name}: {record.get('dialogue_id')}", partial(self._dialog, record)
+
+    def images_of(self, item: PhotoDialog) -> Iterable[tuple[str, bool]]:
+        """The photo."""
+        return [(item.photo_id or item.photo_url, item.image is not None)]
 
     def _dialog(self, record: dict) -> PhotoDialog:
         turns = tuple((str(turn["user_id"]), str(turn["message"]).strip()) for turn in record["dialogue"])
@@ -115,8 +90,8 @@ class PhotoChat:
         url = record["photo_url"]
         photo_id = str(record.get("photo_id") or urlsplit(url).path.rpartition("/")[2].rpartition(".")[0])
         description = record.get("photo_description", "")
-        picture = self._picture(photo_id, url)
-        return PhotoDialog(str(record["dialogue_id"]), turns, shared[0], photo_id, url, description, picture)
+        image = self._image(photo_id, url)
+        return PhotoDialog(str(record["dialogue_id"]), turns, shared[0], photo_id, url, description, image)
 
 
 __all__ = ["PUBLISHED", "PhotoChat", "PhotoDialog"]

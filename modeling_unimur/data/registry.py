@@ -37,7 +37,7 @@ SETS = {
     "gnucash_manual": "unimur_mini.manuals:gnucash_manual",
     "debian_handbook": "unimur_mini.manuals:debian_handbook",
     "scikit_learn_guide": "unimur_mini.manuals:scikit_learn_guide",
-    "picture_dictionary": "unimur_mini.picture_dictionary:load_picture_dictionary",
+    "picture_dictionary": "unimur_mini.image_dictionary:load_image_dictionary",
 }
 # What runs a recipe of task `clip` without `data.images`.
 CLIP_TRAINING = "unimur_mini.dual_encoder.train:train"

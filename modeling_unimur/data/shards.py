@@ -5,28 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content")
 
+# Names of the types in the checksum.
 _TYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8,
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint8: "U8",
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _TYPES.items()}
 # Under this name in the metadata of a file. Files of earlier versions have none.
 _CHECKSUM = "checksum"
-_BLOCK = 2**20
-# What reading a damaged file raises.
-_DAMAGE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RuntimeError)
 
 
 def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Path:
@@ -43,11 +40,7 @@ def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Pa
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     shard, aside = folder / f"{name}.safetensors", folder / f".{name}.{os.getpid()}"
-    digest = _begin(shard)
-    for key, tensor in sorted(tensors.items()):
-        digest.update(_line(key, _NAMES[tensor.dtype], list(tensor.shape)))
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    save_file(tensors, aside, metadata={_CHECKSUM: digest.hexdigest()})
+    save_file(tensors, aside, metadata={_CHECKSUM: _digest(shard, tensors)})
     with open(aside, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(aside, shard)
@@ -87,13 +80,15 @@ def read_shard(shard: Path, parse: Callable[[dict[str, torch.Tensor]], Content])
         PermissionError: the file may not be read.
     """
     try:
-        _verify(shard)
-        return parse(map_tensors(shard))
+        tensors, metadata = _map(shard)
+        if _CHECKSUM in metadata and metadata[_CHECKSUM] != _digest(shard, tensors):
+            raise ValueError("its checksum is another one: its content has changed, or it belongs elsewhere")
+        return parse(tensors)
     except PermissionError:
         raise
     except FileNotFoundError:  # also one that another process has put aside
         return None
-    except (OSError, *_DAMAGE) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         put_aside(shard, error)
         return None
 
@@ -116,57 +111,24 @@ def map_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
         ValueError: the file is damaged; the message names it.
     """
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            entries, _, start = _read_header(file, size)
-        flat = torch.empty(0, dtype=torch.uint8).set_(
-            torch.UntypedStorage.from_file(str(path), shared=False, nbytes=size), 0, (size,)
-        )
-        tensors = {}
-        for name, about in entries.items():
-            begin, end = (start + offset for offset in about["data_offsets"])
-            tensors[name] = flat[begin:end].view(_TYPES[about["dtype"]]).view(about["shape"])
-    except _DAMAGE as error:
+        return _map(path)[0]
+    except SafetensorError as error:
         raise ValueError(f"{path} is damaged ({error}): delete it, and what it held is computed again.") from error
-    return tensors
 
 
-def _read_header(file: IO[bytes], size: int) -> tuple[dict[str, dict], dict[str, str], int]:
-    """Tensors by name, metadata, and where the data begin."""
-    length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= size - 8:
-        raise ValueError("it is not a safetensors file, or it is truncated")
-    entries = json.loads(file.read(length))
-    return entries, entries.pop("__metadata__", {}), 8 + length
+def _map(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
-def _verify(shard: Path) -> None:
-    """Compares a file with its checksum, if it has one; it is read in blocks, so that it takes no memory."""
-    with open(shard, "rb") as file:
-        entries, metadata, start = _read_header(file, os.fstat(file.fileno()).st_size)
-        if _CHECKSUM not in metadata:
-            return
-        digest, buffer = _begin(shard), memoryview(bytearray(_BLOCK))
-        for name, about in sorted(entries.items()):
-            shape, (begin, end) = about["shape"], about["data_offsets"]
-            if end - begin != math.prod(shape) * _TYPES[about["dtype"]].itemsize:
-                raise ValueError("its header does not agree with itself")
-            digest.update(_line(name, about["dtype"], shape))
-            file.seek(start + begin)
-            left = end - begin
-            while left:
-                count = file.readinto(buffer[: min(left, _BLOCK)])
-                if not count:
-                    raise ValueError("it has lost its end")
-                digest.update(buffer[:count])
-                left -= count
-        if digest.hexdigest() != metadata[_CHECKSUM]:
-            raise ValueError("its checksum is another one: its content has changed, or it belongs elsewhere")
-
-
-def _begin(shard: Path) -> hashlib._Hash:
+def _digest(shard: Path, tensors: dict[str, torch.Tensor]) -> str:
+    """The checksum of what a file holds, and of its own name and that of its folder."""
     store = os.path.basename(os.path.dirname(os.path.abspath(shard)))
-    return hashlib.sha256(_line(store, shard.name))
+    digest = hashlib.sha256(_line(store, shard.name))
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_line(name, _TYPES[tensor.dtype], list(tensor.shape)))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _line(*values: object) -> bytes:

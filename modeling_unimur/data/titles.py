@@ -58,13 +58,7 @@ def title_group(title: str) -> str:
     return " ".join(sorted(content or words)) or " ".join(title.casefold().split())
 
 
-def split_of_title(
-    title: str,
-    *,
-    seed: int = SPLIT_SEED,
-    test_fraction: float = TEST_FRACTION,
-    validation_fraction: float = VALIDATION_FRACTION,
-) -> str:
+def split_of_title(title: str) -> str:
     """`train`, `validation` or `test`, by a hash of the title's content words alone.
 
     The answer depends neither on the other titles nor on the system. Images without a title are for training.
@@ -72,46 +66,31 @@ def split_of_title(
     group = title_group(title)
     if not group:
         return "train"
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    digest = hashlib.sha256(f"{SPLIT_SEED}:{group}".encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
-    if position < test_fraction:
+    if position < TEST_FRACTION:
         return "test"
-    return "validation" if position < test_fraction + validation_fraction else "train"
+    return "validation" if position < TEST_FRACTION + VALIDATION_FRACTION else "train"
 
 
-def split_by_title(
-    pictures: Dataset,
-    *,
-    seed: int = SPLIT_SEED,
-    test_fraction: float = TEST_FRACTION,
-    validation_fraction: float = VALIDATION_FRACTION,
-) -> DatasetDict:
+def split_by_title(images: Dataset) -> DatasetDict:
     """Splits images so that one title, and its near twins, are in one split whatever the order and the sources.
 
     Args:
-        pictures: a dataset with a `title` column, such as `load_captioned_images` returns.
-        seed: another seed gives another split.
-        test_fraction: expected share of the titles in `test`.
-        validation_fraction: expected share of the titles in `validation`.
+        images: a dataset with a `title` column, such as `load_captioned_images` returns.
 
     Returns:
-        `train`, `validation` and `test`, each in the order of `pictures`.
+        `train`, `validation` and `test`, each in the order of `images`.
 
     Raises:
-        ValueError: no `title` column, or fractions that leave nothing for training.
+        ValueError: no `title` column.
     """
-    if "title" not in pictures.column_names:
-        raise ValueError(f"images have no `title` column, only {pictures.column_names}")
-    if test_fraction < 0 or validation_fraction < 0 or test_fraction + validation_fraction >= 1:
-        raise ValueError(
-            f"test_fraction={test_fraction} and validation_fraction={validation_fraction} must be positive "
-            "and leave a part for training"
-        )
+    if "title" not in images.column_names:
+        raise ValueError(f"images have no `title` column, only {images.column_names}")
     members: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-    for index, title in enumerate(pictures["title"]):
-        split = split_of_title(title, seed=seed, test_fraction=test_fraction, validation_fraction=validation_fraction)
-        members[split].append(index)
-    return DatasetDict({split: pictures.select(indices) for split, indices in members.items()})
+    for index, title in enumerate(images["title"]):
+        members[split_of_title(title)].append(index)
+    return DatasetDict({split: images.select(indices) for split, indices in members.items()})
 
 
 def _singular(word: str) -> str:

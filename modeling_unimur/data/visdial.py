@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from .dialog_schema import Dialog, ReadReport, Turn
+from .dialog_schema import PublishedSet, ReadReport
 
-PUBLISHED = {"train": 123_287, "val": 2_064, "test": 8_000}
+PUBLISHED = {"train": {"dialogues": 123_287}, "val": {"dialogues": 2_064}, "test": {"dialogues": 8_000}}
 OPTIONS = 100
 _IMAGES = {
     "train": ("train2014/COCO_train2014_{:012d}.jpg", "val2014/COCO_val2014_{:012d}.jpg"),
@@ -48,28 +49,19 @@ class VisDialDialog:
 
     Args:
         image_id: of its image.
-        picture: its file, or None where it is missing.
+        image: its file, or None where it is missing.
         caption: of the image.
         rounds: in order.
     """
 
     image_id: str
-    picture: Path | None
+    image: Path | None
     caption: str
     rounds: tuple[VisDialRound, ...]
 
-    def dialog(self) -> Dialog:
-        """In the schema of all sets: the image with its caption first, then a turn a question and an answer."""
-        turns = [Turn("answerer", (("text", self.caption), ("image", self.image_id)))]
-        for part in self.rounds:
-            turns.append(Turn("questioner", (("text", f"{part.question}?"),)))
-            if part.answer:
-                turns.append(Turn("answerer", (("text", part.answer),)))
-        return Dialog(self.image_id, tuple(turns))
 
-
-class VisDial:
-    """One split.
+class VisDial(PublishedSet):
+    """Dialogues of one split.
 
     Args:
         source: the folder that holds `visdial_1.0_<split>.json` and the images' folder (and, if it is there,
@@ -78,73 +70,53 @@ class VisDial:
         split: `train`, `val` or `test`.
         limit: read only so many dialogues.
 
-    Attributes:
-        report (`ReadReport`): of the last whole iteration.
-        files (`list[Path]`): what is read.
-
     Raises:
         FileNotFoundError: no such file: the message names the places where it was looked for.
         ValueError: an unknown split.
     """
 
+    title = "VisDial"
+    origin = "It comes from visualdialog.org/data."
+    published = PUBLISHED
+
     def __init__(self, source: str | os.PathLike, split: str = "val", limit: int | None = None) -> None:
-        if split not in PUBLISHED:
-            raise ValueError(f"VisDial has no split {split!r}: choose from {', '.join(PUBLISHED)}.")
-        source = Path(source).expanduser()
-        self.split, self.limit, self.source = split, limit, source
-        self.folder = source if source.is_dir() else source.parent
+        super().__init__(source, split, limit)
         names = (f"visdial_1.0_{split}.json", _CHATIR.format(split), f"dialogues/{_CHATIR.format(split)}")
-        places = [source / name for name in names] if source.is_dir() else [source]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            raise FileNotFoundError(
-                f"VisDial's split {split} is not there; looked for {', '.join(map(str, places))}. It comes from "
-                "visualdialog.org/data."
-            )
-        dense = found.with_name(f"{found.stem}_dense_annotations.json")
-        self.file, self.dense = found, dense if dense.is_file() else None
-        self.files = [path for path in (self.file, self.dense) if path]
-        self.report = self._new_report()
+        is_folder = self.folder.is_dir()
+        file = self.first_there([self.folder / name for name in names] if is_folder else [self.folder])
+        self.folder = self.folder if is_folder else self.folder.parent
+        dense = file.with_name(f"{file.stem}_dense_annotations.json")
+        self.files = [file, *([dense] if dense.is_file() else [])]
 
-    def _new_report(self) -> ReadReport:
-        return ReadReport(str(self.source), {} if self.limit else {"dialogues": PUBLISHED[self.split]})
-
-    def __iter__(self) -> Iterator[VisDialDialog]:
-        report = self._new_report()
+    def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], VisDialDialog]]]:
+        """The dialogues, by their numbers."""
+        file, *dense = self.files
         try:
-            whole = json.loads(self.file.read_text(encoding="utf-8"))
+            whole = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise ValueError(f"{self.file}: not whole JSON ({error}). Fetch it anew.") from error
-        is_text = isinstance(whole, list)
-        if not is_text and not (isinstance(whole, dict) and isinstance(whole.get("data"), dict)):
-            raise ValueError(f"{self.file} is neither VisDial v1.0 (data.dialogs) nor ChatIR's list of dialogues.")
-        records = whole if is_text else whole["data"]["dialogs"]
-        relevance = {} if is_text or self.dense is None else _dense(self.dense)
-        for number, record in enumerate(records):
-            if self.limit is not None and report.found["dialogues"] >= self.limit:
-                break
-            try:
-                dialog = (
-                    self._from_text(record)
-                    if is_text
-                    else self._official(record, whole["data"], relevance.get(str(record["image_id"])))
-                )
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                report.lose(f"malformed dialogue ({type(error).__name__}: {error})", str(number))
-                continue
-            report.found["dialogues"] += 1
-            if dialog.picture is None:
-                report.lose("image is missing", dialog.image_id)
-            else:
-                report.found["pictures"] += 1
-            report.found["dense annotations"] += any(part.relevance is not None for part in dialog.rounds)
-            yield dialog
-        if not is_text and self.split == "val" and self.dense is None:
-            report.lose("no dense annotations", f"{self.file.stem}_dense_annotations.json")
-        self.report = report
+            raise ValueError(f"{file}: not whole JSON ({error}). Fetch it anew.") from error
+        if isinstance(whole, list):
+            yield from ((str(number), partial(self._from_text, record)) for number, record in enumerate(whole))
+            return
+        if not isinstance(whole, dict) or not isinstance(whole.get("data"), dict):
+            raise ValueError(f"{file} is neither VisDial v1.0 (data.dialogs) nor ChatIR's list of dialogues.")
+        relevance = _dense(dense[0]) if dense else {}
+        if self.split == "val" and not dense:
+            report.lose("no dense annotations", f"{file.stem}_dense_annotations.json")
+        for number, record in enumerate(whole["data"]["dialogs"]):
+            yield str(number), partial(self._official, record, whole["data"], relevance)
 
-    def _official(self, record: dict, data: dict, dense: tuple[int, tuple[float, ...]] | None) -> VisDialDialog:
+    def images_of(self, item: VisDialDialog) -> Iterable[tuple[str, bool]]:
+        """The image."""
+        return [(item.image_id, item.image is not None)]
+
+    def note(self, item: VisDialDialog, report: ReadReport) -> None:
+        """Counts dialogues with annotated relevance."""
+        report.found["dense annotations"] += any(part.relevance is not None for part in item.rounds)
+
+    def _official(self, record: dict, data: dict, relevance: dict[str, tuple]) -> VisDialDialog:
         questions, answers, rounds = data["questions"], data["answers"], []
+        dense = relevance.get(str(record["image_id"]))
         for number, part in enumerate(record["dialog"], start=1):
             options = part.get("answer_options")
             judged = dense[1] if dense is not None and dense[0] == number else None  # rounds count from 1 there
@@ -159,8 +131,8 @@ class VisDial:
                     judged,
                 )
             )
-        picture = self._picture(*(name.format(record["image_id"]) for name in _IMAGES[self.split]))
-        return VisDialDialog(str(record["image_id"]), picture, record.get("caption", ""), tuple(rounds))
+        image = self._image(*(name.format(record["image_id"]) for name in _IMAGES[self.split]))
+        return VisDialDialog(str(record["image_id"]), image, record.get("caption", ""), tuple(rounds))
 
     def _from_text(self, record: dict) -> VisDialDialog:
         caption, *rounds = record["dialog"]
@@ -168,9 +140,9 @@ class VisDial:
         for line in rounds:
             question, mark, answer = line.partition("? ")
             found.append(VisDialRound(question if mark else line.removesuffix("?"), answer.strip()))
-        return VisDialDialog(record["img"], self._picture(record["img"]), caption, tuple(found))
+        return VisDialDialog(record["img"], self._image(record["img"]), caption, tuple(found))
 
-    def _picture(self, *names: str) -> Path | None:
+    def _image(self, *names: str) -> Path | None:
         bases = (self.folder, self.folder.parent)
         return next((base / name for base in bases for name in names if (base / name).is_file()), None)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from .dialog_schema import Dialog, ReadReport, Turn
+from .dialog_schema import PublishedSet, ReadReport
 
 # Stories of the files in SIS-with-labels.tar.gz; 50,200 in all, as the paper says.
-PUBLISHED = {"train": 40_155, "val": 4_990, "test": 5_055}
+PUBLISHED = {"train": {"stories": 40_155}, "val": {"stories": 4_990}, "test": {"stories": 5_055}}
 LENGTH = 5
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".gif")
 _FOLDERS = ("images/{}", "{}", "images", "{}-images")
@@ -32,88 +33,58 @@ class Story:
     sentences: tuple[str, ...]
     image_ids: tuple[str, ...]
 
-    def dialog(self) -> Dialog:
-        """In the schema of all sets: a turn a sentence, with its image."""
-        pairs = zip(self.sentences, self.image_ids, strict=True)
-        return Dialog(self.story_id, tuple(Turn("0", (("text", text), ("image", name))) for text, name in pairs))
 
-
-class VIST:
-    """One split.
+class VIST(PublishedSet):
+    """Stories of one split, in the texts whose names are replaced by `[male]` and the like, as FROMAGe reads them.
 
     Args:
         folder: with `sis/<split>.story-in-sequence.json` (or the file itself in it), and the images in
             `images/<split>`, `<split>` or `images`, named by their Flickr number.
         split: `train`, `val` or `test`.
         limit: read only so many stories.
-        text: `text`, in which names are replaced by `[male]` and the like, as FROMAGe reads it, or `original_text`.
-
-    Attributes:
-        report (`ReadReport`): of the last whole iteration.
-        files (`list[Path]`): what is read.
 
     Raises:
         FileNotFoundError: no such file: the message names the places where it was looked for.
-        ValueError: an unknown split or text.
+        ValueError: an unknown split.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike, split: str = "val", limit: int | None = None, text: str = "text"
-    ) -> None:
-        if split not in PUBLISHED:
-            raise ValueError(f"VIST has no split {split!r}: choose from {', '.join(PUBLISHED)}.")
-        if text not in ("text", "original_text"):
-            raise ValueError(f"text is 'text' or 'original_text', not {text!r}.")
-        self.folder, self.split, self.limit, self._text = Path(folder).expanduser(), split, limit, text
+    title = "VIST"
+    origin = "It comes from visionandlanguage.net/VIST (SIS-with-labels)."
+    published = PUBLISHED
+    item, items = "story", "stories"
+
+    def __init__(self, folder: str | os.PathLike, split: str = "val", limit: int | None = None) -> None:
+        super().__init__(folder, split, limit)
         name = f"{split}.story-in-sequence.json"
-        places = [self.folder / "sis" / name, self.folder / name]
-        found = next((place for place in places if place.is_file()), None)
-        if found is None:
-            raise FileNotFoundError(
-                f"VIST's split {split} is not there; looked for {', '.join(map(str, places))}. It comes from "
-                "visionandlanguage.net/VIST (SIS-with-labels)."
-            )
-        self.files = [found]
+        self.files = [self.first_there([self.folder / "sis" / name, self.folder / name])]
         self._folders = [self.folder / pattern.format(split) for pattern in _FOLDERS]
-        self.report = self._new_report()
 
-    def _new_report(self) -> ReadReport:
-        return ReadReport(str(self.folder), {} if self.limit else {"stories": PUBLISHED[self.split]})
-
-    def picture(self, image_id: str) -> Path | None:
+    def image(self, image_id: str) -> Path | None:
         """Where an image lies; None where it is missing, as many have gone from Flickr."""
         places = (folder / f"{image_id}{suffix}" for folder in self._folders for suffix in _SUFFIXES)
         return next((place for place in places if place.is_file()), None)
 
-    def __iter__(self) -> Iterator[Story]:
-        report, parts = self._new_report(), defaultdict(list)
+    def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], Story]]]:
+        """The sentences of each story, by its id."""
+        parts: dict[str, list[dict]] = defaultdict(list)
         try:
-            annotations = json.loads(self.files[0].read_text(encoding="utf-8"))["annotations"]
+            for (part,) in json.loads(self.files[0].read_text(encoding="utf-8"))["annotations"]:
+                parts[str(part["story_id"])].append(part)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.files[0]} is no file of stories in sequence ({error!r}).") from error
-        for entry in annotations:
-            (part,) = entry  # each stands in a list of its own
-            parts[str(part["story_id"])].append(
-                (int(part["worker_arranged_photo_order"]), part[self._text], str(part["photo_flickr_id"]))
-            )
-        seen = set()
         for story_id, sentences in parts.items():
-            if self.limit is not None and report.found["stories"] >= self.limit:
-                break
-            if len(sentences) != LENGTH:
-                report.lose(f"not {LENGTH} sentences", story_id)
-                continue
-            sentences.sort()
-            story = Story(story_id, tuple(text for _, text, _ in sentences), tuple(name for *_, name in sentences))
-            report.found["stories"] += 1
-            for image_id in set(story.image_ids) - seen:
-                seen.add(image_id)
-                if self.picture(image_id) is None:
-                    report.lose("image is missing", image_id)
-                else:
-                    report.found["pictures"] += 1
-            yield story
-        self.report = report
+            yield story_id, partial(_story, story_id, sentences)
+
+    def images_of(self, item: Story) -> Iterable[tuple[str, bool]]:
+        """One image a sentence."""
+        return ((image_id, self.image(image_id) is not None) for image_id in item.image_ids)
+
+
+def _story(story_id: str, sentences: list[dict]) -> Story:
+    if len(sentences) != LENGTH:
+        raise ValueError(f"not {LENGTH} sentences")
+    told = sorted(sentences, key=lambda part: int(part["worker_arranged_photo_order"]))
+    return Story(story_id, tuple(part["text"] for part in told), tuple(str(part["photo_flickr_id"]) for part in told))
 
 
 __all__ = ["LENGTH", "PUBLISHED", "VIST", "Story"]

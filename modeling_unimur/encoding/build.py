@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import time
 from collections import Counter
@@ -10,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from tqdm.auto import tqdm
 
 from ..data.image_bytes import worker_count
@@ -26,8 +29,49 @@ from ..memory_index import require_positive, require_same
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
 from .manifest import Manifest, Plan
-from .processes import Ranks
 from .sources import Found, find_source, first_reading, list_items
+
+# A rank may wait for the slowest one for as long as that takes.
+_PATIENCE = datetime.timedelta(days=7)
+
+
+class Ranks:
+    """This process among those that torchrun started, or alone; all see the same work folder.
+
+    Leaves the process group that is there; makes one under torchrun where there is none.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self._made = False
+
+    def __enter__(self) -> Ranks:
+        self._made = self.count > 1 and not dist.is_initialized()
+        if self._made:
+            dist.init_process_group("gloo", timeout=_PATIENCE)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._made:
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that changes the manifest and the index."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Waits until all are here."""
+        if self.count > 1:
+            dist.barrier()
+
+    def total(self, numbers: list[int]) -> list[int]:
+        """Sums over all processes."""
+        summed = torch.tensor(numbers)
+        if self.count > 1:
+            dist.all_reduce(summed)
+        return summed.tolist()
+
 
 ENGINES = ("local", "ray")
 SKIPPED_FILE = "skipped.jsonl"
@@ -412,4 +456,4 @@ def _after(first: list, rest: Iterator) -> Iterator:
     yield from rest
 
 
-__all__ = ["ENGINES", "SKIPPED_FILE", "BuildOptions", "BuildReport", "build_index"]
+__all__ = ["ENGINES", "SKIPPED_FILE", "BuildOptions", "BuildReport", "Ranks", "build_index"]

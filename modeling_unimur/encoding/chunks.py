@@ -44,8 +44,8 @@ class PreparedBatch:
 
     Args:
         batch: as it was.
-        keys: of each item's content, None for those that failed.
-        reasons: why, None for the others.
+        keys: of each item's content, None where it could not be read.
+        reasons: why an item failed, None for the others.
         rows: numbers of the items that `inputs` are of, row by row: those whose content is new.
         inputs: what the processor returns.
     """
@@ -60,7 +60,7 @@ class PreparedBatch:
         """Notes that a content could not be encoded, for all items that have it."""
         for number, other in enumerate(self.keys):
             if other == key:
-                self.keys[number], self.reasons[number] = None, reason
+                self.reasons[number] = reason
 
 
 class Preparation(Dataset):
@@ -82,28 +82,36 @@ class Preparation(Dataset):
             try:
                 data = read_content(item)
                 payload = json.loads(item.payload) if self.fuses and item.kind == "image" else {}
-                key = content_key(item.kind, data, payload.get("caption"))
+                key = self.key(item, data, payload)
                 if key not in fresh and not self._is_stored(key):
                     contents.append(item.content if item.kind == "text" else decode_image(data, item.content))
                     payloads.append(payload)
                     done.rows.append(number)
                     fresh.add(key)
             except Exception as error:  # whatever one item raises is that item's failure
-                key, reason = None, reason_of(error, item.content)
+                reason = reason_of(error, item.content)
             done.keys.append(key)
             done.reasons.append(reason)
         if contents:
             done.inputs = self._inputs(done, contents, payloads)
         return done
 
+    def key(self, item: Item, data: bytes, payload: dict) -> bytes:
+        """The key under which a content's vector is stored."""
+        return content_key(item.kind, data, payload.get("caption"))
+
+    def process(self, kind: str, contents: list, payloads: list[dict]):
+        """Inputs of the model, by name, from texts or decoded images."""
+        if kind == "text":
+            return self.processor.process_texts(contents)
+        return picture_inputs(self.processor, contents, payloads)
+
     def _inputs(self, done: PreparedBatch, contents: list, payloads: list[dict]) -> dict[str, torch.Tensor]:
         """What the processor makes of the contents of `done.rows`, without those that it refuses."""
 
         def process(numbers: list[int]) -> dict[str, torch.Tensor]:
             chosen = [contents[number] for number in numbers]
-            if done.batch.kind == "text":
-                return dict(self.processor.process_texts(chosen))
-            return dict(picture_inputs(self.processor, chosen, [payloads[number] for number in numbers]))
+            return dict(self.process(done.batch.kind, chosen, [payloads[number] for number in numbers]))
 
         everything = list(range(len(contents)))
         try:
@@ -245,8 +253,8 @@ class ChunkEncoder:
                 batch.fail(key, "the model gives it no vector of finite numbers")
         for batch, _ in prepared:
             for (place, item), key, reason in zip(batch.batch.items, batch.keys, batch.reasons, strict=True):
-                counts.failed += key is None
-                written = None if key is None else key.hex()
+                counts.failed += reason is not None
+                written = None if reason is not None else key.hex()
                 records.append(Record(place, item.kind, item.id, item.stamp, item.payload, written, reason))
         if rows:
             self.store.append(list(rows), torch.stack(list(rows.values())))

@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.cc3m import Skipped
 from ..data.image_bytes import FileStamps
 from ..data.image_files import CAMERA_RAW, printable, walk_images
-from ..data.img2dataset import Sample, read_samples
+from ..data.img2dataset import Sample, Skipped, read_samples
 from ..data.json_lines import parse_json, scan_json_lines
 from ..data.registry import load_retrieval_set
 from ..data.text_lines import open_lines, scan_lines
@@ -24,7 +23,7 @@ ARCHIVES_AND_TABLES = {".tar", ".parquet"}
 
 
 def folder_items(folder: Path) -> Iterator[Item | BadItem]:
-    """Pictures below a folder. The id is the path below it; the payload names the file, `{"image": path}`, and has as
+    """Images below a folder. The id is the path below it; the payload names the file, `{"image": path}`, and has as
     `caption` what stands in a text file of the image's name (`a.txt` beside `a.png`)."""
     folder, stamps = folder.absolute(), FileStamps()
     failed: list[OSError] = []
@@ -62,8 +61,8 @@ def unread_file(name: str, error: OSError, named: bool = False) -> BadItem:
     return BadItem(name, reason, None if is_gone else ("" if named else name))
 
 
-def _caption_beside(picture: Path) -> str:
-    words = picture.with_suffix(".txt")
+def _caption_beside(image: Path) -> str:
+    words = image.with_suffix(".txt")
     try:
         if not words.is_file():  # a pipe would never end
             return ""
@@ -74,7 +73,7 @@ def _caption_beside(picture: Path) -> str:
 
 
 def archive_items(archives: list[str], name_of: Callable[[str], str] = os.path.basename) -> Iterator[Item | BadItem]:
-    """Pictures of webdataset archives. The id is `archive.tar/name`; the payload has the image's address, the
+    """Images of webdataset archives. The id is `archive.tar/name`; the payload has the image's address, the
     caption (`.txt`, or `caption` in `.json`) and the fields of `.json`. A sample of a text alone is a text.
 
     Args:
@@ -110,7 +109,7 @@ def _sample_items(sample: Sample, name: str, stamps: FileStamps) -> Iterator[Ite
             fields = plain_fields(record, "image", "text") if isinstance(record, dict) else {}
         except ValueError as error:
             yield BadItem(name, f"its .json is left out: {error}")
-    address, caption = sample.picture(), sample.caption()
+    address, caption = sample.image(), sample.caption()
     if caption:
         fields["caption"] = caption
     if address is not None:

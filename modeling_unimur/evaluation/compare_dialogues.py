@@ -136,17 +136,17 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
     return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
 
 
-def gallery_of(pictures, dialogues: Sequence[ComparedDialogue]) -> Gallery:
+def gallery_of(images, dialogues: Sequence[ComparedDialogue]) -> Gallery:
     """Candidates out of rows of `load_captioned_images` and the dialogues' gold texts.
 
     Args:
-        pictures: a dataset with `image_id, image, title, tags`.
+        images: a dataset with `image_id, image, title, tags`.
         dialogues: whose gold texts compete.
     """
     texts = tuple(dict.fromkeys(d.right_text for d in dialogues if d.right_text is not None))
-    rows = zip(pictures["title"], pictures["tags"], strict=True)
+    rows = zip(images["title"], images["tags"], strict=True)
     words = tuple(", ".join([title, *tags]) for title, tags in rows)
-    return Gallery(texts, tuple(pictures["image_id"]), tuple(pictures["image"]), words)
+    return Gallery(texts, tuple(images["image_id"]), tuple(images["image"]), words)
 
 
 def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | None = None):
@@ -175,13 +175,13 @@ def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | No
         records.append((where, _record(value, where)))
     if not records:
         raise ValueError(f"{path} contains no dialogue: write one per line, with {_FIELDS}.")
-    pictures = _pictures(gallery, [name for _, record in records for name in _wanted(record)], path.parent)
-    known = dict(zip(pictures["image_id"], pictures["image"], strict=True))
+    images = _images(gallery, [name for _, record in records for name in _wanted(record)], path.parent)
+    known = dict(zip(images["image_id"], images["image"], strict=True))
     folder = None if gallery is None else Path(gallery).expanduser()
     dialogues = [
         _dialogue(record, where, number, known, folder, path.parent) for number, (where, record) in enumerate(records)
     ]
-    return dialogues, gallery_of(pictures, dialogues)
+    return dialogues, gallery_of(images, dialogues)
 
 
 def _record(record: Any, where: str) -> dict:
@@ -202,7 +202,7 @@ def _wanted(record: dict) -> list[str]:
     return [] if image is None else list(dict.fromkeys([image, *(record.get("right_images") or [])]))
 
 
-def _pictures(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
+def _images(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
     """Columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
     if gallery is not None:
         from ..data.captioned_images import load_image_folder

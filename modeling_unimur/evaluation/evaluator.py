@@ -28,7 +28,7 @@ from .systems.base import BOTH, Gallery, Messages, System
 logger = logging.getLogger(__name__)
 
 # Items of one batch, after which what was computed is on the disk.
-_TEXTS, _PICTURES, _DIALOGUES = 512, 64, 8
+_TEXTS, _IMAGES, _DIALOGUES = 512, 64, 8
 # Scores that are in memory at a time.
 _CELLS = 2**25
 
@@ -262,7 +262,7 @@ class Evaluator:
     def _candidates(self, systems: Sequence[System], kind: str, gallery: Gallery) -> dict[str, np.ndarray]:
         """Vectors of all candidates of a kind, by system."""
         count = len(gallery.texts) if kind == "text" else len(gallery.images)
-        size = _TEXTS if kind == "text" else _PICTURES
+        size = _TEXTS if kind == "text" else _IMAGES
         folders = {system.name: work_folder(system, self.work) for system in systems}
         items = gallery.texts
         if kind == "image":

@@ -47,7 +47,7 @@ class FaissIndex(FolderIndex):
     with FaissIndex(384, model="unimur-mini@3f2c1a") as index:
         index.add("image", ["cat"], vectors, [{"path": "cat.png", "licence": "cc0"}])
         index.search(query, top_k=5, kind="image", where={"licence": "cc0"})
-        index.save("pictures.index")
+        index.save("images.index")
     ```
 
     Args:

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 TEXTS = ["a cat slept on my keyboard", "what a beautiful morning it is"]
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """An image that needs no file."""
     return Image.linear_gradient("L").convert("RGB").resize((96, 64))
 
@@ -33,12 +33,12 @@ def embeddings(model, processor) -> dict:
         if model.clip is None:
             return found
         if hasattr(processor, "process_documents"):  # UniVL-DR
-            shown = processor.process_documents([picture()], TEXTS[:1])
+            shown = processor.process_documents([image()], TEXTS[:1])
         else:
-            content = [{"type": "image", "image": picture()}, {"type": "text", "text": TEXTS[0]}]
+            content = [{"type": "image", "image": image()}, {"type": "text", "text": TEXTS[0]}]
             shown = processor.process_context([[{"role": "user", "content": content}]])
         found["shown"] = model.get_multimodal_features(**shown).pooler_output
-        found["image"] = model.get_image_features(**processor.process_images([picture()])).pooler_output
+        found["image"] = model.get_image_features(**processor.process_images([image()])).pooler_output
         with contextlib.suppress(ValueError):  # heads that rank images alone
             found["text"] = model.get_text_features(**processor.process_texts(TEXTS)).pooler_output
     return {key: value.float().contiguous() for key, value in found.items()}
@@ -73,7 +73,7 @@ def main(folder: str, output: str, *given: str) -> None:
     _require_from_release(retriever)
     _require_close(retriever.embed(list(TEXTS)), found["context"], "The pipeline", tolerance)
     if "text" in found:
-        retriever.add(images=[picture()], texts=TEXTS)
+        retriever.add(images=[image()], texts=TEXTS)
         hits = retriever(TEXTS[0], top_k=1)
         if not hits["text"] or not hits["image"]:
             raise SystemExit("The pipeline retrieves nothing")
@@ -84,7 +84,7 @@ def main(folder: str, output: str, *given: str) -> None:
         embedder = SentenceTransformer(folder, model_kwargs=dict(backbones), device="cpu", **trust)
         _require_close(embedder.encode_query(TEXTS), found["context"], "SentenceTransformer", tolerance)
         if "image" in found:
-            _require_close(embedder.encode_document([picture()]), found["image"], "SentenceTransformer", tolerance)
+            _require_close(embedder.encode_document([image()]), found["image"], "SentenceTransformer", tolerance)
         roads.append("SentenceTransformer")
     save_file(found, output)
     print(json.dumps({"roads": roads, **about}))

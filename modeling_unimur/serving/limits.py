@@ -11,7 +11,7 @@ class ServingLimits:
 
     Args:
         upload_bytes: of a request's body (status 413).
-        turns, parts, characters, pictures: of a dialogue (422).
+        turns, parts, characters, images: of a dialogue (422).
         pixels: of an image as it is stored (422).
         request_pixels: of all images of a request as they are decoded: a JPEG image at a reduced size (422).
         side: of an image, in pixels (422).
@@ -35,7 +35,7 @@ class ServingLimits:
     turns: int = 64
     parts: int = 512
     characters: int = 50_000
-    pictures: int = 16
+    images: int = 16
     pixels: int = 50_000_000
     request_pixels: int = 64_000_000
     side: int = 16_384

@@ -242,8 +242,8 @@ class MessageReader:
             source = part["image_url"].get("url") if isinstance(part.get("image_url"), dict) else part.get("image_url")
         if not isinstance(source, str):
             raise Refused(422, "a part must be a text, or an image with its bytes in base64.")
-        if len(self.images) == self.limits.pictures:
-            raise Refused(422, f"more than {self.limits.pictures} images.")
+        if len(self.images) == self.limits.images:
+            raise Refused(422, f"more than {self.limits.images} images.")
         self.images.append(EncodedImage(source, self.limits))
         self.pixels += self.images[-1].pixels
         if self.pixels > self.limits.request_pixels:

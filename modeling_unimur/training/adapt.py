@@ -31,7 +31,7 @@ from transformers import AutoConfig, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..releasing.clean_folder import write_model
-from .adapt_contexts import AdaptRows, Groups, encoder_contexts, require_same_space, training_contexts
+from .adapt_contexts import IMAGE_SHARE, AdaptRows, Groups, encoder_contexts, require_same_space, training_contexts
 from .adapt_selection import Selection, chance, held_out_sets, own_metric_score, recall_of
 from .arguments import RetrievalTrainingArguments
 from .callbacks import TrainingGuard
@@ -39,7 +39,7 @@ from .collators import DualAlignmentCollator
 from .dev_sets import DevSet, embed_contexts
 from .precomputed import PrecomputedCorpus, join, load_items, load_vectors
 from .prefix_store import PrefixStore
-from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout
+from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout, start_image_map
 from .text_encoders import TextSpace, folder_or_id, load_text_space
 from .trainer import RetrievalTrainer
 
@@ -118,6 +118,9 @@ def adapt(
     for it, and with `epochs` trained together with [RET], while the tokens before [RET] have passed the frozen
     language model for good. Which of these is written, texts decide that none of them saw.
 
+    Where the encoder reads images and the index has captioned ones, the heads learn contexts with images too: the
+    language model reads an image as its vector, which the index holds already.
+
     With the encoder at hand, queries are anchored: the encoder's own vectors of the whole dialogue and of its last
     turn, corrected by the readout. The weights are chosen on texts, dialogues, glosses, own chats and rounds of
     questions that nothing was fitted on and that judge nothing, from a grid that holds the encoder alone: the result
@@ -165,7 +168,7 @@ def adapt(
     index = _ready_index(embeddings, texts, kind, vector_column)
     set_seed(options.seed)
     data = _data(index, encoder, chats, options)
-    model, processor = _untrained(language_model, language_model_revision, index, data.rows.contexts, options)
+    model, processor = _untrained(language_model, language_model_revision, index, data, options)
     store = None
     if model.frozen_decoder.supports_prefix_cache:
         store = PrefixStore(model, int(options.keep_prefixes_gb * 2**30))
@@ -186,7 +189,7 @@ def adapt(
     model.to(args.device)
     selection.judge("untrained")
     prepared = time.perf_counter()
-    fitted = _fit(model, processor, data.rows, selection, store, options, args)
+    fitted = _fit(model, processor, data, selection, store, options, args)
     kept = selection.install()
     if data.space is not None:
         # Of longer dialogues the language model reads what it was judged by, and the encoder all that it holds.
@@ -199,6 +202,7 @@ def adapt(
         "width": index.width,
         "distinct_texts": data.distinct_texts,
         "contexts": len(data.rows),
+        "contexts_with_images": sum(row >= 0 for row in data.rows.contexts.shown),
         "steps": fitted.steps,
         "kept": kept,
         "chosen_by": selection.merits,
@@ -221,13 +225,15 @@ def adapt(
 
 @dataclass
 class _Data:
-    """What heads are fitted on, and the held-out sets that judge them and that choose among them."""
+    """What heads are fitted on, and the held-out sets that judge them and that choose among them; `captioned` images
+    start the image map where contexts show images."""
 
     rows: AdaptRows
     judging: list[DevSet]
     choosing: list[DevSet]
     space: TextSpace | None
     distinct_texts: dict[str, int]
+    captioned: list[dict]
 
 
 def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _Data:
@@ -247,7 +253,9 @@ def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _D
         space = load_text_space(encoder)
         index.notes.append(require_same_space(space, index))
     own_share = options.contexts if space is None else math.ceil(options.contexts / 2)
-    contexts, table = training_contexts(groups, chosen, own_share, options.seed), index.vectors
+    shows_images = space is not None and space.reads_images and any(groups.rows["image"][group] for group in chosen)
+    share = IMAGE_SHARE if shows_images else 0.0
+    contexts, table = training_contexts(groups, chosen, own_share, options.seed, share), index.vectors
     judges = held_out_sets(index, groups, held_out, options.seed)
     deciding = held_out_sets(index, groups, choosing, options.seed + 1)
     if space is not None:
@@ -261,7 +269,12 @@ def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _D
         "held_out": len(held_out),
         "items_without_text": groups.untold,
     }
-    return _Data(AdaptRows(contexts, table, index.vectors), judges, deciding, space, counts)
+    captioned = [
+        {"caption": groups.texts[group], "caption_visual_features": index.vectors[row], "target_ids": group}
+        for group in (chosen if shows_images else ())
+        for row in groups.rows["image"][group]
+    ]
+    return _Data(AdaptRows(contexts, table, index.vectors), judges, deciding, space, counts, captioned)
 
 
 @dataclass
@@ -273,12 +286,14 @@ class _Fitted:
     started: float
 
 
-def _fit(model, processor, rows: AdaptRows, selection: Selection, store, options: AdaptOptions, args) -> _Fitted:
+def _fit(model, processor, data: _Data, selection: Selection, store, options: AdaptOptions, args) -> _Fitted:
     """Fits the readout in closed form, sharpens it, and with `epochs` trains it with [RET]; offers each of them."""
-    limit = options.max_context_tokens
+    limit, rows = options.max_context_tokens, data.rows
     # A start alone reads every context once: nothing is worth keeping.
     collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
-    read = read_contexts(model, rows, collator)
+    if data.captioned:
+        start_image_map(model, data.captioned, collator, options.seed)
+    read = read_contexts(model, rows, collator, with_images=True)
     start = fit_readout(read, options.seed)
     set_readout(model, start)
     selection.offer("closed_form")
@@ -312,7 +327,7 @@ def _ready_index(embeddings, texts, kind: str, column: str | None) -> Precompute
     return join(vectors, load_items(texts, kind))
 
 
-def _untrained(language_model, revision, index: PrecomputedCorpus, contexts, options: AdaptOptions):
+def _untrained(language_model, revision, index: PrecomputedCorpus, data: _Data, options: AdaptOptions):
     """The model before training, on a language model that is named by where it came from."""
     source = folder_or_id(language_model)
     try:
@@ -325,6 +340,7 @@ def _untrained(language_model, revision, index: PrecomputedCorpus, contexts, opt
             f"The language model {source!r} could not be loaded: it is missing, or cannot be reached. Check the id "
             f"or the folder. ({str(error).splitlines()[0]})"
         ) from error
+    contexts = data.rows.contexts
     both = max(contexts.text_rows) >= 0 and max(contexts.image_rows) >= 0
     model = UniMuRModel.from_backbones(
         source,
@@ -332,6 +348,7 @@ def _untrained(language_model, revision, index: PrecomputedCorpus, contexts, opt
         language_model_revision=revision,
         dtype=getattr(torch, options.dtype) if options.dtype else _faster_dtype(),
         projection_dim=index.width,
+        visual_feature="projected" if data.captioned else "pooled",
         ret_layers=[*sorted({depth // 2, 3 * depth // 4}), -1],
         separate_logit_scales=both,
         caption_loss_weight=0.0,

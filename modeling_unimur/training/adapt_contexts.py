@@ -12,10 +12,10 @@ import torch
 from torch.utils.data import Dataset
 
 from ..data.cache import PackageUnavailable
+from .context_rows import DEFAULT_SOURCES, TextContext, load_texts
 from .dev_sets import DevSet
 from .precomputed import PrecomputedCorpus
 from .text_encoders import TextSpace
-from .unpaired_texts import DEFAULT_SOURCES, TextContext, load_texts
 
 # How often each form is drawn.
 FORMS = {"whole": 30, "moved_on": 25, "cut": 20, "typed": 15, "dropped": 10}
@@ -25,6 +25,8 @@ _SPOKEN = ("moved_on", "cut")
 _LONGEST, _SHORTEST = 24, 8
 # A text without spaces is cut between its characters, where it is longer than this.
 _UNSPACED = 16
+# Share of contexts with an image, where the encoder of the index reads images.
+IMAGE_SHARE = 0.25
 # What the other one says while somebody goes on: nearly nothing, in nearly any language.
 _NODS = ("ok", "hm?", "mm", "...", "aha")
 
@@ -115,25 +117,30 @@ class Contexts:
         turns: of each.
         groups: number of what is right; equal ones are right for each other.
         text_rows, image_rows: rows of the tables of targets, -1 for none.
+        shown: row of the table of images that stands before the last turn, -1 for none.
     """
 
     turns: list[list[str]] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
     text_rows: list[int] = field(default_factory=list)
     image_rows: list[int] = field(default_factory=list)
+    shown: list[int] = field(default_factory=list)
 
-    def add(self, turns: list[str], group: int, text_row: int, image_row: int) -> None:
+    def add(self, turns: list[str], group: int, text_row: int, image_row: int, shown: int = -1) -> None:
         """One more."""
         self.turns.append(turns)
         self.groups.append(group)
         self.text_rows.append(text_row)
         self.image_rows.append(image_row)
+        self.shown.append(shown)
 
     def __len__(self) -> int:
         return len(self.turns)
 
 
-def training_contexts(groups: Groups, chosen: Sequence[int], count: int, seed: int) -> Contexts:
+def training_contexts(
+    groups: Groups, chosen: Sequence[int], count: int, seed: int, image_share: float = 0.0
+) -> Contexts:
     """Contexts about some groups: all of them before one comes again.
 
     Args:
@@ -141,6 +148,8 @@ def training_contexts(groups: Groups, chosen: Sequence[int], count: int, seed: i
         chosen: those to train on.
         count: contexts at most; where there are fewer groups, each stands in up to one of every form.
         seed: of order and forms.
+        image_share: of contexts that show an image: half of them the image of what is right and nothing else, half
+            the image of something else before the words.
     """
     rng, order, found = random.Random(seed), list(chosen), Contexts()
     rng.shuffle(order)
@@ -149,7 +158,15 @@ def training_contexts(groups: Groups, chosen: Sequence[int], count: int, seed: i
         form = rng.choices(list(FORMS), list(FORMS.values()))[0]
         turns = make_turns(form, groups.texts[group], groups.texts[rng.choice(order)], rng)
         rows = {kind: groups.rows[kind][group] for kind in groups.rows}
-        found.add(turns, group, *(rng.choice(rows[kind]) if rows[kind] else -1 for kind in ("text", "image")))
+        text, image = (rng.choice(rows[kind]) if rows[kind] else -1 for kind in ("text", "image"))
+        shown = -1
+        if image_share and rng.random() < image_share:
+            others = groups.rows["image"][rng.choice(order)]
+            if image >= 0 and rng.random() < 0.5:
+                turns, shown = [""], image
+            elif others:
+                shown = rng.choice(others)
+        found.add(turns, group, text, image, shown)
     return found
 
 
@@ -179,9 +196,10 @@ class AdaptRows(Dataset):
 
     def __getitem__(self, row: int) -> dict:
         text, image = self.contexts.text_rows[row], self.contexts.image_rows[row]
+        shown = self.contexts.shown[row]
         return {
             "turns": self.contexts.turns[row],
-            "visual_features": None,
+            "visual_features": None if shown < 0 else self.images[shown : shown + 1],
             "target_text_features": None if text < 0 else self.texts[text],
             "target_image_features": None if image < 0 else self.images[image],
             "target_ids": torch.tensor(self.contexts.groups[row]),

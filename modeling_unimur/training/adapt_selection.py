@@ -153,6 +153,8 @@ class AnchorChoice:
         vectors = _own_vectors(space, [dev.contexts for dev in (*choosing, *judging)])
         self._own, self._judged = vectors[: len(choosing)], vectors[len(choosing) :]
         self.anchor = UniMuRQueryAnchor(config)
+        for tensor, value in self.anchor.initial_values():  # that of images, in no set that chooses, stays
+            tensor.data.fill_(value)
         self.choices: dict[str, Choice] = {}
 
     def offer(self, name: str, readouts: Sequence[torch.Tensor]) -> None:

@@ -13,13 +13,13 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from .. import modeling_open_clip
 from ..data.captioned_images import load_captioned_images
 from ..modeling_unimur import UniMuRModel
-from .context_rows import ImageRows, MixedRows, TextRows
+from .arguments import UniMuRDataArguments, UniMuRModelArguments
+from .context_rows import ImageRows, MixedRows, TextContext, TextRows, load_texts, text_rows
 from .dev_sets import DevSet, image_sets, text_sets
 from .frozen_features import FrozenTexts, text_features
 from .frozen_towers import frozen_towers
 from .pairs import ImagePairs, load_pairs, project
-from .recipes import Recipe, UniMuRDataArguments, UniMuRModelArguments
-from .unpaired_texts import TextContext, load_texts, text_rows
+from .recipes import Recipe
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, image.
 _DEV_CONTEXTS = 500
@@ -44,7 +44,7 @@ class AlignmentData:
         train: rows for `DualAlignmentCollator`.
         refit: what the readout is solved for at the end, each context once.
         dev, test: what the run is judged by.
-        pictures: how many each split has.
+        images: how many each split has.
         anchor: kind of dialogue to the rows that the anchored query is fitted on and those that choose.
     """
 
@@ -52,7 +52,7 @@ class AlignmentData:
     refit: Dataset
     dev: list[DevSet]
     test: list[DevSet]
-    pictures: dict[str, int]
+    images: dict[str, int]
     anchor: dict[str, tuple[Dataset, Dataset]] = field(default_factory=dict)
 
 
@@ -75,7 +75,7 @@ class _Images:
         return project(clip, self.pairs.pooled[numbers].float().to(device)).cpu()
 
     def everything(self) -> torch.Tensor:
-        """The targets of all images `(pictures, width)`."""
+        """The targets of all images `(images, width)`."""
         return self.target(torch.arange(len(self.pairs.paths)))
 
 
@@ -132,12 +132,12 @@ def load_data(
     )
     if not data.equal_captions_match:
         splits["train"].groups = torch.arange(len(splits["train"].paths))
-    pictures = {name: _Images(model, pairs) for name, pairs in splits.items()}
-    sets = {name: image_sets(splits[name], pictures[name].everything()) for name in ("validation", "test")}
+    images = {name: _Images(model, pairs) for name, pairs in splits.items()}
+    sets = {name: image_sets(splits[name], images[name].everything()) for name in ("validation", "test")}
     rows: Dataset = ImageRows(
         splits["train"],
-        pictures["train"].target,
-        pictures["train"].visual,
+        images["train"].target,
+        images["train"].visual,
         data.two_pairs_fraction,
         data.image_context_fraction,
         seed,
@@ -155,7 +155,7 @@ def load_data(
                 lambda lines: text_features(towers.text_tower, towers.encode_texts, lines),
                 splits[split],
                 image_ids,
-                pictures[split].target,
+                images[split].target,
                 own_share,
             )
 

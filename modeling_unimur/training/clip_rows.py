@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback
 
 
 @dataclass
@@ -26,11 +25,11 @@ class ClipRows(Dataset):
     """One row per image.
 
     Args:
-        pooled (`(pictures, width)`): features of the images.
-        views (`(pictures, views, width)`): of their views; there may be none.
+        pooled (`(images, width)`): features of the images.
+        views (`(images, views, width)`): of their views; there may be none.
         texts (`(texts, text_width)`): features of all texts, image by image, the title first.
-        counts (`(pictures,)`): texts of each image.
-        groups (`(pictures,)`): images with equal numbers are right for each other's texts.
+        counts (`(images,)`): texts of each image.
+        groups (`(images,)`): images with equal numbers are right for each other's texts.
         draws (`Draws`): what an epoch draws.
     """
 
@@ -75,15 +74,4 @@ class ClipRows(Dataset):
         }
 
 
-class EpochDraws(TrainerCallback):
-    """Lets the rows draw anew when an epoch begins, in a resumed run as in one without a break."""
-
-    def __init__(self, rows: ClipRows):
-        self.rows = rows
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        """Draws."""
-        self.rows.draw(int(state.epoch or 0))
-
-
-__all__ = ["ClipRows", "Draws", "EpochDraws"]
+__all__ = ["ClipRows", "Draws"]

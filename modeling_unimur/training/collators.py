@@ -106,9 +106,9 @@ def turn_messages(turns: "list[str]", image_first: bool = False) -> "list[dict]"
     return messages
 
 
-def render_turns(processor: UniMuRProcessor, turns: "list[str]", image_first: bool = False) -> str:
-    """Turns as the processor writes a dialogue, with an image's placeholder before the last one's words."""
-    return processor.render(turn_messages(turns, image_first))
+def render_turns(processor: UniMuRProcessor, turns: "list[str]") -> str:
+    """Turns as the processor writes a dialogue."""
+    return processor.render(turn_messages(turns))
 
 
 def rows_at(rows: Dataset, numbers: Sequence[int]) -> list[dict]:

@@ -1,11 +1,15 @@
-"""Rows of datasets that a training step reads: contexts with their relevant images and texts."""
+"""Rows that a training step reads: contexts with their relevant images and texts."""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ..data.registry import TEXTS, find_loader
 from .pairs import ImagePairs
 
 
@@ -52,7 +56,7 @@ class ImageRows(Dataset):
     def __getitem__(self, row: int) -> dict:
         return self.__getitems__([row])[0]
 
-    def __getitems__(self, rows: Sequence[int]) -> "list[dict]":
+    def __getitems__(self, rows: Sequence[int]) -> list[dict]:
         """Rows of one batch: one look-up in the cached features for all of them."""
         index = torch.as_tensor(rows)
         owners = self.pairs.owners[index]
@@ -83,10 +87,10 @@ class TextRows(Dataset):
     Args:
         turns (`list[list[str]]`): of each context.
         features (`torch.Tensor` of shape `(targets, width)`): the frozen text tower's output for each distinct target.
-        owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
+        owners (`torch.Tensor` of shape `(contexts,)`): which target is right, -1 for none.
         ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `ImageRows` that
             are trained along included.
-        pictures (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
+        images (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
         image_targets (`Callable`, *optional*): as in `ImageRows`.
         own (`torch.Tensor` of shape `(contexts, width)`, *optional*): what the text tower makes of the contexts' own
             words.
@@ -95,34 +99,36 @@ class TextRows(Dataset):
 
     def __init__(
         self,
-        turns: "list[list[str]]",
+        turns: list[list[str]],
         features: torch.Tensor,
         owners: torch.Tensor,
         ids: torch.Tensor,
-        pictures: "torch.Tensor | None" = None,
-        image_targets: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
-        own: "torch.Tensor | None" = None,
+        images: torch.Tensor | None = None,
+        image_targets: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        own: torch.Tensor | None = None,
         own_share: float = 0.0,
     ):
         self.turns, self.features, self.owners, self.ids = turns, features, owners, ids
-        self.pictures, self.image_targets = pictures, image_targets
+        self.images, self.image_targets = images, image_targets
         self.own, self.own_share = own, own_share
 
     def __len__(self) -> int:
         return len(self.turns)
 
     def __getitem__(self, row: int) -> dict:
-        picture = -1 if self.pictures is None else int(self.pictures[row])
+        image = -1 if self.images is None else int(self.images[row])
         return {
             "turns": self.turns[row],
             "visual_features": None,
-            "target_image_features": None if picture < 0 else self.image_targets(self.pictures[row : row + 1])[0],
+            "target_image_features": None if image < 0 else self.image_targets(self.images[row : row + 1])[0],
             "target_text_features": self._text_target(row),
             "target_ids": self.ids[row],
             "caption": None,
         }
 
-    def _text_target(self, row: int) -> torch.Tensor:
+    def _text_target(self, row: int) -> torch.Tensor | None:
+        if self.owners[row] < 0:
+            return None
         right = self.features[self.owners[row]]
         if self.own is None or not self.own_share:
             return right
@@ -162,7 +168,7 @@ class MixedRows(Dataset):
         part, place = self.places[row].tolist()
         return self.datasets[part][place]
 
-    def __getitems__(self, rows: Sequence[int]) -> "list[dict]":
+    def __getitems__(self, rows: Sequence[int]) -> list[dict]:
         """Rows of one batch, by part."""
         found: dict[int, dict] = {}
         wanted = self.places[torch.as_tensor(rows)].tolist()
@@ -174,4 +180,106 @@ class MixedRows(Dataset):
         return [found[position] for position in range(len(rows))]
 
 
-__all__ = ["ImageRows", "MixedRows", "TextRows"]
+@dataclass
+class TextContext:
+    """One context.
+
+    Args:
+        turns (`list[str]`): of the dialogue.
+        target (`str`): the right text.
+        image (`str`): `image_id` of the right image, empty for none.
+    """
+
+    turns: list
+    target: str
+    image: str = ""
+
+
+Splits = dict[str, list[TextContext]]
+
+
+def _own_chats(path: str) -> Splits:
+    from ..data.own_chats import read_own_chats, split_own_chats
+
+    rows, _ = read_own_chats(path)
+    return {split: _told(part) for split, part in split_own_chats(rows).items()}
+
+
+def _told(rows: Iterable[dict]) -> list[TextContext]:
+    """Rows with `turns` and `target_text`, and `target_picture` where they have one."""
+    return [
+        TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row.get("target_picture", ""))
+        for row in rows
+    ]
+
+
+_PATH_LOADERS: dict[str, Callable[[str], Splits]] = {"chats": _own_chats}
+# What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the images' words.
+DEFAULT_SOURCES = ("glosses", "dialogues")
+
+
+def load_texts(sources: list[str]) -> dict[str, Splits]:
+    """The named sources.
+
+    Args:
+        sources: names out of `data.registry.TEXTS`; `chats=PATH`: a person's own chats, as
+            `data.own_chats.read_own_chats` takes them; or `package.module:function`, a function that returns such
+            rows.
+
+    Returns:
+        `dict`: source to `train`, and to `validation` and `test` unless its texts are their own right answers; nothing
+        in `train` is about an image of the other two.
+
+    Raises:
+        ValueError: for an unknown source, or a file of chats that holds none.
+        FileNotFoundError: for a file that is not there.
+        ImportError: for a source whose package is not installed.
+        PackageUnavailable: the package of a source cannot be fetched.
+    """
+    found: dict[str, Splits] = {}
+    for source in dict.fromkeys(sources):
+        name, at_path, path = source.partition("=")
+        if at_path and name in _PATH_LOADERS and path:
+            found[source] = _PATH_LOADERS[name](path)
+        elif (load := find_loader(source, TEXTS)) is not None:
+            found[source] = {split: _told(rows) for split, rows in load().items()}
+        else:
+            choices = [*TEXTS, *(f"{name}=PATH" for name in _PATH_LOADERS)]
+            raise ValueError(f"Unknown source of texts {source!r}: choose from {', '.join(choices)}.")
+    return found
+
+
+def text_rows(
+    contexts: Iterable[TextContext],
+    encode: Callable[[list[str]], torch.Tensor],
+    pairs: ImagePairs,
+    image_ids: dict[str, str],
+    image_targets: Callable[[torch.Tensor], torch.Tensor],
+    own_share: float = 0.0,
+) -> TextRows:
+    """Contexts as rows beside those of the images.
+
+    Args:
+        contexts: of one split.
+        encode: texts to the frozen text tower's output `(texts, width)`.
+        pairs: the images of the same split.
+        image_ids: path of an image to its `image_id`.
+        image_targets: image numbers `(n,)` to the frozen image tower's output.
+        own_share: of a context's own words in its target.
+
+    A context with a known image shares the id of that image's group; equal targets share an id beyond the groups.
+    """
+    contexts = list(contexts)
+    numbers = {image_ids[path]: number for number, path in enumerate(pairs.paths)}
+    targets = list(dict.fromkeys(context.target for context in contexts))
+    place = {target: number for number, target in enumerate(targets)}
+    owners = torch.tensor([place[context.target] for context in contexts])
+    images = torch.tensor([numbers.get(context.image, -1) for context in contexts])
+    first = int(pairs.groups.max()) + 1 if len(pairs.groups) else 0
+    ids = torch.where(images >= 0, pairs.groups[images.clamp(min=0)], owners + first)
+    turns = [context.turns for context in contexts]
+    own = encode(["\n".join(some) for some in turns]) if own_share else None
+    return TextRows(turns, encode(targets), owners, ids, images, image_targets, own, own_share)
+
+
+__all__ = ["DEFAULT_SOURCES", "ImageRows", "MixedRows", "Splits", "TextContext", "TextRows", "load_texts", "text_rows"]

@@ -39,7 +39,7 @@ def image_sets(pairs: ImagePairs, image_features: torch.Tensor) -> "list[DevSet]
 
     Args:
         pairs: a split.
-        image_features (`torch.Tensor` of shape `(pictures, width)`): the frozen image tower's output.
+        image_features (`torch.Tensor` of shape `(images, width)`): the frozen image tower's output.
     """
     contexts, groups = [[title] for title in pairs.titles], np.asarray(pairs.groups)
     titles = pairs.text_features[pairs.title_rows]
@@ -49,20 +49,20 @@ def image_sets(pairs: ImagePairs, image_features: torch.Tensor) -> "list[DevSet]
     ]
 
 
-def text_sets(rows: TextRows, text_name: str, image_name: "str | None", pictures: "DevSet | None") -> "list[DevSet]":
+def text_sets(rows: TextRows, text_name: str, image_name: "str | None", images: "DevSet | None") -> "list[DevSet]":
     """From contexts of a text source: their text among all targets, their image among all images.
 
     Args:
         rows: of one split.
         text_name, image_name: of the two sets; without the second, or a context with an image, there is only one.
-        pictures: the set whose candidates are all images of the split.
+        images: the set whose candidates are all images of the split.
     """
     owners = rows.owners.numpy()
     sets = [DevSet(text_name, rows.turns, owners, "text", rows.features, np.arange(len(rows.features)))]
-    shown = [] if rows.pictures is None else (rows.pictures >= 0).nonzero().flatten().tolist()
-    if image_name and pictures is not None and shown:
+    shown = [] if rows.images is None else (rows.images >= 0).nonzero().flatten().tolist()
+    if image_name and images is not None and shown:
         contexts, ids = [rows.turns[row] for row in shown], rows.ids[shown].numpy()
-        sets.append(DevSet(image_name, contexts, ids, "image", pictures.candidates, pictures.candidate_ids))
+        sets.append(DevSet(image_name, contexts, ids, "image", images.candidates, images.candidate_ids))
     return sets
 
 
@@ -73,7 +73,6 @@ def embed_contexts(
     contexts: "list[list[str]]",
     max_tokens: int = 256,
     store: "PrefixStore | None" = None,
-    batch_size: int = 64,
     keep: str = "latest",
 ) -> torch.Tensor:
     """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length.
@@ -96,7 +95,7 @@ def embed_contexts(
         return model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu()
 
     rows = range(len(texts))
-    return embed_by_length(rows, embed, batch_size, lambda row: len(texts[row]), "Embedding contexts")
+    return embed_by_length(rows, embed, size=lambda row: len(texts[row]), desc="Embedding contexts")
 
 
 @torch.inference_mode()

@@ -84,12 +84,11 @@ class DecodedImages:
 
     Args:
         processor (`UniVLDRProcessor`): of the model.
-        threads (*optional*): that read and decode; by the CPUs, up to 8.
     """
 
-    def __init__(self, processor, threads: "int | None" = None):
+    def __init__(self, processor):
         self.processor = processor
-        self.threads = threads or min(8, os.cpu_count() or 1)
+        self.threads = min(8, os.cpu_count() or 1)
         self.unreadable: set[str] = set()
 
     def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
@@ -97,9 +96,9 @@ class DecodedImages:
         there is no image, if any is missing."""
         with ThreadPoolExecutor(self.threads) as pool:
             read = list(pool.map(self._read, [document.image for document in documents]))
-        there = [picture is not None for picture in read]
-        pictures = [picture or Image.new("RGB", (32, 32)) for picture in read]
-        batch = dict(self.processor.image_processor(pictures, return_tensors="pt"))
+        there = [image is not None for image in read]
+        images = [image or Image.new("RGB", (32, 32)) for image in read]
+        batch = dict(self.processor.image_processor(images, return_tensors="pt"))
         return batch if all(there) else {**batch, "image_mask": torch.tensor(there)}
 
     def _read(self, address: str) -> "Image.Image | None":
@@ -128,7 +127,7 @@ class PooledImages:
         addresses = list(dict.fromkeys(address for address in addresses if address))
         store = FrozenImages(towers.image_tower, towers.encode_images, processor.image_processor, options)
         features = store.features(addresses)
-        logger.info("%s", features.describe("pictures"))
+        logger.info("%s", features.describe("images"))
         self.rows = in_memory_if_small(features)
         self.places = {addresses[position]: row for row, position in enumerate(features.kept.tolist())}
         self.unreadable = set(addresses) - set(self.places)

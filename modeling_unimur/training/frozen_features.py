@@ -3,9 +3,9 @@
 import hashlib
 import json
 import logging
+import os
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.cache import cache_dir
+from ..data.image_bytes import FileStamps, worker_count
 from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 from ..data.text_lines import read_lines
-from .picture_batches import PictureBatches, load_batches
+from ..encoding.chunks import Batch, Preparation, PreparedBatch, prepare
+from ..encoding.items import Item
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +36,6 @@ class FeatureOptions:
     Args:
         stored (`torch.dtype`): of the rows on disk. bfloat16 halves them: each value is then within 2^-8 of itself,
             and the cosine of a row with its float32 self is above 1 - 1e-5.
-        tower (`torch.dtype`, *optional*): bfloat16 runs the tower under autocast; None leaves it as it was loaded. How
-            near that comes depends on the tower: of the small dual encoder, cosines with float32 are above 0.9999 for
-            MiniLM's texts, and for EfficientNet's images 0.998 in the mean and 0.975 at worst (120 images).
         workers (`int`, *optional*): processes that read and decode images; by default one fewer than the CPUs where
             there are many images, and none otherwise.
         image_batch, text_batch (`int`): items that pass a tower together.
@@ -44,7 +43,6 @@ class FeatureOptions:
     """
 
     stored: torch.dtype = torch.float32
-    tower: "torch.dtype | None" = None
     workers: "int | None" = None
     image_batch: int = 32
     text_batch: int = 128
@@ -96,11 +94,6 @@ def _settings(image_processor) -> str:
     return json.dumps(kept, indent=2, sort_keys=True) + "\n"
 
 
-def _autocast(tower: nn.Module, dtype: "torch.dtype | None"):
-    device = next((p.device.type for p in tower.parameters()), "cpu")
-    return nullcontext() if dtype is None else torch.autocast(device, dtype=dtype)
-
-
 class _Writer:
     """Collects rows and writes them as shards, by number and by time."""
 
@@ -132,13 +125,26 @@ class _Writer:
 
 
 def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[str, ...]") -> RowStore:
-    about = {"kind": kind, "stored": str(options.stored), "tower": str(options.tower), "version": _VERSION}
+    # "tower" is part of the names of stores since towers could run under autocast.
+    about = {"kind": kind, "stored": str(options.stored), "tower": "None", "version": _VERSION}
     folder = cache_dir() / "features" / f"{kind}-{fingerprint(tower, json.dumps(about), *extra)}"
     if not (folder / "about.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         about["module"] = type(tower).__name__
         (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     return RowStore(folder, options.stored)
+
+
+class _ImagePreparation(Preparation):
+    """Images for one frozen tower, kept by the bytes of their files alone."""
+
+    def key(self, item: Item, data: bytes, payload: dict) -> bytes:
+        """The key of the file's bytes."""
+        return key_of(data)
+
+    def process(self, kind: str, contents: list, payloads: list[dict]):
+        """What the tower's image processor returns."""
+        return self.processor(contents, return_tensors="pt")
 
 
 class FrozenImages:
@@ -162,67 +168,86 @@ class FrozenImages:
         self.contents = RowStore(cache_dir() / "features" / "file-contents", torch.uint8)
         self._listing = self.store.folder / "unreadable.tsv"
 
-    def features(self, pictures: Sequence[str]) -> CachedFeatures:
+    def features(self, images: Sequence[str]) -> CachedFeatures:
         """Features of images by address (`data.picture_bytes`), computed where they are not there yet.
 
         An image that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
         `unreadable.tsv` of the store, and not tried again while it stands there.
         """
+        stamps, keys, skipped = self._remembered(images)
         unreadable = self._unreadable()
-        batches = PictureBatches(pictures, self.image_processor, self.options.image_batch)
-        skipped = batches.remember(self.contents)
-        keys, known = batches.keys, batches.known
-        bad = np.array(sorted(unreadable), dtype=KEY_TYPE)
-        settled = known & (self.store.find(keys) >= 0)
-        refused = known & np.isin(keys, bad)
+        settled = self.store.find(keys) >= 0
+        refused = np.isin(keys, np.array(sorted(unreadable), dtype=KEY_TYPE))
         skipped.extend((int(n), unreadable[keys[n]]) for n in np.flatnonzero(refused))
-        missing = batches.missing
-        todo = np.flatnonzero(~(settled | refused | missing))
+        todo = np.flatnonzero(~settled & ~refused & (stamps != b""))
         present, writer = int(settled.sum()), _Writer(self.store, self.options.shard_rows)
-        batches.plan(todo, self.store.keys())
-        stamps: list[tuple[bytes, bytes]] = []
+        preparation = _ImagePreparation(self.image_processor, self.store.keys())
+        workers = worker_count(self.options.workers, len(todo)) if len(todo) else 0
+        read: list[tuple[bytes, bytes]] = []
 
         def flush() -> None:
             writer.flush()  # before the contents are noted: a kill in between costs reading, not computing
-            self.contents.append([stamp for stamp, _ in stamps], _as_rows([content for _, content in stamps]))
-            stamps.clear()
+            self.contents.append([stamp for stamp, _ in read], _as_rows([content for _, content in read]))
+            read.clear()
 
-        with tqdm(total=len(pictures), initial=len(pictures) - len(todo), desc="Images", disable=not len(todo)) as bar:
-            for batch in load_batches(batches, self.options.workers):
-                for position, reason, key in batch.failures:
-                    logger.warning("Left out: %s", reason)
-                    skipped.append((position, reason))
+        with tqdm(total=len(images), initial=len(images) - len(todo), desc="Images", disable=not len(todo)) as bar:
+            for done in prepare(self._batches(images, todo), preparation, workers):
+                for (position, item), key, reason in zip(done.batch.items, done.keys, done.reasons, strict=True):
                     if key is not None:
-                        self._refuse(key, pictures[position], reason)
-                        stamps.append((batches.stamps[position], key))
-                for position, key in zip(batch.positions, batch.keys, strict=True):
-                    keys[position], known[position] = key, True
-                    stamps.append((batches.stamps[position], key))
-                self._encode(batch, writer)
-                if writer.due() or len(stamps) >= 4 * self.options.shard_rows:
+                        read.append((stamps[position], key))
+                    if reason is None:
+                        keys[position] = key
+                        continue
+                    skipped.append((position, f"{item.content}: {reason}"))
+                    logger.warning("Left out: %s", skipped[-1][1])
+                    if key is not None:
+                        self._refuse(key, item.content, skipped[-1][1])
+                self._encode(done, writer)
+                if writer.due() or len(read) >= 4 * self.options.shard_rows:
                     flush()
-                bar.update(batch.size)
+                bar.update(len(done.batch.items))
         flush()
-        numbers = np.where(known, self.store.find(keys), -1)
+        numbers = self.store.find(keys)
         kept = np.flatnonzero(numbers >= 0)
         present += len(kept) - int(settled.sum()) - writer.count
         return CachedFeatures(self.store.rows(numbers[kept]), kept, present, writer.count, self.store.folder, skipped)
 
+    def _remembered(self, images: Sequence[str]) -> tuple[np.ndarray, np.ndarray, list]:
+        """Stamps of the files, keys of those that have not changed since they were last read (empty for the others),
+        and `(position, reason)` of those that are missing."""
+        stamps, keys = (np.zeros(len(images), dtype=KEY_TYPE) for _ in range(2))
+        files, missing = FileStamps(), []
+        for position, image in enumerate(images):
+            try:
+                stamps[position] = key_of(os.fsencode(files.stamp(image)))
+            except OSError as error:
+                missing.append((position, f"{image}: {error.strerror or error}"))
+        numbers = self.contents.find(stamps)
+        if (numbers >= 0).any():
+            rows = self.contents.rows(numbers[numbers >= 0]).tensor().to(torch.uint8).numpy()
+            keys[numbers >= 0] = np.ascontiguousarray(rows).view(KEY_TYPE).reshape(-1)
+        return stamps, keys, missing
+
+    def _batches(self, images: Sequence[str], todo: np.ndarray) -> Iterator[Batch]:
+        for start in range(0, len(todo), self.options.image_batch):
+            positions = todo[start : start + self.options.image_batch].tolist()
+            yield Batch(
+                0, "image", [(position, Item("image", "", images[position], "", "")) for position in positions]
+            )
+
     @torch.inference_mode()
-    def _encode(self, batch, writer: _Writer) -> None:
+    def _encode(self, done: PreparedBatch, writer: _Writer) -> None:
         """Runs the tower on those images of a batch that are neither stored nor held: files may be copies."""
         fresh: dict[bytes, int] = {}
-        for row, key in enumerate(batch.decoded_keys):
+        for row, key in enumerate(done.keys[number] for number in done.rows):
             if key not in writer.held and key not in self.store:
                 fresh.setdefault(key, row)
         if not fresh:
             return
-        inputs = dict(batch.inputs)
-        if len(fresh) < len(batch.decoded_keys):
+        inputs = dict(done.inputs)
+        if len(fresh) < len(done.rows):
             inputs = {name: value[torch.tensor(list(fresh.values()))] for name, value in inputs.items()}
-        with _autocast(self.tower, self.options.tower):
-            features = self.encode(inputs.pop("pixel_values"), **inputs)
-        writer.add(list(fresh), features)
+        writer.add(list(fresh), self.encode(inputs.pop("pixel_values"), **inputs))
 
     def _unreadable(self) -> "dict[bytes, str]":
         if not self._listing.is_file():
@@ -230,10 +255,10 @@ class FrozenImages:
         parts = [line.split("\t", 2) for line in read_lines(self._listing)]
         return {bytes.fromhex(part[0]): part[2] for part in parts if len(part) == 3}
 
-    def _refuse(self, key: bytes, picture: str, reason: str) -> None:
+    def _refuse(self, key: bytes, image: str, reason: str) -> None:
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with self._listing.open("a", encoding="utf-8", errors="replace") as file:
-            file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (picture, reason))]) + "\n")
+            file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (image, reason))]) + "\n")
 
 
 def _as_rows(contents: "list[bytes]") -> torch.Tensor:
@@ -268,8 +293,7 @@ class FrozenTexts:
                 window.sort(key=lambda pair: len(pair[0]))  # little padding
                 for at in range(0, len(window), size):
                     lines, names = zip(*window[at : at + size], strict=True)
-                    with _autocast(self.tower, self.options.tower):
-                        writer.add(list(names), self.encode(list(lines)))
+                    writer.add(list(names), self.encode(list(lines)))
                     if writer.due():
                         writer.flush()
                     bar.update(len(lines))

@@ -56,7 +56,7 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
 
 
 def project(clip, pooled: "torch.Tensor | StoredRows") -> "torch.Tensor | StoredRows":
-    """Pooled features into the joint space of the dual encoder `(pictures, width)`.
+    """Pooled features into the joint space of the dual encoder `(images, width)`.
 
     Rows on disk stay there: they are projected when they are gathered, by a copy of the projection's present weights.
     """

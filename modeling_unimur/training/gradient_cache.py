@@ -13,7 +13,7 @@ from ..modeling_unimur import UniMuROutput
 from ..processing_unimur import ANCHOR_ROWS
 
 _BY_ROW = ("input_ids", "attention_mask", "labels", *ANCHOR_ROWS)
-_BY_IMAGE = ("pixel_values", "visual_features", "anchor_image_features")
+_BY_IMAGE = ("pixel_values", "visual_features", "pixel_attention_mask", "spatial_shapes", "anchor_image_features")
 
 
 def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[dict]":
@@ -29,18 +29,18 @@ def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[di
         `dict`: the same arguments of fewer rows.
     """
     ids = batch[f"{prefix}input_ids"]
-    pictures = (ids == config.image_token_id).sum(dim=1) // config.num_visual_tokens
+    images = (ids == config.image_token_id).sum(dim=1) // config.num_visual_tokens
     states = None if prefix else batch.get("prefix_states")
     for start in range(0, len(ids), rows):
         part = slice(start, start + rows)
         chunk = {f"{prefix}{name}": batch[f"{prefix}{name}"][part] for name in _BY_ROW if f"{prefix}{name}" in batch}
-        first = int(pictures[:start].sum())
-        shown = slice(first, first + int(pictures[part].sum()))
+        first = int(images[:start].sum())
+        shown = slice(first, first + int(images[part].sum()))
         if shown.stop > shown.start:
             chunk.update({f"{prefix}{n}": batch[f"{prefix}{n}"][shown] for n in _BY_IMAGE if f"{prefix}{n}" in batch})
-        words = pictures[part] == 0
+        words = images[part] == 0
         if states is not None and bool(words.any()):  # kept for the contexts without images alone
-            first = int((pictures[:start] == 0).sum())
+            first = int((images[:start] == 0).sum())
             longest = int(chunk["attention_mask"][words].sum(dim=1).max()) - config.num_ret_tokens
             chunk["prefix_states"] = states[first : first + int(words.sum()), :, :, states.shape[3] - longest :]
         yield chunk

@@ -17,6 +17,8 @@ from .mining import Judged, MiningOptions, mine_vectors
 
 logger = logging.getLogger(__name__)
 
+# A candidate of such a cosine with a right target counts as right as well.
+_OPTIONS = MiningOptions(joint=False, max_similarity=0.95)
 # Rows that are embedded at a time.
 _BATCH = 64
 _INPUTS = ("input_ids", "attention_mask", "visual_features", "prefix_states")
@@ -71,7 +73,6 @@ def mine_hard_negatives(
     rows: Dataset,
     collator: DualAlignmentCollator,
     count: int = 1,
-    options: MiningOptions | None = None,
     seed: int = 0,
 ) -> HardNegativeRows:
     """Searches the targets of all rows with each row's unified embedding; what ranks high and is not right is a hard
@@ -85,14 +86,11 @@ def mine_hard_negatives(
         rows: of `context_rows`; rows with equal `target_ids` are right for each other.
         collator: the run's.
         count: hard negatives of each modality a row and epoch.
-        options (*optional*): depth of the search, and the cosine with a right target from which on a candidate counts
-            as right as well (0.95 by default).
         seed: of the draws.
 
     Raises:
         ValueError: all targets of a modality are right for a context.
     """
-    options = options or MiningOptions(joint=False, max_similarity=0.95)
     known = all_rows(rows)
     queries = _unified_embeddings(model, known, collator)
     pools, mined, report = {}, {}, Counter()
@@ -106,7 +104,7 @@ def mine_hard_negatives(
         right = [places.get(int(row["target_ids"]), []) for row in known]
         vectors = target(pool.float().to(model.device)).float()
         judged = Judged([frozenset(each) for each in right], right)
-        found = mine_vectors(queries, vectors, [kind] * len(pool), judged, options, report=report)
+        found = mine_vectors(queries, vectors, [kind] * len(pool), judged, _OPTIONS, report=report)
         every = range(len(pool))
         # A row whose search found right targets alone takes any wrong one.
         mined[kind] = [

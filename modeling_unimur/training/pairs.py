@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.captioned_images import load_captioned_images
-from ..data.cc3m_table import CC3MTable, load_cc3m
+from ..data.cc3m import CC3MTable, load_cc3m
 from ..data.row_store import StoredRows
 from ..data.titles import split_by_title, title_group
 from .frozen_features import CachedFeatures, FeatureOptions, FrozenImages, FrozenTexts
@@ -29,13 +29,13 @@ def _clean(text: str) -> str:
     return " ".join(text.split())
 
 
-def caption_forms(title: str, description: str = "", tags: list[str] | None = None, num_tags: int = 4) -> list[str]:
+def caption_forms(title: str, description: str = "", tags: list[str] | None = None) -> list[str]:
     """Different texts for one image: its title, its description, the title with tags.
 
     Args:
         title: may be empty.
         description: left out when it repeats the title, is longer than forty words, or holds an address.
-        tags: keywords; the first `num_tags` that the title does not hold are used.
+        tags: keywords; the first four that the title does not hold are used.
 
     Returns:
         at least one text, unless all three are empty.
@@ -45,7 +45,7 @@ def caption_forms(title: str, description: str = "", tags: list[str] | None = No
     usable = description and not _ADDRESS.search(description) and len(description.split()) <= _LONGEST
     if usable and description.casefold().strip(" .!") != title.casefold().strip(" .!"):
         forms.append(description)
-    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:num_tags]
+    fresh = [tag for tag in map(_clean, tags or []) if tag and tag.casefold() not in title.casefold()][:4]
     if fresh:
         forms.append(", ".join([title, *fresh] if title else fresh))
     return forms
@@ -83,11 +83,11 @@ class ImagePairs:
 
     Args:
         paths, titles (`Sequence[str]`): one per image.
-        groups (`torch.Tensor` of shape `(pictures,)`): images with one title group are right for each other.
-        pooled (`torch.Tensor` of shape `(pictures, pooled_width)`): the frozen image tower's output.
+        groups (`torch.Tensor` of shape `(images,)`): images with one title group are right for each other.
+        pooled (`torch.Tensor` of shape `(images, pooled_width)`): the frozen image tower's output.
         texts (`Sequence[str]`), owners (`torch.Tensor` of shape `(texts,)`): every caption form and its image.
         text_features (`torch.Tensor` of shape `(texts, width)`): the frozen text tower's output.
-        title_rows (`torch.Tensor` of shape `(pictures,)`): which text is the image's title.
+        title_rows (`torch.Tensor` of shape `(images,)`): which text is the image's title.
     """
 
     paths: Sequence[str]
@@ -134,14 +134,14 @@ def load_pairs(
         options or FeatureOptions(),
         tell or logger.info,
     )
-    pictures = FrozenImages(towers.image_tower, towers.encode_images, image_processor, options)
+    images = FrozenImages(towers.image_tower, towers.encode_images, image_processor, options)
     texts = FrozenTexts(towers.text_tower, towers.encode_texts, options)
     named = [source for source in sources if source.startswith("cc3m")]
     if named:
         if len(named) < len(sources):
             raise ValueError(f"data.sources mixes {named} with other sources: train on one kind at a time.")
-        return load_cc3m_pairs(named, pictures, texts, held_out_fraction, tell)
-    return _installable(sources, pictures, texts, tell)
+        return load_cc3m_pairs(named, images, texts, held_out_fraction, tell)
+    return _installable(sources, images, texts, tell)
 
 
 def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImagePairs]:
@@ -151,10 +151,10 @@ def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImageP
     parts = {name: rows.filter(lambda row: bool(row["title"].strip())) for name, rows in parts.items()}
     _require_every_split({name: len(rows) for name, rows in parts.items()}, sources)
     for name, rows in parts.items():
-        pictures = frozen_images.features(list(rows["image"]))
-        tell(pictures.describe(f"{name}, images"))
+        images = frozen_images.features(list(rows["image"]))
+        tell(images.describe(f"{name}, images"))
         texts, owners, title_rows = [], [], []
-        chosen = [rows[int(position)] for position in pictures.kept]
+        chosen = [rows[int(position)] for position in images.kept]
         for number, row in enumerate(chosen):
             title_rows.append(len(texts))
             forms = caption_forms(row["title"], row["description"], row["tags"])
@@ -167,7 +167,7 @@ def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImageP
             paths=[row["image"] for row in chosen],
             titles=[row["title"] for row in chosen],
             groups=torch.tensor(groups),
-            pooled=in_memory_if_small(pictures),
+            pooled=in_memory_if_small(images),
             texts=texts,
             owners=torch.tensor(owners),
             text_features=in_memory_if_small(features),
@@ -236,7 +236,7 @@ def load_cc3m_pairs(
     with equal captions are right for each other.
 
     Args:
-        sources: as in `parse_sources`; paths as `data.cc3m_table.read_cc3m` takes them.
+        sources: as in `parse_sources`; paths as `data.cc3m.read_cc3m` takes them.
         frozen_images, frozen_texts: of the dual encoder.
         held_out_fraction: expected share of the training file in each slice.
         tell: takes each line of the report.
@@ -253,7 +253,7 @@ def load_cc3m_pairs(
         if split in paths:
             tables[split] = load_cc3m(paths[split], split)
             tell(f"{split}: {tables[split].report.describe()}")
-    groups, positions = caption_hashes(tables["train"].captions)
+    groups, positions = caption_hashes(tables["train"].pairs["caption"])
     part, cut = np.zeros(len(groups), dtype=np.int8), 0.0
     for number, split in enumerate(("validation", "test"), start=1):
         if split not in tables:
@@ -264,7 +264,7 @@ def load_cc3m_pairs(
         table, own = tables.get(split, tables["train"]), groups
         rows = np.flatnonzero(part == number)
         if split in tables and split != "train":
-            own, _ = caption_hashes(table.captions)
+            own, _ = caption_hashes(table.pairs["caption"])
             rows = np.arange(len(own))
         if not len(rows):
             raise ValueError(
@@ -277,12 +277,13 @@ def load_cc3m_pairs(
 
 
 def _cc3m_split(split, table, rows, groups, frozen_images, frozen_texts, tell) -> ImagePairs:
-    pictures = frozen_images.features(table.pictures.select(rows))
-    tell(pictures.describe(f"{split}, images"))
-    rows = rows[pictures.kept]
+    images = frozen_images.features(table.pairs.select(rows)["image"])
+    tell(images.describe(f"{split}, images"))
+    rows = rows[images.kept]
     if not len(rows):
-        raise ValueError(f"No image of {split} could be read; the first: {pictures.skipped[0][1]}")
-    captions, paths = table.captions.select(rows), table.pictures.select(rows)
+        raise ValueError(f"No image of {split} could be read; the first: {images.skipped[0][1]}")
+    chosen = table.pairs.select(rows)
+    captions, paths = chosen["caption"], chosen["image"]
     features = frozen_texts.features(captions)
     tell(features.describe(f"{split}, texts"))
     if len(rows) <= _STRINGS_IN_MEMORY:
@@ -292,7 +293,7 @@ def _cc3m_split(split, table, rows, groups, frozen_images, frozen_texts, tell) -
         paths=paths,
         titles=captions,
         groups=torch.from_numpy(groups[rows]),
-        pooled=in_memory_if_small(pictures),
+        pooled=in_memory_if_small(images),
         texts=captions,
         owners=order,
         text_features=in_memory_if_small(features),

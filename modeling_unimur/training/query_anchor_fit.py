@@ -180,7 +180,6 @@ def mean_mrr(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet]) -> float:
 def fit_weights(
     anchor: UniMuRQueryAnchor,
     sets: Sequence[QuerySet],
-    names: Sequence[str] = tuple(_WEIGHTS),
     no_set_below: bool = False,
 ) -> dict:
     """Sets the weights of an anchored query to the best of a grid by the mean reciprocal rank over the sets.
@@ -191,7 +190,6 @@ def fit_weights(
     Args:
         anchor: its weights are set; the rest stays as it is.
         sets: held-out dialogues that neither the readout nor the correction was fitted on.
-        names: of the weights that are chosen; `whole_weight` is 1.
         no_set_below: whether weights are left out that put any single set below the encoder alone.
 
     Returns:
@@ -199,9 +197,9 @@ def fit_weights(
     """
     anchor.whole_weight.fill_(1.0)
     has_images = any(bool(some.image.any()) for some in sets)
+    names = [name for name in _WEIGHTS if getattr(anchor, name, None) is not None]
     if not has_images:  # its weight stays as it is
         names = [name for name in names if name != "image_weight"]
-    names = [name for name in names if getattr(anchor, name, None) is not None]
     grids = [_WEIGHTS[name] for name in names]
     every: dict[tuple[float, ...], list[float]] = {}
     for values in itertools.product(*grids):

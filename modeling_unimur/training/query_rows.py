@@ -1,15 +1,80 @@
-"""Queries of a retrieval set with a positive and hard negatives, drawn again in every epoch."""
+"""Queries of a retrieval set with a positive and hard negatives, drawn again in every epoch; and their batches."""
+
+from __future__ import annotations
 
 import logging
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import torch
 from torch.utils.data import Dataset
 
 from ..data.retrieval_set import RetrievalSet
 from .documents import Documents
-from .negatives import Sampler
+
+SAMPLERS = ("in_batch", "balanced", "unbalanced", "image_only", "text_only", "hard_in_batch")
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One way to choose candidates.
+
+    Args:
+        name: `in_batch` (UniVL-DR's stage 1): the batch's positives. `balanced` (its stage 2): the positive, `images`
+            and `texts` hard negatives, and nothing else; where one kind has too few, the other fills up. `unbalanced`:
+            as many, of whatever kind. `image_only`, `text_only`: as many, of one kind. `hard_in_batch` (MARVEL): as
+            `balanced`, and all documents of the batch are candidates of every query.
+        images, texts: hard negatives of each kind a query (both 1 in the paper).
+
+    Raises:
+        ValueError: another name, or numbers below 0 or both 0.
+    """
+
+    name: str = "balanced"
+    images: int = 1
+    texts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.name not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {SAMPLERS}, got {self.name!r}.")
+        if self.images < 0 or self.texts < 0 or (self.hard and not self.images + self.texts):
+            raise ValueError(
+                f"The sampler {self.name} draws {self.images} image and {self.texts} text negatives: both must be "
+                "non-negative integers, and not both 0."
+            )
+
+    @property
+    def hard(self) -> bool:
+        """Whether it draws hard negatives."""
+        return self.name != "in_batch"
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether the batch's documents are candidates of every query."""
+        return self.name in ("in_batch", "hard_in_batch")
+
+    def draw(self, images: Sequence[str], texts: Sequence[str], rng: random.Random) -> list[str]:
+        """Chooses among a query's hard negatives of each kind; fewer than asked where there are not as many."""
+        if not self.hard:
+            return []
+        total = self.images + self.texts
+        if self.name == "unbalanced":
+            return _some([*images, *texts], total, rng)
+        if self.name == "image_only":
+            return _some(images, total, rng)
+        if self.name == "text_only":
+            return _some(texts, total, rng)
+        images, texts = _some(images, total, rng), _some(texts, total, rng)
+        missing_images, missing_texts = max(self.images - len(images), 0), max(self.texts - len(texts), 0)
+        return images[: self.images + missing_texts] + texts[: self.texts + missing_images]
+
+
+def _some(items: Sequence[str], count: int, rng: random.Random) -> list[str]:
+    """The first of the shuffled items."""
+    return rng.sample(list(items), min(count, len(items)))
+
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +82,7 @@ logger = logging.getLogger(__name__)
 Mined = Mapping[str, "tuple[list[str], list[str]]"]
 
 
-_NO_PAIRS: "dict[str, list]" = {"query_id": [], "text": [], "doc_id": []}
+_NO_PAIRS: dict[str, list] = {"query_id": [], "text": [], "doc_id": []}
 
 
 class QueryRows(Dataset):
@@ -44,9 +109,9 @@ class QueryRows(Dataset):
         self,
         retrieval: RetrievalSet,
         documents: Documents,
-        split: "str | Sequence[str]" = "train",
-        sampler: "Sampler | None" = None,
-        mined: "Mined | None" = None,
+        split: str | Sequence[str] = "train",
+        sampler: Sampler | None = None,
+        mined: Mined | None = None,
         seed: int = 0,
         least_score: int = 1,
         pairs: bool = False,
@@ -77,7 +142,7 @@ class QueryRows(Dataset):
         if not self.rows:
             raise ValueError(f"No query of the split {', '.join(splits)} is left to train on.")
 
-    def _add_split(self, retrieval: RetrievalSet, split: str, least_score: int, lost: "dict[str, int]") -> None:
+    def _add_split(self, retrieval: RetrievalSet, split: str, least_score: int, lost: dict[str, int]) -> None:
         documents, table = self.documents, retrieval.queries[split]
         relevant, excluded = retrieval.relevant(split), retrieval.excluded(split)
         for query, text in zip(table["query_id"], table["text"], strict=True):
@@ -92,7 +157,7 @@ class QueryRows(Dataset):
             else:
                 self._add(query, text, shown or right, scores.keys(), others)
 
-    def _add(self, query: str, text: str, positives: "list[int]", right, excluded=()) -> None:
+    def _add(self, query: str, text: str, positives: list[int], right, excluded=()) -> None:
         self.queries.append(query)
         self.texts.append(text)
         self.positives.append(positives)
@@ -143,4 +208,91 @@ class QueryRows(Dataset):
         }
 
 
-__all__ = ["Mined", "QueryRows"]
+class QueryCollator:
+    """Stacks rows of `QueryRows` into the arguments of `UniVLDRModel.forward`.
+
+    Args:
+        processor (`UniVLDRProcessor`): of the model.
+        documents (`Documents`): by number.
+        pictures: image documents to tensors (`DecodedImages`, `PooledImages`); None where the model's fusion reads
+            captions alone.
+        sampler (`Sampler`): what candidates are.
+        mask_known: whether a query's further right documents, and those of a positive's group, are no negatives where
+            the batch's documents are candidates. False is the released code, which also lists a document once for
+            every query that brought it.
+        false_negative_threshold (*optional*): cosine with the positive from which on a document is no negative.
+        max_tokens (*optional*): longest query, text and caption, where shorter ones than the processor's are enough.
+    """
+
+    def __init__(
+        self,
+        processor,
+        documents: Documents,
+        pictures,
+        sampler: Sampler,
+        mask_known: bool = True,
+        false_negative_threshold: float | None = None,
+        max_tokens: int | None = None,
+    ):
+        self.processor, self.documents, self.pictures = processor, documents, pictures
+        self.sampler, self.mask_known, self.threshold = sampler, mask_known, false_negative_threshold
+        limit = processor.max_target_tokens
+        self.limits = {} if max_tokens is None else {"max_length": min(max_tokens, limit)}
+
+    def __call__(self, rows: list[dict]) -> dict:
+        brought = Counter(number for row in rows for number in (row["positive"], *row["negatives"]))
+        texts = [number for number in brought if self.documents.kinds[number] == "text"]
+        images = [number for number in brought if self.documents.kinds[number] == "image"]
+        order = [*texts, *images]
+        place = {number: column for column, number in enumerate(order)}
+        batch = dict(
+            self.processor.process_queries([row["text"] for row in rows], **self.limits)
+        )  # first: its rows are counted
+        if texts:
+            batch.update(self._prefixed("text", [self.documents.texts[number] for number in texts]))
+        if images:
+            shown = [self.documents[number] for number in images]
+            words = self.processor.process_captions([document.text for document in shown], **self.limits)
+            mask = words.pop("caption_mask", None)
+            batch.update({f"caption_{name}": value for name, value in words.items()})
+            batch.update({} if mask is None else {"caption_mask": mask})
+            batch.update({} if self.pictures is None else self.pictures(shown))
+        batch["positives"] = torch.tensor([place[row["positive"]] for row in rows])
+        batch["candidates"] = self._candidates(rows, order, place, brought)
+        if self.sampler.in_batch:
+            batch["document_ids"] = torch.tensor(order)
+            batch["known_ids"] = self._known(rows)
+        if self.threshold is not None:
+            batch["false_negative_threshold"] = self.threshold
+        return batch
+
+    def _prefixed(self, name: str, texts: list[str]) -> dict:
+        return {f"{name}_{key}": value for key, value in self.processor.process_texts(texts, **self.limits).items()}
+
+    def _candidates(self, rows, order, place, brought) -> torch.Tensor:
+        if not self.sampler.in_batch:
+            counts = torch.zeros(len(rows), len(order))
+            for number, row in enumerate(rows):
+                counts[number, [place[doc] for doc in (row["positive"], *row["negatives"])]] = 1
+            return counts
+        if not self.mask_known:
+            return torch.tensor([[float(brought[doc]) for doc in order]] * len(rows))
+        counts = torch.ones(len(rows), len(order))
+        groups = [self.documents.groups[doc] for doc in order]
+        for number, row in enumerate(rows):
+            group = self.documents.groups[row["positive"]]
+            alike = [c for c, doc in enumerate(order) if doc in row["known"] or (group and groups[c] == group)]
+            counts[number, alike] = 0
+            counts[number, place[row["positive"]]] = 1
+            for doc in row["negatives"]:
+                counts[number, place[doc]] = 1
+        return counts
+
+    def _known(self, rows) -> torch.Tensor:
+        """What other ranks' documents are compared with."""
+        known = [sorted(row["known"]) if self.mask_known else [] for row in rows]
+        most = max(1, *map(len, known))
+        return torch.tensor([[*numbers, *[-1] * (most - len(numbers))] for numbers in known])
+
+
+__all__ = ["SAMPLERS", "Mined", "QueryCollator", "QueryRows", "Sampler"]

@@ -374,9 +374,9 @@ def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCo
     words = [table[torch.tensor(line[: collator.max_caption_tokens])].float().mean(dim=0) for line in lines]
     groups = torch.stack([torch.as_tensor(row["target_ids"]) for row in captioned])
     found = fit_ridge(features, F.normalize(torch.stack(words).cpu(), dim=-1), groups, seed=seed)
-    mapped, mean_word = found(features), table.float().mean(dim=0).cpu()
+    mapped, mean_word = found(features), model.input_scale * table.float().mean(dim=0).cpu()
     middle = mapped.mean(dim=0)
-    stretch = table.float().norm(dim=1).mean().cpu() / (mapped - middle).norm(dim=1).mean()
+    stretch = model.input_scale * table.float().norm(dim=1).mean().cpu() / (mapped - middle).norm(dim=1).mean()
     parts = model.heads.visual_tokens  # each input vector of an image starts as the same one
     model.heads.visual_map.weight.copy_((stretch * found.weight).repeat(parts, 1))
     model.heads.visual_map.bias.copy_((stretch * (found.bias - middle) + mean_word).repeat(parts))

@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,232 +11,17 @@ import torch
 from transformers import HfArgumentParser
 
 from ..data.cache import cache_dir
-from .arguments import RetrievalTrainingArguments
-from .frozen_features import FeatureOptions
-from .univl_dr_recipe import UniVLDRDataArguments, UniVLDRModelArguments
+from .arguments import (
+    ClipDataArguments,
+    ClipModelArguments,
+    RetrievalTrainingArguments,
+    UniMuRDataArguments,
+    UniMuRModelArguments,
+    UniVLDRDataArguments,
+    UniVLDRModelArguments,
+)
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class ClipModelArguments:
-    """The dual encoder that task clip trains."""
-
-    clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
-    clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
-    image_head: dict | None = field(
-        default=None,
-        metadata={
-            "help": "With data.images: arguments of a new PictureHead of an open_clip model, which then trains."
-        },
-    )
-
-
-@dataclass
-class UniMuRModelArguments:
-    """The backbones and the heads on them."""
-
-    clip: str = field(metadata={"help": "Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in."})
-    language_model: str | None = field(default=None, metadata={"help": "Hub id or folder."})
-    language_model_dtype: str = field(
-        default="float32", metadata={"help": "Of the frozen language model; bfloat16 is 2.6 times faster with AMX."}
-    )
-    language_model_quantization: str | None = field(
-        default=None, metadata={"help": "Of the frozen language model: int8, int4 (torchao) or nf4 (bitsandbytes)."}
-    )
-    clip_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
-    language_model_revision: str | None = field(default=None, metadata={"help": "Commit, tag or branch on the Hub."})
-    config: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRConfig."})
-    heads: str | None = field(
-        default=None,
-        metadata={
-            "help": "File of trained heads to begin with; with training.max_steps: 0 only the anchored "
-            "query is fitted."
-        },
-    )
-    processor: dict = field(default_factory=dict, metadata={"help": "Arguments of UniMuRProcessor."})
-
-
-@dataclass
-class _ImageArguments:
-    """Captioned images, and the frozen towers' features of them."""
-
-    sources: list[str] = field(
-        default_factory=lambda: ["openclipart", "openmoji", "stamps"],
-        metadata={
-            "help": "Captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with "
-            "cc3m_validation=PATH and cc3m_test=PATH."
-        },
-    )
-    held_out_fraction: float = field(
-        default=0.005,
-        metadata={
-            "help": "Share of cc3m=PATH kept for validation, and for test, where they have no path; of `images` for "
-            "validation."
-        },
-    )
-    feature_dtype: str = field(
-        default="float32",
-        metadata={"help": "Of the frozen towers' outputs on disk; bfloat16 halves them, each value within 2^-8."},
-    )
-    tower_dtype: str | None = field(
-        default=None, metadata={"help": "bfloat16 runs the frozen towers under autocast; as loaded by default."}
-    )
-    feature_batch_size: int = field(default=32, metadata={"help": "Images that pass the frozen tower together."})
-    feature_workers: int | None = field(
-        default=None, metadata={"help": "Processes that decode images; by the CPUs and the number of images."}
-    )
-    feature_shard_rows: int = field(
-        default=4096, metadata={"help": "Rows a file; a killed run computes at most as many again."}
-    )
-
-    def __post_init__(self):
-        _require_one_of(self, "feature_dtype", ("float32", "bfloat16"))
-        _require_one_of(self, "tower_dtype", (None, "bfloat16"))
-        for name in ("feature_batch_size", "feature_shard_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-
-    def feature_options(self) -> FeatureOptions:
-        """How `load_pairs` runs and keeps the frozen towers for this recipe."""
-        return FeatureOptions(
-            stored=getattr(torch, self.feature_dtype),
-            tower=None if self.tower_dtype is None else getattr(torch, self.tower_dtype),
-            workers=self.feature_workers,
-            image_batch=self.feature_batch_size,
-            text_batch=4 * self.feature_batch_size,
-            shard_rows=self.feature_shard_rows,
-        )
-
-
-def _require_one_of(arguments: object, name: str, allowed: tuple) -> None:
-    if getattr(arguments, name) not in allowed:
-        raise ValueError(f"{name} must be one of {allowed}, got {getattr(arguments, name)!r}.")
-
-
-@dataclass
-class ClipDataArguments(_ImageArguments):
-    """What task clip trains on."""
-
-    images: str | None = field(
-        default=None,
-        metadata={
-            "help": "Captioned images in place of `sources`; a folder with captions.tsv (file, tab, "
-            "caption), the JSON file of Karpathy's splits, or a `datasets` id."
-        },
-    )
-    image_views: int | None = field(
-        default=None,
-        metadata={
-            "help": "Flips and crops computed of each image. One row per image, of all clip arts, with "
-            "another view and text each epoch; by default one row a text, of the training split."
-        },
-    )
-    view_dtype: str | None = field(
-        default=None, metadata={"help": "bfloat16 runs the image tower under autocast on flips and crops alone."}
-    )
-    view_share: float = field(default=0.7, metadata={"help": "Share of rows that hold a view, not the image."})
-    title_share: float = field(default=0.4, metadata={"help": "Share of rows with the title, not any text."})
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_one_of(self, "view_dtype", (None, "bfloat16"))
-
-
-@dataclass
-class UniMuRDataArguments(_ImageArguments):
-    """What task unimur trains on."""
-
-    max_caption_tokens: int = field(default=24, metadata={"help": "Longest caption (FROMAGe: 24)."})
-    image_context_fraction: float = field(
-        default=0.25, metadata={"help": "Share of contexts that hold an image and words, not words alone."}
-    )
-    two_pairs_fraction: float = field(
-        default=0.0, metadata={"help": "Share of contexts with another pair's caption before them, as in a dialogue."}
-    )
-    max_context_tokens: int | None = field(
-        default=None, metadata={"help": "Longest context; as a caption by default."}
-    )
-    keep_context: str = field(
-        default="latest", metadata={"help": "Which tokens of a longer context are kept: latest, or first (FROMAGe)."}
-    )
-    equal_captions_match: bool = field(
-        default=True,
-        metadata={"help": "Whether training pairs with equal captions are right for each other (FROMAGe: false)."},
-    )
-    concatenate_captions: float = field(
-        default=0.0, metadata={"help": "Probability of two images with their captions in one row (FROMAGe: 0.5)."}
-    )
-    anchor_texts: dict[str, int] = field(
-        default_factory=dict,
-        metadata={
-            "help": "Kinds of dialogue that the anchored query is fitted on (query_anchor), named as `texts`, and how "
-            "many of each."
-        },
-    )
-    max_anchor_tokens: int = field(
-        default=400, metadata={"help": "Longest of these dialogues; the latest tokens are kept."}
-    )
-    texts: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues, "
-            "long_chats; chats=PATH, your own, JSON lines of chat messages; or package.module:function."
-        },
-    )
-    text_fraction: float = field(default=0.5, metadata={"help": "Share of rows that come from `texts`, if there are."})
-    texts_per_source: int | None = field(
-        default=None, metadata={"help": "Contexts taken of each source of texts, evenly spaced; all by default."}
-    )
-    own_words_share: float = field(
-        default=0.0,
-        metadata={
-            "help": "Share of its own words, read by the frozen text tower, in the target of an unpaired context; the "
-            "rest is the right text's. So the readout learns both what is said and what is meant."
-        },
-    )
-    keep_prefixes_gb: float = field(
-        default=0.0, metadata={"help": "Memory for what the frozen language model made of contexts; 0 keeps nothing."}
-    )
-    keep_prefixes_on_disk: bool = field(
-        default=False, metadata={"help": "Whether those lie in the cache folder for the next run too."}
-    )
-    closed_form_start: bool = field(
-        default=False, metadata={"help": "Start the image map and the readout from ridge regressions over all rows."}
-    )
-    refit_readout: bool = field(
-        default=False, metadata={"help": "Solve the readout once more at the end, where the dev split gains by it."}
-    )
-    refit_texts_per_source: int | None = field(
-        default=None, metadata={"help": "As texts_per_source, of what the refit reads, once each; all by default."}
-    )
-    refit_texts: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Further texts that the refit alone reads: as in `texts`, or words (of the glosses) and turns (of "
-            "the dialogues), which are their own right answers."
-        },
-    )
-    hard_negatives: int = field(
-        default=0,
-        metadata={
-            "help": "Hard negatives of each modality a context, mined by the model as it stands before the first step "
-            "(UniVL-DR's balanced sampler, 1); 0 for none, as in UniMuR."
-        },
-    )
-    captions_per_batch: int | None = field(
-        default=None, metadata={"help": "Rows of the caption loss in a batch; all by default."}
-    )
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_one_of(self, "keep_context", ("latest", "first"))
-        if self.refit_texts and not (self.refit_readout and self.texts):
-            raise ValueError(
-                "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
-            )
-        if self.hard_negatives < 0:
-            raise ValueError(f"hard_negatives must be a non-negative integer, got {self.hard_negatives}.")
 
 
 @dataclass
@@ -343,11 +128,4 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
     return recipe
 
 
-__all__ = [
-    "ClipDataArguments",
-    "ClipModelArguments",
-    "Recipe",
-    "UniMuRDataArguments",
-    "UniMuRModelArguments",
-    "load_recipe",
-]
+__all__ = ["Recipe", "load_recipe"]

@@ -1,7 +1,7 @@
 """Evaluation of a UniVL-DR run: retrieval of a split's relevant documents."""
 
-import logging
 import random
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,8 +11,6 @@ from ..encoding.encoder import Encoder
 from ..evaluation.systems.base import BOTH
 from ..evaluation.universal import RetrievalTask, dense_system, setting_figures
 from .documents import Documents
-
-logger = logging.getLogger(__name__)
 
 
 class RetrievalJudge:
@@ -47,44 +45,30 @@ class RetrievalJudge:
         precision: "torch.dtype | None" = None,
     ):
         self.processor, self.pictures, self.split, self.precision = processor, pictures, split, precision
-        numbers, relevant = documents.numbers, retrieval.relevant(split)
-        grades = {
-            query: {numbers[doc]: score for doc, score in docs.items() if doc in numbers and score >= least_score}
-            for query, docs in relevant.items()
-        }
-        table = retrieval.queries[split]
-        asked = [
-            (query, text) for query, text in zip(table["query_id"], table["text"], strict=True) if grades.get(query)
-        ]
-        if not asked:
-            raise ValueError(f"No query of the split {split!r} has a relevant document in the corpus.")
-        chosen = sorted(self._chosen(grades, documents.corpus_size, max_documents, seed))
+        task = RetrievalTask.from_set(retrieval, split, least_score)
+        chosen = self._chosen(task, max_documents, seed)
         self.documents = [documents[number] for number in chosen]
-        column, excluded = {number: place for place, number in enumerate(chosen)}, retrieval.excluded(split)
-        self.task = RetrievalTask(
-            query_ids=[query for query, _ in asked],
-            query_texts=[text for _, text in asked],
-            query_kinds=[""] * len(asked),
+        column = {number: place for place, number in enumerate(chosen)}
+        self.task = replace(
+            task,
             doc_ids=[document.doc_id for document in self.documents],
             doc_texts=[document.text for document in self.documents],
             doc_images=[document.image for document in self.documents],
-            is_image=np.array([document.kind == "image" for document in self.documents], dtype=bool),
-            relevance=[{column[n]: score for n, score in grades[query].items()} for query, _ in asked],
+            is_image=task.is_image[chosen],
+            relevance=[{column[n]: grade for n, grade in grades.items()} for grades in task.relevance],
             excluded=[
-                np.array(
-                    [column[n] for doc in excluded.get(query, ()) if (n := numbers.get(doc)) in column], dtype=int
-                )
-                for query, _ in asked
+                np.array([column[n] for n in each.tolist() if n in column], dtype=int) for each in task.excluded
             ],
         )
 
     @staticmethod
-    def _chosen(grades, corpus_size: int, most: "int | None", seed: int) -> "set[int]":
-        if most is None or most >= corpus_size:
-            return set(range(corpus_size))
-        wanted = {number for docs in grades.values() for number in docs}
-        others = [number for number in range(corpus_size) if number not in wanted]
-        return wanted | set(random.Random(seed).sample(others, max(most - len(wanted), 0)))
+    def _chosen(task: RetrievalTask, most: "int | None", seed: int) -> "list[int]":
+        everything = range(len(task.doc_ids))
+        if most is None or most >= len(everything):
+            return list(everything)
+        wanted = {number for grades in task.relevance for number in grades}
+        others = [number for number in everything if number not in wanted]
+        return sorted(wanted | set(random.Random(seed).sample(others, max(most - len(wanted), 0))))
 
     def embed(self, model) -> torch.Tensor:
         """Vectors of `documents` `(documents, width)`."""

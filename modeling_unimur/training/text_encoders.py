@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from torch.nn import functional as F
 
 from ..encoding.encoder import embed_by_length
-from ..processing_unimur import TextEncoder, encode_queries, load_text_encoder
+from ..processing_unimur import encode_documents, encode_queries, load_text_encoder, reads_images
 
 
 @dataclass
@@ -26,12 +26,14 @@ class TextSpace:
         encode_query: the same as queries, for encoders that have a form of their own for them; of longer texts the
             latest words, as an anchored query reads them.
         revision: the commit on the Hub; None for a folder.
+        reads_images: whether the encoder embeds images as well.
     """
 
     name: str
     encode: Callable[[list[str]], torch.Tensor]
     encode_query: Callable[[list[str]], torch.Tensor]
     revision: str | None = None
+    reads_images: bool = False
 
     def encode_documents(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
         """Unit vectors `(texts, width)` of candidates."""
@@ -58,11 +60,8 @@ def load_text_space(source: str | os.PathLike) -> TextSpace:
     name = folder_or_id(source)
     revision = _commit(name)
     encoder = load_text_encoder(name, revision)
-    if isinstance(encoder, TextEncoder):
-        encode = torch.inference_mode()(encoder)
-    else:
-        encode = partial(encoder.encode_document, convert_to_tensor=True, show_progress_bar=False)
-    return TextSpace(name, encode, partial(encode_queries, encoder), revision)
+    encode, encode_query = partial(encode_documents, encoder), partial(encode_queries, encoder)
+    return TextSpace(name, encode, encode_query, revision, reads_images(encoder))
 
 
 def folder_or_id(source: str | os.PathLike) -> str:

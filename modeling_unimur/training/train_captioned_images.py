@@ -16,8 +16,8 @@ from ..contrastive_loss import contrastive_loss
 from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel, OpenCLIPOutput, PictureHead, load_dual_encoder
-from .callbacks import TrainingGuard
-from .clip_rows import ClipRows, Draws, EpochDraws
+from .callbacks import EpochDraws, TrainingGuard
+from .clip_rows import ClipRows, Draws
 from .frozen_features import FrozenImages, FrozenTexts
 from .frozen_towers import frozen_towers, project
 from .recipes import Recipe

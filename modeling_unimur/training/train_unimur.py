@@ -164,7 +164,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     results = {
         "task": "unimur",
         "seed": args.seed,
-        "pictures": data.pictures,
+        "images": data.images,
         "test": measured if model.heads.query_anchor is None or not trains else measure(data.test),
         "test_untrained": untrained,
         **readout,

@@ -13,17 +13,16 @@ from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.registry import load_retrieval_set
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
-from .callbacks import TrainingGuard
+from .callbacks import EpochDraws, TrainingGuard
 from .checkpoints import starting_point
 from .documents import DecodedImages, Documents, PooledImages
 from .mining import mine_rows, mined_of, read_mined, write_mined
-from .query_batches import QueryCollator
-from .query_rows import Mined, QueryRows
+from .query_rows import Mined, QueryCollator, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
 from .trained_parts import choose_trained_parts
 from .trainer import parameter_report
-from .univl_dr_trainer import EpochRows, HardNegativeMiningCallback, UniVLDRTrainer
+from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +188,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
         data.false_negative_threshold,
         data.train_tokens,
     )
-    callbacks = [TrainingGuard(model), EpochRows(rows)]
+    callbacks = [TrainingGuard(model), EpochDraws(rows)]
     if data.mine_every is not None and sampler.hard:
         callbacks.append(HardNegativeMiningCallback(rows, run.mine, data.mine_every))
     trainer = UniVLDRTrainer(

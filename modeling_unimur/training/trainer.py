@@ -64,7 +64,7 @@ class RetrievalTrainer(Trainer):
         self.add_callback(TrainingLogFile())
         patience = getattr(self.args, "early_stopping_patience", None)
         if patience is not None:
-            self.add_callback(EarlyStopping(patience, self.args.early_stopping_threshold))
+            self.add_callback(EarlyStopping(patience))
 
     def _require_a_step(self) -> None:
         """Refuses a batch that is larger than the data where the last, smaller one is dropped: nothing would train."""

@@ -42,17 +42,6 @@ class UniVLDRTrainer(RetrievalTrainer):
         return super().create_scheduler(num_training_steps, optimizer)
 
 
-class EpochRows(TrainerCallback):
-    """Lets the rows of the epoch be drawn, in a resumed run as in one without a break."""
-
-    def __init__(self, rows: QueryRows):
-        self.rows = rows
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        """Draws."""
-        self.rows.draw(int(state.epoch or 0))
-
-
 class HardNegativeMiningCallback(TrainerCallback):
     """Mines hard negatives again with the current model (ANCE).
 
@@ -77,4 +66,4 @@ class HardNegativeMiningCallback(TrainerCallback):
             self.rows.use_mined(self.mine())
 
 
-__all__ = ["EpochRows", "HardNegativeMiningCallback", "UniVLDRTrainer", "released_cosine"]
+__all__ = ["HardNegativeMiningCallback", "UniVLDRTrainer", "released_cosine"]

@@ -58,7 +58,7 @@ class ImageToTextVerbalizer:
     Args:
         source: folder or Hub id.
         prompt (*optional*): what is asked; `{caption}` in it is the image's own caption. A captioner needs none. For
-            words like queries: `"Write a question that this picture, titled '{caption}', answers."`.
+            words like queries: `"Write a question that this image, titled '{caption}', answers."`.
         max_new_tokens: longest text.
         device: where it runs.
         kwargs: of `from_pretrained` (`revision=`, `dtype=`).
@@ -157,6 +157,9 @@ def open_verbalizer(name: str, prompt: str | None = None, device: str = "cpu"):
 # Of a token: what is left of Tesseract's guesses at icons and frames has no two letters or digits.
 _WORD = re.compile(r"\w\w")
 _SECONDS = 120
+# Page segmentation mode that finds scattered words, as in a dialog window; the enlargement of images, since a screen's
+# letters are half as high as a scan's; and images that are read at a time.
+_LAYOUT, _SCALE, _WORKERS = 11, 2.0, 2
 
 
 class OcrVerbalizer:
@@ -164,16 +167,13 @@ class OcrVerbalizer:
 
     Args:
         language: of the texts, as `tesseract --list-langs` names it; `eng+deu` for several.
-        layout: page segmentation mode; 11 finds scattered words, as in a dialog window.
-        scale: images are enlarged by it first; a screen's letters are half as high as a scan's.
-        workers: images that are read at a time.
 
     Raises:
         FileNotFoundError: Tesseract is not installed.
         ValueError: it does not know the language.
     """
 
-    def __init__(self, language: str = "eng", layout: int = 11, scale: float = 2.0, workers: int = 2):
+    def __init__(self, language: str = "eng"):
         self.command = shutil.which("tesseract")
         if self.command is None:
             raise FileNotFoundError("There is no command tesseract: `apt install tesseract-ocr`.")
@@ -182,21 +182,21 @@ class OcrVerbalizer:
         unknown = sorted(set(language.split("+")) - {name.strip() for name in known})
         if unknown:
             raise ValueError(f"Tesseract has no {', '.join(unknown)}: `apt install tesseract-ocr-{unknown[0]}`.")
-        self.language, self.layout, self.scale, self.workers = language, layout, scale, workers
+        self.language = language
         version = subprocess.run([self.command, "--version"], capture_output=True, text=True, timeout=_SECONDS)
-        self.key = f"ocr {(version.stdout or version.stderr).splitlines()[0]} {language} {layout} {scale}"
+        self.key = f"ocr {(version.stdout or version.stderr).splitlines()[0]} {language} {_LAYOUT} {_SCALE}"
 
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
         """What stands in each image; "" where nothing can be read."""
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(_WORKERS) as pool:
             return list(pool.map(self._read, images))
 
     def _read(self, image: Image.Image) -> str:
-        size = tuple(max(1, round(self.scale * side)) for side in image.size)
+        size = tuple(max(1, round(_SCALE * side)) for side in image.size)
         file = io.BytesIO()
         image.convert("L").resize(size, Image.Resampling.BICUBIC).save(file, "PNG")
         done = subprocess.run(
-            [self.command, "stdin", "stdout", "-l", self.language, "--psm", str(self.layout)],
+            [self.command, "stdin", "stdout", "-l", self.language, "--psm", str(_LAYOUT)],
             input=file.getvalue(),
             capture_output=True,
             timeout=_SECONDS,

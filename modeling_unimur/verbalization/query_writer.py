@@ -23,15 +23,14 @@ class QueryPairs(Dataset):
 
     Args:
         retrieval (`RetrievalSet`): the set.
-        least_score: of the relevance.
 
     Raises:
         ValueError: no training query is answered by an image.
     """
 
-    def __init__(self, retrieval: RetrievalSet, least_score: int = 1):
+    def __init__(self, retrieval: RetrievalSet):
         relevant = retrieval.relevant(SPLIT)
-        wanted = {doc for docs in relevant.values() for doc, score in docs.items() if score >= least_score}
+        wanted = {doc for docs in relevant.values() for doc in docs}
         table = retrieval.corpus
         columns = (table[name][:] for name in ("doc_id", "kind", "text", "image"))
         shown = {
@@ -43,8 +42,8 @@ class QueryPairs(Dataset):
         self.rows = [
             (*shown[doc], text)
             for query, text in zip(queries["query_id"], queries["text"], strict=True)
-            for doc, score in relevant.get(query, {}).items()
-            if doc in shown and score >= least_score
+            for doc in relevant.get(query, {})
+            if doc in shown
         ]
         if not self.rows:
             raise ValueError(f"No query of the split {SPLIT!r} is answered by an image: nothing to learn from.")
@@ -112,7 +111,6 @@ def train_query_writer(
     retrieval: RetrievalSet,
     output: str | os.PathLike,
     prompt: str | None = None,
-    least_score: int = 1,
     **training,
 ) -> None:
     """Fine-tunes a captioner to write the training split's queries, and saves it with its processor; the folder is
@@ -123,7 +121,6 @@ def train_query_writer(
         retrieval: the set; its training split alone is read.
         output: the folder.
         prompt (*optional*): what the query follows; `{caption}` in it is the image's caption.
-        least_score: of the relevance.
         training: fields of `transformers.TrainingArguments`.
 
     Raises:
@@ -132,7 +129,7 @@ def train_query_writer(
     model, processor = AutoModelForImageTextToText.from_pretrained(source), AutoProcessor.from_pretrained(source)
     if getattr(processor, "chat_template", None):
         raise ValueError(f"{source} answers by a chat template: ask it for queries by a prompt, without training.")
-    pairs = QueryPairs(retrieval, least_score)
+    pairs = QueryPairs(retrieval)
     logger.info("%d images with a query to learn from", len(pairs))
     arguments = {"num_train_epochs": 3, "learning_rate": 1e-5, "per_device_train_batch_size": 16, **training}
     defaults = {"save_strategy": "no", "report_to": "none", "remove_unused_columns": False}

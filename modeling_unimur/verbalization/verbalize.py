@@ -23,9 +23,9 @@ from ..data.shards import put_aside
 logger = logging.getLogger(__name__)
 
 
-def word_key(picture: bytes, caption: str) -> str:
+def word_key(image: bytes, caption: str) -> str:
     """What an image's words hang on, besides the verbalizer: its bytes and its caption."""
-    return hashlib.sha256(hashlib.sha256(picture).digest() + caption.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return hashlib.sha256(hashlib.sha256(image).digest() + caption.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 class WordStore:

@@ -7,18 +7,18 @@ import pytest
 from PIL import Image
 
 from modeling_unimur import MultimodalRetrievalPipeline
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 
 
 @pytest.fixture
 def make_picture(tmp_path):
-    """A function that writes a one-coloured PNG and returns its Picture."""
+    """A function that writes a one-coloured PNG and returns its GalleryImage."""
 
-    def make(name: str, colour: str, title: str | None = None, source: str = "openmoji") -> Picture:
+    def make(name: str, colour: str, title: str | None = None, source: str = "openmoji") -> GalleryImage:
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 30), colour).save(path)
-        return Picture(path, title or Path(name).stem, source, "CC-BY-SA-4.0", "OpenMoji")
+        return GalleryImage(path, title or Path(name).stem, source, "CC-BY-SA-4.0", "OpenMoji")
 
     return make
 

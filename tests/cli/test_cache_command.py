@@ -14,8 +14,8 @@ import torch
 from modeling_unimur.cli.main import main
 from modeling_unimur.data.row_store import RowStore
 from modeling_unimur.training.alignment_data import cache_recipe
+from modeling_unimur.training.context_rows import TextContext
 from modeling_unimur.training.recipes import load_recipe
-from modeling_unimur.training.unpaired_texts import TextContext
 from tests.training.cc3m_files import write_tsv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modeling_unimur.cli.chat_session import ChatSession, converse
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 
 
 class Recorder:
@@ -131,7 +131,7 @@ def test_reset_forgets_the_conversation_and_the_waiting_picture(talk, make_pictu
 
 def test_show_prints_paths_and_refuses_what_is_not_there(talk, monkeypatch):
     opened = []
-    monkeypatch.setattr("modeling_unimur.cli.chat_session.open_picture", lambda path: opened.append(path) or True)
+    monkeypatch.setattr("modeling_unimur.cli.chat_session.open_image", lambda path: opened.append(path) or True)
     shown, recorder = talk("/show", "hello", "/show", "/show 1", "/show 2", "/show x", "/show 0")
     lines = shown.splitlines()
     assert "unimur: there is no answer with images yet" in lines
@@ -183,7 +183,7 @@ def test_a_waiting_picture_that_goes_bad_is_dropped(make_picture):
 
 
 def test_titles_cannot_steer_the_terminal(make_picture):
-    evil = Picture(make_picture("d.png", "blue").path, "\x1b[2Jgone\x07")
+    evil = GalleryImage(make_picture("d.png", "blue").path, "\x1b[2Jgone\x07")
 
     def retriever(messages, top_k):
         return {"text": [], "image": [{"id": "d", "score": 1.0, "image": str(evil.path)}]}

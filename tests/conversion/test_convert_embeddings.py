@@ -51,7 +51,7 @@ def test_fromages_pickles(protocol, dtype, vectors, tmp_path):
         dump(tmp_path / "cc3m_embeddings1.pkl", {"paths": URLS[25:], "embeddings": rows[25:]}, protocol),
     ]
     report = convert(files, tmp_path / "index")
-    assert report == {"pictures": 40, "width": 16, "skipped": [], "again": 0}
+    assert report == {"images": 40, "width": 16, "skipped": [], "again": 0}
     queries = np.random.default_rng(2).normal(size=(6, 16)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     assert found(tmp_path / "index", queries) == best(URLS, rows.astype(np.float32), queries)
@@ -87,7 +87,7 @@ def test_bad_vectors_and_repeated_paths_are_counted(vectors, tmp_path):
     vectors[5, 2] = np.nan
     names = [*URLS[:39], URLS[0]]
     report = convert([dump(tmp_path / "e.pkl", {"paths": names, "embeddings": vectors})], tmp_path / "index")
-    assert (report["pictures"], report["again"]) == (37, 1)
+    assert (report["images"], report["again"]) == (37, 1)
     assert [entry["item"] for entry in report["skipped"]] == [URLS[3], URLS[5]]
     assert ("image", URLS[3]) not in RetrievalIndex.load(tmp_path / "index")
     first = (vectors[0] / np.linalg.norm(vectors[0]))[None]

@@ -12,16 +12,17 @@ from PIL import Image
 from torch import nn
 from transformers import CLIPImageProcessor
 
+from modeling_unimur.encoding import items
 from modeling_unimur.encoding.build import build_index
 from modeling_unimur.evaluation import evaluator as encoding
 from modeling_unimur.evaluation.systems.base import Gallery
-from modeling_unimur.training import picture_batches, prefix_store
+from modeling_unimur.training import prefix_store
 from modeling_unimur.training.frozen_features import FeatureOptions, FrozenImages, FrozenTexts
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
 from tests.encoding.corpora import CountingEncoder, content, image_folder, options
 from unimur_mini.dual_encoder import views
-from unimur_mini.dual_encoder.views import FrozenPictureViews, ViewOptions
+from unimur_mini.dual_encoder.views import FrozenImageViews, ViewOptions
 
 SIDE = {"height": 8, "width": 8}
 PROCESSOR = CLIPImageProcessor(do_resize=False, do_center_crop=False, size=SIDE, crop_size=SIDE)
@@ -79,9 +80,9 @@ class Contents(Pictures):
 
     def prepare(self):
         super().prepare()
-        read, self.read = picture_batches.read_image_bytes, []
+        read, self.read = items.read_image_bytes, []
         counted = lambda address: self.read.append(address) or read(address)  # noqa: E731
-        self.monkeypatch.setattr(picture_batches, "read_image_bytes", counted)
+        self.monkeypatch.setattr(items, "read_image_bytes", counted)
 
     def run(self, seed):
         self.read.clear()
@@ -110,7 +111,7 @@ class Views(Pictures):
 
     def run(self, seed):
         tower = Tower(seed)
-        views = FrozenPictureViews(tower, tower, self.processor, ViewOptions(views=2, batch=2, workers=0))
+        views = FrozenImageViews(tower, tower, self.processor, ViewOptions(views=2, batch=2, workers=0))
         self.folders = {**getattr(self, "folders", {}), seed: views.folder}
         return views.features(self.paths), tower.count
 

@@ -13,12 +13,13 @@ from modeling_unimur.data.json_lines import (
     append_json_lines,
     json_line,
     line_objects,
+    object_entries,
     parse_json,
     read_json_lines,
+    read_json_records,
     scan_json_lines,
     write_json_lines,
 )
-from modeling_unimur.data.json_stream import object_entries, read_json_records
 from modeling_unimur.data.text_lines import read_lines
 from modeling_unimur.encoding.items import BadItem
 from modeling_unimur.encoding.readers import line_items

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from modeling_unimur.data.dialog_schema import Turn
-from modeling_unimur.data.json_stream import read_json_records
+from modeling_unimur.data.json_lines import read_json_records
 from modeling_unimur.data.mmdialog import MMDialog
 from modeling_unimur.data.photochat import PhotoChat
 from modeling_unimur.data.visdial import VisDial
@@ -18,10 +18,11 @@ from tests.data import published_files as files
     "text", ['[{"a": 1}, {"b": [1, "],"]}\n]', '{"a": 1}\n{"b": [1, "],"]}\n', '\ufeff [{"a":1},{"b":[1,"],"]}]']
 )
 @pytest.mark.parametrize("chunk", [1, 7, 2**20])
-def test_json_arrays_and_lines(tmp_path, text, chunk):
+def test_json_arrays_and_lines(tmp_path, text, chunk, monkeypatch):
+    monkeypatch.setattr("modeling_unimur.data.json_lines._CHUNK", chunk)
     path = tmp_path / "records.json"
     path.write_text(text, encoding="utf-8")
-    assert list(read_json_records(path, chunk)) == [{"a": 1}, {"b": [1, "],"]}]
+    assert list(read_json_records(path)) == [{"a": 1}, {"b": [1, "],"]}]
 
 
 @pytest.mark.parametrize("text", ["", "[]", " [ ] "])
@@ -55,7 +56,7 @@ def test_mmdialog_layouts(tmp_path, layout, split, lines):
     assert reply == Turn(
         "1", (("text", "here is my red balloon 3"), ("image", "-100000000000000003"), ("image", "100000000000000003"))
     )
-    assert found.picture(reply.image_ids[0]).is_file()
+    assert found.image(reply.image_ids[0]).is_file()
     assert len(dialogs[0].negative_texts) == 3
     assert [(turn.speaker, turn.text, list(turn.image_ids)) for turn in dialogs[0].turns] == [
         ("0", "good morning :red_heart: 0", []),
@@ -74,7 +75,7 @@ def test_mmdialog_reports_what_is_missing(tmp_path):
     assert len(list(found)) == 3
     report = found.report
     assert not report.complete
-    assert report.found == {"dialogues": 3, "turns": 9, "pictures": 2}
+    assert report.found == {"dialogues": 3, "turns": 9, "images": 2}
     assert report.lost["image is missing"] == 1
     assert report.lost["malformed dialogue (a turn is empty)"] == 1
     assert report.lost["not 999 negative texts"] == 3
@@ -84,10 +85,10 @@ def test_mmdialog_reports_what_is_missing(tmp_path):
     assert "902" in line
 
 
-def test_mmdialog_emojis_and_limit(tmp_path):
+def test_mmdialog_limit(tmp_path):
     files.write_mmdialog(tmp_path)
-    (first,) = MMDialog(tmp_path, limit=1, emojis=True)
-    assert first.turns[0].text == "good morning ❤️ 0"
+    (first,) = MMDialog(tmp_path, limit=1)
+    assert first.turns[0].text == "good morning :red_heart: 0"
 
 
 def test_mmdialog_that_is_not_there(tmp_path):
@@ -105,17 +106,16 @@ def test_visdial_official(tmp_path):
     assert len(dialogs) == 3
     for number, dialog in enumerate(dialogs):
         record = whole["data"]["dialogs"][number]
-        assert dialog.picture.name == f"VisualDialog_val2018_{record['image_id']:012d}.jpg"
+        assert dialog.image.name == f"VisualDialog_val2018_{record['image_id']:012d}.jpg"
         assert [part.gold for part in dialog.rounds] == [turn["gt_index"] for turn in record["dialog"]]
         assert all(part.options[part.gold] == part.answer for part in dialog.rounds)
         judged = [place for place, part in enumerate(dialog.rounds) if part.relevance is not None]
         assert judged == [dense[number]["round_id"] - 1]  # the annotation counts rounds from 1
         assert dialog.rounds[judged[0]].relevance[dialog.rounds[judged[0]].gold] == 1
-    assert found.report.found == {"dialogues": 3, "pictures": 3, "dense annotations": 3}
+    assert found.report.found == {"dialogues": 3, "images": 3, "dense annotations": 3}
     assert "3 dialogues of 2,064 published" in found.report.describe()
-    turns = dialogs[0].dialog().turns
-    assert turns[0].image_ids == ["100"]
-    assert [turn.text for turn in turns[1:3]] == ["is there a cat in the picture?", "yes 0"]
+    assert dialogs[0].image_id == "100"
+    assert (dialogs[0].rounds[0].question, dialogs[0].rounds[0].answer) == ("is there a cat in the picture", "yes 0")
 
 
 def test_visdial_without_answers_pictures_and_annotations(tmp_path):
@@ -127,7 +127,7 @@ def test_visdial_without_answers_pictures_and_annotations(tmp_path):
     found = VisDial(tmp_path / "visdial_1.0_val.json")
     dialogs = list(found)
     assert dialogs[0].rounds[-1].answer == ""
-    assert dialogs[1].picture is None
+    assert dialogs[1].image is None
     assert found.report.lost == {"image is missing": 1, "no dense annotations": 1}
 
 
@@ -138,7 +138,7 @@ def test_visdial_as_chatir_has_it(tmp_path):
     assert [len(dialog.rounds) for dialog in dialogs] == [10] * 3
     assert (dialogs[1].rounds[0].question, dialogs[1].rounds[0].answer) == ("is there a cat", "yes, 0")
     assert dialogs[1].caption == "a lighthouse on a table"
-    assert dialogs[1].picture.is_file()
+    assert dialogs[1].image.is_file()
     assert dialogs[1].rounds[0].options is None
 
 
@@ -157,9 +157,7 @@ def test_vist(tmp_path):
     stories = list(found)
     assert stories[1].image_ids == ("5005", "5006", "5007", "5008", "5009")
     assert stories[1].sentences[0] == "[female] saw the cat 1 ."
-    assert next(iter(VIST(tmp_path, text="original_text"))).sentences[1] == "Anna saw the lighthouse ."
-    assert found.picture("5005").is_file()
-    assert len(stories[0].dialog().turns) == 5
+    assert found.image("5005").is_file()
     assert "3 stories of 4,990 published" in found.report.describe()
 
 
@@ -171,8 +169,8 @@ def test_vist_reports_what_is_missing(tmp_path):
     path.write_text(json.dumps(whole))
     found = VIST(tmp_path)
     assert len(list(found)) == 2
-    assert found.report.lost == {"image is missing": 1, "not 5 sentences": 1}
-    assert found.picture("5001") is None
+    assert found.report.lost == {"image is missing": 1, "malformed story (not 5 sentences)": 1}
+    assert found.image("5001") is None
 
 
 # -- PhotoChat --------------------------------------------------------------------------------------------------------
@@ -182,10 +180,9 @@ def test_photochat(tmp_path):
     dialogs = list(found)
     assert [dialog.dialog_id for dialog in dialogs] == ["0", "1", "2", "3"]
     assert dialogs[2].shared == 3
-    assert dialogs[2].picture.is_file()
-    schema = dialogs[2].dialog()
-    assert schema.turns[3].elements == (("image", "test/0000000000000002"),)
-    assert schema.turns[1].text == "i was at the birthday cake"
+    assert dialogs[2].image.is_file()
+    assert dialogs[2].photo_id == "test/0000000000000002"
+    assert dialogs[2].turns[1][1] == "i was at the birthday cake"
     assert "4 dialogues of 1,000 published" in found.report.describe()
 
 

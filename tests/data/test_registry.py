@@ -8,7 +8,7 @@ import pytest
 from modeling_unimur.data import registry
 from modeling_unimur.data.registry import find_loader, is_address, load_function, load_retrieval_set, names_a_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.training.unpaired_texts import TextContext, load_texts
+from modeling_unimur.training.context_rows import TextContext, load_texts
 
 TABLES = [(table, name) for table in (registry.IMAGES, registry.TEXTS, registry.SETS) for name in table]
 

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
-from modeling_unimur.data.json_lines import line_objects
-from modeling_unimur.data.json_stream import object_entries
+from modeling_unimur.data.json_lines import line_objects, object_entries
 from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
@@ -324,7 +323,7 @@ def test_bad_lines_are_passed_over_and_counted(folder, caplog):
 
 
 def test_object_entries_across_pieces(folder, monkeypatch):
-    monkeypatch.setattr("modeling_unimur.data.json_stream._CHUNK", 7)
+    monkeypatch.setattr("modeling_unimur.data.json_lines._CHUNK", 7)
     data = {f"key {n}": {"text": "é" * n, "numbers": [n, -1.5e3, None, True]} for n in range(30)}
     data["number"] = 123456789
     path = folder / "object.json"

@@ -17,7 +17,7 @@ from unimur_mini.dialogues import (
 )
 from unimur_mini.dialogues.glosses import noun_phrase, plain, statements, with_article
 from unimur_mini.dialogues.lexicon import Lexicon
-from unimur_mini.dialogues.pools import link_pictures
+from unimur_mini.dialogues.pools import link_images
 from unimur_mini.dialogues.stems import hidden_stems, says
 from unimur_mini.dialogues.things import head_noun
 from unimur_mini.wordnet import load_wordnet
@@ -113,7 +113,7 @@ def test_same_seed_same_dialogues(lexicon):
 
 
 def test_pictures_are_linked_by_the_first_sense_and_within_their_split(dialogues, lexicon):
-    linked, rest = link_pictures(lexicon, IMAGES)
+    linked, rest = link_images(lexicon, IMAGES)
     lion = lexicon.noun_of_title("lion")
     assert [row["title"] for row in linked[lion]] == ["Lion", "lions"]
     assert lexicon.synsets[lion]["lexname"] == "noun.animal"

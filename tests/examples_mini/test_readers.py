@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from modeling_unimur.image_loading import load_image
-from unimur_mini import openclipart, openmoji, picture_collections, stamps
+from unimur_mini import image_collections, openclipart, openmoji, stamps
 from unimur_mini.openclipart import clean_description, clean_title, load_openclipart, read_svg_words
 from unimur_mini.openmoji import emoji_words, load_openmoji
 from unimur_mini.stamps import load_stamps, sentence_title
@@ -140,13 +140,13 @@ def test_rasterised_on_white_with_physical_units(tmp_path):
     source.write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="96pt" height="48pt"><rect width="20pt" height="48pt"/></svg>'
     )
-    picture_collections.rasterise_svg(source, picture, size=64)
+    image_collections.rasterise_svg(source, picture, size=64)
     drawn = load_image(picture)
     assert drawn.size == (64, 32)
     assert (drawn.getpixel((2, 16)), drawn.getpixel((60, 16))) == ((0, 0, 0), (255, 255, 255))
     source.write_text("no drawing")
     with pytest.raises(ValueError, match=r"a\.svg"):
-        picture_collections.rasterise_svg(source, picture, size=64)
+        image_collections.rasterise_svg(source, picture, size=64)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_openmoji_rows(cache):
     assert {(row["source"], row["license"], row["author"]) for row in rows} == {
         ("openmoji", "CC-BY-SA-4.0", "OpenMoji")
     }
-    assert load_image(rows[0]["image"]).size == (openmoji.PICTURE_SIZE, openmoji.PICTURE_SIZE // 2)
+    assert load_image(rows[0]["image"]).size == (openmoji.IMAGE_SIZE, openmoji.IMAGE_SIZE // 2)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def test_stamps_rows(cache):
     rows = {row["image_id"]: row for row in load_stamps()}
     assert list(rows) == ["stamps/food/both", "stamps/food/cake", "stamps/food/hot_drinks/tea"]
     assert rows["stamps/food/both"]["image"] == str(folder / "food/both.png")
-    assert load_image(rows["stamps/food/cake"]["image"]).size == (stamps.PICTURE_SIZE, stamps.PICTURE_SIZE // 2)
+    assert load_image(rows["stamps/food/cake"]["image"]).size == (stamps.IMAGE_SIZE, stamps.IMAGE_SIZE // 2)
     tea = rows["stamps/food/hot_drinks/tea"]
     assert (tea["title"], tea["description"]) == ("cup of tea", "A cup of tea.")
     assert (tea["tags"], tea["license"]) == (["food", "hot drinks"], "GPL-2.0-or-later")

@@ -15,7 +15,7 @@ from modeling_unimur.serving.refusal import Refused
 from modeling_unimur.serving.requests import read_request
 
 LIMITS = ServingLimits(
-    turns=3, parts=9, characters=50, pictures=2, pixels=10_000, request_pixels=15_000, side=2000, aspect=20, top_k=7,
+    turns=3, parts=9, characters=50, images=2, pixels=10_000, request_pixels=15_000, side=2000, aspect=20, top_k=7,
     filter_values=4,
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.cli import app
-from modeling_unimur.cli.app import pictures_of, shown_pictures, space
+from modeling_unimur.cli.app import images_of, shown_images, space
 from modeling_unimur.cli.main import main
 from modeling_unimur.data.source_folders import record_sources
 from tests.cli.test_main import error_of
@@ -20,7 +20,7 @@ from tests.space.conftest import COLOURS, REPLIES
 def responder(space_path, served):
     from responder import Responder
 
-    return Responder(served[1], pictures_of(served[1]))
+    return Responder(served[1], images_of(served[1]))
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def empty(space_path):
 
 
 def test_pictures_of_an_index_have_paths_and_titles(served, gallery):
-    found = pictures_of(served[1])
+    found = images_of(served[1])
     assert set(found) == {str(path) for path in gallery}
     assert found[str(gallery[0])] == (str(gallery[0]), gallery[0].stem.replace("_", " "))
 
@@ -136,10 +136,10 @@ def test_only_images_below_named_folders_are_shown(tmp_path, gallery):
     pictures = {key: (str(path), "title") for key, path in good.items()}
     pictures |= {f"bad {number}": (str(path), "title") for number, path in enumerate(bad)}
     pictures["inside"] = (str(allowed / "inside.png"), "a link that stays")
-    shown = shown_pictures(pictures, [allowed])
+    shown = shown_images(pictures, [allowed])
     assert set(shown) == {"a", "b", "inside"}
     assert shown["inside"] == (str((allowed / "a.png").resolve()), "a link that stays")
-    assert shown_pictures(pictures, []) == {}
+    assert shown_images(pictures, []) == {}
 
 
 def test_the_page_of_a_foreign_index_shows_nothing_of_this_computer(

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import CLIPModel, PreTrainedTokenizerFast, pipeline
 
@@ -15,10 +16,10 @@ from modeling_unimur.training import adapt_contexts
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
 from modeling_unimur.training.adapt_selection import chance
+from modeling_unimur.training.context_rows import TextContext, load_texts
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts
 from modeling_unimur.training.precomputed import ReadyVectors, join, load_items, load_vectors
 from modeling_unimur.training.readout_fit import ReadContexts, fit_ridge, sharpen_readout
-from modeling_unimur.training.unpaired_texts import TextContext, load_texts
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training import colour_index
 
@@ -186,6 +187,36 @@ def test_an_encoder_teaches_dialogues_and_pictures_with_a_caption_alone(
     built = results["held_out"]["built_dialogue_to_text"]
     assert (built["queries"], built["candidates"]) == (10, 10)
     assert any("images alone" in note for note in results["notes"])
+
+
+def test_an_encoder_that_reads_images_teaches_contexts_with_images(
+    clip_vectors, clip_folder, language_folder, tmp_path, monkeypatch
+):
+    from sentence_transformers import SentenceTransformer
+
+    def unavailable(names):
+        raise PackageUnavailable("no WordNet here")
+
+    monkeypatch.setattr(adapt_contexts, "load_texts", unavailable)
+    encoder, texts = tmp_path / "encoder", colour_index.texts()
+    SentenceTransformer(str(clip_folder), device="cpu").save_pretrained(str(encoder))
+    items = [{"text": text} for text in texts] + [{"text": text, "kind": "image"} for text in texts]
+    given = (np.concatenate(clip_vectors), items, language_folder)
+    options = AdaptOptions(contexts=600, dtype="float32")
+    results = adapt(*given, tmp_path / "heads", encoder=encoder, options=options)
+    assert 0.15 < results["contexts_with_images"] / results["contexts"] < 0.35
+    retriever = pipeline("multimodal-retrieval", model=str(tmp_path / "heads"), trust_remote_code=True)
+    model, processor = retriever.model, retriever.processor
+    assert model.config.visual_feature == "projected"
+    batch = processor.process_rendered([processor.image_token] * 64)
+    with torch.no_grad():  # an image alone finds its text
+        read = model.get_readout_features(**batch, visual_features=torch.from_numpy(clip_vectors[1]))
+    found = (read @ torch.from_numpy(clip_vectors[0]).T).topk(5).indices
+    assert (found == torch.arange(64)[:, None]).any(dim=1).float().mean() > 3 * 5 / 64
+    image = Image.new("RGB", (40, 30), "red")
+    assert retriever.embed([{"role": "user", "content": [{"type": "image", "image": image}]}]).isfinite().all()
+    text_alone = adapt(*given, tmp_path / "other", encoder=clip_folder, options=options)
+    assert text_alone["contexts_with_images"] == 0  # CLIP's text tower
 
 
 def test_own_chats_are_learnt_with_an_encoder(clip_vectors, clip_folder, language_folder, tmp_path, monkeypatch):

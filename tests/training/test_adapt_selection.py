@@ -19,10 +19,10 @@ from modeling_unimur.training import adapt_contexts, adapt_selection, text_encod
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_selection import AnchorChoice, PoolQueries
 from modeling_unimur.training.collators import turn_messages
+from modeling_unimur.training.context_rows import TextContext
 from modeling_unimur.training.dev_sets import DevSet
 from modeling_unimur.training.query_anchor_fit import merit_of
 from modeling_unimur.training.text_encoders import TextSpace, load_text_space
-from modeling_unimur.training.unpaired_texts import TextContext
 from tests import tiny
 from tests.hub_cache import publish
 from tests.training import colour_index

@@ -144,7 +144,7 @@ def test_two_steps_on_small_stand_ins(name, stand_ins, tmp_path, monkeypatch):
     assert main(["cache", str(BIG[name]), *words, "--device", "cpu"]) == 0
     assert main(["train", str(BIG[name]), *words]) == 0
     results = json.loads((output / "results.json").read_text())
-    assert results["pictures"] == {"train": 40, "validation": 8, "test": 8}
+    assert results["images"] == {"train": 40, "validation": 8, "test": 8}
     assert set(results["test"]) == set(results["test_untrained"])
     assert all(math.isfinite(value) for value in results["test"].values())
     history = json.loads((output / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]

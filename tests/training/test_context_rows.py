@@ -81,7 +81,7 @@ def test_a_text_row_may_have_a_picture(pairs):
         torch.eye(2),
         torch.tensor([0, 1]),
         ids=torch.tensor([3, 100]),
-        pictures=torch.tensor([7, -1]),
+        images=torch.tensor([7, -1]),
         image_targets=lambda numbers: pairs.pooled[numbers],
     )
     assert torch.equal(rows[0]["target_image_features"], pairs.pooled[7])

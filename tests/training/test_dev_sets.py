@@ -75,12 +75,12 @@ def test_texts_with_pictures_give_two_sets(pair, pairs):
         torch.randn(2, pairs.pooled.shape[1]),
         torch.tensor([0, 1, 0]),
         ids=torch.tensor([1, 9, 4]),
-        pictures=torch.tensor([1, -1, 5]),
+        images=torch.tensor([1, -1, 5]),
     )
     texts, images = text_sets(rows, "dialogue_text", "dialogue_image", pictures)
     assert (texts.name, texts.kind, texts.ids.tolist()) == ("dialogue_text", "text", [0, 1, 0])
     assert images.contexts == [["a", "b"], ["d"]]
     assert images.ids.tolist() == [1, 4]
     assert images.candidate_ids.tolist() == pairs.groups.tolist()
-    rows.pictures = None
+    rows.images = None
     assert [dev.name for dev in text_sets(rows, "gloss_title", None, pictures)] == ["gloss_title"]

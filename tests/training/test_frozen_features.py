@@ -86,7 +86,7 @@ def test_files_that_have_not_changed_are_not_read_again(folder, monkeypatch):
     frozen(Tower()).features(paths(folder))
     read = []
     monkeypatch.setattr(
-        "modeling_unimur.training.picture_batches.read_image_bytes",
+        "modeling_unimur.encoding.items.read_image_bytes",
         lambda address: read.append(address) or open(address, "rb").read(),  # noqa: SIM115
     )
     frozen(Tower()).features(paths(folder))
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_is_left_out_named_and_not_tried_again(folder, monke
     assert first.kept.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert {position for position, _ in first.skipped} == {4, 10}
     assert "4.png" in (first.folder / "unreadable.tsv").read_text()
-    monkeypatch.setattr("modeling_unimur.training.picture_batches.decode_image", None)
+    monkeypatch.setattr("modeling_unimur.encoding.chunks.decode_image", None)
     again = frozen(Tower()).features(listed)
     assert again.kept.tolist() == first.kept.tolist()
     assert {position for position, _ in again.skipped} == {4, 10}
@@ -151,12 +151,12 @@ def test_worker_processes_give_the_same_rows(folder, cache, monkeypatch, tmp_pat
     assert torch.equal(alone.rows.tensor(), together.rows.tensor())
 
 
-def test_a_tower_in_bfloat16_is_near_and_kept_apart(folder):
+def test_rows_in_bfloat16_are_near_and_kept_apart(folder):
     plain = frozen(Tower()).features(paths(folder))
-    fast = frozen(Tower(), tower=torch.bfloat16, stored=torch.bfloat16).features(paths(folder))
-    assert plain.folder != fast.folder
-    assert fast.computed == 10
-    near = torch.nn.functional.cosine_similarity(plain.rows.tensor(), fast.rows.tensor())
+    half = frozen(Tower(), stored=torch.bfloat16).features(paths(folder))
+    assert plain.folder != half.folder
+    assert half.computed == 10
+    near = torch.nn.functional.cosine_similarity(plain.rows.tensor(), half.rows.tensor())
     assert 0.999 < near.min() < 1 - 1e-7
 
 

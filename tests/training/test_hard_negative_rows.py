@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from modeling_unimur.training import hard_negative_rows
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.dev_sets import embed_contexts
 from modeling_unimur.training.hard_negative_rows import HardNegativeRows, mine_hard_negatives
@@ -34,10 +35,11 @@ class Rows(torch.utils.data.Dataset):
         }
 
 
-def test_negatives_are_the_best_ranked_wrong_targets(make_model):
+def test_negatives_are_the_best_ranked_wrong_targets(make_model, monkeypatch):
+    monkeypatch.setattr(hard_negative_rows, "_OPTIONS", MiningOptions(depth=4, joint=False))
     model, processor = make_model()
     rows, collator = Rows(model), DualAlignmentCollator(processor, 24)
-    found = mine_hard_negatives(model, rows, collator, 2, MiningOptions(depth=4, joint=False))
+    found = mine_hard_negatives(model, rows, collator, 2)
     queries = embed_contexts(model, processor, [[word] for word in WORDS])
     for kind, features in (("image", rows.images), ("text", rows.texts)):
         assert len(found.pools[kind]) == 6  # each target once
@@ -102,7 +104,7 @@ def test_a_context_whose_best_are_all_right_takes_wrong_ones(make_model):
 
 
 def test_the_recipe_refuses_a_negative_number():
-    from modeling_unimur.training.recipes import UniMuRDataArguments
+    from modeling_unimur.training.arguments import UniMuRDataArguments
 
     with pytest.raises(ValueError, match="hard_negatives"):
         UniMuRDataArguments(hard_negatives=-1)

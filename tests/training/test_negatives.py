@@ -9,9 +9,7 @@ import torch
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.training.documents import DecodedImages, Documents
-from modeling_unimur.training.negatives import Sampler
-from modeling_unimur.training.query_batches import QueryCollator
-from modeling_unimur.training.query_rows import QueryRows
+from modeling_unimur.training.query_rows import QueryCollator, QueryRows, Sampler
 from tests.training.univl_dr_set import write_set
 
 IMAGES, TEXTS = ["i1", "i2", "i3"], ["t1", "t2"]

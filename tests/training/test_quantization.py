@@ -69,6 +69,11 @@ def test_gradient_is_that_of_the_unpacked_weights(quantised, wide_folder, clip_f
     assert torch.nn.functional.cosine_similarity(found["packed"][1], found["full"][1], dim=0) > 0.8
 
 
+def packed_weight(model):
+    weight = layer(model.language_model)
+    return next((getattr(weight, n) for n in ("qdata", "data") if hasattr(weight, n)), weight)
+
+
 def test_trains_saves_and_loads(quantised, tmp_path, wide_folder, clip_folder):
     model, processor = quantised
     model.config.heads_only = True
@@ -78,9 +83,11 @@ def test_trains_saves_and_loads(quantised, tmp_path, wide_folder, clip_folder):
     )  # fmt: skip
     trainer = RetrievalTrainer(
         model=model, args=args, train_dataset=Rows(), data_collator=DualAlignmentCollator(processor),
-        processing_class=processor, callbacks=[TrainingGuard(model, every=1)],
+        processing_class=processor, callbacks=[TrainingGuard(model)],
     )  # fmt: skip
-    trainer.train()  # the guard looks at the packed weights after every step
+    before = packed_weight(model).clone()
+    trainer.train()
+    assert torch.equal(packed_weight(model), before)
     logged = [line for line in trainer.state.log_history if "loss" in line]
     assert logged[-1]["loss"] < logged[0]["loss"]
     checkpoint = tmp_path / "checkpoint-22"
@@ -90,21 +97,6 @@ def test_trains_saves_and_loads(quantised, tmp_path, wide_folder, clip_folder):
     loaded = UniMuRModel.from_pretrained(checkpoint, language_model=str(wide_folder), clip=str(clip_folder))
     for name, value in model.heads.state_dict().items():
         assert torch.equal(value, loaded.heads.state_dict()[name]), name
-
-
-def test_the_guard_sees_a_packed_weight_change(quantised):
-    model, _ = quantised
-    guard = TrainingGuard(model)
-    guard.on_train_begin(None, None, None)
-    weight = layer(model.language_model)
-    packed = next((getattr(weight, n) for n in ("qdata", "data") if hasattr(weight, n)), weight)
-    before = packed.clone()
-    with torch.no_grad():
-        packed.view(-1)[0] += 1
-    with pytest.raises(RuntimeError, match="frozen weight"):
-        guard.on_train_end(None, None, None)
-    with torch.no_grad():
-        packed.copy_(before)
 
 
 def test_none_is_none():

@@ -50,7 +50,6 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path, written, value):
         ("task: clip\nmodel: {clip: x, language_model: y}\n", "language_model"),
         ("task: clip\nmodel: {clip: x}\ndata: {texts: [words]}\n", "texts"),
         ("task: clip\nmodel: {clip: x}\ndata: {feature_dtype: int8}\n", "feature_dtype"),
-        ("task: clip\nmodel: {clip: x}\ndata: {tower_dtype: float8}\n", "tower_dtype"),
         ("task: clip\nmodel: {clip: x}\ndata: {feature_batch_size: 0}\n", "at least 1"),
         ("task: unimur\nmodel: {clip: x, language_model: y}\ndata: {refit_texts: [words]}\n", "refit_readout"),
         ("task: [clip\n", "is not YAML"),

@@ -59,7 +59,7 @@ def test_learns_and_logs_every_term(make_model, tmp_path):
         args=arguments(tmp_path),
         train_dataset=Rows(),
         data_collator=DualAlignmentCollator(processor, captions_per_batch=4),
-        callbacks=[TrainingGuard(model, every=5)],
+        callbacks=[TrainingGuard(model)],
     )
     trainer.train()
     lines = [line for line in trainer.state.log_history if "loss" in line]
@@ -122,7 +122,7 @@ def guarded(model, processor, folder, **kwargs):
         args=arguments(folder, max_steps=25),
         train_dataset=Rows(),
         data_collator=DualAlignmentCollator(processor, **kwargs),
-        callbacks=[TrainingGuard(model, every=1)],
+        callbacks=[TrainingGuard(model)],
     )
 
 
@@ -130,22 +130,6 @@ def test_stops_when_a_trained_weight_gets_no_gradient(make_model, tmp_path):
     model, processor = make_model(visual_matching_weight=0.0, textual_matching_weight=0.0)
     with pytest.raises(RuntimeError, match=r"heads\.logit_scale"):
         guarded(model, processor, tmp_path).train()
-
-
-def test_stops_when_a_frozen_weight_changes(make_model, tmp_path):
-    model, processor = make_model()
-    trainer = guarded(model, processor, tmp_path)
-    compute = trainer.compute_loss
-
-    def meddle(*args, **kwargs):
-        with torch.no_grad():
-            for parameter in model.language_model.parameters():
-                parameter.add_(1e-3)
-        return compute(*args, **kwargs)
-
-    trainer.compute_loss = meddle
-    with pytest.raises(RuntimeError, match="frozen weight"):
-        trainer.train()
 
 
 def test_stops_when_nothing_trains(make_model, tmp_path):

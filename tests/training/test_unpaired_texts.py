@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_unimur.training.unpaired_texts import TextContext, load_texts
+from modeling_unimur.training.context_rows import TextContext, load_texts
 from tests.installable import loaded_or_skipped
 from unimur_mini.chats import SPLITS
 from unimur_mini.dialogues import load_dialogue_texts, load_glosses, split_of
@@ -15,7 +15,7 @@ def test_texts_that_are_their_own_right_answers():
     assert {name: set(parts) for name, parts in found.items()} == {"words": {"train"}, "turns": {"train"}}
     for parts in found.values():
         contexts = parts["train"]
-        assert all(context.turns == [context.target] and not context.picture for context in contexts)
+        assert all(context.turns == [context.target] and not context.image for context in contexts)
         assert len({context.target for context in contexts}) == len(contexts) > 20_000
     words = {context.target for context in found["words"]["train"]}
     assert words <= set(glosses["train"]["title"])

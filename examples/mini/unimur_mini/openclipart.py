@@ -14,8 +14,8 @@ from datasets import Dataset
 from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
+from .image_collections import cached_rows, png_pixels
 from .packages import debian_package
-from .picture_collections import cached_rows, png_pixels
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 
+from .image_collections import cached_rows, rasterise_svg
 from .packages import OPENMOJI_REQUIREMENT, pip_package
-from .picture_collections import cached_rows, rasterise_svg
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
 _BLACK_FLAG = "\N{WAVING BLACK FLAG}"
 _TAG_CHARACTERS = range(0xE0020, 0xE0080)
 # Twice the side that the small image towers read, so that they can still crop.
-PICTURE_SIZE = 256
+IMAGE_SIZE = 256
 
 
 def load_openmoji() -> Dataset:
@@ -96,11 +96,11 @@ def _read_package() -> list[ImageRow]:
     def draw(folder: Path) -> None:
         for svg in tqdm(named, desc="Drawing OpenMoji", unit="emoji"):
             try:
-                rasterise_svg(svg, folder / f"{svg.stem}.png", size=PICTURE_SIZE)
+                rasterise_svg(svg, folder / f"{svg.stem}.png", size=IMAGE_SIZE)
             except ValueError as error:
                 logger.warning("%s", error)
 
-    pngs = build_once(cache_dir() / "images" / f"openmoji-{version}-{PICTURE_SIZE}", draw)
+    pngs = build_once(cache_dir() / "images" / f"openmoji-{version}-{IMAGE_SIZE}", draw)
     rows = [
         ImageRow(
             image_id=f"openmoji/{svg.stem}",

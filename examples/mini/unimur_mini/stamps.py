@@ -13,13 +13,13 @@ from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
+from .image_collections import cached_rows, png_pixels, rasterise_svg
 from .packages import debian_package
-from .picture_collections import cached_rows, png_pixels, rasterise_svg
 
 logger = logging.getLogger(__name__)
 
 _OPENING = re.compile(r"^(?:this is|these are|here is)?\s*(?:an?|the|some)\s+", re.IGNORECASE)
-PICTURE_SIZE = 384
+IMAGE_SIZE = 384
 
 
 def load_stamps() -> Dataset:
@@ -49,29 +49,29 @@ def _read_package() -> list[ImageRow]:
 
 def read_folder(stamps: Path) -> list[ImageRow]:
     """Rows of every described PNG or SVG below `stamps`, sorted by name; drawings go to `<cache>/images`."""
-    pictures: dict[str, Path] = {}
+    images: dict[str, Path] = {}
     # Where a stamp comes as both, the PNG is its image: some of the SVGs need fonts.
     for path in [*sorted(stamps.rglob("*.svg")), *sorted(stamps.rglob("*.png"))]:
-        pictures[path.relative_to(stamps).with_suffix("").as_posix()] = path
-    sentences = {name: _sentence(path.with_suffix(".txt")) for name, path in pictures.items()}
-    described = {name: pictures[name] for name in sorted(pictures) if sentences[name]}
+        images[path.relative_to(stamps).with_suffix("").as_posix()] = path
+    sentences = {name: _sentence(path.with_suffix(".txt")) for name, path in images.items()}
+    described = {name: images[name] for name in sorted(images) if sentences[name]}
     drawings = {name: path for name, path in described.items() if path.suffix == ".svg"}
     failed: list[str] = []
 
     def draw(folder: Path) -> None:
         for name, path in tqdm(drawings.items(), desc="Drawing stamps", unit="stamp"):
             try:
-                rasterise_svg(path, folder / f"{name}.png", size=PICTURE_SIZE)
+                rasterise_svg(path, folder / f"{name}.png", size=IMAGE_SIZE)
             except ValueError as error:
                 logger.warning("%s", error)
 
-    drawn = build_once(cache_dir() / "images" / f"stamps-{PICTURE_SIZE}", draw)
+    drawn = build_once(cache_dir() / "images" / f"stamps-{IMAGE_SIZE}", draw)
     rows: list[ImageRow] = []
     for name, path in described.items():
-        picture = drawn / f"{name}.png" if name in drawings else path
+        image = drawn / f"{name}.png" if name in drawings else path
         try:
-            if png_pixels(picture) > MAX_PIXELS:
-                raise ValueError(f"{picture}: more than {MAX_PIXELS} pixels")
+            if png_pixels(image) > MAX_PIXELS:
+                raise ValueError(f"{image}: more than {MAX_PIXELS} pixels")
         except (OSError, ValueError) as error:
             logger.debug("%s", error)
             failed.append(name)
@@ -79,7 +79,7 @@ def read_folder(stamps: Path) -> list[ImageRow]:
         rows.append(
             ImageRow(
                 image_id=f"stamps/{name}",
-                image=str(picture),
+                image=str(image),
                 title=sentence_title(sentences[name]),
                 description=sentences[name],
                 tags=[folder.replace("_", " ") for folder in name.split("/")[:-1]],
@@ -91,7 +91,7 @@ def read_folder(stamps: Path) -> list[ImageRow]:
     logger.info(
         "Stamps: %d images; left out: %d without a sentence, %d unreadable",
         len(rows),
-        len(pictures) - len(described),
+        len(images) - len(described),
         len(failed),
     )
     return rows

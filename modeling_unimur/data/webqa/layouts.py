@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from ..json_lines import line_objects
-from ..json_stream import object_entries
+from ..json_lines import line_objects, object_entries
 from ..text_lines import open_lines
 from .line_index import LineIndex
 
@@ -35,15 +34,27 @@ class Document:
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one split; ids of what answers it, and of what was shown beside that and does not."""
+    """A question of one split; ids of the images and texts that answer it, and of what was shown beside them and does
+    not."""
 
     query_id: str
     text: str
     split: str
-    positives: tuple[str, ...]
-    image_negatives: tuple[str, ...] = field(default=())
-    text_negatives: tuple[str, ...] = field(default=())
-    kind: str = ""
+    images: Sequence[str]
+    texts: Sequence[str]
+    image_negatives: Sequence[str] = ()
+    text_negatives: Sequence[str] = ()
+
+    @property
+    def kind(self) -> str:
+        """What answers it: "image", "text", both as "image+text", or ""."""
+        return "+".join(kind for kind, found in (("image", self.images), ("text", self.texts)) if found)
+
+    @classmethod
+    def of_facts(cls, query_id: str, text: str, split: str, ids: Callable[[str], Iterable]) -> Question:
+        """A question whose answers stand in WebQA's four lists of facts; `ids` gives those of a list by its name."""
+        lists = ("img_posFacts", "txt_posFacts", "img_negFacts", "txt_negFacts")
+        return cls(query_id, clean(text), split, *(list(map(str, ids(name))) for name in lists))
 
 
 class Source:
@@ -90,11 +101,6 @@ class Source:
 def clean(text: str) -> str:
     """Text without spaces, quotation marks and carriage returns around it (UniVL-DR's `process_data.py`)."""
     return text.strip().strip('"').replace("\r", "").strip()
-
-
-def kind_of(images: tuple[str, ...] | list[str], texts: tuple[str, ...] | list[str]) -> str:
-    """What answers a question: "image", "text", both as "image+text", or ""."""
-    return "+".join(kind for kind, found in (("image", images), ("text", texts)) if found)
 
 
 TRAIN_FILE, TEST_FILE = "WebQA_train_val.json", "WebQA_test.json"
@@ -170,19 +176,10 @@ def image_document(image_id: str, caption: str, title: str, index: LineIndex | N
 
 
 def _raw_question(guid: str, entry: dict, split: str) -> Question:
-    ids = {
-        name: tuple(str(fact["image_id" if name.startswith("img") else "snippet_id"]) for fact in entry[name])
-        for name in ("img_posFacts", "img_negFacts", "txt_posFacts", "txt_negFacts")
-    }
-    return Question(
-        query_id=guid,
-        text=clean(entry["Q"]),
-        split=split,
-        positives=ids["img_posFacts"] + ids["txt_posFacts"],
-        image_negatives=ids["img_negFacts"],
-        text_negatives=ids["txt_negFacts"],
-        kind=kind_of(ids["img_posFacts"], ids["txt_posFacts"]),
-    )
+    def ids(name: str) -> Iterator:
+        return (fact["image_id" if name.startswith("img") else "snippet_id"] for fact in entry[name])
+
+    return Question.of_facts(guid, entry["Q"], split, ids)
 
 
 DOCUMENTS_FILE = "all_docs.json"
@@ -223,23 +220,8 @@ def read_released(source: Source, index: LineIndex | None, captions: str = "raw"
         name = next((name for name in (f"{stem}_all.json", f"{stem}.json") if source.has(name)), f"{stem}.json")
         with source.open(name) as file:
             for row in line_objects(file, name):
-                yield _released_question(row, split, name)
-
-
-def _released_question(row: dict, split: str, name: str) -> Question:
-    ids = {
-        key: tuple(map(str, _of(row, key, name)))
-        for key in ("img_posFacts", "txt_posFacts", "img_negFacts", "txt_negFacts")
-    }
-    return Question(
-        query_id=str(_of(row, "qid", name)),
-        text=clean(_of(row, "Q", name)),
-        split=split,
-        positives=ids["img_posFacts"] + ids["txt_posFacts"],
-        image_negatives=ids["img_negFacts"],
-        text_negatives=ids["txt_negFacts"],
-        kind=kind_of(ids["img_posFacts"], ids["txt_posFacts"]),
-    )
+                query_id, text = str(_of(row, "qid", name)), _of(row, "Q", name)
+                yield Question.of_facts(query_id, text, split, lambda key, row=row, name=name: _of(row, key, name))
 
 
 def _of(row: dict, key: str, name: str):
@@ -317,20 +299,13 @@ def _address(folder: Path, image: str | None) -> str:
 
 
 def _mbeir_question(row: dict, split: str, images: set[int]) -> Question:
-    parts: dict[bool, list[str]] = {True: [], False: []}
-    for did in row.get("neg_cand_list") or []:
-        parts[_number(did) in images].append(did)
-    shown = [did for did in row["pos_cand_list"] if _number(did) in images]
-    told = [did for did in row["pos_cand_list"] if _number(did) not in images]
-    return Question(
-        query_id=f"{split}/{row['qid']}",
-        text=row["query_txt"].strip(),
-        split=split,
-        positives=tuple(row["pos_cand_list"]),
-        image_negatives=tuple(parts[True]),
-        text_negatives=tuple(parts[False]),
-        kind=kind_of(shown, told),
-    )
+    ids = {"pos": row["pos_cand_list"], "neg": row.get("neg_cand_list") or []}
+    parts = {
+        (name, shown): [did for did in found if (_number(did) in images) == shown]
+        for name, found in ids.items()
+        for shown in (True, False)
+    }
+    return Question(f"{split}/{row['qid']}", row["query_txt"].strip(), split, *parts.values())
 
 
 __all__ = [
@@ -347,7 +322,6 @@ __all__ = [
     "clean",
     "image_document",
     "is_mbeir",
-    "kind_of",
     "read_mbeir",
     "read_raw",
     "read_released",

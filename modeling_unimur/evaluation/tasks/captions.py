@@ -54,7 +54,7 @@ def evaluate_captions(
         "split": options.split or "test",
         "digest": files_digest(sources) + (f"-{options.limit}" if options.limit else ""),
         "captions": len(pairs),
-        "pictures": len(files),
+        "images": len(files),
     }
     notes += evaluator.notes()
     notes.append("image2caption: rank of the best placed of an image's captions among all captions.")

@@ -68,18 +68,18 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
     dialogs = MMDialog(folder, split, options.limit)
     names = image_words(dialogs.image_folder)
 
-    def picture(image_id: str) -> Path | None:
-        path = dialogs.picture(image_id)
+    def image_file(image_id: str) -> Path | None:
+        path = dialogs.image(image_id)
         return path if path.is_file() else None
 
-    found = read_replies(dialogs, picture, lambda name: names.get(name, ""))
+    found = read_replies(dialogs, image_file, lambda name: names.get(name, ""))
     about = {
         "path": data,
         "split": split,
-        "digest": files_digest([dialogs.conversations]) + (f"-{options.limit}" if options.limit else ""),
+        "digest": files_digest(dialogs.files) + (f"-{options.limit}" if options.limit else ""),
         "dialogues": len(found.dialog_ids),
         "texts": len(found.gallery.texts),
-        "pictures": len(found.gallery.images),
+        "images": len(found.gallery.images),
     }
     missing = [] if dialogs.report.complete else [dialogs.report.describe()]
     if found.lost:

@@ -45,12 +45,12 @@ def evaluate_photochat(
     """
     reader = PhotoChat(data, options.split or "test", options.limit)
     every = list(reader)
-    dialogs = [dialog for dialog in every if dialog.picture is not None and _contexts(dialog)]
+    dialogs = [dialog for dialog in every if dialog.image is not None and _contexts(dialog)]
     if not dialogs:
         raise ValueError(f"No dialogue of {data} has its photo. {reader.report.describe()}")
     photos = {dialog.photo_id: dialog for dialog in dialogs}
     numbers = {name: number for number, name in enumerate(photos)}
-    files = tuple(str(dialog.picture) for dialog in photos.values())
+    files = tuple(str(dialog.image) for dialog in photos.values())
     gallery = Gallery((), tuple(photos), files, tuple(dialog.description for dialog in photos.values()))
     groups = [_contexts(dialog) for dialog in dialogs]
     ends = np.cumsum(list(map(len, groups)))
@@ -70,7 +70,7 @@ def evaluate_photochat(
         "split": reader.split,
         "digest": files_digest(reader.files) + (f"-{options.limit}" if options.limit else ""),
         "dialogues": len(dialogs),
-        "pictures": len(photos),
+        "images": len(photos),
     }
     notes = [
         f"{len(photos)} photos to choose from (1,000 in PhotoChat's test). sum: R@1 + R@5 + R@10.",

@@ -77,13 +77,13 @@ class _Corpus:
 
 
 def read_replies(
-    dialogs: Iterable[Dialog], picture: Callable[[str], Path | None], words: Callable[[str], str] = lambda name: ""
+    dialogs: Iterable[Dialog], image_file: Callable[[str], Path | None], words: Callable[[str], str] = lambda name: ""
 ) -> ReplySet:
     """Every turn but the first as a reply; all turns before it are its context.
 
     Args:
         dialogs: with their negatives.
-        picture: image id to file; None where it is missing. Missing images are left out of contexts and pools, and
+        image_file: image id to file; None where it is missing. Missing images are left out of contexts and pools, and
             as right answers.
         words: image id to what it is called, for systems that cannot see.
 
@@ -97,7 +97,7 @@ def read_replies(
 
     def has(name: str) -> bool:
         if name not in files and name not in gone:
-            path = picture(name)
+            path = image_file(name)
             if path is None:
                 gone.add(name)
             else:
@@ -139,9 +139,9 @@ def read_replies(
         found.groups.append(group)
     if not found.replies:
         raise ValueError("No dialogue has a reply: a dialogue needs two turns at least.")
-    pictures = list(corpora["image"].numbers)
+    images = list(corpora["image"].numbers)
     found.gallery = Gallery(
-        tuple(corpora["text"].numbers), tuple(pictures), tuple(files[n] for n in pictures), tuple(map(words, pictures))
+        tuple(corpora["text"].numbers), tuple(images), tuple(files[n] for n in images), tuple(map(words, images))
     )
     found.sources = {kind: [frozenset(owners) for owners in corpus.dialogs] for kind, corpus in corpora.items()}
     found.lost = Counter({reason: count for reason, count in found.lost.items() if count})

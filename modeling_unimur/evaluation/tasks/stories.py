@@ -19,20 +19,20 @@ from .options import TaskOptions
 SETTINGS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 images": (5, True)}
 
 
-def story_context(story: Story, setting: str, pictures: dict[str, str]) -> list[dict]:
+def story_context(story: Story, setting: str, images: dict[str, str]) -> list[dict]:
     """A story as chat messages, a sentence each, with its image behind it; the last one's is wanted.
 
     Args:
         story: of five sentences.
         setting: one of `SETTINGS`.
-        pictures: image id to file.
+        images: image id to file.
     """
     count, shown = SETTINGS[setting]
     messages = []
     for place in range(len(story.sentences) - count, len(story.sentences)):
         content: list[dict] = [{"type": "text", "text": story.sentences[place]}]
         if shown and place < len(story.sentences) - 1:
-            content.append({"type": "image", "image": pictures[story.image_ids[place]]})
+            content.append({"type": "image", "image": images[story.image_ids[place]]})
         messages.append({"role": "user", "content": content})
     return messages
 
@@ -53,14 +53,14 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
     found = VIST(data, options.split or "val", options.limit)
     stories = list(found)
     names = list(dict.fromkeys(name for story in stories for name in story.image_ids))
-    pictures = {name: str(path) for name in names if (path := found.picture(name)) is not None}
-    whole = [story for story in stories if all(name in pictures for name in story.image_ids)]
+    images = {name: str(path) for name in names if (path := found.image(name)) is not None}
+    whole = [story for story in stories if all(name in images for name in story.image_ids)]
     if not whole:
         raise ValueError(f"No story of {data} has all its images. {found.report.describe()}")
-    ids = tuple(pictures)
+    ids = tuple(images)
     numbers = {name: number for number, name in enumerate(ids)}
-    gallery = Gallery((), ids, tuple(pictures.values()), ("",) * len(ids))
-    groups = [[story_context(story, setting, pictures) for setting in SETTINGS] for story in whole]
+    gallery = Gallery((), ids, tuple(images.values()), ("",) * len(ids))
+    groups = [[story_context(story, setting, images) for setting in SETTINGS] for story in whole]
     golds = np.array([numbers[story.image_ids[-1]] for story in whole])
 
     def measure(system: Encoded) -> Figures:
@@ -80,7 +80,7 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
         "split": found.split,
         "digest": files_digest(found.files) + (f"-{options.limit}" if options.limit else ""),
         "stories": len(whole),
-        "pictures": len(ids),
+        "images": len(ids),
     }
     left_out = len(stories) - len(whole)
     notes = [

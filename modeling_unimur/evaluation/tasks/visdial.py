@@ -63,8 +63,8 @@ def visdial_context(dialog: VisDialDialog, rounds: int, options: TaskOptions) ->
     return messages
 
 
-def _message(role: str, text: str, *pictures: str) -> dict:
-    parts = [{"type": "image", "image": picture} for picture in pictures]
+def _message(role: str, text: str, *images: str) -> dict:
+    parts = [{"type": "image", "image": image} for image in images]
     return {"role": role, "content": [*parts, *([{"type": "text", "text": text}] if text else [])]}
 
 
@@ -85,11 +85,11 @@ def evaluate_visdial(
         FileNotFoundError, ValueError: as the reader; ValueError also where no dialogue has its image.
     """
     dialogs, about, missing = open_visdial(data, options)
-    dialogs = [dialog for dialog in dialogs if dialog.picture is not None and dialog.rounds]
+    dialogs = [dialog for dialog in dialogs if dialog.image is not None and dialog.rounds]
     if not dialogs:
         raise ValueError(f"No dialogue of {data} has its image: put the images beside the file. {missing}")
-    pictures = tuple(str(dialog.picture) for dialog in dialogs)
-    gallery = Gallery((), tuple(dialog.image_id for dialog in dialogs), pictures, ("",) * len(dialogs))
+    images = tuple(str(dialog.image) for dialog in dialogs)
+    gallery = Gallery((), tuple(dialog.image_id for dialog in dialogs), images, ("",) * len(dialogs))
     shown = [sorted({min(n or len(d.rounds), len(d.rounds)) for n in options.rounds}) for d in dialogs]
     groups = [
         [visdial_context(dialog, count, options) for count in counts]
@@ -212,7 +212,7 @@ def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) 
     scorer = AnswerScorer(system.model, system.processor, options.normalise)
     folder = work_folder(system, work)
     setting = repr((options.normalise, options.with_caption))
-    items = [repr(replace(dialog, picture=image_key(dialog.picture))) for dialog in (dialogs if folder else ())]
+    items = [repr(replace(dialog, image=image_key(dialog.image))) for dialog in (dialogs if folder else ())]
     kept = Chunks(folder and folder / "answers", [setting, *items])
     by_dialog: dict[int, list[int]] = {}
     for number, place in places:
@@ -235,8 +235,8 @@ def _question(dialog: VisDialDialog, place: int, options: TaskOptions) -> Questi
     for part in dialog.rounds[:place]:
         lines += [f"Q: {part.question}?", f"A: {part.answer}"]
     lines += [f"Q: {dialog.rounds[place].question}?", "A:"]
-    pictures = [] if dialog.picture is None else [str(dialog.picture)]
-    return Question([_message("user", "\n".join(lines), *pictures)], [f" {o}" for o in dialog.rounds[place].options])
+    images = [] if dialog.image is None else [str(dialog.image)]
+    return Question([_message("user", "\n".join(lines), *images)], [f" {o}" for o in dialog.rounds[place].options])
 
 
 def _by_similarity(dialogs, places, system: System, options: TaskOptions, work) -> list[np.ndarray]:

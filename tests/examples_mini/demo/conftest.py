@@ -2,7 +2,7 @@
 
 import pytest
 
-from modeling_unimur.cli.gallery import RankedPicture, RankedReply
+from modeling_unimur.cli.gallery import RankedImage, RankedReply
 from tests.cli.conftest import empty_cache, image_folder, make_picture, release_folder
 from unimur_mini.demo.results import AnsweredDialogue, DemoResults, Turn
 
@@ -16,10 +16,10 @@ def make_results(make_picture):
     def make(title: str = "A dialogue", text: str = "hello", dialogues: int = 1) -> DemoResults:
         context = make_picture("context.png", "#0000ff")
         ranked = [
-            RankedPicture(make_picture("red.png", "#ff0000", "a red thing"), 0.5),
-            RankedPicture(make_picture("green.png", "#00ff00", "a green thing"), 0.25),
-            RankedPicture(make_picture("grey.png", "#808080", "a grey thing"), -0.1),
-            RankedPicture(make_picture("cyan.png", "#00ffff", "a cyan thing"), -0.2),
+            RankedImage(make_picture("red.png", "#ff0000", "a red thing"), 0.5),
+            RankedImage(make_picture("green.png", "#00ff00", "a green thing"), 0.25),
+            RankedImage(make_picture("grey.png", "#808080", "a grey thing"), -0.1),
+            RankedImage(make_picture("cyan.png", "#00ffff", "a cyan thing"), -0.2),
         ]
         dialogue = AnsweredDialogue(
             title,

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from modeling_unimur.cli import retriever as retriever_module
-from modeling_unimur.cli.gallery import Picture, model_key, newest_index
+from modeling_unimur.cli.gallery import GalleryImage, model_key, newest_index
 from modeling_unimur.cli.main import main
 from unimur_mini.demo.gallery_index import items_key
 
@@ -144,14 +144,14 @@ def test_keys_follow_content(tmp_path, empty_cache):
     assert model_key(model) == before
     (model / "config.json").write_text("{ ")
     assert model_key(model) != before
-    picture = {"a": Picture(model / "config.json", "title")}
+    picture = {"a": GalleryImage(model / "config.json", "title")}
     assert items_key(picture, ["x"]) == items_key(picture, ["x"])
     keys = {
         items_key(picture, ["x"]),
         items_key(picture, ["y"]),
         items_key({"b": picture["a"]}, ["x"]),
-        items_key({"a": Picture(model / "config.json", "other")}, ["x"]),
-        items_key({"a": Picture(model / "gone", "title")}, ["x"]),
+        items_key({"a": GalleryImage(model / "config.json", "other")}, ["x"]),
+        items_key({"a": GalleryImage(model / "gone", "title")}, ["x"]),
     }
     assert len(keys) == 5
     assert newest_index(before) is None

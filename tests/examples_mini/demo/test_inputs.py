@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, read_dialogues, read_replies
 from unimur_mini.demo.results import Turn
 
@@ -58,13 +58,13 @@ def test_pictures_are_resolved_for_the_eye_and_for_the_model(tmp_path):
     messages = [USER, {"role": "assistant", "content": "yes?"}, {"role": "user", "content": content}]
     (dialogue,) = read_dialogues(write(tmp_path / "d.jsonl", {"title": "t", "messages": messages}))
     assert dialogue.image_ids() == ["openmoji/1F33B"]
-    sunflower = Picture(Path("/somewhere/1F33B.png"), "sunflower", "openmoji")
+    sunflower = GalleryImage(Path("/somewhere/1F33B.png"), "sunflower", "openmoji")
     turns, asked = dialogue.resolved({"openmoji/1F33B": sunflower})
     near = tmp_path / "near.png"
     assert turns == (
         Turn("user", ("hello",)),
         Turn("assistant", ("yes?",)),
-        Turn("user", ("look", sunflower, Picture(near, "near"))),
+        Turn("user", ("look", sunflower, GalleryImage(near, "near"))),
     )
     assert asked[:2] == messages[:2]
     assert asked[2]["content"] == [

@@ -39,7 +39,7 @@ class Page(HTMLParser):
 
 
 def links_for(results):
-    return {picture.path: f"t/{picture.path.name}" for picture in results.shown_pictures()}
+    return {picture.path: f"t/{picture.path.name}" for picture in results.shown_images()}
 
 
 def test_page_shows_conversation_ranking_and_credits(make_results):
@@ -89,7 +89,7 @@ def test_hostile_text_stays_text(make_results, make_picture):
     results = make_results(HOSTILE, HOSTILE)
     picture = make_picture("evil.png", "#123456", HOSTILE)
     dialogue = results.dialogues[0]
-    ranked = (type(dialogue.pictures[0])(picture, 0.9),)
+    ranked = (type(dialogue.images[0])(picture, 0.9),)
     replies = (type(dialogue.replies[0])(HOSTILE, 0.9),)
     results = DemoResults(
         **{
@@ -154,6 +154,6 @@ def test_written_folder_is_complete_and_an_older_run_is_cleared(make_results, tm
 
 def test_a_picture_that_is_gone_is_named(make_results, tmp_path):
     results = make_results()
-    results.dialogues[0].pictures[0].picture.path.unlink()
+    results.dialogues[0].images[0].image.path.unlink()
     with pytest.raises(FileNotFoundError, match=r"red\.png"):
         write_page(results, tmp_path / "out")

@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from transformers import CLIPImageProcessor
 
 from modeling_unimur.data.row_store import key_of
-from unimur_mini.dual_encoder.views import FrozenPictureViews, ViewOptions, draw_view, is_flipped
+from unimur_mini.dual_encoder.views import FrozenImageViews, ViewOptions, draw_view, is_flipped
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ PROCESSOR = CLIPImageProcessor(
 
 def views_of(paths, tower=None, **options):
     tower = tower or Tower()
-    return FrozenPictureViews(tower, tower, PROCESSOR, ViewOptions(workers=0, batch=2, **options)).features(paths)
+    return FrozenImageViews(tower, tower, PROCESSOR, ViewOptions(workers=0, batch=2, **options)).features(paths)
 
 
 def test_views_are_drawn_the_same_again_and_differ_from_one_another():

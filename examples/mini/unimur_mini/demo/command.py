@@ -13,7 +13,7 @@ from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.number_arguments import positive_integer
 
 if TYPE_CHECKING:
-    from modeling_unimur.cli.gallery import Gallery, Picture
+    from modeling_unimur.cli.gallery import Gallery, GalleryImage
 
     from .inputs import Dialogue
     from .results import AnsweredDialogue, DemoResults
@@ -55,34 +55,34 @@ def run(args: argparse.Namespace) -> int:
     from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, read_dialogues, read_replies
 
     # Everything a person can get wrong is checked before anything slow begins.
-    own = _own_pictures(args)
+    own = _own_images(args)
     replies = read_replies(args.replies or EXAMPLE_REPLIES)
     dialogues = read_dialogues(args.dialogues or EXAMPLE_DIALOGUES)
     output = _output_folder(args.output)
     model = model_folder(args.model)
 
-    gallery_pictures, context = _pictures(own, dialogues, args)
-    folder = index_folder(model_key(model), items_key(gallery_pictures, replies))
+    gallery_images, context = _images(own, dialogues, args)
+    folder = index_folder(model_key(model), items_key(gallery_images, replies))
     print(f"Loading the model {model.name} ...", flush=True)
     retriever = open_retriever(model, quiet=not args.debug, trust_remote_code=args.trust_remote_code)
-    gallery = _fill(retriever, folder, gallery_pictures, replies)
+    gallery = _fill(retriever, folder, gallery_images, replies)
     answered = answer(retriever, dialogues, gallery, context)
     _write(collect_results(model.name, answered, gallery, args.seed), output)
     print(f"Done in {time.monotonic() - started:.0f} s. Go on by hand: unimur chat")
     return 0
 
 
-def _own_pictures(args: argparse.Namespace) -> dict[str, Picture] | None:
+def _own_images(args: argparse.Namespace) -> dict[str, GalleryImage] | None:
     if args.images is None:
         return None
-    from .image_folder import find_pictures
+    from .image_folder import find_images
 
-    found = find_pictures(args.images.expanduser(), args.max_images, args.seed)
+    found = find_images(args.images.expanduser(), args.max_images, args.seed)
     others = f"; {found.other_files:,} other files passed over" if found.other_files else ""
     print(f"{found.found:,} images in {args.images}{others}")
-    if found.found > len(found.pictures):
-        print(f"{len(found.pictures):,} of them are used, chosen at random (--max-images raises the number)")
-    return found.pictures
+    if found.found > len(found.images):
+        print(f"{len(found.images):,} of them are used, chosen at random (--max-images raises the number)")
+    return found.images
 
 
 def _output_folder(folder: Path) -> Path:
@@ -97,15 +97,15 @@ def _output_folder(folder: Path) -> Path:
     return folder
 
 
-def _pictures(
-    own: dict[str, Picture] | None, dialogues: list[Dialogue], args: argparse.Namespace
-) -> tuple[dict[str, Picture], dict[str, Picture]]:
-    from .default_gallery import default_gallery, pictures_by_id
+def _images(
+    own: dict[str, GalleryImage] | None, dialogues: list[Dialogue], args: argparse.Namespace
+) -> tuple[dict[str, GalleryImage], dict[str, GalleryImage]]:
+    from .default_gallery import default_gallery, images_by_id
     from .results import SOURCE_NAMES, count_sources
 
     print("Collecting images (the first time this fetches the collections) ...", flush=True)
     image_ids = sorted({image_id for dialogue in dialogues for image_id in dialogue.image_ids()})
-    context = pictures_by_id(image_ids)
+    context = images_by_id(image_ids)
     if own is not None:
         return own, context
     gallery = default_gallery(args.max_images, args.seed, context)
@@ -115,7 +115,7 @@ def _pictures(
     return gallery, context
 
 
-def _fill(retriever: Any, folder: Path, pictures: dict[str, Picture], replies: list[str]) -> Gallery:
+def _fill(retriever: Any, folder: Path, images: dict[str, GalleryImage], replies: list[str]) -> Gallery:
     from modeling_unimur.cli.gallery import GALLERY_FILE, load_index
 
     from .gallery_index import build_index
@@ -124,8 +124,8 @@ def _fill(retriever: Any, folder: Path, pictures: dict[str, Picture], replies: l
         gallery = load_index(retriever, folder)
         print(f"Index re-used: {folder}")
     else:
-        print(f"Encoding {len(pictures):,} images and {len(replies):,} replies ...", flush=True)
-        gallery = build_index(retriever, folder, pictures, replies)
+        print(f"Encoding {len(images):,} images and {len(replies):,} replies ...", flush=True)
+        gallery = build_index(retriever, folder, images, replies)
         print(f"Index saved: {folder}")
     if gallery.skipped:
         print(f"{len(gallery.skipped):,} items could not be read and were left out:")
@@ -137,7 +137,7 @@ def _fill(retriever: Any, folder: Path, pictures: dict[str, Picture], replies: l
 
 
 def answer(
-    retriever: Any, dialogues: list[Dialogue], gallery: Gallery, context: dict[str, Picture]
+    retriever: Any, dialogues: list[Dialogue], gallery: Gallery, context: dict[str, GalleryImage]
 ) -> tuple[AnsweredDialogue, ...]:
     """Ask the retriever for the next turn of each dialogue.
 
@@ -147,7 +147,7 @@ def answer(
         gallery: names the images of the index.
         context: the images inside the conversations by id.
     """
-    from modeling_unimur.cli.gallery import RankedPicture, RankedReply
+    from modeling_unimur.cli.gallery import RankedImage, RankedReply
 
     from .results import AnsweredDialogue
 
@@ -158,7 +158,7 @@ def answer(
             dialogue.title,
             turns,
             tuple(RankedReply(item["text"], float(item["score"])) for item in result["text"]),
-            tuple(RankedPicture(gallery.pictures[item["id"]], float(item["score"])) for item in result["image"]),
+            tuple(RankedImage(gallery.images[item["id"]], float(item["score"])) for item in result["image"]),
         )
         for dialogue, (turns, _), result in zip(dialogues, resolved, found, strict=True)
     )
@@ -166,7 +166,7 @@ def answer(
 
 def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int) -> DemoResults:
     """Everything that the page and the sheet show, with the versions that ran."""
-    from modeling_unimur.cli.gallery import Picture
+    from modeling_unimur.cli.gallery import GalleryImage
     from modeling_unimur.cli.main import library_versions
 
     from .results import DemoResults, count_sources
@@ -176,14 +176,14 @@ def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery
         for dialogue in dialogues
         for turn in dialogue.turns
         for part in turn.parts
-        if isinstance(part, Picture)
+        if isinstance(part, GalleryImage)
     }
     # The images of the conversations need their credit too.
-    counted = {**{picture.path: picture for picture in gallery.pictures.values()}, **shown}
+    counted = {**{image.path: image for image in gallery.images.values()}, **shown}
     return DemoResults(
         model=model,
         dialogues=dialogues,
-        gallery_size=len(gallery.pictures),
+        gallery_size=len(gallery.images),
         pool_size=gallery.replies,
         seed=seed,
         versions=library_versions(),

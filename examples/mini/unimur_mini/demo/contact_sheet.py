@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
-from modeling_unimur.cli.gallery import Picture, RankedPicture, bar_fractions
+from modeling_unimur.cli.gallery import GalleryImage, RankedImage, bar_fractions
 from modeling_unimur.image_loading import load_image
 
 from .results import AnsweredDialogue, DemoResults, Turn, credit
@@ -20,7 +20,7 @@ PADDING = 26
 GAP = 20
 CHAT_WIDTH = 580
 THUMBNAIL = 195
-CONTEXT_PICTURE = 120
+CONTEXT_IMAGE = 120
 TITLE, HEADING, BODY, SMALL, TINY = 46, 27, 21, 17, 14
 
 GROUND, CARD, INK, SOFT, LINE = "#f4f3ef", "#ffffff", "#1d1f23", "#666b75", "#e3e1da"
@@ -65,13 +65,13 @@ def _box(
     drawing.add(operation, y + height)
 
 
-def _picture(drawing: _Drawing, x: int, y: int, side: int, picture: Picture, outline: str) -> None:
+def _image(drawing: _Drawing, x: int, y: int, side: int, image: GalleryImage, outline: str) -> None:
     _box(drawing, x, y, side, side, "#ffffff", outline, 12)
     inner = side - 16
 
     def operation(canvas, draw, x0, y0):
-        image = ImageOps.contain(load_image(picture.path), (inner, inner), Image.Resampling.LANCZOS)
-        canvas.paste(image, (x0 + x + (side - image.width) // 2, y0 + y + (side - image.height) // 2))
+        fitted = ImageOps.contain(load_image(image.path), (inner, inner), Image.Resampling.LANCZOS)
+        canvas.paste(fitted, (x0 + x + (side - fitted.width) // 2, y0 + y + (side - fitted.height) // 2))
 
     drawing.add(operation, y + side)
 
@@ -83,9 +83,9 @@ def _bubble(drawing: _Drawing, y: int, turn: Turn) -> int:
     content = _Drawing()
     width, bottom = 0, 12
     for part in turn.parts:
-        if isinstance(part, Picture):
-            _picture(content, 16, bottom + 3, CONTEXT_PICTURE, part, LINE)
-            width, bottom = max(width, CONTEXT_PICTURE), bottom + CONTEXT_PICTURE + 9
+        if isinstance(part, GalleryImage):
+            _image(content, 16, bottom + 3, CONTEXT_IMAGE, part, LINE)
+            width, bottom = max(width, CONTEXT_IMAGE), bottom + CONTEXT_IMAGE + 9
         else:
             lines, font = wrap(part, BODY, inner)
             width = max([width, *(round(font.getlength(line)) for line in lines)])
@@ -102,14 +102,14 @@ def _bubble(drawing: _Drawing, y: int, turn: Turn) -> int:
     return y + height + 9
 
 
-def _ranked_picture(drawing: _Drawing, x: int, y: int, ranked: RankedPicture, fraction: float, first: bool) -> None:
-    _picture(drawing, x, y, THUMBNAIL, ranked.picture, ACCENT if first else LINE)
-    bottom = _text(drawing, x, y + THUMBNAIL + 7, ranked.picture.title, SMALL, THUMBNAIL, INK, 2)
+def _ranked_image(drawing: _Drawing, x: int, y: int, ranked: RankedImage, fraction: float, first: bool) -> None:
+    _image(drawing, x, y, THUMBNAIL, ranked.image, ACCENT if first else LINE)
+    bottom = _text(drawing, x, y + THUMBNAIL + 7, ranked.image.title, SMALL, THUMBNAIL, INK, 2)
     _box(drawing, x, bottom + 8, THUMBNAIL - 62, 6, TRACK, None, 3)
     if fraction > 0:
         _box(drawing, x, bottom + 8, max(6, round((THUMBNAIL - 62) * fraction)), 6, ACCENT, None, 3)
     _text(drawing, x + THUMBNAIL - 52, bottom, f"{ranked.score:.3f}", SMALL, 60, SOFT, 1)
-    _text(drawing, x, bottom + 25, credit(ranked.picture), TINY, THUMBNAIL, SOFT, 2)
+    _text(drawing, x, bottom + 25, credit(ranked.image), TINY, THUMBNAIL, SOFT, 2)
 
 
 def _row(number: int, dialogue: AnsweredDialogue, width: int) -> _Drawing:
@@ -128,12 +128,12 @@ def _row(number: int, dialogue: AnsweredDialogue, width: int) -> _Drawing:
         _text(drawing, x + 17, top + 11, best.text, BODY + 2, answer_width - 110, INK, 3)
         _text(drawing, x + answer_width - 72, top + 14, f"{best.score:.3f}", SMALL, 70, SOFT, 1)
         top += height + 16
-    fractions = bar_fractions([ranked.score for ranked in dialogue.pictures])
+    fractions = bar_fractions([ranked.score for ranked in dialogue.images])
     columns = max(1, (answer_width + GAP) // (THUMBNAIL + GAP))
-    for place, (ranked, fraction) in enumerate(zip(dialogue.pictures, fractions, strict=True)):
+    for place, (ranked, fraction) in enumerate(zip(dialogue.images, fractions, strict=True)):
         if place and place % columns == 0:
             top = drawing.height + GAP
-        _ranked_picture(drawing, x + place % columns * (THUMBNAIL + GAP), top, ranked, fraction, place == 0)
+        _ranked_image(drawing, x + place % columns * (THUMBNAIL + GAP), top, ranked, fraction, place == 0)
     return drawing
 
 

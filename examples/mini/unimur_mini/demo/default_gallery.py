@@ -8,12 +8,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 
 from .results import SOURCE_NAMES
 
 # Emoji that a reply in images seldom needs; they come last, and are used where emoji are all there is.
-_LESS_PICTURED = re.compile(
+_LESS_IMAGED = re.compile(
     r"\b(face|man|men|woman|women|person|people|family|couple|kiss|holding hands|hand|finger|flag|keycap|button|sign|"
     r"symbol|arrow|circle|square|diamond|triangle|heart|letter|regional indicator|mark|clock|thirty|o.clock|"
     r"japanese|input|squared|black|white|medium|large|small|component|hair|selector|cross|star of|wheel of|"
@@ -23,7 +23,7 @@ _LESS_PICTURED = re.compile(
 _LEFT_OUT_STAMPS = ("stamps/symbols/alphabets/", "stamps/symbols/math/")
 
 
-def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, Picture]:
+def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, GalleryImage]:
     """Images by id: clip arts of the test split, stamps of things, and OpenMoji until `max_images` is reached.
 
     Collections that cannot be had on this system are left out; OpenMoji alone fills the gallery then.
@@ -51,14 +51,14 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
                 stamps.append(row)
         else:
             joined = "200D" in row["image_id"]
-            (more_emoji if joined or _LESS_PICTURED.search(row["title"].lower()) else emoji).append(row)
+            (more_emoji if joined or _LESS_IMAGED.search(row["title"].lower()) else emoji).append(row)
     chosen: list[dict] = []
     for rows in (clip_arts, stamps, emoji, more_emoji):
         chosen += random.Random(seed).sample(rows, min(len(rows), max_images - len(chosen)))
-    return {row["image_id"]: _picture(row) for row in sorted(chosen, key=lambda row: row["image_id"])}
+    return {row["image_id"]: _image(row) for row in sorted(chosen, key=lambda row: row["image_id"])}
 
 
-def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
+def images_by_id(image_ids: Collection[str]) -> dict[str, GalleryImage]:
     """The images of these ids, read from their collections.
 
     Raises:
@@ -76,7 +76,7 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
             raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(IMAGES)}")
     wanted = set(image_ids)
     found = {
-        row["image_id"]: _picture(row) for row in load_captioned_images(sorted(sources)) if row["image_id"] in wanted
+        row["image_id"]: _image(row) for row in load_captioned_images(sorted(sources)) if row["image_id"] in wanted
     }
     for image_id in image_ids:
         if image_id not in found:
@@ -85,5 +85,5 @@ def pictures_by_id(image_ids: Collection[str]) -> dict[str, Picture]:
     return found
 
 
-def _picture(row: dict) -> Picture:
-    return Picture(Path(row["image"]), row["title"], row["source"], row["license"], row["author"])
+def _image(row: dict) -> GalleryImage:
+    return GalleryImage(Path(row["image"]), row["title"], row["source"], row["license"], row["author"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 from modeling_unimur.data.json_lines import read_json_lines
 from modeling_unimur.data.text_lines import read_lines
 
@@ -34,11 +34,11 @@ class Dialogue:
         ]
         return [part["image_id"] for part in parts if "image_id" in part]
 
-    def resolved(self, pictures: Mapping[str, Picture]) -> tuple[tuple[Turn, ...], list[dict]]:
+    def resolved(self, images: Mapping[str, GalleryImage]) -> tuple[tuple[Turn, ...], list[dict]]:
         """The turns to show, and the chat messages (images as paths) to ask the model with.
 
         Args:
-            pictures: the image for each of `image_ids()`.
+            images: the image for each of `image_ids()`.
         """
         turns, messages = [], []
         for message in self.messages:
@@ -54,11 +54,11 @@ class Dialogue:
                     asked.append({"type": "text", "text": part["text"]})
                     continue
                 if "image_id" in part:
-                    picture = pictures[part["image_id"]]
+                    image = images[part["image_id"]]
                 else:
-                    picture = Picture(Path(part["image"]), Path(part["image"]).stem)
-                shown.append(picture)
-                asked.append({"type": "image", "image": str(picture.path)})
+                    image = GalleryImage(Path(part["image"]), Path(part["image"]).stem)
+                shown.append(image)
+                asked.append({"type": "image", "image": str(image.path)})
             turns.append(Turn(message["role"], tuple(shown)))
             messages.append({"role": message["role"], "content": asked})
         return tuple(turns), messages

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from modeling_unimur.cli.gallery import Picture, RankedPicture, RankedReply, bar_fractions
+from modeling_unimur.cli.gallery import GalleryImage, RankedImage, RankedReply, bar_fractions
 
 from .page_style import STYLE
 from .results import AnsweredDialogue, DemoResults, Turn, credit
@@ -19,9 +19,9 @@ THUMBNAIL_SIZE = 360
 _THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}\.jpg")
 
 
-def _image(picture: Picture, links: Mapping[Path, str]) -> str:
-    link = escape(links[picture.path], quote=True)
-    return f'<img src="{link}" alt="{escape(picture.title, quote=True)}" loading="lazy">'
+def _image(image: GalleryImage, links: Mapping[Path, str]) -> str:
+    link = escape(links[image.path], quote=True)
+    return f'<img src="{link}" alt="{escape(image.title, quote=True)}" loading="lazy">'
 
 
 def _bar(fraction: float, score: float) -> str:
@@ -35,7 +35,7 @@ def _turn(turn: Turn, links: Mapping[Path, str]) -> str:
     side = "user" if turn.role == "user" else "assistant"
     parts = []
     for part in turn.parts:
-        if isinstance(part, Picture):
+        if isinstance(part, GalleryImage):
             parts.append(_image(part, links))
         else:
             parts.append(f'<p dir="auto">{escape(part)}</p>')
@@ -45,7 +45,7 @@ def _turn(turn: Turn, links: Mapping[Path, str]) -> str:
 
 def _answer(dialogue: AnsweredDialogue, links: Mapping[Path, str]) -> str:
     parts = [f'<p dir="auto">{escape(reply.text)}</p>' for reply in dialogue.replies[:1]]
-    parts += [_image(ranked.picture, links) for ranked in dialogue.pictures[:1]]
+    parts += [_image(ranked.image, links) for ranked in dialogue.images[:1]]
     if not parts:
         parts = ["<p>nothing was found</p>"]
     return (
@@ -63,16 +63,16 @@ def _replies(replies: tuple[RankedReply, ...]) -> str:
     return f'<ol class="replies">{"".join(rows)}</ol>'
 
 
-def _pictures(pictures: tuple[RankedPicture, ...], links: Mapping[Path, str]) -> str:
-    fractions = bar_fractions([ranked.score for ranked in pictures])
+def _images(images: tuple[RankedImage, ...], links: Mapping[Path, str]) -> str:
+    fractions = bar_fractions([ranked.score for ranked in images])
     cells = [
-        f'<li><figure><div class="tile">{_image(ranked.picture, links)}</div>'
-        f'<figcaption><span class="title" dir="auto">{escape(ranked.picture.title)}</span>'
-        f'{_bar(fraction, ranked.score)}<span class="credit" dir="auto">{escape(credit(ranked.picture))}</span>'
+        f'<li><figure><div class="tile">{_image(ranked.image, links)}</div>'
+        f'<figcaption><span class="title" dir="auto">{escape(ranked.image.title)}</span>'
+        f'{_bar(fraction, ranked.score)}<span class="credit" dir="auto">{escape(credit(ranked.image))}</span>'
         "</figcaption></figure></li>"
-        for ranked, fraction in zip(pictures, fractions, strict=True)
+        for ranked, fraction in zip(images, fractions, strict=True)
     ]
-    return f'<ol class="pictures">{"".join(cells)}</ol>'
+    return f'<ol class="images">{"".join(cells)}</ol>'
 
 
 def _dialogue(number: int, dialogue: AnsweredDialogue, links: Mapping[Path, str]) -> str:
@@ -83,7 +83,7 @@ def _dialogue(number: int, dialogue: AnsweredDialogue, links: Mapping[Path, str]
         f'<div class="columns"><section aria-label="Conversation"><ol class="chat">{turns}'
         f"{_answer(dialogue, links)}</ol></section>"
         f'<section aria-label="Ranking"><h3>Replies</h3>{_replies(dialogue.replies)}'
-        f"<h3>Images</h3>{_pictures(dialogue.pictures, links)}</section></div></article>"
+        f"<h3>Images</h3>{_images(dialogue.images, links)}</section></div></article>"
     )
 
 
@@ -130,13 +130,13 @@ def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
     target = folder / THUMBNAIL_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     links = {}
-    for picture in results.shown_pictures():
-        image = load_image(picture.path)
-        image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
+    for image in results.shown_images():
+        thumbnail = load_image(image.path)
+        thumbnail.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
         # A name out of the content: own file names may hold anything, and two folders may hold equal ones.
-        name = hashlib.sha256(image.tobytes() + repr(image.size).encode()).hexdigest()[:16] + ".jpg"
-        image.save(target / name, quality=90, subsampling=0)
-        links[picture.path] = f"{THUMBNAIL_FOLDER}/{name}"
+        name = hashlib.sha256(thumbnail.tobytes() + repr(thumbnail.size).encode()).hexdigest()[:16] + ".jpg"
+        thumbnail.save(target / name, quality=90, subsampling=0)
+        links[image.path] = f"{THUMBNAIL_FOLDER}/{name}"
     # What an earlier run wrote here and this page does not show; other files are not ours to delete.
     for old in target.iterdir():
         if _THUMBNAIL_NAME.fullmatch(old.name) and f"{THUMBNAIL_FOLDER}/{old.name}" not in links.values():

@@ -42,10 +42,10 @@ border-bottom:1px solid var(--line)}
 .bar{flex:1;height:6px;border-radius:3px;background:var(--track);overflow:hidden}
 .bar i{display:block;height:100%;border-radius:3px;background:var(--accent)}
 .number{font-size:.8rem;color:var(--soft);font-variant-numeric:tabular-nums}
-.pictures{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:14px}
+.images{display:grid;grid-template-columns:repeat(4,minmax(0,1fr));gap:14px}
 figure{margin:0}
 .tile{background:#fff;border:1px solid var(--line);border-radius:12px;aspect-ratio:1;padding:8px;margin-bottom:7px}
-.pictures li:first-child .tile{border-color:var(--accent);box-shadow:0 0 0 1px var(--accent)}
+.images li:first-child .tile{border-color:var(--accent);box-shadow:0 0 0 1px var(--accent)}
 .tile img{display:block;width:100%;height:100%;object-fit:contain}
 .title{display:-webkit-box;-webkit-box-orient:vertical;-webkit-line-clamp:2;overflow:hidden;font-size:.88rem;
 line-height:1.3;overflow-wrap:anywhere;margin-bottom:3px}
@@ -54,7 +54,7 @@ footer{padding-top:6px;padding-bottom:56px;color:var(--soft);font-size:.84rem;ov
 footer ul{margin:8px 0 0;padding-left:18px}
 @media (max-width:860px){.columns{grid-template-columns:minmax(0,1fr);gap:24px}}
 @media (max-width:560px){header,main,footer{padding-left:12px;padding-right:12px}header{padding-top:28px}
-article{padding:16px 14px 18px;border-radius:13px}.pictures{grid-template-columns:repeat(2,minmax(0,1fr))}
+article{padding:16px 14px 18px;border-radius:13px}.images{grid-template-columns:repeat(2,minmax(0,1fr))}
 .replies li{grid-template-columns:minmax(0,1fr) 92px;gap:10px}}
 @media print{body{background:#fff}article{break-inside:avoid}}
 """

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from modeling_unimur.cli.gallery import Picture, RankedPicture, RankedReply
+from modeling_unimur.cli.gallery import GalleryImage, RankedImage, RankedReply
 
 # Names and credit lines as the collections ask for them; a collection that is not listed is shown by its own name.
 SOURCE_NAMES = {
@@ -21,12 +21,12 @@ SOURCE_CREDITS = {
 }
 
 
-def credit(picture: Picture) -> str:
+def credit(image: GalleryImage) -> str:
     """Source, author and licence in one line, without the parts that are not known."""
-    name = SOURCE_NAMES.get(picture.source, picture.source)
+    name = SOURCE_NAMES.get(image.source, image.source)
     # "OpenMoji · OpenMoji project" would say it twice.
-    author = "" if name and name.lower() in picture.author.lower() else picture.author
-    parts = [name, author, picture.license]
+    author = "" if name and name.lower() in image.author.lower() else image.author
+    parts = [name, author, image.license]
     return " · ".join(dict.fromkeys(part for part in parts if part))
 
 
@@ -35,7 +35,7 @@ class Turn:
     """One message of a conversation: who speaks, and the texts and images in their order."""
 
     role: str
-    parts: tuple[str | Picture, ...]
+    parts: tuple[str | GalleryImage, ...]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class AnsweredDialogue:
     title: str
     turns: tuple[Turn, ...]
     replies: tuple[RankedReply, ...]
-    pictures: tuple[RankedPicture, ...]
+    images: tuple[RankedImage, ...]
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ class DemoResults:
     versions: dict[str, str]
     source_counts: dict[tuple[str, str], int]
 
-    def shown_pictures(self) -> Iterator[Picture]:
+    def shown_images(self) -> Iterator[GalleryImage]:
         """Every image that appears anywhere, each path once."""
         seen = set()
         for dialogue in self.dialogues:
-            context = [part for turn in dialogue.turns for part in turn.parts if isinstance(part, Picture)]
-            for picture in [*context, *(ranked.picture for ranked in dialogue.pictures)]:
-                if picture.path not in seen:
-                    seen.add(picture.path)
-                    yield picture
+            context = [part for turn in dialogue.turns for part in turn.parts if isinstance(part, GalleryImage)]
+            for image in [*context, *(ranked.image for ranked in dialogue.images)]:
+                if image.path not in seen:
+                    seen.add(image.path)
+                    yield image
 
     def summary(self) -> str:
         """One line with the sizes of what was searched."""
@@ -87,6 +87,6 @@ class DemoResults:
         return lines
 
 
-def count_sources(pictures: list[Picture]) -> dict[tuple[str, str], int]:
+def count_sources(images: list[GalleryImage]) -> dict[tuple[str, str], int]:
     """Number of images for each (source, licence)."""
-    return dict(Counter((picture.source, picture.license) for picture in pictures))
+    return dict(Counter((image.source, image.license) for image in images))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 from modeling_unimur.cli.terminal import DIM, Terminal
 
 from .results import SOURCE_NAMES, AnsweredDialogue, Turn
@@ -11,13 +11,13 @@ from .results import SOURCE_NAMES, AnsweredDialogue, Turn
 class DemoTerminal(Terminal):
     """A terminal that names the collections of images."""
 
-    def caption(self, picture: Picture) -> str:
+    def caption(self, image: GalleryImage) -> str:
         """Title and source."""
-        return picture.title + (f"  ({SOURCE_NAMES.get(picture.source, picture.source)})" if picture.source else "")
+        return image.title + (f"  ({SOURCE_NAMES.get(image.source, image.source)})" if image.source else "")
 
     def turn(self, turn: Turn) -> None:
         """One message: its texts, and its images by title."""
-        parts = [f"[image: {part.title}]" if isinstance(part, Picture) else part for part in turn.parts]
+        parts = [f"[image: {part.title}]" if isinstance(part, GalleryImage) else part for part in turn.parts]
         self.wrapped(" ".join(parts), turn.role)
 
     def dialogue(self, number: int, dialogue: AnsweredDialogue) -> None:
@@ -28,4 +28,4 @@ class DemoTerminal(Terminal):
         self.write("  Replies", DIM)
         self.replies(dialogue.replies)
         self.write("  Images", DIM)
-        self.pictures(dialogue.pictures)
+        self.images(dialogue.images)

@@ -28,7 +28,7 @@ _NOUN_FORMS = {
     "definition": 5,
 }
 _CAPTION_FORMS = {"caption": 50, "chat": 14, "statements": 10, "guessing_game": 8, "distractor": 8, "topic_switch": 10}
-_PICTURE_FORMS = {"chat": 25, "statements": 20, "question_answer": 20, "guessing_game": 10, "topic_switch": 25}
+_IMAGE_FORMS = {"chat": 25, "statements": 20, "question_answer": 20, "guessing_game": 10, "topic_switch": 25}
 _WORD_FORMS = {"reverse_dictionary": 75, "sentence": 25}
 FORMS = tuple(dict.fromkeys([*_NOUN_FORMS, *_CAPTION_FORMS]))
 
@@ -80,9 +80,9 @@ def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: i
             break
     else:
         return None
-    picture = rng.choice(thing.pictures) if thing.pictures else ("", "")
-    if kind == "title" and picture[1] and rng.random() < 0.5:
-        target = " ".join(picture[1].split())
+    image = rng.choice(thing.images) if thing.images else ("", "")
+    if kind == "title" and image[1] and rng.random() < 0.5:
+        target = " ".join(image[1].split())
     roles = ("user", "assistant")
     return Dialogue(
         dialogue_id=f"{form}/{thing.thing_id}/{number}",
@@ -91,7 +91,7 @@ def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: i
         target_text=target,
         target_kind=kind,
         target_synset=thing.synset_id,
-        target_picture=picture[0],
+        target_picture=image[0],
         lexname=thing.lexname,
         group=thing.group,
         license=thing.license,
@@ -103,7 +103,7 @@ def _form_weights(thing: Thing) -> dict[str, int]:
         return _WORD_FORMS
     if thing.caption:
         return _CAPTION_FORMS
-    return _NOUN_FORMS if thing.synset_id else _PICTURE_FORMS
+    return _NOUN_FORMS if thing.synset_id else _IMAGE_FORMS
 
 
 def _speak(form: str, thing: Thing, others: Sequence[Thing], rng: random.Random) -> tuple[list[str], str, str]:

@@ -203,7 +203,7 @@ def sentence(talk: Talk) -> tuple[list[str], str]:
 def caption(talk: Talk) -> list[str]:
     """Questions about an image and their answers, as in visual dialogue; the target is the image's caption."""
     rng = talk.rng
-    turns = [talk.greeted(talk.choose(PHRASES["picture_questions"])), talk.tell()]
+    turns = [talk.greeted(talk.choose(PHRASES["image_questions"])), talk.tell()]
     for question, answer in category_pairs(talk, rng.randint(0, 2)):
         turns += [question, answer]
     while talk.left and len(turns) < MOST_TURNS and (not talk.is_told or rng.random() < 0.6):

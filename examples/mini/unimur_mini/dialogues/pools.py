@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .glosses import plain
 from .lexicon import CONCRETE, Lexicon, plain_name
 from .stems import content_stems
-from .things import Thing, caption_thing, head_noun, picture_thing, picture_words, synset_thing
+from .things import Thing, caption_thing, head_noun, image_thing, image_words, synset_thing
 
 # Of a pool's dialogues: no field of words may rule the others out.
 LARGEST_LEXNAME_SHARE = 0.3
@@ -36,7 +36,7 @@ class Pool:
     """Things of one kind.
 
     Args:
-        name: `linked` (a synset that images are named after), `picture`, `noun` or `word`.
+        name: `linked` (a synset that images are named after), `image`, `noun` or `word`.
         things: in the order in which they are used.
         share: of all dialogues.
         rounds: dialogues that one thing has at most.
@@ -48,7 +48,7 @@ class Pool:
     rounds: int
 
 
-def link_pictures(lexicon: Lexicon, pictures: Iterable[dict]) -> tuple[dict[str, list[dict]], list[dict]]:
+def link_images(lexicon: Lexicon, images: Iterable[dict]) -> tuple[dict[str, list[dict]], list[dict]]:
     """Images by the synset whose first noun sense is their title, and those that no synset is named like.
 
     Images that show another sense of their title are in neither.
@@ -56,16 +56,16 @@ def link_pictures(lexicon: Lexicon, pictures: Iterable[dict]) -> tuple[dict[str,
     linked: dict[str, list[dict]] = {}
     rest: list[dict] = []
     by_name: dict[str, list[dict]] = {}
-    for picture in pictures:
+    for image in images:
         if (
-            plain_name(picture["title"])
-            and not _CLOCK.search(picture["title"])
-            and not _NAMED_FOR_ELSE & content_stems(picture_words(picture))
+            plain_name(image["title"])
+            and not _CLOCK.search(image["title"])
+            and not _NAMED_FOR_ELSE & content_stems(image_words(image))
         ):
-            by_name.setdefault(plain_name(picture["title"]), []).append(picture)
+            by_name.setdefault(plain_name(image["title"]), []).append(image)
     for same in by_name.values():
         key = lexicon.noun_of_title(same[0]["title"])
-        filed = content_stems(" ".join(map(picture_words, same)))
+        filed = content_stems(" ".join(map(image_words, same)))
         if not key:
             rest += same
         elif not lexicon.is_disputed(same[0]["title"], filed):
@@ -73,16 +73,16 @@ def link_pictures(lexicon: Lexicon, pictures: Iterable[dict]) -> tuple[dict[str,
     return linked, rest
 
 
-def make_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
+def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
     """All things to talk about.
 
     Args:
         lexicon: WordNet.
-        pictures: rows of `load_captioned_images`.
+        images: rows of `load_captioned_images`.
         rng: shuffles them.
         most: things that the pools of nouns and of other words hold at most; building one takes a while.
     """
-    linked, rest = link_pictures(lexicon, pictures)
+    linked, rest = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     rng.shuffle(keys)
     rng.shuffle(rest)
@@ -94,28 +94,28 @@ def make_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *
     words.sort(key=lambda key: lexicon.familiarity(key) == 0)
     return [
         Pool("linked", _useful(synset_thing(lexicon, key, linked[key]) for key in keys), 0.40, 14),
-        Pool("picture", _useful(_picture_things(lexicon, rest)), 0.10, 5),
+        Pool("image", _useful(_image_things(lexicon, rest)), 0.10, 5),
         Pool("word", _first(_useful_one_by_one(lexicon, words), most // 5 + 1), 0.11, 1),
         Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most), 0.39, 3),
     ]
 
 
-def make_question_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
+def make_question_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
     """What ten rounds of questions are about: captions of images, things to be guessed, sentences and glosses.
 
     Args: as `make_pools` takes them.
     """
-    linked, _ = link_pictures(lexicon, pictures)
+    linked, _ = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     nouns = [key for key in lexicon.synsets if key not in linked and _is_common_noun(lexicon, key)]
     spoken = [key for key, row in lexicon.synsets.items() if row["examples"]]
     for some in (keys, nouns, spoken):
         rng.shuffle(some)
     nouns.sort(key=lambda key: lexicon.familiarity(key) == 0)
-    captions = list(_caption_things(lexicon, pictures))
+    captions = list(_caption_things(lexicon, images))
     rng.shuffle(captions)
     return [
-        Pool("picture", captions, 0.20, 4),
+        Pool("image", captions, 0.20, 4),
         Pool("linked", _useful(synset_thing(lexicon, key, linked[key]) for key in keys), 0.15, 4),
         Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most // 4 + 1), 0.10, 1),
         Pool("gloss", _first(_gloss_things(lexicon, [*keys, *nouns]), most), 0.25, 1),
@@ -123,10 +123,10 @@ def make_question_pools(lexicon: Lexicon, pictures: Sequence[dict], rng: random.
     ]
 
 
-def _caption_things(lexicon: Lexicon, pictures: Iterable[dict]) -> Iterator[Thing]:
-    for picture in pictures:
-        title = picture["title"]
-        caption = _usable_caption(picture) or _BRACKETS.sub("", title)
+def _caption_things(lexicon: Lexicon, images: Iterable[dict]) -> Iterator[Thing]:
+    for image in images:
+        title = image["title"]
+        caption = _usable_caption(image) or _BRACKETS.sub("", title)
         odd = _ODD_TITLE.search(title) or _ODD_TITLE.search(caption) or _LONE_LETTER.search(caption)
         if odd or len(caption.split()) < 3 or not caption.isascii():
             continue
@@ -134,12 +134,12 @@ def _caption_things(lexicon: Lexicon, pictures: Iterable[dict]) -> Iterator[Thin
         key = lexicon.noun_of_title(noun) if noun else ""
         yield caption_thing(
             lexicon,
-            f"{picture['image_id']}/caption",
+            f"{image['image_id']}/caption",
             caption,
             [title],
-            key=key if key and not lexicon.is_disputed(noun, content_stems(picture_words(picture))) else "",
-            pictures=[picture],
-            license=picture["license"],
+            key=key if key and not lexicon.is_disputed(noun, content_stems(image_words(image))) else "",
+            images=[image],
+            license=image["license"],
         )
 
 
@@ -192,19 +192,19 @@ def _is_common_word(lexicon: Lexicon, key: str) -> bool:
     return usable and row["sense_numbers"][0] <= 2 and lexicon.common_name(key).islower()
 
 
-def _picture_things(lexicon: Lexicon, pictures: Iterable[dict]) -> Iterator[Thing]:
-    for picture in pictures:
-        if not _ODD_TITLE.search(picture["title"]) and len(picture["title"].split()) <= 8:
-            thing = picture_thing(lexicon, {**picture, "description": _usable_caption(picture)})
+def _image_things(lexicon: Lexicon, images: Iterable[dict]) -> Iterator[Thing]:
+    for image in images:
+        if not _ODD_TITLE.search(image["title"]) and len(image["title"].split()) <= 8:
+            thing = image_thing(lexicon, {**image, "description": _usable_caption(image)})
             if thing is not None:
                 yield thing
 
 
-def _usable_caption(picture: dict) -> str:
-    text = " ".join(picture["description"].split())
+def _usable_caption(image: dict) -> str:
+    text = " ".join(image["description"].split())
     foreign = not text.isascii() or re.search(r"https?:|www\.|[@_#<>]", text)
     # A stamp's sentence describes its image; what uploaders of clip art write is mostly about the file.
-    if picture["source"] != "stamps" or foreign or not 3 <= len(text.split()) <= 20:
+    if image["source"] != "stamps" or foreign or not 3 <= len(text.split()) <= 20:
         return ""
     return text if _NOUN_PHRASE.match(text) else ""
 

@@ -57,7 +57,7 @@ def make_questions(thing: Thing, others: Sequence[Thing], *, seed: int, number: 
         target_text=thing.caption or thing.title,
         target_kind="caption" if thing.caption else "title",
         target_synset=thing.synset_id,
-        target_picture=rng.choice(thing.pictures)[0] if thing.pictures else "",
+        target_picture=rng.choice(thing.images)[0] if thing.images else "",
         lexname=thing.lexname,
         group=thing.group,
         license=thing.license,

@@ -17,7 +17,7 @@ from ..wordnet import load_wordnet
 from .builder import Dialogue, make_dialogue
 from .glosses import plain
 from .lexicon import Lexicon
-from .pools import Pool, link_pictures, make_pools, make_question_pools, take
+from .pools import Pool, link_images, make_pools, make_question_pools, take
 from .questions import make_questions
 from .stems import content_stems, hidden_stems, says
 from .things import split_of
@@ -64,9 +64,9 @@ def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
     return kept(f"dialogues-{VERSION}-{seed}-{size}", lambda: build_dialogues(*_words(), seed=seed, size=size))
 
 
-def build_dialogues(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
+def build_dialogues(lexicon: Lexicon, images: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
     """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_images`."""
-    return _told(make_pools(lexicon, pictures, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
+    return _told(make_pools(lexicon, images, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
 
 
 def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
@@ -83,9 +83,9 @@ def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
     return kept(name, lambda: build_questions(*_words(), seed=seed, size=size))
 
 
-def build_questions(lexicon: Lexicon, pictures: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
+def build_questions(lexicon: Lexicon, images: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
     """The dialogues that `load_questions` keeps, from a lexicon and rows of `load_captioned_images`."""
-    pools = make_question_pools(lexicon, pictures, random.Random(seed), most=size)
+    pools = make_question_pools(lexicon, images, random.Random(seed), most=size)
     return _told(pools, make_questions, seed=seed, size=size)
 
 
@@ -114,20 +114,20 @@ def load_glosses() -> DatasetDict:
     return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))
 
 
-def build_glosses(lexicon: Lexicon, pictures: Sequence[dict]) -> DatasetDict:
+def build_glosses(lexicon: Lexicon, images: Sequence[dict]) -> DatasetDict:
     """The pairs that `load_glosses` keeps."""
-    linked, _ = link_pictures(lexicon, pictures)
+    linked, _ = link_images(lexicon, images)
     parts: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for key, row in tqdm(lexicon.synsets.items(), desc="Reading glosses", unit="synset"):
         own = linked.get(key, [])
-        names = [*row["lemmas"], *(picture["title"] for picture in own)]
+        names = [*row["lemmas"], *(image["title"] for image in own)]
         gloss = "; ".join(plain(row["gloss"]))
         if lexicon.is_ambiguous(key) or not (own or lexicon.common_name(key).islower()):
             continue
         if len(gloss.split()) < 3 or not all(map(content_stems, names)) or says(gloss, hidden_stems(names)):
             continue
         split, group = split_of(names)
-        shown = next((picture for picture in own if split_of([picture["title"]])[0] == split), None)
+        shown = next((image for image in own if split_of([image["title"]])[0] == split), None)
         parts[split].append(
             {
                 "gloss": gloss,

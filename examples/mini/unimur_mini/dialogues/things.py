@@ -53,7 +53,7 @@ class Thing:
         caption: a sentence about its image, which may be the target.
         details: what the caption says beside the head noun.
         pieces: of the caption, for questions that may name the thing.
-        pictures: (id, title) of its images in its split.
+        images: (id, title) of its images in its split.
         categories: answers to "is it ...?".
         hidden: stems that the dialogue must not say.
         group, split: see `split_of`.
@@ -78,7 +78,7 @@ class Thing:
     caption: str = ""
     details: tuple[str, ...] = ()
     pieces: tuple[Piece, ...] = ()
-    pictures: tuple[tuple[str, str], ...] = ()
+    images: tuple[tuple[str, str], ...] = ()
     categories: dict[str, bool] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
     group: str = ""
@@ -106,16 +106,16 @@ def split_of(names: Iterable[str]) -> tuple[str, str]:
     return "train", ""
 
 
-def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> Thing:
+def synset_thing(lexicon: Lexicon, key: str, images: Sequence[dict] = ()) -> Thing:
     """A synset as a thing, with the images (rows of `load_captioned_images`) whose title is its name."""
     row = lexicon.synsets[key]
-    titles = [picture["title"] for picture in pictures]
+    titles = [image["title"] for image in images]
     names = tuple(dict.fromkeys([*row["lemmas"], *titles]))
     split, group = split_of(names)
     hidden = hidden_stems(names)
     pieces = plain(row["gloss"])
     noun = row["part_of_speech"] == "noun"
-    here = [picture for picture in pictures if split_of_title(picture["title"]) == split]
+    here = [image for image in images if split_of_title(image["title"]) == split]
     return Thing(
         thing_id=key,
         title=lexicon.common_name(key),
@@ -131,9 +131,9 @@ def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> T
         siblings=_siblings(lexicon, key, hidden) if noun else (),
         parts=_unnamed(lexicon.names(row["part_meronyms"]), hidden)[:4],
         wholes=_unnamed(lexicon.names(row["part_holonyms"]), hidden)[:3],
-        tags=_tags(pictures, hidden),
+        tags=_tags(images, hidden),
         usages=_usages(row["examples"], row["lemmas"], hidden),
-        pictures=tuple((picture["image_id"], picture["title"]) for picture in here),
+        images=tuple((image["image_id"], image["title"]) for image in here),
         categories=lexicon.categories(key) if noun else {},
         hidden=hidden,
         group=group,
@@ -142,13 +142,13 @@ def synset_thing(lexicon: Lexicon, key: str, pictures: Sequence[dict] = ()) -> T
     )
 
 
-def picture_thing(lexicon: Lexicon, picture: dict) -> Thing | None:
+def image_thing(lexicon: Lexicon, image: dict) -> Thing | None:
     """An image whose title no synset has: told by its caption, its tags and the noun that its title turns on.
 
     Returns:
         None where the noun is held out and the image is not, or the other way round: nothing may be told of it.
     """
-    title, caption = picture["title"], picture["description"]
+    title, caption = image["title"], image["description"]
     noun = head_noun(lexicon, title)
     key = lexicon.noun_of_title(noun) if noun else ""
     lemmas = lexicon.synsets[key]["lemmas"] if key else []
@@ -157,16 +157,16 @@ def picture_thing(lexicon: Lexicon, picture: dict) -> Thing | None:
         return None
     # A caption is more than its noun: the rest of it is what people would ask about.
     hidden = hidden_stems([noun, *lemmas]) if caption and noun else hidden_stems([title, *lemmas])
-    if not caption and len(picture["tags"]) < 2:
+    if not caption and len(image["tags"]) < 2:
         return None
-    if key and lexicon.is_disputed(noun, content_stems(picture_words(picture))):
+    if key and lexicon.is_disputed(noun, content_stems(image_words(image))):
         return None
     if key and lexicon.synsets[key]["lexname"] not in CONCRETE:
         key = ""
     about = synset_thing(lexicon, key) if key else None
     pieces = plain(lexicon.synsets[key]["gloss"]) if key else []
     return Thing(
-        thing_id=picture["image_id"],
+        thing_id=image["image_id"],
         title=title,
         names=(title,),
         lexname=about.lexname if about else "",
@@ -175,15 +175,15 @@ def picture_thing(lexicon: Lexicon, picture: dict) -> Thing | None:
         statements=tuple(statements(pieces, hidden)),
         kinds=_unnamed(about.kinds, hidden) if about else (),
         siblings=_unnamed(about.siblings, hidden) if about else (),
-        tags=_tags([picture], hidden),
+        tags=_tags([image], hidden),
         caption=caption,
         details=_details(title, noun, hidden) if caption else (),
-        pictures=((picture["image_id"], title),),
+        images=((image["image_id"], title),),
         categories=about.categories if about else {},
         hidden=hidden,
         group=group,
         split=split,
-        license=picture["license"],
+        license=image["license"],
     )
 
 
@@ -194,7 +194,7 @@ def caption_thing(
     names: Sequence[str],
     *,
     key: str = "",
-    pictures: Sequence[dict] = (),
+    images: Sequence[dict] = (),
     license: str,
 ) -> Thing:
     """A caption as a thing of its own, which questions may name, since its own words are what is wanted.
@@ -204,10 +204,10 @@ def caption_thing(
         caption: a noun phrase or a sentence.
         names: decide its split.
         key: of the synset that it is about, empty where none is known.
-        pictures: rows of `load_captioned_images` that have this caption.
+        images: rows of `load_captioned_images` that have this caption.
     """
     split, group = split_of(names)
-    tags = _tags(pictures, frozenset())
+    tags = _tags(images, frozenset())
     words = content_stems(caption)
     pieces = caption_pieces(caption, lambda word: bool(lexicon.noun_of_title(word)))
     return Thing(
@@ -218,7 +218,7 @@ def caption_thing(
         synset_id=key,
         caption=caption,
         pieces=(*pieces, *(Piece("tag", tag) for tag in tags[:3] if not content_stems(tag) <= words)),
-        pictures=tuple((picture["image_id"], picture["title"]) for picture in pictures),
+        images=tuple((image["image_id"], image["title"]) for image in images),
         categories=lexicon.categories(key) if key and lexicon.synsets[key]["part_of_speech"] == "noun" else {},
         group=group,
         split=split,
@@ -226,9 +226,9 @@ def caption_thing(
     )
 
 
-def picture_words(picture: dict) -> str:
+def image_words(image: dict) -> str:
     """Tags and folders of an image: what it was filed under."""
-    return " ".join([*picture["tags"], *picture["image_id"].split("/")[1:-1]]).replace("_", " ")
+    return " ".join([*image["tags"], *image["image_id"].split("/")[1:-1]]).replace("_", " ")
 
 
 def title_head(title: str) -> str:
@@ -273,8 +273,8 @@ def _shortened(text: str) -> list[str]:
     return [text, *(_DANGLING.sub("", text[:cut].strip(" ,")) for cut in reversed(cuts))]
 
 
-def _tags(pictures: Sequence[dict], hidden: frozenset[str]) -> tuple[str, ...]:
-    words = [" ".join(tag.replace("_", " ").split()).casefold() for picture in pictures for tag in picture["tags"]]
+def _tags(images: Sequence[dict], hidden: frozenset[str]) -> tuple[str, ...]:
+    words = [" ".join(tag.replace("_", " ").split()).casefold() for image in images for tag in image["tags"]]
     usable = [
         word
         for word in dict.fromkeys(words)

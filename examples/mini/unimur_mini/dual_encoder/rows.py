@@ -11,8 +11,8 @@ from modeling_unimur.training.clip_rows import ClipRows, Draws
 from modeling_unimur.training.frozen_features import image_features, text_features
 from modeling_unimur.training.frozen_towers import frozen_towers
 
-from .pictures import near_twins, shared_groups, training_pictures
-from .views import FrozenPictureViews, ViewOptions
+from .images import near_twins, shared_groups, training_images
+from .views import FrozenImageViews, ViewOptions
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     """
     towers = frozen_towers(clip, tokenizer)
     held_out = [row for row in held_out if row["title"].strip()]
-    pictures = training_pictures(rows, held_out)
+    images = training_images(rows, held_out)
 
     def encode(paths):
         return image_features(towers.image_tower, towers.encode_images, image_processor, paths)
@@ -38,25 +38,25 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     def read(texts):
         return F.normalize(text_features(towers.text_tower, towers.encode_texts, texts), dim=-1)
 
-    pooled, kept = encode([picture.image for picture in pictures])
-    pictures = [pictures[position] for position in kept]
-    titles = read([picture.title for picture in pictures])
+    pooled, kept = encode([image.image for image in images])
+    images = [images[position] for position in kept]
+    titles = read([image.title for image in images])
     others, present = encode([row["image"] for row in held_out])
     other_titles = read([held_out[position]["title"] for position in present])
     twins = {position for position, _ in near_twins(pooled, titles, others, other_titles)}
-    fresh = [position for position in range(len(pictures)) if position not in twins]
+    fresh = [position for position in range(len(images)) if position not in twins]
     logger.info("%d images left out: they look and are called like a held-out one", len(twins))
-    pictures, pooled, titles = [pictures[position] for position in fresh], pooled[fresh], titles[fresh]
+    images, pooled, titles = [images[position] for position in fresh], pooled[fresh], titles[fresh]
     if views.views:
-        store = FrozenPictureViews(towers.image_tower, towers.encode_images, image_processor, views)
-        seen = store.features([picture.image for picture in pictures])
+        store = FrozenImageViews(towers.image_tower, towers.encode_images, image_processor, views)
+        seen = store.features([image.image for image in images])
     else:
         seen = pooled.new_empty(len(pooled), 0, pooled.shape[1])
     return ClipRows(
         pooled,
         seen,
-        read([text for picture in pictures for text in picture.texts]),
-        torch.tensor([len(picture.texts) for picture in pictures]),
-        shared_groups([picture.title for picture in pictures], titles),
+        read([text for image in images for text in image.texts]),
+        torch.tensor([len(image.texts) for image in images]),
+        shared_groups([image.title for image in images], titles),
         draws,
     )

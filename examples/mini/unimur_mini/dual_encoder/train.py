@@ -15,14 +15,14 @@ from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import split_by_title
 from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
 from modeling_unimur.modeling_open_clip import OpenCLIPModel
-from modeling_unimur.training.callbacks import TrainingGuard
-from modeling_unimur.training.clip_rows import ClipRows, Draws, EpochDraws
+from modeling_unimur.training.callbacks import EpochDraws, TrainingGuard
+from modeling_unimur.training.clip_rows import ClipRows, Draws
 from modeling_unimur.training.pairs import ImagePairs, load_pairs, project
 from modeling_unimur.training.recipes import Recipe
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 
 from .image_gate import fit_gate
-from .pictures import joined, near_twins
+from .images import joined, near_twins
 from .rows import clip_rows
 from .views import ViewOptions
 
@@ -48,12 +48,12 @@ class _Rows(Dataset):
 
 
 def title_ranks(model, pairs: ImagePairs, groups=None) -> "dict[str, np.ndarray]":
-    """Rank `(pictures,)` of the first right answer, title -> image and image -> title, from 1 on.
+    """Rank `(images,)` of the first right answer, title -> image and image -> title, from 1 on.
 
     Args:
         model: the dual encoder.
         pairs: one split.
-        groups (`(pictures,)`, *optional*): equal numbers are right for each other; the title groups by default.
+        groups (`(images,)`, *optional*): equal numbers are right for each other; the title groups by default.
     """
     images = F.normalize(project(model, pairs.pooled[:]), dim=-1)
     titles = F.normalize(pairs.text_features[pairs.title_rows], dim=-1)
@@ -71,7 +71,7 @@ def title_recalls(model, pairs: ImagePairs, groups=None) -> "dict[str, float]":
 
 
 def twin_groups(pairs: ImagePairs) -> torch.Tensor:
-    """Numbers `(pictures,)` that are equal for images of one title group and for images that look the same."""
+    """Numbers `(images,)` that are equal for images of one title group and for images that look the same."""
     titles = pairs.text_features[pairs.title_rows]
     seen: dict[int, int] = {}
     first = [seen.setdefault(int(group), number) for number, group in enumerate(pairs.groups)]
@@ -142,7 +142,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     results = {
         "task": "clip",
         "seed": args.seed,
-        "pictures": {name: len(pairs.paths) for name, pairs in splits.items()} | {"trained_on": _pictures(rows)},
+        "pictures": {name: len(pairs.paths) for name, pairs in splits.items()} | {"trained_on": _images(rows)},
         **_judged(model.eval(), splits, output),
         "test_untrained": untrained,
     }
@@ -172,7 +172,7 @@ def _pooled(rows: Dataset) -> torch.Tensor:
     return rows.pairs.pooled[:] if isinstance(rows, _Rows) else rows.pooled
 
 
-def _pictures(rows: Dataset) -> int:
+def _images(rows: Dataset) -> int:
     return len(rows.pairs.paths) if isinstance(rows, _Rows) else len(rows)
 
 

@@ -54,11 +54,11 @@ def is_flipped(view: int) -> bool:
     return view % 2 == 1
 
 
-def draw_view(picture: Image.Image, view: int, key: bytes, seed: int = 0) -> Image.Image:
+def draw_view(image: Image.Image, view: int, key: bytes, seed: int = 0) -> Image.Image:
     """One view of an image: the same for the same content, number and seed.
 
     Args:
-        picture: RGB.
+        image: RGB.
         view: 0 is the image itself, 1 its mirror image; 2 and higher are crops, of the mirror image if odd.
         key: names the image's content.
         seed: of the crops.
@@ -67,21 +67,21 @@ def draw_view(picture: Image.Image, view: int, key: bytes, seed: int = 0) -> Ima
         An RGB image; what a crop takes in from outside of the image is white.
     """
     if is_flipped(view):
-        picture = ImageOps.mirror(picture)
+        image = ImageOps.mirror(image)
     if view < 2:
-        return picture
+        return image
     digest = hashlib.sha256(b"%d:%d:" % (seed, view) + key).digest()
     draw = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     side, aspect = draw.uniform(*_SIDES), np.exp(draw.uniform(*np.log(_ASPECTS)) / 2)
-    width, height = (max(1, round(size)) for size in (picture.width * side * aspect, picture.height * side / aspect))
+    width, height = (max(1, round(size)) for size in (image.width * side * aspect, image.height * side / aspect))
     left, top = (
         round(min(0, own - cut) + draw.uniform() * abs(own - cut))
         if cut > own
         else round(draw.uniform() * (own - cut))
-        for own, cut in ((picture.width, width), (picture.height, height))
+        for own, cut in ((image.width, width), (image.height, height))
     )
     canvas = Image.new("RGB", (width, height), "white")
-    canvas.paste(picture, (-left, -top))
+    canvas.paste(image, (-left, -top))
     return canvas
 
 
@@ -100,22 +100,22 @@ class _Views(Dataset):
         for position in positions:
             try:
                 data = read_image_bytes(self.paths[position])
-                picture = decode_image(data, self.paths[position])
+                image = decode_image(data, self.paths[position])
             except (OSError, ValueError) as error:
                 failures.append((position, str(error)))
                 continue
             kept.append(position)
             content = key_of(data)
             # A crop of a huge drawing is resized anyway: shrinking it first costs less.
-            picture.thumbnail((1024, 1024))
+            image.thumbnail((1024, 1024))
             views.extend(
-                draw_view(picture, view, content, self.options.seed) for view in range(1, self.options.views + 1)
+                draw_view(image, view, content, self.options.seed) for view in range(1, self.options.views + 1)
             )
         pixels = self.image_processor(views, return_tensors="pt")["pixel_values"] if views else None
         return kept, failures, pixels
 
 
-class FrozenPictureViews:
+class FrozenImageViews:
     """Features of views of images from one frozen image tower.
 
     Args:
@@ -154,7 +154,7 @@ class FrozenPictureViews:
             paths: image files that can be decoded.
 
         Returns:
-            `(pictures, views, width)`, in memory.
+            `(images, views, width)`, in memory.
 
         Raises:
             ValueError: an image cannot be decoded; the message names it.
@@ -214,4 +214,4 @@ def _as_it_is(batch):
     return batch
 
 
-__all__ = ["FrozenPictureViews", "ViewOptions", "draw_view", "is_flipped"]
+__all__ = ["FrozenImageViews", "ViewOptions", "draw_view", "is_flipped"]

@@ -5,13 +5,13 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur.training.pairs import file_name_words
-from unimur_mini.dual_encoder.pictures import (
+from unimur_mini.dual_encoder.images import (
     collection_titles,
     joined,
     near_twins,
     plain_title,
     shared_groups,
-    training_pictures,
+    training_images,
 )
 
 
@@ -39,8 +39,8 @@ def test_titles_of_collections_give_way_to_file_names(row, monkeypatch):
     rows = [row(f"icons/{name}", "Blue Theme") for name in ("trash", "home", "printer", "mail", "key")]
     rows += [row(f"stars/star_{number}", "star") for number in range(20)]
     assert collection_titles(rows) == {"Blue Theme"}
-    monkeypatch.setattr("unimur_mini.dual_encoder.pictures.load_openclipart", lambda deduplicate: rows)
-    kept = training_pictures(rows[:1], held_out=[row("tools/printer_01", "Printer")])
+    monkeypatch.setattr("unimur_mini.dual_encoder.images.load_openclipart", lambda deduplicate: rows)
+    kept = training_images(rows[:1], held_out=[row("tools/printer_01", "Printer")])
     assert [picture.title for picture in kept] == ["trash", "home", "mail", "key", *["star"] * 12]
 
 
@@ -53,8 +53,8 @@ def test_nothing_held_out_is_trained_on(row, monkeypatch):
         row("dogs/poodle_copy", "Poodle", content=b"dogs/poodle"),
         row("empty/12", ""),
     ]
-    monkeypatch.setattr("unimur_mini.dual_encoder.pictures.load_openclipart", lambda deduplicate: [*held_out, *rows])
-    kept = training_pictures(rows, held_out)
+    monkeypatch.setattr("unimur_mini.dual_encoder.images.load_openclipart", lambda deduplicate: [*held_out, *rows])
+    kept = training_images(rows, held_out)
     assert [picture.texts for picture in kept] == [["Poodle", "A small dog.", "Poodle, dog", "poodle"]]
 
 

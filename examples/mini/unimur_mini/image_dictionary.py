@@ -1,4 +1,4 @@
-"""A picture dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
+"""An image dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
 
 Documents
     *images*: open clip art, OpenMoji and stamps (`data.captioned_images`) with their title and tags; *texts*:
@@ -39,7 +39,7 @@ from modeling_unimur.data.titles import split_of_title, title_group
 
 from .dialogues.glosses import plain
 from .dialogues.lexicon import CONCRETE, Lexicon
-from .dialogues.pools import link_pictures
+from .dialogues.pools import link_images
 from .dialogues.stems import content_stems, hidden_stems, says
 from .dialogues.things import split_of
 from .kept_rows import SPLITS, rows_of
@@ -63,8 +63,8 @@ _TAG = re.compile(r"[a-z][a-z' -]{2,24}")
 TABLE_VERSION = 2
 
 
-def load_picture_dictionary() -> RetrievalSet:
-    """Reads the picture dictionary: about 5,700 images and 6,100 texts; made once and kept in the cache.
+def load_image_dictionary() -> RetrievalSet:
+    """Reads the image dictionary: about 5,700 images and 6,100 texts; made once and kept in the cache.
 
     Returns:
         splits train, validation and test; `queries` with `kind` ("image" or "text": what mainly answers it), `form`
@@ -75,29 +75,29 @@ def load_picture_dictionary() -> RetrievalSet:
     """
 
     def build(folder: Path) -> None:
-        rows, pictures = rows_of(load_wordnet()), rows_of(load_captioned_images())
-        for picture in pictures:
+        rows, images = rows_of(load_wordnet()), rows_of(load_captioned_images())
+        for image in images:
             # The cache may be moved.
-            picture["image"] = os.path.relpath(picture["image"], folder)
-        build_picture_dictionary(Lexicon(rows), pictures).save(folder)
+            image["image"] = os.path.relpath(image["image"], folder)
+        build_image_dictionary(Lexicon(rows), images).save(folder)
 
     return RetrievalSet.load(build_once(cache_dir() / "data" / f"picture-dictionary-{TABLE_VERSION}", build))
 
 
-def build_picture_dictionary(
-    lexicon: Lexicon, pictures: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
+def build_image_dictionary(
+    lexicon: Lexicon, images: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
 ) -> RetrievalSet:
     """The set of a lexicon and of rows of `load_captioned_images`.
 
     Args:
         lexicon: WordNet.
-        pictures: those without a title are left out.
+        images: those without a title are left out.
         num_definitions: at most; those of words that images are called by come on top, as queries.
     """
-    maker = _Maker(lexicon, [picture for picture in pictures if picture["title"].strip()])
+    maker = _Maker(lexicon, [image for image in images if image["title"].strip()])
     maker.add_tag_queries()
     maker.add_descriptions()
-    maker.add_pictures_and_sentences()
+    maker.add_images_and_sentences()
     maker.add_glosses()
     maker.add_definitions(num_definitions)
     return maker.finish()
@@ -106,10 +106,10 @@ def build_picture_dictionary(
 class _Maker:
     """Documents and queries while they are put together."""
 
-    def __init__(self, lexicon: Lexicon, pictures: Sequence[dict]):
-        self.lexicon, self.pictures = lexicon, pictures
-        self.group = {picture["image_id"]: title_group(picture["title"]) for picture in pictures}
-        self.split = {picture["image_id"]: split_of_title(picture["title"]) for picture in pictures}
+    def __init__(self, lexicon: Lexicon, images: Sequence[dict]):
+        self.lexicon, self.images = lexicon, images
+        self.group = {image["image_id"]: title_group(image["title"]) for image in images}
+        self.split = {image["image_id"]: split_of_title(image["title"]) for image in images}
         self.held_out: dict[str, set[str]] = defaultdict(set)
         self.corpus: list[dict] = []
         self.of_group: dict[str, list[str]] = defaultdict(list)
@@ -131,21 +131,21 @@ class _Maker:
         )
         self.of_group[group].append(doc_id)
 
-    def add_pictures_and_sentences(self) -> None:
+    def add_images_and_sentences(self) -> None:
         said: dict[str, str] = {}
-        for picture in self.pictures:
-            image_id, title = picture["image_id"], " ".join(picture["title"].replace("_", " ").split())
+        for image in self.images:
+            image_id, title = image["image_id"], " ".join(image["title"].replace("_", " ").split())
             group = self.group[image_id]
             hidden = self.held_out[image_id]
             named = hidden_stems([title])
-            tags = [tag for tag in _tags(picture) if tag not in hidden and not content_stems(tag) <= named]
+            tags = [tag for tag in _tags(image) if tag not in hidden and not content_stems(tag) <= named]
             text = ", ".join([title, *tags[:_MOST_TAGS]])
-            self._add(image_id, "image", text, picture["image"], group, picture["source"], picture["license"])
-            sentence = " ".join(picture["description"].split())
-            if picture["source"] == "stamps" and sentence:
+            self._add(image_id, "image", text, image["image"], group, image["source"], image["license"])
+            sentence = " ".join(image["description"].split())
+            if image["source"] == "stamps" and sentence:
                 if sentence not in said:
                     said[sentence] = f"sentence/{image_id}"
-                    self._add(said[sentence], "text", sentence, "", group, "stamps", picture["license"])
+                    self._add(said[sentence], "text", sentence, "", group, "stamps", image["license"])
                 self.sentences[image_id] = said[sentence]
 
     def add_definitions(self, count: int) -> None:
@@ -198,46 +198,46 @@ class _Maker:
     def add_tag_queries(self) -> None:
         """Tags of few images, all in one split; an image gives two of its tags at most."""
         tagged: dict[str, list[dict]] = defaultdict(list)
-        for picture in self.pictures:
-            if picture["source"] != "stamps":  # whose tags are folders
-                for tag in _tags(picture):
-                    tagged[tag].append(picture)
+        for image in self.images:
+            if image["source"] != "stamps":  # whose tags are folders
+                for tag in _tags(image):
+                    tagged[tag].append(image)
         for tag in sorted(tagged, key=_order):
             shown = tagged[tag]
-            names = [picture["title"].replace("_", " ") for picture in shown]
-            splits = {self.split[picture["image_id"]] for picture in shown}
-            emoji = all(picture["source"] == "openmoji" for picture in shown)
+            names = [image["title"].replace("_", " ") for image in shown]
+            splits = {self.split[image["image_id"]] for image in shown}
+            emoji = all(image["source"] == "openmoji" for image in shown)
             known = emoji or bool(self.lexicon.noun_of_title(tag))
             if len(shown) > _MOST_TAGGED or len(splits) > 1 or not known or not _TAG.fullmatch(tag):
                 continue
-            rest = [other for picture in shown for other in _tags(picture) if other != tag]
+            rest = [other for image in shown for other in _tags(image) if other != tag]
             if says(tag, hidden_stems([*names, *rest])) or any(
                 len(self.held_out[p["image_id"]]) >= _MOST_GIVEN for p in shown
             ):
                 continue
-            for picture in shown:
-                self.held_out[picture["image_id"]].add(tag)
-            self._ask("tag", tag, splits.pop(), [picture["image_id"] for picture in shown], name=tag)
+            for image in shown:
+                self.held_out[image["image_id"]].add(tag)
+            self._ask("tag", tag, splits.pop(), [image["image_id"] for image in shown], name=tag)
 
     def add_descriptions(self) -> None:
         """Descriptions of clip art that say more than its title."""
-        written = Counter(picture["description"].casefold() for picture in self.pictures)
-        for picture in self.pictures:
-            text = " ".join(picture["description"].split())
-            fresh = content_stems(text) - content_stems(picture["title"].replace("_", " "))
-            usable = picture["source"] == "openclipart" and text.isascii() and not _NO_SENTENCE.search(text)
-            once = written[picture["description"].casefold()] == 1
+        written = Counter(image["description"].casefold() for image in self.images)
+        for image in self.images:
+            text = " ".join(image["description"].split())
+            fresh = content_stems(text) - content_stems(image["title"].replace("_", " "))
+            usable = image["source"] == "openclipart" and text.isascii() and not _NO_SENTENCE.search(text)
+            once = written[image["description"].casefold()] == 1
             if usable and once and len(text.split()) in _DESCRIPTION_WORDS and len(fresh) >= 2:
-                image_id = picture["image_id"]
+                image_id = image["image_id"]
                 twins = [other for other, group in self.group.items() if group == self.group[image_id]]
                 self._ask("description", text, self.split[image_id], [image_id], excluded=twins)
 
     def add_glosses(self) -> None:
         """Definitions of things that images show."""
-        linked, _ = link_pictures(self.lexicon, self.pictures)
+        linked, _ = link_images(self.lexicon, self.images)
         for key in sorted(linked):
-            row, shown = self.lexicon.synsets[key], [picture["image_id"] for picture in linked[key]]
-            names = [*row["lemmas"], *(picture["title"] for picture in linked[key])]
+            row, shown = self.lexicon.synsets[key], [image["image_id"] for image in linked[key]]
+            names = [*row["lemmas"], *(image["title"] for image in linked[key])]
             gloss = _free_gloss(self.lexicon, row, names)
             split, _ = split_of(names)
             relevant = [image_id for image_id in shown if self.split[image_id] == split]
@@ -278,8 +278,8 @@ class _Maker:
         )
 
 
-def _tags(picture: dict) -> list[str]:
-    return list(dict.fromkeys(" ".join(tag.replace("_", " ").split()).casefold() for tag in picture["tags"]))
+def _tags(image: dict) -> list[str]:
+    return list(dict.fromkeys(" ".join(tag.replace("_", " ").split()).casefold() for tag in image["tags"]))
 
 
 def _free_gloss(lexicon: Lexicon, row: dict, names: Sequence[str] = ()) -> str:
@@ -303,4 +303,4 @@ def _order(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-__all__ = ["NUM_DEFINITIONS", "build_picture_dictionary", "load_picture_dictionary"]
+__all__ = ["NUM_DEFINITIONS", "build_image_dictionary", "load_image_dictionary"]

@@ -4,12 +4,12 @@ import pytest
 
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.data.image_files import image_suffixes
-from unimur_mini.demo.image_folder import find_pictures
+from unimur_mini.demo.image_folder import find_images
 
 
 def test_pictures_of_all_folders_and_formats_are_found_once(image_folder):
-    found = find_pictures(image_folder, 100, seed=0)
-    assert list(found.pictures) == [
+    found = find_images(image_folder, 100, seed=0)
+    assert list(found.images) == [
         "broken.png",
         "dangling.jpg",
         "holiday <2019>/three.webp",
@@ -18,15 +18,15 @@ def test_pictures_of_all_folders_and_formats_are_found_once(image_folder):
         "two.JPG",
     ]
     assert (found.found, found.other_files) == (6, 1)
-    assert found.pictures["two.JPG"].title == "two"
-    assert found.pictures["two.JPG"].path == image_folder / "two.JPG"
+    assert found.images["two.JPG"].title == "two"
+    assert found.images["two.JPG"].path == image_folder / "two.JPG"
 
 
 def test_too_many_are_thinned_out_by_seed(image_folder):
-    first, again, other = (find_pictures(image_folder, 3, seed) for seed in (0, 0, 1))
-    assert len(first.pictures) == 3
+    first, again, other = (find_images(image_folder, 3, seed) for seed in (0, 0, 1))
+    assert len(first.images) == 3
     assert first == again
-    assert first.pictures != other.pictures
+    assert first.images != other.images
     assert first.found == 6
 
 
@@ -36,7 +36,7 @@ def test_a_name_that_is_no_unicode_is_made_printable(tmp_path):
     path = os.path.join(os.fsencode(tmp_path), b"bad\xff.png")
     with open(path, "wb") as file:
         file.write(b"x")
-    ((image_id, picture),) = find_pictures(tmp_path, 10, 0).pictures.items()
+    ((image_id, picture),) = find_images(tmp_path, 10, 0).images.items()
     image_id.encode()
     assert picture.title.encode() == b"bad\\udcff"
     assert picture.path.exists()
@@ -50,9 +50,9 @@ def test_formats():
 
 def test_no_folder_no_picture(tmp_path):
     with pytest.raises(CommandError, match="gone"):
-        find_pictures(tmp_path / "gone", 10, 0)
+        find_images(tmp_path / "gone", 10, 0)
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(CommandError, match="1 other files"):
-        find_pictures(tmp_path, 10, 0)
+        find_images(tmp_path, 10, 0)
     with pytest.raises(CommandError, match="is a file"):
-        find_pictures(tmp_path / "a.txt", 10, 0)
+        find_images(tmp_path / "a.txt", 10, 0)

@@ -25,13 +25,13 @@ _COLLECTION_SHARE = 1 / 8
 _MOST_OF_A_TITLE = 12
 # Cosine of pooled features at and above which two images are one drawing, whatever they are called; and from which
 # they are taken for one where their titles are alike too (cosine of the titles). Chosen by looking at contact sheets.
-SAME_PICTURE, ALIKE_PICTURE, ALIKE_TITLE = 0.985, 0.93, 0.7
+SAME_IMAGE, ALIKE_IMAGE, ALIKE_TITLE = 0.985, 0.93, 0.7
 # Rows of a matrix of cosines that exist at one time.
 _CHUNK = 1024
 
 
 @dataclass
-class TrainingPicture:
+class TrainingImage:
     """One image and everything it is called.
 
     Args:
@@ -60,7 +60,7 @@ def collection_titles(rows: "Iterable[dict]") -> "set[str]":
     }
 
 
-def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "list[TrainingPicture]":
+def training_images(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "list[TrainingImage]":
     """Images of the training split, and all further clip arts, with their texts.
 
     Repeats of a title are kept, up to twelve, since they are different drawings; files with equal bytes are not. What
@@ -82,24 +82,24 @@ def training_pictures(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "li
     further = [row for row in everything if row["image_id"] not in known]
     kept, of_title, reasons = [], Counter(), Counter()
     for row in [*rows, *further]:
-        picture = _with_texts(row, collections)
+        image = _with_texts(row, collections)
         content = _content(row)
         # Further drawings of a title that is held out under its own name are told by the words of their files.
-        groups = {title_group(picture.title)}
+        groups = {title_group(image.title)}
         if row["title"] and row["title"] not in collections:
             groups.add(title_group(row["title"]))
-        if not picture.texts:
+        if not image.texts:
             reasons["without words"] += 1
         elif groups & taken:
             reasons["with the title of a held-out image"] += 1
         elif content in taken_files:
             reasons["with the bytes of another"] += 1
-        elif of_title[title_group(picture.title)] >= _MOST_OF_A_TITLE:
+        elif of_title[title_group(image.title)] >= _MOST_OF_A_TITLE:
             reasons[f"beyond {_MOST_OF_A_TITLE} of one title"] += 1
         else:
-            kept.append(picture)
+            kept.append(image)
             taken_files.add(content)
-            of_title[title_group(picture.title)] += 1
+            of_title[title_group(image.title)] += 1
     left_out = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
     logger.info("%d images to train on; left out: %s", len(kept), left_out or "none")
     return kept
@@ -109,7 +109,7 @@ def _content(row: dict) -> bytes:
     return key_of(Path(row["image"]).read_bytes())
 
 
-def _with_texts(row: dict, collections: "set[str]") -> TrainingPicture:
+def _with_texts(row: dict, collections: "set[str]") -> TrainingImage:
     title = "" if row["title"] in collections else row["title"].strip()
     name = file_name_words(row["image_id"], row["author"]) if row["source"] == "openclipart" else ""
     texts = caption_forms(title or name, row["description"], row["tags"])
@@ -119,7 +119,7 @@ def _with_texts(row: dict, collections: "set[str]") -> TrainingPicture:
     if plain and plain != title:
         texts.append(plain)
     texts = list(dict.fromkeys(text for text in texts if text))
-    return TrainingPicture(row["image"], title or name or next(iter(texts), ""), texts)
+    return TrainingImage(row["image"], title or name or next(iter(texts), ""), texts)
 
 
 def plain_title(title: str) -> str:
@@ -129,25 +129,25 @@ def plain_title(title: str) -> str:
 
 
 def near_twins(
-    pictures: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
+    images: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
 ) -> "list[tuple[int, int]]":
     """Pairs of an image and another that are, by their features, one drawing.
 
     Args:
-        pictures (`(n, width)`), others (`(m, width)`): pooled features.
+        images (`(n, width)`), others (`(m, width)`): pooled features.
         titles (`(n, text_width)`), other_titles (`(m, text_width)`): features of the titles.
 
     Returns:
-        `list`: positions in `pictures` and in `others`.
+        `list`: positions in `images` and in `others`.
     """
-    pictures, titles, others, other_titles = (
-        F.normalize(features.float(), dim=-1) for features in (pictures, titles, others, other_titles)
+    images, titles, others, other_titles = (
+        F.normalize(features.float(), dim=-1) for features in (images, titles, others, other_titles)
     )
     pairs = []
-    for start in range(0, len(pictures), _CHUNK):
-        alike = pictures[start : start + _CHUNK] @ others.T
+    for start in range(0, len(images), _CHUNK):
+        alike = images[start : start + _CHUNK] @ others.T
         words = titles[start : start + _CHUNK] @ other_titles.T
-        same = (alike >= SAME_PICTURE) | ((alike >= ALIKE_PICTURE) & (words >= ALIKE_TITLE))
+        same = (alike >= SAME_IMAGE) | ((alike >= ALIKE_IMAGE) & (words >= ALIKE_TITLE))
         pairs.extend((row + start, column) for row, column in same.nonzero().tolist())
     return pairs
 
@@ -190,11 +190,11 @@ def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: fl
 
 
 __all__ = [
-    "TrainingPicture",
+    "TrainingImage",
     "collection_titles",
     "joined",
     "near_twins",
     "plain_title",
     "shared_groups",
-    "training_pictures",
+    "training_images",
 ]

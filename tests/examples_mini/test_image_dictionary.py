@@ -9,7 +9,7 @@ from modeling_unimur.data.titles import split_of_title, title_group
 from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues.lexicon import Lexicon
 from unimur_mini.dialogues.stems import content_stems, hidden_stems, says
-from unimur_mini.picture_dictionary import build_picture_dictionary, load_picture_dictionary
+from unimur_mini.image_dictionary import build_image_dictionary, load_image_dictionary
 from unimur_mini.wordnet import load_wordnet
 
 
@@ -40,7 +40,7 @@ def lexicon():
 
 @pytest.fixture(scope="module")
 def small(lexicon):
-    return build_picture_dictionary(lexicon, IMAGES, num_definitions=400)
+    return build_image_dictionary(lexicon, IMAGES, num_definitions=400)
 
 
 def rows_of(data):
@@ -162,7 +162,7 @@ def test_splits_are_those_of_the_titles(small):
 
 @pytest.mark.slow
 def test_whole_set():
-    data = loaded_or_skipped(load_picture_dictionary)
+    data = loaded_or_skipped(load_image_dictionary)
     _, _, documents = check(data)
     kinds = Counter(row["kind"] for row in documents.values())
     assert kinds["image"] == len(loaded_or_skipped(load_captioned_images))

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.gallery import Picture
+from modeling_unimur.cli.gallery import GalleryImage
 from modeling_unimur.data.image_files import printable, walk_images
 
 
 @dataclass(frozen=True)
-class FolderPictures:
+class FolderImages:
     """Images of a folder by id (their path below it), how many other files lie there, and how many were found."""
 
-    pictures: dict[str, Picture]
+    images: dict[str, GalleryImage]
     other_files: int
     found: int
 
 
-def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
+def find_images(folder: Path, max_images: int, seed: int) -> FolderImages:
     """All images below a folder, sorted by path; more than `max_images` are thinned out at random by `seed`.
 
     Hidden files and folders are left out; links to folders are followed once.
@@ -48,8 +48,8 @@ def find_pictures(folder: Path, max_images: int, seed: int) -> FolderPictures:
     found = len(paths)
     if found > max_images:
         paths = random.Random(seed).sample(sorted(paths), max_images)
-    pictures = {
-        printable(path.relative_to(folder).as_posix()): Picture(path, printable(path.stem), "own")
+    images = {
+        printable(path.relative_to(folder).as_posix()): GalleryImage(path, printable(path.stem), "own")
         for path in sorted(paths)
     }
-    return FolderPictures(pictures, others, found)
+    return FolderImages(images, others, found)
