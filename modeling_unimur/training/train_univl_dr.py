@@ -1,25 +1,33 @@
 """Training of UniVL-DR: in-batch, then against mined hard negatives of both modalities."""
 
 import copy
+import functools
 import json
 import logging
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.registry import load_retrieval_set
+from ..encoding.encoder import Encoder
+from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_system
+from ..index.second_stage import open_reranker
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
 from .callbacks import EpochDraws, TrainingGuard
 from .checkpoints import starting_point
+from .distillation import START, Distillation, FileTeacher, PairTeacher, SystemTeacher, Teacher, read_scores
 from .documents import DecodedImages, Documents, PooledImages
 from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_rows import Mined, QueryCollator, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
+from .round_trip import failed_round_trips
+from .text_encoders import load_text_space
 from .trained_parts import choose_trained_parts
 from .trainer import parameter_report
 from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer
@@ -76,6 +84,9 @@ class _Run:
         documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1], pairs))
         self.sets = {stage: (sets[stage - 1], documents[stage - 1]) for stage in (1, 2)}
         self.pictures = self._pictures(documents[0])
+        self.failed = self._failed_round_trips()
+        distilled = self.data.distillation_options()
+        self.teacher = None if distilled is None else self._teacher(distilled)
 
     def _pictures(self, documents: Documents):
         if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
@@ -84,6 +95,52 @@ class _Run:
             return DecodedImages(self.processor)
         with self.args.main_process_first(local=False, desc="frozen features"):
             return PooledImages(self.model, self.processor, documents.images, self.data.feature_options())
+
+    @functools.cached_property
+    def start_vectors(self) -> torch.Tensor:
+        """Vectors of the corpus before training `(documents, width)`, by what stage 1 reads."""
+        self.model.to(self.args.device)
+        documents = self.sets[1][1]
+        corpus = [documents[number] for number in range(documents.corpus_size)]
+        return self._encoder().encode_documents(corpus, self.pictures)
+
+    def _encoder(self) -> Encoder:
+        return Encoder(self.model, self.processor, self.precision, progress=True)
+
+    def _failed_round_trips(self) -> "set[str]":
+        """Generated queries that are not trained on."""
+        retrieval, failed = self.sets[1][0], set()
+        for split in self.data.generated_splits:
+            if split in retrieval.queries:
+                task = RetrievalTask.from_set(retrieval, split, self.data.least_score)
+                vectors = (self._encoder().encode_queries(task.query_texts), self.start_vectors)
+                found = failed_round_trips(task, *vectors, self.data.round_trip, self.data.round_trip_bm25)
+                logger.info("Round trip: %d of %d queries of %s kept", len(task.query_ids) - len(found),
+                            len(task.query_ids), split)  # fmt: skip
+                failed |= found
+        return failed
+
+    def _teacher(self, chosen: Distillation) -> Teacher:
+        """What gives scores of a batch's candidates."""
+        documents, name = self.sets[1][1], chosen.teacher
+        if Path(name).suffix in (".parquet", ".jsonl"):
+            return FileTeacher(read_scores(name), documents)
+        rows, space = self.rows(1, sampled=False), None
+        if name != START:
+            try:
+                return PairTeacher(open_reranker(name), documents)
+            except ValueError:  # it gives no scores of pairs: an encoder
+                space = load_text_space(name)
+        texts, kinds = documents.texts[: documents.corpus_size], documents.kinds[: documents.corpus_size]
+        is_image = np.array(kinds) == "image"
+        if space is None:
+            queries, vectors = self._encoder().encode_queries(rows.texts), self.start_vectors
+        else:
+            queries, vectors = space.encode_queries(rows.texts), space.encode_documents(texts)
+        system = dense_system(queries.numpy(), vectors.numpy(), is_image)
+        if chosen.bm25:
+            system = Hybrid(system, bm25_system(rows.texts, texts, is_image), chosen.bm25)
+        return SystemTeacher(system, rows.queries)
 
     @property
     def precision(self) -> "torch.dtype | None":
@@ -124,12 +181,13 @@ class _Run:
         sampler = self.data.stage_sampler(stage if sampled else 1)
         return QueryRows(
             *self.sets[stage],
-            self.data.train_splits,
+            [*self.data.train_splits, *self.data.generated_splits],
             sampler,
             mined,
             self.args.seed,
             self.data.least_score,
             self.data.pairs,
+            self.failed,
         )
 
     def mine(self) -> Mined:
@@ -187,6 +245,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
         data.mask_known,
         data.false_negative_threshold,
         data.train_tokens,
+        run.teacher,
     )
     callbacks = [TrainingGuard(model), EpochDraws(rows)]
     if data.mine_every is not None and sampler.hard:
@@ -200,6 +259,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
         recalls=judge,
         processing_class=run.processor,
         callbacks=callbacks,
+        distillation=data.distillation_options(),
     )
     logger.info("Stage %d (%s): %d queries", stage, sampler.name, len(rows))
     trainer.train(resume_from_checkpoint=start)

@@ -8,6 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 
+from .distillation import Distillation
 from .query_rows import Mined, QueryRows
 from .trainer import RetrievalTrainer
 
@@ -25,7 +26,28 @@ def released_cosine(step: int, total: int, warmup: int = 0) -> float:
 
 
 class UniVLDRTrainer(RetrievalTrainer):
-    """`RetrievalTrainer` with weight decay on matrices alone, and the released form of the cosine schedule."""
+    """`RetrievalTrainer` with weight decay on matrices alone, and the released form of the cosine schedule.
+
+    Args:
+        distillation (*optional*): what is learned from the batches' `teacher_scores`, beside the model's own loss.
+    """
+
+    def __init__(self, *args, distillation: "Distillation | None" = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.distillation = distillation
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        """The contrastive loss, and the weighted distillation loss."""
+        inputs = dict(inputs)
+        teacher = inputs.pop("teacher_scores", None)
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        if self.distillation is not None and teacher is not None:
+            config = self.accelerator.unwrap_model(model).config
+            vectors = (outputs.query_embeds, outputs.document_embeds)
+            learned = self.distillation(*vectors, teacher, inputs["positives"], config)
+            self._terms["distillation_loss"].append(learned.detach().float())
+            loss = loss + self.distillation.weight * learned
+        return (loss, outputs) if return_outputs else loss
 
     def get_decay_parameter_names(self, model) -> "list[str]":
         """Weights of two dimensions or more: no bias, no norm, no class token, no logit scale."""
