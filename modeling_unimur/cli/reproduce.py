@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .arguments import positive_integer
 from .errors import CommandError
-from .number_arguments import positive_integer
 
 if TYPE_CHECKING:
     from ..training.recipes import Recipe

@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.evaluation.published import comparison, published_figures
-from modeling_unimur.evaluation.tasks.registry import TASKS
+from modeling_unimur.evaluation.tasks import TASKS
 from tests.evaluation.test_report import result
 
 
