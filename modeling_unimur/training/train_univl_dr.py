@@ -1,13 +1,19 @@
 """Training of UniVL-DR: in-batch, then against mined hard negatives of both modalities."""
 
+from __future__ import annotations
+
 import copy
 import json
 import logging
+import math
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from transformers import set_seed
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerCallback, set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.registry import load_retrieval_set
@@ -16,20 +22,133 @@ from .arguments import RetrievalTrainingArguments
 from .callbacks import EpochDraws, TrainingGuard
 from .checkpoints import starting_point
 from .documents import DecodedImages, Documents, PooledImages
+from .frozen_towers import frozen_towers
 from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_rows import Mined, QueryCollator, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
-from .trained_parts import choose_trained_parts
-from .trainer import parameter_report
-from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer
+from .trainer import RetrievalTrainer, parameter_report
+
+
+def choose_trained_parts(model, tokenizer, image_tower: str = "trained", text_layers: int | None = None) -> None:
+    """Freezes what a recipe does not train, in place.
+
+    What no loss of contrastive training reads is frozen in any case: SigLIP's bias, the image side where captions
+    alone make up a document, and the classifier of a `PictureHead`, which is the frozen tower's own.
+
+    Args:
+        model (`UniVLDRModel`): all of whose weights train so far.
+        tokenizer: the dual encoder's.
+        image_tower: `"trained"`; `"frozen"`: all of the image tower but its projection into the joint space; or
+            `"unused"`, the projection as well.
+        text_layers (*optional*): top layers of the text tower that train, with what follows them; all of the tower by
+            default. 0 leaves what follows the layers.
+
+    Raises:
+        ValueError: the text tower has fewer layers, or they cannot be told.
+    """
+    clip, towers = model.clip, frozen_towers(model.clip, tokenizer)
+    for name, weight in clip.named_parameters():
+        if name.endswith("logit_bias") or ".head.classifier." in name:
+            weight.requires_grad_(False)
+    reads_captions_alone = image_tower == "unused" or model.config.fusion == "caption"
+    if image_tower == "frozen" or reads_captions_alone:
+        towers.image_tower.requires_grad_(False)
+    if reads_captions_alone:
+        for part in (getattr(clip, "visual_projection", None), getattr(getattr(clip, "model", None), "visual", None)):
+            if part is not None:
+                part.requires_grad_(False)
+    if text_layers is not None:
+        _freeze_lower_text(_text_parts(clip, towers), text_layers)
+
+
+def _text_parts(clip, towers) -> dict[str, nn.Module | nn.Parameter]:
+    """The text side by name, without the image side."""
+    if towers.text_tower is not getattr(clip, "model", None):
+        return {"text": towers.text_tower}
+    # open_clip's own text tower lies beside the image tower, in parts.
+    names = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
+    found = {name: getattr(clip.model, name, None) for name in names}
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def _freeze_lower_text(parts: dict[str, nn.Module | nn.Parameter], kept: int) -> None:
+    modules = [part for part in parts.values() if isinstance(part, nn.Module)]
+    lists = [m for part in modules for m in part.modules() if isinstance(m, nn.ModuleList)]
+    stacks = [m for m in lists if not any(m is top for top in modules)]
+    if not stacks:
+        raise ValueError("The text tower's layers cannot be told: leave model.text_layers out.")
+    layers = max(stacks, key=len)
+    if kept > len(layers):
+        raise ValueError(f"The text tower has {len(layers)} layers, not {kept} (model.text_layers).")
+    for layer in layers[: len(layers) - kept]:
+        layer.requires_grad_(False)
+    for name, part in parts.items():
+        weights = part.named_parameters(name) if isinstance(part, nn.Module) else [(name, part)]
+        for full_name, weight in weights:
+            if "embedding" in full_name:
+                weight.requires_grad_(False)
+
 
 logger = logging.getLogger(__name__)
+
+
+def released_cosine(step: int, total: int, warmup: int = 0) -> float:
+    """Factor on the learning rate of the optimizer's step number `step`, from 0 on, as in the released training
+    scripts (after open_clip): they count a step before they ask for its rate, so that the first is a hair below the
+    full rate and the last is 0."""
+    number = step + 1
+    if number < warmup:
+        return (number + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * min(number - warmup, total - warmup) / max(total - warmup, 1)))
+
+
+class UniVLDRTrainer(RetrievalTrainer):
+    """`RetrievalTrainer` with weight decay on matrices alone, and the released form of the cosine schedule."""
+
+    def get_decay_parameter_names(self, model) -> list[str]:
+        """Weights of two dimensions or more: no bias, no norm, no class token, no logit scale."""
+        return [name for name, weight in model.named_parameters() if weight.ndim > 1]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """`lr_scheduler_type: cosine` is the released one; others are transformers'."""
+        if self.lr_scheduler is None and self.args.lr_scheduler_type == "cosine":
+            warmup = self.args.get_warmup_steps(num_training_steps)
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer, lambda step: released_cosine(step, num_training_steps, warmup)
+            )
+            self._created_lr_scheduler = True
+        return super().create_scheduler(num_training_steps, optimizer)
+
+
+class HardNegativeMiningCallback(TrainerCallback):
+    """Mines hard negatives again with the current model (ANCE).
+
+    Args:
+        rows (`QueryRows`): that take them.
+        mine: computes them.
+        every: steps between minings.
+    """
+
+    def __init__(self, rows: QueryRows, mine: Callable[[], Mined], every: int):
+        self.rows, self.mine, self.every = rows, mine, every
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """A resumed run goes on with negatives of the model that it starts from."""
+        if state.global_step >= self.every:
+            self.rows.use_mined(self.mine())
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Mines at every n-th step."""
+        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
+            logger.info("Step %d: mining hard negatives", state.global_step)
+            self.rows.use_mined(self.mine())
+
 
 _RESULTS, _MINED = "results.json", "hard_negatives-train.parquet"
 
 
-def build(recipe: Recipe) -> "tuple[UniVLDRModel, UniVLDRProcessor]":
+def build(recipe: Recipe) -> tuple[UniVLDRModel, UniVLDRProcessor]:
     """A recipe's model, on a dual encoder or as an earlier run left it, with its trained parts chosen; and its
     processor.
 
@@ -75,9 +194,9 @@ class _Run:
         documents = [Documents(sets[0], pairs)]
         documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1], pairs))
         self.sets = {stage: (sets[stage - 1], documents[stage - 1]) for stage in (1, 2)}
-        self.pictures = self._pictures(documents[0])
+        self.images = self._images(documents[0])
 
-    def _pictures(self, documents: Documents):
+    def _images(self, documents: Documents):
         if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
             return None
         if self.recipe.model.image_tower == "trained":
@@ -86,17 +205,17 @@ class _Run:
             return PooledImages(self.model, self.processor, documents.images, self.data.feature_options())
 
     @property
-    def precision(self) -> "torch.dtype | None":
+    def precision(self) -> torch.dtype | None:
         """Of the steps' autocast, for what is computed outside of them."""
         return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
 
-    def judge(self, stage: int, split: str, most: "int | None" = None) -> RetrievalJudge:
+    def judge(self, stage: int, split: str, most: int | None = None) -> RetrievalJudge:
         """What measures a split, with the captions of a stage."""
         return RetrievalJudge(
             *self.sets[stage],
             split,
             self.processor,
-            self.pictures,
+            self.images,
             most,
             self.data.least_score,
             self.args.seed,
@@ -111,7 +230,7 @@ class _Run:
             for name, before in self.start.items():
                 weights[name].copy_(torch.lerp(before.to(weights[name].device), weights[name], share))
 
-    def figures(self, stage: int) -> "dict[str, dict[str, float]]":
+    def figures(self, stage: int) -> dict[str, dict[str, float]]:
         """Of the model as it stands, over the whole corpus: `dev` and `test`."""
         self.model.to(self.args.device)
         splits = {"dev": self.data.dev_split, "test": self.data.test_split}
@@ -119,7 +238,7 @@ class _Run:
         vectors = next(iter(judges.values())).embed(self.model)  # both search the same documents
         return {label: judge(self.model, vectors) for label, judge in judges.items()}
 
-    def rows(self, stage: int, mined: "Mined | None" = None, sampled: bool = True) -> QueryRows:
+    def rows(self, stage: int, mined: Mined | None = None, sampled: bool = True) -> QueryRows:
         """Training queries of a stage; without their sampler, all of them."""
         sampler = self.data.stage_sampler(stage if sampled else 1)
         return QueryRows(
@@ -138,7 +257,7 @@ class _Run:
         _, documents = self.sets[1]
         rows = self.rows(1, sampled=False)
         options = self.data.mining_options()
-        return mine_rows(self.model, self.processor, rows, documents, self.pictures, options, self.precision)
+        return mine_rows(self.model, self.processor, rows, documents, self.images, options, self.precision)
 
     def mined(self) -> Mined:
         """What stage 2 starts with: a file's, those that this run has written, or new ones."""
@@ -182,7 +301,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
     collator = QueryCollator(
         run.processor,
         run.sets[stage][1],
-        run.pictures,
+        run.images,
         sampler,
         data.mask_known,
         data.false_negative_threshold,
@@ -282,4 +401,12 @@ def _note(run: _Run, results: dict, name: str, stage: int) -> None:
         (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-__all__ = ["build", "stage_arguments", "train"]
+__all__ = [
+    "HardNegativeMiningCallback",
+    "UniVLDRTrainer",
+    "build",
+    "choose_trained_parts",
+    "released_cosine",
+    "stage_arguments",
+    "train",
+]

@@ -12,7 +12,7 @@ from modeling_unimur.training.context_rows import ImageRows
 from modeling_unimur.training.frozen_features import FeatureOptions
 from modeling_unimur.training.pairs import caption_hashes, load_pairs, parse_sources, project
 from tests import tiny
-from tests.test_target_spaces import siglip
+from tests.tiny import siglip
 from tests.training.cc3m_files import captions, write_tsv
 
 DUAL_ENCODERS = {
