@@ -127,17 +127,17 @@ def queries_of(parts: dict[str, torch.Tensor], anchors: list[UniMuRQueryAnchor],
     ungated = []
     for anchor in anchors:
         found = anchor(*inputs)
-        ungated.append(F.normalize(found.anchor + found.correction, dim=-1))
+        ungated.append(F.normalize(found.anchor_embeds + found.correction_embeds, dim=-1))
     queries = {
         "encoder": [whole],
         "last": [last],
         "whole_last": [F.normalize(whole + last, dim=-1)],
         "readout": [readout],
-        "anchored": [anchor(*inputs).query for anchor in anchors],
+        "anchored": [anchor(*inputs).pooler_output for anchor in anchors],
         "ungated": ungated,
     }
     if fitted is not None:
-        queries["fitted"] = [fitted(torch.zeros_like(readout), *inputs[1:]).query]
+        queries["fitted"] = [fitted(torch.zeros_like(readout), *inputs[1:]).pooler_output]
     return queries
 
 

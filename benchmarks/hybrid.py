@@ -36,7 +36,7 @@ from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, report
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.index import hybrid, open_index
 from modeling_unimur.index.second_stage import Reranker, open_reranker
-from modeling_unimur.memory_index import FolderIndex, Hit, RetrievalIndex
+from modeling_unimur.memory_index import Hit, RetrievalIndex
 
 TOP_K = 10
 # Lowest grades that count: the section or the image that is meant (as in the ladder), or a part or sibling of it too.
@@ -55,7 +55,7 @@ class Questions:
         excluded: ids that do not count for each.
     """
 
-    def __init__(self, index: FolderIndex, vectors: np.ndarray, texts: list[str], grades: list, excluded: list):
+    def __init__(self, index: RetrievalIndex, vectors: np.ndarray, texts: list[str], grades: list, excluded: list):
         self.grades, self.vectors, self.texts = grades, vectors, texts
         rows = hybrid.candidates(index, vectors, texts)
         self.found: list[list[Hit]] = [
@@ -76,7 +76,7 @@ class Questions:
         return np.array([100 * hybrid.measure_rankings([hits], [wanted], TOP_K)[0] for hits, wanted in pairs])
 
 
-def quick_questions(seed: int) -> tuple[FolderIndex, Questions, Questions]:
+def quick_questions(seed: int) -> tuple[RetrievalIndex, Questions, Questions]:
     """Eleven texts that the words find and the vectors do not."""
     rng, index = np.random.default_rng(seed), RetrievalIndex()
     vectors = rng.standard_normal((3 * len(_WORDS), 16), dtype=np.float32)
@@ -87,7 +87,7 @@ def quick_questions(seed: int) -> tuple[FolderIndex, Questions, Questions]:
     return index, *(Questions(index, part, texts, grades, [()] * len(texts)) for part in parts)
 
 
-def manual_questions(args: argparse.Namespace, folder: Path) -> tuple[FolderIndex, Questions, Questions]:
+def manual_questions(args: argparse.Namespace, folder: Path) -> tuple[RetrievalIndex, Questions, Questions]:
     """Validation and test questions of the manual over an index of it, which is built where there is none."""
     from modeling_unimur.cli.retriever import model_folder, open_retriever
     from modeling_unimur.data.registry import load_retrieval_set
@@ -150,7 +150,7 @@ def second_stage(name: str, reranker: Reranker, test: Questions, top_k: int) -> 
 
 
 def measure(
-    index: FolderIndex,
+    index: RetrievalIndex,
     validation: Questions,
     test: Questions,
     rerankers: dict[str, Reranker],

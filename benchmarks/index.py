@@ -63,7 +63,7 @@ from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import PRECISIONS, hybrid, open_index
 from modeling_unimur.index.faiss import APPROXIMATE, FaissIndex
 from modeling_unimur.index.quantized import QuantizedIndex
-from modeling_unimur.memory_index import FolderIndex, RetrievalIndex, VectorIndex
+from modeling_unimur.memory_index import RetrievalIndex, VectorIndex
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 BATCHES = (1, 64)
@@ -184,7 +184,7 @@ def fill(index: VectorIndex, vectors: np.ndarray, captions: list[str] | None = N
         for payload, caption in zip(payloads, captions[first : first + len(part)] if captions else (), strict=False):
             payload["caption"] = caption
         index.add("image", names, truncated(part, index.width), payloads)
-    if not isinstance(index, FolderIndex):
+    if not isinstance(index, RetrievalIndex):
         index.save()  # Milvus searches what it has flushed
 
 

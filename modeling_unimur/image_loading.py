@@ -47,11 +47,9 @@ _URL_TIMEOUT_SECONDS = 30
 _URL_MAX_BYTES = 200_000_000
 
 # What other kinds of file begin with, and what to do about them.
+_POSTSCRIPT = "PostScript is not read, since Pillow would run another program on it; convert it to PNG"
 _OTHER_FORMATS = {
-    (
-        b"%!PS",
-        b"\xc5\xd0\xd3\xc6",
-    ): "PostScript is not read, since Pillow would run another program on it; convert it to PNG",
+    (b"%!PS", b"\xc5\xd0\xd3\xc6"): _POSTSCRIPT,
     (b"%PDF",): "a PDF is no image; render its pages to PNG",
     (b"<svg", b"<?xml"): "SVG is a vector format; render it to PNG",
     (b"v/1\x01",): "OpenEXR is not supported; convert it to PNG",
@@ -71,7 +69,6 @@ def load_image(
     source: str | os.PathLike | bytes | Image.Image | np.ndarray,
     *,
     allow_urls: bool = False,
-    max_pixels: int = MAX_PIXELS,
     name: str | None = None,
 ) -> Image.Image:
     """Decodes an image into 8-bit sRGB.
@@ -85,7 +82,6 @@ def load_image(
             (height, width, 1 | 3 | 4) or (1 | 3 | 4, height, width); integers in 0..255, booleans, unsigned 16-bit
             integers, or floats in 0..1.
         allow_urls: fetch `http(s)://` addresses; otherwise they are refused.
-        max_pixels: the largest width x height that is decoded.
         name: what error messages call the image; by default the path, or the type of the source.
 
     Returns:
@@ -99,10 +95,10 @@ def load_image(
     """
     name = name or source_name(source)
     if isinstance(source, np.ndarray):
-        source = _from_array(source, source_name(source), max_pixels)
+        source = _from_array(source, source_name(source))
     if isinstance(source, Image.Image):
-        return _decode(source, name, max_pixels)
-    return _open(image_bytes(source, allow_urls=allow_urls, name=name), name, max_pixels)
+        return _decode(source, name)
+    return _open(image_bytes(source, allow_urls=allow_urls, name=name), name)
 
 
 def image_bytes(source: str | os.PathLike | bytes, *, allow_urls: bool = False, name: str | None = None) -> bytes:
@@ -217,7 +213,7 @@ def _fetch(url: str) -> bytes:
 
 
 # -- decoding ---------------------------------------------------------------------------------------------------------
-def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
+def _open(data: bytes, name: str) -> Image.Image:
     try:
         image = _identify(data, name)
     except ValueError:
@@ -226,7 +222,7 @@ def _open(data: bytes, name: str, max_pixels: int) -> Image.Image:
             raise
         image = _identify(pixels, name)
     with image:
-        return _decode(image, name, max_pixels)
+        return _decode(image, name)
 
 
 def _identify(data: bytes, name: str) -> Image.Image:
@@ -279,9 +275,9 @@ def _without_metadata(data: bytes) -> bytes | None:
     return None if kept is None or len(kept) == len(data) else kept
 
 
-def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
+def _decode(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
-    _check_size(width, height, name, max_pixels)
+    _check_size(width, height, name)
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"{name}: too narrow: {width} x {height} is beyond 1 : {MAX_ASPECT_RATIO}; crop it")
     if isinstance(image, ImageFile.ImageFile) and image.format not in IMAGE_FORMATS:
@@ -298,13 +294,11 @@ def _decode(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
     return loaded
 
 
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
+def _check_size(width: int, height: int, name: str) -> None:
     if width == 0 or height == 0:
         raise ValueError(f"{name}: has no pixels ({width} x {height})")
-    if width * height > max_pixels:
-        raise ValueError(
-            f"{name}: too large: {width} x {height} is more than {max_pixels} pixels; shrink it or raise max_pixels"
-        )
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: too large: {width} x {height} is more than {MAX_PIXELS} pixels; shrink it")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -369,18 +363,15 @@ def _grey_from_wide(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _from_array(array: np.ndarray, name: str, max_pixels: int) -> Image.Image:
-    pixels = array
+def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
         raise ValueError(f"{name} is not an image: give (height, width) or (height, width, 3)")
-    _check_size(pixels.shape[1], pixels.shape[0], name, max_pixels)
-    if not (
-        pixels.dtype == bool or np.issubdtype(pixels.dtype, np.integer) or np.issubdtype(pixels.dtype, np.floating)
-    ):
+    _check_size(pixels.shape[1], pixels.shape[0], name)
+    if pixels.dtype.kind not in "biuf":
         raise ValueError(f"{name} does not hold numbers")
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)

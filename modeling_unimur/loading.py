@@ -370,15 +370,6 @@ def load_backbone(part: str, source, revision: str | None = None, classes: dict 
 
 
 __all__ = [
-    "BACKBONES",
-    "BACKBONE_NAMES",
-    "HUB_ARGUMENTS",
-    "CompleteLoadingMixin",
-    "WholeProcessorMixin",
-    "load_backbone",
-    "processor_fingerprint",
-    "readable_weights",
-    "require_complete",
-    "require_finite",
-    "require_intact",
-]
+    "BACKBONES", "BACKBONE_NAMES", "HUB_ARGUMENTS", "CompleteLoadingMixin", "WholeProcessorMixin", "load_backbone",
+    "processor_fingerprint", "readable_weights", "require_complete", "require_finite", "require_intact",
+]  # fmt: skip

@@ -1,21 +1,19 @@
-"""An exact index in memory, and what it shares with the package's other indexes: checks, filters, coherent replies.
+"""An exact index in memory, and what every index shares with it: checks, filters, coherent replies.
 
-It needs numpy and safetensors alone. Folders are read here; `modeling_unimur.index` writes them.
+It needs numpy and safetensors alone. `modeling_unimur.index` has folders of it and the other kinds.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
+import itertools
 import json
 import math
 import operator
 import os
-import re
 import sys
 import threading
-from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -29,7 +27,7 @@ KINDS = ("text", "image")
 # What an answer holds: a ranking of each kind, of one, of both together, or of pairs.
 MODALITIES = ("both", *KINDS, "joint", "pair")
 # What an index in a folder calls this kind, beside FAISS' descriptions of its own.
-MEMORY, FORMAT = "memory", 1
+MEMORY = "memory"
 # Vectors of unit length that were rounded to bfloat16 stay within this of it.
 UNIT_TOLERANCE = 1e-2
 # What Milvus takes in an id, in bytes; the same everywhere, so that an index can move.
@@ -38,13 +36,8 @@ ID_BYTES = 65_535
 _MAX_DEPTH = 100
 # So many of each list vote in a coherent reply, and so many are rescored (more, where more are asked for).
 DEPTH = 50
-# How often a reader starts again because new versions landed while it read.
-_READ_ATTEMPTS = 10
-_VERSION = re.compile(r"(v\d{6,}) (\S+)")
 # What reading files raises that were written by somebody else.
-_UNREADABLE = (
-    ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError, SafetensorError,
-)  # fmt: skip
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RuntimeError, SafetensorError)
 _RANGES = {"gt": operator.gt, "gte": operator.ge, "lt": operator.lt, "lte": operator.le}
 _TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}"
 
@@ -121,8 +114,7 @@ class VectorIndex:
 
     Args:
         width: of the vectors.
-        model: name and revision of the model they come from, as in `"unimur-mini@3f2c1a"`. Whoever searches or adds
-            may pass the model of its vectors: another one is refused.
+        model: name and revision of the model they come from, as in `"unimur-mini@3f2c1a"`.
     """
 
     # Whether payloads may hold what cannot be written as JSON.
@@ -142,7 +134,6 @@ class VectorIndex:
         ids: Sequence[str],
         vectors: np.ndarray,
         payloads: Sequence[dict] | None = None,
-        model: str | None = None,
         on_error: str = "raise",
     ) -> Added:
         """Adds candidates; one whose id is known takes the old one's place, of an id given twice the last counts.
@@ -152,17 +143,15 @@ class VectorIndex:
             ids: one per candidate.
             vectors: shape `(candidates, width)`, unit length; an array or a tensor.
             payloads: a small JSON object a candidate; see `plain_payload`.
-            model: the model of these vectors, where the caller knows it.
             on_error: `"raise"`, or `"skip"`: what cannot be taken is left out and named in the answer.
 
         Raises:
-            ValueError: wrong kind, width, model, id, vector or payload; nothing has been added then.
+            ValueError: wrong kind, width, id, vector or payload; nothing has been added then.
             PermissionError: the index was opened for reading.
         """
         _require_kind(kind)
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
-        self._require_model(model)
         ids, matrix = list(ids), self._matrix_of(vectors)
         payloads = [{}] * len(ids) if payloads is None else list(payloads)
         if not len(ids) == len(matrix) == len(payloads):
@@ -207,7 +196,6 @@ class VectorIndex:
         top_k: int = 10,
         kind: str | None = None,
         where: Mapping[str, Any] | None = None,
-        model: str | None = None,
         with_vectors: bool = False,
     ) -> list[list[Hit]]:
         """The best candidates of each query, best first.
@@ -217,16 +205,14 @@ class VectorIndex:
             top_k: hits for each query, fewer where fewer match.
             kind: `"text"` or `"image"`; both in one ranking without it.
             where: what payloads must say; see `conditions`.
-            model: the model of these vectors, where the caller knows it.
             with_vectors: whether hits bring their vectors; of an index of codes, what the codes decode to.
 
         Raises:
-            ValueError: wrong kind, width, model, `top_k` or condition, NaN, vectors that are not normalised.
+            ValueError: wrong kind, width, `top_k` or condition, NaN, vectors that are not normalised.
         """
         if kind is not None:
             _require_kind(kind)
         require_positive("top_k", top_k)
-        self._require_model(model)
         query = Query(self._unit(vectors), top_k, (kind,) if kind else KINDS, conditions(where), with_vectors)
         return self._search(query) if len(query.vectors) else []
 
@@ -244,6 +230,9 @@ class VectorIndex:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def close(self) -> None:
+        """Lets go of what keeps the index; what was not saved may be lost."""
+
     def refresh(self) -> bool:
         """Goes on with a version that a writer has landed since; for an index that has versions."""
         return False
@@ -256,13 +245,6 @@ class VectorIndex:
     def _payload(self, item: str, payload: dict | None) -> Any:
         """What a backend stores of a payload."""
         return plain_payload(item, payload)
-
-    def _require_model(self, model: str | None) -> None:
-        if None not in (model, self.model) and model != self.model:
-            raise ValueError(
-                f"The index holds vectors of {self.model!r}; these are of {model!r}, whose numbers mean something "
-                "else. Embed with that model, or build an index for this one."
-            )
 
     def _matrix_of(self, vectors: np.ndarray) -> np.ndarray:
         if hasattr(vectors, "detach"):  # a tensor
@@ -280,29 +262,41 @@ class VectorIndex:
         return matrix
 
 
-class FolderIndex(VectorIndex):
-    """An index in memory that a folder may keep, whose versions readers see whole or not at all.
+class RetrievalIndex(VectorIndex):
+    """Unit vectors of candidates with their ids and payloads, searched exactly by cosine.
 
-    `parts` holds the candidates of each kind: `add` and `remove` them, `ids` and `payloads` by row, `rows` by id.
-    A backend has `write_files(folder)`, which returns what is to be known about them, and `read_files(folder, about)`.
+    The field `image` of a payload may hold an object, such as an image without a file; it is kept in memory and not
+    saved.
+
+    Args:
+        width (`int`, *optional*): of the vectors; that of the first ones by default.
+        model (`str`, *optional*): name and revision of their model.
+
+    Attributes:
+        parts (`dict`): the candidates of each kind.
     """
 
-    # The folder, the version that was read or written last, and the lock of a writer that holds the folder.
-    home = version = lock = None
-    # Whether other writers are kept out until `close`; otherwise they are while a version is written, and one that
-    # somebody else has written since is not overwritten.
-    holds_folder = False
+    keeps_objects, factory = True, MEMORY
+    # The folder, and the version of it that was read or written last.
+    home = version = None
     # Whether words are kept beside the vectors, what BM25 made of them, and whether the folder's version has them as
     # they are; see `modeling_unimur.index.hybrid`.
     keeps_words, words, has_saved_words = False, None, True
-    parts: dict[str, Any]
+
+    def __init__(self, width: int | None = None, model: str | None = None):
+        self.width, self.model, self.guard = width, model, ThreadLock()
+        self.parts: dict[str, Any] = {kind: Rows() for kind in KINDS}
 
     @locked
     def count(self, kind: str | None = None) -> int:
         """Number of candidates, or of those of a kind."""
         return sum(len(self.parts[one]) for one in (KINDS if kind is None else (kind,)))
 
+    def _payload(self, item: str, payload: dict | None) -> Any:
+        return plain_payload(item, payload, but=("image",))
+
     def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
+        self.width = vectors.shape[1]
         self.forget_words()
         return self.parts[kind].add(ids, vectors, payloads)
 
@@ -310,18 +304,30 @@ class FolderIndex(VectorIndex):
         self.forget_words()
         self.parts[kind].remove(ids)
 
+    def _known(self, kind: str, ids: list[str]) -> set[str]:
+        return {item for item in ids if item in self.parts[kind].rows}
+
+    def _search(self, query: Query) -> list[list[Hit]]:
+        hits: list[list[Hit]] = [[] for _ in query.vectors]
+        filled = [(kind, self.parts[kind]) for kind in query.kinds if len(self.parts[kind])]
+        for kind, part in filled:
+            scores, rows = part.search(query.vectors, query.top_k, query.where)
+            stored = iter(part.vectors(rows[rows >= 0])) if query.with_vectors else itertools.repeat(None)
+            for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
+                hits[place] += [
+                    Hit(part.ids[row], value, kind, part.payload(row), vector=next(stored))
+                    for value, row in zip(values, numbers, strict=True)
+                    if row >= 0
+                ]
+        if len(filled) > 1:
+            hits = [sorted(row, key=lambda hit: -hit.score)[: query.top_k] for row in hits]
+        return hits
+
     def forget_words(self) -> None:
         """Words are read from the payloads again when they are needed, because rows have changed."""
         self.words, self.has_saved_words = None, False
 
-    def _known(self, kind: str, ids: list[str]) -> set[str]:
-        return {item for item in ids if item in self.parts[kind].rows}
-
-    @locked
-    def keep_in(self, folder: str | os.PathLike) -> None:
-        """Reserves a folder without an index for this one; see `modeling_unimur.index.folder`."""
-        package("folder", folder).keep_in(self, folder)
-
+    # -- one folder -------------------------------------------------------------------------------------------------
     @locked
     def save(self, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False) -> None:
         """Writes the folder's next version; see `modeling_unimur.index.folder`."""
@@ -330,123 +336,19 @@ class FolderIndex(VectorIndex):
     @classmethod
     def load(
         cls, folder: str | os.PathLike, width: int | None = None, model: str | None = None, read_only: bool = False
-    ) -> FolderIndex:
-        """Reads the folder's current version.
-
-        Args:
-            folder: of `save`.
-            width, model: of the caller's vectors, to be compared.
-            read_only: whether changes are refused.
-
-        Raises:
-            FileNotFoundError: no index there.
-            ValueError: a damaged one, a newer format, or another class, width or model.
-        """
-        version, index = read_version(folder, cls._of_version)
-        require_same(folder, width, model, index.width, index.model)
-        index.home, index.version, index.read_only = Path(folder), version, read_only
-        return index
+    ) -> RetrievalIndex:
+        """Reads the folder's current version; see `modeling_unimur.index.folder`."""
+        return package("folder", folder).load(cls, folder, width, model, read_only)
 
     def refresh(self) -> bool:
         """Goes on with the version that a writer has landed since, for an index opened with `read_only`; returns
         whether there was one."""
-        if not self.read_only or (current_version(self.home) or ("",))[0] == self.version:
-            return False
-        other = type(self).load(self.home, self.width, self.model, read_only=True)
-        with self.guard:  # others search meanwhile
-            self.take(other)
-            self.version = other.version
-        return True
-
-    def take(self, other: FolderIndex) -> None:
-        """Goes on with the candidates of a newer version."""
-        self.parts, self.keeps_words, self.words = other.parts, other.keeps_words, None
-
-    def compact(self) -> None:
-        """Frees what removed candidates still take."""
-
-    def close(self) -> None:
-        """Lets go of the folder; what was not saved may be lost."""
-
-    @classmethod
-    def _of_version(cls, folder: Path, about: dict) -> FolderIndex:
-        if about.get("format") != FORMAT:
-            raise ValueError(f"The index in {folder} has format {about.get('format')}; this version reads {FORMAT}.")
-        if (about.get("factory") == MEMORY) != (cls is RetrievalIndex):
-            raise ValueError(
-                f"The index in {folder} is {about.get('factory')!r}, FAISS or not: open it by `open_index`."
-            )
-        try:
-            index = cls.read_files(folder, about)
-            if {kind: index.count(kind) for kind in about["counts"]} != about["counts"]:
-                raise ValueError("its counts do not agree")
-        except FileNotFoundError:
-            raise
-        except _UNREADABLE as error:
-            reason = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            raise ValueError(f"The index in {folder} is damaged: {reason.rstrip('.')}; build it again.") from error
-        index.keeps_words = about.get("words") is True
-        return index
-
-
-class RetrievalIndex(FolderIndex):
-    """Unit vectors of candidates with their ids and payloads, searched exactly by cosine.
-
-    The field `image` of a payload may hold an object, such as an image without a file; it is kept in memory and not
-    saved.
-
-    Args:
-        width (`int`, *optional*): of the vectors; that of the first ones by default.
-        model (`str`, *optional*): name and revision of their model; without it nobody is refused.
-    """
-
-    keeps_objects, factory = True, MEMORY
-
-    def __init__(self, width: int | None = None, model: str | None = None):
-        self.width, self.model, self.guard = width, model, ThreadLock()
-        self.parts = {kind: Rows() for kind in KINDS}
-
-    def _payload(self, item: str, payload: dict | None) -> dict:
-        return plain_payload(item, payload, but=("image",))
-
-    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
-        self.width = vectors.shape[1]
-        return super()._add(kind, ids, vectors, payloads)
-
-    def _search(self, query: Query) -> list[list[Hit]]:
-        scores, places, starts = [], [], [0]
-        for kind in query.kinds:
-            part = self.parts[kind]
-            rows, matrix = range(len(part)), part.matrix()
-            if query.where:
-                rows = [row for row in rows if matches(part.payloads[row], query.where)]
-                matrix = matrix[rows]
-            if len(matrix):
-                scores.append(inner_products(query.vectors, matrix))
-                places.append((kind, part, rows))
-                starts.append(starts[-1] + len(matrix))
-        if not scores:
-            return [[] for _ in query.vectors]
-        every = np.concatenate(scores, axis=1) if len(scores) > 1 else scores[0]
-        best = best_columns(every, query.top_k)
-
-        def hit(score: float, column: int) -> Hit:
-            number = bisect(starts, column) - 1
-            kind, part, rows = places[number]
-            row = rows[column - starts[number]]
-            vector = part.matrix()[row].copy() if query.with_vectors else None
-            return Hit(part.ids[row], score, kind, part.payloads[row], vector=vector)
-
-        found = zip(np.take_along_axis(every, best, axis=1).tolist(), best.tolist(), strict=True)
-        return [[hit(score, column) for score, column in zip(*row, strict=True)] for row in found]
-
-    def write_files(self, folder: Path) -> dict:
-        """Writes the candidates; see `modeling_unimur.index.folder`."""
-        return package("folder", folder).write_memory(self, folder)
+        return self.read_only and package("folder", self.home).refresh(self)
 
     @classmethod
     def read_files(cls, folder: Path, about: dict) -> RetrievalIndex:
-        """Reads what `write_files` wrote; raises whatever a damaged file makes it raise."""
+        """Reads the files of a version, for `about` from its `index.json`; raises whatever a damaged one makes it
+        raise."""
         if not isinstance(about["model"], (str, type(None))):
             raise ValueError(f"its model is {about['model']!r:.60}")
         index, vectors = cls(about["width"], about["model"]), load_file(folder / "embeddings.safetensors")
@@ -463,6 +365,25 @@ class RetrievalIndex(FolderIndex):
         if any(not len(part.matrix()) == len(part.ids) == len(part.rows) for part in index.parts.values()):
             raise ValueError("items and vectors do not agree")
         return index
+
+    @classmethod
+    def read_alone(cls, folder: str | os.PathLike) -> RetrievalIndex:
+        """Reads a folder of `save` where the package is not installed, to search it and to add to it in memory. No
+        checksums are compared.
+
+        Raises:
+            FileNotFoundError: no index there.
+            ImportError: an index of another kind.
+            ValueError: a damaged one.
+        """
+        try:
+            version = Path(folder, Path(folder, "CURRENT").read_text(encoding="ascii").split()[0])
+            about = json.loads((version / "index.json").read_text(encoding="utf-8"))
+            return cls.read_files(version, about) if about["factory"] == MEMORY else package("", folder)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{folder} contains no index: {error.filename} is missing.") from error
+        except UNREADABLE as error:
+            raise ValueError(f"The index in {folder} is damaged: {error}.") from error
 
 
 class Rows:
@@ -484,6 +405,17 @@ class Rows:
 
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         return self.matrix()[rows]
+
+    def payload(self, row: int) -> dict:
+        return self.payloads[row]
+
+    def search(self, vectors: np.ndarray, top_k: int, where: tuple[Condition, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows, both `(queries, at most top_k)`, best first."""
+        if not where:
+            return best_columns(inner_products(vectors, self.matrix()), top_k)
+        chosen = np.array([row for row in range(len(self)) if matches(self.payload(row), where)], np.int64)
+        scores, best = best_columns(inner_products(vectors, self.matrix()[chosen]), top_k)
+        return scores, chosen[best]
 
     def add(self, ids: list[str], vectors: np.ndarray, payloads: list[dict]) -> int:
         fresh = []
@@ -522,16 +454,18 @@ def inner_products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return (left @ right.T).numpy()
 
 
-def best_columns(scores: np.ndarray, top_k: int) -> np.ndarray:
-    """Columns of the `top_k` highest scores of each row, best first."""
+def best_columns(scores: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `top_k` highest scores of each row, best first, and their columns."""
     if top_k < scores.shape[1]:
         best = np.argpartition(scores, -top_k, axis=1)[:, -top_k:]
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        return np.take_along_axis(best, order, axis=1)
-    return np.argsort(-scores, axis=1, kind="stable")
+        best = np.take_along_axis(best, order, axis=1)
+    else:
+        best = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, best, axis=1), best
 
 
-# -- the package and its folders --------------------------------------------------------------------------------------
+# -- the package --------------------------------------------------------------------------------------
 def package(module: str, place: object) -> Any:
     """A module of `modeling_unimur.index`, which opens and writes what this file does not.
 
@@ -548,97 +482,6 @@ def package(module: str, place: object) -> Any:
             "FAISS or Milvus, to search words too or to rerank, install or update the package: `pip install unimur`, "
             "unimur[faiss], unimur[milvus], unimur[hybrid] or unimur[sentence_transformers]."
         ) from error
-
-
-def current_version(folder: str | os.PathLike) -> tuple[str, str] | None:
-    """Name of the version that readers of a folder see, and checksum of its `index.json`; None before the first.
-
-    Raises:
-        ValueError: it is a file, damaged, or the index of an earlier version of the package.
-    """
-    folder = Path(folder)
-    if folder.is_file():
-        raise ValueError(f"{folder} is a file; an index is a folder.")
-    try:
-        found = _VERSION.fullmatch((folder / "CURRENT").read_text(encoding="ascii").strip())
-    except FileNotFoundError:
-        if (folder / "index.json").is_file() and (folder / "embeddings.safetensors").is_file():
-            raise ValueError(f"The index in {folder} was written by an earlier version: build it again.") from None
-        return None
-    except UnicodeDecodeError:
-        found = None
-    if found is None:
-        raise ValueError(f"The index in {folder} is damaged: CURRENT names no version.")
-    return found[1], found[2]
-
-
-def read_version(folder: str | os.PathLike, load: Callable[[Path, dict], Any], files: bool = True) -> tuple[str, Any]:
-    """Loads a folder's current version; when a writer replaced it meanwhile, the one that came after.
-
-    Args:
-        folder: of an index.
-        load: called with the version's folder and what is known about it; files have been compared with checksums.
-        files: whether the files are compared; `index.json` is in any case.
-
-    Returns:
-        The version's name and what `load` returned.
-
-    Raises:
-        FileNotFoundError: there is no index.
-        ValueError: it is damaged.
-    """
-    for _ in range(_READ_ATTEMPTS):
-        current = current_version(folder)
-        if current is None:
-            raise FileNotFoundError(
-                f"{folder} contains no index: build one there first, or save one with `save_index`."
-            )
-        version = Path(folder, current[0])
-        try:
-            return current[0], load(version, _checked_about(version, current[1], files))
-        except (OSError, ValueError, RuntimeError) as error:
-            if current_version(folder) != current:
-                continue
-            if isinstance(error, FileNotFoundError):
-                raise ValueError(f"The index in {folder} is damaged: {error.filename} is gone.") from error
-            raise
-    raise ValueError(f"The index in {folder} was replaced {_READ_ATTEMPTS} times while it was read; try again.")
-
-
-def about_index(folder: str | os.PathLike) -> dict | None:
-    """What is known about the index in a folder, None where there is none; its other files are not looked at.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    return current_version(folder) and read_version(folder, lambda _, about: about, files=False)[1]
-
-
-def _checked_about(version: Path, digest: str, files: bool) -> dict:
-    def require(fine: bool, what: str) -> None:
-        if not fine:
-            raise ValueError(f"The index in {version.parent} is damaged ({what}); build it again.")
-
-    require(file_digest(version / "index.json") == digest, "index.json")
-    try:
-        about = json.loads((version / "index.json").read_text(encoding="utf-8"))
-        sums = dict(about["sha256"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        require(False, f"index.json: {error!r:.80}")
-    for name, expected in sums.items():
-        plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\:\0")
-        require(plain, f"index.json names {name!r:.60}")
-        require(not files or file_digest(version / name) == expected, name)
-    return about
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # -- checks -----------------------------------------------------------------------------------------------------------
@@ -661,20 +504,6 @@ def check_vectors(matrix: np.ndarray, width: int | None) -> None:
         raise ValueError(f"its vectors are {matrix.dtype} of shape {matrix.shape}, not float32 of (any, {width})")
     for row, fault in vector_faults(matrix).items():
         raise ValueError(f"vector {row} {fault.rstrip('.')}")
-
-
-def require_same(
-    where: object, width: int | None, model: str | None, held_width: int | None, held_model: str | None
-) -> None:
-    """Raises ValueError for an index of another width or model than the caller expects; one that does not say its own
-    passes."""
-    if None not in (width, held_width) and width != held_width:
-        raise ValueError(f"The index in {where} holds vectors of {held_width} numbers, not of {width}.")
-    if None not in (model, held_model) and model != held_model:
-        raise ValueError(
-            f"The index in {where} was made by {held_model!r}, not by {model!r}: its vectors mean something else. "
-            "Open it with that model, or build another."
-        )
 
 
 def require_positive(name: str, value: int) -> None:
@@ -743,14 +572,13 @@ def plain_value(value: Any, depth: int = 0) -> Any:
         value = value.item()  # dates are no JSON values, and those of nanoseconds come out as integers
     if isinstance(value, os.PathLike):
         value = os.fsdecode(value)
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError("contains half of a surrogate pair, which is not valid text.") from error
-        return str(value)
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, str):
+        try:
+            return value.encode().decode()
+        except UnicodeEncodeError as error:
+            raise ValueError("contains half of a surrogate pair, which is not valid text.") from error
     if isinstance(value, int) and -(2**63) <= value < 2**63:
         return int(value)
     if isinstance(value, float) and math.isfinite(value):
@@ -946,5 +774,5 @@ def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 __all__ = [
     "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "Pair", "RetrievalIndex", "Rows",
-    "VectorIndex", "about_index", "best_columns", "conditions", "matches",
+    "VectorIndex", "best_columns", "conditions", "matches",
 ]  # fmt: skip

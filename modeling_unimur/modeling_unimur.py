@@ -4,11 +4,12 @@ from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -16,7 +17,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_unimur import UniMuRConfig
-from .contrastive_loss import contrastive_loss, next_token_loss, sum_over_prefixes, vocabulary_logits
+from .contrastive_loss import at_least_float32, contrastive_loss, sum_over_prefixes
 from .loading import (
     BACKBONE_NAMES,
     BACKBONES,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 # Arguments that place or pack the frozen weights; the trained heads stay whole on one device.
 _PLACEMENT_ARGUMENTS = ("device_map", "max_memory", "offload_folder", "quantization_config")
+# Rows of vocabulary logits that exist at one time; 256 x 50k floats are 50 MB.
+_LOGIT_ROWS = 256
 # What the gate of an anchored query decides by; `gate_features` computes them in this order.
 GATE_FEATURES = (
     "cosine of readout and anchor",
@@ -121,20 +124,6 @@ class UniMuROutput(ModelOutput):
     text_logit_scale: torch.FloatTensor | None = None
 
 
-class AnchoredQuery(NamedTuple):
-    """A query and its parts, each `(batch, width)`; `gate` is `(batch, 1)`.
-
-    `query` is `normalise(anchor + gate * correction)`, and `readout` the unified embedding of the language model.
-    Without an anchor the query is the readout, and the other parts are None.
-    """
-
-    query: torch.Tensor
-    readout: torch.Tensor
-    anchor: torch.Tensor | None = None
-    correction: torch.Tensor | None = None
-    gate: torch.Tensor | None = None
-
-
 # -- what trains ------------------------------------------------------------------------------------------------------
 def gate_features(
     readout: torch.Tensor, anchor: torch.Tensor, whole: torch.Tensor, last: torch.Tensor, statistics: torch.Tensor
@@ -208,7 +197,7 @@ class UniMuRQueryAnchor(nn.Module):
         last: torch.Tensor,
         image: torch.Tensor,
         statistics: torch.Tensor,
-    ) -> AnchoredQuery:
+    ) -> UniMuRQueryOutput:
         """The queries of dialogues.
 
         Args:
@@ -226,7 +215,13 @@ class UniMuRQueryAnchor(nn.Module):
             inputs = torch.cat([readout, whole, last], dim=-1)
             correction = correction + self.correction(inputs.to(self.correction[0].weight.dtype))
         gate = self.gate_values(readout, anchor, whole, last, statistics)
-        return AnchoredQuery(F.normalize(anchor + gate * correction, dim=-1), readout, anchor, correction, gate)
+        return UniMuRQueryOutput(
+            pooler_output=F.normalize(anchor + gate * correction, dim=-1),
+            readout_embeds=readout,
+            anchor_embeds=anchor,
+            correction_embeds=correction,
+            gate=gate,
+        )
 
 
 class UniMuRHeads(nn.Module):
@@ -310,11 +305,65 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(tensor, value)
 
 
-# -- the frozen backbones: built inside, attached from where they live, saved or left out -----------------------------
-class FrozenBackbonesMixin(CompleteLoadingMixin):
-    """Gives `UniMuRModel` its attributes `language_model` and `clip`, which are frozen, and ways to load and save its
-    `heads` without them."""
+# -- the model --------------------------------------------------------------------------------------------------------
+class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
+    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
 
+    The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
+    [`~UniMuRModel.from_backbones`], load one with `from_pretrained`.
+    """
+
+    accepts_loss_kwargs = False
+    # Whether a batch runs in one piece and without a prefix apart, so that ranks among which the language model is
+    # sharded call it equally often, whatever their batches hold.
+    equal_calls = False
+
+    def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: dict | None = None):
+        super().__init__(config)
+        self.build_backbones(build_backbones, backbone_dtypes)
+        self.heads = UniMuRHeads(config)
+        self._prefix_support: dict = {}  # what `frozen_decoder.supports` has found out
+        self.post_init()
+        self.freeze_backbones()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the trained heads; `language_model` and `clip` have their own."""
+        return self.heads.logit_scale.dtype
+
+    def require_clip(self) -> nn.Module:
+        """The dual encoder.
+
+        Raises:
+            ValueError: the model has none.
+        """
+        if self.clip is None:
+            raise ValueError(
+                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only "
+                "unless their encoder reads images (anchor_base_model, visual_feature='projected')."
+            )
+        return self.clip
+
+    def get_input_embeddings(self):
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self):
+        return self.language_model.get_output_embeddings()
+
+    @property
+    def input_scale(self) -> float:
+        """What the language model's input table multiplies its rows by: the root of the width for Gemma, mostly 1. An
+        input vector of this model is as long as what the table returns, and a row of a tied output layer is not."""
+        table = self.get_input_embeddings()
+        first = torch.arange(min(8, table.num_embeddings), device=table.weight.device)
+        with torch.no_grad():
+            stored = float(table.weight[first].float().norm())
+            return float(table(first).float().norm()) / stored if stored else 1.0
+
+    # -- the frozen backbones: built inside, attached from where they live, saved or left out -------------------------
     def build_backbones(self, build: bool, dtypes: dict | None = None) -> None:
         """Makes both from the configuration, or leaves them out.
 
@@ -564,109 +613,6 @@ class FrozenBackbonesMixin(CompleteLoadingMixin):
             self.config.heads_only = usual
             self._ignore_backbones(usual)
 
-
-def part_dtypes(dtype) -> dict:
-    """The dtype to load `heads`, `language_model` and `clip` in; "auto" is that of a part's own checkpoint."""
-    parts = ("heads", *BACKBONES.values())
-    if isinstance(dtype, dict):
-        unknown = sorted(map(str, dtype.keys() - set(parts)))
-        if unknown:
-            raise ValueError(f"dtype names {unknown[0]!r}, and the parts of this model are {', '.join(parts)}.")
-        dtypes = {**dict.fromkeys(parts, "auto"), "heads": torch.float32, **dtype}
-    else:
-        dtypes = dict.fromkeys(parts, "auto" if dtype is None else dtype)
-    for part, value in dtypes.items():
-        named = getattr(torch, value, None) if isinstance(value, str) and value != "auto" else value
-        if named != "auto" and not isinstance(named, torch.dtype):
-            raise ValueError(f"dtype of {part} must be a torch.dtype, its name, or 'auto', got {value!r}.")
-        dtypes[part] = named
-    return dtypes
-
-
-def _without_recorders(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
-    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
-    be pickled; transformers sets them again as soon as it needs them."""
-    if id(module) not in seen:
-        twin = seen[id(module)] = type(module).__new__(type(module))
-        twin.__dict__.update(module.__dict__)
-        twin.__dict__.pop("_output_capturing_hooks_installed", None)
-        hooks = ((k, h) for k, h in module._forward_hooks.items())
-        kept = ((k, h) for k, h in hooks if not getattr(h, "__module__", "").endswith(".output_capturing"))
-        children = module._modules.items()
-        twin.__dict__["_forward_hooks"] = OrderedDict(kept)
-        twin.__dict__["_modules"] = {name: child and _without_recorders(child, seen) for name, child in children}
-    return seen[id(module)]
-
-
-def _known_dtypes(config, dtypes: dict) -> dict[str, torch.dtype]:
-    """The dtypes of the backbones in a full release; those that its configuration does not know are left out."""
-    own = {}
-    for part, name in BACKBONES.items():
-        sub = getattr(config, f"{part}_config")
-        dtype = getattr(sub, "dtype", None) if dtypes[name] == "auto" else dtypes[name]
-        if sub is not None and dtype is not None:
-            own[part] = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    return own
-
-
-# -- the model --------------------------------------------------------------------------------------------------------
-class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
-    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
-
-    The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
-    [`~UniMuRModel.from_backbones`], load one with `from_pretrained`.
-    """
-
-    accepts_loss_kwargs = False
-    # Whether a batch runs in one piece and without a prefix apart, so that ranks among which the language model is
-    # sharded call it equally often, whatever their batches hold.
-    equal_calls = False
-
-    def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: dict | None = None):
-        super().__init__(config)
-        self.build_backbones(build_backbones, backbone_dtypes)
-        self.heads = UniMuRHeads(config)
-        self._prefix_support: dict = {}  # what `frozen_decoder.supports` has found out
-        self.post_init()
-        self.freeze_backbones()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """That of the trained heads; `language_model` and `clip` have their own."""
-        return self.heads.logit_scale.dtype
-
-    def require_clip(self) -> nn.Module:
-        """The dual encoder.
-
-        Raises:
-            ValueError: the model has none.
-        """
-        if self.clip is None:
-            raise ValueError(
-                "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only "
-                "unless their encoder reads images (anchor_base_model, visual_feature='projected')."
-            )
-        return self.clip
-
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self):
-        return self.language_model.get_output_embeddings()
-
-    @property
-    def input_scale(self) -> float:
-        """What the language model's input table multiplies its rows by: the root of the width for Gemma, mostly 1. An
-        input vector of this model is as long as what the table returns, and a row of a tied output layer is not."""
-        table = self.get_input_embeddings()
-        first = torch.arange(min(8, table.num_embeddings), device=table.weight.device)
-        with torch.no_grad():
-            stored = float(table.weight[first].float().norm())
-            return float(table(first).float().norm()) / stored if stored else 1.0
-
     # -- the dual encoder -------------------------------------------------------------------------------------------
     @torch.no_grad()
     def encode_images(
@@ -722,14 +668,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
                 the inputs of anchored queries are missing.
         """
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
-        found, _ = self._queries(input_ids, attention_mask, visual_features, prefix_states, **anchors)
-        return UniMuRQueryOutput(
-            pooler_output=found.query,
-            readout_embeds=found.readout,
-            anchor_embeds=found.anchor,
-            correction_embeds=found.correction,
-            gate=found.gate,
-        )
+        return self._queries(input_ids, attention_mask, visual_features, prefix_states, **anchors)[0]
 
     def get_readout_features(
         self,
@@ -756,7 +695,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         num_images: torch.Tensor,
         visual_features: torch.Tensor | None = None,
         **anchors: Unpack[AnchorInputs],
-    ) -> AnchoredQuery:
+    ) -> UniMuRQueryOutput:
         """The queries of dialogues whose readout is known: with `query_anchor="none"` the readout itself.
 
         Args:
@@ -771,7 +710,7 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if unknown := sorted(anchors.keys() - AnchorInputs.__annotations__.keys()):
             raise TypeError(f"Unexpected keyword argument {unknown[0]!r}.")
         if self.heads.query_anchor is None:
-            return AnchoredQuery(readout, readout)
+            return UniMuRQueryOutput(pooler_output=readout, readout_embeds=readout)
         features, statistics = anchors.get("anchor_features"), anchors.get("turn_statistics")
         if features is None:
             features = self._anchor_texts(anchors.get("anchor_input_ids"), anchors.get("anchor_attention_mask"))
@@ -842,8 +781,9 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         spatial_shapes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The frozen image tower's output of candidates `(images, width)`, before any trained map."""
-        pooled, projected = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
-        return self._visual_choice(pooled, projected) if self.config.map_image_targets else projected
+        if self.config.map_image_targets:  # of what the language model reads
+            return self.get_visual_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        return self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)[1]
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -877,9 +817,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
                 "get_multimodal_features. Prepare candidate texts with processor.process_texts."
             )
 
-    def _visual_choice(self, pooled, projected):
-        return pooled if self.config.visual_feature == "pooled" else projected
-
     def _visual(self, pixel_values, visual_features, pixel_attention_mask=None, spatial_shapes=None):
         """Image features for the language model, from images or as given."""
         if pixel_values is None:
@@ -894,7 +831,8 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """What the language model reads of images `(images, 3, height, width)`: the frozen tower's output `(images,
         visual_width)`, the argument `visual_features` of other methods."""
-        return self._visual_choice(*self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes))
+        pooled, projected = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
+        return pooled if self.config.visual_feature == "pooled" else projected
 
     # -- contexts ---------------------------------------------------------------------------------------------------
     @property
@@ -1130,28 +1068,18 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if input_ids is not None:
             visual = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
             found, parts = self._queries(input_ids, attention_mask, visual, prefix_states, **anchors)
-            output.multimodal_embeds, output.readout_embeds = found.query, found.readout
+            output.multimodal_embeds, output.readout_embeds = found.pooler_output, found.readout_embeds
         if return_loss and output.multimodal_embeds is not None:
-            if output.image_embeds is not None and config.visual_matching_weight:
-                negatives = target_image_negatives
-                negatives = None if negatives is None else self.heads.image_target(negatives)
-                output.visual_matching_loss = self._matching_loss(
-                    (output.multimodal_embeds, output.image_embeds, negatives),
-                    output.logit_scale,
-                    target_ids,
-                    target_image_mask,
-                )
-                terms.append(config.visual_matching_weight * output.visual_matching_loss)
-            if output.text_embeds is not None and config.textual_matching_weight:
-                negatives = target_text_negatives
-                negatives = None if negatives is None else self.heads.text_target(negatives)
-                output.textual_matching_loss = self._matching_loss(
-                    (output.multimodal_embeds, output.text_embeds, negatives),
-                    output.text_logit_scale,
-                    target_ids,
-                    target_text_mask,
-                )
-                terms.append(config.textual_matching_weight * output.textual_matching_loss)
+            image_side = (output.image_embeds, target_image_negatives, self.heads.image_target, target_image_mask)
+            text_side = (output.text_embeds, target_text_negatives, self.heads.text_target, target_text_mask)
+            scales = (output.logit_scale, output.text_logit_scale)
+            for name, scale, side in zip(("visual", "textual"), scales, (image_side, text_side), strict=True):
+                (candidates, negatives, target, mask), weight = side, getattr(config, f"{name}_matching_weight")
+                if candidates is not None and weight:
+                    vectors = (output.multimodal_embeds, candidates, None if negatives is None else target(negatives))
+                    loss = sum_over_prefixes(partial(_matching_loss, scale, target_ids, mask), vectors, config)
+                    setattr(output, f"{name}_matching_loss", loss)
+                    terms.append(weight * loss)
             if config.ret_token_loss_weight and parts is not None:
                 if prefix_states is not None:
                     raise ValueError("The next-token loss reads every token of a context: leave prefix_states out.")
@@ -1166,14 +1094,6 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
         if terms:
             output.loss = torch.stack([term.float() for term in terms]).sum()
         return output
-
-    def _matching_loss(self, vectors, scale, ids, mask) -> torch.Tensor:
-        """Of queries, candidates and hard negatives, at each of the widths that train."""
-        return sum_over_prefixes(
-            lambda queries, candidates, negatives: contrastive_loss(queries, candidates, scale, ids, mask, negatives),
-            vectors,
-            self.config,
-        )
 
     # -- text out ---------------------------------------------------------------------------------------------------
     @torch.no_grad()
@@ -1220,6 +1140,115 @@ class UniMuRModel(FrozenBackbonesMixin, UniMuRPreTrainedModel, GenerationMixin):
             super().adjust_generation_fn(*args, **kwargs)
 
 
+def vocabulary_logits(hidden, weight, bias=None, extra_row=None, softcap: float | None = None) -> torch.Tensor:
+    """Logits `(rows, vocabulary)` of last hidden states `(rows, width)`, in float32 or better; the arguments are those
+    of `next_token_loss`."""
+    logits = F.linear(hidden, weight, bias)
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    if extra_row is not None:
+        logits = torch.cat([logits, hidden @ extra_row.to(hidden)[:, None]], dim=-1)
+    return logits.to(at_least_float32(logits))
+
+
+def _summed_cross_entropy(hidden, weight, bias, labels, extra_row, softcap):
+    return F.cross_entropy(vocabulary_logits(hidden, weight, bias, extra_row, softcap), labels, reduction="sum")
+
+
+def next_token_loss(
+    hidden: torch.Tensor,
+    labels: torch.Tensor,
+    output_embeddings: torch.nn.Linear,
+    extra_row: torch.Tensor | None = None,
+    softcap: float | None = None,
+    vocab_size: int | None = None,
+) -> torch.Tensor:
+    """Mean cross entropy of the next token, with vocabulary logits only where a label is, a chunk at a time.
+
+    Args:
+        hidden (`torch.Tensor` of shape `(batch, tokens, width)`): last hidden states.
+        labels (`torch.Tensor` of shape `(batch, tokens)`): the token at each position, -100 where none is learned.
+        output_embeddings (`torch.nn.Linear`): the language model's head.
+        extra_row (`torch.Tensor` of shape `(width,)`, *optional*): a class after the vocabulary ([RET]'s vector).
+        softcap (`float`, *optional*): the language model's logit soft cap (Gemma 2).
+        vocab_size (`int`, *optional*): only so many of the first rows of the head are classes.
+
+    Raises:
+        ValueError: a label is none of the classes.
+    """
+    weight, bias = output_embeddings.weight, getattr(output_embeddings, "bias", None)
+    if vocab_size is not None:
+        weight, bias = weight[:vocab_size], None if bias is None else bias[:vocab_size]
+        classes = vocab_size + (extra_row is not None)
+        if labels.numel() and int(labels.max()) >= classes:
+            raise ValueError(f"Token {int(labels.max())} is to be learned, and loss_vocab_size={vocab_size} lacks it.")
+    learned = labels[:, 1:] != -100
+    states, wanted = hidden[:, :-1][learned], labels[:, 1:][learned]
+    total = states.new_zeros((), dtype=at_least_float32(states))
+    for start in range(0, states.shape[0], _LOGIT_ROWS):
+        part = slice(start, start + _LOGIT_ROWS)
+        total = total + checkpoint(
+            _summed_cross_entropy,
+            states[part],
+            weight,
+            bias,
+            wanted[part],
+            extra_row,
+            softcap,
+            use_reentrant=False,
+        )
+    return total / max(len(wanted), 1)
+
+
+# -- parts of loading and of losses -----------------------------------------------------------------------------------
+def part_dtypes(dtype) -> dict:
+    """The dtype to load `heads`, `language_model` and `clip` in; "auto" is that of a part's own checkpoint."""
+    parts = ("heads", *BACKBONES.values())
+    if isinstance(dtype, dict):
+        unknown = sorted(map(str, dtype.keys() - set(parts)))
+        if unknown:
+            raise ValueError(f"dtype names {unknown[0]!r}, and the parts of this model are {', '.join(parts)}.")
+        dtypes = {**dict.fromkeys(parts, "auto"), "heads": torch.float32, **dtype}
+    else:
+        dtypes = dict.fromkeys(parts, "auto" if dtype is None else dtype)
+    for part, value in dtypes.items():
+        named = getattr(torch, value, None) if isinstance(value, str) and value != "auto" else value
+        if named != "auto" and not isinstance(named, torch.dtype):
+            raise ValueError(f"dtype of {part} must be a torch.dtype, its name, or 'auto', got {value!r}.")
+        dtypes[part] = named
+    return dtypes
+
+
+def _without_recorders(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
+    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
+    be pickled; transformers sets them again as soon as it needs them."""
+    if id(module) not in seen:
+        twin = seen[id(module)] = type(module).__new__(type(module))
+        twin.__dict__.update(module.__dict__)
+        twin.__dict__.pop("_output_capturing_hooks_installed", None)
+        hooks = ((k, h) for k, h in module._forward_hooks.items())
+        kept = ((k, h) for k, h in hooks if not getattr(h, "__module__", "").endswith(".output_capturing"))
+        children = module._modules.items()
+        twin.__dict__["_forward_hooks"] = OrderedDict(kept)
+        twin.__dict__["_modules"] = {name: child and _without_recorders(child, seen) for name, child in children}
+    return seen[id(module)]
+
+
+def _known_dtypes(config, dtypes: dict) -> dict[str, torch.dtype]:
+    """The dtypes of the backbones in a full release; those that its configuration does not know are left out."""
+    own = {}
+    for part, name in BACKBONES.items():
+        sub = getattr(config, f"{part}_config")
+        dtype = getattr(sub, "dtype", None) if dtypes[name] == "auto" else dtypes[name]
+        if sub is not None and dtype is not None:
+            own[part] = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return own
+
+
+def _matching_loss(scale, ids, mask, queries, candidates, negatives) -> torch.Tensor:
+    return contrastive_loss(queries, candidates, scale, ids, mask, negatives)
+
+
 def _missing_anchor(names: str) -> str:
     return (
         f"Anchored queries (query_anchor='encoder') need {names}: UniMuRProcessor.process_queries makes them with "
@@ -1228,14 +1257,6 @@ def _missing_anchor(names: str) -> str:
 
 
 __all__ = [
-    "GATE_FEATURES",
-    "AnchorInputs",
-    "AnchoredQuery",
-    "UniMuRHeads",
-    "UniMuRModel",
-    "UniMuROutput",
-    "UniMuRPreTrainedModel",
-    "UniMuRQueryAnchor",
-    "UniMuRQueryOutput",
-    "gate_features",
-]
+    "GATE_FEATURES", "AnchorInputs", "UniMuRHeads", "UniMuRModel", "UniMuROutput", "UniMuRPreTrainedModel",
+    "UniMuRQueryAnchor", "UniMuRQueryOutput", "gate_features", "next_token_loss", "vocabulary_logits",
+]  # fmt: skip

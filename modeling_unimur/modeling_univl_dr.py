@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -12,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
-from .contrastive_loss import candidate_losses, gather_documents, sum_over_prefixes
+from .contrastive_loss import at_least_float32, gather, gather_with_gradient, sum_over_prefixes, world_size
 from .loading import HUB_ARGUMENTS, CompleteLoadingMixin
 from .modeling_open_clip import build_dual_encoder, encode_texts, load_dual_encoder, pool_images, project_images
 
@@ -104,6 +105,83 @@ class DocumentFusion(nn.Module):
         return F.normalize(fused, dim=-1)
 
 
+# -- losses -----------------------------------------------------------------------------------------------------------
+def candidate_losses(
+    queries: torch.Tensor,
+    documents: torch.Tensor,
+    scale: torch.Tensor,
+    positives: torch.Tensor,
+    candidates: torch.Tensor | None = None,
+    false_negative_threshold: float | None = None,
+) -> torch.Tensor:
+    """Each query's `-log softmax` of its positive over its candidates (UniVL-DR, section 3; from query to document).
+
+    Documents stand once each, however many queries they are candidates of. Logits are float32 whatever the inputs
+    are, under autocast too.
+
+    Args:
+        queries (`(queries, width)`), documents (`(documents, width)`): normalised.
+        scale: factor on the cosines.
+        positives (`(queries,)`): row of each query's right document.
+        candidates (`(queries, documents)`, *optional*): how often a document is a candidate of a query, 0 for never;
+            each document once for every query by default. The positive is always one.
+        false_negative_threshold (*optional*): cosine with the positive from which on another document is taken for
+            right as well and left out.
+
+    Returns:
+        `torch.Tensor` of shape `(queries,)`.
+    """
+    dtype = at_least_float32(queries)
+    queries, documents, scale = queries.to(dtype), documents.to(dtype), scale.to(dtype)
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = scale * queries @ documents.T
+        counts = torch.ones_like(logits) if candidates is None else candidates.to(dtype)
+        own = F.one_hot(positives, len(documents)).bool()
+        if false_negative_threshold is not None:
+            alike = (documents[positives] @ documents.T).detach() >= false_negative_threshold
+            counts = counts.masked_fill(alike & ~own, 0.0)
+        counts = torch.where(own, counts.clamp(min=1.0), counts)
+        return (logits + counts.log()).logsumexp(dim=1) - logits[own]
+
+
+def gather_documents(
+    documents: torch.Tensor,
+    document_ids: torch.Tensor,
+    positives: torch.Tensor,
+    candidates: torch.Tensor,
+    known_ids: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Makes the documents of all ranks candidates of this rank's queries, with gradient.
+
+    Args:
+        documents (`(documents, width)`), document_ids (`(documents,)`): of this rank; ranks may hold different
+            numbers of them.
+        positives (`(queries,)`), candidates (`(queries, documents)`): as in `candidate_losses`.
+        known_ids (`(queries, most)`): ids that are no negatives of a query, filled up with -1; and those of its own
+            candidates, which then count as often as `candidates` says.
+
+    Returns:
+        documents, positives and candidates over all ranks; as given outside distributed training.
+    """
+    if world_size() == 1:
+        return documents, positives, candidates
+    most = int(gather(torch.tensor([len(documents)], device=documents.device)).max())
+    missing = most - len(documents)
+    all_ids = gather(F.pad(document_ids, (0, missing), value=-2))
+    known = torch.cat([known_ids, document_ids[None].expand(len(positives), -1)], dim=1)
+    # A document of this rank counts here, with its own candidates, wherever else it stands.
+    weights = ((all_ids >= 0)[None] & ~(all_ids[None, :, None] == known[:, None, :]).any(dim=-1)).to(candidates.dtype)
+    seen: set = set()
+    for place, number in enumerate(all_ids.tolist()):  # one that several others hold counts once
+        if number in seen:
+            weights[:, place] = 0
+        seen.add(number)
+    first = dist.get_rank() * most
+    weights[:, first : first + len(documents)] = candidates
+    return gather_with_gradient(F.pad(documents, (0, 0, 0, missing))), positives + first, weights
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
 class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     """Embeds queries, text documents and image documents with one dual encoder, whose towers both train.
 
@@ -323,7 +401,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
                 documents are by default, which is in-batch training.
             document_ids (`(documents,)`), known_ids (`(queries, most)`, *optional*): ids, and those that are no
                 negatives of a query (-1 fills up). With them the documents of all ranks are candidates.
-            false_negative_threshold (*optional*): as in `contrastive_loss.candidate_losses`.
+            false_negative_threshold (*optional*): as in `candidate_losses`.
             return_loss: whether to compute losses.
 
         Raises:
@@ -397,4 +475,4 @@ def _rest_frozen(module: nn.Module) -> None:
             _rest_frozen(child)
 
 
-__all__ = ["DocumentFusion", "UniVLDRModel", "UniVLDROutput"]
+__all__ = ["DocumentFusion", "UniVLDRModel", "UniVLDROutput", "candidate_losses", "gather_documents"]

@@ -36,7 +36,6 @@ from .memory_index import (
     Hit,
     RetrievalIndex,
     ThreadLock,
-    about_index,
     package,
     require_positive,
 )
@@ -189,7 +188,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         return report
 
     def _add_batch(self, kind: str, rows: list, allow_urls: bool | None, skipped: list) -> int:
-        def good(items: list, use: Callable, name: Callable = lambda item: item.name) -> list:
+        def good(items: list, use: Callable, name: Callable) -> list:
             """What `use` makes of each item; those that it raises for are reported."""
             found = []
             for item in items:
@@ -199,39 +198,29 @@ class MultimodalRetrievalPipeline(Pipeline):
                     skipped.append({"item": name(item), "reason": _reason(error)})
             return found
 
-        def row_name(row: tuple) -> str:
-            number, item, columns = row
-            return item if isinstance(item, str) else str(columns.get("ids") or f"{kind} {number}")
-
         def inputs(some: list[_Candidate]):
             contents = [candidate.content for candidate in some]
             if kind == "image":
                 return picture_inputs(self.processor, contents, [candidate.payload for candidate in some])
             return self.processor.process_texts(contents)
 
-        def store(some: list[_Candidate], vectors: torch.Tensor) -> int:
-            self.index.add(kind, [one.id for one in some], vectors, [one.payload for one in some])
-            return len(some)
-
-        candidates = good(rows, lambda row: self._candidate(kind, *row, allow_urls=allow_urls), row_name)
+        candidates = good(rows, lambda row: self._candidate(kind, *row, allow_urls), lambda row: _row_name(kind, *row))
         with self._model_lock:
             try:
                 read = inputs(candidates) if candidates else None
             except Exception:  # of one of them
-                candidates = good(candidates, lambda one: inputs([one]) and one)
+                candidates = good(candidates, lambda one: inputs([one]) and one, lambda one: one.name)
                 read = inputs(candidates) if candidates else None
             if not candidates:
                 return 0
-            embed = picture_vectors if kind == "image" else text_vectors
-            vectors = embed(self.model, read, self.truncate_dim)
+            vectors = (picture_vectors if kind == "image" else text_vectors)(self.model, read, self.truncate_dim)
         with self.index.guard:
             free = (n for n in itertools.count(self.index.count(kind)) if (kind, f"{kind}-{n}") not in self.index)
-            named = [one if one.id is not None else one._replace(id=f"{kind}-{next(free)}") for one in candidates]
-            try:
-                return store(named, vectors)
-            except (ValueError, TypeError):  # for an id or a payload; nothing has been added then
-                pairs = zip(named, vectors.split(1), strict=True)
-                return sum(good(list(pairs), lambda pair: store([pair[0]], pair[1]), lambda pair: pair[0].name))
+            ids = [f"{kind}-{next(free)}" if one.id is None else one.id for one in candidates]
+            added = self.index.add(kind, ids, vectors, [one.payload for one in candidates], on_error="skip")
+        names = dict(zip(ids, (one.name for one in candidates), strict=True))
+        skipped += [{"item": names[item], "reason": reason} for item, reason in added.skipped]
+        return added.added + added.replaced
 
     def _candidate(self, kind: str, number: int, item: Any, columns: dict, allow_urls: bool | None) -> _Candidate:
         item_id, payload, caption = (columns.get(what) for what in ("ids", "payloads", "captions"))
@@ -340,18 +329,18 @@ class MultimodalRetrievalPipeline(Pipeline):
         self.index = found
 
     def _open_index(self, place: str, create: str | None, read_only: bool, model: str | None, options: dict):
-        about = about_index(place) if os.path.isdir(place) else None
-        if about is not None and about.get("factory") == MEMORY and not options:
-            return RetrievalIndex.load(place, read_only=read_only)
-        missing = FileNotFoundError(f"{place} contains no index: call `save_index`, or pass create={MEMORY!r}.")
-        # A database's place ends with .db or has a port; any other without an index needs no package to say so.
-        if about is None and create is None and not (place.endswith(".db") or ":" in place):
-            raise missing
-        opener = package("", place)
+        try:
+            opener = package("", place)
+        except ImportError:
+            if create is not None or options or place.endswith(".db") or ":" in place:  # a database's place
+                raise
+            index = RetrievalIndex.read_alone(place)
+            index.read_only = read_only
+            return index
         with contextlib.suppress(FileNotFoundError):
             return opener.open_index(place, read_only=read_only, **options)
         if create is None:
-            raise missing
+            raise FileNotFoundError(f"{place} contains no index: call `save_index`, or pass create={MEMORY!r}.")
         width, name = self.width, model or self.space
         if name is None:
             raise ValueError("This model's candidates are ready vectors: name the model that made them, model=.")
@@ -373,7 +362,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             ("coherent", coherent, (True, False)),
             ("on_error", on_error, ("raise", "skip")),
         ):
-            if value is not None and (value not in choices or isinstance(value, bool) != isinstance(choices[0], bool)):
+            if value is not None and (value not in choices or type(value) is not type(choices[0])):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
         if hybrid is not None:
             package("hybrid", f"hybrid={hybrid!r}").check_hybrid(hybrid)
@@ -381,10 +370,11 @@ class MultimodalRetrievalPipeline(Pipeline):
             reranker = package("second_stage", f"reranker={reranker!r:.80}").open_reranker(reranker)
         with_words = hybrid is not None or bool(reranker) or None
         pre = {"max_length": max_length, "allow_urls": allow_urls, "on_error": on_error, "with_words": with_words}
-        post = {"top_k": top_k, "modality": modality, "image_threshold": image_threshold, "where": where}
-        second = {"reranker": reranker, "rerank_top_k": rerank_top_k}
-        given = (pre, {}, {**post, "coherent": coherent, "hybrid": hybrid, **second})
-        return tuple({key: value for key, value in one.items() if value is not None} for one in given)
+        post = {
+            "top_k": top_k, "modality": modality, "image_threshold": image_threshold, "where": where,
+            "coherent": coherent, "hybrid": hybrid, "reranker": reranker, "rerank_top_k": rerank_top_k,
+        }  # fmt: skip
+        return tuple({key: value for key, value in one.items() if value is not None} for one in (pre, {}, post))
 
     def __call__(self, inputs, batch_size: int | None = None, num_workers: int | None = None, **kwargs):
         """Ranks the candidates for dialogues. Of one chat of several messages, only what follows an earlier call's is
@@ -582,14 +572,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             inputs = _Batch([inputs], [None]) if single else _Batch(list(inputs), range(len(inputs)))
         # A process of its own, started while another thread held the lock, would wait for ever.
         with contextlib.nullcontext() if get_worker_info() is not None else self._model_lock:
-            try:
+            with contextlib.suppress(Exception):  # of one of them
                 return {**read(inputs), "errors": {}}
-            except Exception as error:
-                if len(inputs.dialogues) == 1 and on_error == "raise":
-                    raise
-                errors = {0: error}
-            if len(inputs.dialogues) == 1:
-                return {"errors": errors}
             good, errors = [], {}
             for place, one in enumerate(zip(inputs.dialogues, inputs.numbers, strict=True)):
                 try:
@@ -730,6 +714,11 @@ def _rows(kind: str, items, columns: dict) -> Iterator[tuple[int, Any, dict]]:
 def _words(dialogue) -> str:
     """The text of a dialogue's turns; its images are not decoded."""
     return words_of_dialogue(read_conversation(dialogue, load=lambda image, allow_urls: None)[0])
+
+
+def _row_name(kind: str, number: int, item: Any, columns: dict) -> str:
+    """What the report calls a candidate that cannot be read."""
+    return item if isinstance(item, str) else str(columns.get("ids") or f"{kind} {number}")
 
 
 def _reason(error: Exception) -> str:

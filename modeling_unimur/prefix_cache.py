@@ -69,15 +69,23 @@ class PrefixCache:
 
     @property
     def num_bytes(self) -> int:
-        """What the keys and values take."""
-        return sum(state.nbytes for state in self.states)
+        """What the keys and values take, with what was cut off and shares their memory."""
+        return sum(state.untyped_storage().nbytes() for state in self.states)
+
+    def twin(self) -> Cache:
+        """The same keys and values in a cache of their own, to which a decoder may add tokens."""
+        twin = copy.copy(self.cache)
+        twin.layers = [copy.copy(layer) for layer in twin.layers]
+        return twin
 
     def cut(self, end: int) -> PrefixCache:
-        """A copy of the first `end` columns; where that is all of them, nothing is copied."""
+        """The first `end` columns, which share the memory of all."""
         if end == self.mask.shape[1]:
             return self
-        hidden = None if self.hidden is None else self.hidden[:, :end]
-        return PrefixCache.of([state[:, :, :end] for state in self.states], self.mask[:, :end], hidden)
+        cache = self.twin()
+        for layer in cache.layers:
+            layer.keys, layer.values = layer.keys[:, :, :end], layer.values[:, :, :end]
+        return PrefixCache(cache, self.mask[:, :end], None if self.hidden is None else self.hidden[:, :end])
 
 
 def _float32_sdpa(module, query, key, value, attention_mask, **kwargs):
@@ -178,9 +186,12 @@ class FrozenDecoder:
         supported (`dict`, *optional*): where to keep what `supports` finds out.
     """
 
+    # What prefixes are for, as warnings say it.
+    purpose = "cache"
+
     def __init__(self, language_model: nn.Module, layers: Sequence[int] = (-1,), supported: dict | None = None):
         self.language_model, self.decoder, self.layers = language_model, language_model.base_model, list(layers)
-        self._supported: dict[bool, bool] = {} if supported is None else supported
+        self.supported: dict[str, bool] = {} if supported is None else supported
         kinds = {name: one.kind for name, one in inspect.signature(self.decoder.forward).parameters.items()}
         # Models with ALiBi take no positions.
         self._takes_positions = "position_ids" in kinds or inspect.Parameter.VAR_KEYWORD in kinds.values()
@@ -213,9 +224,8 @@ class FrozenDecoder:
         kwargs = {"use_cache": keep or prefix is not None, "output_hidden_states": read and self.layers != [-1]}
         if self._takes_positions:
             kwargs["position_ids"] = positions
-        if prefix is not None:  # a decoder adds its tokens to the cache that it is given
-            cache = kwargs[self._cache] = copy.copy(prefix.cache)
-            cache.layers = [copy.copy(layer) for layer in cache.layers]
+        if prefix is not None:
+            kwargs[self._cache] = prefix.twin()
         with _quick_backward(self.decoder.config, embeds):
             out = self.decoder(inputs_embeds=embeds, attention_mask=mask, return_dict=True, **kwargs)
         hidden = out.last_hidden_state
@@ -247,50 +257,32 @@ class FrozenDecoder:
                 whole[rows.to(whole.device), :, -width:] = state
         return PrefixCache.of(joined[1:], mask, joined[0][:, 0])
 
-    def branch(self, embeds: torch.Tensor, prefix: PrefixCache, forks: torch.Tensor, owners: torch.Tensor) -> Extended:
-        """Runs several continuations of each row together, each of which sees its row up to some place, and itself.
-
-        Args:
-            embeds (`(batch, tokens, width)`): the continuations of a row one after the other, padded on the right.
-            prefix: one row each.
-            forks (`(batch, tokens)`): how many tokens of the row the input vector sees.
-            owners (`(batch, tokens)`): number of the continuation that it belongs to.
-        """
-        columns = torch.arange(prefix.mask.shape[1], device=forks.device)
-        starts = (prefix.mask == 0).sum(dim=1)[:, None, None]
-        seen = (columns >= starts) & (columns < starts + forks[:, :, None])
-        own = (owners[:, :, None] == owners[:, None, :]).tril()
-        hidden = ~torch.cat([seen, own], dim=2)[:, None]
-        mask = embeds.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(embeds.dtype).min)
-        return self.extend(embeds, mask, prefix, positions=forks + own.sum(dim=2) - 1)
-
     @property
     def supports_prefix_cache(self) -> bool:
         """Whether caches can be cut, and those of rows that ran apart be joined: not with sliding windows or recurrent
         states."""
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.decoder.config).layers)
 
-    def supports(self, branches: bool = False) -> bool:
+    def supports(self) -> bool:
         """Whether continuing a prefix gives the numbers and the gradients of the plain path, and from a part of it
-        where `supports_prefix_cache`; found out once, by trying, with a warning if not.
-
-        Args:
-            branches: whether to continue many parts of it together, which models without positions cannot.
-        """
-        if branches not in self._supported:
-            works, reason = self.supports_prefix_cache or not branches, "its cache cannot be cut"
-            if works:
-                try:
-                    works, reason = self._agrees(branches), "its cached and its plain result differ"
-                except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-                    works, reason = False, str(error).split("\n")[0]
+        where `supports_prefix_cache`; found out once, by trying, with a warning if not."""
+        if self.purpose not in self.supported:
+            try:
+                works, reason = self._agrees(), "its cached and its plain result differ"
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                works, reason = False, str(error).split("\n")[0]
             if not works:
-                named = f"{type(self.language_model).__name__} cannot {'share' if branches else 'cache'} prefixes"
+                named = f"{type(self.language_model).__name__} cannot {self.purpose} prefixes"
                 warnings.warn(f"{named} ({reason}): the same numbers by the plain path, slower.", stacklevel=3)
-            self._supported[branches] = works
-        return self._supported[branches]
+            self.supported[self.purpose] = works
+        return self.supported[self.purpose]
 
-    def _agrees(self, branches: bool) -> bool:
+    def try_prefix(self, prefix: PrefixCache, rest: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        """What `supports` compares with the plain path: states of `rest (2, 3, width)` behind the first 6 tokens of a
+        prefix, in the way that is to be used."""
+        return self.extend(rest, mask[:, 6:], prefix.cut(6)).states
+
+    def _agrees(self) -> bool:
         table, device = self.language_model.get_input_embeddings(), self.language_model.device
         ids = (torch.arange(18, device=device).reshape(2, 9) * 7 + 3) % table.num_embeddings
         mask = torch.ones_like(ids)
@@ -299,12 +291,7 @@ class FrozenDecoder:
             embeds = table(ids).detach()
             built, rest = 8 if self.supports_prefix_cache else 6, embeds[:, 6:].clone().requires_grad_()
             prefix = self.build(embeds[:, :built], mask[:, :built], call_cost=0)  # both rows apart
-            if branches:
-                forks = mask[:, :6].sum(dim=1, keepdim=True).expand(2, 6)
-                owners = torch.tensor([[0, 0, 0, 1, 1, 1]] * 2, device=device)
-                found = self.branch(torch.cat([rest.flip(1), rest], dim=1), prefix, forks, owners).states
-            else:
-                found = self.extend(rest, mask[:, 6:], prefix.cut(6)).states
+            found = self.try_prefix(prefix, rest, mask)
             torch.autograd.grad(sum(state.sum() for state in found), rest)
             with torch.no_grad():
                 plain = self.extend(embeds, mask).states
@@ -500,7 +487,7 @@ class ChatCache:
             readout = self._run(places, features, owner)
             counts = torch.tensor([[len(places)], [len(self._reader.images(places))]], device=device)
             anchors = {name: value.to(device) for name, value in anchors.items()}
-            return self.model.anchor_queries(readout, *counts, features, **anchors).query
+            return self.model.anchor_queries(readout, *counts, features, **anchors).pooler_output
 
     def _run(self, places: list, features: torch.Tensor | None, owner: str | None) -> torch.Tensor:
         body = len(places) - self.processor.readout_length
@@ -521,13 +508,6 @@ class ChatCache:
 
 
 __all__ = [
-    "DEFAULT_BYTES",
-    "ChatCache",
-    "ContextReader",
-    "FrozenDecoder",
-    "PrefixCache",
-    "ReadChat",
-    "align_right",
-    "common_length",
-    "group_by_length",
-]
+    "DEFAULT_BYTES", "ChatCache", "ContextReader", "FrozenDecoder", "PrefixCache", "ReadChat", "align_right",
+    "common_length", "group_by_length",
+]  # fmt: skip

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
+import importlib
 import json
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 import torch
 from tokenizers import AddedToken, processors
-from torch.utils.data import get_worker_info
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedConfig
 from transformers.processing_utils import Unpack
 
@@ -22,7 +21,6 @@ from .conversation import (
     RetrievalProcessorKwargs,
     as_batch,
     check_cleaning,
-    clean_texts,
     is_conversation,
     read_conversation,
     require_unicode,
@@ -52,9 +50,6 @@ ANCHOR_ROWS = (
     "anchor_features",
     "turn_statistics",
 )
-_DUAL_ENCODERS = ("clip", "siglip", "siglip2", "open_clip")
-# Texts that run through a text tower together.
-_BATCH = 64
 
 
 class _Stopped(BaseException):
@@ -75,9 +70,9 @@ def render_bounded(render: Callable[[], str], seconds: float | None = None) -> s
 
     def work() -> None:
         try:
-            found.append((render(), None))
+            found.append(render())
         except BaseException as error:
-            found.append((None, error))
+            found.append(error)
 
     thread = threading.Thread(target=work, name="chat template", daemon=True)
     thread.start()
@@ -89,12 +84,12 @@ def render_bounded(render: Callable[[], str], seconds: float | None = None) -> s
             f"The chat template did not end within {seconds:g} seconds: it loops. Load the release's own "
             "chat_template.jinja again."
         )
-    text, error = found[0]
-    if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-        raise error
-    if error is not None:
-        first = f"{type(error).__name__}: {error}".split("\n")[0]
-        raise ValueError(f"The chat template cannot render this dialogue ({first:.200}).") from error
+    text = found[0]
+    if isinstance(text, (KeyboardInterrupt, SystemExit, MemoryError)):
+        raise text
+    if isinstance(text, BaseException):
+        first = f"{type(text).__name__}: {text}".split("\n")[0]
+        raise ValueError(f"The chat template cannot render this dialogue ({first:.200}).") from text
     if not isinstance(text, str):
         raise ValueError(f"The chat template renders {type(text).__name__}, not a text.")
     return text
@@ -242,10 +237,9 @@ class UniMuRProcessor(DualEncoderProcessor):
     def _append_readout(self, tokenizer) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; [RET] is appended by one.")
-        ret_tokens = [self.ret_token] + [self.ret_token.replace("]", f"{i}]") for i in range(1, self.num_ret_tokens)]
-        tokenizer.add_tokens(
-            [AddedToken(t, special=True) for t in (self.image_token, *ret_tokens)], special_tokens=True
-        )
+        ret_tokens = self.ret_tokens
+        added = [AddedToken(token, special=True) for token in (self.image_token, *ret_tokens)]
+        tokenizer.add_tokens(added, special_tokens=True)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -442,19 +436,16 @@ class UniMuRProcessor(DualEncoderProcessor):
         rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         ends = self.tokenizer("", add_special_tokens=True)["input_ids"]
         start, suffix = ends[: self._prefix_length], ends[self._prefix_length :]
-        dropped = []
+        dropped = [0] * len(rows)
         for number, row in enumerate(rows):
-            if truncation in (False, "do_not_truncate"):
-                body, lost = row, 0
-            else:
-                body, lost = (row[:room], 0) if keep == "first" else self._latest(row, room)
-            dropped.append(lost)
-            rows[number] = [*self._started(start, body), *suffix]
-        width = max(map(len, rows))
-        if padding == "max_length":
-            width = max(width, limit)
-        elif padding in (False, "do_not_pad"):
-            width = 0
+            if truncation not in (False, "do_not_truncate"):
+                row, dropped[number] = (row[:room], 0) if keep == "first" else self._latest(row, room)
+            if not start or row[: len(start)] != start:  # which a template may have written
+                lead = self._pictures_before_start(row)
+                row = [*row[:lead], *start, *row[lead:]]
+            rows[number] = [*row, *suffix]
+        width = 0 if padding in (False, "do_not_pad") else max(map(len, rows))
+        width = max(width, limit) if padding == "max_length" else width
         pad = self.tokenizer.pad_token_id
         data = {
             "input_ids": [[pad] * (width - len(row)) + row for row in rows],
@@ -462,14 +453,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         }
         return data, dropped
 
-    def _started(self, start: list[int], body: list[int]) -> list[int]:
-        """A text behind the start token, which images in front may precede, and which a template may have written."""
-        if start and body[: len(start)] == start:
-            return body
-        lead = self._pictures_before_start(body)
-        return [*body[:lead], *start, *body[lead:]]
-
     def _pictures_before_start(self, body: list[int]) -> int:
+        """How many places of images in front the start token stands behind."""
         lead = 0
         while self.start_after_pictures and lead < len(body) and body[lead] == self.image_token_id:
             lead += 1
@@ -580,7 +565,7 @@ class UniMuRProcessor(DualEncoderProcessor):
     def _embed_words(self, texts: list[str]) -> torch.Tensor:
         """Vectors of texts by `anchor_encoder`, float32 on the CPU, zeros for empty texts; each text once."""
         distinct = list(dict.fromkeys(text for text in texts if text)) or [" "]
-        vectors = encode_queries(self._encoder(), distinct)
+        vectors = self._encode_by("queries", distinct)
         places = {text: row for row, text in enumerate(distinct)}
         rows = torch.tensor([places.get(text, len(distinct)) for text in texts])
         return torch.cat([vectors, torch.zeros(1, vectors.shape[1])])[rows]
@@ -589,18 +574,21 @@ class UniMuRProcessor(DualEncoderProcessor):
     def _has_encoder(self) -> bool:
         return self.anchor_encoder is not None or self.anchor_base_model is not None
 
-    def _encoder(self):
+    def _encode_by(self, role: str, items: list) -> torch.Tensor:
+        """Vectors `(items, width)` by the encoder of ready embeddings, as `"queries"` or as `"documents"`, float32 on
+        the CPU."""
         if self.anchor_encoder is None:
             self.anchor_encoder = self._load_anchor_encoder()
-        return self.anchor_encoder
+        if not hasattr(self.anchor_encoder, "encode_query") and isinstance(items[0], str):  # a function
+            return torch.as_tensor(self.anchor_encoder(items)).detach().float().cpu()
+        return getattr(_text_encoders(), f"encode_{role}")(self.anchor_encoder, items)
 
     def encoder_space(self) -> dict:
         """The arguments of `UniMuRConfig` for the space of the encoder of ready embeddings; none without one."""
         if not self._has_encoder:
             return {}
-        encoder = self._encoder()
-        width = encode_documents(encoder, ["a"]).shape[1]
-        return {"projection_dim": width, "visual_feature": "projected" if reads_images(encoder) else "pooled"}
+        width, sees = self._encode_by("documents", ["a"]).shape[1], _text_encoders().reads_images(self.anchor_encoder)
+        return {"projection_dim": width, "visual_feature": "projected" if sees else "pooled"}
 
     def process_images(self, images, allow_urls: bool | None = None, **kwargs) -> BatchFeature:
         """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its unit vectors of the images:
@@ -611,7 +599,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         """
         if not self._has_encoder:
             return super().process_images(images, allow_urls, **kwargs)
-        vectors = encode_documents(self._encoder(), self.load_images(images, allow_urls))
+        vectors = self._encode_by("documents", self.load_images(images, allow_urls))
         return as_batch({"visual_features": torch.nn.functional.normalize(vectors, dim=-1)}, sort_options(kwargs)[2])
 
     def process_texts(self, texts: str | list[str], keep: str = "first", **kwargs) -> BatchFeature:
@@ -620,11 +608,11 @@ class UniMuRProcessor(DualEncoderProcessor):
         if not self._has_encoder:
             return super().process_texts(texts, keep, **kwargs)
         texts = [texts] if isinstance(texts, str) else list(texts)
-        return as_batch({"text_features": encode_documents(self._encoder(), texts)}, sort_options(kwargs)[2])
+        return as_batch({"text_features": self._encode_by("documents", texts)}, sort_options(kwargs)[2])
 
     def _load_anchor_encoder(self):
         try:
-            return load_text_encoder(self.anchor_base_model, self.anchor_base_revision)
+            return _text_encoders().load_text_encoder(self.anchor_base_model, self.anchor_base_revision)
         except (ImportError, OSError, ValueError) as error:
             kind = ImportError if isinstance(error, ImportError) else ValueError
             raise kind(
@@ -654,25 +642,24 @@ class UniMuRProcessor(DualEncoderProcessor):
         bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
         end = [self.tokenizer.eos_token_id] if self.caption_ends else []
         starts = [-100] * len(begin) if self.caption_ends else begin
-        lines = []
+        rows, labels = [], []
         for first in range(0, len(bodies), together):
-            ids, labels = [], []
+            row, learned = [], []
             for body in bodies[first : first + together]:
                 body = [*body[:max_length], *end]
-                part, learned = [*prompt, *body], [-100] * len(prompt) + body
-                if not ids or self.start_each_caption:
+                part, words = [*prompt, *body], [-100] * len(prompt) + body
+                if not row or self.start_each_caption:
                     lead = self._pictures_before_start(part)
-                    part = [*part[:lead], *begin, *part[lead:]]
-                    learned = [*learned[:lead], *starts, *learned[lead:]]
-                ids, labels = ids + part, labels + learned
-            lines.append((ids, labels))
-        width = max(len(ids) for ids, _ in lines)
-        pad, rows = self.tokenizer.pad_token_id, []
-        for ids, labels in lines:
-            gap = width - len(ids)
-            rows.append(([pad] * gap + ids, [0] * gap + [1] * len(ids), [-100] * gap + labels))
-        ids, mask, labels = (torch.tensor(column) for column in zip(*rows, strict=True))
-        return BatchFeature({"caption_input_ids": ids, "caption_attention_mask": mask, "caption_labels": labels})
+                    part[lead:lead], words[lead:lead] = begin, starts
+                row, learned = row + part, learned + words
+            rows.append(torch.tensor(row))
+            labels.append(torch.tensor(learned))
+        columns = {
+            "caption_input_ids": (rows, self.tokenizer.pad_token_id),
+            "caption_attention_mask": ([torch.ones_like(row) for row in rows], 0),
+            "caption_labels": (labels, -100),
+        }
+        return BatchFeature({key: pad_sequence(some, True, pad, "left") for key, (some, pad) in columns.items()})
 
     def process_prompt(self, conversations, allow_urls: bool | None = None) -> BatchFeature:
         """Dialogues without readout prompt and [RET], ready for `generate`."""
@@ -708,6 +695,16 @@ class UniMuRProcessor(DualEncoderProcessor):
         return super()._load_tokenizer_from_pretrained(sub_processor_type, *args, **kwargs)
 
 
+def _text_encoders():
+    """The package's `encoding.text_encoders`, which no release has."""
+    try:
+        return importlib.import_module("modeling_unimur.encoding.text_encoders")
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "Encoders of ready embeddings are run by the package: `pip install unimur[sentence_transformers]`."
+        ) from error
+
+
 def anchor_words(messages: list[dict]) -> tuple[str, str]:
     """What the encoder reads of a dialogue: the words of all turns, a line each, and those of the last turn that has
     any; empty texts where nobody said anything."""
@@ -715,177 +712,4 @@ def anchor_words(messages: list[dict]) -> tuple[str, str]:
     return "\n".join(said), said[-1]
 
 
-# -- the encoder that made ready embeddings ---------------------------------------------------------------------------
-class TextEncoder:
-    """Strings through a dual encoder's text tower, tokenised as `UniMuRProcessor.process_texts` does: padded to the
-    longest, or for SigLIP to the full length and without a mask, and cut at the longest text that the tower reads.
-
-    Args:
-        clip: the dual encoder.
-        tokenizer: its own.
-        clean_text: as `UniMuRProcessor` takes it.
-    """
-
-    def __init__(self, clip, tokenizer, clean_text: str | None = None):
-        self.clip, self.tokenizer, self.clean_text = clip, tokenizer, clean_text
-        self.full = clip.config.model_type.startswith("siglip")
-        about = clip.config if hasattr(clip.config, "context_length") else clip.config.text_config
-        positions = getattr(about, "context_length", getattr(about, "max_position_embeddings", None))
-        limits = [length for length in (tokenizer.model_max_length, positions) if length and length < 100_000]
-        self.settings = {"padding": "max_length" if self.full else True, "truncation": bool(limits)}
-        if limits:
-            self.settings["max_length"] = min(limits)
-        self._latest = None
-
-    def __call__(self, lines: list[str], keep: str = "first") -> torch.Tensor:
-        """Vectors `(texts, joint_width)`, not normalised; of a longer text the `"first"` or the `"latest"` tokens."""
-        if keep == "latest" and self._latest is None:
-            self._latest = copy.deepcopy(self.tokenizer)
-            self._latest.truncation_side = "left"
-        tokenizer = self._latest if keep == "latest" else self.tokenizer
-        batch = tokenizer(clean_texts(lines, self.clean_text), return_tensors="pt", **self.settings)
-        batch = batch.to(next(self.clip.parameters()).device)
-        mask = None if self.full else batch["attention_mask"]
-        features = self.clip.get_text_features(batch["input_ids"], attention_mask=mask)
-        return features if isinstance(features, torch.Tensor) else features.pooler_output
-
-    @property
-    def key(self) -> str:
-        """What features depend on besides the weights."""
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        settings = f"{self.settings}" if self.clean_text is None else f"{self.settings}\n{self.clean_text}"
-        if backend is None:
-            return f"{type(self.tokenizer).__name__}\n{settings}"
-        plain = copy.deepcopy(backend)  # a tokenizer notes its last padding and truncation in itself
-        plain.no_truncation()
-        plain.no_padding()
-        return f"{plain.to_str()}\n{settings}"
-
-
-def load_text_encoder(name: str, revision: str | None = None):
-    """A [`TextEncoder`] of a CLIP, SigLIP or open_clip model, or else a `SentenceTransformer`.
-
-    Args:
-        name (`str`): Hub id or folder.
-        revision (`str`, *optional*): branch, tag or commit on the Hub.
-
-    Raises:
-        OSError: the dual encoder could not be loaded.
-        ValueError: there is no such model.
-        ImportError: without the library that runs it.
-    """
-    try:
-        is_listed = os.path.isfile(os.path.join(name, "modules.json"))
-        about = {} if is_listed else PreTrainedConfig.get_config_dict(name, revision=revision)[0]
-    except OSError:  # a sentence-transformers model may have no configuration of its own at the top
-        about = {}
-    if about.get("model_type") not in _DUAL_ENCODERS:
-        return load_sentence_transformer(name, revision)
-    from .modeling_open_clip import load_dual_encoder
-
-    clip, commit = load_dual_encoder(name, revision)
-    return TextEncoder(clip.eval(), AutoTokenizer.from_pretrained(name, revision=commit))
-
-
-def load_sentence_transformer(source: str | os.PathLike, revision: str | None = None):
-    """A `SentenceTransformer` from a Hub id or a folder.
-
-    Raises:
-        ImportError: without sentence-transformers.
-        ValueError: when there is no such model.
-    """
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ImportError(
-            f"The encoder {os.fspath(source)!r} needs sentence-transformers: `pip install "
-            "unimur[sentence_transformers]`."
-        ) from error
-    device = None if get_worker_info() is None else "cpu"  # an accelerator cannot be used after a fork
-    try:
-        return SentenceTransformer(os.fspath(source), revision=revision, device=device)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{os.fspath(source)!r} could not be loaded as a sentence-transformers model: check the id or the folder. "
-            f"({str(error).splitlines()[0]})"
-        ) from error
-
-
-def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
-    """Vectors of texts as queries `(texts, width)`, float32 on the CPU; of a longer text its latest words.
-
-    Args:
-        encoder: of `load_text_encoder`, or any callable from a list of texts to vectors.
-        texts (`list[str]`): at least one.
-    """
-    if isinstance(encoder, TextEncoder):
-        with torch.inference_mode():
-            parts = [encoder(texts[at : at + _BATCH], keep="latest") for at in range(0, len(texts), _BATCH)]
-        vectors = torch.cat(parts)
-    elif isinstance(encoder, torch.nn.Module) and hasattr(encoder, "encode_query"):
-        shown = _as_words([_latest_words(text, encoder) for text in texts], encoder)
-        vectors = encoder.encode_query(shown, convert_to_tensor=True, show_progress_bar=False)
-    else:
-        vectors = encoder(texts)
-    return torch.as_tensor(vectors).detach().float().cpu()
-
-
-def encode_documents(encoder, items: list) -> torch.Tensor:
-    """Vectors of texts or of images as candidates `(items, width)`, float32 on the CPU, not normalised.
-
-    Args:
-        encoder: as in `encode_queries`.
-        items (`list[str]` or `list[PIL.Image.Image]`): at least one.
-
-    Raises:
-        ValueError: the items are images, and the encoder reads none.
-    """
-    if not isinstance(items[0], str):
-        if not reads_images(encoder):
-            raise ValueError(
-                f"The encoder of these ready embeddings ({type(encoder).__name__}) reads no images: pass texts, or "
-                "the images' own vectors to add_embeddings."
-            )
-    elif isinstance(encoder, TextEncoder) or not hasattr(encoder, "encode_document"):
-        with torch.inference_mode():
-            return torch.as_tensor(encoder(items)).detach().float().cpu()
-    else:
-        items = _as_words(items, encoder)
-    vectors = encoder.encode_document(items, convert_to_tensor=True, show_progress_bar=False)
-    return torch.as_tensor(vectors).detach().float().cpu()
-
-
-def reads_images(encoder) -> bool:
-    """Whether an encoder of `load_text_encoder` embeds images as well as texts."""
-    return hasattr(encoder, "encode_document") and "image" in getattr(encoder, "modalities", ())
-
-
-def _as_words(texts: list[str], encoder) -> list:
-    """Texts for an encoder that would take one that looks like the address of an image, a video or a sound for it."""
-    return [{"text": text} for text in texts] if set(getattr(encoder, "modalities", ())) - {"text"} else texts
-
-
-def _latest_words(text: str, encoder) -> str:
-    """The end of a text that is longer than a sentence-transformers model reads."""
-    limit, tokenizer = getattr(encoder, "max_seq_length", None), getattr(encoder, "tokenizer", None)
-    if not limit or not getattr(tokenizer, "is_fast", False):
-        return text
-    prompt = (getattr(encoder, "prompts", None) or {}).get("query") or ""
-    room = limit - len(tokenizer(prompt, verbose=False)["input_ids"])
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = encoded["offset_mapping"]
-    return text[offsets[-room][0] :] if 0 < room < len(offsets) else text
-
-
-__all__ = [
-    "ANCHOR_ROWS",
-    "TextEncoder",
-    "UniMuRProcessor",
-    "anchor_words",
-    "encode_documents",
-    "encode_queries",
-    "load_sentence_transformer",
-    "load_text_encoder",
-    "reads_images",
-    "render_bounded",
-]
+__all__ = ["ANCHOR_ROWS", "UniMuRProcessor", "anchor_words", "render_bounded"]

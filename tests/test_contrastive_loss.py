@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.contrastive_loss import candidate_losses, contrastive_loss, next_token_loss, sum_over_prefixes
+from modeling_unimur.contrastive_loss import contrastive_loss, sum_over_prefixes
+from modeling_unimur.modeling_unimur import next_token_loss
+from modeling_unimur.modeling_univl_dr import candidate_losses
 
 
 def unit(rows: int, width: int = 6, seed: int = 0) -> torch.Tensor:

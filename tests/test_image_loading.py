@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from modeling_unimur import image_loading
 from modeling_unimur.image_loading import IMAGE_FORMATS, MAX_ASPECT_RATIO, decode_base64, load_image
 from tests.color_profiles import SRGB_D50, cmyk_profile, matrix_profile
 
@@ -133,11 +134,13 @@ def test_file_without_pixels_in_it(tmp_path):
             load_image(path)
 
 
-def test_pixel_limit_is_exact(tmp_path):
+def test_pixel_limit_is_exact(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.new("RGB", (20, 10)))
-    assert load_image(path, max_pixels=200).size == (20, 10)
-    with pytest.raises(ValueError, match=r"picture\.png.*max_pixels"):
-        load_image(path, max_pixels=199)
+    monkeypatch.setattr(image_loading, "MAX_PIXELS", 200)
+    assert load_image(path).size == (20, 10)
+    monkeypatch.setattr(image_loading, "MAX_PIXELS", 199)
+    with pytest.raises(ValueError, match=r"picture\.png.*199 pixels"):
+        load_image(path)
 
 
 def test_missing_path_folder_and_empty_path(tmp_path):
@@ -239,9 +242,10 @@ def test_arrays_that_are_no_pictures(array, reason):
         load_image(array)
 
 
-def test_array_over_the_pixel_limit():
+def test_array_over_the_pixel_limit(monkeypatch):
+    monkeypatch.setattr(image_loading, "MAX_PIXELS", 99)
     with pytest.raises(ValueError, match="too large"):
-        load_image(np.zeros((10, 10), np.uint8), max_pixels=99)
+        load_image(np.zeros((10, 10), np.uint8))
 
 
 def test_pil_image_is_copied_and_left_as_it_was():

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from modeling_unimur import RetrievalIndex
-from modeling_unimur.index.folder import IndexFolder
+from modeling_unimur.index.folder import write_memory
+from modeling_unimur.index.versions import IndexFolder
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units as unit
 
@@ -41,7 +42,6 @@ def test_width_is_that_of_the_first_vectors():
     assert (index.width, index.model) == (8, None)
     with pytest.raises(ValueError, match=r"\(1, 5\)"):
         index.add("image", ["a"], unit(1, 5))
-    index.search(unit(1, 8), model="anybody@1")  # what has no model refuses nobody
 
 
 def test_the_folder_holds_everything(index, tmp_path):
@@ -120,7 +120,7 @@ def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
 
 def test_what_does_not_belong_together(index, tmp_path):
     def write(folder, **about):
-        known = index.write_files(folder)
+        known = write_memory(index, folder)
         with open(folder / "items.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": "text", "id": "x", "payload": {}}) + "\n")
         return {"format": 1, **known, **about}
@@ -143,17 +143,44 @@ def test_an_index_of_an_earlier_version_is_named(tmp_path):
         RetrievalIndex.load(tmp_path / "nothing")
 
 
-def test_without_the_package_a_folder_is_read_and_not_written(index, tmp_path, monkeypatch):
-    index.save(tmp_path / "index")
+@pytest.fixture
+def saved_without_package(index, tmp_path, monkeypatch):
+    """A folder of the index, in a process that has the code of a release alone."""
 
     def missing(name):
         raise ModuleNotFoundError(f"No module named {name!r}", name="modeling_unimur")
 
+    index.save(tmp_path / "index")
     monkeypatch.setattr("modeling_unimur.memory_index.importlib.import_module", missing)
-    again = RetrievalIndex.load(tmp_path / "index", read_only=True)
+    return tmp_path / "index"
+
+
+def test_without_the_package_a_folder_is_read_and_not_written(index, saved_without_package, tmp_path):
+    again = RetrievalIndex.read_alone(saved_without_package)
     assert_same_answers(again.search(unit(4, seed=8), 60), index.search(unit(4, seed=8), 60))
     assert not again.refresh()
-    for change in (again.save, again.keep_in, index.save):
+    again.add("text", ["one more"], unit(1))
+    for change in (again.save, index.save, RetrievalIndex.load):
         with pytest.raises(ImportError, match="pip install unimur"):
             change(tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error", "told"),
+    [
+        ("items.jsonl", None, FileNotFoundError, "items"),
+        ("items.jsonl", "{", ValueError, "damaged"),
+        ("items.jsonl", "", ValueError, "agree"),
+        ("embeddings.safetensors", "", ValueError, "damaged"),
+        ("index.json", "[]", ValueError, "damaged"),
+        ("index.json", '{"factory": "Flat"}', ImportError, "pip install unimur"),
+        ("../CURRENT", "", ValueError, "damaged"),
+        ("../CURRENT", None, FileNotFoundError, "no index"),
+    ],
+)
+def test_without_the_package_a_bad_folder_is_one_clear_error(saved_without_package, name, content, error, told):
+    path = saved_without_package / "v000001" / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(error, match=told):
+        RetrievalIndex.read_alone(saved_without_package)

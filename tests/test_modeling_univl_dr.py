@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoProcessor
 
 from modeling_unimur import UniVLDRConfig, UniVLDRModel, UniVLDRProcessor
-from modeling_unimur.contrastive_loss import candidate_losses
+from modeling_unimur.modeling_univl_dr import candidate_losses
 from tests import tiny
 from tests.rounding import assert_same_outputs, assert_same_weights
 

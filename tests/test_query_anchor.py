@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 
@@ -141,8 +142,8 @@ def test_initial_values_leave_the_gate_open_and_the_network_silent(make_model):
     model, _ = make_model(query_anchor="encoder", **FULL)
     vectors = F.normalize(torch.randn(3, 4, model.config.joint_width), dim=-1).unbind()
     found = model.heads.query_anchor.eval()(*vectors, torch.zeros(4, model.config.joint_width), torch.ones(4, 3))
-    close(found.anchor, vectors[1] + vectors[2])
-    close(found.correction, 0.7 * vectors[0])
+    close(found.anchor_embeds, vectors[1] + vectors[2])
+    close(found.correction_embeds, 0.7 * vectors[0])
     assert bool(((found.gate > 0.85) & (found.gate < 0.95)).all())
 
 
@@ -447,6 +448,21 @@ def test_an_encoder_that_is_named_needs_its_library(ready, monkeypatch):
     processor.anchor_encoder, processor.anchor_base_model = None, "acme/encoder"
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(ImportError, match="sentence_transformers"):
+        embed(model, processor, "a cat")
+
+
+def test_without_the_package_an_encoder_is_a_callable(ready, monkeypatch):
+    def missing(name, *further, found=importlib.import_module):
+        if name.startswith("modeling_unimur."):
+            raise ModuleNotFoundError(f"No module named {name!r}", name="modeling_unimur")
+        return found(name, *further)
+
+    model, processor = ready
+    expected = embed(model, processor, "a cat")
+    monkeypatch.setattr("modeling_unimur.processing_unimur.importlib.import_module", missing)
+    close(embed(model, processor, "a cat"), expected)
+    processor.anchor_encoder, processor.anchor_base_model = None, "acme/encoder"
+    with pytest.raises(ImportError, match="pip install unimur"):
         embed(model, processor, "a cat")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import non_negative_number, positive_integer
 from .errors import CommandError
-from .number_arguments import non_negative_number, positive_integer
 
 _ROWS = (
     ("chance", "a random order"),

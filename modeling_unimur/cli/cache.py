@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from .recipe_arguments import add_recipe_arguments, recipe_of
+from .arguments import add_recipe_arguments, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

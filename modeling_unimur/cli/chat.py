@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .backbone_arguments import add_backbones, add_trust, opening_arguments
+from .arguments import add_backbones, add_trust, opening_arguments
 from .errors import CommandError
 
 if TYPE_CHECKING:

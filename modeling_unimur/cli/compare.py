@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, add_trust
+from .arguments import add_backbones, add_trust, positive_integer
 from .compared_systems import SYSTEMS as ALL_SYSTEMS
 from .compared_systems import open_systems
 from .errors import CommandError
-from .number_arguments import positive_integer
 from .retriever import chosen_systems, model_source
 
 SYSTEMS = tuple(name for name in ALL_SYSTEMS if name != "chance")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .backbone_arguments import opening_arguments
+from .arguments import opening_arguments
 from .errors import CommandError
 
 SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "bm25", "chance")

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from .backbone_arguments import add_backbones, add_trust, chosen_backbones
+from .arguments import add_backbones, add_trust, chosen_backbones
 from .compared_systems import SYSTEMS, open_systems
 from .errors import CommandError
 from .retriever import chosen_systems, model_source

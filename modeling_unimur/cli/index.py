@@ -11,10 +11,16 @@ import re
 import sys
 
 from ..index.precision import PRECISIONS
-from .backbone_arguments import add_backbones, add_trust, opening_arguments
+from .arguments import (
+    add_backbones,
+    add_reranker,
+    add_trust,
+    non_negative_integer,
+    opened_reranker,
+    opening_arguments,
+    positive_integer,
+)
 from .errors import CommandError
-from .number_arguments import non_negative_integer, positive_integer
-from .reranker_arguments import add_reranker, opened_reranker
 
 _CONDITION = re.compile(r"(?P<key>[^<>=]+)(?P<sign>>=|<=|=|>|<)(?P<value>.*)", re.DOTALL)
 _SIGNS = {">": "gt", ">=": "gte", "<": "lt", "<=": "lte"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from .arguments import add_reranker
 from .errors import CommandError
-from .reranker_arguments import add_reranker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

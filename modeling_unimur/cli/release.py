@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..releasing.hub_cards import CARD_TO_FILL
-from .backbone_arguments import add_backbones, chosen_backbones
+from .arguments import add_backbones, chosen_backbones
 from .errors import CommandError
 
 

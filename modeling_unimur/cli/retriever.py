@@ -85,7 +85,7 @@ def open_with_index(
         CommandError: the folder holds no index.
     """
     from ..index import is_database
-    from ..index.folder import IndexFolder
+    from ..index.versions import IndexFolder
 
     if not is_database(uri) and IndexFolder(uri).about() is None:
         raise CommandError(f"{uri} contains no index; `unimur index build SOURCE --index {uri}` makes one")

@@ -7,10 +7,8 @@ import dataclasses
 import logging
 import os
 
-from .backbone_arguments import add_backbones, add_trust, opening_arguments
+from .arguments import add_backbones, add_reranker, add_trust, opened_reranker, opening_arguments, positive_integer
 from .errors import CommandError
-from .number_arguments import positive_integer
-from .reranker_arguments import add_reranker, opened_reranker
 
 _STOP_SECONDS = 30
 

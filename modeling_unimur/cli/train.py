@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from .recipe_arguments import add_recipe_arguments, recipe_of
+from .arguments import add_recipe_arguments, recipe_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,10 +22,11 @@ from ..data.registry import names_a_set
 from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
 from ..index import open_index
-from ..index.folder import WriterLock
+from ..index.base import require_same
 from ..index.hybrid import keep_words, require_words
 from ..index.precision import require_kind, with_precision
-from ..memory_index import require_positive, require_same
+from ..index.versions import WriterLock
+from ..memory_index import require_positive
 from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
 from .items import Item
 from .manifest import Manifest, Plan

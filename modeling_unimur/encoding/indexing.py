@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.row_store import KEY_TYPE, RowStore
 from ..index import is_database, open_index
-from ..index.folder import IndexFolder
+from ..index.versions import IndexFolder
 from ..memory_index import KINDS, VectorIndex
 from ..modeling_open_clip import unit_vectors
 from .manifest import Manifest

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from ..prefix_cache import ContextReader, Extended, PrefixCache, common_length, group_by_length
+from ..prefix_cache import ContextReader, Extended, FrozenDecoder, PrefixCache, common_length, group_by_length
 
 # Streams that run together, and tokens of theirs with padding: enough to keep one core busy, little memory.
 _STREAMS, _TOKENS = 8, 4096
@@ -64,23 +64,54 @@ def plan_streams(rows: Sequence[list], last: int) -> list[Stream]:
     return streams
 
 
+class BranchingDecoder(FrozenDecoder):
+    """A frozen decoder that continues many parts of a prefix together, which models without positions cannot."""
+
+    purpose = "share"
+
+    def branch(self, embeds: torch.Tensor, prefix: PrefixCache, forks: torch.Tensor, owners: torch.Tensor) -> Extended:
+        """Runs several continuations of each row together, each of which sees its row up to some place, and itself.
+
+        Args:
+            embeds (`(batch, tokens, width)`): the continuations of a row one after the other, padded on the right.
+            prefix: one row each.
+            forks (`(batch, tokens)`): how many tokens of the row the input vector sees.
+            owners (`(batch, tokens)`): number of the continuation that it belongs to.
+        """
+        columns = torch.arange(prefix.mask.shape[1], device=forks.device)
+        starts = (prefix.mask == 0).sum(dim=1)[:, None, None]
+        seen = (columns >= starts) & (columns < starts + forks[:, :, None])
+        own = (owners[:, :, None] == owners[:, None, :]).tril()
+        hidden = ~torch.cat([seen, own], dim=2)[:, None]
+        mask = embeds.new_zeros(hidden.shape).masked_fill(hidden, torch.finfo(embeds.dtype).min)
+        return self.extend(embeds, mask, prefix, positions=forks + own.sum(dim=2) - 1)
+
+    def try_prefix(self, prefix: PrefixCache, rest: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
+        if not self.supports_prefix_cache:
+            raise ValueError("its cache cannot be cut")
+        forks = mask[:, :6].sum(dim=1, keepdim=True).expand(2, 6)
+        owners = torch.tensor([[0, 0, 0, 1, 1, 1]] * 2, device=rest.device)
+        return self.branch(torch.cat([rest.flip(1), rest], dim=1), prefix, forks, owners).states
+
+
 class TurnEncoder:
     """Embeds the contexts of dialogues. Images are embedded once, however many contexts show them.
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
         share: whether contexts share what they have in common; False runs each anew, for comparison. Language models
-            that cannot share (see `FrozenDecoder.supports`) run each anew in any case.
+            that cannot share (see `BranchingDecoder.supports`) run each anew in any case.
     """
 
     def __init__(self, model, processor, share: bool = True):
         self.model, self.processor, self.share = model, processor, share
         self.reader = ContextReader(model, processor)
+        self.decoder = BranchingDecoder(model.language_model, model.config.ret_layers, model.frozen_decoder.supported)
 
     @property
     def shares(self) -> bool:
         """Whether contexts share what they have in common."""
-        return self.share and self.model.frozen_decoder.supports(branches=True)
+        return self.share and self.decoder.supports()
 
     def encode(self, groups: Sequence[Sequence[Sequence[dict]]]) -> torch.Tensor:
         """Unit vectors `(contexts, width)`, group by group.
@@ -124,9 +155,7 @@ class TurnEncoder:
 
     def build(self, streams: Sequence[Stream]) -> PrefixCache | None:
         """Runs streams together; None where each context runs anew."""
-        return (
-            self.model.frozen_decoder.build(*self.reader.inputs([s.places for s in streams])) if self.shares else None
-        )
+        return self.decoder.build(*self.reader.inputs([s.places for s in streams])) if self.shares else None
 
     def run(
         self, streams: Sequence[Stream], prefix: PrefixCache | None = None
@@ -154,7 +183,7 @@ class TurnEncoder:
             ids = [torch.tensor(row, dtype=torch.long, device=self.model.device) for row in columns]
             ids, forks, owners = pad_sequence(ids, True, padding_value=-1).unbind(-1)
             embeds = self.model.get_inputs_embeds(ids.clamp(min=0))
-            found = self.model.frozen_decoder.branch(embeds, prefix, forks.clamp(min=0), owners)
+            found = self.decoder.branch(embeds, prefix, forks.clamp(min=0), owners)
         for row, stream in enumerate(streams):
             end = 0
             for branch in stream.branches:
@@ -171,7 +200,7 @@ class TurnEncoder:
             embeds, mask = self.reader.inputs([[*lead, *branch.places] for lead, branch in some])
             for rows in group_by_length(mask):
                 width = int(mask[rows].sum(dim=1).max())
-                found = self.model.frozen_decoder.extend(embeds[rows, -width:], mask[rows, -width:])
+                found = self.decoder.extend(embeds[rows, -width:], mask[rows, -width:])
                 for place, number in enumerate(rows.tolist()):
                     branch = some[number][1]
                     start = width - len(branch.places)
@@ -189,7 +218,7 @@ class TurnEncoder:
             anchors = {name: value.to(device) for name, value in self.processor.process_anchors(messages).items()}
             readout = readouts[first : first + _ANCHORED].to(device, self.model.dtype)
             found = self.model.anchor_queries(readout, *counts, self.reader.features(rows), **anchors)
-            parts.append(found.query.float().cpu())
+            parts.append(found.pooler_output.float().cpu())
         return torch.cat(parts) if parts else readouts
 
 
@@ -205,4 +234,4 @@ def _buckets(streams: list[Stream]) -> Iterator[list[Stream]]:
         yield batch
 
 
-__all__ = ["Branch", "Stream", "TurnEncoder", "plan_streams"]
+__all__ = ["Branch", "BranchingDecoder", "Stream", "TurnEncoder", "plan_streams"]

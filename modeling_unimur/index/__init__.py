@@ -9,8 +9,9 @@ import os
 
 from ..memory_index import KINDS, MEMORY, Added, Hit, RetrievalIndex, VectorIndex
 from .base import is_database
-from .folder import IndexFolder
+from .folder import keep_in
 from .precision import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
+from .versions import about_index
 
 
 def open_index(
@@ -51,7 +52,7 @@ def open_index(
         from .milvus import MilvusIndex
 
         return MilvusIndex.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
-    about = IndexFolder(place).about()
+    about = about_index(place)
     if about is None and (read_only or width is None or model is None):
         raise FileNotFoundError(
             f"{place} contains no index; to make one, give width and model and open it for writing."
@@ -71,7 +72,7 @@ def open_index(
         if kind != MEMORY:
             options |= {"precision": precision_of(kind)} if is_quantized(kind) else {"factory": kind}
         made = chosen(width, model, **options)
-        made.keep_in(place)
+        keep_in(made, place)
         return made
     found = chosen.load(place, width, model, read_only)
     if options:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..memory_index import Hit, Query, checked_id, plain_payload, require_dict
+from ..memory_index import checked_id, plain_payload, require_dict
 
 # What Milvus takes in a JSON field, in bytes; the same everywhere, so that an index can move.
 PAYLOAD_BYTES = 65_535
@@ -27,6 +25,20 @@ def is_database(uri: str | os.PathLike) -> bool:
     return place.endswith(".db") or _ADDRESS.fullmatch(place) is not None
 
 
+def require_same(
+    where: object, width: int | None, model: str | None, held_width: int | None, held_model: str | None
+) -> None:
+    """Raises ValueError for an index of another width or model than the caller expects; one that does not say its own
+    passes."""
+    if None not in (width, held_width) and width != held_width:
+        raise ValueError(f"The index in {where} holds vectors of {held_width} numbers, not of {width}.")
+    if None not in (model, held_model) and model != held_model:
+        raise ValueError(
+            f"The index in {where} was made by {held_model!r}, not by {model!r}: its vectors mean something else. "
+            "Open it with that model, or build another."
+        )
+
+
 def payload_text(item: str, payload: dict | None) -> str:
     """A payload as JSON.
 
@@ -37,26 +49,6 @@ def payload_text(item: str, payload: dict | None) -> str:
     if len(text.encode()) > PAYLOAD_BYTES:
         raise ValueError(f"The payload of {item!r:.60} is larger than {PAYLOAD_BYTES} bytes: store where it lies.")
     return text
-
-
-def search_parts(parts: Mapping[str, Any], query: Query) -> list[list[Hit]]:
-    """The hits of each query over the parts of an index by kind, whose `search(vectors, top_k, where)` returns scores
-    and rows, best first, and whose payloads are JSON."""
-    filled = [(kind, parts[kind]) for kind in query.kinds if len(parts[kind])]
-    found = [part.search(query.vectors, query.top_k, query.where) for _, part in filled]
-    hits: list[list[Hit]] = [[] for _ in query.vectors]
-    for (kind, part), (scores, rows) in zip(filled, found, strict=True):
-        ids, payloads = part.ids, part.payloads
-        stored = iter(part.vectors(rows[rows >= 0])) if query.with_vectors else itertools.repeat(None)
-        for place, (values, numbers) in enumerate(zip(scores.tolist(), rows.tolist(), strict=True)):
-            hits[place] += [
-                Hit(ids[row], value, kind, json.loads(payloads[row]), vector=next(stored))
-                for value, row in zip(values, numbers, strict=True)
-                if row >= 0
-            ]
-    if len(filled) > 1:
-        hits = [sorted(row, key=lambda hit: -hit.score)[: query.top_k] for row in hits]
-    return hits
 
 
 def write_items(path: Path, ids: Sequence[str | None], payloads: Sequence[str | None]) -> None:
@@ -89,5 +81,6 @@ def read_items(path: Path) -> tuple[list[str | None], list[str | None], dict[str
 
 
 __all__ = [
-    "EF_SEARCH", "NPROBE", "PAYLOAD_BYTES", "is_database", "payload_text", "read_items", "search_parts", "write_items",
+    "EF_SEARCH", "NPROBE", "PAYLOAD_BYTES", "is_database", "payload_text", "read_items", "require_same",
+    "write_items",
 ]  # fmt: skip

@@ -11,16 +11,13 @@ import numpy as np
 from ..memory_index import (
     KINDS,
     Condition,
-    FolderIndex,
-    Hit,
-    Query,
     check_vectors,
-    current_version,
     locked,
     matches,
 )
-from .base import EF_SEARCH, NPROBE, payload_text, read_items, search_parts, write_items
-from .folder import CheckedFile, IndexFolder
+from .base import EF_SEARCH, NPROBE, read_items, write_items
+from .folder import FolderIndex
+from .versions import CheckedFile, IndexFolder, current_version
 
 try:
     import faiss
@@ -102,12 +99,6 @@ class FaissIndex(FolderIndex):
         for part in self.parts.values():
             part.ef_search, part.nprobe = self.ef_search, self.nprobe
 
-    def _payload(self, item: str, payload: dict | None) -> str:
-        return payload_text(item, payload)
-
-    def _search(self, query: Query) -> list[list[Hit]]:
-        return search_parts(self.parts, query)
-
     # -- one folder -------------------------------------------------------------------------------------------------
     @classmethod
     def load(
@@ -165,7 +156,6 @@ class FaissIndex(FolderIndex):
 
     def take(self, other: FaissIndex) -> None:
         other.tune(self.ef_search, self.nprobe)
-        super().take(other)
 
 
 class FaissPart:
@@ -411,6 +401,9 @@ class FaissPart:
                     "without whitening."
                 ) from error
         return found
+
+    def payload(self, row: int) -> dict:
+        return json.loads(self.payloads[row])
 
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
         """Vectors of an inverted file, which finds them by cell and place in it."""

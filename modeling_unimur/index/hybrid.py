@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from ..memory_index import KINDS, FolderIndex, Hit, VectorIndex, conditions, matches, require_positive
+from ..memory_index import KINDS, Hit, RetrievalIndex, VectorIndex, conditions, matches, require_positive
 from .base import is_database
 
 RRF = "rrf"
@@ -125,7 +125,7 @@ def require_words(uri: str | os.PathLike) -> None:
     _bm25s()
 
 
-def keep_words(index: FolderIndex) -> None:
+def keep_words(index: RetrievalIndex) -> None:
     """Lets an index keep the words of its candidates beside their vectors; `save` writes them.
 
     Raises:
@@ -140,7 +140,7 @@ def keep_words(index: FolderIndex) -> None:
     index.forget_words()
 
 
-def write_words(index: FolderIndex, folder: Path) -> dict:
+def write_words(index: RetrievalIndex, folder: Path) -> dict:
     """Writes the words of an index that keeps them into a version's folder; returns what is to be known about them."""
     if not getattr(index, "keeps_words", False):  # the code of an earlier release has no words
         return {}
@@ -148,7 +148,7 @@ def write_words(index: FolderIndex, folder: Path) -> dict:
     return {"words": True}
 
 
-def words_of(index: FolderIndex) -> WordIndex:
+def words_of(index: RetrievalIndex) -> WordIndex:
     """BM25 of an index's candidates, by row: texts first, then images. An index in memory that no folder has yet keeps
     words from the first call on.
 
@@ -174,7 +174,7 @@ def _require_folder(index: VectorIndex) -> None:
         raise ValueError(_NO_DATABASE.format(f"This {type(index).__name__}"))
 
 
-def _saved_words(index: FolderIndex) -> WordIndex | None:
+def _saved_words(index: RetrievalIndex) -> WordIndex | None:
     """The words in the folder; None where rows have changed since, or a newer version has taken the place of it."""
     if None in (index.home, index.version) or not index.has_saved_words:
         return None
@@ -187,7 +187,7 @@ def _saved_words(index: FolderIndex) -> WordIndex | None:
     return found
 
 
-def _documents(index: FolderIndex) -> list[str]:
+def _documents(index: RetrievalIndex) -> list[str]:
     found = []
     for kind in KINDS:
         for payload in index.parts[kind].payloads:
@@ -211,7 +211,7 @@ def check_hybrid(hybrid: float | str) -> float | str:
 
 
 def search(
-    index: FolderIndex,
+    index: RetrievalIndex,
     vectors: np.ndarray,
     texts: Sequence[str],
     hybrid: float | str,
@@ -243,7 +243,7 @@ def search(
 
 
 def candidates(
-    index: FolderIndex,
+    index: RetrievalIndex,
     vectors: np.ndarray,
     texts: Sequence[str],
     depth: int = FUSED_DEPTH,
@@ -282,7 +282,7 @@ def candidates(
 
 
 def _best_by_words(
-    index: FolderIndex, scores: np.ndarray, starts: dict[str, int], depth: int, kind: str | None, where: tuple
+    index: RetrievalIndex, scores: np.ndarray, starts: dict[str, int], depth: int, kind: str | None, where: tuple
 ) -> list[tuple[str, int, dict]]:
     """Kind, row and payload of the `depth` best that share a word with the query and that `where` holds for."""
     shared = np.flatnonzero(scores > 0)

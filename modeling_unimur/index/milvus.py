@@ -16,8 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..memory_index import ID_BYTES, KINDS, Condition, Hit, Query, VectorIndex, locked, matches, require_same
-from .base import EF_SEARCH, NPROBE, payload_text
+from ..memory_index import ID_BYTES, KINDS, Condition, Hit, Query, VectorIndex, locked, matches
+from .base import EF_SEARCH, NPROBE, payload_text, require_same
 from .precision import require_kind, with_precision
 
 try:

@@ -18,18 +18,16 @@ from ..memory_index import (
     KINDS,
     MEMORY,
     Condition,
-    FolderIndex,
-    Hit,
-    Query,
     Rows,
     best_columns,
     locked,
     matches,
     require_positive,
 )
-from .base import payload_text, read_items, search_parts, write_items
-from .folder import CheckedFile
+from .base import read_items, write_items
+from .folder import FolderIndex
 from .precision import BINARY, INT8
+from .versions import CheckedFile
 
 # So many times the hits are rescored by the rows of an index of signs. Real vectors need 8 for a recall of 0.98
 # (benchmarks/index.py); sentence-transformers' examples have 4.
@@ -125,6 +123,9 @@ class QuantizedRows(Rows):
         """Vectors `(rows, width)` of rows by their numbers, as the codes decode."""
         return decode_int8(self.matrix()[rows])
 
+    def payload(self, row: int) -> dict:
+        return json.loads(self.payloads[row])
+
     # -- search -----------------------------------------------------------------------------------------------------
     @property
     def lengths(self) -> np.ndarray:
@@ -144,8 +145,7 @@ class QuantizedRows(Rows):
         """Scores and rows, both `(queries, at most top_k)`, best first."""
         chosen = None
         if where:
-            chosen = [row for row, text in enumerate(self.payloads) if matches(json.loads(text), where)]
-            chosen = np.array(chosen, np.int64)
+            chosen = np.array([row for row in range(len(self)) if matches(self.payload(row), where)], np.int64)
         top_k = min(top_k, len(self) if chosen is None else len(chosen))
         if not top_k:
             return np.empty((len(vectors), 0), np.float32), np.empty((len(vectors), 0), np.int64)
@@ -158,14 +158,12 @@ class QuantizedRows(Rows):
         found, places = [], []
         for start in range(0, len(codes), _INT8_BLOCK):
             part = slice(start, start + _INT8_BLOCK)
-            scores = (queries @ codes[part].astype(np.float32).T) * lengths[part]
-            best = best_columns(scores, top_k)
-            found.append(np.take_along_axis(scores, best, axis=1))
+            scores, best = best_columns((queries @ codes[part].astype(np.float32).T) * lengths[part], top_k)
+            found.append(scores)
             places.append(best + start)
-        scores, rows = np.concatenate(found, axis=1), np.concatenate(places, axis=1)
-        best = best_columns(scores, top_k)[:, :top_k]
-        rows = np.take_along_axis(rows, best, axis=1)
-        return np.take_along_axis(scores, best, axis=1), rows if chosen is None else chosen[rows]
+        scores, best = best_columns(np.concatenate(found, axis=1), top_k)
+        rows = np.take_along_axis(np.concatenate(places, axis=1), best, axis=1)
+        return scores, rows if chosen is None else chosen[rows]
 
     def _by_signs(self, queries: np.ndarray, top_k: int, chosen: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         signs = self.signs if chosen is None else self.signs[:, chosen]
@@ -255,15 +253,8 @@ class QuantizedIndex(FolderIndex):
         held, mapped = zip(*(part.num_bytes() for part in self.parts.values()), strict=True)
         return sum(held), sum(mapped)
 
-    def _payload(self, item: str, payload: dict | None) -> str:
-        return payload_text(item, payload)
-
-    def _search(self, query: Query) -> list[list[Hit]]:
-        return search_parts(self.parts, query)
-
     def take(self, other: QuantizedIndex) -> None:
         other.tune(self.rescore_multiplier)
-        super().take(other)
 
     @locked
     def save(self, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False) -> None:

@@ -196,7 +196,9 @@ class AnchorChoice:
         """
         self._set(self.choices[self.best].weights)
         sets = [(readout, own[:, 0], own[:, 1]) for readout, own in zip(readouts, self._judged, strict=True)]
-        return [self.anchor(*some, torch.zeros_like(some[0]), torch.zeros(len(some[0]), 3)).query for some in sets]
+        return [
+            self.anchor(*some, torch.zeros_like(some[0]), torch.zeros(len(some[0]), 3)).pooler_output for some in sets
+        ]
 
     def report(self) -> dict:
         """The best choice for `results.json`."""
@@ -221,7 +223,7 @@ class AnchorChoice:
     @torch.no_grad()
     def _chosen(self, sets: list[PoolQueries]) -> Choice:
         names = ("whole_weight", "last_weight", "readout_weight")
-        by_set = {some.name: some.mrr(self.anchor(*some.inputs).query) for some in sets}
+        by_set = {some.name: some.mrr(self.anchor(*some.inputs).pooler_output) for some in sets}
         weights = {name: round(float(getattr(self.anchor, name)), 6) for name in names}
         return Choice(weights, merit_of(list(by_set.values())), by_set)
 

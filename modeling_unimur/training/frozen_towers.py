@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..data.row_store import StoredRows
-from ..processing_unimur import TextEncoder
+from ..encoding.text_encoders import TextEncoder
 
 
 class FrozenTowers(NamedTuple):

@@ -173,7 +173,7 @@ def merit_of(figures: Sequence[float]) -> float:
 def mean_mrr(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet]) -> float:
     """The mean over sets of the mean reciprocal rank, in percent (`merit_of`)."""
     with torch.no_grad():
-        return merit_of([some.mrr(anchor(*some.inputs).query) for some in sets])
+        return merit_of([some.mrr(anchor(*some.inputs).pooler_output) for some in sets])
 
 
 @torch.no_grad()
@@ -205,7 +205,7 @@ def fit_weights(
     for values in itertools.product(*grids):
         for name, value in zip(names, values, strict=True):
             getattr(anchor, name).fill_(value)
-        every[values] = [some.mrr(anchor(*some.inputs).query) for some in sets]
+        every[values] = [some.mrr(anchor(*some.inputs).pooler_output) for some in sets]
     alone = every[tuple(0.0 for _ in names)]
     if no_set_below:
         every = {
@@ -261,7 +261,7 @@ def fit_correction(
             losses = []
             for some in train:
                 rows = some.rows(torch.randint(len(some), (_ROWS,), generator=generator))
-                losses.append(contrastive_loss(anchor(*rows.inputs).query, rows.targets, scale, rows.groups))
+                losses.append(contrastive_loss(anchor(*rows.inputs).pooler_output, rows.targets, scale, rows.groups))
             optimizer.zero_grad()
             torch.stack(losses).sum().backward()
             optimizer.step()
@@ -294,7 +294,7 @@ def fit_gate(
     parts = []
     for fitted, some in [*left_out, *known]:
         found = fitted(*some.inputs)
-        features = gate_features(found.readout, found.anchor, some.whole, some.last, some.statistics)
+        features = gate_features(found.readout_embeds, found.anchor_embeds, some.whole, some.last, some.statistics)
         parts.append((some, found, features))
     every = torch.cat([features for _, _, features in parts])
     mean, spread = every.mean(dim=0), every.std(dim=0).clamp(min=1e-3)
@@ -303,7 +303,7 @@ def fit_gate(
         values = torch.tensor(weights)
         gates = [torch.sigmoid((features - mean) / spread @ values + bias) for _, _, features in parts]
         return [
-            some.mrr(F.normalize(found.anchor + gate[:, None] * found.correction, dim=-1))
+            some.mrr(F.normalize(found.anchor_embeds + gate[:, None] * found.correction_embeds, dim=-1))
             for gate, (some, found, _) in zip(gates, parts, strict=True)
         ]
 

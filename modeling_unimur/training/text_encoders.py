@@ -13,7 +13,7 @@ from huggingface_hub import hf_hub_download
 from torch.nn import functional as F
 
 from ..encoding.encoder import embed_by_length
-from ..processing_unimur import encode_documents, encode_queries, load_text_encoder, reads_images
+from ..encoding.text_encoders import encode_documents, encode_queries, load_text_encoder, reads_images
 
 
 @dataclass

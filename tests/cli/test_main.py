@@ -62,7 +62,7 @@ def test_only_the_called_command_is_imported():
         "print(sorted(name for name in sys.modules if name.startswith('modeling_unimur.cli.')))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    expected = [f"modeling_unimur.cli.{name}" for name in ("backbone_arguments", "chat", "errors", "main")]
+    expected = [f"modeling_unimur.cli.{name}" for name in ("arguments", "chat", "errors", "main")]
     assert done.stdout.strip() == str(expected)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.contrastive_loss import next_token_loss
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder, plan_streams
+from modeling_unimur.modeling_unimur import next_token_loss
 from tests import tiny
 from tests.test_query_anchor import shake
 

@@ -24,7 +24,22 @@ def test_lines_out_of_place_are_named(tmp_path, text, token):
 
 
 def test_phrases_use_known_slots():
-    slots = {"time", "place", "friend", "fact", "noun", "name", "bare", "it", "category", "usage", "text", "a"}
+    slots = {
+        "time",
+        "place",
+        "friend",
+        "fact",
+        "noun",
+        "name",
+        "bare",
+        "it",
+        "category",
+        "usage",
+        "text",
+        "a",
+        "come",
+        "him",
+    }
     used = {
         name
         for phrases in PHRASES.values()

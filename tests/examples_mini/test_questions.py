@@ -10,11 +10,11 @@ from tests.installable import loaded_or_skipped
 from unimur_mini.dialogues import build_questions, load_questions
 from unimur_mini.dialogues.captions import caption_pieces
 from unimur_mini.dialogues.lexicon import Lexicon
-from unimur_mini.dialogues.stems import content_stems, hidden_stems, says, word_set
+from unimur_mini.dialogues.stems import content_stems, hidden_stems, says
 from unimur_mini.wordnet import load_wordnet
 
 SIZE = 300
-NOUNS = word_set("bus feline beads dice instrument truck children")
+NOUNS = frozenset(["bus", "feline", "beads", "dice", "instrument", "truck", "children"])
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from modeling_unimur.index import open_index
 from modeling_unimur.index.faiss import FaissIndex
-from modeling_unimur.index.folder import CheckedFile, IndexFolder
+from modeling_unimur.index.versions import CheckedFile, IndexFolder
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units
 
@@ -244,9 +244,9 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, monkeypatch):
     index = filled(tmp_path / "index")
     folder = tmp_path / "index"
     with monkeypatch.context() as patch:  # killed: nothing is cleaned up
-        patch.setattr("modeling_unimur.index.folder.shutil.rmtree", lambda *_, **__: None)
-        patch.setattr("modeling_unimur.index.folder.IndexFolder._note", _note_once())
-        patch.setattr("modeling_unimur.index.folder.os.replace", lambda *_: 1 / 0)
+        patch.setattr("modeling_unimur.index.versions.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("modeling_unimur.index.versions.IndexFolder._note", _note_once())
+        patch.setattr("modeling_unimur.index.versions.os.replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             index.save()
     assert len(list(folder.glob(".aside-*"))) == 1

@@ -123,11 +123,6 @@ def test_saved_and_opened_again(place):
 def test_another_model_or_width_is_refused(place):
     with open_index(**place) as index:
         fill(index).save()
-        with pytest.raises(ValueError, match=r"'tiny@1'.*'tiny@2'"):
-            index.search(QUERIES, model="tiny@2")
-        with pytest.raises(ValueError, match="'tiny@2'"):
-            index.add("text", ["x"], QUERIES[:1], model="tiny@2")
-        assert index.search(QUERIES, 1, model="tiny@1")
     with pytest.raises(ValueError, match=r"'tiny@1'.*'tiny@2'"):
         open_index(**{**place, "model": "tiny@2"})
     with pytest.raises(ValueError, match=r"16 numbers.*32"):

@@ -73,7 +73,7 @@ def test_a_useless_readout_gives_the_encoder_back():
     fitted = anchor("linear", gate=False)
     found = fit_weights(fitted, [some])
     assert found["last_weight"] == found["readout_weight"] == 0
-    assert torch.equal(fitted(*some.inputs).query, F.normalize(some.whole, dim=-1))
+    assert torch.equal(fitted(*some.inputs).pooler_output, F.normalize(some.whole, dim=-1))
 
 
 def test_ranks_count_distinct_targets_and_equal_groups():
@@ -122,7 +122,9 @@ def test_the_gate_closes_for_a_kind_that_the_correction_harms():
     assert gates[0] > gates[1]
     assert found["with_gate"]["questions, text, left out"] > found["without_gate"]["questions, text, left out"]
     for name, some in (("chats, text, left out", good), ("questions, text, left out", bad)):
-        assert found["with_gate"][name] == pytest.approx(some.mrr(fitted(*some.inputs).query.detach()), abs=0.2)
+        assert found["with_gate"][name] == pytest.approx(
+            some.mrr(fitted(*some.inputs).pooler_output.detach()), abs=0.2
+        )
 
 
 def test_all_of_it_is_fitted_and_repeatable():

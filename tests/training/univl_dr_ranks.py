@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from modeling_unimur.contrastive_loss import candidate_losses, gather_documents
+from modeling_unimur.modeling_univl_dr import candidate_losses, gather_documents
 
 # Of each rank: its queries, its documents (the ranks hold unequally many, and share 2), each query's positive, and
 # what is no negative of a query besides.

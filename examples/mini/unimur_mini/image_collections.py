@@ -6,13 +6,14 @@ import logging
 import os
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
-from modeling_unimur.data.cache import cache_dir
+from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_images import IMAGE_FEATURES, ImageRow
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,25 @@ def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
         raise ValueError(f"{svg}: resvg cannot draw it: {error}") from error
     png.parent.mkdir(parents=True, exist_ok=True)
     png.write_bytes(bytes(drawn))
+
+
+def drawn_svgs(name: str, svgs: Mapping[str, Path], size: int) -> Path:
+    """A folder of the cache with a PNG of each SVG, drawn once by `rasterise_svg`; those that fail are logged.
+
+    Args:
+        name: of the folder.
+        svgs: by the paths of the PNGs below it, without `.png`.
+        size: as `rasterise_svg`.
+    """
+
+    def draw(folder: Path) -> None:
+        for png, svg in tqdm(svgs.items(), desc=f"Drawing {name}", unit="image"):
+            try:
+                rasterise_svg(svg, folder / f"{png}.png", size=size)
+            except ValueError as error:
+                logger.warning("%s", error)
+
+    return build_once(cache_dir() / "images" / name, draw)
 
 
 def png_pixels(path: Path) -> int:

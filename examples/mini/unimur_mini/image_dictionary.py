@@ -57,6 +57,7 @@ _MOST_TAGGED = 3
 _MOST_GIVEN = 2
 _MOST_TAGS = 8
 _DESCRIPTION_WORDS = range(3, 31)
+_COLUMNS = ("doc_id", "kind", "text", "image", "group", "source", "license")
 _NO_SENTENCE = re.compile(r"<|https?:|www\.|inkscape|\.svg|\.png|public domain|collection|clip ?art", re.IGNORECASE)
 _TAG = re.compile(r"[a-z][a-z' -]{2,24}")
 # Raised whenever the rows change, so that tables cached by an older version are not read.
@@ -118,17 +119,8 @@ class _Maker:
 
     # -- documents ----------------------------------------------------------------------------------------------------
     def _add(self, doc_id: str, kind: str, text: str, image: str, group: str, source: str, license_name: str) -> None:
-        self.corpus.append(
-            {
-                "doc_id": doc_id,
-                "kind": kind,
-                "text": text,
-                "image": image,
-                "group": group,
-                "source": source,
-                "license": license_name,
-            }
-        )
+        values = (doc_id, kind, text, image, group, source, license_name)
+        self.corpus.append(dict(zip(_COLUMNS, values, strict=True)))
         self.of_group[group].append(doc_id)
 
     def add_images_and_sentences(self) -> None:
@@ -245,7 +237,8 @@ class _Maker:
                 continue
             relevant += [self.sentences[image_id] for image_id in relevant if image_id in self.sentences]
             # Images of the name in another sense, or in another split.
-            near = [doc for group in {self.group[image_id] for image_id in shown} for doc in self.of_group[group]]
+            groups = dict.fromkeys(self.group[image_id] for image_id in shown)
+            near = [doc for group in groups for doc in self.of_group[group]]
             near += [doc for lemma in row["lemmas"] for doc in self.of_group[title_group(lemma)]]
             self._ask("gloss", gloss, split, relevant, excluded=near, synset=key)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
-from xml.parsers import expat
+from xml.etree import ElementTree
 
 from datasets import Dataset
 
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 _EMAIL = re.compile(r"(?:contact:\s*)?\S+@\S+\.\w+", re.IGNORECASE)
 # What the library's own tools left in place of words: printed Perl references and the name of a whole upload.
 _NOISE = re.compile(r"HASH(?:\(0x|$)|clip ?art by", re.IGNORECASE)
+_RESOURCE = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}resource"
 _LICENSES = {
     "http://web.resource.org/cc/PublicDomain": "Public Domain",
     "http://creativecommons.org/licenses/publicdomain/": "Public Domain",
@@ -65,51 +67,28 @@ def read_svg_words(svg: bytes) -> ClipArtWords:
     Raises:
         ValueError: the bytes are not XML up to the end of the metadata.
     """
-    parser = expat.ParserCreate(namespace_separator=" ")
-    open_tags: list[str] = []
-    texts: dict[tuple[str, ...], list[str]] = {}
-    license_address = ""
-
-    class MetadataEnd(Exception):
-        """Nothing behind the metadata is of interest: most of an SVG is paths."""
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal license_address
-        open_tags.append(name.rpartition(" ")[2])
-        path = tuple(open_tags[-5:])
-        texts.setdefault(path, []).append("")
-        if path[-2:] == ("Work", "license") and not license_address:
-            license_address = attributes.get("http://www.w3.org/1999/02/22-rdf-syntax-ns# resource", "")
-
-    def characters(text: str) -> None:
-        if "metadata" in open_tags:
-            texts[tuple(open_tags[-5:])][-1] += text
-
-    def end(_: str) -> None:
-        if open_tags.pop() == "metadata":
-            raise MetadataEnd
-
-    parser.StartElementHandler, parser.CharacterDataHandler, parser.EndElementHandler = start, characters, end
+    metadata = ElementTree.Element("metadata")
     try:
-        parser.Parse(svg, True)
-    except MetadataEnd:
-        pass
-    except expat.ExpatError as error:
+        for _, element in ElementTree.iterparse(io.BytesIO(svg)):
+            if element.tag.rpartition("}")[2] == "metadata":
+                metadata = element  # nothing behind it is of interest: most of an SVG is paths
+                break
+    except ElementTree.ParseError as error:
         raise ValueError(f"not an SVG file: {error}") from error
 
-    def all_texts(*path: str) -> list[str]:
-        found = [values for key, values in texts.items() if key[-len(path) :] == path]
-        return [" ".join(text.split()) for values in found for text in values]
+    def all_texts(path: str) -> list[str]:
+        return [" ".join("".join(element.itertext()).split()) for element in metadata.iterfind(f".//{path}")]
 
-    def first_text(*path: str) -> str:
-        return next(iter(all_texts(*path)), "")
+    def first_text(path: str) -> str:
+        return next(iter(all_texts(path)), "")
 
+    licenses = (element.get(_RESOURCE, "") for element in metadata.iterfind(".//{*}Work/{*}license"))
     return ClipArtWords(
-        title=first_text("Work", "title"),
-        description=first_text("Work", "description"),
-        keywords=[word for word in all_texts("subject", "Bag", "li") if word],
-        author=first_text("creator", "Agent", "title"),
-        license=license_address,
+        title=first_text("{*}Work/{*}title"),
+        description=first_text("{*}Work/{*}description"),
+        keywords=[word for word in all_texts("{*}subject/{*}Bag/{*}li") if word],
+        author=first_text("{*}creator/{*}Agent/{*}title"),
+        license=next(filter(None, licenses), ""),
     )
 
 

@@ -8,12 +8,10 @@ import unicodedata
 from pathlib import Path
 
 from datasets import Dataset
-from tqdm.auto import tqdm
 
-from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 
-from .image_collections import cached_rows, rasterise_svg
+from .image_collections import cached_rows, drawn_svgs
 from .packages import OPENMOJI_REQUIREMENT, pip_package
 
 logger = logging.getLogger(__name__)
@@ -93,14 +91,7 @@ def _read_package() -> list[ImageRow]:
         else:
             named[svg] = words
 
-    def draw(folder: Path) -> None:
-        for svg in tqdm(named, desc="Drawing OpenMoji", unit="emoji"):
-            try:
-                rasterise_svg(svg, folder / f"{svg.stem}.png", size=IMAGE_SIZE)
-            except ValueError as error:
-                logger.warning("%s", error)
-
-    pngs = build_once(cache_dir() / "images" / f"openmoji-{version}-{IMAGE_SIZE}", draw)
+    pngs = drawn_svgs(f"openmoji-{version}-{IMAGE_SIZE}", {svg.stem: svg for svg in named}, IMAGE_SIZE)
     rows = [
         ImageRow(
             image_id=f"openmoji/{svg.stem}",

@@ -7,13 +7,11 @@ import re
 from pathlib import Path
 
 from datasets import Dataset
-from tqdm.auto import tqdm
 
-from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_images import ImageRow, image_dataset
 from modeling_unimur.image_loading import MAX_PIXELS
 
-from .image_collections import cached_rows, png_pixels, rasterise_svg
+from .image_collections import cached_rows, drawn_svgs, png_pixels
 from .packages import debian_package
 
 logger = logging.getLogger(__name__)
@@ -58,14 +56,7 @@ def read_folder(stamps: Path) -> list[ImageRow]:
     drawings = {name: path for name, path in described.items() if path.suffix == ".svg"}
     failed: list[str] = []
 
-    def draw(folder: Path) -> None:
-        for name, path in tqdm(drawings.items(), desc="Drawing stamps", unit="stamp"):
-            try:
-                rasterise_svg(path, folder / f"{name}.png", size=IMAGE_SIZE)
-            except ValueError as error:
-                logger.warning("%s", error)
-
-    drawn = build_once(cache_dir() / "images" / f"stamps-{IMAGE_SIZE}", draw)
+    drawn = drawn_svgs(f"stamps-{IMAGE_SIZE}", drawings, IMAGE_SIZE)
     rows: list[ImageRow] = []
     for name, path in described.items():
         image = drawn / f"{name}.png" if name in drawings else path

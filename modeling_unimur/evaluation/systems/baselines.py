@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...encoding.text_encoders import load_sentence_transformer
 from ...index.hybrid import WordIndex, split_words
-from ...processing_unimur import load_sentence_transformer
 from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialogue
 
 # Width of the vectors of chance.

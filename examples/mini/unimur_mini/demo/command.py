@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modeling_unimur.cli.backbone_arguments import add_trust
+from modeling_unimur.cli.arguments import add_trust, positive_integer
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.cli.number_arguments import positive_integer
 
 if TYPE_CHECKING:
     from modeling_unimur.cli.gallery import Gallery, GalleryImage

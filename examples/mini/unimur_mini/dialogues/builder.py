@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from . import forms
+from .phrases import WORDS
 from .stems import says
 from .surface import Typing
 from .talk import NothingLeft, Talk
@@ -15,21 +16,10 @@ from .things import Thing
 _TRIES = 16
 _GLOSS_SHARE = 0.1
 # How often each form is drawn, by what is talked about.
-_NOUN_FORMS = {
-    "chat": 20,
-    "statements": 11,
-    "question_answer": 16,
-    "guessing_game": 11,
-    "distractor": 11,
-    "correction": 9,
-    "topic_switch": 14,
-    "reverse_dictionary": 10,
-    "sentence": 4,
-    "definition": 5,
-}
-_CAPTION_FORMS = {"caption": 50, "chat": 14, "statements": 10, "guessing_game": 8, "distractor": 8, "topic_switch": 10}
-_IMAGE_FORMS = {"chat": 25, "statements": 20, "question_answer": 20, "guessing_game": 10, "topic_switch": 25}
-_WORD_FORMS = {"reverse_dictionary": 75, "sentence": 25}
+_NOUN_FORMS, _CAPTION_FORMS, _IMAGE_FORMS, _WORD_FORMS = (
+    {form: int(weight) for form, weight in map(str.split, WORDS[f"forms.{kind}"])}
+    for kind in ("noun", "caption", "image", "word")
+)
 FORMS = tuple(dict.fromkeys([*_NOUN_FORMS, *_CAPTION_FORMS]))
 
 
@@ -83,15 +73,21 @@ def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: i
     image = rng.choice(thing.images) if thing.images else ("", "")
     if kind == "title" and image[1] and rng.random() < 0.5:
         target = " ".join(image[1].split())
-    roles = ("user", "assistant")
+    return dialogue_of(thing, f"{form}/{thing.thing_id}/{number}", texts, target, kind, image[0])
+
+
+def dialogue_of(
+    thing: Thing, dialogue_id: str, texts: Sequence[str], target: str, kind: str, image_id: str
+) -> Dialogue:
+    """The record of a dialogue about a thing, whose id begins with the form; the user speaks first."""
     return Dialogue(
-        dialogue_id=f"{form}/{thing.thing_id}/{number}",
-        form=form,
-        turns=[Turn(role=roles[position % 2], content=text) for position, text in enumerate(texts)],
+        dialogue_id=dialogue_id,
+        form=dialogue_id.partition("/")[0],
+        turns=[Turn(role=("user", "assistant")[place % 2], content=text) for place, text in enumerate(texts)],
         target_text=target,
         target_kind=kind,
         target_synset=thing.synset_id,
-        target_picture=image[0],
+        target_picture=image_id,
         lexname=thing.lexname,
         group=thing.group,
         license=thing.license,

@@ -6,31 +6,17 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .stems import content_stems, word_set
+from .phrases import word_list
+from .stems import content_stems
 
 # What a word before the noun is asked for by.
-_KINDS = {
-    word: kind
-    for kind, words in {
-        "colour": "black white red green blue yellow orange purple violet pink brown grey gray golden silver beige "
-        "dark pale colorful colourful reddish brownish greenish yellowish blackish whitish",
-        "size": "big large small little tiny huge tall short long wide narrow thin thick giant enormous",
-        "number": "two three four five six seven eight nine ten several many",
-    }.items()
-    for word in words.split()
-}
-_PLACES = word_set(
-    "in on at under over near behind beside above below inside outside across through around between along against "
-    "into onto toward towards beneath from off up down"
+_KINDS = {word: kind for kind in ("colour", "size", "number") for word in word_list(f"words.{kind}")}
+_PLACES, _HAVING, _DETERMINERS, _AUXILIARIES, _PRONOUNS, _CLAUSES, _CONJUNCTIONS = (
+    frozenset(word_list(f"words.{kind}"))
+    for kind in ("place", "having", "determiner", "auxiliary", "pronoun", "clause", "conjunction")
 )
-_HAVING = word_set("with having wearing without")
-_DETERMINERS = word_set("a an the some any one his her its their your my this that these those")
-_AUXILIARIES = word_set("is are was were be been has have had do does did can could will would may must")
-_PRONOUNS = word_set("i you he she it we they there")
 # Behind these a phrase is not at its end.
 _OPEN = _DETERMINERS | _AUXILIARIES | _PLACES | _HAVING | {"used", "made", "for", "of", "to", "not"}
-_CLAUSES = word_set("that which who whose where when while because if as until")
-_CONJUNCTIONS = word_set("and or but")
 _WORD = re.compile(r"[^\W_]")
 _STOPS = ",;:."
 _MARKS = f"{_STOPS}!?()"

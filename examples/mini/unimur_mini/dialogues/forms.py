@@ -151,7 +151,7 @@ def reverse_dictionary(talk: Talk) -> list[str]:
         answer = talk.joined([about, usage]) if usage else about
         return [talk.greeted(ask), talk.choose(PHRASES["word_questions"]), talk.dressed(answer)]
     if roll < 0.8:
-        where = talk.choose(["that came up {time}", "I saw {place} {time}", "{friend} used {time}", "I heard {place}"])
+        where = talk.choose(PHRASES["word_places"])
         opener = talk.greeted(f"I'm looking for a word, {about} {where}")
         return [
             opener,
@@ -172,31 +172,11 @@ def sentence(talk: Talk) -> tuple[list[str], str]:
         raise NothingLeft
     masked, full = rng.choice(thing.usages)
     meaning = thing.definition if thing.part_of_speech == "noun" else f'"{thing.definition}"'
-    ask = talk.choose(
-        [
-            'I read "{masked}" {place}, what goes in the gap?',
-            'a line I heard {time}: "{masked}". how did it go?',
-            '{friend} said "{masked}", but I missed a word',
-            'what was the sentence again? "{masked}"',
-            '"{masked}", fill in the word',
-            'complete this for me: "{masked}"',
-        ],
-        masked=masked,
-    )
-    means = talk.choose(
-        ["the word means {m}", "it's the word for {m}", "{m}, that's the word", "think of {m}", "it stands for {m}"],
-        m=meaning,
-    )
-    turns = [
-        talk.greeted(ask),
-        talk.choose(["what does it mean?", "any idea about the word?", *PHRASES["follow_ups"][:6]]),
-        means,
-    ]
+    ask = talk.choose(PHRASES["gap_openers"], text=masked)
+    means = talk.choose(PHRASES["gap_meanings"], noun=meaning)
+    turns = [talk.greeted(ask), talk.choose([*PHRASES["gap_questions"], *PHRASES["follow_ups"][:6]]), means]
     if rng.random() < 0.3:
-        turns += [
-            talk.choose(PHRASES["reactions"]),
-            talk.choose(["say the whole sentence", "so how does it go?", "the full line, please"]),
-        ]
+        turns += [talk.choose(PHRASES["reactions"]), talk.choose(PHRASES["gap_requests"])]
     return turns, full
 
 
@@ -219,10 +199,7 @@ def definition(talk: Talk) -> list[str]:
     while talk.left and len(turns) < 5:
         turns += [_reply(talk), talk.tell()]
     if len(turns) < 3:
-        turns += [
-            _reply(talk),
-            talk.choose(["how would you explain it?", "what exactly is it?", "tell me what that means"]),
-        ]
+        turns += [_reply(talk), talk.choose(PHRASES["definition_requests"])]
     return turns
 
 

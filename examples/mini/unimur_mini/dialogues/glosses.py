@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from modeling_unimur.data.titles import normalise_title
 
-from .stems import content_stems, says, word_set
+from .phrases import word_list
+from .stems import content_stems, says
 
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
 _DETERMINER = re.compile(
@@ -24,19 +25,9 @@ _AFTER_HEAD = re.compile(
 _VOWEL = re.compile(
     r"(?!uni(?!n|m)|use|usu|ute|eu|one\b|once\b|u\b|ubiq|uran)[aeiou]|[fhlmnrsx]-|hour|honest|honor|heir", re.I
 )
-_COUNTED = frozenset(
-    f"noun.{name}" for name in ("animal", "artifact", "person", "plant", "object", "body", "event", "shape")
-)
+_COUNTED = frozenset(f"noun.{name}" for name in word_list("counted fields"))
 # Words at the head of a definition that take no article although their kin are counted.
-_MASS = word_set(
-    """
-    apparatus equipment clothing footwear furniture fabric cloth wood paper leather material stuff machinery
-    matter tissue wool silk cotton meat flesh food gear bread water metal weaponry ammunition linen thread
-    artillery jewelry fur hair cartilage skin music art ware glassware pottery luggage tableware headgear
-    underwear soil sand rock land ice snow light fiber yarn armor fluid liquid lighting paint work sailing game
-    rubber plastic steel
-    """
-)
+_MASS = frozenset(word_list("mass nouns"))
 _RELATIVE = re.compile(r"(?:^|[\s,])(?:that|which|who)\s+((?!(?:is|was|has|its|this|his|as)\b)[a-z]+(?:s|ed)\b.*)")
 _RELATIVE_BE = re.compile(r"(?:^|[\s,])(?:that|which|who)\s+((?:is|are|has|have|can|may|must|will)\b.*)")
 _SLOT = re.compile(r"\{\w+\}")
@@ -102,8 +93,8 @@ def _head_end(definition: str) -> int:
 
 def head(definition: str) -> str:
     """The noun that a definition turns on: "large mammal of the forest" -> "mammal"."""
-    words = definition[: _head_end(definition)].split()
-    return words[-1].casefold() if words else ""
+    said = definition[: _head_end(definition)].split()
+    return said[-1].casefold() if said else ""
 
 
 def is_noun_phrase(definition: str) -> bool:

@@ -9,70 +9,17 @@ from collections.abc import Iterable
 from modeling_unimur.data.titles import normalise_title
 
 from ..wordnet import Synset
+from .phrases import WORDS, word_list
 from .stems import hidden_stems, stem
 
 # Kinds that say nothing about a thing, or that nobody says.
-_EMPTY_KIND_NAMES = """
-    occurrence| amount| man| woman| human| someone| person| imagination| goodness| happening| physical phenomenon|
-    entity| physical entity| abstraction| thing| object| whole| congener| living thing| organism| causal agent|
-    matter| unit| artifact| instrumentality| psychological feature| attribute| relation| measure| group| set|
-    part| part of| substance| physical object| act| event| process| state| cause| chordate| vertebrate| craniate|
-    taxonomic group| biological group| placental| vascular plant| spermatophyte| angiosperm| abstract entity|
-    content| cognition| way| property| relative| social group| collection| physical condition| solid| body part|
-    external body part| point| region| location| structure| creation| product| commodity| consumer goods| device|
-    equipment| article| ware| natural object| conveyance| covering| implement| eutherian| even-toed ungulate|
-    eater| unfortunate| good person| bad person| adult| female| male| unwelcome person| unpleasant person| rester|
-    worker| traveler| communicator| creator| entertainer| performer| intellectual| leader| peer| contestant|
-    expert| perceiver| inhabitant| native| person of color| white person| nonworker| amphibious vehicle| expanse|
-    indefinite quantity| definite quantity| system of measurement| signal| communication| written communication|
-    message| statement| activity| action| speech act| change| phenomenon| natural phenomenon| written symbol|
-    spatial relation| possession| transferred property| domestic animal| ungulate| invertebrate| arthropod| dicot|
-    monocot| magnoliid dicot genus| nutriment| foodstuff| ingredient| woody plant| vascular| herb| gymnosperm|
-    ornamental| organization| administrative district| district| geographical area| area| seed plant| way|
-    passage| line| surface| top| side| opening| strip| sheet| plate
-"""
-_EMPTY_KINDS = frozenset(name.strip() for name in _EMPTY_KIND_NAMES.split("|"))
+_EMPTY_KINDS = frozenset(" ".join(WORDS["kinds without meaning"]).split(", "))
 # Fields of nouns that can be seen or met.
-CONCRETE = frozenset(
-    f"noun.{name}"
-    for name in (
-        *("animal", "artifact", "body", "event", "food", "object", "person", "phenomenon", "plant", "shape"),
-        "substance",
-    )
-)
+CONCRETE = frozenset(f"noun.{name}" for name in word_list("concrete fields"))
 # The same and what is seen on a map.
 VISIBLE = CONCRETE | {"noun.location"}
 # What a question asks, and the synset (by its first noun sense) that decides the answer.
-CATEGORIES: dict[str, str] = {
-    "an animal": "animal",
-    "a plant": "plant",
-    "something to eat": "food",
-    "something to drink": "beverage",
-    "a person": "person",
-    "something man-made": "artifact",
-    "a vehicle": "vehicle",
-    "a bird": "bird",
-    "a mammal": "mammal",
-    "an insect": "insect",
-    "a fish": "fish",
-    "something to wear": "clothing",
-    "a piece of furniture": "furniture",
-    "a building": "building",
-    "a musical instrument": "musical instrument",
-    "a container": "container",
-    "a tool": "tool",
-    "a machine": "machine",
-    "a weapon": "weapon",
-    "part of a body": "body part",
-    "a place": "location",
-    "a tree": "tree",
-    "a flower": "flower",
-    "a device": "device",
-    "a game": "game",
-    "a shape": "shape",
-    "a kind of weather": "weather",
-    "a feeling": "feeling",
-}
+CATEGORIES: dict[str, str] = dict(line.split(" = ") for line in WORDS["categories"])
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 

@@ -1,4 +1,4 @@
-"""The phrases of the dialogues, read from the text files beside this one."""
+"""The phrases and the words of the dialogues, read from the text files beside this one."""
 
 from __future__ import annotations
 
@@ -31,3 +31,10 @@ def read_phrases(path: Path) -> dict[str, tuple[str, ...]]:
 _HERE = Path(__file__).parent
 PHRASES = read_phrases(_HERE / "phrases.txt") | read_phrases(_HERE / "question_phrases.txt")
 SLOTS = {name: PHRASES[f"slots.{name}"] for name in ("time", "place", "friend")}
+
+WORDS = read_phrases(_HERE / "words.txt")
+
+
+def word_list(section: str) -> tuple[str, ...]:
+    """The words of a section of `words.txt`, in their order."""
+    return tuple(" ".join(WORDS[section]).split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from .builder import Dialogue, Turn
+from .builder import Dialogue, dialogue_of
 from .captions import Piece
 from .forms import category_pairs
 from .glosses import article, is_plural
@@ -50,18 +50,9 @@ def make_questions(thing: Thing, others: Sequence[Thing], *, seed: int, number: 
     else:
         return None
     form = "caption_questions" if thing.caption else "twenty_questions"
-    return Dialogue(
-        dialogue_id=f"{form}/{thing.thing_id}/{number}",
-        form=form,
-        turns=[Turn(role=("user", "assistant")[place % 2], content=text) for place, text in enumerate(texts)],
-        target_text=thing.caption or thing.title,
-        target_kind="caption" if thing.caption else "title",
-        target_synset=thing.synset_id,
-        target_picture=rng.choice(thing.images)[0] if thing.images else "",
-        lexname=thing.lexname,
-        group=thing.group,
-        license=thing.license,
-    )
+    target, kind = (thing.caption, "caption") if thing.caption else (thing.title, "title")
+    image_id = rng.choice(thing.images)[0] if thing.images else ""
+    return dialogue_of(thing, f"{form}/{thing.thing_id}/{number}", texts, target, kind, image_id)
 
 
 def _gives_away(text: str, thing: Thing) -> bool:

@@ -8,28 +8,11 @@ from collections.abc import Iterable
 
 from modeling_unimur.data.titles import normalise_title
 
-
-def word_set(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
-    return frozenset(text.split())
-
+from .phrases import word_list
 
 # Shared by almost every text: they name nothing.
-STOP_WORDS = word_set(
-    """
-    a about above after again all also am an and any are as at be because been before being below between both but
-    by can did do does doing down during each etc few for from further had has have having he her here hers him
-    his how i if in into is it its just like made many me more most much my no nor not of off on once one ones
-    only or other our out over own part same she so some someone something such than that the their them then
-    there these they this those through to too under up us very was we were what when where which while who whom
-    why will with you your
-    """
-)
-_SUFFIXES = (
-    *("ization", "isation", "fulness", "ousness", "iveness", "ations", "ation", "ingly", "edly"),
-    *("ness", "ment", "able", "ible", "ally", "ical", "ings", "ing", "ers", "ors", "est", "er", "or", "ed", "es"),
-    *("ly", "al", "ic", "y", "e", "s"),
-)
+STOP_WORDS = frozenset(word_list("stop words"))
+_SUFFIXES = word_list("suffixes")
 _WORD = re.compile(r"[^\W_]+")
 # Below this length a word inside another is mostly chance ("art" in "party").
 _SHORTEST_PART = 4
@@ -54,8 +37,7 @@ def stem(word: str) -> str:
 @functools.lru_cache(maxsize=200_000)
 def content_stems(text: str) -> frozenset[str]:
     """Stems of a text's words, without function words."""
-    words = (word for word in _WORD.findall(text.casefold()) if word not in STOP_WORDS)
-    return frozenset(stem(word) for word in words)
+    return frozenset(stem(word) for word in _WORD.findall(text.casefold()) if word not in STOP_WORDS)
 
 
 def hidden_stems(names: Iterable[str]) -> frozenset[str]:

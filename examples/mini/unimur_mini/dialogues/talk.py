@@ -16,10 +16,6 @@ class NothingLeft(Exception):
 
 
 _JOINTS = (", and ", ". ", ", also ", "; ", ". Also, ", " and ", ". Oh, and ", ", plus ", ". And ", " - ")
-_PARTS = ("it has {}", "it's got {}", "there's {} to it", "you'd notice {} on it", "look for {} on it")
-_PLACE_PARTS = ("{} would be there", "you'd find {} there", "on a map of it you'd read {}", "think of {}")
-_WHOLES = ("it's part of {}", "it belongs to {}", "you get it with {}", "you'd find it on {}")
-_PLACE_WHOLES = ("it's in {}", "it's part of {}", "look for it in {}", "somewhere in {}")
 _OBJECTS = {"it": "it", "he": "him", "she": "her"}
 # Facts that make up for a definition.
 _ENOUGH = 3
@@ -54,6 +50,10 @@ class Talk:
         template = self.rng.choice(fresh)
         self._used.add(template)
         return template.format(**{"it": "it", **self._slots, **slots})
+
+    def _drawn(self, section: str, **slots: str) -> str:
+        """A template of a section, whether it was used before or not, with its slots filled."""
+        return self.rng.choice(PHRASES[section]).format(**slots)
 
     def fact(self) -> str:
         """One clause about the thing.
@@ -146,11 +146,7 @@ class Talk:
             facts.append(self.choose(PHRASES["usages"], usage=rng.choice(thing.usages)[0]))
         if thing.siblings and rng.random() < 0.4:
             near = self._named(rng.choice(thing.siblings))
-            facts.append(
-                rng.choice(
-                    ["not {0}, but close", "{1}'s not {0} though", "people compare {2} with {0}", "a bit like {0}"]
-                ).format(near, self.it, _OBJECTS[self.it])
-            )
+            facts.append(self._drawn("near_facts", name=near, it=self.it, him=_OBJECTS[self.it]))
         rng.shuffle(facts)
         if self._defining:
             # Told last to first: mostly early, sometimes only at the end.
@@ -171,9 +167,7 @@ class Talk:
         noun, it = self._told_noun, self.it
         if self.thing.part_of_speech != "noun":
             return f'it means "{noun}"'
-        return self.rng.choice(
-            [f"{it}'s {noun}", f"{it} is {noun}", f"{it}'s {noun}", noun, f"basically {noun}", f"I'd say {noun}"]
-        )
+        return self._drawn("definition_facts", it=it, noun=noun)
 
     def _filled(self, statement: str) -> str:
         it, rng = self.it, self.rng
@@ -191,31 +185,18 @@ class Talk:
         if not kinds:
             return []
         kind = self.rng.choice(kinds)
-        templates = [
-            "{it}'s a kind of {kind}",
-            "{it}'s some kind of {kind}",
-            "{it}'s a type of {kind}",
-            "some sort of {kind}",
-        ]
-        templates += [
-            "think of a special {kind}",
-            "{kind} is the right direction",
-            "{it} belongs to the {kind} family, so to say",
-        ]
-        return [self.rng.choice(templates).format(it=self.it, kind=kind)]
+        return [self._drawn("kind_facts", it=self.it, name=kind)]
 
     def _part_facts(self) -> list[str]:
         thing, rng = self.thing, self.rng
-        facts = []
+        facts, place = [], "place_" if thing.lexname == "noun.location" else ""
         if thing.parts:
             names = [with_article(name) for name in rng.sample(thing.parts, min(2, len(thing.parts)))]
-            facts.append(
-                rng.choice(_PLACE_PARTS if thing.lexname == "noun.location" else _PARTS).format(" and ".join(names))
-            )
+            facts.append(self._drawn(f"{place}part_facts", name=" and ".join(names)))
         if thing.wholes:
             whole = rng.choice(thing.wholes)
             the = whole if whole[0].isupper() else with_article(whole)
-            facts.append(rng.choice(_PLACE_WHOLES if thing.lexname == "noun.location" else _WHOLES).format(the))
+            facts.append(self._drawn(f"{place}whole_facts", name=the))
         return facts
 
     def _tag_facts(self) -> list[str]:
@@ -223,18 +204,11 @@ class Talk:
         if not tags:
             return []
         words = ", ".join(tags[:-1]) + (" and " if len(tags) > 1 else "") + tags[-1]
-        templates = [
-            "it's got to do with {}",
-            "I'd file it under {}",
-            "{} come to mind" if len(tags) > 1 or is_plural(tags[0].split()[-1]) else "{} comes to mind",
-        ]
-        templates += ["it makes me think of {}", "keywords: {}", "think {}"]
-        return [self.rng.choice(templates).format(words)]
+        several = len(tags) > 1 or is_plural(tags[0].split()[-1])
+        return [self._drawn("tag_facts", text=words, come="come" if several else "comes")]
 
     def _detail(self, text: str) -> str:
         first = text.split()[0]
         if first in ("of", "with", "in", "on", "at", "for", "from", "by", "inside", "under", "dancing", "holding"):
-            return self.rng.choice(["{}", "it's the one {}", "{}, to be exact"]).format(text)
-        return self.rng.choice(["{}", "it's {a} {} one", "{}, I'd say", "{}, if you look closely"]).format(
-            text, a=article(text)
-        )
+            return self._drawn("detail_facts", text=text)
+        return self._drawn("quality_facts", text=text, a=article(text))

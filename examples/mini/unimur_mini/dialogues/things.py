@@ -11,16 +11,11 @@ from modeling_unimur.data.titles import normalise_title, split_of_title, title_g
 from .captions import Piece, caption_pieces
 from .glosses import is_noun_phrase, noun_phrase, plain, statements
 from .lexicon import CONCRETE, Lexicon
-from .stems import STOP_WORDS, content_stems, hidden_stems, says, word_set
+from .phrases import word_list
+from .stems import STOP_WORDS, content_stems, hidden_stems, says
 
 # Tags that say how or for what an image was filed.
-_EMPTY_TAGS = word_set(
-    """
-    icon sign symbol symbols cartoon clipart image design external signs unsorted appicon theme silhouette contour
-    outline outlined filled uppercase lowercase special misc other people icons shape shapes activities activity
-    events webpage etiquette buttons button default misc logo logos sticker emblem
-    """
-)
+_EMPTY_TAGS = frozenset(word_list("tags without meaning"))
 _BLANKS = ("___", "[...]", "thingy", "whatsit", "you-know-what", "…", "(blank)")
 # What a clause begins with, left behind where it is cut off.
 _DANGLING = re.compile(
