@@ -15,6 +15,8 @@ COLUMNS = ("mrr@10", "ndcg@10", "mrr@20", "ndcg@20", "recall@20", "recall@100")
 ZERO, PLAIN, IN_BATCH = "zero-shot", "zero-shot, plain sum", "in-batch"
 UNBALANCED, BALANCED = "+ hard negatives, unbalanced", "+ hard negatives, balanced"
 VERBAL, HIDDEN = "+ verbalization", ", captions hidden"
+HYBRID = "balanced + BM25 (hybrid)"
+SECOND, WEIGHTED = "hybrid + second stage", "hybrid + weighted second stage"
 
 
 class Rows:
@@ -87,8 +89,10 @@ def comparisons(rows: Rows) -> dict[str, dict[str, float]]:
         (BALANCED, "BM25"),
         (BALANCED, f"BM25 & {ZERO}"),
         (BALANCED, f"BM25 & {IN_BATCH}"),
-        ("balanced + BM25 (hybrid)", "BM25"),
-        ("balanced + BM25 (hybrid)", BALANCED),
+        (HYBRID, "BM25"),
+        (HYBRID, BALANCED),
+        (SECOND, HYBRID),
+        (WEIGHTED, HYBRID),
     ]
     return {
         f"{ours} - {theirs}": rows.difference(ours, theirs)

@@ -1,6 +1,6 @@
 """Manuals that UniVL-DR-mini was trained on beside one that it never saw: BM25, the dual encoder as it comes, models.
 
-    python benchmarks/manuals.py [--corpora SET ...] [--model NAME=FOLDER ...]
+    python benchmarks/manuals.py [--corpora SET ...] [--model NAME=FOLDER ...] [--dims N ...]
 
 Each corpus is one ranking of passages and images, asked by the test questions; grade 2, the section or image meant,
 counts. `scikit_learn_guide` was never trained on; it is the development corpus on which `model.trained_share` of
@@ -8,6 +8,8 @@ counts. `scikit_learn_guide` was never trained on; it is the development corpus 
 
 - `CORPUS_bm25`, `CORPUS_untrained`, `CORPUS_release`: MRR@10 in percent over texts and captions, with `_low` and
   `_high`, the 95 % interval by the bootstrap over questions; `CORPUS_NAME` of a further `--model`;
+- `CORPUS_NAME_N`, with `--dims`: the same by the first N numbers of the vectors;
+- `CORPUS_all_questions`, `CORPUS_NAME_all`: of the validation and test questions together;
 - `CORPUS_untrained_hybrid` and so on: with BM25, whose weight the validation questions choose;
 - `CORPUS_release_over_untrained`, `..._hybrid_over_untrained_hybrid`: paired differences;
 - `mean_...`: of the corpora that the file holds (those that are not measured keep their figures);
@@ -38,6 +40,7 @@ from modeling_unimur.evaluation.universal import (
     RetrievalTask,
     Space,
     bm25_system,
+    setting_figures,
     with_bm25,
 )
 
@@ -103,19 +106,29 @@ def encoders(
     return {name: Encoder(*pair, precision=precision, pooled=pooled) for name, pair in made.items()}
 
 
-def measure(corpus: str, retrieval: RetrievalSet, models: Mapping[str, DualEncoder]) -> dict[str, float]:
+def measure(
+    corpus: str, retrieval: RetrievalSet, models: Mapping[str, DualEncoder], dims: Sequence[int] = ()
+) -> dict[str, float]:
     """All figures of one corpus."""
     task, dev = (RetrievalTask.from_set(retrieval, split, LEAST_SCORE) for split in ("test", "validation"))
     rows = Rows(task)
     rows.add("bm25", bm25_system(task.query_texts, task.doc_texts, task.is_image))
     figures = {"questions": len(task.query_ids), "images": int(task.is_image.sum())}
     figures["texts"] = len(task.doc_ids) - figures["images"]
+    counts = [figures["questions"], len(dev.query_ids)]
+    figures["all_questions"] = sum(counts)
     for name, encoder in models.items():
         space = Space(encoder, task, dev)
         beside, weight = with_bm25(name, space)
         rows.add(name, space.system())
         rows.add(f"{name}_hybrid", beside[HYBRID.format(name)])
         figures[f"{name}_bm25_weight"] = weight.value
+        # What the validation questions come to without BM25 is among the weights that were tried.
+        splits = [rows.found.interval(name, "both mrr@10").mean, weight.tried[0.0]]
+        figures[f"{name}_all"] = float(np.average(splits, weights=counts))
+        for dim in dims:
+            found = setting_figures(space.system(dim), task, ("both",)).values["both mrr@10"]
+            figures[f"{name}_{dim}"] = float(found.mean())
     for name in rows.found.systems:
         found = rows.found.interval(name, "both mrr@10")
         figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
@@ -146,6 +159,7 @@ def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help=f"default: {' '.join(CORPORA)}")
     parser.add_argument("--model", action="append", type=_named_folder, default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--dims", nargs="+", type=int, default=[], metavar="N", help="widths of truncated vectors")
     parser.add_argument("--bf16", action="store_true", help="encode under bfloat16 autocast")
     parser.add_argument("--captions", action="store_true", help="leave the images out: captions stand for them")
     args = parser.parse_args()
@@ -163,7 +177,7 @@ def main() -> None:
             retrieval = load_retrieval_set(corpus)
             folders = {RELEASE: None, **dict(args.model)}
             models = encoders(retrieval, folders, torch.bfloat16 if args.bf16 else None, args.captions)
-        figures |= measure(corpus, retrieval, models)
+        figures |= measure(corpus, retrieval, models, args.dims)
     if not args.quick:
         figures |= kept_figures(corpora)
         corpora = [corpus for corpus in CORPORA if f"{corpus}_bm25" in figures]

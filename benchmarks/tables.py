@@ -358,6 +358,8 @@ _LADDER = {
     "+ hard negatives, balanced": "**+ hard negatives, balanced**",
     "balanced, oracle modality": "balanced, oracle modality",
     "balanced + BM25 (hybrid)": "balanced + BM25 (hybrid)",
+    "hybrid + second stage": "hybrid, its first 20 by token vectors",
+    "hybrid + weighted second stage": "hybrid, its first 20 by both scores",
     "+ verbalization": "+ verbalization (words read by Tesseract)",
 }
 _COLUMNS = ("ndcg@10", "recall@20", "recall@100")
@@ -383,6 +385,11 @@ def _ladder(corpus: str, names: dict[str, str]) -> list[list[str]]:
 @table("ladder_gimp_manual")
 def ladder_gimp_manual() -> list[list[str]]:
     return _ladder("gimp_manual", _LADDER)
+
+
+@table("ladder_gnucash_manual")
+def ladder_gnucash_manual() -> list[list[str]]:
+    return _ladder("gnucash_manual", _LADDER)
 
 
 @table("ladder_picture_dictionary")
@@ -436,9 +443,14 @@ def ladder_differences() -> list[list[str]]:
         "balanced + BM25 (hybrid)": "hybrid",
         "+ verbalization": "verbalization",
     }
-    rows = [["MRR@10, difference in points", "GIMP manual", "image dictionary"]]
+    names = {
+        "gimp_manual": "GIMP manual",
+        "gnucash_manual": "GnuCash manual",
+        "picture_dictionary": "image dictionary",
+    }
+    rows = [["MRR@10, difference in points", *names.values()]]
     for pair in corpora["gimp_manual"]["differences"]:
-        found = [corpora[corpus]["differences"].get(pair) for corpus in ("gimp_manual", "picture_dictionary")]
+        found = [corpora[corpus]["differences"].get(pair) for corpus in names]
         ours, theirs = (short.get(one, one) for one in pair.split(" - "))
         rows.append([f"{ours} {MINUS} {theirs}", *(interval(one) if one else "" for one in found)])
     return rows

@@ -1,6 +1,7 @@
-"""UniVL-DR's ladder on two corpora that anybody can install: each of its steps, and what it is compared with.
+"""UniVL-DR's ladder on corpora that anybody can install: each of its steps, and what it is compared with.
 
     python benchmarks/univl_dr_ladder.py [--corpora gimp_manual picture_dictionary] [--seeds 3] [--verbalize SET=NAME]
+        [--reranker MODEL]
     python benchmarks/univl_dr_ladder.py --full --corpora webqa=PATH        (the paper's recipe; a GPU)
 
 By default the small dual encoder and `recipes/univl_dr_ladder.yaml`, sized for two CPU cores: image tower frozen and
@@ -14,6 +15,9 @@ split chooses for the untrained encoder (`plain sum` and `--full`: 1, the paper'
   unbalanced`; `+ hard negatives, balanced` (stage 2); `+ verbalization` (balanced, generated words behind captions);
 - `BM25 & ...`: divide and conquer, BM25 for texts and the dense model for images, and the same with an oracle of
   the modality; `... + BM25 (hybrid)`, its weight chosen on the development split; `..., oracle modality`;
+- `hybrid + second stage`, with `--reranker`: the first 20 of the hybrid in the reranker's order;
+  `hybrid + weighted second stage`: by the sum of both scores, each scaled to 0 to 1 over the 20, with the weight that
+  the development split chooses;
 - `..., captions hidden`: images without their words (the setting of images alone tells most).
 
 Figures: MRR and NDCG at 10 and 20, recall at 20 and 100, in percent; 95 % intervals of MRR@10 by the bootstrap over
@@ -42,10 +46,13 @@ from benchmarks.harness import RESULTS, ROOT, argument_parser, machine, versions
 from benchmarks.ladder_rows import (
     BALANCED,
     HIDDEN,
+    HYBRID,
     IN_BATCH,
     PLAIN,
+    SECOND,
     UNBALANCED,
     VERBAL,
+    WEIGHTED,
     ZERO,
     Rows,
     aims,
@@ -56,16 +63,21 @@ from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
+from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.report import aligned
 from modeling_unimur.evaluation.universal import (
     DivideAndConquer,
+    Hybrid,
     RetrievalTask,
+    SecondStage,
     Space,
     bm25_system,
     choose_image_weight,
     dense_system,
     with_bm25,
 )
+from modeling_unimur.evaluation.universal.evaluate import HYBRID_WEIGHTS, choose
+from modeling_unimur.index.second_stage import open_reranker
 from modeling_unimur.training.documents import PooledImages
 from modeling_unimur.training.recipes import Recipe, load_recipe
 from modeling_unimur.training.train_univl_dr import build, train
@@ -75,8 +87,10 @@ CORPORA = ("gimp_manual", "picture_dictionary")
 # The GIMP manual's figures are screenshots, whose letters say most; a drawing has none.
 VERBALIZERS = {"gimp_manual": "ocr"}
 RECIPES = {False: ROOT / "recipes" / "univl_dr_ladder.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
-# Grades that count as relevant: of the manual the section or image meant, not what is near it.
-LEAST_SCORES = {"gimp_manual": 2}
+# Grades that count as relevant: of a manual the section or image meant, not what is near it.
+LEAST_SCORES = dict.fromkeys(("gimp_manual", "gnucash_manual", "debian_handbook"), 2)
+# Documents that a second stage reads.
+RERANK_TOP_K = 20
 QUICK_STEPS = 2
 
 
@@ -218,11 +232,24 @@ class Ladder:
         for row in list(others.items())[1:]:
             self.rows.add(*row)
         self.rows.notes.append(f"hybrid: BM25's weight {weight.value:g}, of {weight.tried}")
+        if self.args.reranker:
+            self._second_stage(space, others[HYBRID], weight.value)
         for made, name in ((zero, ZERO), (space, BALANCED)):
             bare = made.encoded.without_captions()
             self.rows.add(name + HIDDEN, dense_system(made.queries, bare.fused(made.encoder), self.task.is_image))
         words = np.where(self.task.is_image, "", np.array(self.task.doc_texts, dtype=object)).tolist()
         self.rows.add("BM25" + HIDDEN, bm25_system(self.task.query_texts, words, self.task.is_image))
+
+    def _second_stage(self, space: Space, hybrid: Encoded, bm25_weight: float) -> None:
+        """The hybrid's first documents in the order of a reranker, and of the sum of both."""
+        reranker, dev = open_reranker(self.args.reranker), self.dev
+        self.rows.add(SECOND, stage := SecondStage(hybrid, reranker, self.task, RERANK_TOP_K))
+        dense = dense_system(space.dev_queries, space.documents, dev.is_image)
+        sparse = bm25_system(dev.query_texts, dev.doc_texts, dev.is_image)
+        on_dev = SecondStage(Hybrid(dense, sparse, bm25_weight), reranker, dev, RERANK_TOP_K)
+        chosen = choose(HYBRID_WEIGHTS, on_dev.weighted, dev, 0.0)
+        self.rows.add(WEIGHTED, stage.weighted(chosen.value))
+        self.rows.notes.append(f"second stage: {self.args.reranker}, weight {chosen.value:g}, of {chosen.tried}")
 
     def _verbalized(self) -> None:
         name = self.args.verbalizers.get(self.corpus)
@@ -274,6 +301,7 @@ def main() -> None:
         help="what puts a set's images into words, as `unimur verbalize` takes it, or `released` for the words of "
         "UniVL-DR's data.zip (default: gimp_manual=ocr)",
     )
+    parser.add_argument("--reranker", metavar="MODEL", help="second stage for two more rows")
     parser.add_argument("--runs", type=Path, help="folder for the runs (default: runs/univl_dr_ladder)")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help="win over the recipe")
     args = parser.parse_args()

@@ -15,6 +15,7 @@ from ..conversation import words_of_dialogue
 from ..index.second_stage import RERANK_TOP_K, open_reranker
 from ..memory_index import KINDS
 from ..modeling_open_clip import fuses_captions, picture_inputs, picture_vectors, text_vectors
+from .openai_requests import RerankRequest
 from .public_names import PublicNames
 from .refusal import Refused
 from .requests import RetrievalRequest
@@ -37,7 +38,7 @@ class Answerer:
         names: how hits are shown.
         reranker: a second stage, as the pipeline takes it, for all requests that do not refuse it; coherent replies
             and pairs have none.
-        rerank_top_k: how many hits of each ranking it rescores.
+        rerank_top_k: how many hits of each ranking it rescores; of a request for ranked documents, all.
     """
 
     def __init__(
@@ -137,6 +138,10 @@ class Answerer:
                 rows = [found] * len(numbers) if isinstance(found, Exception) else found
                 answers.update(zip(numbers, rows, strict=True))
         return [answers[number] for number in range(len(wanted))]
+
+    def rerank(self, wanted: list[tuple[RerankRequest, list[torch.Tensor]]]) -> list[dict | Exception]:
+        """The answer to each request for ranked documents by the vectors of its rows, or why there is none."""
+        return [self._tried(lambda one=one: one[0].answer(one[1], self.reranker)) for one in wanted]
 
     def count(self) -> dict[str, int]:
         """Candidates by kind."""

@@ -160,7 +160,8 @@ class _Server:
         )
         self.ranker = Batcher(self.answerer.rank, max_batch, 0, name="rank", **waiting)
         self.filter = Batcher(self.answerer.rank, 1, 0, name="filter", **waiting)
-        self.batchers = (self.decoder, self.model, self.ranker, self.filter)
+        self.reranker = Batcher(self.answerer.rerank, 1, 0, name="rerank", **waiting)
+        self.batchers = (self.decoder, self.model, self.ranker, self.filter, self.reranker)
         self.memory, self.trimmer = MemoryBudget(limits.memory_bytes), MemoryTrimmer()
         self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
         skipped = getattr(answerer.reranker, "skipped", {})
@@ -232,18 +233,25 @@ class _Server:
 
     async def embed(self, body: bytearray, asker: _Asker) -> dict:
         """Vectors of dialogues or candidates."""
-        return await self._answered_by_vectors(await self._read(read_embedding_request, body), asker)
+        wanted = await self._read(read_embedding_request, body)
+        vectors = await self._vectors_for(wanted, asker)
+        self.metrics.seconds.observe(asker.seconds)
+        return wanted.answer(vectors)
 
     async def rerank(self, body: bytearray, asker: _Asker) -> dict:
         """Documents, ranked for a query."""
-        return await self._answered_by_vectors(await self._read(read_rerank_request, body), asker)
+        wanted = await self._read(read_rerank_request, body)
+        for row in wanted.documents:
+            row.is_read_again = self.answerer.reranker is not None
+        vectors = await self._vectors_for(wanted, asker)
+        answer = await self.reranker.answer((wanted, vectors), asker.seconds_left, asker.host)
+        self.metrics.seconds.observe(asker.seconds)
+        return answer
 
-    async def _answered_by_vectors(self, wanted: EmbeddingRequest | RerankRequest, asker: _Asker) -> dict:
+    async def _vectors_for(self, wanted: EmbeddingRequest | RerankRequest, asker: _Asker) -> list:
         if wanted.model != self.model_name:
             raise Refused(404, f"There is no model {wanted.model!r:.80} here; this server has {self.model_name!r}.")
-        vectors = await self._vectors(wanted.rows, asker)
-        self.metrics.seconds.observe(asker.seconds)
-        return wanted.answer(vectors)
+        return await self._vectors(wanted.rows, asker)
 
     async def _read(self, read: Callable, body: bytearray) -> Any:
         wanted = await asyncio.get_running_loop().run_in_executor(self.readers, read, body, self.limits)
@@ -270,8 +278,9 @@ class _Server:
             asker.held.pixels += pixels
             await self.decoder.answer(row, asker.seconds_left, asker.host, pixels)
         vector = await self.model.answer(row, asker.seconds_left, asker.host, row.cost(self.most_tokens))
-        row.messages, row.images = [], []
-        asker.held.give(kept)
+        if not row.is_read_again:
+            row.messages, row.images = [], []
+            asker.held.give(kept)
         return vector
 
     async def _body(self, request: Request, held: _Held) -> bytearray:

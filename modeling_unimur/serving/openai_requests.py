@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..conversation import words_of_dialogue
+from ..memory_index import Hit
 from .limits import ServingLimits
 from .refusal import Refused
 from .requests import RetrievalRequest, read_messages, read_object
@@ -80,19 +82,29 @@ class RerankRequest:
         """Everything that needs a vector."""
         return [self.query, *self.documents]
 
-    def answer(self, vectors: list[torch.Tensor]) -> dict:
+    def answer(self, vectors: list[torch.Tensor], reranker: Any = None) -> dict:
         """The answer by the vectors `(1, width)` of `rows`: documents by their cosine with the query; of equals the
-        first one comes first."""
+        first one comes first. A second stage rescores all of them; those that it cannot read follow."""
         scores = (vectors[0] @ torch.cat(vectors[1:]).T)[0]
-        order = torch.sort(scores, descending=True, stable=True).indices[: self.top_n].tolist()
+        order = torch.sort(scores, descending=True, stable=True).indices.tolist()
+        hits = [self._hit(at, float(scores[at])) for at in order]
+        if reranker is not None:
+            [hits] = reranker.rerank([hits], [self.query.words], len(hits))
         results: list[dict] = []
-        for at in order:
-            results.append({"index": at, "relevance_score": float(scores[at])})
+        for at, score in ((int(hit.id), hit.score) for hit in hits[: self.top_n]):
+            results.append({"index": at, "relevance_score": score})
             if self.return_documents:
                 document = self.given[at]
                 text = document if isinstance(document, str) else document.get("text")
                 results[-1]["document"] = {} if text is None else {"text": text}
         return {"model": self.model, "results": results, "usage": usage(self.rows)}
+
+    def _hit(self, at: int, score: float) -> Hit:
+        """A document as a second stage reads it."""
+        messages = self.documents[at].messages
+        payload = {part["type"]: part[part["type"]] for message in messages for part in message["content"]}
+        kind = "image" if "image" in payload else "text"
+        return Hit(str(at), score, kind, {**payload, "caption": payload.get("text")})
 
 
 def usage(rows: list[RetrievalRequest]) -> dict[str, int]:
@@ -184,7 +196,8 @@ def _in_place(name: str, at: int, read, *arguments) -> RetrievalRequest:
 
 def _query(messages: Any, limits: ServingLimits) -> RetrievalRequest:
     messages, reader = read_messages(messages, limits)
-    return RetrievalRequest(messages, tokens=reader.tokens, images=reader.images, prompt_tokens=0)
+    words = words_of_dialogue(messages)
+    return RetrievalRequest(messages, tokens=reader.tokens, images=reader.images, words=words, prompt_tokens=0)
 
 
 def _document(messages: Any, limits: ServingLimits) -> RetrievalRequest:

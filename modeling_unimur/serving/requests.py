@@ -32,6 +32,7 @@ class RetrievalRequest:
         top_k, modality, where, coherent, hybrid: of the pipeline.
         words: the text of all turns, which `hybrid` and a second stage read.
         rerank: whether the server's second stage rescores the hits; None where the client does not say.
+        is_read_again: whether a second stage reads the messages after the vector is there.
         is_document: whether the one message is a candidate, a text or an image, and not a dialogue.
         prompt_tokens: of the words, as the tokenizer counts them with the vector; None where nobody asks.
         tokens: of its words, about.
@@ -49,6 +50,7 @@ class RetrievalRequest:
     hybrid: float | str | None = None
     words: str = ""
     rerank: bool | None = None
+    is_read_again: bool = False
     is_document: bool = False
     prompt_tokens: int | None = None
     images: list[EncodedImage] = field(default_factory=list)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
+from .distillation import Distillation
 from .frozen_features import FeatureOptions
 from .mining import MiningOptions
 from .query_rows import Sampler
@@ -318,6 +319,12 @@ class UniVLDRDataArguments:
         retrieval: gimp_manual, gnucash_manual, debian_handbook; webqa=PATH, in any layout; folder=PATH of a
             saved RetrievalSet; or a list of these, whose documents lie in one index.
         train_splits: splits whose queries train; those that the set lacks are left out.
+        generated_splits: splits of generated queries that train too, without those that fail the round trip; those
+            that the set lacks are left out.
+        round_trip: a generated query trains if the model, before training, finds a positive of it among so many
+            documents.
+        round_trip_bm25: weight of BM25 beside the model in that search.
+        distillation: arguments of training.distillation.Distillation, such as teacher; none if empty.
         captions: of UniVL-DR's data.zip: raw, expanded or query (verbalized images).
         stage2_captions: those that stage 2 trains on and is judged by, where they are others.
         deduplicate: of WebQA: none (as released), texts (equal texts are one document) or all; texts if null.
@@ -356,6 +363,10 @@ class UniVLDRDataArguments:
 
     retrieval: str | list[str] = "gimp_manual"
     train_splits: list[str] = field(default_factory=lambda: ["train"])
+    generated_splits: list[str] = field(default_factory=list)
+    round_trip: int = 3
+    round_trip_bm25: float = 0.0
+    distillation: dict = field(default_factory=dict)
     captions: str = "raw"
     stage2_captions: str | None = None
     deduplicate: str | None = None
@@ -397,12 +408,19 @@ class UniVLDRDataArguments:
             raise ValueError(f"feature_dtype is float32 or bfloat16, not {self.feature_dtype!r}.")
         if self.mine_every is not None and self.mine_every < 1:
             raise ValueError(f"mine_every must be a positive number of steps, got {self.mine_every}.")
+        if self.round_trip < 1:
+            raise ValueError(f"round_trip must be a positive number of documents, got {self.round_trip}.")
         self.stage_sampler(2)
         self.mining_options()
+        self.distillation_options()
 
     def stage_sampler(self, stage: int) -> Sampler:
         """How a stage chooses candidates."""
         return Sampler("in_batch" if stage == 1 else self.sampler, self.image_negatives, self.text_negatives)
+
+    def distillation_options(self) -> Distillation | None:
+        """What is learned from a teacher's scores."""
+        return Distillation(**self.distillation) if self.distillation else None
 
     def mining_options(self) -> MiningOptions:
         """What mining drops."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from ..data.retrieval_set import RetrievalSet
+from .distillation import Teacher
 from .documents import Documents
 
 SAMPLERS = ("in_batch", "balanced", "unbalanced", "image_only", "text_only", "hard_in_batch")
@@ -100,6 +102,7 @@ class QueryRows(Dataset):
         seed: of the draws.
         least_score: of a positive; relevant documents of a lower score are neither positives nor negatives.
         pairs: whether the splits' pairs are rows too.
+        without: ids of queries that are left out.
 
     Raises:
         ValueError: no row is left.
@@ -115,8 +118,10 @@ class QueryRows(Dataset):
         seed: int = 0,
         least_score: int = 1,
         pairs: bool = False,
+        without: Container[str] = (),
     ):
         self.documents, self.sampler, self.seed = documents, sampler or Sampler("in_batch"), seed
+        self.without = without
         self.mined: Mined = mined or {}
         self.epoch = 0
         self.queries: list[str] = []
@@ -152,6 +157,8 @@ class QueryRows(Dataset):
             right = [number for number, score in scores.items() if score >= least_score]
             shown = [number for number in right if documents.kinds[number] == "image"]
             others = {documents.numbers[doc] for doc in excluded.get(query, ()) if doc in documents.numbers}
+            if query in self.without:
+                continue
             if not text.strip() or not right:
                 lost["without a positive" if not right else "empty"] += 1
             else:
@@ -201,6 +208,7 @@ class QueryRows(Dataset):
         images, texts = self.mined.get(self.queries[row], ((), ()))
         drawn = [self.documents.numbers[doc] for doc in self.sampler.draw(images, texts, rng)]
         return {
+            "query": self.queries[row],
             "text": self.texts[row],
             "positive": positive,
             "negatives": [number for number in drawn if number not in self.known[row]],
@@ -222,6 +230,7 @@ class QueryCollator:
             every query that brought it.
         false_negative_threshold (*optional*): cosine with the positive from which on a document is no negative.
         max_tokens (*optional*): longest query, text and caption, where shorter ones than the processor's are enough.
+        teacher (*optional*): scores of the candidates, which become `teacher_scores`; NaN for other documents.
     """
 
     def __init__(
@@ -233,9 +242,11 @@ class QueryCollator:
         mask_known: bool = True,
         false_negative_threshold: float | None = None,
         max_tokens: int | None = None,
+        teacher: Teacher | None = None,
     ):
         self.processor, self.documents, self.images = processor, documents, images
         self.sampler, self.mask_known, self.threshold = sampler, mask_known, false_negative_threshold
+        self.teacher = teacher
         limit = processor.max_target_tokens
         self.limits = {} if max_tokens is None else {"max_length": min(max_tokens, limit)}
 
@@ -259,6 +270,10 @@ class QueryCollator:
             batch.update({} if self.images is None else self.images(shown))
         batch["positives"] = torch.tensor([place[row["positive"]] for row in rows])
         batch["candidates"] = self._candidates(rows, order, place, brought)
+        if self.teacher is not None:
+            chosen = batch["candidates"].numpy() > 0
+            scores = np.where(chosen, self.teacher(rows, order, chosen), np.nan)
+            batch["teacher_scores"] = torch.from_numpy(scores.astype(np.float32))
         if self.sampler.in_batch:
             batch["document_ids"] = torch.tensor(order)
             batch["known_ids"] = self._known(rows)

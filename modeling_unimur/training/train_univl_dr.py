@@ -1,154 +1,42 @@
 """Training of UniVL-DR: in-batch, then against mined hard negatives of both modalities."""
 
-from __future__ import annotations
-
 import copy
+import functools
 import json
 import logging
-import math
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.registry import load_retrieval_set
+from ..encoding.encoder import Encoder
+from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_system
+from ..index.second_stage import open_reranker
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
 from .callbacks import EpochDraws, TrainingGuard
 from .checkpoints import starting_point
+from .distillation import START, Distillation, FileTeacher, PairTeacher, SystemTeacher, Teacher, read_scores
 from .documents import DecodedImages, Documents, PooledImages
-from .frozen_towers import frozen_towers
 from .mining import mine_rows, mined_of, read_mined, write_mined
 from .query_rows import Mined, QueryCollator, QueryRows
 from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
-from .trainer import RetrievalTrainer, parameter_report
-
-
-def choose_trained_parts(model, tokenizer, image_tower: str = "trained", text_layers: int | None = None) -> None:
-    """Freezes what a recipe does not train, in place.
-
-    What no loss of contrastive training reads is frozen in any case: SigLIP's bias, the image side where captions
-    alone make up a document, and the classifier of a `PictureHead`, which is the frozen tower's own.
-
-    Args:
-        model (`UniVLDRModel`): all of whose weights train so far.
-        tokenizer: the dual encoder's.
-        image_tower: `"trained"`; `"frozen"`: all of the image tower but its projection into the joint space; or
-            `"unused"`, the projection as well.
-        text_layers (*optional*): top layers of the text tower that train, with what follows them; all of the tower by
-            default. 0 leaves what follows the layers.
-
-    Raises:
-        ValueError: the text tower has fewer layers, or they cannot be told.
-    """
-    clip, towers = model.clip, frozen_towers(model.clip, tokenizer)
-    for name, weight in clip.named_parameters():
-        if name.endswith("logit_bias") or ".head.classifier." in name:
-            weight.requires_grad_(False)
-    reads_captions_alone = image_tower == "unused" or model.config.fusion == "caption"
-    if image_tower == "frozen" or reads_captions_alone:
-        towers.image_tower.requires_grad_(False)
-    if reads_captions_alone:
-        for part in (getattr(clip, "visual_projection", None), getattr(getattr(clip, "model", None), "visual", None)):
-            if part is not None:
-                part.requires_grad_(False)
-    if text_layers is not None:
-        _freeze_lower_text(_text_parts(clip, towers), text_layers)
-
-
-def _text_parts(clip, towers) -> dict[str, nn.Module | nn.Parameter]:
-    """The text side by name, without the image side."""
-    if towers.text_tower is not getattr(clip, "model", None):
-        return {"text": towers.text_tower}
-    # open_clip's own text tower lies beside the image tower, in parts.
-    names = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
-    found = {name: getattr(clip.model, name, None) for name in names}
-    return {name: part for name, part in found.items() if part is not None}
-
-
-def _freeze_lower_text(parts: dict[str, nn.Module | nn.Parameter], kept: int) -> None:
-    modules = [part for part in parts.values() if isinstance(part, nn.Module)]
-    lists = [m for part in modules for m in part.modules() if isinstance(m, nn.ModuleList)]
-    stacks = [m for m in lists if not any(m is top for top in modules)]
-    if not stacks:
-        raise ValueError("The text tower's layers cannot be told: leave model.text_layers out.")
-    layers = max(stacks, key=len)
-    if kept > len(layers):
-        raise ValueError(f"The text tower has {len(layers)} layers, not {kept} (model.text_layers).")
-    for layer in layers[: len(layers) - kept]:
-        layer.requires_grad_(False)
-    for name, part in parts.items():
-        weights = part.named_parameters(name) if isinstance(part, nn.Module) else [(name, part)]
-        for full_name, weight in weights:
-            if "embedding" in full_name:
-                weight.requires_grad_(False)
-
+from .round_trip import failed_round_trips
+from .text_encoders import load_text_space
+from .trainer import parameter_report
+from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer, choose_trained_parts
 
 logger = logging.getLogger(__name__)
-
-
-def released_cosine(step: int, total: int, warmup: int = 0) -> float:
-    """Factor on the learning rate of the optimizer's step number `step`, from 0 on, as in the released training
-    scripts (after open_clip): they count a step before they ask for its rate, so that the first is a hair below the
-    full rate and the last is 0."""
-    number = step + 1
-    if number < warmup:
-        return (number + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * min(number - warmup, total - warmup) / max(total - warmup, 1)))
-
-
-class UniVLDRTrainer(RetrievalTrainer):
-    """`RetrievalTrainer` with weight decay on matrices alone, and the released form of the cosine schedule."""
-
-    def get_decay_parameter_names(self, model) -> list[str]:
-        """Weights of two dimensions or more: no bias, no norm, no class token, no logit scale."""
-        return [name for name, weight in model.named_parameters() if weight.ndim > 1]
-
-    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """`lr_scheduler_type: cosine` is the released one; others are transformers'."""
-        if self.lr_scheduler is None and self.args.lr_scheduler_type == "cosine":
-            warmup = self.args.get_warmup_steps(num_training_steps)
-            self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer, lambda step: released_cosine(step, num_training_steps, warmup)
-            )
-            self._created_lr_scheduler = True
-        return super().create_scheduler(num_training_steps, optimizer)
-
-
-class HardNegativeMiningCallback(TrainerCallback):
-    """Mines hard negatives again with the current model (ANCE).
-
-    Args:
-        rows (`QueryRows`): that take them.
-        mine: computes them.
-        every: steps between minings.
-    """
-
-    def __init__(self, rows: QueryRows, mine: Callable[[], Mined], every: int):
-        self.rows, self.mine, self.every = rows, mine, every
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """A resumed run goes on with negatives of the model that it starts from."""
-        if state.global_step >= self.every:
-            self.rows.use_mined(self.mine())
-
-    def on_step_end(self, args, state, control, **kwargs):
-        """Mines at every n-th step."""
-        if state.global_step % self.every == 0 and state.global_step < state.max_steps:
-            logger.info("Step %d: mining hard negatives", state.global_step)
-            self.rows.use_mined(self.mine())
-
 
 _RESULTS, _MINED = "results.json", "hard_negatives-train.parquet"
 
 
-def build(recipe: Recipe) -> tuple[UniVLDRModel, UniVLDRProcessor]:
+def build(recipe: Recipe) -> "tuple[UniVLDRModel, UniVLDRProcessor]":
     """A recipe's model, on a dual encoder or as an earlier run left it, with its trained parts chosen; and its
     processor.
 
@@ -195,6 +83,9 @@ class _Run:
         documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1], pairs))
         self.sets = {stage: (sets[stage - 1], documents[stage - 1]) for stage in (1, 2)}
         self.images = self._images(documents[0])
+        self.failed = self._failed_round_trips()
+        distilled = self.data.distillation_options()
+        self.teacher = None if distilled is None else self._teacher(distilled)
 
     def _images(self, documents: Documents):
         if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
@@ -204,12 +95,58 @@ class _Run:
         with self.args.main_process_first(local=False, desc="frozen features"):
             return PooledImages(self.model, self.processor, documents.images, self.data.feature_options())
 
+    @functools.cached_property
+    def start_vectors(self) -> torch.Tensor:
+        """Vectors of the corpus before training `(documents, width)`, by what stage 1 reads."""
+        self.model.to(self.args.device)
+        documents = self.sets[1][1]
+        corpus = [documents[number] for number in range(documents.corpus_size)]
+        return self._encoder().encode_documents(corpus, self.images)
+
+    def _encoder(self) -> Encoder:
+        return Encoder(self.model, self.processor, self.precision, progress=True)
+
+    def _failed_round_trips(self) -> "set[str]":
+        """Generated queries that are not trained on."""
+        retrieval, failed = self.sets[1][0], set()
+        for split in self.data.generated_splits:
+            if split in retrieval.queries:
+                task = RetrievalTask.from_set(retrieval, split, self.data.least_score)
+                vectors = (self._encoder().encode_queries(task.query_texts), self.start_vectors)
+                found = failed_round_trips(task, *vectors, self.data.round_trip, self.data.round_trip_bm25)
+                logger.info("Round trip: %d of %d queries of %s kept", len(task.query_ids) - len(found),
+                            len(task.query_ids), split)  # fmt: skip
+                failed |= found
+        return failed
+
+    def _teacher(self, chosen: Distillation) -> Teacher:
+        """What gives scores of a batch's candidates."""
+        documents, name = self.sets[1][1], chosen.teacher
+        if Path(name).suffix in (".parquet", ".jsonl"):
+            return FileTeacher(read_scores(name), documents)
+        rows, space = self.rows(1, sampled=False), None
+        if name != START:
+            try:
+                return PairTeacher(open_reranker(name), documents)
+            except ValueError:  # it gives no scores of pairs: an encoder
+                space = load_text_space(name)
+        texts, kinds = documents.texts[: documents.corpus_size], documents.kinds[: documents.corpus_size]
+        is_image = np.array(kinds) == "image"
+        if space is None:
+            queries, vectors = self._encoder().encode_queries(rows.texts), self.start_vectors
+        else:
+            queries, vectors = space.encode_queries(rows.texts), space.encode_documents(texts)
+        system = dense_system(queries.numpy(), vectors.numpy(), is_image)
+        if chosen.bm25:
+            system = Hybrid(system, bm25_system(rows.texts, texts, is_image), chosen.bm25)
+        return SystemTeacher(system, rows.queries)
+
     @property
-    def precision(self) -> torch.dtype | None:
+    def precision(self) -> "torch.dtype | None":
         """Of the steps' autocast, for what is computed outside of them."""
         return torch.bfloat16 if self.args.bf16 else torch.float16 if self.args.fp16 else None
 
-    def judge(self, stage: int, split: str, most: int | None = None) -> RetrievalJudge:
+    def judge(self, stage: int, split: str, most: "int | None" = None) -> RetrievalJudge:
         """What measures a split, with the captions of a stage."""
         return RetrievalJudge(
             *self.sets[stage],
@@ -230,7 +167,7 @@ class _Run:
             for name, before in self.start.items():
                 weights[name].copy_(torch.lerp(before.to(weights[name].device), weights[name], share))
 
-    def figures(self, stage: int) -> dict[str, dict[str, float]]:
+    def figures(self, stage: int) -> "dict[str, dict[str, float]]":
         """Of the model as it stands, over the whole corpus: `dev` and `test`."""
         self.model.to(self.args.device)
         splits = {"dev": self.data.dev_split, "test": self.data.test_split}
@@ -238,17 +175,18 @@ class _Run:
         vectors = next(iter(judges.values())).embed(self.model)  # both search the same documents
         return {label: judge(self.model, vectors) for label, judge in judges.items()}
 
-    def rows(self, stage: int, mined: Mined | None = None, sampled: bool = True) -> QueryRows:
+    def rows(self, stage: int, mined: "Mined | None" = None, sampled: bool = True) -> QueryRows:
         """Training queries of a stage; without their sampler, all of them."""
         sampler = self.data.stage_sampler(stage if sampled else 1)
         return QueryRows(
             *self.sets[stage],
-            self.data.train_splits,
+            [*self.data.train_splits, *self.data.generated_splits],
             sampler,
             mined,
             self.args.seed,
             self.data.least_score,
             self.data.pairs,
+            self.failed,
         )
 
     def mine(self) -> Mined:
@@ -306,6 +244,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
         data.mask_known,
         data.false_negative_threshold,
         data.train_tokens,
+        run.teacher,
     )
     callbacks = [TrainingGuard(model), EpochDraws(rows)]
     if data.mine_every is not None and sampler.hard:
@@ -319,6 +258,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
         recalls=judge,
         processing_class=run.processor,
         callbacks=callbacks,
+        distillation=data.distillation_options(),
     )
     logger.info("Stage %d (%s): %d queries", stage, sampler.name, len(rows))
     trainer.train(resume_from_checkpoint=start)
@@ -401,12 +341,4 @@ def _note(run: _Run, results: dict, name: str, stage: int) -> None:
         (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-__all__ = [
-    "HardNegativeMiningCallback",
-    "UniVLDRTrainer",
-    "build",
-    "choose_trained_parts",
-    "released_cosine",
-    "stage_arguments",
-    "train",
-]
+__all__ = ["build", "stage_arguments", "train"]

@@ -20,7 +20,7 @@ from .ranks import (
     shard_language_model,
 )
 
-_LOGGED = ("caption_loss", "visual_matching_loss", "textual_matching_loss", "ret_token_loss")
+_LOGGED = ("caption_loss", "visual_matching_loss", "textual_matching_loss", "ret_token_loss", "distillation_loss")
 _SCALES = ("logit_scale", "text_logit_scale")
 
 

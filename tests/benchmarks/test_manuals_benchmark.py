@@ -10,7 +10,7 @@ from benchmarks.manuals import RELEASE, UNTRAINED, RandomEncoder, measure, quick
 
 def test_rows_of_a_corpus():
     same = RandomEncoder(0)
-    found = measure("set", quick_set(), {UNTRAINED: same, RELEASE: same, "other": RandomEncoder(1)})
+    found = measure("set", quick_set(), {UNTRAINED: same, RELEASE: same, "other": RandomEncoder(1)}, [2, 8])
     assert {found[f"set_{name}"] for name in ("questions", "texts", "images")} == {11}
     # The words find the text before its image; random vectors find little.
     assert found["set_bm25"] > 90 > found["set_untrained"]
@@ -21,6 +21,10 @@ def test_rows_of_a_corpus():
         assert found[f"set_other{end}_over_untrained{end}"] == pytest.approx(ours - theirs)
     # The questions of both splits are the same here, so the chosen weight is no worse than BM25 left out.
     assert found["set_untrained_hybrid"] >= found["set_untrained"]
+    assert found["set_all_questions"] == 22
+    assert found["set_other_all"] == pytest.approx(found["set_other"])
+    assert found["set_other_8"] == pytest.approx(found["set_other"])
+    assert found["set_other_2"] != found["set_other"]
     assert found["set_release_low"] <= found["set_release"] <= found["set_release_high"]
 
 

@@ -1,5 +1,6 @@
 """A second stage as a row of the evaluation."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -52,6 +53,24 @@ def task():
 def test_the_best_are_in_the_order_of_the_scores(task, top_k, expected):
     scores = SecondStage(FIRST, Lengths(), task, top_k).scores("both", np.array([0, 1]))
     for row, wanted in zip(scores, expected, strict=True):
+        assert [n for n in np.argsort(-row, kind="stable").tolist() if np.isfinite(row[n])] == wanted
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (0.0, [[0, 2, 4, 3], [0, 1, 2, 4, 3]]),  # the first stage's order; the fourth has no words
+        (1.0, [[2, 0, 4, 3], [2, 0, 4, 1, 3]]),
+        (math.inf, [[2, 4, 0, 3], [2, 4, 0, 1, 3]]),
+    ],
+)
+def test_both_stages_count_by_a_weight(task, weight, expected):
+    # Scaled: the first stage gives 1, 1/2, 1/4 and 0 to the first query; 3, 5, no and 4 letters give 0, 1, none, 1/2.
+    system = SecondStage(FIRST, Lengths(), task)
+    rows = np.array([0, 1])
+    system.scores("both", rows)
+    system.reranker = None  # it has read them
+    for row, wanted in zip(system.weighted(weight).scores("both", rows), expected, strict=True):
         assert [n for n in np.argsort(-row, kind="stable").tolist() if np.isfinite(row[n])] == wanted
 
 

@@ -214,6 +214,24 @@ def test_tables_of_a_small_manual(folder):
     }
 
 
+def test_generated_questions_of_a_small_manual(folder):
+    page = folder / "gimp-tool-crop.html"
+    page.write_text(page.read_text(encoding="utf-8").replace(">Guides</a>", ">the guide lines</a>"), encoding="utf-8")
+    rows = read_manual(folder, GIMP)
+    texts = {row["doc_id"]: row["text"] for row in rows["corpus"]["corpus"]}
+    found = {row["text"]: row for row in rows["generated_queries"]["train"]}
+    assert set(found) == {
+        "Guides, Basics", "Grid, Guides", "Crop, Basics", "Options, Crop", "Alpha, Glossary", "the guide lines"
+    }  # fmt: skip
+    link = found["the guide lines"]
+    assert link["kind"] == "link"
+    assert ["The Crop Tool" in texts[doc_id] for doc_id in link["excluded"]] == [True]
+    qrels = [row for row in rows["generated_qrels"]["train"] if row["query_id"] == link["query_id"]]
+    assert {texts[row["doc_id"]]: row["score"] for row in qrels} == {
+        "Lines that help to align.": 2, "A raster over the picture.": 1
+    }  # fmt: skip
+
+
 def test_absent_pictures_and_folders(folder, tmp_path_factory):
     (folder / "images" / "grow-2.png").unlink()
     page = read_folder(folder)["gimp-tool-crop.html"]

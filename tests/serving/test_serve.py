@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from sentence_transformers import CrossEncoder
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.index.second_stage import Reranker
+from modeling_unimur.modeling_open_clip import picture_vectors
 from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.public_names import PublicNames
 from modeling_unimur.serving.requests import RetrievalRequest
@@ -159,6 +161,26 @@ def test_the_command_opens_the_second_stage(start, tmp_path):
     assert status == 200
     assert all("first_score" in hit for hit in answer["text"])
     assert b"unimur_hits_not_rescored 4.0" in served.ask(None, "GET", "/metrics")[1]
+
+
+def test_the_second_stage_ranks_documents(start, retriever, pair, pictures, tmp_path):
+    folder = tiny.cross_encoder(tmp_path)
+    served = start("--reranker", folder, "--served-name", "tiny")
+    encoded = base64.b64encode(Path(pictures[0]).read_bytes()).decode()
+    texts = ["she plays guitar", "the birthday cake", "a letter from home"]
+    documents = [texts[0], {"image": encoded}, {"text": texts[1]}, texts[2]]
+    body = {"model": "tiny", "query": [{"role": "user", "content": "birthday"}], "documents": documents}
+    status, answer = served.ask(json.dumps(body), path="/v1/rerank")
+    assert status == 200
+    scores = CrossEncoder(str(folder), device="cpu").predict([("birthday", text) for text in texts])
+    expected = dict(zip((0, 2, 3), scores.tolist(), strict=True))
+    results = json.loads(answer)["results"]
+    assert [row["index"] for row in results] == [*sorted(expected, key=lambda at: -expected[at]), 1]
+    found = {row["index"]: row["relevance_score"] for row in results}
+    assert {at: found[at] for at in expected} == pytest.approx(expected, abs=1e-5)
+    image = picture_vectors(pair[0], pair[1].process_images([str(pictures[0])]))
+    assert found[1] == pytest.approx(float(retriever.embed(["birthday"])[0] @ image[0]), abs=1e-5)
+    assert b"unimur_hits_not_rescored 1.0" in served.ask(None, "GET", "/metrics")[1]
 
 
 def test_an_index_without_words_is_named_without_its_folder(pair, tmp_path):

@@ -126,4 +126,13 @@ def choose_hybrid_weight(dense: Encoded, sparse: Encoded, dev: RetrievalTask) ->
     return choose(HYBRID_WEIGHTS, lambda weight: Hybrid(dense, sparse, weight), dev, 0.0)
 
 
-__all__ = ["SHARE_DEPTH", "Choice", "choose_hybrid_weight", "choose_image_weight", "ranked", "setting_figures"]
+__all__ = [
+    "HYBRID_WEIGHTS",
+    "SHARE_DEPTH",
+    "Choice",
+    "choose",
+    "choose_hybrid_weight",
+    "choose_image_weight",
+    "ranked",
+    "setting_figures",
+]

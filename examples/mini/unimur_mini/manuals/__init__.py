@@ -15,6 +15,7 @@ Queries
     description says so, also a sentence that links to a figure, without the words of its links.
     *heading*: a heading that stands once in the manual (passages do not hold their headings); queries of all splits
     where the description says so, and in tables of their own for every manual.
+    *title*, *link*, *lead*, in tables of their own, for training only: generated; see `generated`.
     *navigational*, in tables of their own: terms of the index and the glossary, most of which stand word for word in
     their target. `pairs`, for training only: a passage's first sentence and its rest.
 
@@ -48,11 +49,13 @@ from .tables import load_manual, manual_folder, read_manual, read_tables, write_
 
 def _retrieval_set(description: Description) -> RetrievalSet:
     """A manual with its sections as groups; headings of training chapters that are no queries of `train` are the split
-    `headings`. Raises: as `load_manual`."""
+    `headings`, and generated questions the split `generated`. Raises: as `load_manual`."""
     tables = load_manual(description)
-    if not description.asks_by_headings:
+    further = {"generated": "generated"} | ({} if description.asks_by_headings else {"headings": "heading"})
+    for split, kind in further.items():
         for name in ("queries", "qrels"):
-            tables[name]["headings"] = tables[f"heading_{name}"]["train"]
+            if len(table := tables[f"{kind}_{name}"]["train"]):
+                tables[name][split] = table
     return RetrievalSet.from_tables(tables, group="section")
 
 

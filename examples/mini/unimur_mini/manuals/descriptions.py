@@ -42,7 +42,7 @@ class Description:
     asks_by_figures: bool = True
     is_trained_on: bool = True
     labels: str = ""
-    version: int = 1
+    version: int = 2
 
 
 GIMP = Description(
@@ -62,7 +62,7 @@ GIMP = Description(
     passage_words=60,
     asks_by_headings=False,
     asks_by_figures=False,
-    version=2,
+    version=3,
 )
 GNUCASH = Description(
     name="gnucash-manual",

@@ -47,7 +47,7 @@ def content_words(text: str) -> list[str]:
     return [word for word in re.findall(r"\w+", text.lower()) if word not in _POINTING and len(word) > 1]
 
 
-def _link_sentences(manual: Manual) -> Iterator[tuple[str, Paragraph, list[Link], int, int]]:
+def link_sentences(manual: Manual) -> Iterator[tuple[str, Paragraph, list[Link], int, int]]:
     """(page, paragraph, links, start, end) of each sentence with links."""
     for name in sorted(manual.kept, key=list(manual.pages).index):
         for paragraph in (paragraph for section in manual.pages[name].sections for paragraph in section.paragraphs):
@@ -65,13 +65,13 @@ def link_queries(manual: Manual) -> list[Query]:
     """
     report = manual.report
     found: dict[str, Query] = {}
-    for name, paragraph, all_links, start, end in _link_sentences(manual):
+    for name, paragraph, all_links, start, end in link_sentences(manual):
         links = [link for link in all_links if link.page != name]
         if not links:
             continue
         report["link sentences"] += 1
-        targets = [_target(manual, link) for link in links]
-        relevant = _graded(manual, (key for key in targets if key))
+        targets = [link_target(manual, link) for link in links]
+        relevant = graded_passages(manual, (key for key in targets if key))
         text = _without_links(paragraph, links, start, end)
         if not relevant:
             report["link sentences that lead to a figure, a source, or a section without passages"] += 1
@@ -99,7 +99,7 @@ def figure_sentences(manual: Manual) -> list[Query]:
     """Sentences that link to a figure, without the words of their links; the figure's images are relevant, the
     passages with the sentence excluded."""
     found: dict[str, Query] = {}
-    for _, paragraph, links, start, end in _link_sentences(manual):
+    for _, paragraph, links, start, end in link_sentences(manual):
         images: list[str] = []
         for link in links:
             page = manual.pages.get(link.page)
@@ -127,7 +127,7 @@ def heading_queries(manual: Manual) -> list[Query]:
                 places[labels.sub("", section.path[-1], count=1)].append((name, number))
     queries = []
     for heading, keys in places.items():
-        relevant = _graded(manual, keys)
+        relevant = graded_passages(manual, keys)
         if len(keys) == 1 and relevant and len(set(content_words(heading))) >= MIN_HEADING_WORDS:
             queries.append(Query("heading", heading, relevant))
     manual.report["headings that stand several times, hold under two content words or lead to no passage"] = len(
@@ -171,7 +171,7 @@ def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
     for term, links in index_entries(index_html, manual.description.index):
         report["index entries"] += 1
         for link in links:
-            key = _target(manual, link)
+            key = link_target(manual, link)
             # The index names the page alone where it means an entry of the glossary, which the glossary's terms bring.
             if key and key != (glossary, 0):
                 targets[term].add(key)
@@ -183,7 +183,7 @@ def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
             targets[section.path[-1]].add((glossary, number))
     queries = []
     for term, keys in targets.items():
-        relevant = _graded(manual, sorted(keys))
+        relevant = graded_passages(manual, sorted(keys))
         if relevant:
             queries.append(Query("navigational", term, relevant))
         else:
@@ -228,7 +228,8 @@ def lead_pairs(manual: Manual, chapters: Iterable[str]) -> Iterator[tuple[str, s
             yield first, rest, document.doc_id
 
 
-def _graded(manual: Manual, keys: Iterable[Key]) -> dict[str, int]:
+def graded_passages(manual: Manual, keys: Iterable[Key]) -> dict[str, int]:
+    """Passages of sections by id, with their grades."""
     relevant: dict[str, int] = {}
     for key in keys:
         own, further = manual.passages_of(key)
@@ -244,7 +245,8 @@ def _opening(text: str) -> str:
     return " ".join(re.findall(r"\w+", unnamed.lower())[:6])
 
 
-def _target(manual: Manual, link: Link) -> Key | None:
+def link_target(manual: Manual, link: Link) -> Key | None:
+    """The section that a link leads to; None for a figure, and for what is not in the manual."""
     if link.page not in manual.kept:
         return None
     page = manual.pages[link.page]

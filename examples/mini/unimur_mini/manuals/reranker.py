@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 from modeling_unimur.data.retrieval_set import RetrievalSet
 
+from .generated import section_title
+
 RIGHT = 2
 # Layers of MiniLM that are trained, the top ones: half the work.
 TRAINED_LAYERS = 3
@@ -62,8 +64,8 @@ def generated_questions(manual: RetrievalSet, count: int, seed: int) -> list[Que
         members.setdefault(rows[doc]["section"], []).append(rows[doc])
     for section in rng.sample(sorted(members), min(count, len(members))):
         own = members[section]
-        title = ", ".join(reversed(section.split(" > ")[-2:]))
-        found.append(Question(title, [row["text"] for row in own], {row["doc_id"] for row in own}))
+        answers, known = [row["text"] for row in own], {row["doc_id"] for row in own}
+        found.append(Question(section_title(section), answers, known))
     return found
 
 

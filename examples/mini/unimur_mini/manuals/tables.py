@@ -18,6 +18,7 @@ from modeling_unimur.data.cache import build_once, cache_dir
 from ..packages import debian_package
 from .descriptions import Description
 from .documents import Manual, build_documents
+from .generated import generated_queries
 from .pages import read_folder
 from .queries import (
     Query,
@@ -47,9 +48,12 @@ _FEATURES = {
     "navigational_qrels": QREL_FEATURES,
     "heading_queries": QUERY_FEATURES,
     "heading_qrels": QREL_FEATURES,
+    "generated_queries": QUERY_FEATURES,
+    "generated_qrels": QREL_FEATURES,
     "pairs": PAIR_FEATURES,
 }
-_SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",), "pairs": ("train",)}
+_TRAINING = ("pairs", "generated_queries", "generated_qrels")
+_SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",)} | dict.fromkeys(_TRAINING, ("train",))
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
 """Table -> split -> rows."""
@@ -65,8 +69,9 @@ def load_manual(description: Description) -> dict[str, DatasetDict]:
         of the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or
         "image"), `text` (of an image: its figure's title), `image` (a path, "" for passages), `section` (titles from
         the outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of
-        index and glossary; `heading_queries` and `heading_qrels` for headings. `pairs`, train only: `query_id, text`
-        (a passage's first sentence), `positive` (its rest), `doc_id`; from chapters of the training split.
+        index and glossary; `heading_queries` and `heading_qrels` for headings; `generated_queries` and
+        `generated_qrels`, train only, for what `generated` makes of the passages. `pairs`, train only: `query_id,
+        text` (a passage's first sentence), `positive` (its rest), `doc_id`; from chapters of the training split.
 
     Raises:
         PackageUnavailable: apt cannot bring the package.
@@ -117,6 +122,8 @@ def read_manual(folder: Path, description: Description) -> Rows:
     _add_queries(rows, "", manual, queries, split_of)
     _add_queries(rows, "navigational_", manual, terms, split_of)
     _add_queries(rows, "heading_", manual, headings, split_of)
+    generated = generated_queries(manual, [*queries, *headings, *terms], split_of)
+    _add_queries(rows, "generated_", manual, generated, split_of)
     rows["corpus"]["corpus"] = [
         {name: getattr(document, name) for name in CORPUS_FEATURES} for document in manual.documents.values()
     ]
