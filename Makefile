@@ -2,6 +2,7 @@
 # make test   installs everything and runs the tests; make test-slow runs the long ones too
 # make test-newest   runs the tests on the newest release of every dependency; make test-oldest on the oldest (TESTS=paths)
 # make test-page   runs the chat page in a browser (apt-get install chromium chromium-driver)
+# make docs   writes the documentation as a site to site/
 # make constraints   writes the pinned versions anew; make audit asks for their known vulnerabilities
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,7 +21,7 @@ FLOOR = tests/environments/floor.txt
 TOOLS = .venv-tools
 GRADIO = .venv-gradio
 
-.PHONY: help demo chat test test-slow test-newest test-oldest test-page pytest lint train constraints audit clean
+.PHONY: help demo chat test test-slow test-newest test-oldest test-page pytest lint train docs constraints audit clean
 
 help:
 	@grep -E '^# make' Makefile | sed 's/^# //'
@@ -64,7 +65,7 @@ test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest PINS=$(OLDEST)
 
 test-slow: $(VENV)/.installed $(GRADIO)/.installed
-	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb,langchain,llama_index,haystack,clients]"
+	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb,langchain,llama_index,haystack,clients,docs]"
 	$(BIN)/python -m pytest
 
 # Gradio holds Pillow back, so it is installed aside.
@@ -78,6 +79,10 @@ test-page: $(GRADIO)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+docs: $(VENV)/.installed
+	$(PIP) install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python -m mkdocs build --strict
 
 # The heads are trained on the committed projection, not on the one that was trained just before.
 train: $(VENV)/.installed
@@ -106,4 +111,4 @@ audit: $(TOOLS)/.installed
 	$(TOOLS)/bin/pip-audit --strict --disable-pip $(foreach pins,constraints.txt $(OLDEST),--requirement $(pins))
 
 clean:
-	rm -rf $(VENV) .venv-newest .venv-oldest $(TOOLS) $(GRADIO) build demo_output runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-newest .venv-oldest $(TOOLS) $(GRADIO) build site demo_output runs *.egg-info .pytest_cache .ruff_cache

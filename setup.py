@@ -61,10 +61,12 @@ EXTRAS = {
     "haystack": ["haystack-ai>=3.4"],
     # A client of the server, for its test.
     "clients": ["openai>=3.57"],
+    # The documentation as a site, and its notebook.
+    "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "nbclient>=0.10", "ipykernel>=7.0"],
     "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
 }
 # trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, frameworks for their users.
-_APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients")
+_APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients", "docs")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 # The version stands here, and is read without importing the package.

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.metrics import MEASURES
 from modeling_unimur.evaluation.report import Figures, TaskResult
-from modeling_unimur.evaluation.universal import SETTINGS, RetrievalTask, setting_figures
-from modeling_unimur.evaluation.universal.evaluate import SHARE_DEPTH
+from modeling_unimur.evaluation.universal import (
+    SETTINGS,
+    Hybrid,
+    RetrievalTask,
+    SecondStage,
+    Space,
+    bm25_system,
+    dense_system,
+    setting_figures,
+)
+from modeling_unimur.evaluation.universal.evaluate import HYBRID_WEIGHTS, SHARE_DEPTH, Choice, choose
+from modeling_unimur.index.second_stage import Reranker
 
 # The columns of UniVL-DR's main table.
 COLUMNS = ("mrr@10", "ndcg@10", "mrr@20", "ndcg@20", "recall@20", "recall@100")
@@ -16,6 +28,8 @@ ZERO, PLAIN, IN_BATCH = "zero-shot", "zero-shot, plain sum", "in-batch"
 UNBALANCED, BALANCED = "+ hard negatives, unbalanced", "+ hard negatives, balanced"
 VERBAL, HIDDEN = "+ verbalization", ", captions hidden"
 HYBRID = "balanced + BM25 (hybrid)"
+# Documents that a second stage reads.
+RERANK_TOP_K = 20
 SECOND, WEIGHTED = "hybrid + second stage", "hybrid + weighted second stage"
 
 
@@ -34,9 +48,9 @@ class Rows:
         ids = np.array(self.task.query_ids)
         return TaskResult("univl_dr_ladder", {}, ids, np.arange(len(ids)), systems, self.notes)
 
-    def add(self, name: str, system: Encoded) -> None:
+    def add(self, name: str, system: Encoded, settings: Sequence[str] = SETTINGS) -> None:
         """Runs a system; another run of the same name is another seed."""
-        run, known = setting_figures(system, self.task).values, dict(self.found.systems)
+        run, known = setting_figures(system, self.task, settings).values, dict(self.found.systems)
         runs = known[name].values if name in known else {}
         known[name] = Figures({key: np.vstack([*([runs[key]] if runs else []), row]) for key, row in run.items()})
         self.found = self._result(known)
@@ -76,6 +90,28 @@ class Rows:
             found[name]["runs"] = len(figures.values["both mrr@10"])
             found[name]["image_share"] = self.shares(name)
         return found
+
+
+def second_stages(
+    space: Space, hybrid: Encoded, bm25_weight: float, reranker: Reranker
+) -> tuple[dict[str, Encoded], Choice]:
+    """A hybrid whose first documents are in the order of a reranker, and in that of the sum of both scores.
+
+    Args:
+        space: of the dense model.
+        hybrid: of it and BM25.
+        bm25_weight: of the hybrid.
+        reranker: the second stage.
+
+    Returns:
+        both systems, and the choice of the reranker's weight in the sum, on the development split.
+    """
+    dev, stage = space.dev, SecondStage(hybrid, reranker, space.task, RERANK_TOP_K)
+    dense = dense_system(space.dev_queries, space.documents, dev.is_image)
+    sparse = bm25_system(dev.query_texts, dev.doc_texts, dev.is_image)
+    on_dev = SecondStage(Hybrid(dense, sparse, bm25_weight), reranker, dev, RERANK_TOP_K)
+    choice = choose(HYBRID_WEIGHTS, on_dev.weighted, dev, 0.0)
+    return {SECOND: stage, WEIGHTED: stage.weighted(choice.value)}, choice
 
 
 def comparisons(rows: Rows) -> dict[str, dict[str, float]]:

@@ -387,11 +387,6 @@ def ladder_gimp_manual() -> list[list[str]]:
     return _ladder("gimp_manual", _LADDER)
 
 
-@table("ladder_gnucash_manual")
-def ladder_gnucash_manual() -> list[list[str]]:
-    return _ladder("gnucash_manual", _LADDER)
-
-
 @table("ladder_picture_dictionary")
 def ladder_image_dictionary() -> list[list[str]]:
     return _ladder("picture_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
@@ -443,11 +438,7 @@ def ladder_differences() -> list[list[str]]:
         "balanced + BM25 (hybrid)": "hybrid",
         "+ verbalization": "verbalization",
     }
-    names = {
-        "gimp_manual": "GIMP manual",
-        "gnucash_manual": "GnuCash manual",
-        "picture_dictionary": "image dictionary",
-    }
+    names = {"gimp_manual": "GIMP manual", "picture_dictionary": "image dictionary"}
     rows = [["MRR@10, difference in points", *names.values()]]
     for pair in corpora["gimp_manual"]["differences"]:
         found = [corpora[corpus]["differences"].get(pair) for corpus in names]

@@ -49,34 +49,29 @@ from benchmarks.ladder_rows import (
     HYBRID,
     IN_BATCH,
     PLAIN,
-    SECOND,
     UNBALANCED,
     VERBAL,
-    WEIGHTED,
     ZERO,
     Rows,
     aims,
     comparisons,
     lines_of,
+    second_stages,
 )
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
-from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.report import aligned
 from modeling_unimur.evaluation.universal import (
     DivideAndConquer,
-    Hybrid,
     RetrievalTask,
-    SecondStage,
     Space,
     bm25_system,
     choose_image_weight,
     dense_system,
     with_bm25,
 )
-from modeling_unimur.evaluation.universal.evaluate import HYBRID_WEIGHTS, choose
 from modeling_unimur.index.second_stage import open_reranker
 from modeling_unimur.training.documents import PooledImages
 from modeling_unimur.training.recipes import Recipe, load_recipe
@@ -89,8 +84,6 @@ VERBALIZERS = {"gimp_manual": "ocr"}
 RECIPES = {False: ROOT / "recipes" / "univl_dr_ladder.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
 # Grades that count as relevant: of a manual the section or image meant, not what is near it.
 LEAST_SCORES = dict.fromkeys(("gimp_manual", "gnucash_manual", "debian_handbook"), 2)
-# Documents that a second stage reads.
-RERANK_TOP_K = 20
 QUICK_STEPS = 2
 
 
@@ -233,23 +226,15 @@ class Ladder:
             self.rows.add(*row)
         self.rows.notes.append(f"hybrid: BM25's weight {weight.value:g}, of {weight.tried}")
         if self.args.reranker:
-            self._second_stage(space, others[HYBRID], weight.value)
+            stages, choice = second_stages(space, others[HYBRID], weight.value, open_reranker(self.args.reranker))
+            for row in stages.items():
+                self.rows.add(*row)
+            self.rows.notes.append(f"second stage: {self.args.reranker}, weight {choice.value:g}, of {choice.tried}")
         for made, name in ((zero, ZERO), (space, BALANCED)):
             bare = made.encoded.without_captions()
             self.rows.add(name + HIDDEN, dense_system(made.queries, bare.fused(made.encoder), self.task.is_image))
         words = np.where(self.task.is_image, "", np.array(self.task.doc_texts, dtype=object)).tolist()
         self.rows.add("BM25" + HIDDEN, bm25_system(self.task.query_texts, words, self.task.is_image))
-
-    def _second_stage(self, space: Space, hybrid: Encoded, bm25_weight: float) -> None:
-        """The hybrid's first documents in the order of a reranker, and of the sum of both."""
-        reranker, dev = open_reranker(self.args.reranker), self.dev
-        self.rows.add(SECOND, stage := SecondStage(hybrid, reranker, self.task, RERANK_TOP_K))
-        dense = dense_system(space.dev_queries, space.documents, dev.is_image)
-        sparse = bm25_system(dev.query_texts, dev.doc_texts, dev.is_image)
-        on_dev = SecondStage(Hybrid(dense, sparse, bm25_weight), reranker, dev, RERANK_TOP_K)
-        chosen = choose(HYBRID_WEIGHTS, on_dev.weighted, dev, 0.0)
-        self.rows.add(WEIGHTED, stage.weighted(chosen.value))
-        self.rows.notes.append(f"second stage: {self.args.reranker}, weight {chosen.value:g}, of {chosen.tried}")
 
     def _verbalized(self) -> None:
         name = self.args.verbalizers.get(self.corpus)

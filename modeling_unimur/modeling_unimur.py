@@ -1032,8 +1032,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         """Dual alignment training: each term whose inputs are there is computed, weighted and added.
 
         Args:
-            input_ids, attention_mask, pixel_values, visual_features, pixel_attention_mask, spatial_shapes,
-                prefix_states: contexts, as in `get_multimodal_features`.
+            input_ids, attention_mask, prefix_states: contexts, as in `get_multimodal_features`.
+            pixel_values, visual_features, pixel_attention_mask, spatial_shapes: their images, likewise.
             target_pixel_values (`(batch, 3, height, width)`, *optional*): row i's right image; or
                 `target_image_features (batch, width)`, of `image_target_features`.
             target_image_mask (`(batch,)`, *optional*): False for rows without an image; their values are ignored.

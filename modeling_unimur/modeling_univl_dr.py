@@ -393,9 +393,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         Args:
             input_ids, attention_mask (`(queries, tokens)`): queries.
             text_input_ids, text_attention_mask (`(texts, tokens)`, *optional*): text documents.
-            caption_input_ids, caption_attention_mask, pixel_values, pixel_attention_mask, spatial_shapes,
-                pooled_features, caption_mask, image_mask (*optional*): image documents, as in
-                `get_multimodal_features`, one row an image.
+            caption_input_ids, caption_attention_mask, caption_mask (*optional*): captions of image documents, a row an
+                image, as in `get_multimodal_features`.
+            pixel_values, pixel_attention_mask, spatial_shapes, pooled_features, image_mask (*optional*): their images.
             positives (`(queries,)`, *optional*): number of each query's right document; row i's by default.
             candidates (`(queries, documents)`, *optional*): how often each document is a candidate of a query; all
                 documents are by default, which is in-batch training.

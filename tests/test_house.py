@@ -44,7 +44,9 @@ TESTED_THROUGH = {
     "tests/conversion/test_assemble_clip_lite2_minilm.py": ("conversion.packaged_minilm",),
     "tests/conversion/test_convert_fromage.py": ("conversion.heads_plan", "conversion.source_heads"),
     "tests/test_unimur_mini.py": ("conversion.release_version",),
-    "tests/evaluation/test_mteb_tasks.py": ("examples.mteb.own_tasks",),
+    "tests/evaluation/test_mteb_tasks.py": (
+        "examples.mteb.dialogue_tasks", "examples.mteb.own_tasks", "examples.mteb.releases",
+    ),
     "tests/space/test_page.py": ("hub_cards.space.app",),
     "tests/test_pipeline.py": (
         "modeling_unimur.auto_classes",

@@ -1,5 +1,6 @@
-"""Every command and every program in README.md and on the pages in docs/."""
+"""Every command and every program in README.md and on the pages in docs/, or why it is not run; and the site."""
 
+import importlib
 import os
 import re
 import shlex
@@ -7,11 +8,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from conversion.assemble_unimur_mini import assemble
-from modeling_unimur.cli.main import build_parser
+from modeling_unimur.cli.main import COMMANDS, build_parser
 from modeling_unimur.releasing.clean_folder import write_model
 from tests import tiny
 
@@ -21,12 +23,25 @@ PAGES = [path.read_text(encoding="utf-8") for path in PATHS]
 README = PAGES[0]
 
 
+class Snippet(NamedTuple):
+    """A block of code, and why it is not run, if a comment before it says so."""
+
+    why: str
+    language: str
+    body: str
+
+
+def snippets(text: str) -> list[Snippet]:
+    fenced = r"(?:<!-- not run: ([^\n]+) -->\n)?^```(\w*)\n(.*?)^```$"
+    return [Snippet(*found) for found in re.findall(fenced, text, flags=re.DOTALL | re.MULTILINE)]
+
+
 def blocks(language: str, text: str = README) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+    return [body for why, known, body in snippets(text) if known == language and not why]
 
 
 def commands() -> list[str]:
-    shown = [block for page in PAGES for block in blocks("bash", page)]
+    shown = [block.replace("\\\n", " ") for page in PAGES for block in blocks("bash", page)]
     lines = [line.split("  #")[0].split(" # ")[0].strip() for block in shown for line in block.splitlines()]
     inline = [found for page in PAGES for found in re.findall(r"`((?:make|unimur) [^`]+)`", page)]
     return sorted({line for line in [*lines, *inline] if line and not line.startswith("#")})
@@ -34,6 +49,18 @@ def commands() -> list[str]:
 
 def test_readme_shows_commands():
     assert {"make demo", "make test"} <= set(commands())
+
+
+@pytest.mark.parametrize("page", PATHS, ids=lambda page: page.name)
+def test_every_snippet_is_run_or_says_why_not(page):
+    text = page.read_text(encoding="utf-8")
+    found = snippets(text)
+    assert 2 * len(found) == len(re.findall(r"^ *```", text, flags=re.MULTILINE)), "a fence that no test reads"
+    assert {one.language for one in found} <= {"bash", "python", "text"}
+    assert not [one for one in found if one.why and len(one.why.split()) < 3], "say why it is not run"
+    assert text.count("<!-- not run:") == sum(bool(one.why) for one in found), "this comment is for the next block"
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"\n\n    +(?![-*|]|options:|\d+\.)[^\n]*", outside), "fence code, so that a test finds it"
 
 
 @pytest.mark.parametrize("command", commands())
@@ -45,9 +72,23 @@ def test_command_is_one_that_exists(command):
         done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
     elif words[0] == "unimur":
+        if command in (f"unimur {words[1]}", "unimur index build"):  # in a sentence, which names the command alone
+            assert words[1] in COMMANDS
+            return
         arguments = build_parser(words[1]).parse_args(words[1:])
-        recipe = getattr(arguments, "recipe", None)
-        assert recipe is None or (ROOT / recipe).is_file()
+        named = getattr(arguments, "recipe", None) or []
+        assert all((ROOT / recipe).is_file() for recipe in ([named] if isinstance(named, str) else named))
+    elif words[:2] == ["pip", "install"]:
+        extras = re.findall(r'^    "(\w+)": \[', (ROOT / "setup.py").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        assert set(words[2].removeprefix("unimur[").removesuffix("]").split(",")) <= {*extras, "all"}
+    elif words[:2] == ["docker", "build"]:
+        declared = re.findall(r"^ARG (\w+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        given = [words[place + 1].split("=")[0] for place, word in enumerate(words) if word == "--build-arg"]
+        assert words[-1] == "."
+        assert set(given) <= set(declared)
+    elif words[:2] == ["docker", "run"]:  # the image is called unimur, and its entry point is the command
+        own = words[words.index("unimur") + 1 :]
+        build_parser(own[0]).parse_args(own)
     elif words[:2] == ["python", "-m"]:
         done = subprocess.run([sys.executable, "-m", words[2], "--help"], cwd=ROOT, capture_output=True, timeout=60)
         assert done.returncode == 0, done.stderr
@@ -82,6 +123,7 @@ def names(tmp_path_factory, make_model, pictures) -> dict:
     write_model(work / "release", *make_model(), heads_only=False)
     return {
         "README.md": {"MODEL": str(assemble()), "IMAGES": pictures, **backbones},
+        "index.md": {"MODEL": str(assemble()), "FOLDER": str(Path(pictures[0]).parent)},
         "api.md": {
             "MODEL": str(work / "release"), "IMAGES": pictures, **backbones,
             "RERANKER": str(tiny.cross_encoder(work / "reranker")),
@@ -123,3 +165,62 @@ def test_the_architecture_names_files_that_exist():
     named = re.findall(r"`([\w./-]+(?:\.py|/))`", text)
     assert len(named) > 10
     assert not [name for name in named if not any((top / name).exists() for top in (ROOT, ROOT / "modeling_unimur"))]
+
+
+def test_the_table_of_features_names_tests_that_exist():
+    text = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not re.match(r"\| (---|feature) ", line)]
+    assert len(rows) > 20
+    for row in rows:
+        named = re.findall(r"`(tests/[\w./-]+)`", row)
+        assert named, row
+        assert not [name for name in named if not (ROOT / name).exists()], row
+
+
+# -- the site ---------------------------------------------------------------------------------------------------------
+def test_the_site_has_every_page():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r": ([\w/]+\.md)$", text[text.index("\nnav:") :], flags=re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in PATHS[1:])
+
+
+def test_links_out_of_the_site_become_text_or_lead_to_the_repository():
+    from docs import site_links
+
+    class Config:
+        repo_url = None
+
+    page = "[figures](../benchmarks/results/chat.json), [here](api.md), ![Losses](../benchmarks/results/losses.png)"
+    assert "figures (`benchmarks/results/chat.json`), [here](api.md)" in site_links.on_page_markdown(
+        page, None, Config, []
+    )
+    Config.repo_url = "https://code.example/me/unimur/"
+    there = site_links.on_page_markdown(page, None, Config, [])
+    assert "[figures](https://code.example/me/unimur/blob/main/benchmarks/results/chat.json)" in there
+    assert "![Losses](benchmarks/results/losses.png)" in there
+
+
+def test_the_reference_names_what_exists():
+    for name in re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference.md").read_text(), flags=re.MULTILINE):
+        module, _, attribute = name.rpartition(".")
+        found = getattr(importlib.import_module(module), attribute, None) or importlib.import_module(name)
+        assert (found.__doc__ or "").strip(), name
+
+
+@pytest.mark.slow
+def test_the_site_is_built(tmp_path):
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "from_backbones" in (tmp_path / "reference" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(tmp_path):
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    assemble()
+    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs")], "the notebook is kept without outputs"
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert (tmp_path / "gallery").is_dir()

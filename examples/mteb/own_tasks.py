@@ -1,12 +1,13 @@
-"""MTEB on the hand-written dialogues: a retrieval task of each kind that a release can be asked for.
+"""MTEB on a release: on files at hand, and on MTEB's own tasks by their names.
 
     pip install "unimur[mteb]"
     python examples/mteb/own_tasks.py [--model FOLDER] [--split test] [--limit N]
+    python examples/mteb/own_tasks.py --model FOLDER --visdial VISDIAL --tasks SciFact --output results
 
-Releases load through sentence-transformers, so MTEB runs them as they are; nothing is fetched. Tasks: `t2t` a
-dialogue's turns to its reply among all replies, `t2i` to its picture among the pictures of the split, `it2i` the words
-of a picture's gloss with another picture beside them to the picture that the words mean. A model that fuses documents
-(UniVL-DR) is asked `t2it` instead: words to pictures with their titles and tags.
+Nothing is fetched, except by MTEB for the tasks that `--tasks` names. Tasks of this file: dialogue to image
+(`dialogue_tasks.py`); `t2t` a dialogue's turns to its reply among all replies; `t2i` to its picture among those of the
+split; `it2i` the words of a picture's gloss with another picture beside them to the picture that the words mean. A
+model that fuses documents (UniVL-DR) is asked `t2it` instead: words to pictures with their titles and tags.
 """
 
 from __future__ import annotations
@@ -18,22 +19,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import mteb
-from datasets import Dataset, Features, Image, Value
+from dialogue_tasks import FilesOnDisk, UniMuRDialogueToImage, VisDialDialogueToImage
 from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
-from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
+from releases import ReleaseEncoder
 from sentence_transformers import SentenceTransformer
 
-_WORDS = {"t": "text", "i": "image"}
-
-
-def _rows(items: Mapping[str, dict]) -> Dataset:
-    """Items by id, each `{"text": ..., "image": path}` or one of the two."""
-    kinds = sorted({kind for item in items.values() for kind in item})
-    features = Features({"id": Value("string"), **{k: Image() if k == "image" else Value("string") for k in kinds}})
-    return Dataset.from_list([{"id": name, **item} for name, item in items.items()], features=features)
+_KINDS = {"t": "text", "i": "image"}
 
 
 def retrieval_task(
@@ -53,9 +48,9 @@ def retrieval_task(
         relevant: ids of the documents that are right for each query.
         description: of the task.
     """
-    modalities = sorted({_WORDS[letter] for letter in category.replace("2", "")})
+    modalities = sorted({_KINDS[letter] for letter in category.replace("2", "")})
 
-    class OwnTask(AbsTaskRetrieval):
+    class OwnTask(FilesOnDisk, AbsTaskRetrieval):
         metadata = TaskMetadata(
             name=name,
             description=description or name,
@@ -78,12 +73,8 @@ def retrieval_task(
             bibtex_citation=None,
         )
 
-        def load_data(self, *args, **kwargs) -> None:
-            if not self.data_loaded:
-                right = {query: dict.fromkeys(ids, 1) for query, ids in relevant.items()}
-                split = {"queries": _rows(queries), "corpus": _rows(corpus), "relevant_docs": right}
-                self.dataset = {"default": {"test": {**split, "top_ranked": None}}}
-                self.data_loaded = True
+        def contents(self):
+            return queries, corpus, relevant
 
     return OwnTask()
 
@@ -114,24 +105,33 @@ def own_tasks(split: str, limit: int | None, fuses: bool) -> list[AbsTaskRetriev
         for n, row in enumerate(glosses)
     }
     return [
+        UniMuRDialogueToImage(split, limit),
         retrieval_task("UniMuRReplies", "t2t", turns, replies, {f"d{n}": [f"r{n}"] for n in range(len(dialogues))}),
         retrieval_task("UniMuRPictures", "t2i", turns, pictures, right),
         retrieval_task("UniMuRGlossBesideAPicture", "it2i", beside, pictures, meant),
     ]
 
 
-def scores(embedder: SentenceTransformer, tasks: Sequence[AbsTaskRetrieval]) -> dict[str, dict[str, float]]:
-    """`ndcg_at_10` and recalls by the name of the task."""
-    model = SentenceTransformerEncoderWrapper(embedder)
-    # MTEB takes a model in memory for one of texts alone.
-    kinds = [kind for kind in ("text", "image") if kind in embedder.modalities]
-    model.mteb_model_meta = model.mteb_model_meta.model_copy(update={"modalities": kinds})
-    found = mteb.evaluate(model, tasks, cache=None, overwrite_strategy="always")
-    wanted = ("ndcg_at_10", "recall_at_1", "recall_at_10")
-    return {
-        result.task_name: {name: round(float(result.scores["test"][0][name]), 5) for name in wanted}
-        for result in found.task_results
-    }
+def scores(
+    embedder: SentenceTransformer, tasks: Sequence[AbsTaskRetrieval], output: Path | None = None
+) -> dict[str, dict[str, float]]:
+    """`ndcg_at_10` and recalls, or the main score of a task of another kind, by the name of the task.
+
+    Args:
+        embedder: a loaded release.
+        tasks: of MTEB, or of this file.
+        output: folder for MTEB's own result files, one a task.
+    """
+    found = mteb.evaluate(ReleaseEncoder(embedder), tasks, cache=None, overwrite_strategy="always")
+    shown = {}
+    for result in found.task_results:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)
+            result.to_disk(output / f"{result.task_name}.json")
+        first = next(iter(result.scores.values()))[0]
+        wanted = [name for name in ("ndcg_at_10", "recall_at_1", "recall_at_10") if name in first] or ["main_score"]
+        shown[result.task_name] = {name: round(float(first[name]), 5) for name in wanted}
+    return shown
 
 
 def main() -> None:
@@ -142,10 +142,15 @@ def main() -> None:
     parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="a release")
     parser.add_argument("--split", choices=("dev", "test"), default="test")
     parser.add_argument("--limit", type=int, help="only so many dialogues and glosses")
+    parser.add_argument("--visdial", metavar="PATH", help="folder of VisDial v1.0, or of ChatIR, for one more task")
+    parser.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="MTEB's own tasks, which it fetches")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for MTEB's result files")
     args = parser.parse_args()
     embedder = SentenceTransformer(args.model, trust_remote_code=True)
     tasks = own_tasks(args.split, args.limit, fuses_captions(embedder[0].processor))
-    print(json.dumps(scores(embedder, tasks), indent=1))
+    tasks += [VisDialDialogueToImage(args.visdial, args.limit)] if args.visdial else []
+    tasks += list(mteb.get_tasks(tasks=args.tasks)) if args.tasks else []
+    print(json.dumps(scores(embedder, tasks, args.output), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A chat in the browser that answers with texts and images of a gallery.
 
-As a Space it loads the release that `UNIMUR_MODEL` names, the images in `gallery/` and the texts in `replies.txt`;
+As a Space it loads the release that `UNIMUR_MODEL` names, the images in `gallery/` and the texts in `replies.txt`, or
+the index that `UNIMUR_INDEX` names;
 on one's own computer `unimur app` hands it a model and an index.
 """
 
@@ -11,7 +12,18 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # Gradio reads it when it is imported
 
 import gradio as gr
-from responder import ALWAYS, ENDINGS, MAX_LETTERS, NEVER, SHOWN, Conversation, Refused, Responder
+from responder import (
+    ALWAYS,
+    ENDINGS,
+    MAX_LETTERS,
+    MAX_OWN,
+    NEVER,
+    SHOWN,
+    Conversation,
+    Refused,
+    Responder,
+    open_gallery,
+)
 from transformers import pipeline
 
 HERE = Path(__file__).resolve().parent
@@ -38,10 +50,10 @@ def displayed(conversation: Conversation) -> list:
 def build_page(responder: Responder) -> gr.Blocks:
     """The page of a chat."""
 
-    def send(message: dict, conversation: Conversation, threshold: float):
+    def send(message: dict, conversation: Conversation, threshold: float, coherent: bool, own: Responder | None):
         try:
-            conversation, found = responder.answer(
-                conversation, message.get("text", ""), message.get("files") or [], threshold
+            conversation, found = (own or responder).answer(
+                conversation, message.get("text", ""), message.get("files") or [], threshold, coherent
             )
         except Refused as error:
             gr.Warning(str(error))
@@ -52,10 +64,25 @@ def build_page(responder: Responder) -> gr.Blocks:
     def begin():
         return None, Conversation(), [], [], "A new conversation."
 
+    def take(files: "list[str] | None", own: Responder | None):
+        try:
+            own, told = responder.with_own_gallery(files or [])
+        except Refused as error:
+            gr.Warning(str(error))
+            return own, gr.skip(), str(error)
+        return own, own.gallery[:SHOWN], " ".join([f"{len(own.gallery)} images of yours are searched.", *told])
+
+    def leave():
+        return None, responder.gallery[:SHOWN], "The gallery is searched again."
+
+    def search(words: str, own: Responder | None):
+        return (own or responder).search(words)
+
     start = responder.retriever.model.config.image_threshold
     with gr.Blocks(title="UniMuR chat", analytics_enabled=False) as page:
         gr.Markdown("# UniMuR chat\nType, or drop an image. The answers are retrieved: a text and images.")
         conversation = gr.State(Conversation())
+        own = gr.State(None, time_to_live=3600)
         with gr.Row():
             with gr.Column(scale=3, min_width=300):
                 chat = gr.Chatbot(
@@ -88,17 +115,37 @@ def build_page(responder: Responder) -> gr.Blocks:
                     info=f"{ALWAYS:.0f}: always, {NEVER:.0f}: never",
                     elem_id="policy",
                 )
+                coherent = gr.Checkbox(
+                    True,
+                    label="Text and images that agree",
+                    info="prefers those that fit each other",
+                    elem_id="coherent",
+                )
                 again = gr.Button("New conversation", elem_id="again")
         with gr.Accordion("The gallery", open=True):
             words = gr.Textbox(label="Search the gallery", placeholder="a word, or what it shows", elem_id="words")
             pictures = gr.Gallery(responder.gallery[:SHOWN], label="Gallery", columns=6, height=300, elem_id="gallery")
+            with gr.Row():
+                upload = gr.UploadButton(
+                    f"Search images of mine (up to {MAX_OWN})",
+                    file_types=ENDINGS,
+                    file_count="multiple",
+                    elem_id="own",
+                )
+                back = gr.Button("Back to the gallery", elem_id="back")
         outputs = [message, conversation, chat, found, status]
+        queued = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}  # one at a time
         message.submit(
-            send, [message, conversation, threshold], outputs, concurrency_limit=1, api_visibility="private"
+            send,
+            [message, conversation, threshold, coherent, own],
+            outputs,
+            **queued,
         )
         for cleared in (again.click, chat.clear):
             cleared(begin, None, outputs, api_visibility="private")
-        words.submit(responder.search, words, pictures, concurrency_limit=1, api_visibility="private")
+        words.submit(search, [words, own], pictures, **queued)
+        upload.upload(take, [upload, own], [own, pictures, status], **queued)
+        back.click(leave, None, [own, pictures, status], api_visibility="private")
     return page
 
 
@@ -107,7 +154,7 @@ def launch(retriever, pictures: "dict[str, tuple[str, str]]", **options) -> None
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: of the index, path and title by id.
+        pictures: of the index, path and title by id or by the name of the file.
         options: of `gradio.Blocks.launch`, such as `server_port`.
     """
     page = build_page(Responder(retriever, pictures))
@@ -126,10 +173,7 @@ def main() -> None:
     """As a Space: a release of the Hub, and the files beside this one."""
     model = os.environ.get("UNIMUR_MODEL") or sys.exit("Set the variable UNIMUR_MODEL to the Hub id of a release.")
     retriever = pipeline("multimodal-retrieval", model=model, trust_remote_code=True)
-    files = sorted(path for path in (HERE / "gallery").glob("*") if path.suffix.lower() in ENDINGS)
-    lines = (HERE / "replies.txt").read_text(encoding="utf-8").split("\n")
-    retriever.add(images=[str(path) for path in files], texts=[line for line in lines if line.strip()])
-    launch(retriever, {str(path): (str(path), path.stem.replace("_", " ")) for path in files})
+    launch(retriever, open_gallery(retriever, HERE, os.environ.get("UNIMUR_INDEX")))
 
 
 if __name__ == "__main__":

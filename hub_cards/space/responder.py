@@ -1,4 +1,4 @@
-"""What a conversation in the browser is answered with, and what a visitor may send."""
+"""What a conversation in the browser is answered with, what a visitor may send, and which index is searched."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +11,9 @@ MAX_SIDE, MAX_ASPECT = 16_384, 50  # a line of pixels is resized to far more of 
 MAX_PICTURES = 4  # of one message
 MAX_LETTERS = 2_000  # of one message
 MAX_TURNS = 40
+MAX_OWN = 50  # images of a visitor's own gallery
+MAX_REPLIES = 200  # texts beside it
+HUB = "hf://datasets/"
 TOP_K = 3
 SHOWN = 24  # of the gallery at a time
 ALWAYS, NEVER = -1.0, 1.0  # cosines
@@ -33,7 +36,7 @@ class Responder:
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: path and title of each image in the index, by its id.
+        pictures: path and title of each image in the index, by its id or by the name of its file.
     """
 
     def __init__(self, retriever, pictures: "dict[str, tuple[str, str]]"):
@@ -44,7 +47,13 @@ class Responder:
         """All images as path and title."""
         return list(self.pictures.values())
 
-    def answer(self, conversation: Conversation, text: str, files: "list[str]", threshold: float) -> tuple:
+    def picture(self, hit: dict) -> "tuple[str, str] | None":
+        """Path and title of a hit, if it may be shown."""
+        return self.pictures.get(hit["id"]) or self.pictures.get(Path(hit["id"]).name)
+
+    def answer(
+        self, conversation: Conversation, text: str, files: "list[str]", threshold: float, coherent: bool = False
+    ) -> tuple:
         """The conversation with a message and its answer.
 
         Args:
@@ -52,6 +61,7 @@ class Responder:
             text: of the message.
             files: its images.
             threshold: best cosine from which on images are returned; -1 is always, 1 is never.
+            coherent: whether texts and images are preferred that agree with each other.
 
         Returns:
             The longer conversation, and the images as `(path, caption)`.
@@ -73,7 +83,7 @@ class Responder:
         parts += [{"type": "text", "text": text}] if text else []
         messages = [*conversation.messages, {"role": "user", "content": parts}][-MAX_TURNS:]
         try:
-            found = self.retriever(messages, top_k=TOP_K, image_threshold=threshold)
+            found = self.retriever(messages, top_k=TOP_K, image_threshold=threshold, coherent=coherent)
         except (ValueError, OSError) as error:
             raise Refused(str(error)) from error
         shown = [*conversation.shown, *(turn("user", {"path": f, "alt_text": "your image"}) for f in files)]
@@ -82,7 +92,8 @@ class Responder:
         if replies:
             messages.append({"role": "assistant", "content": replies[0]["text"]})
             shown.append(turn("assistant", replies[0]["text"]))
-        known = [(*self.pictures[hit["id"]], hit["score"]) for hit in pictures if hit["id"] in self.pictures]
+        shown_hits = [(self.picture(hit), hit.get("cosine", hit["score"])) for hit in pictures]
+        known = [(*picture, cosine) for picture, cosine in shown_hits if picture is not None]
         if known:
             path, title, _ = known[0]
             shown.append(turn("assistant", {"path": path, "alt_text": title}))
@@ -98,8 +109,66 @@ class Responder:
         named = [item for item in self.gallery if words.lower() in item[1].lower()]
         message = [{"role": "user", "content": words}]
         hits = self.retriever(message, top_k=SHOWN, modality="image", image_threshold=ALWAYS)["image"]
-        near = [self.pictures[hit["id"]] for hit in hits if hit["id"] in self.pictures]
+        near = [picture for hit in hits if (picture := self.picture(hit)) is not None]
         return list(dict.fromkeys([*named, *near]))[:SHOWN]
+
+    def with_own_gallery(self, files: "list[str]") -> "tuple[Responder, list[str]]":
+        """Answers from a visitor's images in place of the gallery, beside the texts of this index; and why images are
+        left out. The index lives as long as the answer's object, and is nobody else's.
+
+        Raises:
+            Refused: too many images, or none that can be used.
+        """
+        if len(files) > MAX_OWN:
+            raise Refused(f"A gallery of your own has at most {MAX_OWN} images; these are {len(files)}.")
+        good, told = {}, []
+        for file in files:
+            try:
+                check_picture(Path(file))
+                good[file] = (file, Path(file).stem.replace("_", " "))
+            except Refused as error:
+                told.append(str(error))
+        own = type(self.retriever)(model=self.retriever.model, processor=self.retriever.processor)
+        own.chats = self.retriever.chats  # what was read of a chat is the model's, not the index's
+        count = min(MAX_REPLIES, self.retriever.index.count("text"))
+        texts = self.retriever("hello", modality="text", top_k=count)["text"] if count else []
+        report = own.add(images=list(good), texts=[hit["text"] for hit in texts])
+        told += [f"{Path(item['item']).name}: {item['reason']}" for item in report["skipped"]]
+        if not report["images"]:
+            raise Refused("None of these files is an image that can be used. " + " ".join(told))
+        left_out = {item["item"] for item in report["skipped"]}
+        return Responder(own, {name: picture for name, picture in good.items() if name not in left_out}), told
+
+
+def open_gallery(retriever, here: Path, address: "str | None" = None) -> "dict[str, tuple[str, str]]":
+    """Fills the pipeline's index, or opens the one at an address, and returns the images that may be shown.
+
+    Args:
+        retriever: a `multimodal-retrieval` pipeline.
+        here: folder of the Space, with `gallery/` and `replies.txt`.
+        address: of an index: a folder, `hf://datasets/OWNER/NAME` with an index and its images, or what else
+            `load_index` takes, such as the address of a Milvus server.
+
+    Returns:
+        path and title by id; for an index at an address by file name, and only for images in `gallery/` and in the
+        folder or data set of the index.
+    """
+    places = [here / "gallery"]
+    if address:
+        if address.startswith(HUB):
+            from huggingface_hub import snapshot_download
+
+            address = snapshot_download(address.removeprefix(HUB), repo_type="dataset")
+        retriever.load_index(address, read_only=True)
+        places.append(Path(address))
+    files = sorted(
+        path for place in places for path in place.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file()
+    )
+    if not address:
+        lines = (here / "replies.txt").read_text(encoding="utf-8").split("\n")
+        retriever.add(images=[str(path) for path in files], texts=[line for line in lines if line.strip()])
+    names = [path.name if address else str(path) for path in files]
+    return {name: (str(path), path.stem.replace("_", " ")) for name, path in zip(names, files, strict=True)}
 
 
 def turn(role: str, content) -> dict:

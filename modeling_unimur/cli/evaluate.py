@@ -18,8 +18,7 @@ _TABLE = "table"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `unimur evaluate`."""
-    from ..evaluation.tasks.options import TaskOptions
-    from ..evaluation.tasks.registry import TASKS
+    from ..evaluation.tasks import TASKS, TaskOptions
 
     width = max(map(len, TASKS)) + 2
     lines = [f"{name:<{width}}{task.summary}\n{'':<{width}}data: {task.data}" for name, task in TASKS.items()]
@@ -65,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs a task, prints its table and writes the results; or makes one table out of several."""
-    from ..evaluation.tasks.options import TaskOptions
-    from ..evaluation.tasks.registry import TASKS
+    from ..evaluation.tasks import TASKS, TaskOptions
 
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise CommandError(f"{args.output} is a file; --output takes a folder")

@@ -31,6 +31,7 @@ COMMANDS = {
     "adapt": ("adapt", "fit heads that query an existing index with a conversation, without re-encoding it"),
     "compare": ("compare", "compare retrieval systems on the same dialogues: recall, time and memory"),
     "evaluate": ("evaluate", "run a paper's protocol on its data, or merge runs into one table"),
+    "reproduce": ("reproduce", "train and evaluate a paper, with its published figures beside ours"),
     "cache": ("cache", "compute the frozen features of a recipe before training"),
     "verbalize": ("verbalize", "describe the images of a retrieval set in words, for UniVL-DR"),
     "mine": ("mine", "mine hard negatives of a retrieval set with a trained UniVL-DR"),

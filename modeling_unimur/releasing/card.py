@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from transformers import PreTrainedConfig
 
 from .hub_cards import CARD_TO_FILL
@@ -33,7 +33,8 @@ class Card:
         language: of the texts, two letters, or several of them.
         summary, intended_use, out_of_scope, training, results_notes, citation: texts.
         training_data: rows of `name`, `licence` and `notes`.
-        results: rows of `task`, `dataset`, `metric` and `value`, what was measured on a test split.
+        results: rows of `task`, `dataset`, `metric` and `value`, what was measured on a test split; optionally
+            `dataset_id` and `task_id` of a benchmark on the Hub, and `notes` on the setting.
         limits, notes: lists of sentences.
         tags: further tags.
     """
@@ -64,6 +65,8 @@ class Card:
                 raise ValueError(f"The value of a result is a number, not {row['value']!r}.")
             if not math.isfinite(row["value"]):
                 raise ValueError(f"The value of a result is a finite number, not {row['value']!r}.")
+            if bool(row.get("dataset_id")) != bool(row.get("task_id")):
+                raise ValueError(f"A result on a benchmark of the Hub has dataset_id and task_id, not {row!r}.")
 
 
 def read_card(path: Path) -> Card:
@@ -137,6 +140,25 @@ def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
         tags=[*_TAGS[config.model_type], *card.tags],
         **optional,
     )
+
+
+def write_benchmark_results(card: Card, folder: Path) -> list[Path]:
+    """Writes the results on benchmarks of the Hub to `.eval_results/`, where their leaderboards read them.
+
+    Args:
+        card: whose results name a `dataset_id`; others are in the card's `model-index` alone.
+        folder: of the release.
+    """
+    named: dict[str, list[EvalResultEntry]] = {}
+    for row in card.results:
+        if row.get("dataset_id"):
+            entry = EvalResultEntry(row["dataset_id"], row["task_id"], row["value"], notes=row.get("notes"))
+            named.setdefault(row["dataset_id"], []).append(entry)
+    paths = [folder / ".eval_results" / f"{_slug(name)}.yaml" for name in named]
+    for path, entries in zip(paths, named.values(), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False), encoding="utf-8")
+    return paths
 
 
 def _described(config: PreTrainedConfig, part: str) -> str:
@@ -252,4 +274,4 @@ def check_card(text: str) -> None:
         raise ValueError(f"The card still has something to fill in ({UNFILLED}).")
 
 
-__all__ = ["Card", "check_card", "metadata", "read_card", "render_card"]
+__all__ = ["Card", "check_card", "metadata", "read_card", "render_card", "write_benchmark_results"]

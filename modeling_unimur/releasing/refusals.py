@@ -104,7 +104,8 @@ def _check_kind(path: Path, name: str) -> None:
             f"{name} is a pickle or an archive of them, which runs code when it is opened: leave it out, and save "
             "weights with `save_pretrained`, which writes safetensors."
         )
-    if path.suffix not in _ENDINGS:
+    is_result = path.parent.name == ".eval_results" and path.suffix == ".yaml"
+    if path.suffix not in _ENDINGS and not is_result:
         raise ValueError(f"{name} is not part of a release (only {', '.join(sorted(_ENDINGS))} are): leave it out.")
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor, UniVLDRConfig, UniVLDRModel, UniVLDRProcessor
 from ..configuration_univl_dr import DUAL_ENCODERS
 from .bases import PARTS, Base
-from .card import check_card, read_card, render_card
+from .card import check_card, read_card, render_card, write_benchmark_results
 from .clean_folder import read_heads, write_heads, write_model
 from .fresh_load import embeddings
 from .hub_cards import CARD_TO_FILL
@@ -169,6 +169,8 @@ def build_release(
         expected = embeddings(model, processor)
         config = config_of(target)
     (target / "README.md").write_text(make_card(config, trained, repo_id), encoding="utf-8")
+    if card is not None:
+        write_benchmark_results(read_card(card), target)
     return expected
 
 

@@ -15,9 +15,9 @@ from ..conversation import words_of_dialogue
 from ..index.second_stage import RERANK_TOP_K, open_reranker
 from ..memory_index import KINDS
 from ..modeling_open_clip import fuses_captions, picture_inputs, picture_vectors, text_vectors
+from .limits import Refused
 from .openai_requests import RerankRequest
 from .public_names import PublicNames
-from .refusal import Refused
 from .requests import RetrievalRequest
 
 logger = logging.getLogger(__name__)

@@ -16,13 +16,11 @@ from ..index.second_stage import RERANK_TOP_K
 from .answers import Answerer
 from .batching import Batcher
 from .clients import CLIENT_HEADERS, client_host, client_key, has_api_key
-from .limits import ServingLimits
-from .memory import MemoryBudget, MemoryTrimmer
+from .limits import MemoryBudget, MemoryTrimmer, Refused, ServingLimits
 from .metrics import Metrics
 from .openai_requests import EmbeddingRequest, RerankRequest, read_embedding_request, read_rerank_request
 from .openapi import body_of
 from .public_names import PublicNames
-from .refusal import Refused
 from .requests import RetrievalRequest, read_request
 
 try:

@@ -8,8 +8,7 @@ import time
 from collections import Counter
 
 from .clients import client_host
-from .limits import ServingLimits
-from .refusal import Refused
+from .limits import Refused, ServingLimits
 
 try:
     import h11

@@ -8,8 +8,7 @@ import io
 import math
 
 from ..image_loading import Image, load_image
-from .limits import ServingLimits
-from .refusal import Refused
+from .limits import Refused, ServingLimits
 
 # Formats that clients may send; Pillow knows others, whose decoders run other programs or have a worse record.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

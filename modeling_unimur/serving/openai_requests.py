@@ -11,8 +11,7 @@ import torch
 
 from ..conversation import words_of_dialogue
 from ..memory_index import Hit
-from .limits import ServingLimits
-from .refusal import Refused
+from .limits import Refused, ServingLimits
 from .requests import RetrievalRequest, read_messages, read_object
 
 INPUT_TYPES = ("query", "document")

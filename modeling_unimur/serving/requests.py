@@ -12,8 +12,7 @@ from ..conversation import words_of_dialogue
 from ..index.hybrid import check_hybrid
 from ..memory_index import MODALITIES, conditions
 from .encoded_image import EncodedImage
-from .limits import ServingLimits
-from .refusal import Refused
+from .limits import Refused, ServingLimits
 
 ROLES = ("user", "assistant", "system", "developer", "tool")
 _FIELDS = {"messages", "top_k", "modality", "where", "coherent", "hybrid", "rerank"}

@@ -1,6 +1,7 @@
-"""MTEB over releases: one retrieval task of each kind, against the embeddings themselves."""
+"""MTEB over releases: one retrieval task of each kind, against the embeddings themselves; dialogues; metadata."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.evaluation.tasks import TaskOptions
+from modeling_unimur.evaluation.tasks.visdial import open_visdial, visdial_context
 from modeling_unimur.releasing.clean_folder import write_model, write_sentence_transformers
+from tests.data.published_files import write_chatir, write_visdial
 
 pytest.importorskip("mteb")
 pytestmark = pytest.mark.slow
@@ -78,3 +82,48 @@ def test_a_task_of_each_kind(own_tasks, dialogue_embedder, document_embedder, pi
     assert found["recall_at_1"] == pytest.approx(float((above < 1).float().mean()), abs=1e-4)
     assert found["recall_at_10"] == 1
     assert found["ndcg_at_10"] == pytest.approx(float((1 / np.log2(2 + above.numpy())).mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("write", [write_visdial, write_chatir])
+def test_dialogues_are_embedded_as_dialogues(own_tasks, dialogue_embedder, tmp_path, write):
+    """VisDial's own files to the images, and MTEB's result on disk."""
+    write(tmp_path / "set")
+    task = own_tasks.VisDialDialogueToImage(str(tmp_path / "set"))
+    found = own_tasks.scores(dialogue_embedder, [task], tmp_path / "results")["VisDialDialogueToImage"]
+    dialogs, _, _ = open_visdial(str(tmp_path / "set"), TaskOptions())
+    chats = [visdial_context(dialog, len(dialog.rounds), TaskOptions()) for dialog in dialogs]
+    images = [Image.open(dialog.picture).convert("RGB") for dialog in dialogs]
+    queries = dialogue_embedder.encode_query(chats, convert_to_tensor=True, show_progress_bar=False)
+    scores = queries @ dialogue_embedder.encode_document(images, convert_to_tensor=True, show_progress_bar=False).T
+    assert found["recall_at_1"] == pytest.approx(
+        float((scores.argmax(dim=1) == torch.arange(3)).float().mean()), abs=1e-4
+    )
+    written = json.loads((tmp_path / "results" / "VisDialDialogueToImage.json").read_text())
+    assert written["scores"]["val"][0]["ndcg_at_10"] == pytest.approx(found["ndcg_at_10"], abs=1e-4)
+
+
+def test_dialogues_without_images_are_an_error(own_tasks, tmp_path):
+    write_visdial(tmp_path)
+    for path in (tmp_path / "VisualDialog_val2018").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match="image"):
+        own_tasks.VisDialDialogueToImage(str(tmp_path)).load_data()
+
+
+@pytest.mark.parametrize("name", ["VisDialDialogueToImage", "UniMuRDialogueToImage"])
+def test_the_tasks_have_the_metadata_of_contributed_ones(own_tasks, name):
+    metadata = getattr(own_tasks, name).metadata
+    assert metadata.is_filled() or metadata.reference is None
+    assert (metadata.type, metadata.category, metadata.name) == ("Any2AnyRetrieval", "t2i", name)
+
+
+@pytest.mark.parametrize("kind", ["unimur", "univl_dr"])
+def test_metadata_of_releases(own_tasks, dialogue_embedder, document_embedder, kind):
+    embedder = {"unimur": dialogue_embedder, "univl_dr": document_embedder}[kind]
+    model = own_tasks.ReleaseEncoder(embedder)
+    meta = model.mteb_model_meta
+    assert meta.n_parameters == sum(weight.numel() for weight in embedder[0].model.parameters())
+    assert meta.embed_dim == embedder.encode_document(["a cat"]).shape[1]
+    assert meta.modalities == ["text", "image"]
+    assert meta.name == f"local/{kind.split('_')[0]}"  # its folder
+    assert "year" in meta.citation

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard, SpaceCard
+from huggingface_hub import ModelCard, SpaceCard, parse_eval_result_entries
 
 from modeling_unimur import UniMuRConfig, UniVLDRConfig
-from modeling_unimur.releasing.card import Card, check_card, read_card, render_card
+from modeling_unimur.releasing.card import Card, check_card, read_card, render_card, write_benchmark_results
 
 CARDS = Path(__file__).parents[2] / "hub_cards"
 SECTIONS = ["How to use it", "Parts", "Intended use", "Training data and licences", "Results", "Limits"]
@@ -174,3 +174,17 @@ def test_what_a_person_writes_cannot_break_the_page(tmp_path):
     assert "see <https://example.com>" in shown
     assert citation.count("```") == 2
     assert re.findall(r"^## Results$", shown, flags=re.MULTILINE) == ["## Results"]
+
+
+def test_results_on_benchmarks_of_the_hub_are_written_for_their_leaderboards(tmp_path):
+    row = {"task": "dialogue -> image", "dataset": "a set", "metric": "recall@1", "value": 12.5}
+    benchmark = {**row, "dataset_id": "acme/bench", "task_id": "default", "notes": "zero-shot"}
+    card = Card("A model", "mit", results=[row, benchmark, {**benchmark, "task_id": "other", "value": 3}])
+    (path,) = write_benchmark_results(card, tmp_path)
+    assert path.relative_to(tmp_path).as_posix() == ".eval_results/acme-bench.yaml"
+    found = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert [(one.dataset_id, one.task_id, one.value, one.notes) for one in found] == [
+        ("acme/bench", "default", 12.5, "zero-shot"), ("acme/bench", "other", 3, "zero-shot"),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="task_id"):
+        Card("A model", "mit", results=[{**row, "dataset_id": "acme/bench"}])

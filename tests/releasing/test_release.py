@@ -91,6 +91,16 @@ def test_univl_dr_is_built_whole(univl_dr_source, card, tmp_path):
         build_release(univl_dr_source, tmp_path / "again", heads_only=True, card=card)
 
 
+def test_results_on_benchmarks_go_up_with_the_release(univl_dr_source, card, tmp_path):
+    named = card.read_text(encoding="utf-8").replace("value: 25.0", "value: 25.0, dataset_id: acme/b, task_id: t")
+    (tmp_path / "card.yaml").write_text(named, encoding="utf-8")
+    build_release(univl_dr_source, tmp_path / "made", card=tmp_path / "card.yaml")
+    assert ".eval_results/acme-b.yaml" in check_release(tmp_path / "made")
+    (tmp_path / "made" / "more.yaml").write_text("a: 1", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"more\.yaml"):
+        check_release(tmp_path / "made")
+
+
 @pytest.mark.slow
 def test_univl_dr_works_in_a_fresh_process(univl_dr_source, card):
     made = release(univl_dr_source, "acme/univl-dr", card=card, dry_run=True)

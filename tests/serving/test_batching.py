@@ -7,7 +7,7 @@ import time
 import pytest
 
 from modeling_unimur.serving.batching import Batcher
-from modeling_unimur.serving.refusal import Refused
+from modeling_unimur.serving.limits import Refused
 
 
 def run(work, scenario, **options):

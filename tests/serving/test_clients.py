@@ -6,10 +6,9 @@ import torch
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.prefix_cache import FrozenDecoder
 from modeling_unimur.serving.answers import Answerer
+from modeling_unimur.serving.batching import FairQueue, Waiting
 from modeling_unimur.serving.clients import client_host, client_key
-from modeling_unimur.serving.fair_queue import FairQueue, Waiting
-from modeling_unimur.serving.memory import MemoryBudget, MemoryTrimmer
-from modeling_unimur.serving.refusal import Refused
+from modeling_unimur.serving.limits import MemoryBudget, MemoryTrimmer, Refused
 from modeling_unimur.serving.requests import RetrievalRequest
 
 

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from modeling_unimur.modeling_open_clip import picture_vectors, text_vectors
-from modeling_unimur.serving.limits import ServingLimits
+from modeling_unimur.serving.limits import Refused, ServingLimits
 from modeling_unimur.serving.openai_requests import read_embedding_request, read_rerank_request
-from modeling_unimur.serving.refusal import Refused
 from tests.serving.conftest import TEXTS
 
 pytest.importorskip("fastapi")

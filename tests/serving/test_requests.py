@@ -10,8 +10,7 @@ from PIL import Image
 
 from modeling_unimur.image_loading import load_image
 from modeling_unimur.serving.encoded_image import KEPT_PIXELS, EncodedImage
-from modeling_unimur.serving.limits import ServingLimits
-from modeling_unimur.serving.refusal import Refused
+from modeling_unimur.serving.limits import Refused, ServingLimits
 from modeling_unimur.serving.requests import read_request
 
 LIMITS = ServingLimits(

@@ -1,5 +1,8 @@
 """What the chat in the browser answers, and what it refuses."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -166,3 +169,87 @@ def test_the_page_of_a_foreign_index_shows_nothing_of_this_computer(
     record_sources(tmp_path / "index", [gallery[0].parent])
     assert main(command) == 0
     assert [set(pictures) for pictures in launched] == [set(), {"c"}, {"c"}]
+
+
+def test_coherent_answers_are_the_pipeline_s(responder, empty, served):
+    plain, _ = responder.answer(empty, "look who slept here", [], -1.0)
+    told, pictures = responder.answer(empty, "look who slept here", [], -1.0, coherent=True)
+    found = served[1](plain.messages[:1], top_k=3, coherent=True)
+    assert told.messages[1]["content"] == found["text"][0]["text"]
+    shown = [caption.rsplit(" (", 1)[0] for _, caption in pictures]
+    assert shown == [responder.pictures[hit["id"]][1] for hit in found["image"]]
+    assert all(-1 <= float(caption.rsplit("(", 1)[1].rstrip(")")) <= 1 for _, caption in pictures)  # cosines
+
+
+def test_a_visitor_searches_images_of_their_own(responder, empty, tmp_path, served):
+    from responder import MAX_OWN, Refused
+
+    mine = [write(tmp_path, f"my_{colour}.png", size=(40, 40)) for colour in ("cat", "dog")]
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8)).save(
+        tmp_path / "noise.png"
+    )
+    damaged = write(tmp_path, "cut.png", (tmp_path / "noise.png").read_bytes()[:5000])
+    own, told = responder.with_own_gallery([*mine, damaged, write(tmp_path, "notes.txt", b"x")])
+    assert [title for _, title in own.gallery] == ["my cat", "my dog"]
+    assert sum("cut.png" in line for line in told) == sum("notes.txt" in line for line in told) == 1
+    answered, pictures = own.answer(empty, "good morning", [], -1.0, coherent=True)
+    assert {path for path, _ in pictures} == set(mine)
+    assert answered.messages[1]["content"] in REPLIES
+    assert len(responder.gallery) == len(COLOURS)
+    assert served[1].index.count("image") == len(COLOURS)  # nobody else sees them
+    for files, message in (([damaged], "None of these"), ([], "None of these"), (mine * MAX_OWN, "at most")):
+        with pytest.raises(Refused, match=message):
+            responder.with_own_gallery(files)
+
+
+@pytest.fixture
+def here(tmp_path, gallery):
+    """The folder of a Space."""
+    shutil.copytree(gallery[0].parent, tmp_path / "space" / "gallery")
+    (tmp_path / "space" / "replies.txt").write_text("\n".join([*REPLIES, ""]))
+    return tmp_path / "space"
+
+
+def test_a_space_without_an_index_makes_one(space_path, pair, here):
+    from responder import Responder, open_gallery
+
+    retriever = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    pictures = open_gallery(retriever, here)
+    assert (retriever.index.count("image"), retriever.index.count("text")) == (len(COLOURS), len(REPLIES))
+    assert Responder(retriever, pictures).search("blue")[0][1] == "a blue square"
+
+
+@pytest.mark.parametrize("address", ["folder", "hub"])
+def test_a_space_with_the_address_of_an_index(space_path, served, pair, here, empty, address, monkeypatch, tmp_path):
+    """Images are those of the Space and of the data set, whatever paths the index names."""
+    from responder import Responder, open_gallery
+
+    asked = []
+
+    def download(name, repo_type):
+        asked.append((name, repo_type))
+        return str(tmp_path / "downloaded")
+
+    place = str(served[0] / "index")
+    if address == "hub":
+        shutil.copytree(place, tmp_path / "downloaded")
+        shutil.move(here / "gallery", tmp_path / "downloaded" / "images")
+        monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+        place = "hf://datasets/me/gallery"
+    retriever = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
+    responder = Responder(retriever, open_gallery(retriever, here, place))
+    assert asked == ([("me/gallery", "dataset")] if address == "hub" else [])
+    _, pictures = responder.answer(empty, "good morning", [], -1.0)
+    assert len(pictures) == 3
+    assert all(Path(path).is_relative_to(tmp_path) for path, _ in pictures)
+    next(iter((tmp_path / "downloaded" if address == "hub" else here).rglob("*_blue_*.png"))).unlink()
+    again = Responder(retriever, open_gallery(retriever, here, place))
+    assert "a blue square" not in dict(again.gallery).values()
+    assert again.search("blue")  # a hit whose image is not here is left out
+
+
+def test_an_index_that_is_not_there(space_path, pair, here):
+    from responder import open_gallery
+
+    with pytest.raises(FileNotFoundError, match="index"):
+        open_gallery(MultimodalRetrievalPipeline(model=pair[0], processor=pair[1]), here, str(here / "nowhere"))

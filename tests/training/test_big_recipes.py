@@ -17,7 +17,7 @@ from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import build
 from tests import tiny
 from tests.test_fromage_losses import COLLATOR, PROCESSOR
-from tests.test_target_spaces import siglip
+from tests.tiny import siglip
 from tests.training.cc3m_files import write_tsv
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

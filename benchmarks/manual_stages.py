@@ -1,0 +1,104 @@
+"""The stages of a search in manuals: its parts, hybrid, oracle of the modality, second stage; by UniVL-DR-mini.
+
+    python benchmarks/manual_stages.py --reranker MODEL [--corpora SET ...] [--bf16] [--captions]
+
+Each corpus is one ranking of passages and images, asked by the test questions; grade 2, the section or image meant,
+counts. Rows: `bm25`; `dense`, the release; `joined`, BM25 for texts and the release for images (divide and conquer);
+`joined_oracle` and `dense_oracle`, the same two with an oracle of the modality; `hybrid`, whose weight the validation
+questions choose; `second_stage`, the first 20 of it in the reranker's order; `weighted`, by the sum of both scores,
+with a weight that they choose too.
+
+- `CORPUS_ROW`: MRR@10 in percent, with `_low` and `_high`, the 95 % interval by the bootstrap over questions;
+- `CORPUS_ROW_images`: percentage of images among the first ten; `CORPUS_relevant_images`: among the relevant;
+- `CORPUS_ROW_over_OTHER`: paired differences; `CORPUS_within`: percentage of questions with an answer among the 20.
+
+The quick run has eleven texts with random vectors, and a reranker that counts common letters.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from benchmarks.harness import argument_parser, report
+from benchmarks.ladder_rows import RERANK_TOP_K, SECOND, WEIGHTED, Rows, second_stages
+from benchmarks.manuals import CORPORA, LEAST_SCORE, RELEASE, RandomEncoder, encoders, quick_set
+from modeling_unimur.data.registry import load_retrieval_set
+from modeling_unimur.data.retrieval_set import RetrievalSet
+from modeling_unimur.evaluation.systems.base import BOTH
+from modeling_unimur.evaluation.universal import DualEncoder, RetrievalTask, Space, ranked, with_bm25
+from modeling_unimur.index.second_stage import Reranker, open_reranker
+
+PAIRS = (
+    ("hybrid", "bm25"), ("hybrid", "dense"), ("hybrid", "joined"), ("second_stage", "hybrid"), ("weighted", "hybrid"),
+)  # fmt: skip
+
+
+class CommonLetters:
+    """Stands for a reranker in the quick run."""
+
+    skipped: Counter = Counter()
+
+    def scores(self, pairs) -> np.ndarray:
+        """Shares of letters that a query and a text have in common."""
+        letters = [(set(query), set(candidate.words)) for query, candidate in pairs]
+        return np.array([len(ours & theirs) / max(len(ours | theirs), 1) for ours, theirs in letters])
+
+
+def measure(corpus: str, retrieval: RetrievalSet, encoder: DualEncoder, reranker: Reranker) -> dict[str, float]:
+    """All figures of one corpus."""
+    task, dev = (RetrievalTask.from_set(retrieval, split, LEAST_SCORE) for split in ("test", "validation"))
+    space = Space(encoder, task, dev)
+    others, weight = with_bm25("dense", space)
+    names = ("bm25", "joined", "joined_oracle", "dense_oracle", "hybrid")
+    systems = {"dense": space.system(), **dict(zip(names, others.values(), strict=True))}
+    stages, choice = second_stages(space, systems["hybrid"], weight.value, reranker)
+    systems |= {"second_stage": stages[SECOND], "weighted": stages[WEIGHTED]}
+    rows, figures = Rows(task), {"questions": len(task.query_ids), "weight": weight.value}
+    for name, system in systems.items():
+        rows.add(name, system, (BOTH,))
+        found, shares = rows.found.interval(name, f"{BOTH} mrr@10"), rows.shares(name)["all"]
+        figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        figures |= {f"{name}_images": shares["returned"], "relevant_images": shares["relevant"]}
+    for ours, theirs in PAIRS:
+        found = rows.difference(ours, theirs)
+        key = f"{ours}_over_{theirs}"
+        figures |= {key: found["mean"], f"{key}_low": found["low"], f"{key}_high": found["high"]}
+    asked, relevance = task.within(BOTH)
+    first = ranked(systems["hybrid"], task, BOTH, asked, RERANK_TOP_K).tolist()
+    answered = [not grades.keys().isdisjoint(found) for grades, found in zip(relevance, first, strict=True)]
+    figures |= {"within": 100 * float(np.mean(answered)), "reranker_weight": choice.value}
+    return {f"{corpus}_{name}": value for name, value in figures.items()}
+
+
+def main() -> None:
+    parser = argument_parser(__doc__)
+    parser.add_argument("--corpora", nargs="+", default=list(CORPORA), help=f"default: {' '.join(CORPORA)}")
+    parser.add_argument("--reranker", metavar="MODEL", help="a CrossEncoder or MultiVectorEncoder")
+    parser.add_argument("--bf16", action="store_true", help="encode under bfloat16 autocast")
+    parser.add_argument("--captions", action="store_true", help="leave the images out: captions stand for them")
+    args = parser.parse_args()
+    if args.quick:
+        figures = measure("quick", quick_set(), RandomEncoder(args.seed), CommonLetters())
+        report("manual_stages", args, figures, [])
+        return
+    if args.reranker is None:
+        parser.error("--reranker is missing: name the second stage")
+    figures, reranker = {}, open_reranker(args.reranker)
+    for corpus in args.corpora:
+        retrieval = load_retrieval_set(corpus)
+        precision = torch.bfloat16 if args.bf16 else None
+        made = encoders(retrieval, {RELEASE: None}, precision, args.captions)[RELEASE]
+        figures |= measure(corpus, retrieval, made, reranker)
+    shown = "captions of images" if args.captions else "images"
+    report("manual_stages", args, figures, [f"passages and {shown} in one ranking; MRR@10 in percent"])
+
+
+if __name__ == "__main__":
+    main()
