@@ -12,12 +12,14 @@ from torch.nn import functional as F
 
 from modeling_unimur.data.row_store import key_of
 from modeling_unimur.data.titles import title_group
-from modeling_unimur.training.pairs import caption_forms, file_name_words
+from modeling_unimur.training.pairs import caption_forms
 
 from ..openclipart import load_openclipart
 
 logger = logging.getLogger(__name__)
 
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
 # A title that so many differently named files carry is the name of a collection ("Etiquette Icons"), not of a drawing.
 _COLLECTION = 5
 _COLLECTION_SHARE = 1 / 8
@@ -187,6 +189,20 @@ def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: fl
         near = (unit[start : start + _CHUNK] @ unit.T >= threshold).nonzero()
         pairs.extend((row + start, column) for row, column in near.tolist() if row + start < column)
     return joined(first, pairs)
+
+
+def file_name_words(path: str, author: str = "") -> str:
+    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
+
+    "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
+    remain.
+    """
+    words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
+    names = _NOT_LETTERS.sub(" ", author).casefold().split()
+    # The library cuts file names at a length, and with them the author's name.
+    while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
+        words.pop()
+    return " ".join(words) if len("".join(words)) > 2 else ""
 
 
 __all__ = [
