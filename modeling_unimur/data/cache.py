@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -16,6 +17,19 @@ class PackageUnavailable(RuntimeError):
 def cache_dir() -> Path:
     """Folder for installed data and built models, which may not exist yet: `$UNIMUR_CACHE`, or `~/.cache/unimur`."""
     return Path(os.environ.get("UNIMUR_CACHE") or "~/.cache/unimur").expanduser().absolute()
+
+
+def files_stamp(files: Iterable[str | os.PathLike], *choices: str) -> str:
+    """Thirty-two hexadecimal digits that change with the sizes and times of files and folders, which are not read, and
+    with choices that go with them. A folder's time changes when a file arrives in it or leaves it."""
+    lines = list(choices)
+    for file in files:
+        try:
+            status = os.stat(file)
+            lines.append(f"{os.path.abspath(file)} {status.st_size} {status.st_mtime_ns}")
+        except OSError:
+            lines.append(f"{os.path.abspath(file)} missing")
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def build_once(target: Path, build: Callable[[Path], object]) -> Path:

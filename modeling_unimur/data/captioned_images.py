@@ -19,19 +19,6 @@ from .image_files import decoded_suffixes, walk_images
 from .registry import IMAGES, find_loader, is_address
 from .text_lines import read_lines
 
-IMAGE_FEATURES = Features(
-    {
-        "image_id": Value("string"),
-        "image": Value("string"),
-        "title": Value("string"),
-        "description": Value("string"),
-        "tags": ListFeature(Value("string")),
-        "source": Value("string"),
-        "license": Value("string"),
-        "author": Value("string"),
-    }
-)
-
 
 class ImageRow(TypedDict):
     """One captioned image; `image` is the path of a PNG or JPEG file, words that are not known are empty."""
@@ -44,6 +31,11 @@ class ImageRow(TypedDict):
     source: str
     license: str
     author: str
+
+
+IMAGE_FEATURES = Features(
+    {name: ListFeature(Value("string")) if name == "tags" else Value("string") for name in ImageRow.__annotations__}
+)
 
 
 def image_dataset(rows: Iterable[ImageRow]) -> Dataset:

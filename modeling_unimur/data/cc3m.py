@@ -19,7 +19,7 @@ from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 
-from .cache import cache_dir
+from .cache import cache_dir, files_stamp
 from .dialog_schema import ReadReport
 from .img2dataset import CaptionedImage, Skipped, download_failures, find_archives, read_archives, read_folder
 from .text_lines import read_lines
@@ -219,7 +219,7 @@ def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
         FileNotFoundError, ValueError: as `read_cc3m`; ValueError also when not one pair is usable.
     """
     layout, parts, pairs = read_cc3m(path)
-    folder, name = cache_dir() / "data", f"cc3m-{_state(path, layout, parts)}"
+    folder, name = cache_dir() / "data", f"cc3m-{_stamp(path, layout, parts)}"
     table, about, listing = (folder / f"{name}{suffix}" for suffix in (".arrow", ".json", ".skipped.tsv"))
     if not (table.is_file() and about.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -256,19 +256,11 @@ def _write(path: str, layout: str, pairs: Iterator[CaptionedImage | Skipped], fo
     return report
 
 
-def _state(path: str, layout: str, parts: list[str]) -> str:
-    """Sixteen hexadecimal digits that change when a file is replaced, or a folder gets or loses entries."""
-    state = [str(_VERSION), layout, os.path.abspath(path)]
-    for part in parts:
-        try:
-            status = os.stat(part)
-            state.append(f"{os.path.abspath(part)} {status.st_size} {status.st_mtime_ns}")
-        except OSError:
-            state.append(f"{part} missing")
-    if layout == "TSV" and os.path.isdir(parts[1]):  # a folder's time changes when an image arrives in it
-        folders = (entry for entry in os.scandir(parts[1]) if entry.is_dir())
-        state.extend(sorted(f"{entry.path} {entry.stat().st_mtime_ns}" for entry in folders))
-    return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+def _stamp(path: str, layout: str, parts: list[str]) -> str:
+    folders: list[str] = []
+    if layout == "TSV" and os.path.isdir(parts[1]):  # images may arrive in any of the folders below
+        folders = sorted(entry.path for entry in os.scandir(parts[1]) if entry.is_dir())
+    return files_stamp([*parts, *folders], str(_VERSION), layout, os.path.abspath(path))
 
 
 __all__ = ["PUBLISHED_ROWS", "CC3MTable", "load_cc3m", "read_cc3m", "read_tsv"]

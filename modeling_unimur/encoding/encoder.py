@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..configuration_open_clip import joint_width
+from ..data.cache import files_stamp
 from ..data.image_bytes import decode_image, read_image_bytes
 from ..modeling_open_clip import picture_vectors, pool_images, project_images, space_name, text_vectors
 
@@ -287,12 +287,9 @@ def _at(places: torch.Tensor, parts: list[torch.Tensor], width: int = 0) -> torc
 
 def folder_stamp(folder: str | os.PathLike) -> str:
     """Changes with the files of a model folder, by names, sizes and times; they are not read."""
-    digest = hashlib.sha256(os.fsencode(os.path.abspath(folder)))
-    for path in sorted(Path(folder).rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            stat = path.stat()
-            digest.update(f"{path.relative_to(folder).as_posix()}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-    return digest.hexdigest()[:32]
+    return files_stamp(
+        path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts
+    )
 
 
 __all__ = ["Encoder", "ImageVectors", "embed_by_length", "folder_stamp", "read_image"]

@@ -1,4 +1,4 @@
-"""What a release's folder holds: the heads alone or everything, the code, the processor, and what
+"""Writes the folder of a release: heads or the full model, code, processor, and the files that
 sentence-transformers reads."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def read_heads(folder: Path) -> dict[str, torch.Tensor]:
 def write_heads(
     folder: Path, config: UniMuRConfig, heads: dict[str, torch.Tensor], processor: UniMuRProcessor
 ) -> None:
-    """Writes a heads-only release but for its card; the backbones need not be there.
+    """Writes a heads-only release without its card; the backbones are not needed.
 
     Args:
         folder: to write into.
@@ -89,7 +89,7 @@ def write_heads(
 def write_model(
     folder: Path, model: PreTrainedModel, processor: ProcessorMixin, heads_only: bool | None = None
 ) -> None:
-    """Writes a release but for its card.
+    """Writes a release without its card.
 
     Args:
         folder: to write into.

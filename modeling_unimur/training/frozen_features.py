@@ -302,37 +302,9 @@ class FrozenTexts:
         return CachedFeatures(rows, np.arange(len(texts)), len(texts) - len(missing), len(todo), self.store.folder)
 
 
-def image_features(
-    tower: nn.Module,
-    encode: Callable[..., torch.Tensor],
-    image_processor,
-    paths: Sequence[str],
-    batch_size: int = 32,
-) -> "tuple[torch.Tensor, list[int]]":
-    """Features of image files from a frozen image tower, in memory.
-
-    Args:
-        tower, encode, image_processor: as in `FrozenImages`.
-        paths: image files; one that cannot be read is left out and reported in the log.
-
-    Returns:
-        features `(readable, width)` and the positions in `paths` that they belong to.
-    """
-    options = FeatureOptions(image_batch=batch_size)
-    found = FrozenImages(tower, encode, image_processor, options).features(paths)
-    return found.rows.tensor(), found.kept.tolist()
-
-
-def text_features(
-    tower: nn.Module,
-    encode: Callable[[list], torch.Tensor],
-    texts: Iterable[str],
-    batch_size: int = 128,
-) -> torch.Tensor:
+def text_features(tower: nn.Module, encode: Callable[[list], torch.Tensor], texts: Iterable[str]) -> torch.Tensor:
     """Features `(texts, width)` of texts from a frozen text tower, in memory; `encode` takes a list of strings."""
-    return (
-        FrozenTexts(tower, encode, options=FeatureOptions(text_batch=batch_size)).features(list(texts)).rows.tensor()
-    )
+    return FrozenTexts(tower, encode).features(list(texts)).rows.tensor()
 
 
 __all__ = [
@@ -341,6 +313,5 @@ __all__ = [
     "FrozenImages",
     "FrozenTexts",
     "fingerprint",
-    "image_features",
     "text_features",
 ]

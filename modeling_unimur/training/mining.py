@@ -205,7 +205,7 @@ def mine_rows(
     processor,
     rows: QueryRows,
     documents: Documents,
-    pictures,
+    images,
     options: MiningOptions | None = None,
     precision: torch.dtype | None = None,
 ) -> Mined:
@@ -215,14 +215,14 @@ def mine_rows(
         model (`UniVLDRModel`), processor (`UniVLDRProcessor`): what embeds.
         rows (`QueryRows`): whose queries.
         documents (`Documents`): of the set; those that only pairs have are not searched.
-        pictures: as in `QueryCollator`.
+        images: as in `QueryCollator`.
         options (`MiningOptions`, *optional*): what is dropped.
         precision: of autocast.
     """
     reranker = None if options is None or options.reranker is None else open_reranker(options.reranker)
     corpus = [documents[number] for number in range(documents.corpus_size)]
     encoder = Encoder(model, processor, precision, progress=True)
-    vectors, queries = encoder.encode_documents(corpus, pictures), encoder.encode_queries(rows.texts)
+    vectors, queries = encoder.encode_documents(corpus, images), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
     judged = Judged(rows.known, [sorted(right) for right in rows.right])
 

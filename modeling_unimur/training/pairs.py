@@ -21,8 +21,6 @@ from .frozen_towers import frozen_towers, project
 # Words a description may have to be a caption and not an essay.
 _LONGEST = 40
 _ADDRESS = re.compile(r"https?://|www\.|\S+@\S+\.\S+")
-_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
-_NOT_LETTERS = re.compile(r"[\W\d_]+")
 
 
 def _clean(text: str) -> str:
@@ -49,20 +47,6 @@ def caption_forms(title: str, description: str = "", tags: list[str] | None = No
     if fresh:
         forms.append(", ".join([title, *fresh] if title else fresh))
     return forms
-
-
-def file_name_words(path: str, author: str = "") -> str:
-    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
-
-    "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
-    remain.
-    """
-    words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
-    names = _NOT_LETTERS.sub(" ", author).casefold().split()
-    # The library cuts file names at a length, and with them the author's name.
-    while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
-        words.pop()
-    return " ".join(words) if len("".join(words)) > 2 else ""
 
 
 logger = logging.getLogger(__name__)
@@ -305,7 +289,6 @@ __all__ = [
     "ImagePairs",
     "caption_forms",
     "caption_hashes",
-    "file_name_words",
     "frozen_towers",
     "in_memory_if_small",
     "load_cc3m_pairs",

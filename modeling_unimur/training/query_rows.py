@@ -222,7 +222,7 @@ class QueryCollator:
     Args:
         processor (`UniVLDRProcessor`): of the model.
         documents (`Documents`): by number.
-        pictures: image documents to tensors (`DecodedImages`, `PooledImages`); None where the model's fusion reads
+        images: image documents to tensors (`DecodedImages`, `PooledImages`); None where the model's fusion reads
             captions alone.
         sampler (`Sampler`): what candidates are.
         mask_known: whether a query's further right documents, and those of a positive's group, are no negatives where
@@ -237,14 +237,14 @@ class QueryCollator:
         self,
         processor,
         documents: Documents,
-        pictures,
+        images,
         sampler: Sampler,
         mask_known: bool = True,
         false_negative_threshold: float | None = None,
         max_tokens: int | None = None,
         teacher: Teacher | None = None,
     ):
-        self.processor, self.documents, self.pictures = processor, documents, pictures
+        self.processor, self.documents, self.images = processor, documents, images
         self.sampler, self.mask_known, self.threshold = sampler, mask_known, false_negative_threshold
         self.teacher = teacher
         limit = processor.max_target_tokens
@@ -267,7 +267,7 @@ class QueryCollator:
             mask = words.pop("caption_mask", None)
             batch.update({f"caption_{name}": value for name, value in words.items()})
             batch.update({} if mask is None else {"caption_mask": mask})
-            batch.update({} if self.pictures is None else self.pictures(shown))
+            batch.update({} if self.images is None else self.images(shown))
         batch["positives"] = torch.tensor([place[row["positive"]] for row in rows])
         batch["candidates"] = self._candidates(rows, order, place, brought)
         if self.teacher is not None:

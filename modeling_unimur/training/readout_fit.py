@@ -340,10 +340,6 @@ def _mean(figures: dict[str, float]) -> float:
     return float(np.mean(list(figures.values())))
 
 
-def _mean(figures: dict[str, float]) -> float:
-    return float(np.mean(list(figures.values())))
-
-
 # -- the image map --------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:

@@ -21,7 +21,7 @@ class RetrievalJudge:
         documents (`Documents`): of it.
         split: whose queries.
         processor: of the models.
-        pictures: image documents to tensors, as `Encoder.encode_documents` takes it.
+        images: image documents to tensors, as `Encoder.encode_documents` takes it.
         max_documents (*optional*): searches what is relevant to the split and other documents drawn at random, up to
             that many in all, which is quicker and easier; the whole corpus by default.
         least_score: relevant documents of a lower score count as not relevant, here and in training.
@@ -38,13 +38,13 @@ class RetrievalJudge:
         documents: Documents,
         split: str,
         processor,
-        pictures,
+        images,
         max_documents: "int | None" = None,
         least_score: int = 1,
         seed: int = 0,
         precision: "torch.dtype | None" = None,
     ):
-        self.processor, self.pictures, self.split, self.precision = processor, pictures, split, precision
+        self.processor, self.images, self.split, self.precision = processor, images, split, precision
         task = RetrievalTask.from_set(retrieval, split, least_score)
         chosen = self._chosen(task, max_documents, seed)
         self.documents = [documents[number] for number in chosen]
@@ -72,7 +72,7 @@ class RetrievalJudge:
 
     def embed(self, model) -> torch.Tensor:
         """Vectors of `documents` `(documents, width)`."""
-        return self._encoder(model).encode_documents(self.documents, self.pictures)
+        return self._encoder(model).encode_documents(self.documents, self.images)
 
     def _encoder(self, model) -> Encoder:
         return Encoder(model, self.processor, self.precision, progress=True)

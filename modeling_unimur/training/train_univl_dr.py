@@ -28,9 +28,8 @@ from .recipes import Recipe
 from .retrieval_judge import RetrievalJudge
 from .round_trip import failed_round_trips
 from .text_encoders import load_text_space
-from .trained_parts import choose_trained_parts
 from .trainer import parameter_report
-from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer
+from .univl_dr_trainer import HardNegativeMiningCallback, UniVLDRTrainer, choose_trained_parts
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +82,12 @@ class _Run:
         documents = [Documents(sets[0], pairs)]
         documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1], pairs))
         self.sets = {stage: (sets[stage - 1], documents[stage - 1]) for stage in (1, 2)}
-        self.pictures = self._pictures(documents[0])
+        self.images = self._images(documents[0])
         self.failed = self._failed_round_trips()
         distilled = self.data.distillation_options()
         self.teacher = None if distilled is None else self._teacher(distilled)
 
-    def _pictures(self, documents: Documents):
+    def _images(self, documents: Documents):
         if self.model.config.fusion == "caption" or self.recipe.model.image_tower == "unused":
             return None
         if self.recipe.model.image_tower == "trained":
@@ -102,7 +101,7 @@ class _Run:
         self.model.to(self.args.device)
         documents = self.sets[1][1]
         corpus = [documents[number] for number in range(documents.corpus_size)]
-        return self._encoder().encode_documents(corpus, self.pictures)
+        return self._encoder().encode_documents(corpus, self.images)
 
     def _encoder(self) -> Encoder:
         return Encoder(self.model, self.processor, self.precision, progress=True)
@@ -153,7 +152,7 @@ class _Run:
             *self.sets[stage],
             split,
             self.processor,
-            self.pictures,
+            self.images,
             most,
             self.data.least_score,
             self.args.seed,
@@ -196,7 +195,7 @@ class _Run:
         _, documents = self.sets[1]
         rows = self.rows(1, sampled=False)
         options = self.data.mining_options()
-        return mine_rows(self.model, self.processor, rows, documents, self.pictures, options, self.precision)
+        return mine_rows(self.model, self.processor, rows, documents, self.images, options, self.precision)
 
     def mined(self) -> Mined:
         """What stage 2 starts with: a file's, those that this run has written, or new ones."""
@@ -240,7 +239,7 @@ def _train_stage(run: _Run, stage: int, resume: bool) -> None:
     collator = QueryCollator(
         run.processor,
         run.sets[stage][1],
-        run.pictures,
+        run.images,
         sampler,
         data.mask_known,
         data.false_negative_threshold,

@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .. import UniMuRModel, UniMuRProcessor
+from ..data.cache import files_stamp
 
 # Lengths of UniVL-DR's verbalizer are not known; a caption of CC3M has ten words.
 _NEW_TOKENS = 32
@@ -116,10 +117,8 @@ class ImageToTextVerbalizer:
 
 def _state(source: str) -> str:
     """A source, and of a folder also when its weights were written."""
-    weights = [
-        (path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in Path(source).glob("*.safetensors")
-    ]
-    return f"{source} {sorted(weights)}" if weights else source
+    weights = sorted(Path(source).glob("*.safetensors"))
+    return f"{source} {files_stamp(weights)}" if weights else source
 
 
 def _asked(prompt: str) -> list[dict]:

@@ -11,9 +11,9 @@ from PIL import Image
 from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
 from modeling_unimur.data.json_lines import line_objects, object_entries
 from modeling_unimur.data.registry import load_retrieval_set
-from modeling_unimur.data.webqa import LineIndex, load_webqa, webqa_layout
 from modeling_unimur.data.webqa import line_index as line_index_module
-from modeling_unimur.data.webqa.line_index import find_line_index, write_line_index
+from modeling_unimur.data.webqa.line_index import LineIndex, find_line_index, write_line_index
+from modeling_unimur.data.webqa.load import load_webqa, webqa_layout
 from tests.data.webqa_files import FIRST_ID, jpeg, write_mbeir, write_pictures, write_raw, write_released
 
 

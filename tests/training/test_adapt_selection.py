@@ -106,8 +106,8 @@ def test_the_encoder_reads_each_context_once(adapted):
 
 
 def test_heads_that_learnt_nothing_do_no_harm(encoder, vectors, language_folder, tmp_path, monkeypatch):
-    def shuffled(*given):
-        read = importlib.import_module("modeling_unimur.training.readout_fit").read_contexts(*given)
+    def shuffled(*given, **options):
+        read = importlib.import_module("modeling_unimur.training.readout_fit").read_contexts(*given, **options)
         return replace(read, targets=read.targets[torch.randperm(len(read.targets))])
 
     monkeypatch.setattr(adapt_contexts, "load_texts", _sources)

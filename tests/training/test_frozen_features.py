@@ -17,7 +17,6 @@ from modeling_unimur.training.frozen_features import (
     FrozenImages,
     FrozenTexts,
     fingerprint,
-    image_features,
     text_features,
 )
 from modeling_unimur.training.pairs import caption_forms
@@ -158,14 +157,6 @@ def test_rows_in_bfloat16_are_near_and_kept_apart(folder):
     assert half.computed == 10
     near = torch.nn.functional.cosine_similarity(plain.rows.tensor(), half.rows.tensor())
     assert 0.999 < near.min() < 1 - 1e-7
-
-
-def test_functions_that_hold_everything_in_memory(folder):
-    tower = Tower()
-    (folder / "0.png").write_bytes(b"no picture")
-    features, kept = image_features(tower, tower.encode, processor(), paths(folder), batch_size=3)
-    assert features.shape == (9, 16)
-    assert kept == list(range(1, 10))
 
 
 def test_fingerprint_changes_with_a_weight_and_with_the_preprocessing():

@@ -19,8 +19,7 @@ from modeling_unimur.training.mining import read_mined, write_mined
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.retrieval_judge import RetrievalJudge
 from modeling_unimur.training.train_univl_dr import _Run, build, stage_arguments, train
-from modeling_unimur.training.trained_parts import choose_trained_parts
-from modeling_unimur.training.univl_dr_trainer import UniVLDRTrainer, released_cosine
+from modeling_unimur.training.univl_dr_trainer import UniVLDRTrainer, choose_trained_parts, released_cosine
 from modeling_unimur.verbalization import write_words
 from tests import tiny
 from tests.data.webqa_files import write_pictures, write_released

@@ -3,17 +3,3 @@
 Nothing is downloaded: the questions come from github.com/WebQnA/WebQA, `data.zip` from UniVL-DR's repository, M-BEIR
 from the Hub. All questions search one corpus, which holds the candidates of every split, as in UniVL-DR.
 """
-
-from .line_index import LineIndex, find_line_index, write_line_index
-from .load import SETTINGS, load_webqa, webqa_layout
-from .tables import write_tables
-
-__all__ = [
-    "SETTINGS",
-    "LineIndex",
-    "find_line_index",
-    "load_webqa",
-    "webqa_layout",
-    "write_line_index",
-    "write_tables",
-]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..cache import build_once, cache_dir
+from ..cache import build_once, cache_dir, files_stamp
 from ..retrieval_set import RetrievalSet
 from .layouts import DOCUMENTS_FILE, NUM_VALIDATION, TRAIN_FILE, Source, is_mbeir, read_mbeir, read_raw, read_released
 from .line_index import find_line_index
@@ -91,7 +90,7 @@ def load_webqa(
     def build(folder: Path) -> None:
         write_tables(_records(path, layout, captions, num_validation), folder, deduplicate)
 
-    name = _state(path, layout, captions, deduplicate, str(num_validation))
+    name = _stamp(path, layout, captions, deduplicate, str(num_validation))
     found = RetrievalSet.load(build_once(cache_dir() / "data" / f"webqa-{name}", build))
     chosen = {"captions": captions, "deduplicate": deduplicate}
     found.about = {"setting": next((name for name in SETTINGS if SETTINGS[name] == chosen), "own"), **chosen}
@@ -106,18 +105,11 @@ def _records(path: Path, layout: str, captions: str, num_validation: int) -> Ite
     return read_raw(path, index, num_validation) if layout == "raw" else read_released(source, index, captions)
 
 
-def _state(path: Path, *choices: str) -> str:
-    """Sixteen hexadecimal digits that change with the choices and with the files, without reading them."""
-    state = [str(TABLE_VERSION), str(path), *choices]
+def _stamp(path: Path, *choices: str) -> str:
     files = [path] if path.is_file() else [*path.glob("*.*"), *path.glob("*/*/*.jsonl")]
     # An index is written by the reader itself.
-    for file in sorted(file for file in files if file.is_file() and "lineidx" not in file.name):
-        status = file.stat()
-        state.append(f"{file} {status.st_size} {status.st_mtime_ns}")
-    table = path.parent / "imgs.tsv"
-    if path.is_file() and table.is_file():
-        state.append(f"{table} {table.stat().st_size}")
-    return hashlib.sha256("\n".join(state).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    files = sorted(file for file in files if file.is_file() and "lineidx" not in file.name)
+    return files_stamp([*files, *([path.parent / "imgs.tsv"] if path.is_file() else [])], str(TABLE_VERSION), *choices)
 
 
 __all__ = ["SETTINGS", "load_webqa", "webqa_layout"]

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.training.pairs import file_name_words
 from unimur_mini.dual_encoder.images import (
     collection_titles,
+    file_name_words,
     joined,
     near_twins,
     plain_title,

@@ -12,12 +12,14 @@ from torch.nn import functional as F
 
 from modeling_unimur.data.row_store import key_of
 from modeling_unimur.data.titles import title_group
-from modeling_unimur.training.pairs import caption_forms, file_name_words
+from modeling_unimur.training.pairs import caption_forms
 
 from ..openclipart import load_openclipart
 
 logger = logging.getLogger(__name__)
 
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_NOT_LETTERS = re.compile(r"[\W\d_]+")
 # A title that so many differently named files carry is the name of a collection ("Etiquette Icons"), not of a drawing.
 _COLLECTION = 5
 _COLLECTION_SHARE = 1 / 8
@@ -32,7 +34,7 @@ _CHUNK = 1024
 
 @dataclass
 class TrainingImage:
-    """One image and everything it is called.
+    """One image with all its texts.
 
     Args:
         image: path of the file.
@@ -123,7 +125,7 @@ def _with_texts(row: dict, collections: "set[str]") -> TrainingImage:
 
 
 def plain_title(title: str) -> str:
-    """A title as one would say it: "pill-button_Purple2" -> "pill button purple"."""
+    """A title in plain words: "pill-button_Purple2" -> "pill button purple"."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)
     return " ".join(re.sub(r"[\W\d_]+", " ", words).casefold().split())
 
@@ -131,7 +133,7 @@ def plain_title(title: str) -> str:
 def near_twins(
     images: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
 ) -> "list[tuple[int, int]]":
-    """Pairs of an image and another that are, by their features, one drawing.
+    """Pairs of images whose features show the same drawing.
 
     Args:
         images (`(n, width)`), others (`(m, width)`): pooled features.
@@ -153,7 +155,7 @@ def near_twins(
 
 
 def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.Tensor:
-    """Numbers `(n,)` that are equal for items of one group, and for those that any chain of pairs joins.
+    """Group numbers `(n,)`: items of one group, and items joined by a chain of pairs, have the same number.
 
     Args:
         first: of each item, the first item of its group.
@@ -173,7 +175,7 @@ def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.
 
 
 def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: float = 0.95) -> torch.Tensor:
-    """Numbers `(n,)` that equal and near-equal titles share.
+    """Group numbers `(n,)` of titles; equal and near-equal titles share one.
 
     Args:
         titles: of n images.
@@ -187,6 +189,20 @@ def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: fl
         near = (unit[start : start + _CHUNK] @ unit.T >= threshold).nonzero()
         pairs.extend((row + start, column) for row, column in near.tolist() if row + start < column)
     return joined(first, pairs)
+
+
+def file_name_words(path: str, author: str = "") -> str:
+    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
+
+    "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
+    remain.
+    """
+    words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
+    names = _NOT_LETTERS.sub(" ", author).casefold().split()
+    # The library cuts file names at a length, and with them the author's name.
+    while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
+        words.pop()
+    return " ".join(words) if len("".join(words)) > 2 else ""
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Everything that the small dual encoder may be trained on, as rows with the frozen towers' features."""
+"""Builds the training rows of the small dual encoder, with features of the frozen towers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from modeling_unimur.training.clip_rows import ClipRows, Draws
-from modeling_unimur.training.frozen_features import image_features, text_features
+from modeling_unimur.training.frozen_features import FrozenImages, text_features
 from modeling_unimur.training.frozen_towers import frozen_towers
 
 from .images import near_twins, shared_groups, training_images
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptions, draws: Draws) -> ClipRows:
-    """Everything that may be trained on, with the frozen towers' features.
+    """All training rows with features of the frozen towers.
 
     Args:
         clip: the dual encoder.
@@ -33,7 +33,8 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     images = training_images(rows, held_out)
 
     def encode(paths):
-        return image_features(towers.image_tower, towers.encode_images, image_processor, paths)
+        found = FrozenImages(towers.image_tower, towers.encode_images, image_processor).features(paths)
+        return found.rows.tensor(), found.kept.tolist()
 
     def read(texts):
         return F.normalize(text_features(towers.text_tower, towers.encode_texts, texts), dim=-1)
