@@ -66,6 +66,11 @@ def _require_whole(recipe: Recipe) -> None:
             f"model.config.query_anchor is {kind!r} and data.anchor_texts is {recipe.data.anchor_texts}: the anchored "
             "query is fitted on kinds of dialogue, such as {chats: 2500}. Set both or neither."
         )
+    if recipe.model.processor.get("max_image_tokens") is not None:
+        raise ValueError(
+            "A recipe keeps one vector of each image, and max_image_tokens reads its patches: leave it out, or train "
+            "with pixel_values (docs/backbones.md)."
+        )
     heads = recipe.model.heads
     if heads is not None and not Path(heads).is_file():
         raise FileNotFoundError(
