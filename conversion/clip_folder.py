@@ -1,10 +1,11 @@
-"""Folders of `CLIPModel` made from other layouts: tokenizer, image processor, and the check of the features."""
+"""Writes `CLIPModel` folders from other layouts: tokenizer, image processor, and a check of the features."""
 
 from __future__ import annotations
 
 import copy
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from conversion.state_dicts import require_equal
 from modeling_unimur.conversation import clean_texts
+from modeling_unimur.data.cache import build_once
 from modeling_unimur.loading import require_complete
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ CLEANED_TEXTS = (
     "a&nbsp;b", "a \ufb01ne \ufb02ower", "\uff26\uff35\uff2c\uff2c\u3000\uff57ide", "caf\u00c3\u00a9 au lait",
     "\u039f\u0394\u039f\u03a3", "\ufeffmarked", "a\x07b", "\x1b[31mred\x1b[0m",
 )  # fmt: skip
-CLEANED_NOTE = (
+_CLEANED_NOTE = (
     "Its texts were cleaned before they were tokenized (quotes, ligatures, HTML entities, mojibake). transformers' "
     "tokenizer leaves that out: set `clean_text` of `UniVLDRProcessor` or `UniMuRProcessor` to `clip`."
 )
@@ -52,7 +54,7 @@ _PREPROCESS = {
 
 
 def import_open_clip():
-    """The package open_clip.
+    """Imports the package open_clip.
 
     Raises:
         ImportError: it is not installed; the message says how to install it.
@@ -103,7 +105,7 @@ def clip_tokenizer(config: CLIPConfig, source: str | os.PathLike | None = None) 
 
 
 def _check_cleaning(tokenizer: PreTrainedTokenizerBase, reference) -> None:
-    """Reports how many texts have other tokens without open_clip's cleaning, and checks that none has with it."""
+    """Checks that cleaned texts have open_clip's tokens, and logs how many uncleaned texts do not."""
 
     def differing(texts: list[str]) -> list[str]:
         rows = tokenizer(texts, truncation=True)["input_ids"]
@@ -120,7 +122,7 @@ def _check_cleaning(tokenizer: PreTrainedTokenizerBase, reference) -> None:
         raise ValueError(f"The tokenizer differs from open_clip's on {wrong[0]!r}, cleaned.")
     count = len(differing(list(CLEANED_TEXTS)))
     logger.info(
-        "%d of %d texts for that purpose have other tokens uncleaned. %s", count, len(CLEANED_TEXTS), CLEANED_NOTE
+        "%d of %d texts for that purpose have other tokens uncleaned. %s", count, len(CLEANED_TEXTS), _CLEANED_NOTE
     )
 
 
@@ -177,7 +179,7 @@ def plain_model(model_cfg: dict, tensors: dict[str, torch.Tensor]) -> torch.nn.M
 
 
 def read_clip_model(folder: str | os.PathLike) -> CLIPModel:
-    """A `CLIPModel` in float32, whole.
+    """Reads a `CLIPModel` in float32 and checks that no weight is missing.
 
     Raises:
         ValueError: the folder holds another model, or the file lacks weights.
@@ -191,34 +193,57 @@ def read_clip_model(folder: str | os.PathLike) -> CLIPModel:
 
 
 def build_clip_model(config: CLIPConfig, tensors: dict[str, torch.Tensor]) -> CLIPModel:
-    """A `CLIPModel` with these weights, every one of them."""
+    """A `CLIPModel` with these weights; none may be missing."""
     model = CLIPModel(config)
     model.load_state_dict(tensors)
     return model.eval()
 
 
-def save_clip_folder(
-    folder: Path, model: CLIPModel, tokenizer: PreTrainedTokenizerBase, processor: CLIPImageProcessor, card: str
-) -> None:
-    """Writes model, tokenizer, image processor and card, and reads the weights back.
+def write_clip_folder(
+    target: Path,
+    config: CLIPConfig,
+    tensors: dict[str, torch.Tensor],
+    plain: Callable[[], torch.nn.Module],
+    *,
+    tokenizer: str | os.PathLike | None,
+    preprocess: dict | None = None,
+    licence: str,
+    note: str,
+) -> Path:
+    """Writes a folder of `CLIPModel`, compares its features with the source's, and reads the weights back.
+
+    Args:
+        target: folder to make.
+        config, tensors: of the model.
+        plain: makes the source, a model of open_clip.
+        tokenizer: as in `clip_tokenizer`.
+        preprocess: as in `image_processor`.
+        licence, note: for the card.
 
     Raises:
-        ValueError: a weight comes back with other values.
+        ValueError: the features differ, or a weight comes back with other values.
     """
-    model.save_pretrained(folder)
-    for part in (tokenizer, processor):
-        part.save_pretrained(folder)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    again = read_clip_model(folder).state_dict()
-    different = [key for key, value in model.state_dict().items() if not torch.equal(again[key], value)]
-    if different:
-        raise ValueError(f"{folder}: {len(different)} tensors load with other values, such as {different[0]}.")
+    words, images = clip_tokenizer(config, tokenizer), image_processor(config, preprocess)
+    note = note if tokenizer is not None else f"{note} {_CLEANED_NOTE}"
 
+    def build(folder: Path) -> None:
+        model = build_clip_model(config, tensors)
+        verify_features(plain(), model)
+        for part in (model, words, images):
+            part.save_pretrained(folder)
+        metadata = [
+            f"license: {licence}",
+            "library_name: transformers",
+            "pipeline_tag: zero-shot-image-classification",
+        ]
+        card = "\n".join(["---", *metadata, "---", f"# {target.name}", "", note, ""])
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        again = read_clip_model(folder).state_dict()
+        different = [key for key, value in model.state_dict().items() if not torch.equal(again[key], value)]
+        if different:
+            raise ValueError(f"{folder}: {len(different)} tensors load with other values, such as {different[0]}.")
 
-def clip_card(licence: str, title: str, note: str) -> str:
-    """A card for a converted CLIP."""
-    metadata = [f"license: {licence}", "library_name: transformers", "pipeline_tag: zero-shot-image-classification"]
-    return "\n".join(["---", *metadata, "---", f"# {title}", "", note, ""])
+    return build_once(target, build)
 
 
 @torch.no_grad()
@@ -256,16 +281,6 @@ def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float =
 
 
 __all__ = [
-    "CLEANED_NOTE",
-    "OPENAI_VOCABULARY",
-    "build_clip_model",
-    "clip_card",
-    "clip_tokenizer",
-    "image_processor",
-    "import_open_clip",
-    "plain_model",
-    "preprocess_config",
-    "read_clip_model",
-    "save_clip_folder",
-    "verify_features",
-]
+    "OPENAI_VOCABULARY", "build_clip_model", "clip_tokenizer", "image_processor", "import_open_clip", "plain_model",
+    "preprocess_config", "read_clip_model", "verify_features", "write_clip_folder",
+]  # fmt: skip

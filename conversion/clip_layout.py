@@ -1,4 +1,4 @@
-"""CLIP's tensors under OpenAI's names, which open_clip keeps, and under those of transformers' `CLIPModel`."""
+"""Maps CLIP's tensors between the names of OpenAI and open_clip and those of transformers' `CLIPModel`."""
 
 from __future__ import annotations
 

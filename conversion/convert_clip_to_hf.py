@@ -12,6 +12,7 @@ unimur[open_clip]`), whose model the features are compared with.
 from __future__ import annotations
 
 import argparse
+import functools
 import logging
 import os
 import sys
@@ -25,21 +26,15 @@ from transformers import CLIPConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conversion.clip_folder import (
-    CLEANED_NOTE,
-    build_clip_model,
-    clip_card,
-    clip_tokenizer,
-    image_processor,
     import_open_clip,
     plain_model,
     read_clip_model,
-    save_clip_folder,
     verify_features,
+    write_clip_folder,
 )
 from conversion.clip_layout import half_as_openai, to_hf, to_openai
 from conversion.open_clip_configs import clip_config, open_clip_config
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
-from modeling_unimur.data.cache import build_once
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +44,7 @@ _NOTE = "A CLIP state dict under OpenAI's names, as transformers' `CLIPModel`, i
 
 
 def openai_config(ledger: KeyLedger, activation: str = "quick_gelu", head_width: int = HEAD_WIDTH) -> CLIPConfig:
-    """The configuration that a state dict implies, by the shapes of its tensors.
+    """Infers the configuration from the shapes of a state dict's tensors.
 
     Args:
         ledger: the state dict.
@@ -113,7 +108,7 @@ def convert(
     tokenizer: str | os.PathLike | None = None,
     licence: str = "mit",
 ) -> Path:
-    """From OpenAI's layout to a folder of `CLIPModel`, whose features are compared with the source's first.
+    """Converts a state dict in OpenAI's layout to a `CLIPModel` folder and compares the features of both.
 
     Args:
         checkpoint: a state dict, alone or under `model` or `state_dict`; `.safetensors` or what `torch.save` wrote.
@@ -141,18 +136,9 @@ def convert(
             ledger.drop(name, "a constant that the shapes say too")
     tensors = to_hf(ledger, config)
     logger.info("%s", ledger.report())
-    words, images = clip_tokenizer(config, tokenizer), image_processor(config)
-    note = _NOTE if tokenizer is not None else f"{_NOTE} {CLEANED_NOTE}"
-
-    def build(folder: Path) -> None:
-        model = build_clip_model(config, tensors)
-        plain = plain_model(
-            open_clip_config(config), {key: value for key, value in source.items() if key not in _CONSTANTS}
-        )
-        verify_features(plain, model)
-        save_clip_folder(folder, model, words, images, clip_card(licence, target.name, note))
-
-    return build_once(target, build)
+    weights = {key: value for key, value in source.items() if key not in _CONSTANTS}
+    plain = functools.partial(plain_model, open_clip_config(config), weights)
+    return write_clip_folder(target, config, tensors, plain, tokenizer=tokenizer, licence=licence, note=_NOTE)
 
 
 def convert_back(
@@ -163,7 +149,7 @@ def convert_back(
     head_width: int = HEAD_WIDTH,
     half: bool = False,
 ) -> Path:
-    """From a folder of `CLIPModel` to OpenAI's layout, in one file.
+    """Converts a `CLIPModel` folder to one file in OpenAI's layout.
 
     Args:
         folder: the folder, or a Hub id.

@@ -1,4 +1,4 @@
-"""FROMAGe's `cc3m_embeddings*.pkl` and GILL's `cc3m_embeddings*.npy` to an index that UniMuR searches.
+"""Converts FROMAGe's `cc3m_embeddings*.pkl` and GILL's `cc3m_embeddings*.npy` to an index that UniMuR searches.
 
     python conversion/convert_embeddings_to_index.py fromage_model/cc3m_embeddings*.pkl cc3m-index
     python conversion/convert_embeddings_to_index.py vectors.npy my-index --paths paths.txt --model fromage-heads
@@ -85,7 +85,7 @@ def convert(
     paths_file: str | os.PathLike | None = None,
     model: str | os.PathLike | None = None,
 ) -> dict:
-    """Writes one index of all files. Vectors without direction and paths given again are left out, and counted.
+    """Writes one index of all files. Zero or non-finite vectors and repeated paths are skipped and counted.
 
     Args:
         files: as the sources write them; joined in this order.

@@ -1,4 +1,4 @@
-"""FROMAGe's and UniMuR's pruned checkpoints to heads-only releases of UniMuR.
+"""Converts pruned checkpoints of FROMAGe and UniMuR to heads-only releases of UniMuR.
 
     python conversion/convert_fromage_to_hf.py fromage_model/ fromage-opt-6.7b-heads
     python conversion/convert_fromage_to_hf.py fromage_model/ OUT --verify heads      # without the 6.7B weights
@@ -90,7 +90,7 @@ def read_heads(
     image_targets: str = "auto",
     text_target_map: str | None = None,
 ) -> HeadsPlan:
-    """What a checkpoint becomes, every tensor of it accounted for in `ledger`.
+    """Plans the conversion of a checkpoint; `ledger` accounts for each of its tensors.
 
     Args:
         ledger: the checkpoint's state dict.

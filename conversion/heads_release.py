@@ -106,7 +106,7 @@ def release_heads(
     dtype: torch.dtype = torch.float32,
     hub_arguments: dict | None = None,
 ) -> Path:
-    """Writes a heads-only release, after its numbers were compared with the source's.
+    """Writes a heads-only release and compares its outputs with the source's.
 
     Args:
         checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
@@ -194,7 +194,7 @@ def release_heads(
 
 # -- the command line -----------------------------------------------------------------------------------------------
 def heads_parser(description: str) -> argparse.ArgumentParser:
-    """Arguments that the conversions of heads share."""
+    """The parser of the arguments that all conversions of heads share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help=f"folder with {CHECKPOINT} and {ARGUMENTS}")
     parser.add_argument("output", help="folder to make")
@@ -221,7 +221,7 @@ def heads_parser(description: str) -> argparse.ArgumentParser:
 
 
 def shared_arguments(args: argparse.Namespace) -> dict:
-    """Those of `heads_parser` as arguments of a conversion."""
+    """Converts what `heads_parser` parsed to arguments of a conversion."""
     arguments = read_arguments(args.checkpoint)
     backbones = {}
     for name, key in (("language_model", "opt_version"), ("clip", "visual_encoder")):

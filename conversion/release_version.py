@@ -1,4 +1,4 @@
-"""What tells one build of a small release from another: its committed files, and the code that it carries."""
+"""The version of a small release: a hash of its committed files and of the code that it carries."""
 
 from __future__ import annotations
 

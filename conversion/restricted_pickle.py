@@ -1,4 +1,4 @@
-"""Pickles of arrays and plain containers, read without running anything that they ask for.
+"""Reads pickles of arrays and plain containers without running the code that they name.
 
 A pickle is a program: it names functions and has them called. Here each of the few names that arrays, tensors and
 containers need stands for a maker of this module, which checks what it is given; any other name ends the reading.
@@ -181,7 +181,7 @@ def _read(file: BinaryIO, path: Path) -> Any:
 
 
 def read_arrays(path: str | os.PathLike) -> Any:
-    """What a pickle or a numpy file holds: numpy arrays, numbers, texts, and containers of these; tensors as arrays.
+    """Reads a pickle or numpy file of arrays, numbers, texts and containers of these; tensors become arrays.
 
     Args:
         path: a pickle under any name (GILL's is called `.npy`), or a file that `np.save` wrote, of numbers or of one

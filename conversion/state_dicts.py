@@ -1,4 +1,4 @@
-"""Foreign checkpoints: read without running code of theirs, and every tensor in them accounted for."""
+"""Reads foreign checkpoints without running their code, and accounts for every tensor."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class KeyLedger:
         return list(self._left)
 
     def peek(self, key: str) -> torch.Tensor:
-        """A tensor that stays where it is.
+        """Returns a tensor without taking it.
 
         Raises:
             ValueError: there is no such tensor.
@@ -97,7 +97,7 @@ class KeyLedger:
         return self._left[key]
 
     def take(self, key: str, target: str, *shapes: tuple[int, ...]) -> torch.Tensor:
-        """A tensor, in the first of `shapes`.
+        """Takes a tensor and reshapes it to the first of `shapes`.
 
         Args:
             key: its name in the source.
@@ -116,7 +116,7 @@ class KeyLedger:
         return tensor.reshape(shapes[0]) if shapes else tensor
 
     def drop(self, key: str, reason: str) -> None:
-        """Leaves a tensor out, and says why in the report."""
+        """Leaves a tensor out; the report gives the reason."""
         self._require(key)
         self._lines.append((key, str(tuple(self._left.pop(key).shape)), f"left out: {reason}"))
 
@@ -155,7 +155,7 @@ def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def require_equal(found: torch.Tensor, expected: torch.Tensor, what: str, tolerance: float) -> float:
-    """`largest_difference`, as a check.
+    """Checks that `largest_difference` is within a tolerance.
 
     Raises:
         ValueError: the difference is larger than `tolerance`, or no number.

@@ -41,7 +41,6 @@ TESTED_THROUGH = {
     "they need runs of the minis' recipes, or hours": (
         "benchmarks.ablation", "benchmarks.anchor", "benchmarks.photographs", "benchmarks.quality",
     ),
-    "tests/conversion/test_assemble_clip_lite2_minilm.py": ("conversion.packaged_minilm",),
     "tests/conversion/test_convert_fromage.py": ("conversion.heads_plan", "conversion.source_heads"),
     "tests/test_unimur_mini.py": ("conversion.release_version",),
     "tests/evaluation/test_mteb_tasks.py": (

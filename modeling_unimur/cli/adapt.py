@@ -1,4 +1,4 @@
-"""`unimur adapt`: heads for an index that somebody has."""
+"""`unimur adapt`: fit heads for an existing index."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Fits heads, prints what they and their rivals find, and how to query."""
+    """Fits heads and prints their recalls, those of the baselines, and how to query."""
     for name in filter(None, (args.embeddings, args.texts, args.chats)):
         if not Path(name).expanduser().is_file():
             raise CommandError(f"there is no file {name}")
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def report(results: dict) -> list[str]:
-    """The results of `adapt`, a line each."""
+    """The lines that report the results of `adapt`."""
     items = ", ".join(f"{count:,} {kind}s" for kind, count in results["items"].items() if count)
     lines = [
         f"{items} of {results['width']} numbers; {results['trained_parameters']:,} parameters trained on "
@@ -117,7 +117,7 @@ def report(results: dict) -> list[str]:
 
 
 def _written(results: dict) -> str:
-    """What the folder holds, and why."""
+    """The line that says which variant was written and why."""
     anchor, judged = results.get("anchor"), "further texts and dialogues that nothing was fitted on"
     if anchor is None:
         words = results["kept"].replace("_", " ")

@@ -54,7 +54,7 @@ def space() -> ModuleType:
 
 
 def images_of(retriever: Any) -> dict[str, tuple[str, str]]:
-    """Path and title of every image in an index that says no more than ids."""
+    """Path and title of every image in an index without a gallery file."""
     count = retriever.index.count("image")
     if not count:
         return {}
@@ -66,7 +66,7 @@ def images_of(retriever: Any) -> dict[str, tuple[str, str]]:
 def shown_images(
     images: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
 ) -> dict[str, tuple[str, str]]:
-    """Those of an index' images that the page may show: images below the folders.
+    """Filters an index's images to those below the folders that the page may show.
 
     Args:
         images: path and title by id. The paths are the index', and an index may name any file of this computer.

@@ -55,7 +55,7 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
 
 
 def opening_arguments(args: argparse.Namespace) -> dict:
-    """What a command line says about opening a model, as arguments of `retriever.open_retriever`.
+    """Arguments of `retriever.open_retriever` from a parsed command line.
 
     Raises:
         CommandError: a backbone's path is no folder.
@@ -68,7 +68,7 @@ def opening_arguments(args: argparse.Namespace) -> dict:
 
 
 def chosen_backbones(args: argparse.Namespace) -> dict[str, str]:
-    """What `add_backbones` has read, as arguments of `from_pretrained`.
+    """Arguments of `from_pretrained` from what `add_backbones` parsed.
 
     Raises:
         CommandError: a path that is no folder.
@@ -98,7 +98,7 @@ def add_reranker(parser: argparse.ArgumentParser, purpose: str, with_top_k: bool
 
 
 def opened_reranker(args: argparse.Namespace) -> Any:
-    """What rescores; None without `--reranker`. Raises: as `open_reranker`."""
+    """Opens the reranker; None without `--reranker`. Raises: as `open_reranker`."""
     from ..index.second_stage import open_reranker
 
     if args.reranker is None:
@@ -108,7 +108,7 @@ def opened_reranker(args: argparse.Namespace) -> Any:
 
 # -- recipes ----------------------------------------------------------------------------------------------------------
 def add_recipe_arguments(parser: argparse.ArgumentParser, example: str) -> None:
-    """The recipe and what wins over it; `example` is one such `section.field=value`."""
+    """Adds the recipe and the values that override it; `example` is one such `section.field=value`."""
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, such as those in recipes/")
     parser.add_argument(
         "overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help=f"override values of the file, such as {example}"
@@ -116,7 +116,7 @@ def add_recipe_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 
 
 def recipe_of(args: argparse.Namespace) -> Recipe:
-    """The recipe that was asked for; a typo in its path is told before torch is imported."""
+    """Reads the recipe; a wrong path is reported before torch is imported."""
     if not Path(args.recipe).is_file():
         others = sorted(path.name for path in Path(args.recipe).parent.glob("*.yaml"))
         raise CommandError(

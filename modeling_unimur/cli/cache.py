@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Computes what is not there yet, goes on where a killed call stopped, and prints what lies where."""
+    """Computes missing features, resumes an interrupted call, and prints where they are stored."""
     recipe = recipe_of(args)
     import logging
 

@@ -1,4 +1,4 @@
-"""A conversation by hand: what the person types, what it does, and what is printed."""
+"""A conversation in the terminal: the commands, their effect, and the output."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ChatSession:
 
 
 def converse(session: ChatSession, stream: TextIO, read_line: Callable[[str], str]) -> None:
-    """Read lines and answer them until the person leaves.
+    """Read lines and answer them until the user leaves.
 
     Args:
         session: the conversation.

@@ -1,4 +1,4 @@
-"""The systems that `unimur compare` and `unimur evaluate` set side by side."""
+"""Opens the systems that `unimur compare` and `unimur evaluate` compare."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def open_systems(
 
 
 def _known(system, source: str, revision: str):
-    """A system that says where it comes from, and whose batches can be kept."""
+    """Records a system's source and revision, so that its batches can be cached."""
     system.source = source
     if revision != "unknown":
         system.revision = revision

@@ -1,5 +1,5 @@
-"""The error that the command line prints as one line."""
+"""The error that the command line prints in one line."""
 
 
 class CommandError(Exception):
-    """Something the person can put right; the message names the item and the remedy."""
+    """An error that the user can fix; the message names the item and the remedy."""

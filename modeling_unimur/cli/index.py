@@ -1,4 +1,4 @@
-"""`unimur index`: a corpus into an index, kept up to date and searched."""
+"""`unimur index`: encode a corpus into an index, update it, and search it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unimur mine`: hard negatives of a retrieval set, by a trained UniVL-DR."""
+"""`unimur mine`: mine hard negatives of a retrieval set with a trained UniVL-DR."""
 
 from __future__ import annotations
 

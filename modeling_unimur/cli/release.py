@@ -1,4 +1,4 @@
-"""`unimur release`: a model's folder on the Hub, after it was checked and tried."""
+"""`unimur release`: check a model's folder, try it, and upload it to the Hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Releases, and prints what went up."""
+    """Releases the model and prints the uploaded files."""
     source = Path(args.folder).expanduser()
     if not source.is_dir():
         raise CommandError(f"there is no folder {args.folder}; name what `unimur train` or `save_pretrained` wrote")

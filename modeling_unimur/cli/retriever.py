@@ -1,4 +1,4 @@
-"""Opens a model folder as the public pipeline."""
+"""Opens models and indexes as the public pipeline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unimur serve`: dialogues in, ranked texts and images out, over HTTP."""
+"""`unimur serve`: answer dialogues over HTTP with ranked texts and images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unimur verbalize`: a retrieval set's images put into words."""
+"""`unimur verbalize`: describe the images of a retrieval set in words."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Puts into words what has none yet, goes on where a killed call stopped, and writes the file."""
+    """Describes images that have no words yet, resumes an interrupted call, and writes the file."""
     if not args.output.endswith(".jsonl"):
         raise CommandError(f"--output {args.output}: write FILE.jsonl")
     import logging

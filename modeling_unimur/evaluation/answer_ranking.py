@@ -1,4 +1,4 @@
-"""Ranks answers by their likelihood under a language model, with one KV cache for the shared context."""
+"""Ranks answers by their likelihood under a language model; a shared context has one KV cache."""
 
 from __future__ import annotations
 

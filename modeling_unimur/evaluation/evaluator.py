@@ -110,7 +110,7 @@ class Encoded:
         return np.where(absent, -np.inf, found)
 
     def about(self) -> dict[str, object]:
-        """What a table says of the system."""
+        """What a report says about the system."""
         found: dict[str, object] = {"sees": self.system.sees}
         if self.coherence is not None:
             found["coherence"] = asdict(self.coherence)
@@ -173,7 +173,7 @@ class Encoded:
 
 
 def work_folder(system: System, work: Path | None) -> Path | None:
-    """Where a system's batches are kept: nowhere without a folder, or a `revision` that tells its state."""
+    """The folder of a system's cached batches; None without a folder or a `revision`."""
     if work is None or not system.revision:
         return None
     name = re.sub(r"\W+", "-", system.name).strip("-").lower()
@@ -253,7 +253,7 @@ class Evaluator:
         return found
 
     def notes(self) -> list[str]:
-        """What was left out."""
+        """Notes on skipped images."""
         if not self.unreadable:
             return []
         first = next(iter(self.unreadable))
@@ -287,7 +287,7 @@ class Evaluator:
         return {name: _joined(arrays, kind) for name, arrays in parts.items()}
 
     def _image_key(self, source) -> str:
-        """Of an image's content, or its name where it cannot be read."""
+        """A hash of an image's content, or its name if it cannot be read."""
         if not isinstance(source, str):
             return image_key(source)
         if source not in self._image_keys:
@@ -295,7 +295,7 @@ class Evaluator:
         return self._image_keys[source]
 
     def _queries(self, system: System, groups: Sequence[Sequence[Messages]]) -> tuple[Any, np.ndarray | None]:
-        """What a system makes of all contexts, and the likelihood of [RET] where it predicts it."""
+        """Encodes all contexts; also returns the likelihood of [RET] if the system predicts it."""
         folder = work_folder(system, self.work) if system.has_vectors else None
         read = partial(read_conversation, load=lambda source, allow_urls: self._image_key(source))
         items = [repr([read(list(context)) for context in group]) for group in (groups if folder else ())]
@@ -321,7 +321,7 @@ class Evaluator:
 
 
 def image_key(source) -> str:
-    """The same for the same image, wherever it lies; its name where it cannot be read."""
+    """A hash of an image's content; its name if it cannot be read."""
     try:
         is_encoded = isinstance(source, (str, os.PathLike, bytes))
         return content_key(image_bytes(source) if is_encoded else load_image(source))

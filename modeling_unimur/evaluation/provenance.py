@@ -1,4 +1,4 @@
-"""Provenance of figures: the revisions of model and data, the packages, the machine."""
+"""Provenance of results: revisions of model and data, package versions, and the machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def files_digest(paths: Iterable[str | os.PathLike]) -> str:
 
 
 def model_revision(source: str | os.PathLike, model=None) -> str:
-    """What tells one state of a model from another.
+    """The revision of a model.
 
     Args:
         source: folder or Hub id.

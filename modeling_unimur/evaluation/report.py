@@ -1,4 +1,4 @@
-"""Results of a task: files and tables."""
+"""Results of a task as files and tables."""
 
 from __future__ import annotations
 
@@ -141,11 +141,11 @@ class TaskResult:
         return rows
 
     def text(self) -> str:
-        """The short table, for a terminal."""
+        """The main table, for a terminal."""
         return aligned(self.table(intervals=False))
 
     def lines(self) -> list[str]:
-        """What the figures mean, and what each system sees."""
+        """Notes on the figures and on the inputs of each system."""
         seen = [
             f"{name} sees {figures.about['sees']}."
             for name, figures in self.systems.items()

@@ -40,7 +40,7 @@ class Stream:
 
 
 def plan_streams(rows: Sequence[list], last: int) -> list[Stream]:
-    """Puts contexts together that begin alike.
+    """Groups contexts that share a prefix.
 
     Args:
         rows: the places of whole contexts.
@@ -154,7 +154,7 @@ class TurnEncoder:
         return self._anchored(vectors, contexts), likely
 
     def build(self, streams: Sequence[Stream]) -> PrefixCache | None:
-        """Runs streams together; None where each context runs anew."""
+        """Builds the prefix cache of several streams; None if contexts do not share prefixes."""
         return self.decoder.build(*self.reader.inputs([s.places for s in streams])) if self.shares else None
 
     def run(
@@ -208,7 +208,7 @@ class TurnEncoder:
                     yield branch.row, states, found.hidden[place, start - 1 :].clone()
 
     def _anchored(self, readouts: torch.Tensor, contexts: Sequence[tuple[list, list[dict]]]) -> torch.Tensor:
-        """The queries of contexts whose readouts `(contexts, width)` are known."""
+        """Adds the query anchor to the readouts `(contexts, width)` of contexts."""
         if self.model.config.query_anchor == "none":
             return readouts
         device, parts = self.model.device, []

@@ -1,4 +1,4 @@
-"""How a release names the frozen backbones that it does not hold."""
+"""The frozen backbones that a heads-only release names."""
 
 from __future__ import annotations
 

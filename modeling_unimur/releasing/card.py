@@ -1,4 +1,4 @@
-"""A release's card: filled from a person's YAML file and the configuration, and checked without a network."""
+"""Model cards, filled from a YAML file and the configuration, and checked offline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RESULT = ("task", "dataset", "metric", "value")
 
 @dataclass(frozen=True)
 class Card:
-    """What a person says about a model; `hub_cards/template/card.yaml` explains each field.
+    """The author's description of a model; `hub_cards/template/card.yaml` explains each field.
 
     Args:
         title: of the page.
@@ -175,7 +175,7 @@ def _described(config: PreTrainedConfig, part: str) -> str:
 
 
 def _parts(config: PreTrainedConfig, trained: int) -> list[tuple[str, str, str]]:
-    """Rows of the table of parts: what, which, whether it trained."""
+    """Rows of the table of parts: name, description, whether it was trained."""
     dual = ("dual encoder", _described(config, "clip"))
     if config.model_type == "univl_dr":
         return [(*dual, f"yes, {trained:,} parameters")]
@@ -249,7 +249,7 @@ def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str
 
 
 def check_card(text: str) -> None:
-    """Refuses a card that the Hub would refuse, or that says too little; no network is used.
+    """Checks offline that a card is valid for the Hub and complete.
 
     Args:
         text: Markdown with its metadata.

@@ -1,4 +1,4 @@
-"""Run in a process of its own: loads a release as a stranger does, and says what it computes.
+"""A script for a separate process: loads a release without this package and saves its embeddings.
 
 With the arguments FOLDER OUTPUT [LANGUAGE_MODEL] [CLIP] it loads by AutoModel, AutoProcessor, `pipeline` and, where it
 is installed, SentenceTransformer; it writes embeddings to OUTPUT (safetensors) and prints one line of JSON.
@@ -18,12 +18,12 @@ TEXTS = ["a cat slept on my keyboard", "what a beautiful morning it is"]
 
 
 def image() -> Image.Image:
-    """An image that needs no file."""
+    """A generated image."""
     return Image.linear_gradient("L").convert("RGB").resize((96, 64))
 
 
 def embeddings(model, processor) -> dict:
-    """What a release computes from two texts and an image.
+    """A release's embeddings of two texts and an image.
 
     Returns:
         `dict[str, torch.Tensor]`: rows of unit vectors, by what was read.
@@ -56,7 +56,7 @@ def _require_from_release(*parts) -> None:
 
 
 def main(folder: str, output: str, *given: str) -> None:
-    """Loads on every road, compares them, and reports."""
+    """Loads the release in every supported way, compares the results, and reports them."""
     sys.modules["modeling_unimur"] = None  # an import of the package fails as on a machine without it
     backbones = {name: path for name, path in zip(("language_model", "clip"), given, strict=False) if path}
     trust = {"trust_remote_code": True}

@@ -1,4 +1,4 @@
-"""Where the Space and the template of a card lie: beside the package in a checkout, in it where it is installed."""
+"""Locates the Space and the card template: beside the package in a checkout, inside it when installed."""
 
 from pathlib import Path
 

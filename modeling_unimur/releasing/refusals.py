@@ -1,4 +1,4 @@
-"""What no release may hold: paths of one machine, packed weights, secrets, pickles, code that others cannot run."""
+"""Refuses releases with local paths, packed weights, secrets, pickles, or code that others cannot run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _CODE_REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 
 
 def check_release(folder: Path) -> dict[str, int]:
-    """Refuses a folder that must not go up.
+    """Checks a release folder before its upload.
 
     Args:
         folder: a release.
@@ -228,7 +228,7 @@ def check_bases(config: dict) -> None:
 
 # -- code -------------------------------------------------------------------------------------------------------------
 def check_code(text: str, name: str, folder: Path) -> None:
-    """Refuses a file of code that would not run where only torch and transformers are.
+    """Refuses code that needs more than torch and transformers.
 
     Args:
         text: the code.

@@ -1,4 +1,4 @@
-"""A model folder as a release on the Hub: built clean, checked, tried, and uploaded."""
+"""Releases a model folder on the Hub: builds a clean folder, checks it, tries it, and uploads it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Release:
-    """What was released, or would be.
+    """The result of a release or a dry run.
 
     Args:
         repo_id: where.

@@ -29,7 +29,7 @@ _INPUTS = (
 
 
 def _says_something(message: dict) -> bool:
-    """Whether a message holds a word or an image."""
+    """Whether a message has a word or an image."""
     content = message["content"]
     if not isinstance(content, (list, tuple)):
         return not isinstance(content, str) or bool(content.strip())
@@ -154,7 +154,7 @@ class UniMuRTransformer(InputModule):
         return "image" if kind == "image" and task is None else "context"
 
     def _features(self, reading: str, items: list, kinds: list, prompt: "str | None", options: dict) -> dict:
-        """Inputs that are read alike."""
+        """Features of inputs of the same kind."""
         urls = {"allow_urls": options.get("allow_urls")}
         if reading == "image":
             images = [item["image"] if isinstance(item, dict) else item for item in items]
@@ -172,7 +172,7 @@ class UniMuRTransformer(InputModule):
         return {**features, "reading": reading}
 
     def _contexts(self, dialogues: list, **options) -> dict:
-        """Dialogues, among which may be empty ones."""
+        """Features of dialogues, which may be empty."""
         empty = [row for row, dialogue in enumerate(dialogues) if not any(map(_says_something, dialogue))]
         for row in empty:  # which the processor refuses
             dialogues[row] = "-"

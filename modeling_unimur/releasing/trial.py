@@ -1,4 +1,4 @@
-"""A release tried in a fresh process, as a stranger would load it."""
+"""Tries a release in a fresh process without this package."""
 
 from __future__ import annotations
 

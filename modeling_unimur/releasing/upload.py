@@ -1,4 +1,4 @@
-"""A finished folder's way to the Hub: one commit, one tag, and patience with a busy server."""
+"""Uploads a finished folder to the Hub in one commit with a tag; retries while the server is busy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Answer = TypeVar("_Answer")
 
 
 def _patiently(call: Callable[[], _Answer], what: str) -> _Answer:
-    """Calls the Hub, again after a wait where it is busy; what it refuses is one error.
+    """Calls the Hub, retries while it is busy, and raises one error if it refuses.
 
     Raises:
         OSError: naming what was tried, and the remedy.
@@ -59,7 +59,7 @@ def _remedy(status: int | None) -> str:
 
 
 def require_free_tag(repo_id: str, tag: str) -> None:
-    """Refuses a tag that a repository has: what is released does not move.
+    """Refuses a tag that the repository already has: releases are never moved.
 
     Raises:
         ValueError: it has it.
@@ -74,7 +74,7 @@ def require_free_tag(repo_id: str, tag: str) -> None:
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:
-    """Makes a repository hold exactly the files of a folder, by one commit, and tags it.
+    """Replaces the files of a repository by those of a folder in one commit, and tags it.
 
     Args:
         folder: the release.

@@ -1,4 +1,4 @@
-"""Requests through the pipeline, several at a time: contexts by the model, rankings by the index."""
+"""Runs batches of requests through the pipeline: the model encodes contexts, the index ranks candidates."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Answerer:
         return answers
 
     def embed(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
-        """The vector of each request, `(1, width)`, or why there is none."""
+        """The vector `(1, width)` of each request, or the exception that prevented it."""
         self._count_tokens([request for request in requests if request.prompt_tokens is not None])
         found: list = [None] * len(requests)
         kinds: dict[str, list[int]] = {}
@@ -102,7 +102,7 @@ class Answerer:
         return [self._refused(row) if isinstance(row, Exception) else row[None] for row in found]
 
     def _documents(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
-        """The vectors of candidates of one kind."""
+        """Vectors of candidates of one kind."""
         model, processor = self.retriever.model, self.retriever.processor
 
         def embedded() -> torch.Tensor:
@@ -149,7 +149,7 @@ class Answerer:
 
     @contextmanager
     def _current_index(self) -> Iterator[None]:
-        """Looks for a newer version of the index, which is taken over while nobody searches."""
+        """Switches to a newer version of the index while no search is running."""
         with self._state:
             late = time.monotonic() - self._looked - self.refresh_seconds
             if late >= 0 and (not self._searches or late > _PATIENCE):
@@ -180,7 +180,7 @@ class Answerer:
 
     @staticmethod
     def _refused(error: Exception) -> Exception:
-        """What the client hears of an error: its reason, where the request is the reason."""
+        """The error that the client sees: its message if the request caused it."""
         if isinstance(error, (ValueError, FileNotFoundError)):
             return Refused(422, str(error))
         logger.error("A request could not be answered.", exc_info=error)
@@ -220,7 +220,7 @@ def _kind(request: RetrievalRequest) -> str:
 
 
 def _text(document: RetrievalRequest) -> str:
-    """Of a candidate, as it came."""
+    """The text of a candidate, unchanged."""
     parts = document.messages[0]["content"]
     return "\n".join(part["text"] for part in parts if part["type"] == "text")
 

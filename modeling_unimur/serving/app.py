@@ -105,7 +105,7 @@ def make_app(
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         """The name of the model."""
-        server.admit(request)
+        server.authorize(request)
         return _json({"object": "list", "data": [{"id": model_name, "object": "model", "owned_by": "unimur"}]})
 
     @app.get("/health")
@@ -118,7 +118,7 @@ def make_app(
     @app.get("/metrics")
     async def measured(request: Request) -> Response:
         """Counters and times, for Prometheus."""
-        server.admit(request)
+        server.authorize(request)
         await server.count()
         return Response(server.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -140,7 +140,7 @@ def _json(value: Any, status: int = 200, headers: dict | None = None) -> Respons
 
 
 class _Server:
-    """The stations of a request: its bytes, its images, its vector, its ranking."""
+    """Runs requests through their stages: upload, image decoding, encoding, ranking."""
 
     def __init__(
         self, answerer: Answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name
@@ -181,27 +181,27 @@ class _Server:
         return all(batcher.is_running for batcher in self.batchers)
 
     async def count(self) -> dict[str, int]:
-        """Candidates by kind, a second old at most: a database is asked for them."""
+        """The number of candidates by kind, cached for a second because it may need a database query."""
         if time.monotonic() - self._counted >= _COUNT_SECONDS:
             self._counted = time.monotonic()
             loop = asyncio.get_running_loop()
             self._candidates = await loop.run_in_executor(self.readers, self.answerer.count)
         return self._candidates
 
-    def admit(self, request: Request) -> None:
+    def authorize(self, request: Request) -> None:
         """Refuses a request without the API key, if there is one."""
         if not has_api_key(request.headers, self.api_key):
             raise Refused(401, "The API key is missing or wrong: send `Authorization: Bearer KEY`.")
 
-    async def answer(self, request: Request, work: Callable[[bytearray, _Asker], Awaitable[dict]]) -> dict:
-        """The answer to a request, given up when its client has gone."""
-        self.admit(request)
+    async def answer(self, request: Request, work: Callable[[bytearray, _Client], Awaitable[dict]]) -> dict:
+        """Answers a request; cancels the work when the client disconnects."""
+        self.authorize(request)
         host = client_host(request.client)
         key = "" if self.shares_chats else client_key(request.client, request.headers, self.client_headers)
-        held = _Held(self.memory, host)
+        held = _RequestMemory(self.memory, host)
         try:
             body = await self._body(request, held)
-            answering = asyncio.ensure_future(work(body, _Asker(host, key, held, self.limits.seconds)))
+            answering = asyncio.ensure_future(work(body, _Client(host, key, held, self.limits.seconds)))
             leaving = asyncio.ensure_future(_left(request))
             try:
                 await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -219,48 +219,48 @@ class _Server:
             if held.pixels:
                 asyncio.get_running_loop().run_in_executor(self.readers, self.trimmer.freed, 3 * held.pixels)
 
-    async def retrieve(self, body: bytearray, asker: _Asker) -> dict:
+    async def retrieve(self, body: bytearray, client: _Client) -> dict:
         """Ranked candidates for a dialogue."""
         wanted = await self._read(read_request, body)
-        wanted.client = asker.key
-        [vector] = await self._vectors([wanted], asker)
+        wanted.client = client.key
+        [vector] = await self._vectors([wanted], client)
         ranker = self.filter if wanted.where else self.ranker
-        answer = await ranker.answer((vector, wanted), asker.seconds_left, asker.host)
-        self.metrics.seconds.observe(asker.seconds)
+        answer = await ranker.answer((vector, wanted), client.seconds_left, client.host)
+        self.metrics.seconds.observe(client.seconds)
         return answer
 
-    async def embed(self, body: bytearray, asker: _Asker) -> dict:
+    async def embed(self, body: bytearray, client: _Client) -> dict:
         """Vectors of dialogues or candidates."""
         wanted = await self._read(read_embedding_request, body)
-        vectors = await self._vectors_for(wanted, asker)
-        self.metrics.seconds.observe(asker.seconds)
+        vectors = await self._vectors_for(wanted, client)
+        self.metrics.seconds.observe(client.seconds)
         return wanted.answer(vectors)
 
-    async def rerank(self, body: bytearray, asker: _Asker) -> dict:
+    async def rerank(self, body: bytearray, client: _Client) -> dict:
         """Documents, ranked for a query."""
         wanted = await self._read(read_rerank_request, body)
         for row in wanted.documents:
             row.is_read_again = self.answerer.reranker is not None
-        vectors = await self._vectors_for(wanted, asker)
-        answer = await self.reranker.answer((wanted, vectors), asker.seconds_left, asker.host)
-        self.metrics.seconds.observe(asker.seconds)
+        vectors = await self._vectors_for(wanted, client)
+        answer = await self.reranker.answer((wanted, vectors), client.seconds_left, client.host)
+        self.metrics.seconds.observe(client.seconds)
         return answer
 
-    async def _vectors_for(self, wanted: EmbeddingRequest | RerankRequest, asker: _Asker) -> list:
+    async def _vectors_for(self, wanted: EmbeddingRequest | RerankRequest, client: _Client) -> list:
         if wanted.model != self.model_name:
             raise Refused(404, f"There is no model {wanted.model!r:.80} here; this server has {self.model_name!r}.")
-        return await self._vectors(wanted.rows, asker)
+        return await self._vectors(wanted.rows, client)
 
     async def _read(self, read: Callable, body: bytearray) -> Any:
         wanted = await asyncio.get_running_loop().run_in_executor(self.readers, read, body, self.limits)
         body.clear()
         return wanted
 
-    async def _vectors(self, rows: list[RetrievalRequest], asker: _Asker) -> list:
-        """The vector of each row; some of a long request wait for the others."""
+    async def _vectors(self, rows: list[RetrievalRequest], client: _Client) -> list:
+        """The vector of each row; the rows of a long request are queued in parts."""
         found: list = []
         for first in range(0, len(rows), _VECTORS_AT_ONCE):
-            some = [asyncio.ensure_future(self._vector(row, asker)) for row in rows[first : first + _VECTORS_AT_ONCE]]
+            some = [asyncio.ensure_future(self._vector(row, client)) for row in rows[first : first + _VECTORS_AT_ONCE]]
             try:
                 found += await asyncio.gather(*some)
             finally:
@@ -268,21 +268,21 @@ class _Server:
                     task.cancel()
         return found
 
-    async def _vector(self, row: RetrievalRequest, asker: _Asker) -> Any:
+    async def _vector(self, row: RetrievalRequest, client: _Client) -> Any:
         kept = 3 * sum(image.kept_pixels for image in row.images)
         if row.images:
-            asker.held.take(kept)
+            client.held.take(kept)
             pixels = sum(image.pixels for image in row.images)
-            asker.held.pixels += pixels
-            await self.decoder.answer(row, asker.seconds_left, asker.host, pixels)
-        vector = await self.model.answer(row, asker.seconds_left, asker.host, row.cost(self.most_tokens))
+            client.held.pixels += pixels
+            await self.decoder.answer(row, client.seconds_left, client.host, pixels)
+        vector = await self.model.answer(row, client.seconds_left, client.host, row.cost(self.most_tokens))
         if not row.is_read_again:
             row.messages, row.images = [], []
-            asker.held.give(kept)
+            client.held.give(kept)
         return vector
 
-    async def _body(self, request: Request, held: _Held) -> bytearray:
-        """The whole upload, given up where it is too large or too slow."""
+    async def _body(self, request: Request, held: _RequestMemory) -> bytearray:
+        """Reads the upload; refuses it if it is too large or too slow."""
         limits = self.limits
         too_large = Refused(413, f"The upload is larger than {limits.upload_bytes} bytes.")
         length = request.headers.get("content-length", "")
@@ -304,7 +304,7 @@ class _Server:
         return body
 
 
-class _Asker:
+class _Client:
     """A client that waits for an answer.
 
     Args:
@@ -314,23 +314,23 @@ class _Asker:
         limit: seconds until it is given up.
     """
 
-    def __init__(self, host: str, key: str | None, held: _Held, limit: float):
+    def __init__(self, host: str, key: str | None, held: _RequestMemory, limit: float):
         self.host, self.key, self.held, self.limit = host, key, held, limit
         self.start = time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        """Since the end of the upload."""
+        """Seconds since the end of the upload."""
         return time.perf_counter() - self.start
 
     @property
     def seconds_left(self) -> float:
-        """Until the answer is given up."""
+        """Seconds until the request times out."""
         return max(self.limit - self.seconds, 0.001)
 
 
-class _Held:
-    """What one request takes of the memory for requests."""
+class _RequestMemory:
+    """The memory that one request holds."""
 
     def __init__(self, memory: MemoryBudget, client: str):
         self.memory, self.client = memory, client

@@ -35,7 +35,7 @@ class Waiting:
 
 
 class FairQueue:
-    """A queue that serves the client next whose requests have cost least; those of one client in their order."""
+    """A fair queue: the client whose requests have cost least is served next, in order of arrival."""
 
     def __init__(self) -> None:
         self._lines: dict[str, deque[Waiting]] = {}
@@ -51,7 +51,7 @@ class FairQueue:
         return len(self._lines.get(client, ()))
 
     def cost_before(self, client: str) -> float:
-        """What is answered before a further request of a client: its own, and as much of each other client."""
+        """The cost that is served before a further request of a client."""
         own = self._cost(client)
         others = (self._cost(other) for other in self._lines if other != client)
         return own + sum(min(cost, max(own, 1)) for cost in others)
@@ -77,7 +77,7 @@ class FairQueue:
             self._forget(entry.client)
 
     def take(self, most: int, most_cost: float) -> list[Waiting]:
-        """The requests that are next: at most so many, and of at most so much cost unless one alone has more."""
+        """Takes the next requests, at most `most` with a total cost of `most_cost` (one may exceed it alone)."""
         taken: list[Waiting] = []
         cost = 0.0
         while self._lines and len(taken) < most:
@@ -107,7 +107,7 @@ class FairQueue:
 
 
 class Batcher:
-    """Collects requests for some work, such as the model's.
+    """Collects requests into batches for a worker, such as the model.
 
     Args:
         work: takes a list of requests, returns for each an answer or an exception; runs on a thread of its own.
@@ -149,7 +149,7 @@ class Batcher:
         return len(self._queue)
 
     def start(self) -> None:
-        """Begins, on the loop that runs."""
+        """Starts on the running event loop."""
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run()) for _ in range(self._count)]
 
@@ -159,7 +159,7 @@ class Batcher:
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def answer(self, request: object, seconds: float, client: str = "", cost: float = 1) -> object:
-        """The answer to a request. One that is no longer awaited leaves the queue.
+        """Waits for the answer to a request. A cancelled request leaves the queue.
 
         Args:
             request: what is asked.
@@ -226,7 +226,7 @@ class Batcher:
         self._cost_a_second = known + _LATEST * (speed - known)
 
     async def stop(self) -> None:
-        """Ends when the batches that run have ended; what still waits is refused."""
+        """Stops after the running batches; waiting requests are refused."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Who asks: whose turn it is, and whose chat goes on."""
+"""Identifies clients, for fair scheduling and for the cache of chats."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that send nothing are closed, and no client opens all of them: uvicorn has no such limits."""
+"""Closes idle connections and limits connections per client, which uvicorn does not."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
                 self._watch()
 
         def _watch(self) -> None:
-            """Finds out what the connection waits for, and begins to count when that is another thing."""
+            """Determines what the connection waits for, and restarts the timer when that changes."""
             state = self.conn.their_state
             if self.cycle is not None and not self.cycle.response_complete:
                 # The application counts the time of an upload as well, and answers with 408.
@@ -119,7 +119,7 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
 
 
 class FewerRepeats(logging.Filter):
-    """Lets a message through once in a while: clients cannot fill the disk with it.
+    """Suppresses repeated log messages, so that clients cannot fill the disk.
 
     Args:
         seconds: for which a message is not repeated.

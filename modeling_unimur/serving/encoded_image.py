@@ -1,4 +1,4 @@
-"""An image as a client sent it: checked by its header first, decoded later."""
+"""An image from a client: its header is checked first, and it is decoded later."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EncodedImage:
 
 
 def _reduction(width: int, height: int) -> int:
-    """The whole number by which both sides are divided."""
+    """The integer factor by which both sides are reduced."""
     wanted = math.isqrt(width * height // KEPT_PIXELS)
     return max(1, min(wanted, min(width, height) // _KEPT_SIDE))
 

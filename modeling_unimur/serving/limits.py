@@ -87,7 +87,7 @@ class ServingLimits:
 
 
 class MemoryBudget:
-    """Bytes that uploads and decoded images of all requests may take together; used on one thread.
+    """A budget in bytes for the uploads and decoded images of all requests; not thread-safe.
 
     Args:
         total: of all clients; one of them has half of it.
@@ -136,7 +136,7 @@ class MemoryTrimmer:
             self._trim = None
 
     def freed(self, count: int) -> None:
-        """Tells of bytes that have been freed; any thread may."""
+        """Records freed bytes; thread-safe."""
         with self._lock:
             self._freed += count
             now = time.monotonic()

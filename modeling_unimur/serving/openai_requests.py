@@ -1,4 +1,4 @@
-"""Requests in the forms that clients of OpenAI, vLLM, Jina and Cohere send: embeddings, and ranked documents."""
+"""Embedding and rerank requests in the formats of OpenAI, vLLM, Jina and Cohere clients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RERANK_FIELDS = ("model", "query", "documents", "top_n", "return_documents", "us
 
 @dataclass
 class EmbeddingRequest:
-    """What `POST /v1/embeddings` is asked for.
+    """A request to `POST /v1/embeddings`.
 
     Args:
         model: the name that the client gives.
@@ -58,7 +58,7 @@ class EmbeddingRequest:
 
 @dataclass
 class RerankRequest:
-    """What `POST /v1/rerank` is asked for.
+    """A request to `POST /v1/rerank`.
 
     Args:
         model: the name that the client gives.
@@ -78,7 +78,7 @@ class RerankRequest:
 
     @property
     def rows(self) -> list[RetrievalRequest]:
-        """Everything that needs a vector."""
+        """The query and the documents, which all need a vector."""
         return [self.query, *self.documents]
 
     def answer(self, vectors: list[torch.Tensor], reranker: Any = None) -> dict:

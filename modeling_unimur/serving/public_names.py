@@ -1,4 +1,4 @@
-"""Hits as clients see them: without the paths of the server's computer."""
+"""Hides the server's file paths in hits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WORDS = ("text", "caption")
 
 
 class PublicNames:
-    """Names in place of absolute paths: relative to a known folder, or the file's name behind a short hash.
+    """Replaces absolute paths by names: relative to a known folder, or the file's name behind a short hash.
 
     Args:
         folders: that the index was built from.
@@ -47,7 +47,7 @@ class PublicNames:
         return value if value is None or isinstance(value, (bool, int, float)) else str(type(value).__name__)
 
     def name(self, value: str) -> str:
-        """A string; a path's name when it is an absolute path."""
+        """The string itself, or a name in place of an absolute path."""
         if self.shows_paths or not _ABSOLUTE.match(value):
             return value
         path = value.removeprefix("file://")

@@ -1,4 +1,4 @@
-"""What a client sends, read and checked before the model hears of it."""
+"""Reads and checks requests before they reach the model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _IMAGE_TOKENS = 256
 
 @dataclass
 class RetrievalRequest:
-    """A dialogue with its images, and how its answer is to be ranked.
+    """A dialogue with its images and ranking options.
 
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
@@ -67,12 +67,12 @@ class RetrievalRequest:
         return self
 
     def cost(self, max_tokens: int) -> int:
-        """What the model's work on the context costs, in tokens of text."""
+        """The cost of encoding the context, in text tokens."""
         return min(self.tokens, max_tokens) + sum(_IMAGE_TOKENS * math.ceil(i.kept_pixels / 1e6) for i in self.images)
 
     @property
     def order(self) -> tuple:
-        """Requests of the same order are ranked in one search."""
+        """A key: requests with the same key are ranked in one search."""
         where = json.dumps(self.where, sort_keys=True)
         return self.top_k, self.modality, self.coherent, self.hybrid, self.rerank, where
 
@@ -114,7 +114,7 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
 
 
 def read_object(body: bytes, limits: ServingLimits, fields: Collection[str]) -> dict:
-    """The JSON object that a body holds.
+    """Parses the body as a JSON object.
 
     Raises:
         Refused: 422 for another value, for one that is too large, and for fields that are not among `fields`.
@@ -137,7 +137,7 @@ def read_object(body: bytes, limits: ServingLimits, fields: Collection[str]) -> 
 
 
 def read_messages(given: Any, limits: ServingLimits) -> tuple[list[dict], MessageReader]:
-    """The messages of a dialogue, with what has been counted of them.
+    """Reads the messages of a dialogue and counts their contents.
 
     Raises:
         Refused: 422 for what is no dialogue, is empty or is too long.
@@ -165,7 +165,7 @@ def _in_message(number: int, work, *arguments):
 
 
 def _require_text(value: str) -> None:
-    """Refuses what no tokenizer and no database takes."""
+    """Refuses characters that tokenizers or databases do not accept."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -201,7 +201,7 @@ def _check_filter(where: Any, limits: ServingLimits) -> None:
 
 
 class MessageReader:
-    """Messages of one dialogue; counts what they hold."""
+    """Reads the messages of one dialogue and counts their contents."""
 
     def __init__(self, limits: ServingLimits):
         self.limits = limits

@@ -46,6 +46,8 @@ def shard_language_model(
     language_model = model.language_model
     if getattr(language_model, "is_quantized", False):
         raise ValueError("A quantised language model is not sharded: leave fsdp or language_model_quantization out.")
+    if model.config.lora:
+        raise ValueError("A language model with adapters is not sharded: leave fsdp or config.lora out.")
     decoder, names = language_model.base_model, set(language_model._no_split_modules or ())
     layers = [module for module in decoder.modules() if type(module).__name__ in names]
     if not layers:

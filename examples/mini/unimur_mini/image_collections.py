@@ -1,4 +1,4 @@
-"""What the collections of images share: their cached tables, and drawings as pixels."""
+"""Shared code of the image collections: cached tables and rasterised SVGs."""
 
 from __future__ import annotations
 

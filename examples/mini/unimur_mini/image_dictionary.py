@@ -105,7 +105,7 @@ def build_image_dictionary(
 
 
 class _Maker:
-    """Documents and queries while they are put together."""
+    """Collects documents and queries."""
 
     def __init__(self, lexicon: Lexicon, images: Sequence[dict]):
         self.lexicon, self.images = lexicon, images
@@ -292,7 +292,7 @@ def _usage(examples: Sequence[str], word: str) -> str:
 
 
 def _order(name: str) -> str:
-    """What is drawn by chance is drawn by a hash: the same on every machine."""
+    """A hash to sort by, for a random order that is the same on every machine."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 

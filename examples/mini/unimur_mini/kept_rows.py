@@ -1,4 +1,4 @@
-"""Rows in their splits as datasets, made once and kept in the cache."""
+"""Datasets by split, built once and kept in the cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def as_datasets(parts: Mapping[str, Sequence[dict]], features: Features) -> Data
 
 
 def kept(name: str, build: Callable[[], DatasetDict]) -> DatasetDict:
-    """What `build` returns, with all of `SPLITS`, from the cache after the first time; `name` holds its version."""
+    """Builds a dataset with all of `SPLITS` once and reads it from the cache later; `name` includes its version."""
     folder = build_once(cache_dir() / "data" / name, lambda aside: build().save_to_disk(aside))
     return DatasetDict({split: load_from_disk(folder / split) for split in SPLITS})
 

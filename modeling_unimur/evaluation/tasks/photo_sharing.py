@@ -1,4 +1,4 @@
-"""PhotoChat: which photo is shared, and when."""
+"""PhotoChat: retrieval of the shared photo, and detection of the turn that shares it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROLES = ("user", "assistant")
 
 
 def _contexts(dialog: PhotoDialog) -> list[list[dict]]:
-    """What was said before each turn up to the one that shares the photo."""
+    """The context of each turn up to the one that shares the photo."""
     messages = [
         {"role": _ROLES[int(speaker != dialog.turns[0][0])], "content": [{"type": "text", "text": words}]}
         for speaker, words in dialog.turns[: dialog.shared]
@@ -85,7 +85,7 @@ def evaluate_photochat(
 
 
 def _when(system: Encoded, ends: np.ndarray, options: TaskOptions) -> tuple[dict[str, float], np.ndarray]:
-    """How the best photo's score tells the turns that share a photo from the others."""
+    """How well the best photo's score separates the turns that share a photo from the others."""
     count = int(ends[-1])
     best = np.concatenate(
         [system.scores("image", np.arange(a, min(a + 512, count))).max(axis=1) for a in range(0, count, 512)]

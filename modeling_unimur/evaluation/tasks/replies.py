@@ -21,7 +21,7 @@ _ROLES = ("user", "assistant")
 
 @dataclass(frozen=True)
 class Reply:
-    """What a turn should be.
+    """The gold elements of a reply.
 
     Args:
         query: number of its context.
@@ -155,7 +155,7 @@ Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass
 class PoolRanks:
-    """What became of every wanted candidate.
+    """The ranks of the right candidates and the leading candidates.
 
     Args:
         ranks (`(wanted,)`): from 1 on; 0 where nothing is right, or what is right cannot be read.

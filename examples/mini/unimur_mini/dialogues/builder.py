@@ -1,4 +1,4 @@
-"""Dialogues out of things: a form is drawn, spoken, typed, and kept only where it names nothing."""
+"""Builds dialogues about things: draws a form, writes and types its turns, and drops those that name the thing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caption in pieces: what is there, what it is like, where it is, what it does; each answers a question."""
+"""Splits captions into pieces that answer a question: object, attributes, place, action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The forms of a dialogue: who speaks of the thing, who asks, what goes wrong on the way.
+"""The forms of a dialogue: who describes the thing, who asks, and which mistakes are made.
 
 Every form returns the messages in turn, the user's first; the reply to be retrieved comes after the last of them.
 """

@@ -1,4 +1,4 @@
-"""Glosses as people would say them: without brackets, as noun phrases with an article, as single statements."""
+"""Rewrites glosses as people would say them: without brackets, with an article, as single statements."""
 
 from __future__ import annotations
 

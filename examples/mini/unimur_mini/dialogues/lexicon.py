@@ -1,4 +1,4 @@
-"""WordNet as the dialogues ask it: what a noun is a kind of, what else is of that kind, what people call it."""
+"""WordNet queries of the dialogues: hypernyms, siblings and common names of a noun."""
 
 from __future__ import annotations
 

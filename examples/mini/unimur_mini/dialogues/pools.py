@@ -1,4 +1,4 @@
-"""Which things dialogues are about, and how many dialogues each kind of thing gets."""
+"""Selects the things that dialogues are about and the number of dialogues of each kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a text names something that it must not name: comparison by word stems."""
+"""Checks by word stems whether a text names something that it must not name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a message is typed: capitals, full stops, slips of the finger, a smiley now and then."""
+"""Types messages as people do: capitals, full stops, typos, and sometimes a smiley."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PRONOUN = re.compile(r"\bi('m|'d|'ve|'ll)?\b(?!\.)")
 
 
 class Typing:
-    """How one speaker types throughout a dialogue.
+    """The typing habits of one speaker.
 
     Args:
         rng: decides the habits, then each slip.

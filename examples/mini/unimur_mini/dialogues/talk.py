@@ -1,4 +1,4 @@
-"""One speaker's supply of things to say about a thing, each said once."""
+"""The facts and phrases of one dialogue; each fact is used once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dialogue can be about, with everything that can be said of it without naming it."""
+"""Things that dialogues can be about, with everything that can be said of them without naming them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ _RIDGE, _THRESHOLD = 0.01, 3.0
 
 @torch.no_grad()
 def fit_gate(gate: ImageGate, pooled_features: torch.Tensor) -> None:
-    """Fits the gate in place. No image of another kind is needed.
+    """Fits the gate in place, from training images alone.
 
     Args:
         gate: of a head.

@@ -34,7 +34,7 @@ _CHUNK = 1024
 
 @dataclass
 class TrainingImage:
-    """One image and everything it is called.
+    """One image with all its texts.
 
     Args:
         image: path of the file.
@@ -125,7 +125,7 @@ def _with_texts(row: dict, collections: "set[str]") -> TrainingImage:
 
 
 def plain_title(title: str) -> str:
-    """A title as one would say it: "pill-button_Purple2" -> "pill button purple"."""
+    """A title in plain words: "pill-button_Purple2" -> "pill button purple"."""
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)
     return " ".join(re.sub(r"[\W\d_]+", " ", words).casefold().split())
 
@@ -133,7 +133,7 @@ def plain_title(title: str) -> str:
 def near_twins(
     images: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
 ) -> "list[tuple[int, int]]":
-    """Pairs of an image and another that are, by their features, one drawing.
+    """Pairs of images whose features show the same drawing.
 
     Args:
         images (`(n, width)`), others (`(m, width)`): pooled features.
@@ -155,7 +155,7 @@ def near_twins(
 
 
 def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.Tensor:
-    """Numbers `(n,)` that are equal for items of one group, and for those that any chain of pairs joins.
+    """Group numbers `(n,)`: items of one group, and items joined by a chain of pairs, have the same number.
 
     Args:
         first: of each item, the first item of its group.
@@ -175,7 +175,7 @@ def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.
 
 
 def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: float = 0.95) -> torch.Tensor:
-    """Numbers `(n,)` that equal and near-equal titles share.
+    """Group numbers `(n,)` of titles; equal and near-equal titles share one.
 
     Args:
         titles: of n images.

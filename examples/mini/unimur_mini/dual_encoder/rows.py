@@ -1,4 +1,4 @@
-"""Everything that the small dual encoder may be trained on, as rows with the frozen towers' features."""
+"""Builds the training rows of the small dual encoder, with features of the frozen towers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptions, draws: Draws) -> ClipRows:
-    """Everything that may be trained on, with the frozen towers' features.
+    """All training rows with features of the frozen towers.
 
     Args:
         clip: the dual encoder.

@@ -71,7 +71,7 @@ def title_recalls(model, pairs: ImagePairs, groups=None) -> "dict[str, float]":
 
 
 def twin_groups(pairs: ImagePairs) -> torch.Tensor:
-    """Numbers `(images,)` that are equal for images of one title group and for images that look the same."""
+    """Group numbers `(images,)`: images of one title group and images that look alike share one."""
     titles = pairs.text_features[pairs.title_rows]
     seen: dict[int, int] = {}
     first = [seen.setdefault(int(group), number) for number, group in enumerate(pairs.groups)]
