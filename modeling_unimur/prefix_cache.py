@@ -415,6 +415,7 @@ class ChatCache:
     def __init__(self, model, processor, max_bytes: int = DEFAULT_BYTES):
         self.model, self.processor, self.max_bytes = model, processor, max_bytes
         self._chats: list[_Kept] = []  # the one used last stands last
+        self._adapters = model.adapter_state  # that they were made with
         self._reader = ContextReader(model, processor, _IMAGES)
         self._lock = threading.RLock()
 
@@ -430,7 +431,7 @@ class ChatCache:
         return sum(chat.prefix.num_bytes for chat in self._chats)
 
     def clear(self) -> None:
-        """Forgets everything, as it must when the model's weights change."""
+        """Forgets everything, as it must when the model's weights change; for adapters it does so itself."""
         with self._lock:
             self._chats, self._reader = [], ContextReader(self.model, self.processor, _IMAGES)
 
@@ -491,6 +492,8 @@ class ChatCache:
 
     def _run(self, places: list, features: torch.Tensor | None, owner: str | None) -> torch.Tensor:
         body = len(places) - self.processor.readout_length
+        if (adapters := self.model.adapter_state) != self._adapters:
+            self._chats, self._adapters = [], adapters
         # Of another owner's chat, nothing is in common.
         alike = [common_length(chat.places, places[:body]) if chat.owner == owner else 0 for chat in self._chats]
         common = max(alike, default=0)

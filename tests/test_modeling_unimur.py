@@ -460,3 +460,9 @@ def test_heads_that_rank_pictures_alone_refuse_texts(make_model):
     )
     with pytest.raises(ValueError, match="alone"):
         model.get_text_features(**processor.process_texts(["a cat"]))
+
+
+@pytest.mark.parametrize("lora", [{"r": 0}, {"r": 2, "bias": "all"}, {"r": 2, "modules_to_save": ["lm_head"]}])
+def test_adapters_that_would_not_be_saved_are_refused(lora):
+    with pytest.raises(ValueError, match="lora"):
+        UniMuRConfig(lora=lora)

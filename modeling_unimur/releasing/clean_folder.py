@@ -12,6 +12,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel, ProcessorMixin
 
 from .. import UniMuRConfig, UniMuRModel, UniMuRProcessor
+from ..modeling_unimur import LORA, adapter_weights
 
 SENTENCE_TRANSFORMERS_MODULE = Path(__file__).with_name("sentence_transformers_unimur.py")
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -19,11 +20,12 @@ _HEADS = "heads."
 
 
 def read_heads(folder: Path) -> dict[str, torch.Tensor]:
-    """The trained tensors in a folder's weights, without their prefix; no backbone is read.
+    """The trained tensors in a folder's weights: those of the heads without their prefix, and adapters on the language
+    model. No backbone is read.
 
     Raises:
         FileNotFoundError: there are no weights in safetensors.
-        ValueError: the weights hold no heads, or adapters on a backbone beside them.
+        ValueError: the weights hold no heads.
     """
     if (folder / _INDEX).is_file():
         places = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
@@ -38,12 +40,7 @@ def read_heads(folder: Path) -> dict[str, torch.Tensor]:
             )
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 (it is no dictionary)
-                if "lora_" in key:
-                    raise ValueError(
-                        f"{file} holds an adapter on a backbone ({key}), which heads alone leave out: release it "
-                        "whole (--full)."
-                    )
-                if key.startswith(_HEADS):
+                if key.startswith(_HEADS) or LORA in key:
                     heads[key.removeprefix(_HEADS)] = opened.get_tensor(key)
     if not heads:
         raise ValueError(f"{folder} contains no trained heads (no weight begins with {_HEADS!r}).")
@@ -58,12 +55,19 @@ def write_heads(
     Args:
         folder: to write into.
         config: with the backbones' configurations and names.
-        heads: tensors of `UniMuRHeads`.
+        heads: tensors of `UniMuRHeads`, and adapters on the language model.
         processor: the model's.
 
     Raises:
         ValueError: these are not the tensors that such a model has.
     """
+    adapters = {key: heads[key] for key in heads if LORA in key}
+    if adapters and not config.lora:
+        raise ValueError(
+            f"The weights hold an adapter on a backbone ({min(adapters)}) that config.json does not name (lora), and "
+            "heads alone leave it out: release it whole (--full)."
+        )
+    heads = {key: tensor for key, tensor in heads.items() if key not in adapters}
     dtypes = {tensor.dtype for tensor in heads.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     with torch.device("meta"):  # the backbones are not written, so they need no memory
@@ -72,6 +76,12 @@ def write_heads(
     wanted = {key: value.shape for key, value in model.heads.state_dict().items()}
     if {key: value.shape for key, value in heads.items()} != wanted:
         raise ValueError(f"The heads given are {sorted(heads)}; the model has {sorted(wanted)}, or other shapes.")
+    wanted = {f"language_model.{key}": value.shape for key, value in adapter_weights(model.language_model).items()}
+    if {key: value.shape for key, value in adapters.items()} != wanted:
+        raise ValueError(
+            f"The adapters given are {sorted(adapters)}; the model has {sorted(wanted)}, or other shapes."
+        )
+    model.load_state_dict(adapters, strict=False, assign=True)
     model.heads.load_state_dict({k: v.to(dtype).contiguous().clone() for k, v in heads.items()}, assign=True)
     write_model(folder, model, processor, heads_only=True)
 

@@ -59,6 +59,11 @@ class PrefixStore:
     """
 
     def __init__(self, model: UniMuRModel, max_bytes: int = 8 * 2**30, folder: "Path | None" = None):
+        if model.trains_adapters:
+            raise ValueError(
+                "Prefixes are kept of a frozen language model, and this one trains adapters (model.config.lora): set "
+                "data.keep_prefixes_gb to 0."
+            )
         self.model, self.max_bytes = model, max_bytes
         self._kept: dict[bytes, torch.Tensor] = {}
         self._unwritten: dict[bytes, torch.Tensor] = {}

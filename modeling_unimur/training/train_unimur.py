@@ -12,6 +12,7 @@ from transformers import TrainingArguments, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
 from ..data.cache import cache_dir
+from ..modeling_unimur import LORA
 from .alignment_data import AlignmentData, load_data
 from .callbacks import RescaleRet, TrainingGuard
 from .collators import DualAlignmentCollator
@@ -73,10 +74,11 @@ def _require_whole(recipe: Recipe) -> None:
 
 
 def _take_heads(model: UniMuRModel, source: Path) -> None:
-    """Sets the trained heads to those of a file, with the anchored query or without."""
-    tensors = {key.removeprefix("heads."): value for key, value in load_file(source).items()}
-    missing, unknown = model.heads.load_state_dict(tensors, strict=False)
-    missing = [name for name in missing if not name.startswith("query_anchor.")]
+    """Sets the trained heads to those of a file, with the anchored query and adapters or without."""
+    tensors = load_file(source)
+    tensors = {key if LORA in key else f"heads.{key.removeprefix('heads.')}": value for key, value in tensors.items()}
+    missing, unknown = model.load_state_dict(tensors, strict=False)
+    missing = [n for n in missing if n.startswith("heads.") and not n.startswith("heads.query_anchor.")]
     if missing or unknown:
         raise ValueError(f"{source} does not hold the heads of this model: missing {missing}, unknown {unknown}.")
 
