@@ -40,7 +40,7 @@ from benchmarks.harness import (
     watched,
 )
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.training.mining import Judged, MiningOptions, mine_rows, mine_vectors
+from modeling_unimur.training.mining import GradedRankings, MiningOptions, mine_rows, mine_vectors
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 QUERIES, QUICK_QUERIES = 4096, 512
@@ -69,7 +69,7 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
     rows, asked = _unit(vectors, rng), _unit(queries, rng)
     kinds = ["image" if number % 3 == 0 else "text" for number in range(vectors)]
     right = rng.integers(vectors, size=(queries, RIGHT)).tolist()
-    judged = Judged([frozenset(row) for row in right], right)
+    judged = GradedRankings([frozenset(row) for row in right], right)
     options = MiningOptions(depth=DEPTH, max_similarity=0.95)
     documents, questions = torch.from_numpy(rows), torch.from_numpy(asked)
     reset_peak()

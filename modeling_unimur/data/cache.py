@@ -15,13 +15,13 @@ class PackageUnavailable(RuntimeError):
 
 
 def cache_dir() -> Path:
-    """Folder for installed data and built models, which may not exist yet: `$UNIMUR_CACHE`, or `~/.cache/unimur`."""
+    """Return the folder of installed data and built models, `$UNIMUR_CACHE` or `~/.cache/unimur`; it may not exist."""
     return Path(os.environ.get("UNIMUR_CACHE") or "~/.cache/unimur").expanduser().absolute()
 
 
 def files_stamp(files: Iterable[str | os.PathLike], *choices: str) -> str:
-    """Thirty-two hexadecimal digits that change with the sizes and times of files and folders, which are not read, and
-    with choices that go with them. A folder's time changes when a file arrives in it or leaves it."""
+    """Return 32 hexadecimal digits that change with the sizes and times of files and folders, and with the choices
+    that go with them. The files are not read. A folder's time changes when a file is added to it or removed."""
     lines = list(choices)
     for file in files:
         try:

@@ -39,7 +39,7 @@ IMAGE_FEATURES = Features(
 
 
 def image_dataset(rows: Iterable[ImageRow]) -> Dataset:
-    """Rows as a `datasets.Dataset` with the columns of `IMAGE_FEATURES`."""
+    """Return the rows as a `datasets.Dataset` with the columns of `IMAGE_FEATURES`."""
     rows = list(rows)
     columns = {name: [row[name] for row in rows] for name in IMAGE_FEATURES}
     return Dataset.from_dict(columns, features=IMAGE_FEATURES)
@@ -135,7 +135,7 @@ _CAPTION_COLUMNS = ("caption", "captions", "text", "sentences", "raw")
 
 
 def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
-    """Joins the named sources; the ones that this system cannot bring are left out with one line in the log.
+    """Load and join the named sources. A source that is not available here is left out and logged.
 
     Args:
         sources: names out of `registry.IMAGES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
@@ -169,7 +169,7 @@ def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
 
 
 def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, int]], list[Path], list[str]]:
-    """Images and their captions.
+    """Read images and their captions.
 
     Args:
         data: a folder of images (with `captions.tsv`, or their names are their captions), or the JSON file of
@@ -213,7 +213,7 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
 
 
 def captioned_image_splits(data: str, held_out_fraction: float) -> dict[str, dict[str, list[str]]]:
-    """Captioned images for training and for development; no image is in both.
+    """Read captioned images and divide them into training and development images.
 
     Args:
         data: as `read_captioned`, or the id `owner/name` of a data set for `datasets.load_dataset`, whose split

@@ -52,7 +52,7 @@ _VERSION = 2
 
 # -- TSV files --------------------------------------------------------------------------------------------------------
 def read_tsv(path: str | os.PathLike, images: str | os.PathLike | None = None) -> Iterator[CaptionedImage | Skipped]:
-    """Pairs of a TSV file, in its order, one line in memory at a time.
+    """Read the pairs of a TSV file in order, with one line in memory at a time.
 
     Args:
         path: either Google's file, `caption<TAB>url` without a header, whose images a downloader named by line and
@@ -86,7 +86,7 @@ def read_tsv(path: str | os.PathLike, images: str | os.PathLike | None = None) -
 
 
 def _rows(path: Path, header: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Number, from 0, and fields of each line behind the header."""
+    """Yield the number (from 0) and the fields of each line after the header."""
     lines = (line.split("\t") for line in read_lines(path, errors="replace"))
     return itertools.islice(enumerate(lines), header, None)
 
@@ -179,7 +179,7 @@ class CC3MTable:
 
 
 def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedImage | Skipped]]:
-    """Finds out what lies at a path and reads it, one pair in memory at a time.
+    """Detect the layout at a path and read its pairs, with one pair in memory at a time.
 
     Args:
         path: a `.tsv` file (`FILE.tsv::FOLDER` names its images' folder); a tar archive, a folder of archives, a
@@ -209,7 +209,7 @@ def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedImage | Skip
 
 
 def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
-    """The pairs at a path as a table in the cache, made at the first call and again when the files change.
+    """Load the pairs at a path as a table. It is built in the cache at the first call and again when the files change.
 
     Args:
         path: as `read_cc3m` takes it.

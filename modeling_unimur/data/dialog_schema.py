@@ -27,20 +27,20 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """Its words."""
+        """All words of the turn."""
         return " ".join(value for kind, value in self.elements if kind == "text")
 
     @property
     def image_ids(self) -> list[str]:
-        """Its images."""
+        """Ids of the images of the turn."""
         return [value for kind, value in self.elements if kind == "image"]
 
     def values(self, kind: str) -> list[str]:
-        """Its texts or the ids of its images, one per element."""
+        """Return the texts, or the image ids, of the turn, one per element."""
         return [value for found, value in self.elements if found == kind]
 
     def message(self, role: str, images: Mapping[str, str]) -> dict:
-        """The turn as a chat message.
+        """Convert the turn to a chat message.
 
         Args:
             role: `user` or `assistant`.
@@ -73,7 +73,7 @@ class Dialog:
 
 @dataclass
 class ReadReport:
-    """What was found of a set, beside what was published.
+    """Counts of what was read from a set, compared with the published counts.
 
     Args:
         source: the path as it was given.
@@ -90,7 +90,7 @@ class ReadReport:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def lose(self, reason: str, item: str) -> None:
-        """Counts one item."""
+        """Count one item that was skipped or that lacks something."""
         self.lost[reason] += 1
         named = self.examples.setdefault(reason, [])
         if len(named) < _NAMED:
@@ -102,7 +102,7 @@ class ReadReport:
         return not self.lost and all(self.found[name] == count for name, count in self.published.items())
 
     def describe(self) -> str:
-        """The report in one line."""
+        """Return the report as one line."""
         parts = []
         for name, count in self.found.items():
             wanted = self.published.get(name)
@@ -152,21 +152,21 @@ class PublishedSet:
 
     @classmethod
     def require_split(cls, split: str, known: Iterable[str]) -> None:
-        """Raises a ValueError for a split that is not among the known ones."""
+        """Raise a ValueError if the split is unknown."""
         if split not in known:
             raise ValueError(f"{cls.title} has no split {split!r}: choose from {', '.join(cls.published)}.")
 
     def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """A name, and what reads the item, of each record; the latter may raise KeyError, IndexError, TypeError or
-        ValueError for a bad one."""
+        """Yield a name and a function for each record. The function parses the record and raises a KeyError,
+        IndexError, TypeError or ValueError if the record is bad."""
         raise NotImplementedError
 
     def images_of(self, item: Any) -> Iterable[tuple[str, bool]]:
-        """The images of an item, and whether their files are there."""
+        """Return the names of the images of an item, and whether their files exist."""
         raise NotImplementedError
 
     def note(self, item: Any, report: ReadReport) -> None:
-        """Counts what else a report of this set tells of an item."""
+        """Count anything else that the report of this set contains."""
 
     def __iter__(self) -> Iterator[Any]:
         report, seen = self._new_report(), set()
@@ -192,7 +192,7 @@ class PublishedSet:
         self.report = report
 
     def first_there(self, places: Iterable[Path]) -> Path:
-        """The first of some files or folders that is there.
+        """Return the first file or folder that exists.
 
         Raises:
             FileNotFoundError: none is; the message names them.

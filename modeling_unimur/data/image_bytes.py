@@ -21,7 +21,7 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
 
 def member_address(archive: str | os.PathLike, offset: int, size: int) -> str:
-    """Address of the `size` bytes at `offset` of an uncompressed tar archive: `shard.tar#1536+20480`."""
+    """Return the address of `size` bytes at `offset` of an uncompressed tar archive: `shard.tar#1536+20480`."""
     return f"{os.fspath(archive)}#{offset}+{size}"
 
 
@@ -40,9 +40,9 @@ def split_address(address: str) -> tuple[str, int, int | None]:
 
 
 def read_image_bytes(address: str) -> bytes:
-    """The encoded image at an address.
+    """Read the encoded image at an address.
 
-    A JPEG in a table that breaks off is given its end, so that what there is of it can be decoded.
+    A truncated JPEG in a table gets an end marker, so that its first part can be decoded.
 
     Raises:
         OSError: the file is missing, cannot be read, or is no regular file: a pipe or a device may never end.
@@ -81,7 +81,7 @@ def _decode_line(line: bytes, address: str) -> bytes:
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
-    """Decodes an encoded image as `load_image` does.
+    """Decode an encoded image with `load_image`.
 
     Raises:
         ValueError: the bytes are no image that can be decoded; the message begins with `name`.
@@ -90,16 +90,16 @@ def decode_image(data: bytes, name: str) -> Image.Image:
 
 
 class FileStamps:
-    """Tells by path, size and times of change whether an image's bytes may have changed, without reading them.
+    """Detects from path, size and times whether an image may have changed, without reading it.
 
-    The time of the last change of the file's entry is one of them: unlike the one of its content, no program sets it.
+    The times include the change time of the inode, which no program can set.
     """
 
     def __init__(self) -> None:
         self._archives: dict[str, str] = {}
 
     def stamp(self, address: str) -> str:
-        """A string that changes with the file behind an address.
+        """Return a string that changes with the file behind an address.
 
         Raises:
             OSError: the file is not there, or no regular file.
@@ -130,7 +130,7 @@ _MOST_WORKERS = 32
 
 
 def worker_count(wanted: int | None, images: int) -> int:
-    """Worker processes for so many images: as many as wanted, or one fewer than the CPUs that may be used."""
+    """Return the number of worker processes: `wanted`, or one fewer than the CPUs if there are many images."""
     if wanted is not None:
         return wanted
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

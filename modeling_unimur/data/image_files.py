@@ -37,7 +37,7 @@ def decoded_suffixes() -> set[str]:
 
 
 def walk_images(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
-    """Files below a folder, folder by folder in the order of their names, and whether each is named as an image.
+    """Yield the files below a folder in sorted order, and whether each has the name of an image.
 
     Hidden files and folders are left out; links to folders are followed once.
 
@@ -60,12 +60,12 @@ def walk_images(folder: Path, onerror: Callable[[OSError], None] | None = None) 
 
 
 def printable(name: str) -> str:
-    """A file name without the bytes that are no UTF-8, which have no place in a page or an index."""
+    """Return a file name with escapes for bytes that are not UTF-8, for pages and indexes."""
     return name.encode("utf-8", errors="backslashreplace").decode()
 
 
 def is_image_file(path: str | os.PathLike) -> bool:
-    """Whether a path is a regular file that Pillow knows as an image of a format that is decoded, by its content."""
+    """Return whether a path is a regular file whose content Pillow recognizes as an image that can be decoded."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             return False
@@ -77,7 +77,7 @@ def is_image_file(path: str | os.PathLike) -> bool:
 
 
 class AllowedImages:
-    """Images below folders that the owner of a computer has named.
+    """Images below the folders that the owner of the computer has allowed.
 
     Args:
         folders: whose images may be shown, with those of their sub-folders. None of them: no image may.
@@ -87,8 +87,8 @@ class AllowedImages:
         self.folders = [Path(os.path.realpath(os.path.expanduser(folder))) for folder in folders]
 
     def find(self, path: str | os.PathLike) -> Path | None:
-        """The file of a path, or None when it is not there, leads out of the folders by a link or by `..`, or is no
-        image."""
+        """Return the file of a path. Returns None if the file does not exist, is outside the folders (also through a
+        link or `..`), or is not an image."""
         try:
             place = Path(os.path.realpath(os.fspath(path)))
         except (OSError, ValueError):  # a name with NUL

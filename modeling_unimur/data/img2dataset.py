@@ -22,7 +22,7 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 class CaptionedImage(NamedTuple):
-    """One usable pair; `image` is an address as in `data.picture_bytes`."""
+    """One usable pair; `image` is an address as in `data.image_bytes`."""
 
     caption: str
     image: str
@@ -36,7 +36,7 @@ class Skipped(NamedTuple):
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """Names that a pattern with braces stands for, as a shell expands it: `{00000..00331}.tar`, `{a,b}/x`."""
+    """Expand the braces of a pattern as a shell does: `{00000..00331}.tar`, `{a,b}/x`."""
     braces = _BRACES.search(pattern)
     if braces is None:
         return [pattern]
@@ -51,7 +51,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def find_archives(pattern: str | os.PathLike) -> list[str]:
-    """Archives that a path, a folder, a wildcard or a pattern with braces names; sorted within each wildcard.
+    """Find the archives of a path, a folder, a wildcard or a pattern with braces, sorted within each wildcard.
 
     Names from braces are kept when the file is not there, so that the reader can report it.
 
@@ -85,23 +85,23 @@ class Sample:
     tar: tarfile.TarFile
 
     def bytes(self, suffix: str) -> bytes:
-        """Content of a member, no more than the first 16 MiB of it."""
+        """Return the content of a member, at most its first 16 MiB."""
         return self.tar.extractfile(self.members[suffix]).read(_MEMBER_BYTES)
 
     def image(self) -> str | None:
-        """Address of the sample's image."""
+        """Return the address of the sample's image."""
         found = next((self.members[suffix] for suffix in _IMAGES if suffix in self.members), None)
         return None if found is None else member_address(self.archive, found.offset_data, found.size)
 
     def caption(self) -> str:
-        """What `.txt`, or else `.json` beside the image says; empty without either."""
+        """Return the caption from `.txt` or, if there is none, from `.json`; empty without either."""
         if "txt" in self.members:
             return _words(self.bytes("txt"))
         return _json_caption(self.bytes("json")) if "json" in self.members else ""
 
 
 def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
-    """Samples of webdataset archives, in the order of the archives and of their members.
+    """Read the samples of webdataset archives in the order of the archives and their members.
 
     Yields:
         each sample, or `archive is missing`, `archive is damaged` (what stands before the damage is read).
@@ -133,7 +133,7 @@ def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
 
 
 def read_archives(archives: Sequence[str]) -> Iterator[CaptionedImage | Skipped]:
-    """Pairs of webdataset archives, in the order of the archives and of their members.
+    """Read the pairs of webdataset archives in the order of the archives and their members.
 
     Images stay where they are: their addresses name archive, offset and size.
 
@@ -192,7 +192,7 @@ def _json_caption(data: bytes) -> str:
 
 
 def download_failures(archives: Sequence[str]) -> int:
-    """Pairs that img2dataset tried and could not bring, from the `_stats.json` files beside archives or folders."""
+    """Return the number of failed downloads, from the `_stats.json` files beside archives or folders."""
     failed = 0
     for archive in archives:
         statistics = Path(archive).with_name(f"{Path(archive).stem}_stats.json")

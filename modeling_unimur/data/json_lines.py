@@ -40,7 +40,7 @@ class JsonLine(NamedTuple):
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text, or of its bytes in UTF-8.
+    """Parse a JSON text, or its bytes in UTF-8.
 
     Raises:
         ValueError: it is not JSON, or nested deeper than `MAX_DEPTH`.
@@ -61,7 +61,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_depth(value: Any) -> None:
-    """Raises a ValueError for a value that is nested deeper than `MAX_DEPTH`."""
+    """Raise a ValueError if a value is nested deeper than `MAX_DEPTH`."""
     depth, level = 0, [value]
     while level := [
         inner
@@ -76,7 +76,7 @@ def check_depth(value: Any) -> None:
 
 # -- reading --------------------------------------------------------------------------------------------------------
 def scan_json_lines(file: IO[bytes], name: str = "the file") -> Iterator[JsonLine]:
-    """All lines of a file but for empty ones, one in memory at a time; for a caller that passes bad ones over.
+    """Yield all non-empty lines of a file, one in memory at a time. The caller decides what happens to bad lines.
 
     Args:
         file: opened in binary mode.
@@ -96,7 +96,7 @@ def scan_json_lines(file: IO[bytes], name: str = "the file") -> Iterator[JsonLin
 
 
 def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
-    """Number and value of all lines of a file but for empty ones.
+    """Yield the number and the value of each non-empty line of a file.
 
     Raises:
         FileNotFoundError, OSError: as `open_lines` says.
@@ -110,7 +110,7 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
 
 
 def line_objects(file: IO[bytes], name: str) -> Iterator[dict]:
-    """Objects of a file that has one per line; lines that are none are passed over, and counted in the log.
+    """Yield the objects of a file that has one per line. Other lines are skipped and counted in the log.
 
     Raises:
         ValueError: there are lines, and not one holds an object.
@@ -131,7 +131,7 @@ def line_objects(file: IO[bytes], name: str) -> Iterator[dict]:
 
 # -- writing --------------------------------------------------------------------------------------------------------
 def json_line(value: Any) -> bytes:
-    """A value as one line, in UTF-8; lone surrogates, and what others take for the end of a line, are escaped."""
+    """Encode a value as one line in UTF-8. Lone surrogates and the line ends of other readers are escaped."""
     text = json.dumps(value, ensure_ascii=False)
     text = _LINE_ENDS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     try:
@@ -141,7 +141,7 @@ def json_line(value: Any) -> bytes:
 
 
 def write_json_lines(path: str | os.PathLike, values: Iterable[Any]) -> int:
-    """Writes a file that is there whole or not at all, and its folder; returns the number of lines."""
+    """Write a file atomically, create its folder, and return the number of lines."""
     path, count = Path(os.path.realpath(path)), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
@@ -159,7 +159,7 @@ def write_json_lines(path: str | os.PathLike, values: Iterable[Any]) -> int:
 
 
 def append_json_lines(path: str | os.PathLike, values: Iterable[Any]) -> None:
-    """Adds lines to a file, behind a line that a kill has left half; they are on the disk when this returns."""
+    """Append lines to a file, after a line that a killed run left incomplete, and sync them to disk."""
     lines = b"".join(map(json_line, values))
     with open(path, "ab+") as file:
         if file.tell():
@@ -178,7 +178,7 @@ _SPACES = re.compile(r"[ \t\n\r]*")
 
 
 def object_entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a file that holds one JSON object, in its order; one entry is in memory at a time.
+    """Yield the keys and values of a file with one JSON object, in order, with one entry in memory at a time.
 
     Raises:
         FileNotFoundError: no such file.
@@ -189,7 +189,7 @@ def object_entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_json_records(path: str | os.PathLike) -> Iterator[dict]:
-    """Objects of a JSON array, or of JSON lines.
+    """Yield the objects of a JSON array, or of JSON lines.
 
     Raises:
         FileNotFoundError: no such file.

@@ -68,21 +68,21 @@ class MMDialog(PublishedSet):
         self.image_folder = places[self.files[0]]
 
     def image(self, image_id: str) -> Path:
-        """Where an image lies, or should."""
+        """Return the path of an image, which may be missing."""
         return self.image_folder / f"{image_id}.jpg"
 
     def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], Dialog]]]:
-        """The conversations, by their ids."""
+        """Yield the conversations by id."""
         for number, record in enumerate(read_json_records(self.files[0])):
             yield str(record.get("conversation_id", f"number {number}")), partial(_dialog, record)
 
     def images_of(self, item: Dialog) -> Iterable[tuple[str, bool]]:
-        """Files of the images of all turns."""
+        """Return the image files of all turns."""
         files = (self.image(image_id) for turn in item.turns for image_id in turn.image_ids)
         return ((file.name, file.is_file()) for file in files)
 
     def note(self, item: Dialog, report: ReadReport) -> None:
-        """Counts turns, and candidates that the set lacks."""
+        """Count the turns and the missing candidates."""
         report.found["turns"] += len(item.turns)
         if self.split != "train":
             for kind, given in (("text", item.negative_texts), ("image", item.negative_images)):

@@ -27,7 +27,7 @@ _ROLES = ("user", "assistant")
 
 
 def read_own_chats(path: str | os.PathLike) -> tuple[list[dict], ReadReport]:
-    """Every turn of a user or an assistant after the first one as a reply to the up to 20 turns before it.
+    """Read chats and make each turn after the first one a reply to the up to 20 turns before it.
 
     Args:
         path: JSON lines. A line is an object with `turns` (or `messages`), chat messages with `role` and `content`; a
@@ -97,7 +97,7 @@ def split_own_chats(rows: list[dict]) -> dict[str, list[dict]]:
 
 
 def chat_split(chat_id: str) -> str:
-    """The split of a chat, by the hash of its id."""
+    """Return the split of a chat, which depends on the hash of its id."""
     place = int.from_bytes(hashlib.sha256(chat_id.encode()).digest()[:4], "big") % 1_000
     for split, share in _HELD_OUT.items():
         if place < share:
@@ -107,7 +107,7 @@ def chat_split(chat_id: str) -> str:
 
 
 def reply_key(text: str) -> str:
-    """What makes two replies equal: their words, without case and punctuation."""
+    """Return the words of a reply without case and punctuation. Replies with the same words are equal."""
     return " ".join(_LETTERS.findall(text.casefold()))
 
 

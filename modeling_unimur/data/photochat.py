@@ -73,13 +73,13 @@ class PhotoChat(PublishedSet):
         return next((place for place in places if place.is_file()), None)
 
     def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], PhotoDialog]]]:
-        """The dialogues of all files, by file and id."""
+        """Yield the dialogues of all files by file and id."""
         for path in self.files:
             for record in read_json_records(path):
                 yield f"{path.name}: {record.get('dialogue_id')}", partial(self._dialog, record)
 
     def images_of(self, item: PhotoDialog) -> Iterable[tuple[str, bool]]:
-        """The photo."""
+        """Return the photo."""
         return [(item.photo_id or item.photo_url, item.image is not None)]
 
     def _dialog(self, record: dict) -> PhotoDialog:

@@ -44,12 +44,12 @@ CLIP_TRAINING = "unimur_mini.dual_encoder.train:train"
 
 
 def is_address(source: str) -> bool:
-    """Whether a source is written `package.module:function`, and is no file."""
+    """Return whether a source has the form `package.module:function` and is not a file."""
     return _ADDRESS.fullmatch(source) is not None and not os.path.exists(source)
 
 
 def load_module(name: str) -> ModuleType:
-    """Imports a module that another package may bring.
+    """Import a module of a package that may not be installed.
 
     Raises:
         ImportError: the package is not installed; the message says how to install it.
@@ -68,7 +68,7 @@ def load_module(name: str) -> ModuleType:
 
 
 def load_function(address: str) -> Callable[..., Any]:
-    """The function `package.module:function`. Its module is imported, so the address must come from a trusted recipe.
+    """Load `package.module:function`. The module is imported, so the address must come from a trusted recipe.
 
     Raises:
         ImportError, ValueError: as `load_module`; ValueError also where the module has no such function.
@@ -81,7 +81,7 @@ def load_function(address: str) -> Callable[..., Any]:
 
 
 def find_loader(source: str, known: dict[str, str]) -> Callable[..., Any] | None:
-    """What loads a source out of a table of names, or one that is given by its address; None for any other text.
+    """Return the loader of a source, given by its name or address. Returns None for any other text.
 
     Raises:
         ImportError, ValueError: as `load_function`.
@@ -113,7 +113,7 @@ def load_retrieval_set(
     deduplicate: str | None = None,
     setting: str | None = None,
 ) -> RetrievalSet:
-    """Reads a retrieval set, or the union of several.
+    """Read a retrieval set, or the union of several.
 
     Args:
         source: `gimp_manual`, `gnucash_manual`, `debian_handbook` or `scikit_learn_guide` (manuals of Debian's

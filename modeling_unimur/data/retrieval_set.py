@@ -31,7 +31,7 @@ class RetrievalSet:
         queries (`dict[str, Dataset]`): by split (train, validation, test): `query_id`, `text`; optionally `kind`, and
             `excluded`, a list of documents that do not count for the query.
         corpus (`Dataset`): `doc_id`, `kind` ("text" or "image"), `text` (of an image: its caption), `image` (a file's
-            path or another address that `data.picture_bytes` reads; "" for texts); optionally `group`, equal for
+            path or another address that `data.image_bytes` reads; "" for texts); optionally `group`, equal for
             documents of one section or figure, of which none is a hard negative where another one is relevant.
         qrels (`dict[str, Dataset]`): by split: `query_id`, `doc_id`, `score`; relevant is a score above 0.
         hard_negatives (`dict[str, Dataset]`): by split: `query_id`, and `image` and `text`, lists of ids, the most

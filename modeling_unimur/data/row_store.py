@@ -21,7 +21,7 @@ _RUNS = 32
 
 
 def key_of(content: "str | bytes") -> bytes:
-    """The key of a text, or of a file's bytes."""
+    """Return the key of a text, or of the bytes of a file."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     digest = hashlib.sha256(data).digest()
     # numpy drops zero bytes at the end of a string, so that none ends with one.
@@ -92,11 +92,11 @@ class StoredRows:
         return mapped
 
     def tensor(self) -> torch.Tensor:
-        """All rows in memory."""
+        """Load all rows into memory."""
         return self[:]
 
     def clone(self) -> "StoredRows":
-        """Itself: rows on disk are never written to."""
+        """Return itself, since rows on disk are never modified."""
         return self
 
 
@@ -127,7 +127,7 @@ class RowStore:
         self.refresh()
 
     def refresh(self) -> None:
-        """Takes in the shards that others have written since."""
+        """Add the shards that other processes have written since."""
         start, found = self._count, []
         for shard, (keys, width) in read_shards(self.folder, _columns, set(self._files)):
             self._adopt(shard, len(keys), width)
@@ -158,7 +158,7 @@ class RowStore:
         return bool(self.find(np.array([key], dtype=KEY_TYPE))[0] >= 0)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
-        """Numbers `(n,)` of the rows with these keys `(n,)` of type `KEY_TYPE`; -1 where there is none."""
+        """Return the row numbers `(n,)` of keys `(n,)` of type `KEY_TYPE`, -1 for unknown keys."""
         numbers = np.full(len(keys), -1, dtype=np.int64)
         for held, order in self._runs:
             places = np.minimum(np.searchsorted(held, keys), len(held) - 1)
@@ -166,11 +166,11 @@ class RowStore:
         return numbers
 
     def holds(self, keys: "list[bytes]") -> np.ndarray:
-        """Which of the keys have a row."""
+        """Return which keys have a row."""
         return self.find(np.array(keys, dtype=KEY_TYPE)) >= 0
 
     def keys(self) -> np.ndarray:
-        """All keys, sorted."""
+        """Return all keys in sorted order."""
         self._merge()
         return self._runs[0][0] if self._runs else np.empty(0, dtype=KEY_TYPE)
 
@@ -181,7 +181,7 @@ class RowStore:
             self._runs = [(keys[order], numbers[order])]
 
     def append(self, keys: "list[bytes]", rows: torch.Tensor) -> None:
-        """Writes a shard of rows `(n, width)`; keys that are already there are no error, and the first row counts."""
+        """Write a shard of rows `(n, width)`. If a key exists already, its first row is kept."""
         if not keys:
             return
         packed, start = np.array(keys, dtype=KEY_TYPE), self._count
@@ -193,7 +193,7 @@ class RowStore:
         self._include(packed, start)
 
     def rows(self, numbers: np.ndarray) -> StoredRows:
-        """The rows of these numbers, in this order, not read yet."""
+        """Return the rows with these numbers, in this order. They are read when they are indexed."""
         return StoredRows(list(self._files), np.array(self._starts, dtype=np.int64), numbers, self._width)
 
 

@@ -27,7 +27,7 @@ _CHECKSUM = "checksum"
 
 
 def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Path:
-    """Writes a file that is there whole or not at all, and its folder; returns its path.
+    """Write a file atomically, create its folder, and return its path.
 
     The checksum covers the tensors, `name`, and the folder's name. A store's folder is named after what its content
     depends on, such as the weights of a model, so that a file of another store, or under another name, is refused.
@@ -50,7 +50,7 @@ def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Pa
 def read_shards(
     folder: Path, parse: Callable[[dict[str, torch.Tensor]], Content], known: Container[Path] = ()
 ) -> Iterator[tuple[Path, Content]]:
-    """Path and content of all files of a store, each compared with its checksum, which reads all of it.
+    """Yield the path and the content of all files of a store. Each file is read and compared with its checksum.
 
     Args:
         folder: of the store; it need not be there.
@@ -66,7 +66,7 @@ def read_shards(
 
 
 def read_shard(shard: Path, parse: Callable[[dict[str, torch.Tensor]], Content]) -> Content | None:
-    """The content of a file, after it was compared with its checksum; None where it is not there, or damaged.
+    """Return the content of a file after comparing it with its checksum, or None if it is missing or damaged.
 
     A damaged file is renamed, so that nobody reads it again, and reported in one warning. One that an earlier version
     wrote has no checksum and is taken as it is.
@@ -94,7 +94,7 @@ def read_shard(shard: Path, parse: Callable[[dict[str, torch.Tensor]], Content])
 
 
 def put_aside(file: Path, reason: object) -> None:
-    """Renames a damaged file of a store and warns of it."""
+    """Rename a damaged file of a store and log a warning."""
     aside = file.with_name(f"{file.name}.damaged")
     try:
         os.replace(file, aside)
@@ -105,7 +105,7 @@ def put_aside(file: Path, reason: object) -> None:
 
 
 def map_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
-    """Tensors of a safetensors file as views of the mapped file: what is never indexed is never read.
+    """Map the tensors of a safetensors file into memory. Only what is indexed is read.
 
     Raises:
         ValueError: the file is damaged; the message names it.
@@ -122,7 +122,7 @@ def _map(path: str | os.PathLike) -> tuple[dict[str, torch.Tensor], dict[str, st
 
 
 def _digest(shard: Path, tensors: dict[str, torch.Tensor]) -> str:
-    """The checksum of what a file holds, and of its own name and that of its folder."""
+    """Return the checksum of the tensors, the file name and the folder name."""
     store = os.path.basename(os.path.dirname(os.path.abspath(shard)))
     digest = hashlib.sha256(_line(store, shard.name))
     for name, tensor in sorted(tensors.items()):

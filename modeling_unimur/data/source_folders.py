@@ -21,7 +21,7 @@ _WILDCARDS = re.compile(r"[*?\[{]")
 
 
 def folder_of_source(source: str | os.PathLike) -> Path:
-    """The folder that the files of a source lie in; that of a packaged set is the cache."""
+    """Return the folder of the files of a source. For a packaged set it is the cache."""
     name = os.path.expanduser(os.fspath(source))
     if names_a_set(name):
         _, _, name = name.partition("=")
@@ -47,7 +47,7 @@ def record_sources(index: str | os.PathLike, folders: Iterable[str | os.PathLike
 
 
 def source_folders(index: str | os.PathLike) -> list[Path]:
-    """The folders that this user built an index from; none for an index that came from elsewhere."""
+    """Return the folders that this user built an index from; none for an index that came from elsewhere."""
     try:
         record = json.loads(_record(index).read_text(encoding="utf-8"))
         return [Path(folder) for folder in record["folders"]] if record["index"] == _place(index) else []

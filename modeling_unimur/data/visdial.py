@@ -89,7 +89,7 @@ class VisDial(PublishedSet):
         self.files = [file, *([dense] if dense.is_file() else [])]
 
     def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], VisDialDialog]]]:
-        """The dialogues, by their numbers."""
+        """Yield the dialogues by number."""
         file, *dense = self.files
         try:
             whole = json.loads(file.read_text(encoding="utf-8"))
@@ -107,11 +107,11 @@ class VisDial(PublishedSet):
             yield str(number), partial(self._official, record, whole["data"], relevance)
 
     def images_of(self, item: VisDialDialog) -> Iterable[tuple[str, bool]]:
-        """The image."""
+        """Return the image."""
         return [(item.image_id, item.image is not None)]
 
     def note(self, item: VisDialDialog, report: ReadReport) -> None:
-        """Counts dialogues with annotated relevance."""
+        """Count the dialogues with annotated relevance."""
         report.found["dense annotations"] += any(part.relevance is not None for part in item.rounds)
 
     def _official(self, record: dict, data: dict, relevance: dict[str, tuple]) -> VisDialDialog:

@@ -60,12 +60,12 @@ class VIST(PublishedSet):
         self._folders = [self.folder / pattern.format(split) for pattern in _FOLDERS]
 
     def image(self, image_id: str) -> Path | None:
-        """Where an image lies; None where it is missing, as many have gone from Flickr."""
+        """Return the path of an image, or None if it is missing. Many have been removed from Flickr."""
         places = (folder / f"{image_id}{suffix}" for folder in self._folders for suffix in _SUFFIXES)
         return next((place for place in places if place.is_file()), None)
 
     def records(self, report: ReadReport) -> Iterator[tuple[str, Callable[[], Story]]]:
-        """The sentences of each story, by its id."""
+        """Yield the sentences of each story by id."""
         parts: dict[str, list[dict]] = defaultdict(list)
         try:
             for (part,) in json.loads(self.files[0].read_text(encoding="utf-8"))["annotations"]:
@@ -76,7 +76,7 @@ class VIST(PublishedSet):
             yield story_id, partial(_story, story_id, sentences)
 
     def images_of(self, item: Story) -> Iterable[tuple[str, bool]]:
-        """One image a sentence."""
+        """Return one image per sentence."""
         return ((image_id, self.image(image_id) is not None) for image_id in item.image_ids)
 
 

@@ -61,7 +61,7 @@ class ImageVectors(NamedTuple):
 
 
 def read_image(address: str):
-    """The image at an address (`data.picture_bytes`), or None where there is none that can be read."""
+    """The image at an address (`data.image_bytes`), or None where there is none that can be read."""
     try:
         return decode_image(read_image_bytes(address), address)
     except (OSError, ValueError) as error:

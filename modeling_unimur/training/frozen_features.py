@@ -169,7 +169,7 @@ class FrozenImages:
         self._listing = self.store.folder / "unreadable.tsv"
 
     def features(self, images: Sequence[str]) -> CachedFeatures:
-        """Features of images by address (`data.picture_bytes`), computed where they are not there yet.
+        """Features of images by address (`data.image_bytes`), computed where they are not there yet.
 
         An image that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
         `unreadable.tsv` of the store, and not tried again while it stands there.

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..encoding.encoder import embed_by_length
 from .collators import DualAlignmentCollator, all_rows, rows_at
-from .mining import Judged, MiningOptions, mine_vectors
+from .mining import GradedRankings, MiningOptions, mine_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def mine_hard_negatives(
             places.setdefault(owner, []).append(place)
         right = [places.get(int(row["target_ids"]), []) for row in known]
         vectors = target(pool.float().to(model.device)).float()
-        judged = Judged([frozenset(each) for each in right], right)
+        judged = GradedRankings([frozenset(each) for each in right], right)
         found = mine_vectors(queries, vectors, [kind] * len(pool), judged, _OPTIONS, report=report)
         every = range(len(pool))
         # A row whose search found right targets alone takes any wrong one.

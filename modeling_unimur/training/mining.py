@@ -90,7 +90,7 @@ class MiningOptions:
 
 
 @dataclass
-class Judged:
+class GradedRankings:
     """What is known of each query, as numbers of documents.
 
     Args:
@@ -106,7 +106,7 @@ def mine_vectors(
     queries: torch.Tensor,
     vectors: torch.Tensor,
     kinds: Sequence[str],
-    judged: Judged,
+    judged: GradedRankings,
     options: MiningOptions | None = None,
     texts: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
@@ -119,7 +119,7 @@ def mine_vectors(
         queries (`(queries, width)`), vectors (`(documents, width)`): unit vectors; the search is on the queries'
             device, where a block of the vectors lies at a time.
         kinds: `"text"` or `"image"` of each document.
-        judged (`Judged`): of the queries; documents beyond `vectors` count for texts and groups alone.
+        judged (`GradedRankings`): of the queries; documents beyond `vectors` count for texts and groups alone.
         options (`MiningOptions`, *optional*): what is dropped.
         texts, groups (*optional*): of each document; without them nothing is dropped by them.
         report (`Counter`, *optional*): takes what was dropped, by reason.
@@ -224,7 +224,7 @@ def mine_rows(
     encoder = Encoder(model, processor, precision, progress=True)
     vectors, queries = encoder.encode_documents(corpus, images), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
-    judged = Judged(rows.known, [sorted(right) for right in rows.right])
+    judged = GradedRankings(rows.known, [sorted(right) for right in rows.right])
 
     def judge(query: int, numbers: list[int]) -> np.ndarray:
         found = (documents[number] for number in numbers)
@@ -307,7 +307,7 @@ def mined_of(table: Dataset) -> Mined:
 
 
 __all__ = [
-    "Judged",
+    "GradedRankings",
     "MiningOptions",
     "mine_rows",
     "mine_vectors",

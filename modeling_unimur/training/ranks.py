@@ -80,7 +80,7 @@ def give_back_whole_layers(model: nn.Module) -> None:
 
 
 def _gather_counts(counts: "dict[str, int]", device) -> "dict[str, list[int]]":
-    """What each rank has, in the order of the ranks."""
+    """Gather the counts of all ranks, in the order of the ranks."""
     own = torch.tensor(list(counts.values()), dtype=torch.long, device=device)
     every = [torch.empty_like(own) for _ in range(world_size())]
     dist.all_gather(every, own)
@@ -88,7 +88,7 @@ def _gather_counts(counts: "dict[str, int]", device) -> "dict[str, list[int]]":
 
 
 def require_equal(counts: "dict[str, int]", device) -> None:
-    """Compares what the ranks have.
+    """Check that the counts are equal on all ranks.
 
     Raises:
         ValueError: on every rank, when it differs.
@@ -106,7 +106,7 @@ def _refuse_unequal(found: "dict[str, list[int]]") -> None:
 
 
 def fit_batch(model: nn.Module, batch: dict) -> dict:
-    """Makes a batch fit those of the other ranks, after one small exchange.
+    """Align a batch with those of the other ranks after one small exchange.
 
     Next-token losses are divided by the mean number of labels over the ranks, so that the mean over ranks is the mean
     over all labels. Targets that only other ranks have are there as masked rows, which weigh nothing.

@@ -166,7 +166,7 @@ class ReadContexts:
 def start_in_closed_form(
     model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int, with_images: bool = False
 ) -> float:
-    """Sets the readout maps to the ridge solution over all contexts, and fills the collator's store of prefixes.
+    """Set the readout maps to the ridge solution over all contexts, and fill the collator's prefix store.
 
     A context with a right text and a right image counts once for each.
 
@@ -198,7 +198,7 @@ def fit_readout(read: ReadContexts, seed: int) -> RidgeMap:
 
 
 def from_standard(found: RidgeMap, mean: torch.Tensor, spread: torch.Tensor) -> RidgeMap:
-    """A map of standardised states as one of plain states."""
+    """Convert a map of standardized states to a map of the original states."""
     weight = found.weight / spread
     return RidgeMap(weight, found.bias - weight @ mean, found.penalty)
 
@@ -245,7 +245,7 @@ def read_contexts(
 
 @torch.no_grad()
 def set_readout(model: UniMuRModel, found: RidgeMap) -> None:
-    """Sets the readout maps to one linear map of the read layers side by side."""
+    """Set the readout maps to one linear map of the concatenated layers."""
     first = 0
     for number, layer in enumerate(model.heads.readout_maps):
         layer.weight.copy_(found.weight[:, first : first + layer.in_features])
@@ -254,7 +254,7 @@ def set_readout(model: UniMuRModel, found: RidgeMap) -> None:
 
 
 def sharpen_readout(read: ReadContexts, start: RidgeMap, seed: int, steps: int = _STEPS) -> RidgeMap:
-    """Goes on from a map in closed form, by the paper's matching losses at a fixed temperature.
+    """Refine a closed-form map with the paper's matching losses at a fixed temperature.
 
     It works in standardised states: single dimensions of a language model's hidden states are hundreds of times larger
     than others, and one learning rate would fit none of them.

@@ -70,7 +70,7 @@ def _read_yaml(text: str) -> Any:
 
 
 def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None) -> Recipe:
-    """Reads a recipe.
+    """Read a recipe.
 
     Args:
         path: a YAML file with the keys `task`, `model`, `data` and `training`; the last holds any field of

@@ -32,7 +32,7 @@ class LogitScaleLimit(TrainerCallback):
 
     @torch.no_grad()
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
-        """Clamps what the optimizer has just set."""
+        """Clamp the logit scales."""
         for name, weight in model.named_parameters():
             if weight.requires_grad and name.rsplit(".", 1)[-1] in _SCALES:
                 weight.clamp_(max=self.limit)
@@ -81,7 +81,7 @@ class RetrievalTrainer(Trainer):
 
     @staticmethod
     def _prepare_ranks(model, args, collator) -> None:
-        """What has to be settled before Trainer places and wraps the model."""
+        """Prepare the model for several ranks before Trainer places and wraps it."""
         if args.n_gpu > 1:
             raise ValueError("One process drives one GPU here: start several with torchrun or accelerate launch.")
         if args.ddp_find_unused_parameters is None:  # each trained weight gets a gradient, if only zeros
@@ -103,7 +103,7 @@ class RetrievalTrainer(Trainer):
         return super()._run_epoch(*args, **kwargs)
 
     def save_model(self, output_dir=None, _internal_call=False):
-        """Every rank comes here; one of them writes."""
+        """Save the model. All ranks call it, and one of them writes."""
         give_back_whole_layers(self.model)
         super().save_model(output_dir, _internal_call)
 
@@ -145,7 +145,7 @@ class RetrievalTrainer(Trainer):
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def _agreed(self, inputs: dict) -> dict:
-        """The batch, made to fit the other ranks'."""
+        """Return the batch after aligning it with the other ranks."""
         if self.args.world_size == 1:
             return inputs
         model = self.accelerator.unwrap_model(self.model)
@@ -161,7 +161,7 @@ class RetrievalTrainer(Trainer):
                 self._terms[name].append(getattr(outputs, name).detach().float())
 
     def _means(self) -> "dict[str, float]":
-        """The mean of each term since the last call, over all ranks; those that never came are left out."""
+        """Return the mean of each term since the last call over all ranks, without terms that did not occur."""
         names = [*_LOGGED, *_SCALES]
         sums = [torch.stack(self._terms[n]).sum().item() if self._terms[n] else 0.0 for n in names]
         table = torch.tensor([sums, [len(self._terms[n]) for n in names]], device=self.args.device)
@@ -193,7 +193,7 @@ class RetrievalTrainer(Trainer):
 
 
 def parameter_report(model: torch.nn.Module) -> str:
-    """One line a trained part, and the totals."""
+    """Describe the trained parameters, one line per part, and their total."""
     parts: dict[str, int] = defaultdict(int)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -44,7 +44,7 @@ class UniMuRVerbalizer:
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """One line an image; what its caption says is not read."""
+        """Generate one line per image. The captions are ignored."""
         inputs = self.processor.process_caption_prompt(images).to(self.model.device)
         tokenizer = self.processor.tokenizer
         ids = self.model.generate(
@@ -86,7 +86,7 @@ class ImageToTextVerbalizer:
 
     @torch.inference_mode()
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """One line an image."""
+        """Generate one line per image."""
         inputs = self._inputs(images, captions).to(self.model.device, self.model.dtype)
         ids = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, **self._options)
         asked = inputs.get("input_ids")
@@ -130,7 +130,7 @@ def _first_line(text: str) -> str:
 
 
 def open_verbalizer(name: str, prompt: str | None = None, device: str = "cpu"):
-    """A verbalizer by the name that a command gives.
+    """Create a verbalizer from its name on the command line.
 
     Args:
         name: `ocr`, `ocr=LANGUAGE`, `unimur=FOLDER` or `model=ID`, any image-to-text model.
@@ -186,7 +186,7 @@ class OcrVerbalizer:
         self.key = f"ocr {(version.stdout or version.stderr).splitlines()[0]} {language} {_LAYOUT} {_SCALE}"
 
     def __call__(self, images: list[Image.Image], captions: list[str]) -> list[str]:
-        """What stands in each image; "" where nothing can be read."""
+        """Return the text in each image, "" if there is none."""
         with ThreadPoolExecutor(_WORKERS) as pool:
             return list(pool.map(self._read, images))
 

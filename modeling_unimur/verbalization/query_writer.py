@@ -19,7 +19,7 @@ SPLIT = "train"
 
 
 class QueryPairs(Dataset):
-    """Pictures that answer the training split's queries, each with its caption and the query.
+    """Images that answer the training split's queries, each with its caption and the query.
 
     Args:
         retrieval (`RetrievalSet`): the set.
@@ -56,7 +56,7 @@ class QueryPairs(Dataset):
 
 
 class QueryCollator:
-    """Pictures and `prompt + query` as the model's inputs, with labels at the query alone.
+    """Collates images and `prompt + query` into model inputs, with labels for the query only.
 
     Args:
         processor: the model's, which takes images and texts.

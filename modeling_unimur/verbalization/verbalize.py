@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 def word_key(image: bytes, caption: str) -> str:
-    """What an image's words hang on, besides the verbalizer: its bytes and its caption."""
+    """Return the key of an image's words: a hash of its bytes and its caption."""
     return hashlib.sha256(hashlib.sha256(image).digest() + caption.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -94,7 +94,7 @@ class WordStore:
         return len(self._words)
 
     def add(self, words: dict[str, str]) -> None:
-        """Writes words by key; they are on the disk when this returns."""
+        """Add words by key and sync them to disk."""
         lines = ({"key": key, "words": text, "sum": self._sum(key, text)} for key, text in words.items())
         append_json_lines(self.path, lines)
         self._words.update(words)
@@ -120,7 +120,7 @@ def verbalize(
     batch_size: int = 8,
     folder: str | os.PathLike | None = None,
 ) -> dict[str, str]:
-    """Words of all image documents of a corpus.
+    """Put all image documents of a corpus into words.
 
     Images with equal bytes and caption are put into words once, and never again: what was computed lies in the
     folder, and a run that was killed goes on there. An image that cannot be read is skipped and reported.

@@ -15,7 +15,7 @@ from modeling_unimur.index.second_stage import Candidate, Reranker
 from modeling_unimur.training import mining
 from modeling_unimur.training.documents import DecodedImages, Documents, PooledImages
 from modeling_unimur.training.mining import (
-    Judged,
+    GradedRankings,
     MiningOptions,
     mine_rows,
     mine_vectors,
@@ -37,7 +37,7 @@ def vectors():
 def judged(queries, per_query=3):
     rng = np.random.default_rng(0)
     right = [rng.choice(300, per_query, replace=False).tolist() for _ in range(len(queries))]
-    return Judged([frozenset(row) for row in right], right)
+    return GradedRankings([frozenset(row) for row in right], right)
 
 
 @pytest.mark.parametrize("sizes", [(512, 50_000), (7, 23)])
@@ -58,7 +58,7 @@ def test_equals_brute_force(vectors, joint, sizes, monkeypatch):
 
 
 def test_no_queries(vectors):
-    assert mine_vectors(vectors[0][:0], vectors[1], ["text"] * 300, Judged([], [])) == []
+    assert mine_vectors(vectors[0][:0], vectors[1], ["text"] * 300, GradedRankings([], [])) == []
 
 
 def test_keeps_no_more_than_asked(vectors):
@@ -74,7 +74,7 @@ def test_drops_what_is_right_under_another_id():
     documents = torch.stack([torch.cos(angles.deg2rad()), torch.sin(angles.deg2rad())], dim=1)
     texts = ["The  right words", "the right WORDS", "other", "others", "far", "farther"]
     groups = ["one", "", "one", "", "", ""]
-    known = Judged([frozenset({0, 4})], [[0]])  # 4 is excluded, without being right
+    known = GradedRankings([frozenset({0, 4})], [[0]])  # 4 is excluded, without being right
 
     def mined(report=None, **options):
         options = MiningOptions(depth=6, **options)
@@ -118,7 +118,7 @@ def test_margins_are_those_of_a_reranker(name):
 
 def test_drops_what_the_judge_scores_above_the_best_right_document():
     documents = torch.nn.functional.normalize(torch.arange(1.0, 13).reshape(6, 2), dim=-1)
-    known, report = Judged([frozenset({0, 1})], [[0, 1]]), Counter()
+    known, report = GradedRankings([frozenset({0, 1})], [[0, 1]]), Counter()
     scores = np.array([0.3, 0.6, 0.9, np.nan, 0.6, 0.1])
 
     def mined(**options):

@@ -20,7 +20,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Document:
-    """A text, or an image with its caption; `image` is an address of `data.picture_bytes`, "" for texts.
+    """A text, or an image with its caption; `image` is an address of `data.image_bytes`, "" for texts.
 
     The same id may come several times: the last one counts.
     """

@@ -33,7 +33,7 @@ class LineIndex:
         return len(self.offsets)
 
     def address(self, image_id: str) -> str:
-        """Address of an image as `data.picture_bytes` reads it.
+        """Address of an image as `data.image_bytes` reads it.
 
         Raises:
             KeyError: the table has no such image.
