@@ -165,11 +165,9 @@ def test_coherent_replies_are_those_of_the_pipeline(tmp_path, pair, some_systems
         np.testing.assert_array_equal(column, plain.values[name])
 
 
-def test_own_dialogues_in_mmdialogs_format(tmp_path, some_systems, pictures, monkeypatch):
-    from modeling_unimur.data.mmdialog import MMDialog
-    from modeling_unimur.data.visdial import VisDial
+def test_own_dialogues_as_published_ones(some_systems, pictures, monkeypatch):
     from modeling_unimur.evaluation.compare_dialogues import ComparedDialogue, gallery_of
-    from modeling_unimur.evaluation.tasks.own_sets import image_words, write_own_mmdialog, write_own_visdial
+    from modeling_unimur.evaluation.tasks import own_sets
 
     def message(role, text, *shown):
         parts = [{"type": "image", "image": picture} for picture in shown]
@@ -191,21 +189,23 @@ def test_own_dialogues_in_mmdialogs_format(tmp_path, some_systems, pictures, mon
         ),
     ]
     own = dialogues, gallery_of({**columns, "tags": [["x"]] * 4}, dialogues)
-    folder = write_own_mmdialog("dev", tmp_path / "mm", own)
-    dialogs = list(MMDialog(folder))
+    monkeypatch.setattr(own_sets, "own_dialogues", lambda split: own)
+    dialogs, files, words = own_sets.own_mmdialog("dev")
     assert [len(dialog.turns) for dialog in dialogs] == [3, 4]
     assert dialogs[0].turns[-1].text == "look at this"
     assert dialogs[0].negative_texts == ("here it is",)
     assert len(dialogs[0].negative_images) == 2  # without both that are right
     assert len(dialogs[0].turns[0].image_ids) == 1
-    assert "title c, x" in image_words(folder / "test").values()
-    found = run("mmdialog", folder, some_systems)
+    assert sorted(map(str, files.values())) == sorted(pictures)
+    assert words[own_sets.media_key("c")] == "title c, x"
+    found = run("mmdialog", "dev", some_systems)
     assert len(found.query_ids) == 5
-    folder = write_own_visdial("dev", tmp_path / "vis", own)
-    rounds = [dialog.rounds for dialog in VisDial(folder)]
+    assert len(run("mmdialog", "dev", some_systems[:1], limit=1).query_ids) == 2
+    rounds = [dialog.rounds for dialog in own_sets.own_visdial("dev")]
     assert [(r.question, r.answer) for r in rounds[1]] == [("one", "two"), ("three", "")]
     assert rounds[0][0].options[rounds[0][0].gold] == "great"
-    assert "all rounds" in str(run("visdial", folder, some_systems, rounds=(0,)).main)
+    assert rounds[1][-1].options is None
+    assert "all rounds" in str(run("visdial", "dev", some_systems, rounds=(0,)).main)
 
 
 # -- VisDial ----------------------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from ..report import Figures, TaskResult
 from ..systems.base import KINDS, System
 from ..systems.coherent import coherent_name, coherent_scores
 from .options import TaskOptions
-from .own_sets import image_words, own_folder, write_own_mmdialog
+from .own_sets import own_digest, own_mmdialog
 from .replies import PoolRanks, Reply, ReplySet, Scorer, rank_in_pools, read_replies
 
 _NOTES = (
@@ -55,33 +55,34 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
     """The replies of a split.
 
     Args:
-        data: folder of MMDialog in either layout; or `dev` or `test`, the hand-written dialogues of this package in
-            MMDialog's format.
+        data: folder of MMDialog in either layout; or `dev` or `test`, the hand-written dialogues of this package.
         options: `split` (`test` by default) and `limit`.
 
     Returns:
         the replies, what identifies the data, and notes on what is missing.
     """
-    folder, split = data, options.split or "test"
     if data in GALLERY_SPLITS and not Path(data).exists():
-        folder, split = str(write_own_mmdialog(data, own_folder("mmdialog", data))), "test"
-    dialogs = MMDialog(folder, split, options.limit)
-    names = image_words(dialogs.image_folder)
+        split, digest, missing = "test", own_digest(data), []
+        dialogs, files, words = own_mmdialog(data)
+        found = read_replies(dialogs[: options.limit], files.get, words.get)
+    else:
+        split = options.split or "test"
+        published = MMDialog(data, split, options.limit)
 
-    def image_file(image_id: str) -> Path | None:
-        path = dialogs.image(image_id)
-        return path if path.is_file() else None
+        def image_file(image_id: str) -> Path | None:
+            path = published.image(image_id)
+            return path if path.is_file() else None
 
-    found = read_replies(dialogs, image_file, lambda name: names.get(name, ""))
+        found, digest = read_replies(published, image_file), files_digest(published.files)
+        missing = [] if published.report.complete else [published.report.describe()]
     about = {
         "path": data,
         "split": split,
-        "digest": files_digest(dialogs.files) + (f"-{options.limit}" if options.limit else ""),
+        "digest": digest + (f"-{options.limit}" if options.limit else ""),
         "dialogues": len(found.dialog_ids),
         "texts": len(found.gallery.texts),
         "images": len(found.gallery.images),
     }
-    missing = [] if dialogs.report.complete else [dialogs.report.describe()]
     if found.lost:
         missing.append("Left out: " + ", ".join(f"{count:,} {reason}" for reason, count in found.lost.items()) + ".")
     return found, about, missing

@@ -19,7 +19,7 @@ from ..provenance import files_digest
 from ..report import Figures, TaskResult
 from ..systems.base import Gallery, System
 from .options import TaskOptions
-from .own_sets import own_folder, write_own_visdial
+from .own_sets import own_digest, own_visdial
 
 _ANSWER_CUTOFFS = (1, 5, 10, 20)
 
@@ -28,17 +28,19 @@ def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], 
     """The dialogues of a split, what identifies them, and notes on what is missing.
 
     Args:
-        data: as `VisDial` takes it; or `dev` or `test`, this package's own dialogues in VisDial's format.
+        data: as `VisDial` takes it; or `dev` or `test`, this package's own dialogues.
         options: `split` (`val` by default) and `limit`.
     """
-    source, split = data, options.split or "val"
     if data in GALLERY_SPLITS and not Path(data).exists():
-        source, split = str(write_own_visdial(data, own_folder("visdial", data))), "val"
-    found = VisDial(source, split, options.limit)
-    dialogs = list(found)
-    digest = files_digest(found.files) + (f"-{options.limit}" if options.limit else "")
-    about = {"path": data, "split": split, "digest": digest, "dialogues": len(dialogs)}
-    return dialogs, about, [] if found.report.complete else [found.report.describe()]
+        split, digest, missing = "val", own_digest(data), []
+        dialogs = own_visdial(data)[: options.limit]
+    else:
+        split = options.split or "val"
+        found = VisDial(data, split, options.limit)
+        dialogs, digest = list(found), files_digest(found.files)
+        missing = [] if found.report.complete else [found.report.describe()]
+    digest += f"-{options.limit}" if options.limit else ""
+    return dialogs, {"path": data, "split": split, "digest": digest, "dialogues": len(dialogs)}, missing
 
 
 def visdial_context(dialog: VisDialDialog, rounds: int, options: TaskOptions) -> list[dict]:
