@@ -298,15 +298,8 @@ def lora_arguments(lora) -> dict:
     if not isinstance(lora, dict):
         usual = type(lora)().to_dict()
         lora = {key: value for key, value in lora.to_dict().items() if value != usual.get(key)}
-        unsaved = (
-            "peft_type",
-            "peft_version",
-            "base_model_name_or_path",
-            "revision",
-            "inference_mode",
-            "auto_mapping",
-        )
-        lora = {key: value for key, value in lora.items() if key not in unsaved}
+        own = {"peft_type", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"}
+        lora = {key: value for key, value in lora.items() if key not in own}
     names = {"alpha": "lora_alpha", "dropout": "lora_dropout"}
     found = {names.get(key, key): sorted(value) if isinstance(value, set) else value for key, value in lora.items()}
     if not isinstance(found.get("r", 8), int) or found.get("r", 8) < 1:

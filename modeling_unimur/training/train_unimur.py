@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
-    """The untrained model of a recipe, with frozen backbones, and its processor."""
+    """Build the untrained model of a recipe, with frozen backbones, and its processor."""
     chosen = recipe.model
     revisions = {
         "language_model_revision": chosen.language_model_revision,
@@ -100,7 +100,7 @@ def paper_query(model: UniMuRModel) -> "Iterator[None]":
 
 
 def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":
-    """Where a recipe keeps frozen prefixes, if it does."""
+    """Return the prefix store of a recipe, or None if it has none."""
     if not recipe.data.keep_prefixes_gb:
         return None
     folder = cache_dir() / "prefixes" if recipe.data.keep_prefixes_on_disk else None
@@ -108,7 +108,7 @@ def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":
 
 
 def train(recipe: Recipe) -> "dict[str, float]":
-    """Runs a recipe of task `unimur`.
+    """Run a recipe of task `unimur`.
 
     Writes to `training.output_dir`: the heads with their configuration and processor, and `results.json` with recalls
     of the trained and the untrained heads on the test split.

@@ -140,7 +140,7 @@ def test_ret_is_as_likely_as_the_next_token_loss_has_it(family, softcap, make_mo
     labels[:, :-1] = -100
     with torch.no_grad():
         hidden = model.language_model.base_model(inputs_embeds=model.get_inputs_embeds(ids)).last_hidden_state
-        head, ret = model.get_output_embeddings(), model.heads.ret_embedding[0]
+        head, ret = model.get_output_embeddings(), model.heads.ret_embedding[0] / model.input_scale
         loss = next_token_loss(hidden, labels, head, ret, softcap)
     assert float(found) == pytest.approx(-float(loss), abs=1e-4)
 

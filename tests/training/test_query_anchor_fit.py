@@ -30,7 +30,7 @@ def anchor(correction: str = "mlp", gate: bool = True) -> UniMuRQueryAnchor:
         query_correction_size=32,
         query_correction_dropout=0.0,
         query_gate=gate,
-        clip_config={},
+        visual_width=WIDTH,
     )
     made = UniMuRQueryAnchor(config)
     with torch.no_grad():
