@@ -24,6 +24,9 @@ class UniMuRConfig(PreTrainedConfig):
         map_image_targets, map_text_targets (`bool`): learned maps on the targets, which allows another
             `projection_dim`. FROMAGe has 256 with a map on the images.
         num_visual_tokens (`int`): input vectors of the language model that one image becomes (FROMAGe: 1 or 4).
+        max_image_tokens (`int`, *optional*): makes them of the image tower's patches, means over the squares of a
+            grid, each through the same map, and not of its one pooled output. `num_visual_tokens` is then the largest
+            square number up to this one. CLIP, SigLIP and SigLIP 2 have patches.
         visual_feature (`str`): what the image's input vectors are made of: `"pooled"` is the image tower's output
             before the joint space (FROMAGe), `"projected"` is the vector in the joint space. Without a dual encoder
             contexts hold images with `"projected"` alone: vectors by the encoder of the ready embeddings.
@@ -86,6 +89,7 @@ class UniMuRConfig(PreTrainedConfig):
         map_image_targets: bool = False,
         map_text_targets: bool = False,
         num_visual_tokens: int = 1,
+        max_image_tokens: int | None = None,
         visual_feature: str = "pooled",
         num_ret_tokens: int = 1,
         ret_layers: list | None = None,
@@ -123,7 +127,7 @@ class UniMuRConfig(PreTrainedConfig):
         self.heads_only = heads_only
         self.projection_dim = projection_dim
         self.map_image_targets, self.map_text_targets = map_image_targets, map_text_targets
-        self.num_visual_tokens = num_visual_tokens
+        self.num_visual_tokens, self.max_image_tokens = num_visual_tokens, max_image_tokens
         self.visual_feature = visual_feature
         self.num_ret_tokens = num_ret_tokens
         self.ret_layers = list(ret_layers) if ret_layers is not None else [-1]
@@ -177,6 +181,13 @@ class UniMuRConfig(PreTrainedConfig):
         for name in ("num_visual_tokens", "num_ret_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+        if self.max_image_tokens is not None:
+            most = 0 if self.visual_feature != "pooled" else image_tokens(self.clip_config, self.max_image_tokens)
+            if self.num_visual_tokens != most:
+                raise ValueError(
+                    f"max_image_tokens={self.max_image_tokens} makes {most} input vectors of an image "
+                    f"(visual_feature='pooled'), not num_visual_tokens={self.num_visual_tokens}."
+                )
         rows = self.text_config.get_text_config().vocab_size
         if self.loss_vocab_size is not None and not 0 < self.loss_vocab_size <= rows:
             raise ValueError(f"loss_vocab_size must be between 1 and {rows}, got {self.loss_vocab_size}.")
@@ -259,6 +270,22 @@ class UniMuRConfig(PreTrainedConfig):
         return width
 
 
+def image_tokens(clip_config, most: int) -> int:
+    """How many input vectors an image becomes with `max_image_tokens`: a square number of at most the patches.
+
+    Raises:
+        ValueError: `most` is below 1, or the dual encoder has no patches that are at hand.
+    """
+    vision = getattr(clip_config, "vision_config", None)
+    if vision is None:
+        named = "no dual encoder" if clip_config is None else clip_config.model_type
+        raise ValueError(f"max_image_tokens needs a dual encoder with patches (clip, siglip, siglip2), not {named}.")
+    patches = getattr(vision, "num_patches", None) or (vision.image_size // vision.patch_size) ** 2
+    if most < 1:
+        raise ValueError(f"max_image_tokens must be at least 1, got {most}.")
+    return math.isqrt(min(most, patches)) ** 2
+
+
 def lora_arguments(lora) -> dict:
     """Arguments of peft's `LoraConfig`, those that the configuration of a release holds.
 
@@ -285,4 +312,4 @@ def lora_arguments(lora) -> dict:
     return found
 
 
-__all__ = ["UniMuRConfig", "lora_arguments"]
+__all__ = ["UniMuRConfig", "image_tokens", "lora_arguments"]

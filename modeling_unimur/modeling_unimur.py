@@ -1,5 +1,6 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
+import math
 from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
@@ -238,7 +239,9 @@ class UniMuRHeads(nn.Module):
         width, out = config.language_width, config.embedding_width
         self.visual_tokens = config.num_visual_tokens
         # Image feature -> input vectors of the language model (FROMAGe: visual_embeddings).
-        self.visual_map = nn.Linear(config.visual_width, width * self.visual_tokens) if config.visual_width else None
+        self.reads_patches = config.max_image_tokens is not None
+        mapped = width * (1 if self.reads_patches else self.visual_tokens)
+        self.visual_map = nn.Linear(config.visual_width, mapped) if config.visual_width else None
         # Hidden states at [RET] -> unified embedding (FROMAGe: text_hidden_fcs), one map a layer.
         self.readout_maps = nn.ModuleList([nn.Linear(width, out) for _ in config.ret_layers])
         self.ret_embedding = nn.Parameter(torch.empty(config.num_ret_tokens, width))
@@ -252,7 +255,16 @@ class UniMuRHeads(nn.Module):
         self.query_anchor = UniMuRQueryAnchor(config) if config.query_anchor != "none" else None
 
     def visual_inputs(self, visual_features: torch.Tensor) -> torch.Tensor:
-        """`(images, visual_width)` to the language model's input vectors `(images * tokens, language_width)`."""
+        """`(images, visual_width)`, or with patches `(images, 1 + tokens, visual_width)`, to the language model's
+        input vectors `(images * tokens, language_width)`."""
+        if self.reads_patches:
+            wanted = (1 + self.visual_tokens, self.visual_map.in_features)
+            if tuple(visual_features.shape[1:]) != wanted:
+                raise ValueError(
+                    f"visual_features of max_image_tokens must be of shape (images, {wanted[0]}, {wanted[1]}), as "
+                    f"get_visual_features makes them, got {tuple(visual_features.shape)}."
+                )
+            visual_features = visual_features[:, 1:]
         mapped = self.visual_map(visual_features.to(self.visual_map.weight.dtype))
         return mapped.reshape(mapped.shape[0] * self.visual_tokens, -1)
 
@@ -532,7 +544,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             setattr(processor, name, config_arguments.setdefault(name, getattr(processor, name)))
         if clip is None and config_arguments.get("projection_dim") is None:
             config_arguments |= processor.encoder_space() | config_arguments
-        for name in ("num_ret_tokens", "num_visual_tokens", "ret_token_ids", "image_token_id"):
+        for name in ("num_ret_tokens", "num_visual_tokens", "max_image_tokens", "ret_token_ids", "image_token_id"):
             config_arguments[name] = getattr(processor, name)
         for part, source, commit in (("text", language_model, text_commit), ("clip", clip, clip_commit)):
             if commit:
@@ -852,7 +864,9 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     def _mean_images(self, counts, visual_features, features, like: torch.Tensor) -> torch.Tensor:
         """The mean of the unit vectors of each context's images, zeros for a context without any."""
-        if features is None and visual_features is not None:
+        if features is None and visual_features is not None and self.config.max_image_tokens is not None:
+            features = self.project_images(visual_features[:, 0])
+        elif features is None and visual_features is not None:
             is_target = self.config.map_image_targets or self.config.visual_feature == "projected"
             features = visual_features if is_target else self.project_images(visual_features)
         if features is None or not len(features):
@@ -930,7 +944,12 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         spatial_shapes: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the language model reads of images `(images, 3, height, width)`: the frozen tower's output `(images,
-        visual_width)`, the argument `visual_features` of other methods."""
+        visual_width)`, the argument `visual_features` of other methods. With `max_image_tokens` the pooled output is
+        followed by means over patches, `(images, 1 + num_visual_tokens, visual_width)`."""
+        if self.config.max_image_tokens is not None:
+            with torch.no_grad():
+                side = math.isqrt(self.config.num_visual_tokens)
+                return pool_patches(self.require_clip(), pixel_values, pixel_attention_mask, spatial_shapes, side)
         pooled, projected = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
         return pooled if self.config.visual_feature == "pooled" else projected
 
@@ -1301,6 +1320,23 @@ def next_token_loss(
             use_reentrant=False,
         )
     return total / max(len(wanted), 1)
+
+
+# -- patches ----------------------------------------------------------------------------------------------------------
+def pool_patches(clip: nn.Module, pixel_values, pixel_attention_mask, spatial_shapes, side: int) -> torch.Tensor:
+    """The image tower's pooled output, and the means of its patches over a grid of `side` by `side` equal parts, row
+    by row: `(images, 1 + side * side, pooled_width)`; the other arguments are those of `pool_images`."""
+    extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
+    out = clip.vision_model(pixel_values.to(clip.dtype), *extra)
+    if spatial_shapes is None:
+        rows = clip.config.vision_config.image_size // clip.config.vision_config.patch_size
+        parts = [(out.last_hidden_state[:, -rows * rows :], rows, rows)]  # behind CLIP's class token
+    else:
+        shapes = spatial_shapes.tolist()
+        parts = [(one[None, : h * w], h, w) for one, (h, w) in zip(out.last_hidden_state, shapes, strict=True)]
+    grids = [some.transpose(1, 2).unflatten(2, (height, width)) for some, height, width in parts]
+    means = torch.cat([F.adaptive_avg_pool2d(grid, side).flatten(2) for grid in grids])
+    return torch.cat([out.pooler_output[:, None], means.transpose(1, 2)], dim=1)
 
 
 # -- parts of loading and of losses -----------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedConfig
 from transformers.processing_utils import Unpack
 
+from .configuration_open_clip import backbone_config
+from .configuration_unimur import image_tokens
 from .conversation import (
     TEXT_OPTIONS,
     DualEncoderProcessor,
@@ -118,6 +120,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         ret_token (`str`): the token that is read out; with several, they are `[RET]`, `[RET1]`, `[RET2]`, ...
         num_ret_tokens (`int`): how many of them.
         num_visual_tokens (`int`): placeholders that one image takes.
+        max_image_tokens (`int`, *optional*): that of the model's configuration; `from_backbones` sets
+            `num_visual_tokens` by it.
         readout_prompt (`str`): fixed text between the context and [RET]; empty as in the paper.
         max_context_tokens (`int`): longest context; of a longer one the latest tokens are kept.
         max_target_tokens (`int`): longest candidate text.
@@ -159,6 +163,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         ret_token: str = "[RET]",
         num_ret_tokens: int = 1,
         num_visual_tokens: int = 1,
+        max_image_tokens: int | None = None,
         readout_prompt: str = "",
         max_context_tokens: int = 1024,
         max_target_tokens: int = 77,
@@ -178,6 +183,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         self.picture_prompt = self._prompt("picture_prompt", picture_prompt)
         self.caption_prompt = self._prompt("caption_prompt", caption_prompt)
         self.num_ret_tokens, self.num_visual_tokens = num_ret_tokens, num_visual_tokens
+        self.max_image_tokens = max_image_tokens
         self.readout_prompt = readout_prompt
         self.max_context_tokens, self.max_target_tokens = max_context_tokens, max_target_tokens
         self.target_padding, self.start_after_pictures = target_padding, start_after_pictures
@@ -212,6 +218,10 @@ class UniMuRProcessor(DualEncoderProcessor):
         revision, clip_revision = (kwargs.pop(f"{name}_revision", None) for name in ("language_model", "clip"))
         own = {**hub, "revision": revision} if revision else hub
         tokenizer = AutoTokenizer.from_pretrained(language_model, **own)
+        if (most := kwargs.get("max_image_tokens")) is not None:
+            of_clip = {**hub, "revision": clip_revision} if clip_revision else hub
+            about = None if clip is None else PreTrainedConfig.get_config_dict(clip, **of_clip)[0]
+            kwargs["num_visual_tokens"] = image_tokens(backbone_config(about), most)
         if clip is None:  # transformers saves every part a processor has; the other two are never asked
             return cls(CLIPImageProcessor(), tokenizer, AutoTokenizer.from_pretrained(language_model, **own), **kwargs)
         image_processor, target = cls.dual_encoder_parts(clip, clip_revision, hub, kwargs)

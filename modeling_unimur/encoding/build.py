@@ -58,16 +58,16 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that changes the manifest and the index."""
+        """Whether this process writes the manifest and the index."""
         return self.rank == 0
 
     def wait(self) -> None:
-        """Waits until all are here."""
+        """Wait for all processes."""
         if self.count > 1:
             dist.barrier()
 
     def total(self, numbers: list[int]) -> list[int]:
-        """Sums over all processes."""
+        """Sum numbers over all processes."""
         summed = torch.tensor(numbers)
         if self.count > 1:
             dist.all_reduce(summed)
@@ -83,7 +83,7 @@ _RECORDS, _VECTORS, _MANIFEST, _LOCK = "records", "vectors", "manifest.sqlite", 
 
 @dataclass
 class BuildReport:
-    """What a run came to, in items.
+    """Result of a run, as numbers of items.
 
     Args:
         items: of the source that are in the index now.
@@ -111,7 +111,7 @@ class BuildReport:
 
 @dataclass
 class BuildOptions:
-    """How an index is built; none of it changes a vector.
+    """Options of building an index. None of them changes a vector.
 
     Args:
         index: kind of a new one, in FAISS' words, or `"memory"`.
@@ -170,7 +170,7 @@ def build_index(
     options: BuildOptions | None = None,
     must_exist: bool = False,
 ) -> BuildReport:
-    """Makes an index of a source, or brings it up to date: the same call begins, resumes and repeats.
+    """Build an index from a source, or update it. The same call starts, resumes and repeats a build.
 
     An item that cannot be encoded is skipped, and counted with its reason. Ids that a source does not give itself
     (paths, lines, rows) begin with its folder's name from an index' second source on, and an id that an item of
@@ -281,7 +281,7 @@ class _Run:
                 self.name = manifest.fact(f"model {stamp}")
 
     def loaded(self):
-        """The encoder, which is loaded when it is first needed."""
+        """Return the encoder, which is loaded when it is first needed."""
         if self.encoder is None:
             from .encoder import Encoder
 
@@ -289,7 +289,7 @@ class _Run:
         return self.encoder
 
     def store(self) -> RowStore:
-        """Vectors of this model by content, opened once: that reads all of them."""
+        """Return the store of this model's vectors. It is opened once, since that reads all vectors."""
         if self._store is None:
             self._store = RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
         return self._store
@@ -401,7 +401,7 @@ class _Run:
 
     # -- the index --------------------------------------------------------------------------------------------------
     def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
-        """Brings the index up to date; leaves it alone where nothing is waiting."""
+        """Update the index, unless nothing has changed."""
         from ..modeling_open_clip import same_space
 
         with Manifest(self.work / _MANIFEST) as manifest:
@@ -430,7 +430,7 @@ class _Run:
                 return bring_up_to_date(manifest, store, index, self.options.show_progress)
 
     def write_skipped(self, listed: Path) -> Counter[str]:
-        """Lists what could not be encoded, one JSON object a line; returns how often each reason stands there."""
+        """Write the items that could not be encoded as JSON lines, and return the count of each reason."""
         counts: Counter[str] = Counter()
         aside = self.work / f".{SKIPPED_FILE}"
         with Manifest(self.work / _MANIFEST) as manifest, open(aside, "wb") as file:

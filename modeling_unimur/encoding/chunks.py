@@ -40,7 +40,7 @@ class Batch:
 
 @dataclass
 class PreparedBatch:
-    """What became of a batch.
+    """A batch after its preparation.
 
     Args:
         batch: as it was.
@@ -57,14 +57,14 @@ class PreparedBatch:
     inputs: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def fail(self, key: bytes, reason: str) -> None:
-        """Notes that a content could not be encoded, for all items that have it."""
+        """Mark all items with a content as failed."""
         for number, other in enumerate(self.keys):
             if other == key:
                 self.reasons[number] = reason
 
 
 class Preparation(Dataset):
-    """Prepares a batch.
+    """Prepares batches: reads, hashes, decodes and processes their items.
 
     Args:
         processor: of the model.
@@ -97,11 +97,11 @@ class Preparation(Dataset):
         return done
 
     def key(self, item: Item, data: bytes, payload: dict) -> bytes:
-        """The key under which a content's vector is stored."""
+        """Return the key under which the vector of a content is stored."""
         return content_key(item.kind, data, payload.get("caption"))
 
     def process(self, kind: str, contents: list, payloads: list[dict]):
-        """Inputs of the model, by name, from texts or decoded images."""
+        """Return the inputs of the model for texts or decoded images."""
         if kind == "text":
             return self.processor.process_texts(contents)
         return picture_inputs(self.processor, contents, payloads)
@@ -137,7 +137,7 @@ class Preparation(Dataset):
 
 
 def reason_of(error: Exception, name: str = "") -> str:
-    """Why an item could not be encoded, without the name that a message begins with."""
+    """Return why an item could not be encoded, without the item's name at the start of the message."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error).removeprefix(f"{name}: ").strip()
@@ -170,7 +170,7 @@ def _as_it_is(batch: PreparedBatch) -> PreparedBatch:
 
 @dataclass
 class Counts:
-    """What encoding came to, in items.
+    """Result of encoding, as numbers of items.
 
     Args:
         encoded: contents that the model saw.
@@ -183,7 +183,7 @@ class Counts:
     failed: int = 0
 
     def add(self, other: Counts) -> None:
-        """Adds those of another part."""
+        """Add the counts of another part."""
         self.encoded += other.encoded
         self.known += other.known
         self.failed += other.failed
@@ -209,7 +209,7 @@ class ChunkEncoder:
         self.batch_size, self.workers = batch_size, workers
 
     def encode(self, chunks: Iterable[Chunk], done: Callable[[int], object] = lambda items: None) -> Counts:
-        """Encodes chunks; `done` hears of each batch's number of items."""
+        """Encode chunks. `done` is called with the number of items of each batch."""
         preparation, total = Preparation(self.encoder.processor, self.store.keys()), Counts()
         waiting: list[tuple[PreparedBatch, torch.Tensor]] = []
         pending: set[bytes] = set()

@@ -31,7 +31,7 @@ def embed_by_length(
     desc: str | None = None,
     width: int = 0,
 ) -> torch.Tensor:
-    """Vectors `(items, width)` in the order of the items, computed in batches of like length.
+    """Compute vectors `(items, width)` in batches of similar length, and return them in the order of the items.
 
     Args:
         items: in any order.
@@ -47,7 +47,7 @@ def embed_by_length(
 
 
 class ImageVectors(NamedTuple):
-    """Images by an image tower.
+    """Outputs of an image tower.
 
     Args:
         vectors (`(images, joint_width)`): in the joint space, not normalised; zeros for what cannot be read.
@@ -61,7 +61,7 @@ class ImageVectors(NamedTuple):
 
 
 def read_image(address: str):
-    """The image at an address (`data.image_bytes`), or None where there is none that can be read."""
+    """Read the image at an address (`data.image_bytes`). Returns None if it cannot be read."""
     try:
         return decode_image(read_image_bytes(address), address)
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ class Encoder:
     def encode_documents(
         self, documents: Sequence[Any], images: Callable[[list], Mapping] | None = None, batch_size: int = _TEXTS
     ) -> torch.Tensor:
-        """Unit vectors `(documents, width)` of UniVL-DR's texts and captioned images.
+        """Encode UniVL-DR's texts and captioned images as unit vectors `(documents, width)`.
 
         Args:
             documents: with `kind` ("text" or "image") and `text`, an image's caption.
@@ -175,14 +175,14 @@ class Encoder:
         return vectors
 
     def vectors(self, kind: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Unit vectors `(items, width)` of candidates of a kind that were prepared already."""
+        """Encode prepared candidates of one kind as unit vectors `(items, width)`."""
         return (picture_vectors if kind == "image" else text_vectors)(self.model, inputs)
 
     # -- the towers, before any trained map and fusion ----------------------------------------------------------------
     def encode_texts(
         self, texts: Sequence[str], keep: str = "first", desc: str | None = "Encoding texts"
     ) -> torch.Tensor:
-        """The text tower's vectors `(texts, joint_width)`, not normalised.
+        """Encode texts by the text tower: `(texts, joint_width)`, not normalised.
 
         Args:
             texts: in any order.
@@ -203,7 +203,7 @@ class Encoder:
         desc: str | None = "Encoding images",
         with_pooled: bool = False,
     ) -> ImageVectors:
-        """The image tower's vectors, not normalised; images that cannot be read are counted in the log.
+        """Encode images by the image tower, not normalised. Images that cannot be read are counted in the log.
 
         Args:
             images: addresses, or whatever `load` takes.
@@ -286,7 +286,7 @@ def _at(places: torch.Tensor, parts: list[torch.Tensor], width: int = 0) -> torc
 
 
 def folder_stamp(folder: str | os.PathLike) -> str:
-    """Changes with the files of a model folder, by names, sizes and times; they are not read."""
+    """Return a string that changes with the names, sizes and times of the files of a model folder."""
     return files_stamp(
         path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts
     )

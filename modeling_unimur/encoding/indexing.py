@@ -26,7 +26,7 @@ _SAMPLE = 131_072
 
 @dataclass
 class Changes:
-    """Candidates that were new, that took the place of another, and that were taken out."""
+    """Numbers of candidates that were added, replaced and removed."""
 
     added: int = 0
     replaced: int = 0
@@ -45,7 +45,7 @@ class Held(NamedTuple):
 
 
 def find_held(uri: str, **options: object) -> Held | None:
-    """What an index holds; None where there is no index."""
+    """Return what an index holds, or None if there is no index."""
     if not is_database(uri):
         about = IndexFolder(uri).about()
         return None if about is None else Held(*(about[name] for name in Held._fields[:4]), "words" in about)
@@ -57,7 +57,7 @@ def find_held(uri: str, **options: object) -> Held | None:
 
 
 def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, show_progress: bool = False) -> Changes:
-    """Adds, replaces and removes what the manifest says is waiting, saves the index, and remembers it.
+    """Apply all pending changes of the manifest to the index, save it, and record that in the manifest.
 
     An index that is narrower than the vectors takes the first numbers of each.
 
@@ -105,7 +105,7 @@ def _vectors(store: RowStore, keys: Sequence[bytes], width: int) -> torch.Tensor
 
 
 def work_folder(uri: str, collection: str | None = None) -> str:
-    """Where the vectors and the manifest of an index lie by default: beside it, or in the cache for a server's."""
+    """Return the default folder of an index' vectors and manifest: beside it, or in the cache for a server."""
     if is_database(uri) and not uri.endswith(".db"):
         from ..data.cache import cache_dir
 

@@ -58,7 +58,7 @@ class BadItem(NamedTuple):
 def make_item(
     kind: str, item_id: str, content: str, payload: dict[str, Any], stamp: str = "", named: bool = False
 ) -> Item | BadItem:
-    """An item, or why it can be none: an id or a payload that no index takes, an empty text.
+    """Make an item, or a `BadItem` for an empty text or an id or payload that no index accepts.
 
     Args:
         kind, item_id, content, named: of `Item`.
@@ -104,12 +104,12 @@ _CELL = re.compile(r"(?P<table>.+)#(?P<column>[^#]+)@(?P<group>\d+)/(?P<row>\d+)
 
 
 def cell_address(table: str, column: str, group: int, row: int) -> str:
-    """Address of the image in a row of a row group of a parquet table: `x.parquet#image@0/17`."""
+    """Return the address of an image in a row of a row group of a parquet table: `x.parquet#image@0/17`."""
     return f"{table}#{column}@{group}/{row}"
 
 
 def read_content(item: Item) -> bytes:
-    """Content of an item.
+    """Read the content of an item.
 
     Raises:
         OSError: a file is missing or cannot be read.

@@ -34,7 +34,7 @@ _BLOCK = 4096
 
 
 class Record(NamedTuple):
-    """What encoding an item came to.
+    """Result of encoding one item.
 
     Args:
         place: of the item in its source.
@@ -53,7 +53,7 @@ class Record(NamedTuple):
 
 
 def write_records(folder: Path, name: str, records: Iterable[Record]) -> None:
-    """Writes records to a file that is there whole or not at all, for `Manifest.merge`."""
+    """Write records to a file atomically, for `Manifest.merge`."""
     write_json_lines(folder / f"{name}.jsonl", records)
 
 
@@ -79,7 +79,7 @@ class Manifest:
         self._database.close()
 
     def fact(self, name: str, value: str | None = None) -> str | None:
-        """A remembered value; with `value`, remembers it."""
+        """Return a stored value; with `value`, store it first."""
         if value is not None:
             self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
         row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
@@ -113,7 +113,7 @@ class Manifest:
         return answers
 
     def merge(self, folder: Path, source: str) -> int:
-        """Takes over the files of `write_records`, each at once; returns the number of records."""
+        """Merge the files of `write_records`, each in one transaction, and return the number of records."""
         count = 0
         for file in sorted(folder.glob("*.jsonl")):
             with self._transaction():
@@ -156,7 +156,7 @@ class Manifest:
         return gone or 0, held
 
     def forget_unseen(self, source: str) -> None:
-        """Marks what the source no longer holds, after all of it was passed to `unknown`."""
+        """Mark the items that the source no longer holds, after all of it was passed to `unknown`."""
         self._database.execute(
             f"UPDATE items SET indexed = CASE WHEN {_IS_HELD} THEN {OUTDATED} ELSE {ABSENT} END, key = NULL, "
             f"reason = NULL, stamp = '' WHERE source = ? AND {_UNSEEN}",
@@ -164,7 +164,7 @@ class Manifest:
         )
 
     def refuse(self, kind: str, reasons: Iterable[tuple[str, str]]) -> None:
-        """Notes ids and reasons of items that the index did not take."""
+        """Record the items that the index refused, with their reasons."""
         with self._transaction():
             self._database.executemany(
                 "UPDATE items SET key = NULL, reason = ? WHERE kind = ? AND id = ?",
@@ -173,29 +173,29 @@ class Manifest:
 
     # -- the sources ------------------------------------------------------------------------------------------------
     def sources(self) -> list[str]:
-        """All that the manifest knows, in the order in which they came."""
+        """Return all known sources in the order in which they were added."""
         facts = self._database.execute("SELECT substr(name, 8) FROM facts WHERE name LIKE 'source=%' ORDER BY rowid")
         held = self._database.execute("SELECT DISTINCT source FROM items ORDER BY source")
         return list(dict.fromkeys(name for (name,) in (*facts, *held)))
 
     def reading(self, source: str) -> Reading | None:
-        """How a source is read; None for one that is new. One that an earlier version has noted keeps its ids."""
+        """Return how a source is read, or None for a new one. Sources of earlier versions keep their ids."""
         known = self.fact(f"source={source}")
         if known is not None:
             return Reading(**json.loads(known))
         return Reading(relative=False) if source in self.sources() else None
 
     def keep_reading(self, source: str, reading: Reading) -> None:
-        """Remembers how a source is read."""
+        """Store how a source is read."""
         self.fact(f"source={source}", json.dumps(reading._asdict()))
 
     def begins(self, prefix: str) -> bool:
-        """Whether the id of any item begins so."""
+        """Return whether the id of any item has this prefix."""
         query = "SELECT 1 FROM items WHERE substr(id, 1, ?) = ? LIMIT 1"
         return self._database.execute(query, (len(prefix), prefix)).fetchone() is not None
 
     def move(self, source: str, to: str) -> None:
-        """Notes that a source lies in another place; its ids stay.
+        """Record that a source has moved. Its ids stay.
 
         Raises:
             ValueError: there is no such source, or already one in that place.
@@ -227,12 +227,12 @@ class Manifest:
 
     # -- what an index holds ----------------------------------------------------------------------------------------
     def indexed(self) -> dict[str, int]:
-        """Number of items of each kind that are in the index."""
+        """Return the number of items of each kind in the index."""
         query = "SELECT kind, COUNT(*) FROM items WHERE indexed = ? AND key IS NOT NULL GROUP BY kind"
         return dict(self._database.execute(query, (CURRENT,)))
 
     def nothing_indexed(self) -> None:
-        """Forgets that anything is in the index."""
+        """Mark all items as not in the index."""
         self._database.execute(f"UPDATE items SET indexed = {ABSENT}")
 
     def waiting(self, block: int) -> Iterator[list[tuple[str, str, bytes | None, str]]]:
@@ -244,23 +244,23 @@ class Manifest:
             yield rows
 
     def waiting_keys(self, kind: str, count: int) -> list[bytes]:
-        """Keys of some of the waiting items of a kind, spread over all of them."""
+        """Return the keys of a sample of the pending items of a kind."""
         query = "SELECT key FROM items WHERE indexed != 1 AND kind = ? AND key IS NOT NULL ORDER BY hex(key) LIMIT ?"
         return [key for (key,) in self._database.execute(query, (kind, count))]
 
     def all_indexed(self) -> None:
-        """Remembers that the index has all that waited, and forgets what is gone."""
+        """Mark all pending items as indexed, and delete the removed ones."""
         with self._transaction():
             self._database.execute("DELETE FROM items WHERE key IS NULL AND reason IS NULL")
             self._database.execute(f"UPDATE items SET indexed = {CURRENT} WHERE indexed != {CURRENT}")
 
     def failures(self, source: str) -> Iterator[tuple[str, str]]:
-        """Id and reason of the items that could not be encoded."""
+        """Yield the id and the reason of the items that could not be encoded."""
         query = "SELECT id, reason FROM items WHERE source = ? AND reason IS NOT NULL ORDER BY place"
         yield from self._database.execute(query, (source,))
 
     def count(self, source: str) -> int:
-        """Number of the source's items that were encoded."""
+        """Return the number of encoded items of a source."""
         query = "SELECT COUNT(*) FROM items WHERE source = ? AND key IS NOT NULL"
         return self._database.execute(query, (source,)).fetchone()[0]
 

@@ -51,7 +51,7 @@ class Found(NamedTuple):
 
 
 def find_source(source: str | os.PathLike) -> Found:
-    """What a source is.
+    """Find out what a source is.
 
     Args:
         source: a folder: images below it, and tables and archives at its top (lines, where it holds nothing else);
@@ -84,7 +84,7 @@ def find_source(source: str | os.PathLike) -> Found:
 
 
 def first_reading(found: Found, prefix: str = "") -> Reading:
-    """How a source is read that was not read before."""
+    """Return how a new source is read."""
     if found.kind != "folder":
         return Reading(prefix)
     at_top = {Path(path).suffix.lower() for path in _at_top(found.base)}
@@ -98,7 +98,7 @@ def _at_top(folder: str) -> list[str]:
 
 
 def list_items(source: str | os.PathLike | Found, reading: Reading | None = None) -> Iterator[Item | BadItem]:
-    """Items of a source, in an order that does not change, one at a time.
+    """Yield the items of a source one at a time, in a fixed order.
 
     Args:
         source: see `find_source`, and the readers for ids and payloads.

@@ -52,7 +52,7 @@ _FEWEST = 8
 
 @dataclass
 class AdaptOptions:
-    """How heads are fitted.
+    """Options of fitting heads.
 
     Args:
         contexts: that are trained on, at most; with an encoder half of them are its dialogues and glosses.
@@ -109,14 +109,14 @@ def adapt(
     save_index: bool = True,
     options: AdaptOptions | None = None,
 ) -> dict:
-    """Fits heads, judges them on held-out items and writes a folder that the pipeline loads.
+    """Fit heads, evaluate them on held-out items and write a folder that the pipeline loads.
 
     The targets are the ready vectors themselves. Contexts are the items' texts in the shapes of a dialogue: after
     another text that does not count, over several turns, half forgotten (`adapt_contexts`). With the encoder at hand,
     dialogues and glosses built from WordNet, whose answers it embeds, are half of them. The readout starts from a
     ridge regression, is sharpened by InfoNCE (the paper's textual and visual matching) on the states that were read
     for it, and with `epochs` trained together with [RET], while the tokens before [RET] have passed the frozen
-    language model for good. Which of these is written, texts decide that none of them saw.
+    language model for good. The best variant on a separate selection split is saved.
 
     Where the encoder reads images and the index has captioned ones, the heads learn contexts with images too: the
     language model reads an image as its vector, which the index holds already.

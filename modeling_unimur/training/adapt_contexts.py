@@ -32,13 +32,13 @@ _NODS = ("ok", "hm?", "mm", "...", "aha")
 
 
 def units(text: str) -> tuple[list[str], str]:
-    """A text in words, or in characters where it has no spaces, and what joins them."""
+    """Split a text into words, or into characters if it has no spaces. Returns the parts and what joins them."""
     words = text.split()
     return (list(text), "") if len(words) == 1 and len(text) > _UNSPACED else (words, " ")
 
 
 def quoted(text: str, rng: random.Random) -> str:
-    """The text, or a span of a long one."""
+    """Return the text, or a span of a long one."""
     parts, joiner = units(text)
     if len(parts) <= _LONGEST:
         return text
@@ -48,7 +48,7 @@ def quoted(text: str, rng: random.Random) -> str:
 
 
 def make_turns(form: str, text: str, other: str, rng: random.Random) -> list[str]:
-    """The turns of one context about a text.
+    """Make the turns of one context about a text.
 
     Args:
         form: one of `FORMS`. `whole`: the text alone. `moved_on`: another text before it, which does not count.
@@ -76,7 +76,7 @@ def make_turns(form: str, text: str, other: str, rng: random.Random) -> list[str
 
 @dataclass
 class Groups:
-    """Items of equal text: they are right for one another.
+    """Groups of items with equal texts, which are relevant for one another.
 
     Args:
         texts: one per group.
@@ -111,7 +111,7 @@ class Groups:
 
 @dataclass
 class Contexts:
-    """Contexts and their right vectors.
+    """Contexts and their relevant vectors.
 
     Args:
         turns: of each.
@@ -127,7 +127,7 @@ class Contexts:
     shown: list[int] = field(default_factory=list)
 
     def add(self, turns: list[str], group: int, text_row: int, image_row: int, shown: int = -1) -> None:
-        """One more."""
+        """Add a context."""
         self.turns.append(turns)
         self.groups.append(group)
         self.text_rows.append(text_row)
@@ -222,7 +222,7 @@ _UNTRAINED = ("questions",)
 
 
 def require_same_space(space: TextSpace, index: PrecomputedCorpus) -> str:
-    """Compares what the encoder makes of some texts with their vectors in the index.
+    """Compare the encoder's vectors of some texts with those in the index.
 
     Returns:
         `str`: what was found, in words.
@@ -259,7 +259,7 @@ def require_same_space(space: TextSpace, index: PrecomputedCorpus) -> str:
 
 @dataclass
 class EncoderContexts:
-    """What came of the encoder.
+    """Contexts and development sets made with the encoder.
 
     Args:
         table (`(rows, width)`): the right texts so far, then the new ones.

@@ -51,7 +51,7 @@ def held_out_sets(index: PrecomputedCorpus, groups: Groups, held_out: Sequence[i
 
 
 def ranks_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None) -> np.ndarray:
-    """Ranks `(contexts,)` of the first right candidates, from 1 on.
+    """Return the ranks `(contexts,)` of the first relevant candidates, starting at 1.
 
     Args:
         queries (`(contexts, width)`): of the contexts of the set.
@@ -71,12 +71,12 @@ def ranks_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None) 
 
 
 def recall_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None) -> dict[str, float]:
-    """Recalls in percent, `r1` and `r10`; the arguments are those of `ranks_of`."""
+    """Return the recalls in percent, `r1` and `r10`. The arguments are those of `ranks_of`."""
     return recall_at(ranks_of(queries, dev, score), _CUTOFFS)
 
 
 def chance(dev: DevSet) -> dict[str, float]:
-    """What a random order would reach."""
+    """Return the expected recalls of a random order."""
     names, counts = np.unique(dev.candidate_ids, return_counts=True)
     right = dict(zip(names.tolist(), counts.tolist(), strict=True))
     total, found = len(dev.candidates), {}
@@ -278,11 +278,11 @@ class Selection:
         self._heads: dict[str, dict[str, torch.Tensor]] = {}
 
     def judge(self, name: str) -> None:
-        """Keeps the queries of the present heads; they are not chosen."""
+        """Evaluate the current heads without making them a candidate."""
         self.queries[name] = [self.embed(dev.contexts) for dev in self.judging]
 
     def offer(self, name: str) -> None:
-        """Judges the present heads, and lets them be chosen."""
+        """Evaluate the current heads and make them a candidate."""
         self.judge(name)
         found = [self.embed(dev.contexts) for dev in self.choosing]
         if self.anchors is not None:
@@ -294,13 +294,13 @@ class Selection:
 
     @property
     def merits(self) -> dict[str, float]:
-        """What decides, by the names of the readouts."""
+        """The selection criterion by the names of the readouts."""
         if self.anchors is None:
             return self._merits
         return {name: choice.merit for name, choice in self.anchors.choices.items()}
 
     def install(self) -> str:
-        """Gives the model the best heads, and model and processor the anchor.
+        """Load the best heads into the model, and give model and processor the anchor.
 
         Returns:
             `str`: the readout; or `anchored`, or `encoder` where neither the last turn nor a readout got a weight.

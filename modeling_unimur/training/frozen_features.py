@@ -31,7 +31,7 @@ _VERSION = 2
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """How frozen towers run and what is kept of them.
+    """Options of computing and storing frozen features.
 
     Args:
         stored (`torch.dtype`): of the rows on disk. bfloat16 halves them: each value is then within 2^-8 of itself,
@@ -69,7 +69,7 @@ class CachedFeatures:
     skipped: list = field(default_factory=list)
 
     def describe(self, what: str) -> str:
-        """One line for a report."""
+        """Describe the features in one line."""
         text = f"{what}: {len(self.kept):,} rows of width {self.rows.shape[1]}; {self.present:,} were there, "
         text += f"{self.computed:,} computed now, {len(self.skipped):,} skipped; in {self.folder}"
         if not self.skipped:
@@ -107,17 +107,17 @@ class _Writer:
         self.held: set[bytes] = set()
 
     def add(self, keys: "list[bytes]", features: torch.Tensor) -> None:
-        """Takes rows over; they are written at the latest by `flush`."""
+        """Add rows, which are written by `flush` at the latest."""
         self.keys.extend(keys)
         self.held.update(keys)
         self.parts.append(features.detach().cpu())
 
     def due(self) -> bool:
-        """Whether enough rows are held, or long enough."""
+        """Return whether it is time to write."""
         return len(self.keys) >= self.rows or (bool(self.keys) and time.monotonic() - self.since > _SECONDS)
 
     def flush(self) -> None:
-        """Writes what is held."""
+        """Write all rows."""
         if self.keys:
             self.store.append(self.keys, torch.cat(self.parts))
             self.count += len(self.keys)

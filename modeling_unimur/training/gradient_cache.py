@@ -88,7 +88,7 @@ def gradient_cached_step(
     autocast: "Callable[[], AbstractContextManager]" = nullcontext,
     finish: "Callable[[torch.Tensor], torch.Tensor]" = lambda loss: loss,
 ) -> UniMuROutput:
-    """Losses and gradients of a whole batch, with the memory of a chunk.
+    """Compute the losses and gradients of a whole batch with the memory of a chunk.
 
     The contexts run once without gradient; the contrastive losses of the whole batch give the gradient of every
     unified embedding; each chunk then runs again and passes its part on to the weights. This costs one more forward

@@ -28,7 +28,7 @@ def _clean(text: str) -> str:
 
 
 def caption_forms(title: str, description: str = "", tags: list[str] | None = None) -> list[str]:
-    """Different texts for one image: its title, its description, the title with tags.
+    """Make several texts for one image: its title, its description, and the title with tags.
 
     Args:
         title: may be empty.
@@ -171,14 +171,14 @@ def _require_every_split(sizes: dict[str, int], sources: list[str]) -> None:
 
 
 def in_memory_if_small(features: CachedFeatures) -> torch.Tensor | StoredRows:
-    """All rows as a tensor, or left on disk where they are many."""
+    """Return all rows as a tensor, or leave them on disk if there are many."""
     rows = features.rows
     return rows.tensor() if 4 * rows.shape.numel() <= _IN_MEMORY else rows
 
 
 # -- Conceptual Captions 3M -------------------------------------------------------------------------------------------
 def parse_sources(sources: Sequence[str]) -> dict[str, str]:
-    """`cc3m=PATH`, `cc3m_validation=PATH`, `cc3m_test=PATH` as split -> path.
+    """Parse `cc3m=PATH`, `cc3m_validation=PATH` and `cc3m_test=PATH` into split -> path.
 
     Raises:
         ValueError: for another key, a key that comes twice, an empty path, or no training split.

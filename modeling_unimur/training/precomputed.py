@@ -50,7 +50,7 @@ class ReadyVectors:
 
 
 def load_vectors(source: str | os.PathLike | np.ndarray, column: str | None = None) -> ReadyVectors:
-    """Reads vectors and checks them.
+    """Read and check vectors.
 
     Args:
         source: a `.npy`, `.parquet` or FAISS file, or an array `(items, width)`.
@@ -112,7 +112,7 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def read_table(path: Path):
-    """A parquet file as an Arrow table.
+    """Read a parquet file as an Arrow table.
 
     Raises:
         ImportError: without pyarrow.
@@ -226,13 +226,13 @@ class ReadyItems:
         return len(self.ids)
 
     def select(self, rows: Sequence[int]) -> ReadyItems:
-        """Some of the items, in the given order."""
+        """Return some items in the given order."""
         columns = (self.ids, self.texts, self.kinds, self.payloads)
         return ReadyItems(*([column[row] for row in rows] for column in columns), own_ids=self.own_ids)
 
 
 def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> ReadyItems:
-    """Reads the texts.
+    """Read the texts of precomputed vectors.
 
     Args:
         source: JSON lines, a text file with a text a line, or a table; or a list of texts or of records. A record has
@@ -310,7 +310,7 @@ def _records(path: Path) -> list:
 
 @dataclass
 class PrecomputedCorpus:
-    """Vectors and what they stand for.
+    """Precomputed vectors and their items.
 
     Args:
         vectors (`(items, width)`): unit vectors, float32.
@@ -328,15 +328,15 @@ class PrecomputedCorpus:
 
     @property
     def width(self) -> int:
-        """Numbers a vector."""
+        """Width of the vectors."""
         return self.vectors.shape[1]
 
     def rows(self, kind: str) -> np.ndarray:
-        """Numbers of the items of a kind."""
+        """Return the numbers of the items of a kind."""
         return np.flatnonzero(np.array(self.items.kinds) == kind)
 
     def to_retrieval_index(self) -> RetrievalIndex:
-        """The same items in the form that the pipeline searches."""
+        """Convert the items to an index that the pipeline searches."""
         index = RetrievalIndex()
         for kind in KINDS:
             rows = self.rows(kind)
@@ -348,7 +348,7 @@ class PrecomputedCorpus:
 
 
 def join(vectors: ReadyVectors, items: ReadyItems) -> PrecomputedCorpus:
-    """Puts texts to their vectors: by id where both files name ids, by order otherwise.
+    """Join texts and vectors, by id if both files have ids, otherwise by order.
 
     Vectors of zeros have no direction: they are left out, and a note says how many.
 

@@ -76,7 +76,7 @@ class PrefixStore:
                     self._keep(key, row, written=True)
 
     def flush(self) -> None:
-        """Writes what the folder lacks."""
+        """Write the prefixes that are not in the folder yet."""
         if self.folder is None or not self._unwritten:
             return
         name = hashlib.sha256(b"".join(self._unwritten)).hexdigest()[:16]
@@ -118,7 +118,7 @@ class PrefixStore:
         return len(self._kept)
 
     def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "torch.Tensor | None":
-        """The argument `prefix_states` of `UniMuRModel.forward`.
+        """Return the argument `prefix_states` of `UniMuRModel.forward`.
 
         Args:
             input_ids, attention_mask (`(batch, tokens)`): contexts, padded on the left. Of those without images

@@ -78,7 +78,7 @@ class QuerySet:
         return len(self.readout)
 
     def rows(self, numbers: torch.Tensor) -> QuerySet:
-        """Some of the rows."""
+        """Return some of the rows."""
         return replace(self, **{name: getattr(self, name)[numbers] for name in (*_VECTORS, "targets", "groups")})
 
     @property
@@ -87,7 +87,7 @@ class QuerySet:
         return self.readout, self.whole, self.last, self.image, self.statistics
 
     def mrr(self, queries: torch.Tensor) -> float:
-        """Mean reciprocal rank in percent of the right targets among all distinct ones."""
+        """Return the mean reciprocal rank, in percent, of the relevant targets among all distinct ones."""
         _, first = np.unique(self.groups.numpy(), return_index=True)
         scores = queries.float() @ self.targets[first].T
         ranks = first_right_ranks(scores.numpy(), self.groups.numpy(), self.groups[first].numpy())
@@ -98,7 +98,7 @@ class QuerySet:
 def read_queries(
     model: UniMuRModel, name: str, rows: Dataset, collator: DualAlignmentCollator, folder: Path | None = None
 ) -> list[QuerySet]:
-    """Runs the frozen models over dialogues once.
+    """Run the frozen models over dialogues once and keep the vectors.
 
     Args:
         model: with an anchored query; its readout is trained.
@@ -338,7 +338,7 @@ def fit_gate(
 def fit_query_anchor(
     anchor: UniMuRQueryAnchor, train: Sequence[QuerySet], dev: Sequence[QuerySet], seed: int, steps: int = 160
 ) -> dict:
-    """Fits all of an anchored query: weights, correction, and the gate.
+    """Fit the weights, the correction and the gate of an anchored query.
 
     The gate is fitted by leaving kinds of dialogue out: for each kind a correction is fitted on the others, and the
     gate must rank the left-out dialogues well. So a kind that was never trained on is not drawn away from the anchor.

@@ -366,6 +366,8 @@ def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCo
     if not captioned:
         raise ValueError("The image map starts from captions, and no row has one: leave closed_form_start out.")
     features = torch.stack([row["caption_visual_features"] for row in captioned]).float()
+    if model.heads.reads_patches:  # the map is linear: of the mean of patches it is the mean
+        features = features[:, 1:].mean(dim=1)
     lines = collator.processor.tokenizer([row["caption"] for row in captioned], add_special_tokens=False)["input_ids"]
     words = [table[torch.tensor(line[: collator.max_caption_tokens])].float().mean(dim=0) for line in lines]
     groups = torch.stack([torch.as_tensor(row["target_ids"]) for row in captioned])
@@ -373,7 +375,8 @@ def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCo
     mapped, mean_word = found(features), model.input_scale * table.float().mean(dim=0).cpu()
     middle = mapped.mean(dim=0)
     stretch = model.input_scale * table.float().norm(dim=1).mean().cpu() / (mapped - middle).norm(dim=1).mean()
-    parts = model.heads.visual_tokens  # each input vector of an image starts as the same one
+    # Each input vector of an image starts as the same one.
+    parts = model.heads.visual_map.out_features // model.config.language_width
     model.heads.visual_map.weight.copy_((stretch * found.weight).repeat(parts, 1))
     model.heads.visual_map.bias.copy_((stretch * (found.bias - middle) + mean_word).repeat(parts))
     logger.info("Image map: from %d captions, penalty %g, stretched %.2f times", len(words), found.penalty, stretch)

@@ -135,7 +135,7 @@ _MEASURE = "caption_image_r10"
 
 
 def caption_recalls(images: torch.Tensor, texts: torch.Tensor, owners: torch.Tensor) -> dict[str, float]:
-    """Caption -> image and image -> caption recall in percent.
+    """Compute caption-to-image and image-to-caption recall in percent.
 
     Args:
         images (`(images, width)`), texts (`(texts, width)`): normalised.
@@ -151,7 +151,7 @@ def caption_recalls(images: torch.Tensor, texts: torch.Tensor, owners: torch.Ten
 
 
 def train(recipe: Recipe) -> dict:
-    """Runs a recipe of task `clip` with `data.images`.
+    """Run a recipe of task `clip` with `data.images`.
 
     Writes to `training.output_dir`: the dual encoder with its processors, and `results.json` with the recalls on the
     development split before and after training.

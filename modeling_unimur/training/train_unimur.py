@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 def build(recipe: Recipe) -> "tuple[UniMuRModel, UniMuRProcessor]":
-    """The untrained model of a recipe, with frozen backbones, and its processor."""
+    """Build the untrained model of a recipe, with frozen backbones, and its processor."""
     chosen = recipe.model
     revisions = {
         "language_model_revision": chosen.language_model_revision,
@@ -66,6 +66,11 @@ def _require_whole(recipe: Recipe) -> None:
             f"model.config.query_anchor is {kind!r} and data.anchor_texts is {recipe.data.anchor_texts}: the anchored "
             "query is fitted on kinds of dialogue, such as {chats: 2500}. Set both or neither."
         )
+    if recipe.model.processor.get("max_image_tokens") is not None:
+        raise ValueError(
+            "A recipe keeps one vector of each image, and max_image_tokens reads its patches: leave it out, or train "
+            "with pixel_values (docs/backbones.md)."
+        )
     heads = recipe.model.heads
     if heads is not None and not Path(heads).is_file():
         raise FileNotFoundError(
@@ -95,7 +100,7 @@ def paper_query(model: UniMuRModel) -> "Iterator[None]":
 
 
 def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":
-    """Where a recipe keeps frozen prefixes, if it does."""
+    """Return the prefix store of a recipe, or None if it has none."""
     if not recipe.data.keep_prefixes_gb:
         return None
     folder = cache_dir() / "prefixes" if recipe.data.keep_prefixes_on_disk else None
@@ -103,7 +108,7 @@ def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":
 
 
 def train(recipe: Recipe) -> "dict[str, float]":
-    """Runs a recipe of task `unimur`.
+    """Run a recipe of task `unimur`.
 
     Writes to `training.output_dir`: the heads with their configuration and processor, and `results.json` with recalls
     of the trained and the untrained heads on the test split.

@@ -107,7 +107,7 @@ def test_the_gallery_and_the_policy(browser):
 def test_images_of_a_visitor(browser, tmp_path):
     wait_for(lambda: browser.run(LOADED, "#gallery img") == 6, what="the gallery")
     Image.new("RGB", (40, 40), "orange").save(tmp_path / "my_own.png")
-    browser.type("#own input[type=file], input#own", str(tmp_path / "my_own.png"))
+    browser.type("input[data-testid$='upload-button']", str(tmp_path / "my_own.png"))
     wait_for(lambda: browser.run(LOADED, "#gallery img") == 1, what="the visitor's image")
     browser.type(BOX, f"good morning{ENTER}")
     wait_for(lambda: browser.run(LOADED, "#found img") == 1, what="an answer out of it")
