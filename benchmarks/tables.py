@@ -432,6 +432,38 @@ def manuals() -> list[list[str]]:
     return rows
 
 
+_TRIALS = {
+    "untrained": "untrained",
+    "release": "**questions alone (the release)**",
+    "generated": "+ generated questions that pass the round trip",
+    "kl_start": "+ distillation (KL) of the untrained model's scores",
+    "matryoshka": "Matryoshka training, all 384 numbers",
+}
+
+
+@table("univl_dr_trials")
+def univl_dr_trials() -> list[list[str]]:
+    found = figures("univl_dr_trials")
+    header = [*_MANUALS.values(), "the same, all 713 questions", "all 713, minus the release"]
+    rows = [["MRR@10", *header]]
+    for key, name in _TRIALS.items():
+        dev, over = f"scikit_learn_guide_{key}_all", f"scikit_learn_guide_{key}_all_over_release"
+        cells = [number(found[at]) if (at := f"{one}_{key}") in found else "" for one in _MANUALS]
+        rows.append([name, *cells, number(found[dev]), with_interval(found, over) if over in found else ""])
+    return rows
+
+
+@table("matryoshka")
+def matryoshka() -> list[list[str]]:
+    found, dims = figures("univl_dr_trials"), ("64", "128", "192", "256", "")
+    names = {"untrained": "untrained", "release": "**the release**", "matryoshka": "trained with `matryoshka_dims`"}
+    rows = [["MRR@10 by the first numbers of a vector", *dims[:-1], "384"]]
+    for key, name in names.items():
+        ends = (f"_{dim}" if dim else "" for dim in dims)
+        rows.append([name, *(number(found[f"scikit_learn_guide_{key}{end}"]) for end in ends)])
+    return rows
+
+
 @table("manuals_differences")
 def manuals_differences() -> list[list[str]]:
     found = figures("manuals")

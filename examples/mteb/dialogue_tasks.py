@@ -62,11 +62,11 @@ class _DialogueToImage(FilesOnDisk, AbsTaskRetrieval):
     def contents(self) -> tuple[Items, Items, Mapping[str, Sequence[str]]]:
         options = TaskOptions(limit=self.limit)
         dialogs, _, missing = open_visdial(self.data, options)
-        shown = [dialog for dialog in dialogs if dialog.picture is not None and dialog.rounds]
+        shown = [dialog for dialog in dialogs if dialog.image is not None and dialog.rounds]
         if not shown:
             raise ValueError(f"No dialogue of {self.data} has its image: put the images beside the file. {missing}")
         queries = {dialog.image_id: {"text": _conversation(dialog, options)} for dialog in shown}
-        corpus = {f"image-{dialog.image_id}": {"image": str(dialog.picture)} for dialog in shown}
+        corpus = {f"image-{dialog.image_id}": {"image": str(dialog.image)} for dialog in shown}
         return queries, corpus, {name: [f"image-{name}"] for name in queries}
 
 

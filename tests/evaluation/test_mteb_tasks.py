@@ -92,7 +92,7 @@ def test_dialogues_are_embedded_as_dialogues(own_tasks, dialogue_embedder, tmp_p
     found = own_tasks.scores(dialogue_embedder, [task], tmp_path / "results")["VisDialDialogueToImage"]
     dialogs, _, _ = open_visdial(str(tmp_path / "set"), TaskOptions())
     chats = [visdial_context(dialog, len(dialog.rounds), TaskOptions()) for dialog in dialogs]
-    images = [Image.open(dialog.picture).convert("RGB") for dialog in dialogs]
+    images = [Image.open(dialog.image).convert("RGB") for dialog in dialogs]
     queries = dialogue_embedder.encode_query(chats, convert_to_tensor=True, show_progress_bar=False)
     scores = queries @ dialogue_embedder.encode_document(images, convert_to_tensor=True, show_progress_bar=False).T
     assert found["recall_at_1"] == pytest.approx(
