@@ -159,7 +159,7 @@ def pools(seed: int, dialogues: int) -> dict[str, float]:
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    parser.add_argument("--picture", type=Path, help="that the answers are about; one of the images by default")
+    parser.add_argument("--image", type=Path, help="that the answers are about; one of the images by default")
     parser.add_argument("--only-pools", type=int, metavar="DIALOGUES", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.only_pools:

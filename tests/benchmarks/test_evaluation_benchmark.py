@@ -39,7 +39,7 @@ def test_quick_run(release, pictures):
         "--quick",
         "--model",
         str(release),
-        "--picture",
+        "--image",
         pictures[0],
     ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
