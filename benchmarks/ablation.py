@@ -1,18 +1,21 @@
 """Which loss and which readout: two ablations on real images, glosses and dialogues, test split.
 
-    python benchmarks/ablation.py losses|readout [--seeds 5]
+    python benchmarks/ablation.py losses|readout|hard_negatives [--seeds 5]
     python benchmarks/ablation.py heads          # one run of each loss, kept for `unimur evaluate --model`
 
 `losses`: visual matching alone (FROMAGe's alignment), textual matching alone, both; weights sum to one, so that both
 gets no larger gradient; the learning rate of each arm is chosen on the development split. `readout`: what is read, one
-change at a time. Every run takes equally many steps of the same batches; a seed changes heads, rows and their order.
+change at a time. `hard_negatives`: a model of `both` goes on for as many steps again, with the candidates of its
+batches alone, or with one hard negative of each modality beside them, which it has mined (UniVL-DR's balance). Every
+run takes equally many steps of the same batches; a seed changes heads, rows and their order.
 
 - `<set>_r1`, `<set>_r10`: recall in percent. Sets: `title_image`, `title_title` (unseen images), `gloss_title`,
   `dialogue_text`, `dialogue_image` (dialogues about unseen things).
 - `consistency`: share of title contexts whose first text and first image belong together, right or wrong.
 - `image_rate`: share of title contexts for which an image leads the joint ranking, each kind standardised.
   The last two definitions are ours.
-- `difference`: of r10, `both` against either arm, paired over queries, with 95 % bootstrap intervals.
+- `difference`: of r10, `both` against either arm, or with hard negatives against without, paired over queries, with
+  95 % bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.dev_sets import recalls, scores
+from modeling_unimur.training.hard_negative_rows import mine_hard_negatives
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.recipes import Recipe, load_recipe
 from modeling_unimur.training.train_unimur import build, prefix_store
@@ -106,9 +110,21 @@ class Laboratory:
             self._rows = {key: load_data(self.model, self.recipe.model, settings, seed).train}
         return self._rows[key]
 
-    def run(self, seed: int, rate: float, split: str, config=None, processor=None, data=None) -> dict:
-        """Trains once and measures on `dev` or `test`."""
+    def run(
+        self,
+        seed: int,
+        rate: float,
+        split: str,
+        config=None,
+        processor=None,
+        data=None,
+        start: UniMuRModel | None = None,
+        hard_negatives: int = 0,
+    ) -> dict:
+        """Trains once and measures on `dev` or `test`: from new heads or from those of `start`, which also mines."""
         model, made = self.untrained(seed, config or {}, processor or {})
+        if start is not None:
+            model.heads.load_state_dict(start.heads.state_dict())
         self.keep_for(made.readout_prompt)
         self.store.model = model
         sets, rows = self.sets[split], self.rows(data or {}, seed)
@@ -116,6 +132,8 @@ class Laboratory:
         args.seed, args.learning_rate = seed, rate
         limit = self.recipe.data.max_context_tokens
         collator = DualAlignmentCollator(made, 24, limit, captions_per_batch=0, prefix_store=self.store)
+        if hard_negatives:
+            rows = mine_hard_negatives(model, rows, collator, hard_negatives, seed)
         set_seed(seed)
         trainer = RetrievalTrainer(model=model, args=args, train_dataset=rows, data_collator=collator)
         trainer.train()
@@ -186,6 +204,27 @@ def losses(laboratory: Laboratory, seeds: int) -> dict:
     return {"arms": arms, "difference": pairs}
 
 
+def hard_negatives(laboratory: Laboratory, seeds: int, rate: float) -> dict:
+    """The table of a second stage at a third of the rate, in-batch candidates alone or hard negatives beside them."""
+    arms = {"in-batch": 0, "hard negatives": 1}
+    runs, hits = {arm: [] for arm in arms}, {arm: {name: [] for name in _SETS} for arm in arms}
+    for seed in range(seeds):
+        first = laboratory.run(seed, rate, "test", LOSSES["both"])["model"]
+        for arm, count in arms.items():
+            result = laboratory.run(seed, rate / 3, "test", LOSSES["both"], start=first, hard_negatives=count)
+            runs[arm].append(figures_of(result))
+            for name, ranks in ranks_of(result).items():
+                hits[arm][name].append((ranks > 0) & (ranks <= 10))
+            print(
+                f"  seed {seed}, {arm}: {json.dumps({k: round(v, 1) for k, v in runs[arm][-1].items()})}", flush=True
+            )
+    pairs = {}
+    for name in _SETS:
+        new, old = (100.0 * np.array(hits[arm][name]) for arm in ("hard negatives", "in-batch"))
+        pairs[f"hard negatives - in-batch, {name}_r10"] = paired_bootstrap(new, old).__dict__
+    return {"arms": {arm: {"runs": found, **summary(found)} for arm, found in runs.items()}, "difference": pairs}
+
+
 def readout(laboratory: Laboratory, seeds: int, rate: float, partial: Path) -> dict:
     """The table of the readouts, on the development split; `both` at its learning rate. Finished arms lie in `partial`
     until all are; a run that was killed goes on from there."""
@@ -238,9 +277,9 @@ def draw(result: dict, output: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("table", choices=("losses", "readout", "heads"))
+    parser.add_argument("table", choices=("losses", "readout", "hard_negatives", "heads"))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of `readout` and `heads`")
+    parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of all but `losses`")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "ablation.yaml")
     parser.add_argument("overrides", nargs="*", metavar="SECTION.FIELD=VALUE", help="win over the recipe")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/ablation_TABLE.json")
@@ -254,13 +293,15 @@ def main() -> None:
     partial.parent.mkdir(exist_ok=True)
     if args.table == "losses":
         result = losses(laboratory, args.seeds)
+    elif args.table == "hard_negatives":
+        result = hard_negatives(laboratory, args.seeds, args.rate)
     else:
         result = readout(laboratory, args.seeds, args.rate, partial)
     laboratory.store.flush()
     table = markdown(result)
     print(table)
     laboratory.keep_for(laboratory.recipe.model.processor.get("readout_prompt", ""))
-    split = "test" if args.table == "losses" else "dev"
+    split = "dev" if args.table == "readout" else "test"
     baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets[split], 160, laboratory.store)
     result = {
         "command": " ".join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),

@@ -232,6 +232,19 @@ def ablation_losses() -> list[list[str]]:
     return rows
 
 
+@table("ablation_hard_negatives")
+def ablation_hard_negatives() -> list[list[str]]:
+    found = results("ablation_hard_negatives")
+    names = {
+        "in-batch": "the candidates of its batches alone",
+        "hard negatives": "one hard negative of each modality beside them",
+    }
+    rows = [[f"second stage, {found['seeds']} seeds", *_MEASURES.values()]]
+    rows += [[name, *(_spread(found["arms"][arm][key]) for key in _MEASURES)] for arm, name in names.items()]
+    differences = (found["difference"].get(f"hard negatives - in-batch, {key}") for key in _MEASURES)
+    return [*rows, ["difference, 95 % interval", *(interval(one, mean=False) if one else "" for one in differences)]]
+
+
 @table("ablation_readout")
 def ablation_readout() -> list[list[str]]:
     found = results("ablation_readout")
