@@ -437,6 +437,7 @@ _TRIALS = {
     "release": "**questions alone (the release)**",
     "generated": "+ generated questions that pass the round trip",
     "kl_start": "+ distillation (KL) of the untrained model's scores",
+    "hard_kl": "hard negatives in the batch, distillation of the untrained model + BM25",
     "matryoshka": "Matryoshka training, all 384 numbers",
 }
 
@@ -462,6 +463,48 @@ def matryoshka() -> list[list[str]]:
         ends = (f"_{dim}" if dim else "" for dim in dims)
         rows.append([name, *(number(found[f"scikit_learn_guide_{key}{end}"]) for end in ends)])
     return rows
+
+
+_STAGES = {
+    "bm25": "BM25",
+    "dense": "UniVL-DR-mini",
+    "joined": "BM25 for texts & UniVL-DR-mini for images, joined",
+    "joined_oracle": "the same, oracle modality",
+    "dense_oracle": "UniVL-DR-mini, oracle modality",
+    "hybrid": "**hybrid**",
+    "second_stage": "its first 20 in the order of the second stage",
+    "weighted": "its first 20 by the sum of both scores",
+}
+
+
+def _stages() -> tuple[dict[str, float], dict[str, str]]:
+    found = figures("manual_stages")
+    return found, {corpus: name for corpus, name in _MANUALS.items() if f"{corpus}_hybrid" in found}
+
+
+@table("manual_stages")
+def manual_stages() -> list[list[str]]:
+    found, corpora = _stages()
+    rows = [["", *(f"{name}, {what}" for name in corpora.values() for what in ("MRR@10", "% images"))]]
+    for key, name in _STAGES.items():
+        cells = [(with_interval(found, f"{one}_{key}"), number(found[f"{one}_{key}_images"], 0)) for one in corpora]
+        rows.append([name, *(cell for pair in cells for cell in pair)])
+    shares = [("", number(found[f"{one}_relevant_images"], 0)) for one in corpora]
+    return [*rows, ["(of the relevant documents)", *(cell for pair in shares for cell in pair)]]
+
+
+@table("manual_stages_differences")
+def manual_stages_differences() -> list[list[str]]:
+    found, corpora = _stages()
+    pairs = {
+        "hybrid_over_bm25": f"hybrid {MINUS} BM25",
+        "hybrid_over_dense": f"hybrid {MINUS} UniVL-DR-mini",
+        "hybrid_over_joined": f"hybrid {MINUS} joined",
+        "second_stage_over_hybrid": f"second stage {MINUS} hybrid",
+        "weighted_over_hybrid": f"sum of both {MINUS} hybrid",
+    }
+    rows = [["MRR@10, difference in points", *corpora.values()]]
+    return rows + [[name, *(with_interval(found, f"{one}_{key}") for one in corpora)] for key, name in pairs.items()]
 
 
 @table("manuals_differences")

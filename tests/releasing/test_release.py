@@ -161,7 +161,7 @@ def test_a_release_that_does_not_load_is_refused(heads_source, hub_cache, card, 
     monkeypatch.setenv("HF_HUB_CACHE", str(hub_cache))
     build_release(heads_source, tmp_path / "made", card=card)
     code = tmp_path / "made" / "conversation.py"
-    code.write_text("from modeling_unimur import load_image\n" + code.read_text())
+    code.write_text(code.read_text() + "\nfrom modeling_unimur import load_image\n")
     with pytest.raises(ValueError, match=r"fresh process: .*modeling_unimur"):
         try_release(tmp_path / "made")
 
