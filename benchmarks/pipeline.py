@@ -5,7 +5,8 @@
 Eight multi-turn dialogues, with and without images, one at a time (`batch1`) and together (`batch8`), float32; with
 `--quick` two (`batch2`). In one run, on the same token ids and pixel tensors:
 
-- `bare`: the language model's decoder on ready input vectors, and the dual encoder's image tower; nothing of ours;
+- `bare`: the language model's decoder on ready input vectors, the dual encoder's image tower and, for an anchored
+  query, its text tower on the whole dialogue and on the last turn; nothing of ours;
 - `model`: `get_multimodal_features`;
 - `call`: the whole call of the pipeline, which reads and resizes image files, tokenises, embeds and searches;
 - `decoding`, `tokenising`, `search`: those parts of the call on their own.
@@ -133,15 +134,18 @@ def parts_of_a_call(retriever, dialogues: list[list[dict]], size: int) -> dict[s
     files = [_image_files(batch) for batch in batches]
     with torch.no_grad():
         vectors = [_input_vectors(model, features) for features in prepared]
+        turns = [_anchor_texts(features) for features in prepared]
         embeds = [{"embeds": model.get_multimodal_features(**features).pooler_output} for features in prepared]
     decoder = model.language_model.base_model
 
     @torch.inference_mode()
     def bare():
-        for features, inputs in zip(prepared, vectors, strict=True):
+        for features, inputs, texts in zip(prepared, vectors, turns, strict=True):
             decoder(inputs_embeds=inputs, attention_mask=features["attention_mask"], use_cache=False)
             if "pixel_values" in features:
                 model.clip.get_image_features(features["pixel_values"])
+            for ids, mask in texts:
+                model.clip.get_text_features(ids, attention_mask=mask)
 
     @torch.no_grad()
     def embed():
@@ -175,6 +179,15 @@ def _image_files(dialogues: list[list[dict]]) -> list[str]:
     contents = [message["content"] for dialogue in dialogues for message in dialogue]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return [part["image"] for part in parts if part["type"] == "image"]
+
+
+def _anchor_texts(features: dict) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and mask of the whole dialogues and of their last turns, without columns of padding alone."""
+    if "anchor_input_ids" not in features:
+        return []
+    parts = zip(features["anchor_input_ids"].unbind(1), features["anchor_attention_mask"].unbind(1), strict=True)
+    used = [(ids, mask, mask.ne(0).any(dim=0)) for ids, mask in parts]
+    return [(ids[:, columns], mask[:, columns]) for ids, mask, columns in used]
 
 
 def _input_vectors(model, features: dict) -> torch.Tensor:
