@@ -66,6 +66,13 @@ def pictures(tmp_path_factory):
     return paths
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder for one test, which `UNIMUR_CACHE` names."""
+    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_records_of_sources(tmp_path_factory):
     """Indexes of tests are not noted in the user's cache."""

@@ -15,10 +15,7 @@ from tests.data.webqa_files import write_pictures, write_raw, write_released
 from tests.training.cc3m_files import write_tsv
 from tests.training.univl_dr_set import write_recipe
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def write_unimur_recipe(path: Path, language_folder, clip_folder, **config) -> Path:

@@ -17,14 +17,10 @@ from modeling_unimur.data.cc3m import load_cc3m, read_cc3m, read_tsv
 from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
 from modeling_unimur.data.img2dataset import CaptionedImage, Skipped, expand_braces, find_archives, read_archives
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 URLS = [f"http://pictures.example/{number}/a b.jpg?x={number}" for number in range(6)]
 WORDS = ["a cat on a mat", 'the sign says " open "', "café by the sea", "line\u2028separator", "a dog", "two birds"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def picture(number: int) -> bytes:

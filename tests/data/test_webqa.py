@@ -16,10 +16,7 @@ from modeling_unimur.data.webqa.line_index import LineIndex, find_line_index, wr
 from modeling_unimur.data.webqa.load import load_webqa, webqa_layout
 from tests.data.webqa_files import FIRST_ID, jpeg, write_mbeir, write_pictures, write_raw, write_released
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

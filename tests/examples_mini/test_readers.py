@@ -12,6 +12,8 @@ from unimur_mini.openclipart import clean_description, clean_title, load_opencli
 from unimur_mini.openmoji import emoji_words, load_openmoji
 from unimur_mini.stamps import load_stamps, sentence_title
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SVG = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.0//EN" "svg10.dtd">
 <svg xmlns="http://www.w3.org/2000/svg" width="96pt" height="48pt"><metadata>
@@ -30,12 +32,6 @@ PUBLIC_DOMAIN = "http://web.resource.org/cc/PublicDomain"
 def svg(title="", description="", keywords=(), author="Jo", license_address=PUBLIC_DOMAIN) -> str:
     items = "".join(f"<rdf:li>{word}</rdf:li>" for word in keywords)
     return SVG.format(title=title, description=description, keywords=items, author=author, license=license_address)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -28,17 +28,14 @@ from modeling_unimur.training.train_univl_dr import train
 from tests import tiny
 from tests.training.univl_dr_set import write_recipe, write_set
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 QUERIES, WAYS, WIDTH = 5, 4, 16
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set") / "set")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -21,13 +21,9 @@ from modeling_unimur.training.frozen_features import (
 )
 from modeling_unimur.training.pairs import caption_forms
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SIDE = {"height": 8, "width": 8}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from tests import tiny
 from tests.tiny import siglip
 from tests.training.cc3m_files import captions, write_tsv
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 DUAL_ENCODERS = {
     "clip": tiny.clip,
     "siglip": lambda folder: siglip(folder, 1),
@@ -23,12 +25,6 @@ DUAL_ENCODERS = {
     "open_clip, custom text": lambda folder: tiny.open_clip_folder(folder, "custom"),
     "open_clip, timm and transformers": tiny.open_clip_folder,
 }
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 @pytest.fixture

@@ -17,13 +17,10 @@ from tests import tiny
 from tests.rounding import assert_same_outputs
 from tests.training.folder_run import write_pictures
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 KINDS = ("hugging face", "custom", "timm_hf", "classes", "gated")
 HEAD = {"hidden_features": 24, "dropout": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
 
 
 def dual_encoder(folder, kind):

@@ -26,15 +26,12 @@ from tests.data.webqa_files import write_pictures, write_released
 from tests.rounding import assert_same_figures, assert_same_training
 from tests.training.univl_dr_set import write_recipe, write_set
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return write_set(tmp_path_factory.mktemp("set") / "set")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
 
 
 def history(folder):

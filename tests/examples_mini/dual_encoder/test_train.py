@@ -16,10 +16,7 @@ from tests.rounding import assert_same_training
 from tests.training.folder_run import write_pictures
 from unimur_mini.dual_encoder import train as train_clip
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 HEADS = {"trained alone": {}, "gated": {"zero_shot_temperature": 2.0, "gate_rank": 8}}

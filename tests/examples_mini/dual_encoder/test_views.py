@@ -9,10 +9,7 @@ from transformers import CLIPImageProcessor
 from modeling_unimur.data.row_store import key_of
 from unimur_mini.dual_encoder.views import FrozenImageViews, ViewOptions, draw_view, is_flipped
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("UNIMUR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture
