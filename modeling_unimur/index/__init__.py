@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from ..memory_index import KINDS, MEMORY, Added, Hit, RetrievalIndex, VectorIndex
-from .base import is_database
+from .base import database_of, is_database
 from .folder import keep_in
 from .precision import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
 from .versions import about_index
@@ -48,10 +48,14 @@ def open_index(
         ConnectionError: no server answers.
     """
     place = os.fspath(uri)
-    if is_database(place):
-        from .milvus import MilvusIndex
-
-        return MilvusIndex.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
+    if (database := database_of(place)) is not None:
+        if database[0] == "qdrant":
+            from .qdrant import QdrantIndex as kept
+        elif database[0] == "lancedb":
+            from .lancedb import LanceDBIndex as kept
+        else:
+            from .milvus import MilvusIndex as kept
+        return kept.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
     about = about_index(place)
     if about is None and (read_only or width is None or model is None):
         raise FileNotFoundError(
