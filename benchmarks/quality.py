@@ -46,7 +46,8 @@ from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTe
 from modeling_unimur.evaluation.tasks.dialogues import LONG, compare_systems
 from modeling_unimur.training.context_rows import TextContext, text_rows
 from modeling_unimur.training.dev_sets import DevSet, image_sets, scores, text_sets
-from modeling_unimur.training.pairs import load_pairs, project
+from modeling_unimur.training.frozen_towers import project
+from modeling_unimur.training.pairs import load_pairs
 from modeling_unimur.training.readout_fit import fit_ridge
 from modeling_unimur.training.recipes import load_recipe
 from unimur_mini.dialogues import load_glosses

@@ -278,9 +278,3 @@ def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float =
     )
     logger.info("Features equal open_clip's within %.1e", worst)
     return worst
-
-
-__all__ = [
-    "OPENAI_VOCABULARY", "build_clip_model", "clip_tokenizer", "image_processor", "import_open_clip", "plain_model",
-    "preprocess_config", "read_clip_model", "verify_features", "write_clip_folder",
-]  # fmt: skip

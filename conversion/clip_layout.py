@@ -126,6 +126,3 @@ def half_as_openai(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         key: value if any(part in key for part in _FULL_PRECISION) else value.half() for key, value in tensors.items()
     }
-
-
-__all__ = ["KeyPair", "half_as_openai", "key_pairs", "to_hf", "to_openai"]

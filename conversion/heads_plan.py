@@ -143,6 +143,3 @@ def plan_heads(
         ),
         notes=[*notes, *([] if trains_texts else ["It ranks images only: no text targets were trained."])],
     )
-
-
-__all__ = ["ARGUMENTS", "HeadsPlan", "plan_heads", "require_arguments"]

@@ -231,6 +231,3 @@ def shared_arguments(args: argparse.Namespace) -> dict:
         fields = ("revision", "base", "base_revision")
         backbones[name] = Backbone(source, *(getattr(args, f"{name}_{part}") for part in fields))
     return {**backbones, "licence": args.licence, "verify": args.verify, "dtype": getattr(torch, args.dtype)}
-
-
-__all__ = ["ARGUMENTS", "CHECKPOINT", "Backbone", "heads_parser", "release_heads", "shared_arguments"]

@@ -212,6 +212,3 @@ def open_clip_config(config: CLIPConfig) -> dict:
             **({} if last else {"pool_type": "eos", "eos_id": text.eos_token_id}),
         },
     }
-
-
-__all__ = ["clip_config", "open_clip_config"]

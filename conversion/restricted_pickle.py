@@ -212,6 +212,3 @@ def read_arrays(path: str | os.PathLike) -> Any:
         return np.load(path, allow_pickle=False, mmap_mode="r")
     except (ValueError, OSError) as error:
         raise ValueError(f"{path} is a damaged numpy file ({error}).") from error
-
-
-__all__ = ["read_arrays"]

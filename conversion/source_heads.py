@@ -141,6 +141,3 @@ def _source_query(model, source: SourceHeads, tokenizer, before: str, pooled, af
     parts.append(source.ret_row[None].to(parts[0]))
     out = model.language_model(inputs_embeds=torch.cat(parts)[None], use_cache=False, output_hidden_states=True)
     return source.query([out.hidden_states[layer][:, -1] for layer in source.layers])
-
-
-__all__ = ["SourceHeads", "verify_heads", "verify_release"]

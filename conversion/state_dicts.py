@@ -166,6 +166,3 @@ def require_equal(found: torch.Tensor, expected: torch.Tensor, what: str, tolera
     if not difference <= tolerance:
         raise ValueError(f"{what} differs from the source computation by {difference:.1e}, over {tolerance:.0e}.")
     return difference
-
-
-__all__ = ["KeyLedger", "largest_difference", "new_target", "read_tensors", "require_equal"]

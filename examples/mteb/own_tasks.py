@@ -81,8 +81,8 @@ def retrieval_task(
 
 def own_tasks(split: str, limit: int | None, fuses: bool) -> list[AbsTaskRetrieval]:
     """The tasks over the hand-written dialogues and the pictures of their split."""
+    from modeling_unimur.conversation import words_of_dialogue
     from modeling_unimur.evaluation.compare_dialogues import own_dialogues
-    from modeling_unimur.evaluation.systems.base import words_of_dialogue
     from unimur_mini.dialogues import load_glosses
 
     dialogues, gallery = own_dialogues(split)

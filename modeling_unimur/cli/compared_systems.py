@@ -90,6 +90,3 @@ def _name(source: str, sources: list[str]) -> str:
     """The last part of a model's address, or all of it where two end alike."""
     last = [Path(other).name for other in sources]
     return Path(source).name if last.count(Path(source).name) == 1 else source
-
-
-__all__ = ["SYSTEMS", "open_systems", "training_text"]

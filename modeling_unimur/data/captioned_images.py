@@ -303,13 +303,3 @@ def _from_datasets(name: str) -> dict[str, list[str]]:
     if skipped:
         logger.warning("%s: skipped %d rows without an image or a caption", name, skipped)
     return captions
-
-
-__all__ = [
-    "CAPTIONS_FILE",
-    "PATH_SOURCES",
-    "captioned_image_splits",
-    "load_captioned_images",
-    "load_image_folder",
-    "read_captioned",
-]

@@ -261,6 +261,3 @@ def _stamp(path: str, layout: str, parts: list[str]) -> str:
     if layout == "TSV" and os.path.isdir(parts[1]):  # images may arrive in any of the folders below
         folders = sorted(entry.path for entry in os.scandir(parts[1]) if entry.is_dir())
     return files_stamp([*parts, *folders], str(_VERSION), layout, os.path.abspath(path))
-
-
-__all__ = ["PUBLISHED_ROWS", "CC3MTable", "load_cc3m", "read_cc3m", "read_tsv"]

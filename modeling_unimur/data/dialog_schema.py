@@ -208,6 +208,3 @@ class PublishedSet:
 
     def _new_report(self) -> ReadReport:
         return ReadReport(str(self.folder), {} if self.limit else self.published[self.split])
-
-
-__all__ = ["Dialog", "PublishedSet", "ReadReport", "Turn"]

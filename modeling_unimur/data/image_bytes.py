@@ -135,15 +135,3 @@ def worker_count(wanted: int | None, images: int) -> int:
         return wanted
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cpus - 1, _MOST_WORKERS) if images >= _WORTH_WORKERS else 0
-
-
-__all__ = [
-    "TO_LINE_END",
-    "FileStamps",
-    "decode_image",
-    "line_address",
-    "member_address",
-    "read_image_bytes",
-    "split_address",
-    "worker_count",
-]

@@ -96,14 +96,3 @@ class AllowedImages:
         if not any(place.is_relative_to(folder) for folder in self.folders):
             return None
         return place if is_image_file(place) else None
-
-
-__all__ = [
-    "CAMERA_RAW",
-    "AllowedImages",
-    "decoded_suffixes",
-    "image_suffixes",
-    "is_image_file",
-    "printable",
-    "walk_images",
-]

@@ -202,16 +202,3 @@ def download_failures(archives: Sequence[str]) -> int:
         except (OSError, ValueError, KeyError, TypeError):
             continue
     return failed
-
-
-__all__ = [
-    "CaptionedImage",
-    "Sample",
-    "Skipped",
-    "download_failures",
-    "expand_braces",
-    "find_archives",
-    "read_archives",
-    "read_folder",
-    "read_samples",
-]

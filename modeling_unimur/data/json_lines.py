@@ -287,19 +287,3 @@ class _Reader:
 
     def _wrong(self, problem: str) -> ValueError:
         return ValueError(f"{self.path}, behind {self.last!r}: {problem}.")
-
-
-__all__ = [
-    "MAX_DEPTH",
-    "JsonLine",
-    "append_json_lines",
-    "check_depth",
-    "json_line",
-    "line_objects",
-    "object_entries",
-    "parse_json",
-    "read_json_lines",
-    "read_json_records",
-    "scan_json_lines",
-    "write_json_lines",
-]

@@ -111,6 +111,3 @@ def _element(part: dict) -> tuple[str, str]:
     if kind != _TEXT:
         raise ValueError(f"a part of kind {kind}")
     return "text", value
-
-
-__all__ = ["NEGATIVES", "PUBLISHED", "MMDialog"]

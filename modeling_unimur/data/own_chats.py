@@ -138,6 +138,3 @@ def _group(value: Any, turns: list[dict]) -> str:
     if isinstance(value, dict) and value.get("dialogue_id") is not None:
         return str(value["dialogue_id"])
     return hashlib.sha256("\n".join(turn["content"] for turn in turns[:2]).encode()).hexdigest()
-
-
-__all__ = ["MOST_TURNS", "chat_split", "read_own_chats", "reply_key", "split_own_chats"]

@@ -92,6 +92,3 @@ class PhotoChat(PublishedSet):
         description = record.get("photo_description", "")
         image = self._image(photo_id, url)
         return PhotoDialog(str(record["dialogue_id"]), turns, shared[0], photo_id, url, description, image)
-
-
-__all__ = ["PUBLISHED", "PhotoChat", "PhotoDialog"]

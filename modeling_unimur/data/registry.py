@@ -147,18 +147,3 @@ def load_retrieval_set(
     if load is not None:
         return load()
     raise ValueError(f"A retrieval set must be one of {', '.join(SOURCES)}, got {source!r}.")
-
-
-__all__ = [
-    "CLIP_TRAINING",
-    "IMAGES",
-    "SETS",
-    "SOURCES",
-    "TEXTS",
-    "find_loader",
-    "is_address",
-    "load_function",
-    "load_module",
-    "load_retrieval_set",
-    "names_a_set",
-]

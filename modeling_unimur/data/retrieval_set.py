@@ -195,6 +195,3 @@ def _joined(parts: Sequence[Dataset], required: Sequence[str]) -> Dataset:
 
 def _below(folder: Path, image: str | None) -> str:
     return str(folder / image) if image else ""
-
-
-__all__ = ["COLUMNS", "KINDS", "RetrievalSet"]

@@ -205,6 +205,3 @@ def _columns(tensors: "dict[str, torch.Tensor]") -> "tuple[np.ndarray, int]":
     if features.ndim != 2 or keys.dtype != torch.uint8 or keys.shape != (len(features), KEY_BYTES):
         raise ValueError("its rows and keys do not agree")
     return np.ascontiguousarray(keys.numpy()).view(KEY_TYPE).reshape(-1).copy(), features.shape[1]
-
-
-__all__ = ["KEY_BYTES", "KEY_TYPE", "RowStore", "StoredRows", "key_of"]

@@ -133,6 +133,3 @@ def _digest(shard: Path, tensors: dict[str, torch.Tensor]) -> str:
 
 def _line(*values: object) -> bytes:
     return json.dumps(values).encode() + b"\n"
-
-
-__all__ = ["map_tensors", "put_aside", "read_shard", "read_shards", "write_shard"]

@@ -68,6 +68,3 @@ def _record(index: str | os.PathLike) -> Path:
 def records_folder() -> Path:
     """Where the records of all indexes lie."""
     return cache_dir() / "index_sources"
-
-
-__all__ = ["folder_of_source", "record_sources", "source_folders"]

@@ -88,6 +88,3 @@ def read_lines(path: str | os.PathLike, errors: str = "surrogatepass") -> Iterat
             if line.text is None:
                 raise ValueError(f"{path}, line {line.number}: {line.problem}.")
             yield line.text
-
-
-__all__ = ["LONGEST_LINE", "TextLine", "open_lines", "read_lines", "scan_lines"]

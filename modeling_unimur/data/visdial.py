@@ -155,6 +155,3 @@ def _dense(path: Path) -> dict[str, tuple[int, tuple[float, ...]]]:
         relevance = entry["gt_relevance"] if "gt_relevance" in entry else entry["relevance"]
         found[str(entry["image_id"])] = (int(entry["round_id"]), tuple(map(float, relevance)))
     return found
-
-
-__all__ = ["OPTIONS", "PUBLISHED", "VisDial", "VisDialDialog", "VisDialRound"]

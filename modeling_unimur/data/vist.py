@@ -85,6 +85,3 @@ def _story(story_id: str, sentences: list[dict]) -> Story:
         raise ValueError(f"not {LENGTH} sentences")
     told = sorted(sentences, key=lambda part: int(part["worker_arranged_photo_order"]))
     return Story(story_id, tuple(part["text"] for part in told), tuple(str(part["photo_flickr_id"]) for part in told))
-
-
-__all__ = ["LENGTH", "PUBLISHED", "VIST", "Story"]

@@ -455,6 +455,3 @@ def _first_line(bad: Path) -> str:
 def _after(first: list, rest: Iterator) -> Iterator:
     yield from first
     yield from rest
-
-
-__all__ = ["ENGINES", "SKIPPED_FILE", "BuildOptions", "BuildReport", "Ranks", "build_index"]

@@ -262,16 +262,3 @@ class ChunkEncoder:
         counts.encoded = len(rows)
         counts.known = len(records) - counts.failed - counts.encoded
         return counts
-
-
-__all__ = [
-    "Batch",
-    "Chunk",
-    "ChunkEncoder",
-    "Counts",
-    "Preparation",
-    "PreparedBatch",
-    "content_key",
-    "prepare",
-    "reason_of",
-]

@@ -290,6 +290,3 @@ def folder_stamp(folder: str | os.PathLike) -> str:
     return files_stamp(
         path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts
     )
-
-
-__all__ = ["Encoder", "ImageVectors", "embed_by_length", "folder_stamp", "read_image"]

@@ -112,6 +112,3 @@ def work_folder(uri: str, collection: str | None = None) -> str:
         name = "".join(sign if sign.isalnum() else "-" for sign in f"{uri}-{collection or 'unimur'}")
         return os.fspath(cache_dir() / "encoding" / name)
     return f"{os.path.abspath(uri)}.encoding"
-
-
-__all__ = ["Changes", "Held", "bring_up_to_date", "find_held", "work_folder"]

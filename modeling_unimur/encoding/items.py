@@ -136,6 +136,3 @@ def _column(table: str, column: str, group: int):
 
     with pq.ParquetFile(table) as file:
         return file.read_row_group(group, columns=[column]).column(0)
-
-
-__all__ = ["BadItem", "Item", "cell_address", "make_item", "plain_fields", "read_content"]

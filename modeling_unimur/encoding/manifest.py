@@ -328,6 +328,3 @@ class Plan:
             self.hiding.append(item)
         with open(self.bad, "ab") as file:
             file.write(json_line({"item": item.item, "reason": item.reason}))
-
-
-__all__ = ["Manifest", "Plan", "Record", "write_records"]

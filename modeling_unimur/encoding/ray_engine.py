@@ -94,6 +94,3 @@ def encode_with_ray(
         if made:
             ray.shutdown()
     return total
-
-
-__all__ = ["RayEncoder", "encode_with_ray"]

@@ -280,14 +280,3 @@ def set_items(source: str) -> Iterator[Item | BadItem]:
             yield unread_file(name, error, named=True)
         except (TypeError, ValueError) as error:
             yield BadItem(name, f"its image is no path: {error}")
-
-
-__all__ = [
-    "ARCHIVES_AND_TABLES",
-    "archive_items",
-    "folder_items",
-    "line_items",
-    "set_items",
-    "table_items",
-    "unread_file",
-]

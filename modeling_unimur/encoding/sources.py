@@ -139,6 +139,3 @@ def _prefixed(item: Item | BadItem, prefix: str) -> Item | BadItem:
         return item._replace(id=checked_id(f"{prefix}/{item.id}"))
     except ValueError as error:
         return BadItem(item.id, f"no index takes its id: {error}")
-
-
-__all__ = ["Found", "Reading", "find_source", "first_reading", "list_items"]

@@ -178,9 +178,3 @@ def _latest_words(text: str, encoder) -> str:
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     offsets = encoded["offset_mapping"]
     return text[offsets[-room][0] :] if 0 < room < len(offsets) else text
-
-
-__all__ = [
-    "TextEncoder", "encode_documents", "encode_queries", "load_sentence_transformer", "load_text_encoder",
-    "reads_images",
-]  # fmt: skip

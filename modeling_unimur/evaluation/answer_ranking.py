@@ -113,6 +113,3 @@ class AnswerScorer(TurnEncoder):
         if self.normalise == "mean":
             sums /= torch.tensor([len(tokens) for tokens in options], device=sums.device)
         return sums.cpu().numpy()
-
-
-__all__ = ["AnswerScorer", "Question"]

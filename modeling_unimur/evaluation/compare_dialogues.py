@@ -288,9 +288,3 @@ def load_compared(source: str | os.PathLike, gallery: str | os.PathLike | None =
             raise ValueError(f"The dialogues of {source} have their own gallery: leave the gallery out.")
         return chat_dialogues("test") if name == "chats" else own_dialogues(name)
     return read_dialogues_file(source, gallery)
-
-
-__all__ = [
-    "GALLERY_SPLITS", "ComparedDialogue", "benchmark_gallery", "chat_dialogues", "gallery_ids", "gallery_of",
-    "load_compared", "own_dialogues", "read_dialogues_file", "read_own",
-]  # fmt: skip

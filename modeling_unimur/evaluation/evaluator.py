@@ -363,6 +363,3 @@ def _embed(system: System, kind: str, small: tuple[Gallery, list[int], int]) -> 
     array = np.full((count, vectors.shape[1]), np.nan, dtype=np.float32)
     array[places] = vectors
     return array
-
-
-__all__ = ["Chunks", "Encoded", "Evaluator", "image_key", "work_folder"]

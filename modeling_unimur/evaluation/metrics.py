@@ -312,29 +312,3 @@ def aligned_recall(ranks: Sequence[int], returned: int, k: int) -> float:
         k: cut-off.
     """
     return sum(0 < rank <= k for rank in ranks[:returned]) / max(len(ranks), 1)
-
-
-__all__ = [
-    "CUTOFFS",
-    "DEPTH",
-    "MEASURES",
-    "GradedRankings",
-    "aligned_recall",
-    "all_measures",
-    "area_under_curve",
-    "cross_modal_consistency",
-    "first_right_ranks",
-    "hit_at_k",
-    "image_retrieval_rate",
-    "intent_f1",
-    "judge",
-    "mm_relevance",
-    "mrr_at_k",
-    "ndcg_at_k",
-    "rank",
-    "recall_at",
-    "recall_at_k",
-    "recall_values",
-    "right_ranks",
-    "threshold_for",
-]

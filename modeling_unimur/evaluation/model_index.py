@@ -99,6 +99,3 @@ def write_model_index(
     page.save(aside)
     os.replace(aside, path)
     return len(new)
-
-
-__all__ = ["eval_results", "read_record", "write_model_index"]

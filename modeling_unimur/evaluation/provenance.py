@@ -73,6 +73,3 @@ def this_machine() -> dict[str, object]:
     """Processor or accelerator, threads and system."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}
-
-
-__all__ = ["files_digest", "model_revision", "package_versions", "this_machine"]

@@ -65,6 +65,3 @@ def _ours(result: TaskResult, figure: dict, models: Sequence[str]) -> tuple[str,
         return name, f"{found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]"
     found = result.difference(*parts, measure)
     return name, f"{found.mean:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
-
-
-__all__ = ["comparison", "published_figures"]

@@ -280,6 +280,3 @@ def merge_results(results: Sequence[TaskResult]) -> TaskResult:
     return TaskResult(
         first.task, first.data, first.query_ids, first.clusters, systems, list(notes), first.main, first.seed
     )
-
-
-__all__ = ["Figures", "TaskResult", "aligned", "load_result", "markdown_table", "merge_results"]

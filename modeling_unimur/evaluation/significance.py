@@ -88,6 +88,3 @@ def paired_bootstrap(
         raise ValueError(f"{ours.shape[-1]} queries against {theirs.shape[-1]}: a pair is two figures of one query.")
     means = [values.mean(axis=0) if values.ndim == 2 else values for values in (ours, theirs)]
     return bootstrap(means[0] - means[1], clusters, weights, seed, samples)
-
-
-__all__ = ["Interval", "bootstrap", "paired_bootstrap"]

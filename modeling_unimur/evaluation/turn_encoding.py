@@ -232,6 +232,3 @@ def _buckets(streams: list[Stream]) -> Iterator[list[Stream]]:
         batch.append(stream)
     if batch:
         yield batch
-
-
-__all__ = ["Branch", "BranchingDecoder", "Stream", "TurnEncoder", "plan_streams"]

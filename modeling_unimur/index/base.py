@@ -99,9 +99,3 @@ def read_items(path: Path) -> tuple[list[str | None], list[str | None], dict[str
             if item is not None:
                 rows[item] = row
     return ids, payloads, rows
-
-
-__all__ = [
-    "EF_SEARCH", "NPROBE", "PAYLOAD_BYTES", "database_of", "is_database", "local_path", "payload_text", "read_items",
-    "require_same", "write_items",
-]  # fmt: skip

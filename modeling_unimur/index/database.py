@@ -255,6 +255,3 @@ def about_name(collection: str) -> str:
     """The collection of one row that says which model made an index: descriptions of collections do not survive in a
     Milvus file."""
     return f"{collection}_about"
-
-
-__all__ = ["DatabaseIndex", "about_name", "row_key"]

@@ -479,6 +479,3 @@ def _kinds(index: faiss.Index) -> list:
     parts = [getattr(index, name, None) for name in ("base_index", "refine_index", "index", "storage")]
     inner = [kind for part in parts if part is not None for kind in _kinds(part)]
     return [type(index).__name__.removesuffix("IP"), index.d, index.metric_type, *inner]
-
-
-__all__ = ["APPROXIMATE", "FaissIndex"]

@@ -200,6 +200,3 @@ def write_memory(index: RetrievalIndex, folder: Path) -> dict:
         warnings.warn(f"{lost} images were given as objects: saved without a path.", stacklevel=7)
     counts = {kind: index.count(kind) for kind in KINDS}
     return {"factory": MEMORY, "width": index.width, "model": index.model, "counts": counts}
-
-
-__all__ = ["FolderIndex", "keep_in", "load", "refresh", "save", "write_memory"]

@@ -370,10 +370,3 @@ def measure_rankings(
 def best_weight(measures: Mapping[float | str, tuple[float, float]]) -> float | str:
     """The setting with the highest MRR; of equal ones the first."""
     return max(measures, key=lambda hybrid: measures[hybrid][0])
-
-
-__all__ = [
-    "FUSED_DEPTH", "RRF", "RRF_K", "WEIGHTS", "WORD_FIELDS", "WordIndex", "best_weight", "candidates", "check_hybrid",
-    "compare_weights", "fuse", "keep_words", "measure_rankings", "measure_setting", "require_words", "search",
-    "split_words", "words_of", "write_words",
-]  # fmt: skip

@@ -168,6 +168,3 @@ def _in(column: str, values: Sequence[str]) -> str:
 
 def _quoted(values: Sequence[str]) -> str:
     return ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-
-
-__all__ = ["LanceDBIndex", "lance_filters"]

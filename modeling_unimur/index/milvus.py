@@ -252,6 +252,3 @@ def _quoted(value: str | float | bool) -> str:
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         value = float(value)
     return json.dumps(value)
-
-
-__all__ = ["MAX_TOP_K", "MilvusIndex"]

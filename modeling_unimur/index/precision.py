@@ -70,6 +70,3 @@ def _agrees(held: str, index: str) -> bool:
         return with_precision(index, precision_of(held)) == held
     except ValueError:
         return False
-
-
-__all__ = ["BINARY", "FLOAT32", "INT8", "PRECISIONS", "is_quantized", "precision_of", "require_kind", "with_precision"]

@@ -166,6 +166,3 @@ def _condition(key: str, name: str, value: str | float | bool) -> models.FieldCo
     # A value of 1 equals 1.0.
     bounds = {"gte": value, "lte": value} if name == "in" else {name: value}
     return models.FieldCondition(key=key, range=models.Range(**bounds))
-
-
-__all__ = ["QdrantIndex", "qdrant_filter"]

@@ -285,9 +285,3 @@ class QuantizedIndex(FolderIndex):
         for kind, part in index.parts.items():
             part.read(folder, kind)
         return index
-
-
-__all__ = [
-    "RESCORE_MULTIPLIER", "QuantizedIndex", "QuantizedRows", "decode_int8", "encode_int8",
-    "hamming_distances", "inverse_lengths", "pack_signs", "unpack_signs",
-]  # fmt: skip

@@ -262,9 +262,3 @@ def _sentence_transformers() -> Any:
             "A second stage needs sentence-transformers: `pip install unimur[sentence_transformers]`."
         ) from error
     return sentence_transformers
-
-
-__all__ = [
-    "NO_QUERY", "NO_SCORE", "NO_WORDS", "RERANK_TOP_K", "UNREADABLE", "Candidate", "Reranker", "candidate_of",
-    "open_reranker", "order",
-]  # fmt: skip

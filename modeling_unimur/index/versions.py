@@ -309,6 +309,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-__all__ = ["CheckedFile", "IndexFolder", "WriterLock", "about_index", "current_version", "file_digest", "read_version"]

@@ -92,6 +92,3 @@ def _found(hit: dict, kind: str) -> FoundCandidate:
         image = hit.get("image") or hit["id"]
     text = hit.get("text") if kind == "text" else hit.get("caption")
     return FoundCandidate(hit["id"], float(hit["score"]), kind, text if isinstance(text, str) else "", image, left)
-
-
-__all__ = ["CandidateVectors", "FoundCandidate", "find"]

@@ -75,6 +75,3 @@ class UniMuRDocumentEmbedder:
         for at, vector in zip([*images, *texts], vectors, strict=True):
             found[at] = Document.from_dict({**documents[at].to_dict(flatten=False), "embedding": vector})
         return {"documents": found}
-
-
-__all__ = ["UniMuRDocumentEmbedder", "UniMuRRetriever", "UniMuRTextEmbedder"]

@@ -56,6 +56,3 @@ class UniMuRRetriever(BaseRetriever):
     def _get_relevant_documents(self, query: str, *, run_manager: Any = None) -> list[Document]:
         found = find(self.retriever, query, self.top_k, self.modality, **self.options)
         return [Document(id=one.id, page_content=one.text, metadata=one.metadata) for one in found]
-
-
-__all__ = ["UniMuREmbeddings", "UniMuRRetriever"]

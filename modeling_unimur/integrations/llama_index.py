@@ -82,6 +82,3 @@ class UniMuRRetriever(BaseRetriever):
 def _node(found) -> TextNode:
     shared = {"id_": found.id, "text": found.text, "metadata": found.metadata}
     return TextNode(**shared) if found.image is None else ImageNode(**shared, image_path=found.image)
-
-
-__all__ = ["UniMuREmbedding", "UniMuRRetriever"]

@@ -57,6 +57,3 @@ def _not_an_id(model: str) -> str:
         f"The backbone {model!r} is a local path, which nobody else has: name what it is a copy of with ID@COMMIT, or "
         "release it inside (--full)."
     )
-
-
-__all__ = ["FLAGS", "PARTS", "Base"]

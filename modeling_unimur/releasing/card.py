@@ -272,6 +272,3 @@ def check_card(text: str) -> None:
             )
     if UNFILLED in text:
         raise ValueError(f"The card still has something to fill in ({UNFILLED}).")
-
-
-__all__ = ["Card", "check_card", "metadata", "read_card", "render_card", "write_benchmark_results"]

@@ -113,6 +113,3 @@ def write_sentence_transformers(folder: Path) -> None:
     for name, content in (("modules.json", [module]), ("config_sentence_transformers.json", config)):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     shutil.copyfile(SENTENCE_TRANSFORMERS_MODULE, folder / SENTENCE_TRANSFORMERS_MODULE.name)
-
-
-__all__ = ["read_heads", "write_heads", "write_model", "write_sentence_transformers"]

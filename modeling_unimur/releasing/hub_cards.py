@@ -13,5 +13,3 @@ def hub_cards(name: str) -> Path:
 
 # The card that a person fills.
 CARD_TO_FILL = hub_cards("template") / "card.yaml"
-
-__all__ = ["CARD_TO_FILL", "hub_cards"]

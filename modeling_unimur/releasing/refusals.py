@@ -266,6 +266,3 @@ def check_code(text: str, name: str, folder: Path) -> None:
                     f"{name}, line {node.lineno}: imports {top}, which comes with neither torch nor transformers: "
                     "import it in a `try:` that says how to install it."
                 )
-
-
-__all__ = ["check_bases", "check_code", "check_code_references", "check_config", "check_release", "check_source"]

@@ -226,6 +226,3 @@ def _card_of(source: Path, card: Path | None) -> Callable[[PreTrainedConfig, int
         )
     check_card(text)
     return lambda config, trained, repo_id: text.replace("<this folder>", repo_id)
-
-
-__all__ = ["Release", "build_release", "release"]

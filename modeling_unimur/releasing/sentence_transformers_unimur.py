@@ -253,6 +253,3 @@ class UniMuRTransformer(InputModule):
         hub.update(local_files_only=local_files_only, trust_remote_code=trust_remote_code)
         model = AutoModel.from_pretrained(model_name_or_path, **hub, **(model_kwargs or {}))
         return cls(model, AutoProcessor.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {})))
-
-
-__all__ = ["UniMuRTransformer"]

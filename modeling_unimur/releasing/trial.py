@@ -55,6 +55,3 @@ def try_release(
         if not bool(value.isfinite().all()):
             raise ValueError(f"{folder} computes no numbers ({key}).")
     return json.loads(done.stdout.strip().splitlines()[-1])
-
-
-__all__ = ["try_release"]

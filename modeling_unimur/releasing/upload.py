@@ -100,6 +100,3 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None
     if tag:
         _patiently(lambda: api.create_tag(repo_id, tag=tag, revision=commit.oid), f"the tag {tag} of {repo_id}")
     return str(commit.commit_url)
-
-
-__all__ = ["require_free_tag", "upload"]

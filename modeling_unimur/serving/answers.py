@@ -223,6 +223,3 @@ def _text(document: RetrievalRequest) -> str:
     """The text of a candidate, unchanged."""
     parts = document.messages[0]["content"]
     return "\n".join(part["text"] for part in parts if part["type"] == "text")
-
-
-__all__ = ["Answerer"]

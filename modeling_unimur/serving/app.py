@@ -360,6 +360,3 @@ async def _left(request: Request) -> None:
     """Returns when the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-__all__ = ["make_app"]

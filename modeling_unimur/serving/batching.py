@@ -234,6 +234,3 @@ class Batcher:
             if not entry.future.done():
                 entry.future.set_exception(Refused(503, "The server is stopping."))
         self._threads.shutdown(wait=True)
-
-
-__all__ = ["Batcher", "FairQueue", "Waiting"]

@@ -53,6 +53,3 @@ def has_api_key(headers: Mapping[str, str], api_key: str | None) -> bool:
         return True
     scheme, _, shown = headers.get("authorization", "").partition(" ")
     return scheme.lower() == "bearer" and hmac.compare_digest(shown.strip().encode(), api_key.encode())
-
-
-__all__ = ["CLIENT_HEADERS", "client_host", "client_key", "has_api_key"]

@@ -143,6 +143,3 @@ class FewerRepeats(logging.Filter):
         if silent:
             record.msg, record.args = f"{record.getMessage()} ({silent} more of these since the last one)", None
         return True
-
-
-__all__ = ["FewerRepeats", "protocol_of"]

@@ -90,6 +90,3 @@ def _reduced(image: Image.Image) -> Image.Image:
     mode = image.mode
     # Averages of colours count by their opacity.
     return image.convert(_REDUCED_AS[mode]).reduce(factor).convert(mode)
-
-
-__all__ = ["FORMATS", "KEPT_PIXELS", "EncodedImage"]

@@ -144,6 +144,3 @@ class MemoryTrimmer:
                 return
             self._freed, self._last = 0, now
         self._trim(0)
-
-
-__all__ = ["MemoryBudget", "MemoryTrimmer", "Refused", "ServingLimits"]

@@ -45,6 +45,3 @@ class Metrics:
     def text(self) -> bytes:
         """All of them now."""
         return generate_latest(self.registry)
-
-
-__all__ = ["Metrics"]

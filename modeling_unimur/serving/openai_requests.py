@@ -222,16 +222,3 @@ def _row_of_document(document: Any, limits: ServingLimits) -> RetrievalRequest:
         raise Refused(422, 'a document is a text, or an object with "text", "image" in base64, or both.')
     parts = [{"type": kind, kind: document[kind]} for kind in ("image", "text") if document.get(kind) is not None]
     return _document([{"role": "user", "content": parts}], limits)
-
-
-__all__ = [
-    "EMBEDDING_FIELDS",
-    "FORMATS",
-    "INPUT_TYPES",
-    "RERANK_FIELDS",
-    "EmbeddingRequest",
-    "RerankRequest",
-    "read_embedding_request",
-    "read_rerank_request",
-    "usage",
-]

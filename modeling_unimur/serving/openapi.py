@@ -56,6 +56,3 @@ def body_of(name: str) -> dict:
     properties, required = _BODIES[name]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-__all__ = ["body_of"]

@@ -56,6 +56,3 @@ class PublicNames:
                 return PurePath(path[len(folder) + 1 :]).as_posix()
         pure = PurePosixPath(path) if path.startswith(("/", "~/")) else PureWindowsPath(path)
         return f"{hashlib.sha256(value.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}/{pure.name}"
-
-
-__all__ = ["PublicNames"]

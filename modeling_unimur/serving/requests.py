@@ -250,14 +250,3 @@ class MessageReader:
         if self.pixels > self.limits.request_pixels:
             raise Refused(422, f"the images have more than {self.limits.request_pixels} pixels together.")
         return {"type": "image", "image": self.images[-1]}
-
-
-__all__ = [
-    "MODALITIES",
-    "ROLES",
-    "MessageReader",
-    "RetrievalRequest",
-    "read_messages",
-    "read_object",
-    "read_request",
-]

@@ -417,6 +417,3 @@ def _save(model, processor, index: PrecomputedCorpus | None, results: dict, outp
     if index is not None:
         index.to_retrieval_index().save(output / INDEX_FOLDER)
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-__all__ = ["INDEX_FOLDER", "AdaptOptions", "adapt"]

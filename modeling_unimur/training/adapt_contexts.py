@@ -357,17 +357,3 @@ def _dev_set(space: TextSpace, source: str, contexts: list[TextContext]) -> DevS
         vectors,
         np.arange(len(distinct)),
     )
-
-
-__all__ = [
-    "FORMS",
-    "AdaptRows",
-    "Contexts",
-    "EncoderContexts",
-    "Groups",
-    "encoder_contexts",
-    "judging_contexts",
-    "make_turns",
-    "require_same_space",
-    "training_contexts",
-]

@@ -313,16 +313,3 @@ class Selection:
         self.queries["anchored"] = self.anchors.queries(self.queries[best])
         self.anchors.install(self.model, self.processor)
         return "encoder" if self.anchors.is_encoder_alone else "anchored"
-
-
-__all__ = [
-    "AnchorChoice",
-    "Choice",
-    "PoolQueries",
-    "Selection",
-    "chance",
-    "held_out_sets",
-    "own_metric_score",
-    "ranks_of",
-    "recall_of",
-]

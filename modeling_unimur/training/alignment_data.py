@@ -17,8 +17,8 @@ from .arguments import UniMuRDataArguments, UniMuRModelArguments
 from .context_rows import ImageRows, MixedRows, TextContext, TextRows, load_texts, text_rows
 from .dev_sets import DevSet, image_sets, text_sets
 from .frozen_features import FrozenTexts, text_features
-from .frozen_towers import frozen_towers
-from .pairs import ImagePairs, load_pairs, project
+from .frozen_towers import frozen_towers, project
+from .pairs import ImagePairs, load_pairs
 from .recipes import Recipe
 
 # Contexts of a text source that a run is judged by, and what their sets are called: text, image.
@@ -251,6 +251,3 @@ def cache_recipe(
                 lines |= dict.fromkeys("\n".join(context.turns) for context in contexts)
             tell(texts.features(list(lines)).describe(f"{source}, texts"))
     return splits
-
-
-__all__ = ["AlignmentData", "cache_recipe", "contexts_read", "load_data", "load_dual_encoder"]

@@ -444,14 +444,3 @@ class UniVLDRDataArguments:
             image_batch=self.feature_batch_size,
             workers=self.feature_workers,
         )
-
-
-__all__ = [
-    "ClipDataArguments",
-    "ClipModelArguments",
-    "RetrievalTrainingArguments",
-    "UniMuRDataArguments",
-    "UniMuRModelArguments",
-    "UniVLDRDataArguments",
-    "UniVLDRModelArguments",
-]

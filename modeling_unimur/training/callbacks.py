@@ -174,14 +174,3 @@ class RescaleRet(TrainerCallback):
         """Rescales them."""
         lengths = torch.linalg.vector_norm(self.ret, dim=1, keepdim=True)
         self.ret.mul_(self.norm.to(lengths) / lengths)
-
-
-__all__ = [
-    "FILE_NAME",
-    "EarlyStopping",
-    "EpochDraws",
-    "RescaleRet",
-    "TrainingGuard",
-    "TrainingLogFile",
-    "require_reporters",
-]

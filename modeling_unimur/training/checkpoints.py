@@ -144,6 +144,3 @@ def _is_whole(file: Path) -> bool:
             return bool(tensors.keys())
     except (SafetensorError, OSError):
         return False
-
-
-__all__ = ["checkpoints", "starting_point", "why_incomplete"]

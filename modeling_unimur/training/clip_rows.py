@@ -72,6 +72,3 @@ class ClipRows(Dataset):
             "text_features": self.texts[self.chosen_text[row]],
             "target_ids": self.groups[row],
         }
-
-
-__all__ = ["ClipRows", "Draws"]

@@ -121,6 +121,3 @@ def all_rows(rows: Dataset) -> list[dict]:
     """Every row, in order, many at a time where the dataset can."""
     starts = range(0, len(rows), _AT_ONCE)
     return [row for start in starts for row in rows_at(rows, range(start, min(start + _AT_ONCE, len(rows))))]
-
-
-__all__ = ["DualAlignmentCollator", "all_rows", "render_turns", "rows_at", "turn_messages"]

@@ -280,6 +280,3 @@ def text_rows(
     turns = [context.turns for context in contexts]
     own = encode(["\n".join(some) for some in turns]) if own_share else None
     return TextRows(turns, encode(targets), owners, ids, images, image_targets, own, own_share)
-
-
-__all__ = ["DEFAULT_SOURCES", "ImageRows", "MixedRows", "Splits", "TextContext", "TextRows", "load_texts", "text_rows"]

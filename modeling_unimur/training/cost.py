@@ -202,6 +202,3 @@ def _univl_dr(recipe: Recipe, clip, rows: int | None) -> Cost:
         kept = cost.memory.get("activations", 0.0)
         cost.memory["activations"] = max(kept, 4.0 * _KEPT_TRAINED * numbers)
     return cost
-
-
-__all__ = ["Cost", "estimate_cost", "matrix_speed"]

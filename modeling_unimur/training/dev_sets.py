@@ -133,6 +133,3 @@ def recalls(
         ranks = first_right_ranks(found[dev.name], dev.ids, dev.candidate_ids)
         figures.update({f"{dev.name}_{key}": value for key, value in recall_at(ranks).items()})
     return figures
-
-
-__all__ = ["DevSet", "embed_contexts", "image_sets", "recalls", "scores", "text_sets"]

@@ -201,9 +201,3 @@ def read_scores(path: str | os.PathLike) -> dict[tuple[str, str], float]:
         raise ValueError(
             f"{path} has no column {error}: the scores of a teacher need {', '.join(_COLUMNS)}."
         ) from error
-
-
-__all__ = [
-    "LOSSES", "START", "Distillation", "FileTeacher", "PairTeacher", "SystemTeacher", "Teacher", "kl_loss",
-    "margin_mse_loss", "read_scores",
-]  # fmt: skip

@@ -147,6 +147,3 @@ class PooledImages:
         if bool(there.any()):
             rows[there] = self.rows[torch.tensor([place for place in places if place is not None])]
         return {"pooled_features": rows} | ({} if bool(there.all()) else {"image_mask": there})
-
-
-__all__ = ["DecodedImages", "Document", "Documents", "PooledImages"]

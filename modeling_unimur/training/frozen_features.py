@@ -305,13 +305,3 @@ class FrozenTexts:
 def text_features(tower: nn.Module, encode: Callable[[list], torch.Tensor], texts: Iterable[str]) -> torch.Tensor:
     """Features `(texts, width)` of texts from a frozen text tower, in memory; `encode` takes a list of strings."""
     return FrozenTexts(tower, encode).features(list(texts)).rows.tensor()
-
-
-__all__ = [
-    "CachedFeatures",
-    "FeatureOptions",
-    "FrozenImages",
-    "FrozenTexts",
-    "fingerprint",
-    "text_features",
-]

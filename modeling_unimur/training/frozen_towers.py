@@ -83,6 +83,3 @@ def _projection(clip) -> "nn.Module | None":
     if hasattr(clip, "project_image"):
         return None if clip.config.vision_width is None else clip.model.visual.head
     return getattr(clip, "visual_projection", None)
-
-
-__all__ = ["FrozenTowers", "TextEncoder", "frozen_towers", "project"]

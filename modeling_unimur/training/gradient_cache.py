@@ -179,6 +179,3 @@ def label_counts(model: torch.nn.Module, batch: dict) -> "tuple[int, int]":
     if model.config.caption_loss_weight and batch.get("caption_labels") is not None:
         captions = int((batch["caption_labels"][:, 1:] != -100).sum())
     return contexts, captions
-
-
-__all__ = ["gradient_cached_step", "label_counts", "split_rows"]

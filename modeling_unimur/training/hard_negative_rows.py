@@ -148,6 +148,3 @@ def _distinct(features: list[torch.Tensor | None], ids: list[int]) -> tuple[torc
             pool.append(feature)
             owners.append(owner)
     return (torch.stack(pool) if pool else torch.empty(0, 0)), owners
-
-
-__all__ = ["HardNegativeRows", "mine_hard_negatives"]

@@ -47,6 +47,3 @@ def fold(model: UniMuRModel) -> UniMuRModel:
     model.config.heads_only = False
     model.freeze_backbones()
     return model
-
-
-__all__ = ["fold", "merge", "unmerge"]

@@ -304,14 +304,3 @@ def read_mined(path: str | os.PathLike) -> Mined:
 def mined_of(table: Dataset) -> Mined:
     """Hard negatives out of a retrieval set's table of them."""
     return dict(zip(table["query_id"][:], zip(table["image"][:], table["text"][:], strict=True), strict=True))
-
-
-__all__ = [
-    "GradedRankings",
-    "MiningOptions",
-    "mine_rows",
-    "mine_vectors",
-    "mined_of",
-    "read_mined",
-    "write_mined",
-]

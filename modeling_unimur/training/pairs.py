@@ -16,7 +16,7 @@ from ..data.cc3m import CC3MTable, load_cc3m
 from ..data.row_store import StoredRows
 from ..data.titles import split_by_title, title_group
 from .frozen_features import CachedFeatures, FeatureOptions, FrozenImages, FrozenTexts
-from .frozen_towers import frozen_towers, project
+from .frozen_towers import frozen_towers
 
 # Words a description may have to be a caption and not an essay.
 _LONGEST = 40
@@ -283,16 +283,3 @@ def _cc3m_split(split, table, rows, groups, frozen_images, frozen_texts, tell) -
         text_features=in_memory_if_small(features),
         title_rows=order,
     )
-
-
-__all__ = [
-    "ImagePairs",
-    "caption_forms",
-    "caption_hashes",
-    "frozen_towers",
-    "in_memory_if_small",
-    "load_cc3m_pairs",
-    "load_pairs",
-    "parse_sources",
-    "project",
-]

@@ -397,6 +397,3 @@ def join(vectors: ReadyVectors, items: ReadyItems) -> PrecomputedCorpus:
         )
     unit = torch.nn.functional.normalize(raw, dim=-1)
     return PrecomputedCorpus(unit, items, None if normalised else raw, vectors.metric, notes)
-
-
-__all__ = ["PrecomputedCorpus", "ReadyItems", "ReadyVectors", "join", "load_items", "load_vectors", "read_table"]

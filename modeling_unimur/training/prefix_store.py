@@ -142,6 +142,3 @@ def _by_key(tensors: "dict[str, torch.Tensor]") -> "dict[bytes, torch.Tensor]":
     if any(row.ndim != 4 for row in tensors.values()):
         raise ValueError("it holds no keys and values of a language model")
     return {bytes.fromhex(key): row.clone() for key, row in tensors.items()}
-
-
-__all__ = ["PrefixStore", "prefix_states"]

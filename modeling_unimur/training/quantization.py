@@ -90,6 +90,3 @@ def prepare_quantised(language_model: nn.Module) -> None:
             f"The quantised layers of {name} have no right derivative on {states.device.type} ({reason}), so [RET] "
             "could not learn: choose another language_model_quantization (nf4, int8)."
         )
-
-
-__all__ = ["KINDS", "prepare_quantised", "quantization_config"]

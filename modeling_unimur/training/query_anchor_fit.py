@@ -377,15 +377,3 @@ def fit_query_anchor(
     if gate is not None:
         found["gate"] = fit_gate(anchor, judges, [(ungated, some) for some in dev])
     return found
-
-
-__all__ = [
-    "QuerySet",
-    "fit_correction",
-    "fit_gate",
-    "fit_query_anchor",
-    "fit_weights",
-    "mean_mrr",
-    "merit_of",
-    "read_queries",
-]

@@ -308,6 +308,3 @@ class QueryCollator:
         known = [sorted(row["known"]) if self.mask_known else [] for row in rows]
         most = max(1, *map(len, known))
         return torch.tensor([[*numbers, *[-1] * (most - len(numbers))] for numbers in known])
-
-
-__all__ = ["SAMPLERS", "Mined", "QueryCollator", "QueryRows", "Sampler"]

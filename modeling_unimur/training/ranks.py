@@ -146,13 +146,3 @@ def fit_batch(model: nn.Module, batch: dict) -> dict:
     for argument, name in (("num_context_labels", "labels of contexts"), ("num_caption_labels", "labels of captions")):
         batch[argument] = sum(found[name]) / world_size()
     return batch
-
-
-__all__ = [
-    "fit_batch",
-    "give_back_whole_layers",
-    "reach_all_weights",
-    "reduce_trained_only",
-    "require_equal",
-    "shard_language_model",
-]

@@ -381,18 +381,3 @@ def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCo
     model.heads.visual_map.bias.copy_((stretch * (found.bias - middle) + mean_word).repeat(parts))
     logger.info("Image map: from %d captions, penalty %g, stretched %.2f times", len(words), found.penalty, stretch)
     return found.penalty
-
-
-__all__ = [
-    "PENALTIES",
-    "ReadContexts",
-    "RidgeMap",
-    "fit_readout",
-    "fit_ridge",
-    "read_contexts",
-    "refit_readout",
-    "set_readout",
-    "sharpen_readout",
-    "start_image_map",
-    "start_in_closed_form",
-]

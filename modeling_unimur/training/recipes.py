@@ -126,6 +126,3 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
     if recipe.task == "unimur" and not recipe.model.language_model:
         raise ValueError(f"{path}, section `model`: task unimur needs language_model.")
     return recipe
-
-
-__all__ = ["Recipe", "load_recipe"]

@@ -88,6 +88,3 @@ class RetrievalJudge:
             measure.removeprefix(f"{BOTH} ").replace("@", "_"): float(np.nanmean(values))
             for measure, values in found.values.items()
         }
-
-
-__all__ = ["RetrievalJudge"]

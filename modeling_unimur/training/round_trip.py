@@ -31,6 +31,3 @@ def failed_round_trips(
         for query, first, relevant in zip(task.query_ids, rankings.tolist(), task.relevance, strict=True)
         if relevant.keys().isdisjoint(first)
     }
-
-
-__all__ = ["failed_round_trips"]

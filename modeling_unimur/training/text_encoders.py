@@ -80,6 +80,3 @@ def _commit(name: str) -> str | None:
         except (OSError, ValueError):  # the loader says what is wrong
             continue
     return None
-
-
-__all__ = ["TextSpace", "folder_or_id", "load_text_space"]

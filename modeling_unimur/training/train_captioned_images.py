@@ -239,6 +239,3 @@ def _rows(recipe: Recipe, clip, image_processor, tokenizer, name: str, captions:
         torch.arange(len(kept)),
         Draws(seed=recipe.training.seed, title_share=0.0),
     )
-
-
-__all__ = ["CaptionedImageModel", "caption_recalls", "train"]

@@ -195,6 +195,3 @@ def _fit_anchor(model: UniMuRModel, processor: UniMuRProcessor, data: AlignmentD
             train += read_queries(model, name, rows, collator, folder)
         dev += read_queries(model, name, held_out, collator, folder)
     return fit_query_anchor(model.heads.query_anchor, train, dev, recipe.training.seed)
-
-
-__all__ = ["build", "paper_query", "prefix_store", "train"]

@@ -339,6 +339,3 @@ def _note(run: _Run, results: dict, name: str, stage: int) -> None:
     if run.args.process_index == 0:
         run.output.mkdir(parents=True, exist_ok=True)
         (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-
-
-__all__ = ["build", "stage_arguments", "train"]

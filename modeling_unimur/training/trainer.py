@@ -202,6 +202,3 @@ def parameter_report(model: torch.nn.Module) -> str:
     lines = [f"  {name}: {count:,}" for name, count in parts.items()]
     trained = sum(parts.values())
     return "\n".join([f"Trained: {trained:,} of {total:,} parameters ({100 * trained / total:.2f} %)", *lines])
-
-
-__all__ = ["RetrievalTrainer", "parameter_report"]

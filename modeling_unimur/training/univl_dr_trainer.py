@@ -151,6 +151,3 @@ class HardNegativeMiningCallback(TrainerCallback):
         if state.global_step % self.every == 0 and state.global_step < state.max_steps:
             logger.info("Step %d: mining hard negatives", state.global_step)
             self.rows.use_mined(self.mine())
-
-
-__all__ = ["HardNegativeMiningCallback", "UniVLDRTrainer", "choose_trained_parts", "released_cosine"]

@@ -205,6 +205,3 @@ class OcrVerbalizer:
             return ""
         words = done.stdout.decode("utf-8", "replace").split()
         return " ".join(word for word in words if _WORD.search(word))
-
-
-__all__ = ["ImageToTextVerbalizer", "OcrVerbalizer", "UniMuRVerbalizer", "open_verbalizer"]

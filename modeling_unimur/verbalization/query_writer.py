@@ -144,6 +144,3 @@ def train_query_writer(
     if trainer.is_world_process_zero():
         model.save_pretrained(output)
         processor.save_pretrained(output)
-
-
-__all__ = ["QueryCollator", "QueryPairs", "train_query_writer"]

@@ -238,16 +238,3 @@ def read_words(path: str | os.PathLike) -> dict[str, str]:
             raise ValueError(f"{path}, line {number}: it needs the texts doc_id and words, not {row!r:.80}.")
         found[row["doc_id"]] = row["words"]
     return found
-
-
-__all__ = [
-    "SEPARATOR",
-    "Verbalizer",
-    "WordStore",
-    "join_caption",
-    "joined_captions",
-    "read_words",
-    "verbalize",
-    "word_key",
-    "write_words",
-]

@@ -10,7 +10,8 @@ from modeling_unimur.data.row_store import StoredRows
 from modeling_unimur.training import pairs
 from modeling_unimur.training.context_rows import ImageRows
 from modeling_unimur.training.frozen_features import FeatureOptions
-from modeling_unimur.training.pairs import caption_hashes, load_pairs, parse_sources, project
+from modeling_unimur.training.frozen_towers import project
+from modeling_unimur.training.pairs import caption_hashes, load_pairs, parse_sources
 from tests import tiny
 from tests.tiny import siglip
 from tests.training.cc3m_files import captions, write_tsv

@@ -126,15 +126,3 @@ def _pool(rows: Iterable[dict], context_turns: int) -> list[dict]:
             others.append(place)
             chosen.append(row)
     return chosen
-
-
-__all__ = [
-    "CHATS_LICENSE",
-    "CHAT_FEATURES",
-    "POOL_SIZE",
-    "build_chats",
-    "fetch_chats",
-    "load_chats",
-    "read_chats",
-    "without_addresses",
-]

@@ -294,6 +294,3 @@ def _usage(examples: Sequence[str], word: str) -> str:
 def _order(name: str) -> str:
     """A hash to sort by, for a random order that is the same on every machine."""
     return hashlib.sha256(name.encode()).hexdigest()
-
-
-__all__ = ["NUM_DEFINITIONS", "build_image_dictionary", "load_image_dictionary"]

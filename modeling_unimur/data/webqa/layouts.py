@@ -306,23 +306,3 @@ def _mbeir_question(row: dict, split: str, images: set[int]) -> Question:
         for shown in (True, False)
     }
     return Question(f"{split}/{row['qid']}", row["query_txt"].strip(), split, *parts.values())
-
-
-__all__ = [
-    "CAPTION_FILES",
-    "DOCUMENTS_FILE",
-    "NUM_VALIDATION",
-    "SPLITS",
-    "SPLIT_SEED",
-    "TEST_FILE",
-    "TRAIN_FILE",
-    "Document",
-    "Question",
-    "Source",
-    "clean",
-    "image_document",
-    "is_mbeir",
-    "read_mbeir",
-    "read_raw",
-    "read_released",
-]

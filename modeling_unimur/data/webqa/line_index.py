@@ -162,6 +162,3 @@ def find_line_index(folder: Path) -> LineIndex | None:
         found = folder / INDEX_NAMES[0]
         write_line_index(table, found)
     return LineIndex.read(table, found)
-
-
-__all__ = ["INDEX_NAMES", "LineIndex", "find_line_index", "line_starts", "write_line_index"]

@@ -110,6 +110,3 @@ def _stamp(path: Path, *choices: str) -> str:
     # An index is written by the reader itself.
     files = sorted(file for file in files if file.is_file() and "lineidx" not in file.name)
     return files_stamp([*files, *([path.parent / "imgs.tsv"] if path.is_file() else [])], str(TABLE_VERSION), *choices)
-
-
-__all__ = ["SETTINGS", "load_webqa", "webqa_layout"]

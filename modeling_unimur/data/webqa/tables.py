@@ -209,6 +209,3 @@ def _write_questions(spilled: _Spilled, folder: Path, report: Counter) -> None:
             hard_negatives.add({**own, **kept})
             report[f"{split} queries"] += 1
             report[f"{split} relevances"] += len(positives)
-
-
-__all__ = ["DEDUPLICATE", "REPORT_FILE", "write_tables"]

@@ -1,6 +1,7 @@
 """Retrieval systems behind one interface, so that they can be compared on the same dialogues."""
 
-from .base import Gallery, System, Weights, megabytes, words_of_dialogue, words_of_last_turn
+from ...conversation import words_of_dialogue
+from .base import Gallery, System, Weights, megabytes, words_of_last_turn
 from .baselines import BM25, Chance, SentenceTransformerSystem
 from .clip_text import CLIP_TEXTS, ClipSpace, ClipText, ClipTextAnchor, ClipTextLinear
 from .coherent import CoherentReply

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...conversation import words_of_dialogue, words_of_turn
+from ...conversation import words_of_turn
 from ...memory_index import Coherence
 
 KINDS = ("text", "image")
@@ -140,18 +140,3 @@ def num_bytes(modules: Iterable[torch.nn.Module | None]) -> int:
 def megabytes(count: int) -> float:
     """Bytes as megabytes of 10^6."""
     return count / 1e6
-
-
-__all__ = [
-    "BOTH",
-    "KINDS",
-    "Gallery",
-    "Messages",
-    "System",
-    "Weights",
-    "megabytes",
-    "num_bytes",
-    "words_of_dialogue",
-    "words_of_last_turn",
-    "words_of_turn",
-]

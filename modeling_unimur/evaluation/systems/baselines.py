@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ...conversation import words_of_dialogue
 from ...encoding.text_encoders import load_sentence_transformer
 from ...index.hybrid import WordIndex, split_words
-from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialogue
+from .base import Gallery, Messages, System, Weights, num_bytes
 
 # Width of the vectors of chance.
 _WIDTH = 32
@@ -114,6 +115,3 @@ class Chance(System):
 
     def weights(self) -> Weights:
         return Weights(beyond=0, total=0)
-
-
-__all__ = ["BM25", "Chance", "SentenceTransformerSystem"]

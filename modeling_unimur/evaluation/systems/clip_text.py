@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.nn import functional as F
 
+from ...conversation import words_of_dialogue
 from ...encoding.encoder import Encoder
 from ...image_loading import load_image
-from .base import Gallery, Messages, System, Weights, num_bytes, words_of_dialogue, words_of_last_turn
+from .base import Gallery, Messages, System, Weights, num_bytes, words_of_last_turn
 
 _IMAGES = 16
 
@@ -153,6 +154,3 @@ CLIP_TEXTS: dict[str, Callable[[ClipSpace], ClipText]] = {
     "clip-whole": ClipText,
     "clip-anchor": ClipTextAnchor,
 }
-
-
-__all__ = ["CLIP_TEXTS", "ClipSpace", "ClipText", "ClipTextAnchor", "ClipTextLinear"]

@@ -82,6 +82,3 @@ class CoherentReply(System):
 def coherent_name(name: str) -> str:
     """The row of a system's coherent replies."""
     return f"{name}, coherent reply"
-
-
-__all__ = ["CoherentReply", "coherent_name", "coherent_scores"]

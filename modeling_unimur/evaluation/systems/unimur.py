@@ -63,6 +63,3 @@ class UniMuR(System):
     def weights(self) -> Weights:
         beyond = num_bytes([self.model.language_model, self.model.heads])
         return Weights(beyond=beyond, total=beyond + self.space.weight_bytes)
-
-
-__all__ = ["UniMuR"]

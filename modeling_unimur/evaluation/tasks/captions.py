@@ -61,6 +61,3 @@ def evaluate_captions(
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)
     ids = np.array([f"{Path(files[number]).name}/{place}" for place, (_, number) in enumerate(pairs)])
     return TaskResult("captions", about, ids, golds.astype(str), figures, notes, main, options.seed)
-
-
-__all__ = ["evaluate_captions"]

@@ -111,6 +111,3 @@ def _milliseconds(system: Encoded, messages: list, kinds: Sequence[str]) -> floa
             system.system.scores(query, system.candidates, kind)
         spent.append(1000 * (time.perf_counter() - start))
     return statistics.median(spent[_WARM:])
-
-
-__all__ = ["BEYOND", "LONG", "TIME", "TOTAL", "compare_systems"]

@@ -359,9 +359,3 @@ class ClipJudge:
         vectors = F.normalize(found.vectors, dim=-1)
         vectors[~found.readable] = np.nan
         return vectors.numpy()
-
-
-__all__ = [
-    "ClipJudge", "evaluate_mmdialog", "evaluate_mmdialog_images", "open_replies", "reply_figures",
-    "with_coherent_replies",
-]  # fmt: skip

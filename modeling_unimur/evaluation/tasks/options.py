@@ -102,6 +102,3 @@ class TaskOptions:
             raise ValueError(f"form is 'chat' or 'fromage', not {self.form!r}.")
         if not self.rounds or any(count < 0 for count in self.rounds):
             raise ValueError(f"rounds must be non-negative integers, got {self.rounds}.")
-
-
-__all__ = ["TaskOptions"]

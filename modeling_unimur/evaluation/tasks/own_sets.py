@@ -92,6 +92,3 @@ def own_visdial(split: str) -> list[VisDialDialog]:
 
 def _words(message: dict) -> str:
     return " ".join(part["text"] for part in message["content"] if part["type"] == "text").rstrip("?").strip()
-
-
-__all__ = ["media_key", "own_digest", "own_mmdialog", "own_visdial"]

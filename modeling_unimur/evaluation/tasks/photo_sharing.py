@@ -104,6 +104,3 @@ def _best_f1(scores: np.ndarray, wanted: np.ndarray) -> float:
     last = np.append(np.diff(scores[order]) != 0, True)  # equal scores are decided alike
     f1 = 2 * hits / (np.arange(1, len(scores) + 1) + wanted.sum())
     return float(100 * f1[last].max())
-
-
-__all__ = ["evaluate_photochat"]

@@ -210,6 +210,3 @@ def rank_in_pools(
         found.best_scores[part] = scores[np.arange(len(scores)), leads]
         found.best[part] = np.where(np.isneginf(found.best_scores[part]), -1, every[leads])
     return found
-
-
-__all__ = ["PoolRanks", "Reply", "ReplySet", "Scorer", "rank_in_pools", "read_replies"]

@@ -92,6 +92,3 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
     query_ids = np.array([story.story_id for story in whole])
     main = tuple(f"{setting}: r{k}" for setting in SETTINGS for k in CUTOFFS)
     return TaskResult("vist", about, query_ids, query_ids, figures, notes, main, options.seed)
-
-
-__all__ = ["SETTINGS", "evaluate_vist", "story_context"]

@@ -261,6 +261,3 @@ def _open(dialog: VisDialDialog, place: int):
     """The question of a round without its answer."""
     part = dialog.rounds[place]
     return type(part)(part.question, "")
-
-
-__all__ = ["answer_values", "evaluate_visdial", "evaluate_visdial_answers", "open_visdial", "visdial_context"]

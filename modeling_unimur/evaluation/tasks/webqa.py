@@ -73,6 +73,3 @@ def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work
     for name, entry in about.items():
         found.systems[name].about.update(entry)
     return found
-
-
-__all__ = ["evaluate_webqa", "open_set"]

@@ -92,6 +92,3 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows of length 1; a row of zeros stays one."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)
-
-
-__all__ = ["DualEncoder", "EncodedDocuments", "encode_documents", "encode_queries", "unit"]

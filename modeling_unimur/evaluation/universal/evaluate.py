@@ -124,15 +124,3 @@ def choose_image_weight(queries: np.ndarray, documents: EncodedDocuments, dev: R
 def choose_hybrid_weight(dense: Encoded, sparse: Encoded, dev: RetrievalTask) -> Choice:
     """BM25's weight beside a dense system."""
     return choose(HYBRID_WEIGHTS, lambda weight: Hybrid(dense, sparse, weight), dev, 0.0)
-
-
-__all__ = [
-    "HYBRID_WEIGHTS",
-    "SHARE_DEPTH",
-    "Choice",
-    "choose",
-    "choose_hybrid_weight",
-    "choose_image_weight",
-    "ranked",
-    "setting_figures",
-]

@@ -182,9 +182,3 @@ def _scaled(scores: np.ndarray) -> np.ndarray:
     """From 0, the lowest, to 1; NaN stays."""
     low, high = (np.nanmin(scores), np.nanmax(scores)) if np.isfinite(scores).any() else (0.0, 0.0)
     return (scores - low) / (high - low if high > low else 1.0)
-
-
-__all__ = [
-    "FUSION", "HYBRID", "MERGED_DEPTH", "ORACLE", "SECOND_STAGE", "DivideAndConquer", "Hybrid", "OracleModality",
-    "SecondStage", "bm25_system", "dense_system",
-]  # fmt: skip

@@ -110,6 +110,3 @@ class RetrievalTask:
             shown = self.is_image[list(grades)]
             found[row] = (~shown).any(), shown.any()
         return found
-
-
-__all__ = ["SETTINGS", "RetrievalTask"]

@@ -160,6 +160,3 @@ def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | Non
         space.dev,
     )
     return found | {HYBRID.format(name): Hybrid(dense, sparse, weight.value)}, weight
-
-
-__all__ = ["Space", "universal_result", "with_bm25"]

@@ -117,6 +117,3 @@ def _bare(words: list[str]) -> str:
     if words and words[0].casefold() in _DETERMINERS:
         words = words[1:]
     return " ".join(words) if 0 < len(words) < 4 else ""
-
-
-__all__ = ["Piece", "caption_pieces"]

@@ -138,12 +138,3 @@ def _alternating(turns: list[dict], last: str) -> list[dict]:
     roles = (last, "assistant" if last == "user" else "user")
     count = len(turns)
     return [{"role": roles[(count - 1 - place) % 2], "content": turn["content"]} for place, turn in enumerate(turns)]
-
-
-__all__ = [
-    "LONG_FEATURES",
-    "build_long_chats",
-    "build_long_dialogues",
-    "load_long_chats",
-    "load_long_dialogues",
-]

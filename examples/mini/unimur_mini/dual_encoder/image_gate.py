@@ -31,6 +31,3 @@ def fit_gate(gate: ImageGate, pooled_features: torch.Tensor) -> None:
     others = variances.flip(0)[rank:]
     gate.residual_precision.copy_(1 / (others.mean() + ridge) if len(others) else 0.0)
     gate.threshold.copy_(_THRESHOLD * gate.distance(pooled_features.to(gate.mean.device)).mean())
-
-
-__all__ = ["fit_gate"]

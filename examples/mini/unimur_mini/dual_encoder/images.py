@@ -203,14 +203,3 @@ def file_name_words(path: str, author: str = "") -> str:
     while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
         words.pop()
     return " ".join(words) if len("".join(words)) > 2 else ""
-
-
-__all__ = [
-    "TrainingImage",
-    "collection_titles",
-    "joined",
-    "near_twins",
-    "plain_title",
-    "shared_groups",
-    "training_images",
-]

@@ -17,7 +17,8 @@ from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
 from modeling_unimur.modeling_open_clip import OpenCLIPModel
 from modeling_unimur.training.callbacks import EpochDraws, TrainingGuard
 from modeling_unimur.training.clip_rows import ClipRows, Draws
-from modeling_unimur.training.pairs import ImagePairs, load_pairs, project
+from modeling_unimur.training.frozen_towers import project
+from modeling_unimur.training.pairs import ImagePairs, load_pairs
 from modeling_unimur.training.recipes import Recipe
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 
@@ -187,6 +188,3 @@ def _judged(model, splits: "dict[str, ImagePairs]", output: Path) -> dict:
         "test_own": title_recalls(model, pairs, torch.arange(len(pairs.groups))),
         "test_twins": title_recalls(model, pairs, twin_groups(pairs)),
     }
-
-
-__all__ = ["title_ranks", "title_recalls", "train", "trained_state", "twin_groups"]

@@ -212,6 +212,3 @@ def _key(path: str, view: int, seed: int) -> bytes:
 
 def _as_it_is(batch):
     return batch
-
-
-__all__ = ["FrozenImageViews", "ViewOptions", "draw_view", "is_flipped"]

@@ -92,5 +92,3 @@ SCIKIT_LEARN = Description(
     glossary="glossary.html",
     is_trained_on=False,
 )
-
-__all__ = ["DEBIAN_HANDBOOK", "GIMP", "GNUCASH", "SCIKIT_LEARN", "Description"]

@@ -101,6 +101,3 @@ def _links(manual: Manual, allowed: set[str]) -> Iterator[Query]:
 
 def _key(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-__all__ = ["generated_queries", "section_title"]
