@@ -127,9 +127,12 @@ def _common(parser: argparse.ArgumentParser) -> None:
         help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
     )
     parser.add_argument(
-        "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
+        "--index",
+        required=True,
+        metavar="URI",
+        help="a folder; a Milvus file *.db or server's address; qdrant+FOLDER or qdrant+ADDRESS; or lancedb+FOLDER",
     )
-    parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
+    parser.add_argument("--collection", metavar="NAME", help="collection of a database")
     add_backbones(parser)
 
 

@@ -23,11 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
     )
     parser.add_argument(
-        "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
+        "--index",
+        required=True,
+        metavar="URI",
+        help="a folder; a Milvus file *.db or server's address; qdrant+FOLDER or qdrant+ADDRESS; or lancedb+FOLDER",
     )
     add_backbones(parser)
     add_trust(parser)
-    parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
+    parser.add_argument("--collection", metavar="NAME", help="collection of a database")
     add_reranker(parser, "rescore the best hits of each request")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")

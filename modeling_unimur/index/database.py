@@ -92,7 +92,9 @@ class DatabaseIndex(VectorIndex):
                 about = {"width": width, "model": model, "factory": with_precision(index, precision)}
                 found._begin(about)
                 if found._has(collection):
-                    raise ValueError(f"{uri} has a collection {collection!r} that is no index of this kind; name another.")
+                    raise ValueError(
+                        f"{uri} has a collection {collection!r} that is no index of this kind; name another."
+                    )
                 found._create(collection, width, about["factory"])
                 found._create(about_name(collection), 2, "Flat")
                 row = {"key": "about", "item": "about", "kind": "text", "vector": np.eye(2, dtype=np.float32)[0]}
@@ -141,9 +143,7 @@ class DatabaseIndex(VectorIndex):
         """A field of the rows that are there, by their keys."""
         raise NotImplementedError
 
-    def _ask(
-        self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]
-    ) -> list[list[Hit]]:
+    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
         """The best rows of a kind, best first; of those that `where` does not hold for, as many as are convenient."""
         raise NotImplementedError
 

@@ -100,9 +100,7 @@ class LanceDBIndex(DatabaseIndex):
         rows = search.to_arrow().to_pylist()
         return {row["key"]: json.loads(row[field]) if field == "payload" else row[field] for row in rows}
 
-    def _ask(
-        self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]
-    ) -> list[list[Hit]]:
+    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
         filters = ([] if kind is None else [_in("kind", [kind])]) + lance_filters(where)
         return [self._ask_one(vector, limit, " AND ".join(filters)) for vector in vectors]
 

@@ -105,9 +105,7 @@ class MilvusIndex(DatabaseIndex):
         rows = self._client.get(collection, ids=keys, output_fields=["key", field])
         return {row["key"]: row[field] for row in rows}
 
-    def _ask(
-        self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]
-    ) -> list[list[Hit]]:
+    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
         index_type, _ = self.kind_of(self.factory)
         effort = "ef" if index_type == "HNSW" else "nprobe" if "IVF" in index_type else None
         filters = [_of_kind(kind)] * (kind is not None) + [milvus_expression(where)] * bool(where)

@@ -88,9 +88,7 @@ class QdrantIndex(DatabaseIndex):
         points = self._client.retrieve(collection, ids, with_payload=wanted, with_vectors=field == "vector")
         return {one.payload["key"]: one.vector if field == "vector" else one.payload[field] for one in points}
 
-    def _ask(
-        self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]
-    ) -> list[list[Hit]]:
+    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
         _, numbers = self.kind_of(self.factory)
         # In the process every search is exact.
         effort = models.SearchParams(hnsw_ef=self._ef_search, exact=not numbers) if self._is_server else None

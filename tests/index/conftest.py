@@ -1,7 +1,4 @@
-"""Every backend under one fixture; `UNIMUR_MILVUS_URI` adds a server to them.
-
-Databases of an extra that `make test` does not install are searched in `make test-slow`.
-"""
+"""Every backend under one fixture; `UNIMUR_MILVUS_URI` and `UNIMUR_QDRANT_URI` add servers to them."""
 
 import itertools
 import os
@@ -9,9 +6,11 @@ import os
 import pytest
 
 from modeling_unimur.index import open_index
+from tests.index.databases import DATABASES, PLACES, database
 
 MODEL = "tiny@1"
-SERVER = os.environ.get("UNIMUR_MILVUS_URI")
+# A Milvus server is named by its address, one of Qdrant as `qdrant+http://localhost:6333`.
+SERVERS = {name: os.environ[name] for name in ("UNIMUR_MILVUS_URI", "UNIMUR_QDRANT_URI") if name in os.environ}
 _NUMBERS = itertools.count()
 
 
@@ -26,33 +25,17 @@ FOLDERS = {
 }
 
 
-# Databases in a file or folder, by how they are named: the package that a test needs, and the place.
-DATABASES = {
-    "milvus-file": ("milvus_lite", "{}/items.db"),
-    "qdrant-folder": ("qdrant_client", "qdrant+{}/items"),
-    "lancedb-folder": ("lancedb", "lancedb+{}/items"),
-}
-IN_SLOW_TESTS = [pytest.param(name, marks=pytest.mark.slow) for name in ("qdrant-folder", "lancedb-folder")]
-
-
-def database(name: str, folder) -> str:
-    """Place of an empty index in a folder; skips a test where the package is not installed."""
-    package, uri = DATABASES[name]
-    pytest.importorskip(package)
-    return uri.format(folder)
-
-
-@pytest.fixture(params=[*FOLDERS, "milvus-file", *IN_SLOW_TESTS, *(["milvus-server"] if SERVER else [])])
+@pytest.fixture(params=[*FOLDERS, *DATABASES, *SERVERS])
 def place(request, tmp_path):
     """Arguments of `open_index` for an empty index of 16 numbers."""
-    if request.param == "milvus-server":
+    if request.param in SERVERS:
         collection = f"unimur_test_{os.getpid()}_{next(_NUMBERS)}"
-        found = {"uri": SERVER, "collection": collection}
+        found = {"uri": SERVERS[request.param], "collection": collection}
         yield {**found, "width": 16, "model": MODEL}
         with open_index(**found) as index:
             index.drop()
         return
-    if request.param in DATABASES:
+    if request.param in PLACES:
         yield {"uri": database(request.param, tmp_path), "width": 16, "model": MODEL}
         return
     kind, precision = FOLDERS[request.param]
