@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import non_negative_number, positive_integer
+from .arguments import positive_integer
 from .errors import CommandError
 
 _ROWS = (
@@ -13,13 +13,9 @@ _ROWS = (
     ("untrained", "heads before anything"),
     ("closed_form", "heads, closed form"),
     ("sharpened", "heads, sharpened"),
-    ("trained", "heads, with [RET]"),
     ("encoder", "the encoder itself"),
     ("anchored", "encoder and heads"),
-    *(
-        (f"{kept}_own_metric", "written, lengths kept")
-        for kept in ("closed_form", "sharpened", "trained", "encoder", "anchored")
-    ),
+    *((f"{kept}_own_metric", "written, lengths kept") for kept in ("closed_form", "sharpened", "encoder", "anchored")),
 )
 
 
@@ -50,16 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--contexts", type=positive_integer, metavar="N", help="maximum number of training contexts (default: 10000)"
     )
-    parser.add_argument(
-        "--epochs", type=non_negative_number, metavar="N", help="epochs that also train [RET] (default: 0)"
-    )
-    parser.add_argument("--batch-size", type=positive_integer, metavar="N", help="contexts per step (default: 256)")
-    parser.add_argument(
-        "--learning-rate", type=non_negative_number, metavar="RATE", help="peak learning rate (default: 1e-4)"
-    )
-    parser.add_argument(
-        "--keep-prefixes-gb", type=non_negative_number, metavar="GB", help="memory for cached prefixes (default: 4)"
-    )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     parser.add_argument("--no-index", action="store_true", help="do not write an index beside the heads")
 
@@ -71,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
             raise CommandError(f"there is no file {name}")
     from ..training.adapt import INDEX_FOLDER, AdaptOptions, adapt
 
-    names = ("contexts", "epochs", "batch_size", "learning_rate", "keep_prefixes_gb", "seed")
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in ("contexts", "seed") if getattr(args, name) is not None}
     results = adapt(
         args.embeddings,
         args.texts,

@@ -33,21 +33,26 @@ from .. import UniMuRModel, UniMuRProcessor
 from ..releasing.clean_folder import write_model
 from .adapt_contexts import IMAGE_SHARE, AdaptRows, Groups, encoder_contexts, require_same_space, training_contexts
 from .adapt_selection import Selection, chance, held_out_sets, own_metric_score, recall_of
-from .arguments import RetrievalTrainingArguments
-from .callbacks import TrainingGuard
 from .collators import DualAlignmentCollator
-from .dev_sets import DevSet, embed_contexts
+from .dev_sets import DevSet
 from .precomputed import PrecomputedCorpus, join, load_items, load_vectors
-from .prefix_store import PrefixStore
-from .readout_fit import fit_readout, read_contexts, set_readout, sharpen_readout, start_image_map
+from .readout_fit import (
+    current_readout,
+    fit_readout,
+    read_contexts,
+    read_turns,
+    sharpen_readout,
+    start_image_map,
+)
 from .text_encoders import TextSpace, folder_or_id, load_text_space
-from .trainer import RetrievalTrainer
 
 logger = logging.getLogger(__name__)
 
 INDEX_FOLDER = "index"
 # Distinct texts below which there is nothing to learn from and to judge by.
 _FEWEST = 8
+# Share of the distinct texts, and at most so many, that are not trained on and judge the heads.
+_HELD_OUT, _MOST_HELD_OUT = 0.1, 300
 
 
 @dataclass
@@ -56,40 +61,23 @@ class AdaptOptions:
 
     Args:
         contexts: that are trained on, at most; with an encoder half of them are its dialogues and glosses.
-        epochs: further passes that train [RET] too; 0 leaves it as it is, and needs no memory for prefixes. In trials
-            with SmolLM2-135M they took minutes and found no more than the sharpened readout.
-        batch_size: contexts a step, which compete for one another's answers.
-        learning_rate: highest, of AdamW with a cosine schedule.
-        held_out_fraction, most_held_out: distinct texts that are not trained on and judge the heads.
         max_context_tokens: longest context in training; the latest tokens are kept.
         readout_prompt: text between a context and [RET].
-        keep_prefixes_gb: memory for what the frozen language model made of contexts.
         dtype: of the language model during training: `float32`, `bfloat16`, or None for what is faster here.
         seed: of all that is drawn.
     """
 
     contexts: int = 10_000
-    epochs: float = 0.0
-    batch_size: int = 256
-    learning_rate: float = 1e-4
-    held_out_fraction: float = 0.1
-    most_held_out: int = 300
     max_context_tokens: int = 64
     readout_prompt: str = ' means in one word: "'
-    keep_prefixes_gb: float = 4.0
     dtype: str | None = None
     seed: int = 0
 
     def __post_init__(self):
-        if self.contexts < _FEWEST or self.batch_size < 2 or self.max_context_tokens < 1 or self.epochs < 0:
+        if self.contexts < _FEWEST or self.max_context_tokens < 1:
             raise ValueError(
-                f"contexts={self.contexts} (at least {_FEWEST}), batch_size={self.batch_size} (at least 2), "
-                f"max_context_tokens={self.max_context_tokens} (at least 1), epochs={self.epochs} (at least 0)."
-            )
-        if not 0 < self.held_out_fraction < 1 or self.most_held_out < 1:
-            raise ValueError(
-                f"held_out_fraction={self.held_out_fraction} lies between 0 and 1, and most_held_out="
-                f"{self.most_held_out} is at least 1: some texts must judge the heads."
+                f"contexts={self.contexts} (at least {_FEWEST}), max_context_tokens={self.max_context_tokens} (at "
+                "least 1)."
             )
         if self.dtype not in (None, "float32", "bfloat16"):
             raise ValueError(f"dtype is float32, bfloat16 or None, not {self.dtype!r}.")
@@ -113,10 +101,10 @@ def adapt(
 
     The targets are the ready vectors themselves. Contexts are the items' texts in the shapes of a dialogue: after
     another text that does not count, over several turns, half forgotten (`adapt_contexts`). With the encoder at hand,
-    dialogues and glosses built from WordNet, whose answers it embeds, are half of them. The readout starts from a
-    ridge regression, is sharpened by InfoNCE (the paper's textual and visual matching) on the states that were read
-    for it, and with `epochs` trained together with [RET], while the tokens before [RET] have passed the frozen
-    language model for good. The best variant on a separate selection split is saved.
+    dialogues and glosses built from WordNet, whose answers it embeds, are half of them. The language model reads each
+    context once. The readout starts from a ridge regression on its hidden states at [RET] and is sharpened by InfoNCE
+    (the paper's textual and visual matching); [RET] itself is not trained. The better of the two on a separate
+    selection split is saved.
 
     Where the encoder reads images and the index has captioned ones, the heads learn contexts with images too: the
     language model reads an image as its vector, which the index holds already.
@@ -146,8 +134,8 @@ def adapt(
     Returns:
         `dict`: what `results.json` holds. `held_out` has for each set (`text_to_text`, `dialogue_to_image`, ...) the
         numbers of `queries` and `candidates`, and recalls in percent: `chance`, `untrained`, `closed_form`,
-        `sharpened`, `trained` (readouts alone), `encoder` (its own vector of the same words), `anchored` (encoder and
-        readout together), and `<kept>_own_metric` where the vectors are not normalised; `kept` says which of them was
+        `sharpened` (readouts alone), `encoder` (its own vector of the same words), `anchored` (encoder and readout
+        together), and `<kept>_own_metric` where the vectors are not normalised; `kept` says which of them was
         written. With an encoder it is `anchored`, or `encoder` where nothing was worth a weight, and `anchor` has the
         readout, the weights, and what the encoder alone and the anchored query reached on the sets that chose
         (`chosen_on`: mean reciprocal rank in percent).
@@ -169,27 +157,26 @@ def adapt(
     set_seed(options.seed)
     data = _data(index, encoder, chats, options)
     model, processor = _untrained(language_model, language_model_revision, index, data, options)
-    store = None
-    if model.frozen_decoder.supports_prefix_cache:
-        store = PrefixStore(model, int(options.keep_prefixes_gb * 2**30))
-    else:
-        index.notes.append(
-            "This language model's cache cannot be kept: every step runs whole contexts, which is slow."
-        )
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
     limit = options.max_context_tokens
+    collator = DualAlignmentCollator(processor, limit, limit)
     selection = Selection(
         model,
         processor,
-        lambda contexts: embed_contexts(model, processor, contexts, limit, store),
+        lambda contexts: read_turns(model, contexts, collator),
         data.judging,
         data.choosing,
         data.space,
     )
-    args = _arguments(output, options)
-    model.to(args.device)
-    selection.judge("untrained")
+    selection.judge("untrained", current_readout(model))
     prepared = time.perf_counter()
-    fitted = _fit(model, processor, data, selection, store, options, args)
+    if data.captioned:
+        start_image_map(model, data.captioned, collator, options.seed)
+    read = read_contexts(model, data.rows, collator, with_images=True)
+    start = fit_readout(read, options.seed)
+    selection.offer("closed_form", start)
+    selection.offer("sharpened", sharpen_readout(read, start, options.seed))
     kept = selection.install()
     if data.space is not None:
         # Of longer dialogues the language model reads what it was judged by, and the encoder all that it holds.
@@ -203,16 +190,14 @@ def adapt(
         "distinct_texts": data.distinct_texts,
         "contexts": len(data.rows),
         "contexts_with_images": sum(row >= 0 for row in data.rows.contexts.shown),
-        "steps": fitted.steps,
         "kept": kept,
         "chosen_by": selection.merits,
         **({} if selection.anchors is None else {"anchor": selection.anchors.report()}),
-        "ridge_penalty": fitted.penalty,
+        "ridge_penalty": start.penalty,
         "trained_parameters": sum(p.numel() for p in model.heads.parameters()),
         "seconds": {
             "prepare": round(prepared - begin, 1),
-            "closed_form": round(fitted.started - prepared, 1),
-            "train": round(time.perf_counter() - fitted.started, 1),
+            "fit": round(time.perf_counter() - prepared, 1),
         },
         "threads": torch.get_num_threads(),
         "held_out": _table(selection, index, kept),
@@ -245,7 +230,7 @@ def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _D
             "from and to judge by. Give the texts of the items, or captions of the images."
         )
     order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(options.seed)).tolist()
-    count = min(max(round(len(order) * options.held_out_fraction), 2), options.most_held_out, len(order) - 6)
+    count = min(max(round(len(order) * _HELD_OUT), 2), _MOST_HELD_OUT, len(order) - 6)
     last = count + max(count // 2, 2)
     held_out, choosing, chosen = order[:count], order[count:last], order[last:]
     space = None
@@ -275,36 +260,6 @@ def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _D
         for row in groups.rows["image"][group]
     ]
     return _Data(AdaptRows(contexts, table, index.vectors), judges, deciding, space, counts, captioned)
-
-
-@dataclass
-class _Fitted:
-    """The penalty of the closed form, the steps of training, and when training started."""
-
-    penalty: float
-    steps: int
-    started: float
-
-
-def _fit(model, processor, data: _Data, selection: Selection, store, options: AdaptOptions, args) -> _Fitted:
-    """Fits the readout in closed form, sharpens it, and with `epochs` trains it with [RET]; offers each of them."""
-    limit, rows = options.max_context_tokens, data.rows
-    # A start alone reads every context once: nothing is worth keeping.
-    collator = DualAlignmentCollator(processor, limit, limit, prefix_store=store if options.epochs else None)
-    if data.captioned:
-        start_image_map(model, data.captioned, collator, options.seed)
-    read = read_contexts(model, rows, collator, with_images=True)
-    start = fit_readout(read, options.seed)
-    set_readout(model, start)
-    selection.offer("closed_form")
-    set_readout(model, sharpen_readout(read, start, options.seed))
-    selection.offer("sharpened")
-    started = time.perf_counter()
-    steps = math.ceil(options.epochs * len(rows) / min(options.batch_size, len(rows)))
-    if steps:
-        _train(model, rows, collator, args, steps, processor)
-        selection.offer("trained")
-    return _Fitted(start.penalty, steps, started)
 
 
 def _free_folder(output_dir: str | os.PathLike) -> Path:
@@ -364,39 +319,6 @@ def _faster_dtype() -> torch.dtype:
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     accelerated = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if accelerated or amx() else torch.float32
-
-
-def _arguments(output: Path, options: AdaptOptions) -> RetrievalTrainingArguments:
-    return RetrievalTrainingArguments(
-        output_dir=str(output),
-        per_device_train_batch_size=options.batch_size,
-        learning_rate=options.learning_rate,
-        adam_beta2=0.95,
-        lr_scheduler_type="cosine",
-        warmup_steps=10,
-        logging_steps=20,
-        save_strategy="no",
-        dataloader_pin_memory=torch.cuda.is_available(),
-        report_to="none",
-        remove_unused_columns=False,
-        seed=options.seed,
-    )
-
-
-def _train(model, rows: AdaptRows, collator, args, steps: int, processor) -> None:
-    args.max_steps = steps
-    args.per_device_train_batch_size = min(args.per_device_train_batch_size, len(rows))
-    args.dataloader_drop_last = True
-    trainer = RetrievalTrainer(
-        model=model,
-        args=args,
-        data_collator=collator,
-        train_dataset=rows,
-        processing_class=processor,
-        callbacks=[TrainingGuard(model)],
-    )
-    trainer.train()
-    model.eval()
 
 
 def _table(selection: Selection, index: PrecomputedCorpus, kept: str) -> dict:

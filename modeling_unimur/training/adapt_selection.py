@@ -21,6 +21,7 @@ from .collators import turn_messages
 from .dev_sets import DevSet
 from .precomputed import PrecomputedCorpus
 from .query_anchor_fit import QuerySet, fit_weights, merit_of
+from .readout_fit import RidgeMap, set_readout
 from .text_encoders import TextSpace
 
 _CUTOFFS = (1, 10)
@@ -249,13 +250,14 @@ def _fewer_candidates(dev: DevSet) -> DevSet:
 
 # -- the choice -------------------------------------------------------------------------------------------------------
 class Selection:
-    """Fitted readouts: their queries on the sets that judge, their heads, and the choice among them.
+    """Fitted readouts: their queries on the sets that judge, and the choice among them. The language model reads the
+    contexts of all sets once, here.
 
     Without an encoder the mean of the recalls at 1 and 10 over the sets that choose decides.
 
     Args:
         model, processor: the model whose heads are fitted; `install` changes both.
-        embed: dialogues `(contexts,)` as turns to queries `(contexts, width)` by the model as it is.
+        read: contexts as turns to hidden states at [RET] `(contexts, layers * width)`.
         judging: sets that only judge.
         choosing: sets that choose.
         space (*optional*): of the encoder.
@@ -265,32 +267,33 @@ class Selection:
         self,
         model: UniMuRModel,
         processor: UniMuRProcessor,
-        embed: Callable[[list[list[str]]], torch.Tensor],
+        read: Callable[[list[list[str]]], torch.Tensor],
         judging: Sequence[DevSet],
         choosing: Sequence[DevSet],
         space: TextSpace | None = None,
     ):
-        self.model, self.processor, self.embed = model, processor, embed
+        self.model, self.processor = model, processor
         self.judging, self.choosing = judging, choosing
+        self._judging_states, self._choosing_states = ([read(dev.contexts) for dev in s] for s in (judging, choosing))
         self.anchors = None if space is None else AnchorChoice(space, model.config, choosing, judging)
         self.queries: dict[str, list[torch.Tensor]] = {}
         self._merits: dict[str, float] = {}
-        self._heads: dict[str, dict[str, torch.Tensor]] = {}
+        self._readouts: dict[str, RidgeMap] = {}
 
-    def judge(self, name: str) -> None:
-        """Evaluate the current heads without making them a candidate."""
-        self.queries[name] = [self.embed(dev.contexts) for dev in self.judging]
+    def judge(self, name: str, readout: RidgeMap) -> None:
+        """Evaluate a readout without making it a candidate."""
+        self.queries[name] = [readout.queries(states) for states in self._judging_states]
 
-    def offer(self, name: str) -> None:
-        """Evaluate the current heads and make them a candidate."""
-        self.judge(name)
-        found = [self.embed(dev.contexts) for dev in self.choosing]
+    def offer(self, name: str, readout: RidgeMap) -> None:
+        """Evaluate a readout and make it a candidate."""
+        self.judge(name, readout)
+        self._readouts[name] = readout
+        found = [readout.queries(states) for states in self._choosing_states]
         if self.anchors is not None:
             self.anchors.offer(name, found)
         else:
             recalls = [recall_of(queries, dev) for queries, dev in zip(found, self.choosing, strict=True)]
             self._merits[name] = float(np.mean([sum(recall.values()) / len(recall) for recall in recalls]))
-        self._heads[name] = {key: tensor.clone() for key, tensor in self.model.heads.state_dict().items()}
 
     @property
     def merits(self) -> dict[str, float]:
@@ -300,13 +303,13 @@ class Selection:
         return {name: choice.merit for name, choice in self.anchors.choices.items()}
 
     def install(self) -> str:
-        """Load the best heads into the model, and give model and processor the anchor.
+        """Set the model's readout to the best one, and give model and processor the anchor.
 
         Returns:
             `str`: the readout; or `anchored`, or `encoder` where neither the last turn nor a readout got a weight.
         """
         best = max(self._merits, key=self._merits.__getitem__) if self.anchors is None else self.anchors.best
-        self.model.heads.load_state_dict(self._heads[best])
+        set_readout(self.model, self._readouts[best])
         if self.anchors is None:
             return best
         self.queries["encoder"] = self.anchors.own_queries()

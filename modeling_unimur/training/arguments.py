@@ -189,22 +189,11 @@ class ClipDataArguments(_ImageArguments):
     Args:
         images: captioned images in place of `sources`; a folder with captions.tsv (file, tab, caption), the
             JSON file of Karpathy's splits, or a `datasets` id.
-        image_views: flips and crops computed of each image. One row per image, of all clip arts, with another
-            view and text each epoch; by default one row a text, of the training split.
-        view_dtype: bfloat16 runs the image tower under autocast on flips and crops alone.
-        view_share: share of rows that hold a view, not the image.
-        title_share: share of rows with the title, not any text.
+        title_share: share of rows with the title of their image, not any text of it.
     """
 
     images: str | None = None
-    image_views: int | None = None
-    view_dtype: str | None = None
-    view_share: float = 0.7
     title_share: float = 0.4
-
-    def __post_init__(self):
-        super().__post_init__()
-        _require_one_of(self, "view_dtype", (None, "bfloat16"))
 
 
 @dataclass

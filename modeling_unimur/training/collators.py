@@ -47,14 +47,15 @@ class DualAlignmentCollator:
         self.concatenate_captions, self.keep_context = concatenate_captions, keep_context
 
     def __call__(self, rows: "list[dict]") -> dict:
-        batch = self._contexts(rows)
+        batch = self.contexts(rows)
         batch.update(self._targets(rows))
         captioned = [row for row in rows if row["caption"]][: self.captions_per_batch]
         if captioned:
             batch.update(self._captions(captioned))
         return batch
 
-    def _contexts(self, rows: "list[dict]") -> dict:
+    def contexts(self, rows: "list[dict]") -> dict:
+        """The inputs of the queries alone, from rows with `turns` and `visual_features`."""
         limit = self.max_context_tokens + self.processor.overhead_tokens
         dialogues = [turn_messages(row["turns"], row["visual_features"] is not None) for row in rows]
         texts = [self.processor.render(dialogue) for dialogue in dialogues]

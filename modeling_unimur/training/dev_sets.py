@@ -7,7 +7,7 @@ import torch
 
 from ..encoding.encoder import embed_by_length
 from ..evaluation.metrics import first_right_ranks, recall_at
-from .collators import turn_messages
+from .collators import DualAlignmentCollator, render_turns
 from .context_rows import TextRows
 from .pairs import ImagePairs
 from .prefix_store import PrefixStore
@@ -83,19 +83,17 @@ def embed_contexts(
         store: of frozen prefixes, for contexts that are embedded again and again.
         keep: which tokens of a longer context are kept, the `"latest"` or the `"first"`.
     """
-    dialogues = [turn_messages(turns) for turns in contexts]
-    texts = [processor.render(dialogue) for dialogue in dialogues]
-    limit = max_tokens + processor.overhead_tokens
+    collator = DualAlignmentCollator(processor, max_context_tokens=max_tokens, prefix_store=store, keep_context=keep)
+    rows = [{"turns": turns, "visual_features": None} for turns in contexts]
 
-    def embed(some: "list[int]") -> torch.Tensor:
-        batch = processor.process_rendered([texts[i] for i in some], limit, keep)
-        batch.update(processor.process_anchors([dialogues[i] for i in some]))
-        if store is not None:
-            batch["prefix_states"] = store.states(batch["input_ids"], batch["attention_mask"])
-        return model.get_multimodal_features(**batch.to(model.device)).pooler_output.float().cpu()
+    def embed(some: "list[dict]") -> torch.Tensor:
+        inputs = {name: value.to(model.device) for name, value in collator.contexts(some).items()}
+        return model.get_multimodal_features(**inputs).pooler_output.float().cpu()
 
-    rows = range(len(texts))
-    return embed_by_length(rows, embed, size=lambda row: len(texts[row]), desc="Embedding contexts")
+    def size(row: dict) -> int:
+        return len(render_turns(processor, row["turns"]))
+
+    return embed_by_length(rows, embed, size=size, desc="Embedding contexts")
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm, trange
 
 from ..contrastive_loss import contrastive_loss
+from ..encoding.encoder import embed_by_length
 from ..evaluation.metrics import first_right_ranks
 from ..modeling_unimur import UniMuRModel
 from .collators import DualAlignmentCollator, all_rows, render_turns
@@ -57,6 +59,10 @@ class RidgeMap:
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         return inputs @ self.weight.T + self.bias
+
+    def queries(self, states: torch.Tensor) -> torch.Tensor:
+        """The unified embeddings `(contexts, width)` of hidden states `(contexts, layers * width)`, unit vectors."""
+        return F.normalize(self(states), dim=-1)
 
 
 def fit_ridge(
@@ -209,25 +215,16 @@ def read_contexts(
 ) -> ReadContexts:
     """Runs all text contexts once, and those with an image if asked for; fills the collator's store of prefixes."""
     states, targets, owners, kinds = [], [], [], []
-    heads, caught = model.heads, {}
-    hooks = [
-        layer.register_forward_pre_hook(lambda _, inputs, number=number: caught.update({number: inputs[0]}))
-        for number, layer in enumerate(heads.readout_maps)
-    ]
     # Rows of like length together, and one part a batch, so that states come in the order of the rows.
     known = [row for row in all_rows(rows) if with_images or row["visual_features"] is None]
     known.sort(key=lambda row: len(render_turns(collator.processor, row["turns"])))
     shown = [row for row in known if row["visual_features"] is not None]
     known = [row for row in known if row["visual_features"] is None]
     batches = [some[at : at + _CONTEXTS] for some in (known, shown) for at in range(0, len(some), _CONTEXTS)]
-    equal_calls, model.equal_calls = model.equal_calls, True
-    try:
+    with _states_at_ret(model) as states_of:
         for some in tqdm(batches, desc="Reading contexts"):
             batch = collator(some)
-            inputs = {key: batch[key] for key in _INPUTS if key in batch}
-            model.get_readout_features(**{key: value.to(model.device) for key, value in inputs.items()})
-            read = [caught[number].mean(dim=1).float().cpu() for number in range(len(hooks))]
-            read = torch.cat(read, dim=1)
+            read = states_of(batch)
             for kind in ("text", "image"):
                 features = batch.get(f"target_{kind}_features")
                 if features is not None:
@@ -236,11 +233,51 @@ def read_contexts(
                     targets.append(F.normalize(features[kept].float(), dim=-1))
                     owners.append(batch["target_ids"][kept])
                     kinds.append(torch.full((int(kept.sum()),), kind == "image"))
+    return ReadContexts(*map(torch.cat, (states, targets, owners, kinds)))
+
+
+@torch.no_grad()
+def read_turns(model: UniMuRModel, contexts: Sequence[list[str]], collator: DualAlignmentCollator) -> torch.Tensor:
+    """Hidden states at [RET] of text contexts, given as turns: `(contexts, layers * width)`."""
+    rows = [{"turns": turns, "visual_features": None} for turns in contexts]
+    with _states_at_ret(model) as states_of:
+        return embed_by_length(
+            rows,
+            lambda some: states_of(collator.contexts(some)),
+            _CONTEXTS,
+            lambda row: len(render_turns(collator.processor, row["turns"])),
+            "Reading contexts",
+        )
+
+
+@contextmanager
+def _states_at_ret(model: UniMuRModel) -> Iterator[Callable[[dict], torch.Tensor]]:
+    """A function from a batch to its hidden states at [RET] `(contexts, layers * width)`, float32 on the CPU."""
+    caught: dict[int, torch.Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, inputs, number=number: caught.update({number: inputs[0]}))
+        for number, layer in enumerate(model.heads.readout_maps)
+    ]
+    equal_calls, model.equal_calls = model.equal_calls, True
+
+    def states_of(batch: dict) -> torch.Tensor:
+        model.get_readout_features(**{key: batch[key].to(model.device) for key in _INPUTS if key in batch})
+        return torch.cat([caught[number].mean(dim=1).float().cpu() for number in range(len(hooks))], dim=1)
+
+    try:
+        yield states_of
     finally:
         model.equal_calls = equal_calls
         for hook in hooks:
             hook.remove()
-    return ReadContexts(*map(torch.cat, (states, targets, owners, kinds)))
+
+
+@torch.no_grad()
+def current_readout(model: UniMuRModel) -> RidgeMap:
+    """The model's readout maps as one linear map of the concatenated layers."""
+    maps = model.heads.readout_maps
+    weight = torch.cat([layer.weight for layer in maps], dim=1).float().cpu()
+    return RidgeMap(weight, sum(layer.bias for layer in maps).float().cpu(), 0.0)
 
 
 @torch.no_grad()

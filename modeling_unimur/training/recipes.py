@@ -35,7 +35,7 @@ class Recipe:
 
 
 # Fields of `data` under the names of earlier versions.
-_RENAMED = {"picture_context_fraction": "image_context_fraction", "picture_views": "image_views"}
+_RENAMED = {"picture_context_fraction": "image_context_fraction"}
 # The arguments of each task: `model`, `data`.
 TASKS = {
     "clip": (ClipModelArguments, ClipDataArguments),

@@ -17,7 +17,7 @@ from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import OpenCLIPModel, OpenCLIPOutput, PictureHead, load_dual_encoder
 from .callbacks import EpochDraws, TrainingGuard
-from .clip_rows import ClipRows, Draws
+from .clip_rows import ClipRows
 from .frozen_features import FrozenImages, FrozenTexts
 from .frozen_towers import frozen_towers, project
 from .recipes import Recipe
@@ -233,9 +233,8 @@ def _rows(recipe: Recipe, clip, image_processor, tokenizer, name: str, captions:
     pooled = found.rows.tensor()
     return ClipRows(
         pooled,
-        pooled.new_empty(len(pooled), 0, pooled.shape[1]),
         texts.rows.tensor(),
         torch.tensor([len(row) for row in kept]),
         torch.arange(len(kept)),
-        Draws(seed=recipe.training.seed, title_share=0.0),
+        recipe.training.seed,
     )

@@ -21,8 +21,6 @@ from modeling_unimur.training.frozen_features import FeatureOptions, FrozenImage
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.verbalization import WordStore
 from tests.encoding.corpora import CountingEncoder, content, image_folder, options
-from unimur_mini.dual_encoder import views
-from unimur_mini.dual_encoder.views import FrozenImageViews, ViewOptions
 
 SIDE = {"height": 8, "width": 8}
 PROCESSOR = CLIPImageProcessor(do_resize=False, do_center_crop=False, size=SIDE, crop_size=SIDE)
@@ -100,20 +98,6 @@ class Texts(Pictures):
         found = encoder.features([str(number) for number in range(9)])
         self.folders = {**getattr(self, "folders", {}), seed: found.folder}
         return found.rows.tensor(), tower.count
-
-
-class Views(Pictures):
-    def prepare(self):
-        super().prepare()
-        self.monkeypatch.setattr(views, "_SECONDS", -1)  # a shard a batch
-        resized = {"do_resize": True, "do_center_crop": False, "size": SIDE, "crop_size": SIDE}
-        self.processor = CLIPImageProcessor(**resized)
-
-    def run(self, seed):
-        tower = Tower(seed)
-        views = FrozenImageViews(tower, tower, self.processor, ViewOptions(views=2, batch=2, workers=0))
-        self.folders = {**getattr(self, "folders", {}), seed: views.folder}
-        return views.features(self.paths), tower.count
 
 
 class Corpus(Store):
@@ -234,7 +218,7 @@ def in_another_place(own, other):
     return own[:2]
 
 
-STORES = (Pictures, Contents, Texts, Views, Corpus, Prefixes, Evaluation, Words)
+STORES = (Pictures, Contents, Texts, Corpus, Prefixes, Evaluation, Words)
 DAMAGES = (truncated, bit_flipped, empty, of_another_store, in_another_place)
 
 

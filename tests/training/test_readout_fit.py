@@ -10,7 +10,9 @@ from modeling_unimur.training.dev_sets import embed_contexts
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.readout_fit import (
     ReadContexts,
+    current_readout,
     fit_readout,
+    read_turns,
     refit_readout,
     start_image_map,
     start_in_closed_form,
@@ -34,6 +36,14 @@ def test_linear_targets_are_found(make_model):
     assert after > 0.95 > before
     assert not model.equal_calls
     assert torch.allclose(F.normalize(hidden, dim=-1), hidden, atol=1e-5)
+
+
+def test_a_readout_of_states_gives_the_queries_of_the_model(make_model):
+    model, processor = make_model(ret_layers=[1, -1])
+    turns = [["a red cat", "and then?"], ["cake"], ["the town", "a guitar", "no, the table"]]
+    states = read_turns(model, turns, DualAlignmentCollator(processor, max_context_tokens=40))
+    assert states.shape == (3, 2 * model.config.language_width)
+    assert_same_outputs(current_readout(model).queries(states), embed_contexts(model, processor, turns))
 
 
 def test_the_best_of_three_readouts_is_kept(make_model):

@@ -74,6 +74,6 @@ def test_a_missing_recipe_and_a_bad_override_are_told(tmp_path):
 
 def test_a_field_under_its_former_name_is_read_with_a_warning(tmp_path, caplog):
     path = tmp_path / "recipe.yaml"
-    path.write_text("task: clip\nmodel: {clip: x}\ndata: {picture_views: 3}\n")
-    assert load_recipe(path).data.image_views == 3
-    assert "image_views" in caplog.text
+    path.write_text("task: unimur\nmodel: {clip: x, language_model: y}\ndata: {picture_context_fraction: 0.5}\n")
+    assert load_recipe(path).data.image_context_fraction == 0.5
+    assert "image_context_fraction" in caplog.text

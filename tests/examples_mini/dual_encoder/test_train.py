@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 
 from modeling_unimur import OpenCLIPModel
-from modeling_unimur.training.clip_rows import ClipRows, Draws
 from modeling_unimur.training.pairs import ImagePairs
 from modeling_unimur.training.recipes import load_recipe
 from tests import tiny
@@ -42,7 +41,7 @@ def recipe_file(path, pictures, clip, output, **training):
     recipe = {
         "task": "clip",
         "model": {"clip": str(clip)},
-        "data": {"sources": [f"folder={pictures}"], "image_views": 2, "feature_workers": 0},
+        "data": {"sources": [f"folder={pictures}"], "feature_workers": 0},
         "training": {
             "output_dir": str(output),
             "per_device_train_batch_size": 16,
@@ -83,7 +82,7 @@ def test_trains_saves_and_resumes_to_the_same_weights(tmp_path, clip):
     assert len(ranks) == tests
     assert results["test"]["title_image_r10"] == pytest.approx(100 * (ranks <= 10).mean())
 
-    # A run that goes on from the checkpoint in the middle of an epoch draws the same views and texts.
+    # A run that goes on from the checkpoint in the middle of an epoch draws the same texts.
     again = recipe_file(
         tmp_path / "two.json",
         pictures,
@@ -93,31 +92,6 @@ def test_trains_saves_and_resumes_to_the_same_weights(tmp_path, clip):
     )
     train_clip.train(load_recipe(again))
     assert_same_training(load_file(tmp_path / "again/projection.safetensors"), trained)
-
-
-def test_each_epoch_draws_anew_and_the_same_again():
-    rows = ClipRows(
-        pooled=torch.zeros(50, 1),
-        views=torch.arange(1, 3).float().expand(50, 2)[..., None],
-        texts=torch.arange(150).float()[:, None],
-        counts=torch.full((50,), 3),
-        groups=torch.arange(50),
-        draws=Draws(seed=1, title_share=0.5, view_share=0.5),
-    )
-
-    def drawn(epoch):
-        rows.draw(epoch)
-        items = [rows[number] for number in range(50)]
-        return [(float(item["pooled_features"]), float(item["text_features"])) for item in items]
-
-    first = drawn(0)
-    assert drawn(1) != first
-    assert drawn(0) == first
-    assert {view for view, _ in first} == {0.0, 1.0, 2.0}
-    for number, (_, text) in enumerate(first):
-        assert int(text) // 3 == number
-    titles = sum(int(text) % 3 == 0 for epoch in range(8) for _, text in drawn(epoch)) / 400
-    assert 0.55 < titles < 0.78  # half, and a third of the other half
 
 
 def test_twins_count_as_right(clip):

@@ -7,17 +7,16 @@ import logging
 import torch
 from torch.nn import functional as F
 
-from modeling_unimur.training.clip_rows import ClipRows, Draws
+from modeling_unimur.training.clip_rows import ClipRows
 from modeling_unimur.training.frozen_features import FrozenImages, text_features
 from modeling_unimur.training.frozen_towers import frozen_towers
 
 from .images import near_twins, shared_groups, training_images
-from .views import FrozenImageViews, ViewOptions
 
 logger = logging.getLogger(__name__)
 
 
-def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptions, draws: Draws) -> ClipRows:
+def clip_rows(clip, image_processor, tokenizer, rows, held_out, seed: int, title_share: float) -> ClipRows:
     """All training rows with features of the frozen towers.
 
     Args:
@@ -25,8 +24,7 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
         image_processor, tokenizer: its own.
         rows: the training split, as `split_by_title` gives it.
         held_out: rows of the other splits; what looks and is called like one of them is left out.
-        views: which views of an image are computed.
-        draws: what an epoch draws.
+        seed, title_share: of `ClipRows`.
     """
     towers = frozen_towers(clip, tokenizer)
     held_out = [row for row in held_out if row["title"].strip()]
@@ -48,16 +46,11 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, views: ViewOptio
     fresh = [position for position in range(len(images)) if position not in twins]
     logger.info("%d images left out: they look and are called like a held-out one", len(twins))
     images, pooled, titles = [images[position] for position in fresh], pooled[fresh], titles[fresh]
-    if views.views:
-        store = FrozenImageViews(towers.image_tower, towers.encode_images, image_processor, views)
-        seen = store.features([image.image for image in images])
-    else:
-        seen = pooled.new_empty(len(pooled), 0, pooled.shape[1])
     return ClipRows(
         pooled,
-        seen,
         read([text for image in images for text in image.texts]),
         torch.tensor([len(image.texts) for image in images]),
         shared_groups([image.title for image in images], titles),
-        draws,
+        seed,
+        title_share,
     )

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
 
 from modeling_unimur.data.captioned_images import load_captioned_images
@@ -16,7 +15,6 @@ from modeling_unimur.data.titles import split_by_title
 from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
 from modeling_unimur.modeling_open_clip import OpenCLIPModel
 from modeling_unimur.training.callbacks import EpochDraws, TrainingGuard
-from modeling_unimur.training.clip_rows import ClipRows, Draws
 from modeling_unimur.training.frozen_towers import project
 from modeling_unimur.training.pairs import ImagePairs, load_pairs
 from modeling_unimur.training.recipes import Recipe
@@ -25,27 +23,8 @@ from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 from .image_gate import fit_gate
 from .images import joined, near_twins
 from .rows import clip_rows
-from .views import ViewOptions
 
 logger = logging.getLogger(__name__)
-
-
-class _Rows(Dataset):
-    """Every text with its image."""
-
-    def __init__(self, pairs: ImagePairs):
-        self.pairs = pairs
-
-    def __len__(self):
-        return len(self.pairs.texts)
-
-    def __getitem__(self, row):
-        owner = self.pairs.owners[row]
-        return {
-            "pooled_features": self.pairs.pooled[owner],
-            "text_features": self.pairs.text_features[row],
-            "target_ids": self.pairs.groups[owner],
-        }
 
 
 def title_ranks(model, pairs: ImagePairs, groups=None) -> "dict[str, np.ndarray]":
@@ -111,7 +90,16 @@ def train(recipe: Recipe) -> "dict[str, float]":
             options=recipe.data.feature_options(),
             held_out_fraction=recipe.data.held_out_fraction,
         )
-        rows = _training_rows(recipe, model, image_processor, tokenizer, splits)
+        parts = split_by_title(load_captioned_images(recipe.data.sources))
+        rows = clip_rows(
+            model,
+            image_processor,
+            tokenizer,
+            parts["train"].filter(lambda row: bool(row["title"].strip())),
+            [row for name in ("validation", "test") for row in parts[name]],
+            args.seed,
+            recipe.data.title_share,
+        )
     gate = getattr(getattr(model.model.visual, "head", None), "gate", None)
     if gate is not None:
         gate.reset()  # the trained part learns alone
@@ -122,14 +110,14 @@ def train(recipe: Recipe) -> "dict[str, float]":
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=_Rows(splits["validation"]),
+        eval_dataset=splits["validation"].titles,  # evaluation is retrieval, by `recalls`
         recalls=lambda m: title_recalls(m, splits["validation"]),
-        callbacks=[TrainingGuard(model), *([EpochDraws(rows)] if isinstance(rows, ClipRows) else [])],
+        callbacks=[TrainingGuard(model), EpochDraws(rows)],
     )
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     output = Path(args.output_dir)
     if gate is not None:
-        fit_gate(gate, _pooled(rows))
+        fit_gate(gate, rows.pooled)
     with torch.no_grad():
         for tensor in trained_state(model).values():  # the model and the figures are those of the smaller file
             tensor.copy_(tensor.half())
@@ -143,38 +131,12 @@ def train(recipe: Recipe) -> "dict[str, float]":
     results = {
         "task": "clip",
         "seed": args.seed,
-        "pictures": {name: len(pairs.paths) for name, pairs in splits.items()} | {"trained_on": _images(rows)},
+        "pictures": {name: len(pairs.paths) for name, pairs in splits.items()} | {"trained_on": len(rows)},
         **_judged(model.eval(), splits, output),
         "test_untrained": untrained,
     }
     (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
-
-
-def _training_rows(recipe: Recipe, model, image_processor, tokenizer, splits) -> Dataset:
-    data = recipe.data
-    if data.image_views is None:
-        return _Rows(splits["train"])
-    if any(source.startswith("cc3m") for source in data.sources):
-        raise ValueError("data.image_views is for images split by title; leave it out with cc3m=PATH.")
-    parts = split_by_title(load_captioned_images(data.sources))
-    return clip_rows(
-        model,
-        image_processor,
-        tokenizer,
-        parts["train"].filter(lambda row: bool(row["title"].strip())),
-        [row for name in ("validation", "test") for row in parts[name]],
-        ViewOptions(data.image_views, tower=None if data.view_dtype is None else getattr(torch, data.view_dtype)),
-        Draws(seed=recipe.training.seed, title_share=data.title_share, view_share=data.view_share),
-    )
-
-
-def _pooled(rows: Dataset) -> torch.Tensor:
-    return rows.pairs.pooled[:] if isinstance(rows, _Rows) else rows.pooled
-
-
-def _images(rows: Dataset) -> int:
-    return len(rows.pairs.paths) if isinstance(rows, _Rows) else len(rows)
 
 
 @torch.inference_mode()
