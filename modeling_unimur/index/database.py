@@ -182,9 +182,9 @@ class DatabaseIndex(VectorIndex):
 
     def _known(self, kind: str, ids: list[str]) -> set[str]:
         keys = {row_key(kind, item): item for item in ids}
-        return {keys[key] for key in self._fields(list(keys), "key")}
+        return {keys[key] for key in self._read(list(keys), "key")}
 
-    def _fields(self, keys: list[str], field: str) -> dict[str, object]:
+    def _read(self, keys: list[str], field: str) -> dict[str, object]:
         found: dict[str, object] = {}
         for part in self._parts(keys):
             found |= self._get(self.collection, keys[part], field)
@@ -217,7 +217,7 @@ class DatabaseIndex(VectorIndex):
     def _with_vectors(self, found: list[list[Hit]]) -> list[list[Hit]]:
         """Hits with their vectors; one that another client has removed since it was found is left out."""
         keys = list(dict.fromkeys(row_key(hit.kind, hit.id) for hits in found for hit in hits))
-        vectors = {key: np.asarray(vector, np.float32) for key, vector in self._fields(keys, "vector").items()}
+        vectors = {key: np.asarray(vector, np.float32) for key, vector in self._read(keys, "vector").items()}
         pairs = [[(hit, vectors.get(row_key(hit.kind, hit.id))) for hit in hits] for hits in found]
         return [[replace(hit, vector=vector) for hit, vector in row if vector is not None] for row in pairs]
 
