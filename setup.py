@@ -114,7 +114,7 @@ setup(
     package_dir={"unimur_mini": f"{MINI}/unimur_mini"},
     package_data={
         "modeling_unimur": ["*.jinja", "releasing/*.jinja", "evaluation/data/*"],
-        "unimur_mini.demo": ["*.jsonl", "*.txt"],
+        "unimur_mini.demo": ["*.jsonl", "*.txt", "*.css", "*.jinja"],
         "unimur_mini.dialogues": ["*.txt"],
     },
     cmdclass={"build_py": BuildWithHubCards},

@@ -5,8 +5,9 @@
 Each corpus is one ranking of passages and images, asked by the test questions; grade 2, the section or image meant,
 counts. Rows: `bm25`; `dense`, the release; `joined`, BM25 for texts and the release for images (divide and conquer);
 `joined_oracle` and `dense_oracle`, the same two with an oracle of the modality; `hybrid`, whose weight the validation
-questions choose; `second_stage`, the first 20 of it in the reranker's order; `weighted`, by the sum of both scores,
-with a weight that they choose too.
+questions choose; `context` and `context_hybrid`, both with images that have a share of the passages of their section,
+whose weight they choose too; `second_stage`, the first 20 of the latter in the reranker's order; `weighted`, by the
+sum of both scores, with a weight that they choose as well.
 
 - `CORPUS_ROW`: MRR@10 in percent, with `_low` and `_high`, the 95 % interval by the bootstrap over questions;
 - `CORPUS_ROW_images`: percentage of images among the first ten; `CORPUS_relevant_images`: among the relevant;
@@ -32,11 +33,21 @@ from benchmarks.manuals import CORPORA, LEAST_SCORE, RELEASE, RandomEncoder, enc
 from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.evaluation.systems.base import BOTH
-from modeling_unimur.evaluation.universal import DualEncoder, RetrievalTask, Space, ranked, with_bm25
+from modeling_unimur.evaluation.universal import (
+    DualEncoder,
+    Hybrid,
+    RetrievalTask,
+    Space,
+    choose_context,
+    ranked,
+    with_bm25,
+)
 from modeling_unimur.index.second_stage import Reranker, open_reranker
 
 PAIRS = (
-    ("hybrid", "bm25"), ("hybrid", "dense"), ("hybrid", "joined"), ("second_stage", "hybrid"), ("weighted", "hybrid"),
+    ("hybrid", "bm25"), ("hybrid", "dense"), ("hybrid", "joined"), ("context_hybrid", "bm25"),
+    ("context_hybrid", "dense"), ("context_hybrid", "context"), ("context_hybrid", "hybrid"),
+    ("second_stage", "context_hybrid"), ("weighted", "context_hybrid"),
 )  # fmt: skip
 
 
@@ -58,9 +69,14 @@ def measure(corpus: str, retrieval: RetrievalSet, encoder: DualEncoder, reranker
     others, weight = with_bm25("dense", space)
     names = ("bm25", "joined", "joined_oracle", "dense_oracle", "hybrid")
     systems = {"dense": space.system(), **dict(zip(names, others.values(), strict=True))}
-    stages, choice = second_stages(space, systems["hybrid"], weight.value, reranker)
+    context = choose_context(space)
+    placed = space.in_context(context.value)
+    own = placed.hybrid_weight()
+    systems |= {"context": placed.system(), "context_hybrid": Hybrid(placed.system(), systems["bm25"], own.value)}
+    stages, choice = second_stages(placed, systems["context_hybrid"], own.value, reranker)
     systems |= {"second_stage": stages[SECOND], "weighted": stages[WEIGHTED]}
     rows, figures = Rows(task), {"questions": len(task.query_ids), "weight": weight.value}
+    figures |= {"context_weight": context.value, "context_hybrid_weight": own.value}
     for name, system in systems.items():
         rows.add(name, system, (BOTH,))
         found, shares = rows.found.interval(name, f"{BOTH} mrr@10"), rows.shares(name)["all"]
@@ -71,7 +87,7 @@ def measure(corpus: str, retrieval: RetrievalSet, encoder: DualEncoder, reranker
         key = f"{ours}_over_{theirs}"
         figures |= {key: found["mean"], f"{key}_low": found["low"], f"{key}_high": found["high"]}
     asked, relevance = task.within(BOTH)
-    first = ranked(systems["hybrid"], task, BOTH, asked, RERANK_TOP_K).tolist()
+    first = ranked(systems["context_hybrid"], task, BOTH, asked, RERANK_TOP_K).tolist()
     answered = [not grades.keys().isdisjoint(found) for grades, found in zip(relevance, first, strict=True)]
     figures |= {"within": 100 * float(np.mean(answered)), "reranker_weight": choice.value}
     return {f"{corpus}_{name}": value for name, value in figures.items()}
@@ -91,13 +107,14 @@ def main() -> None:
     if args.reranker is None:
         parser.error("--reranker is missing: name the second stage")
     figures, reranker = {}, open_reranker(args.reranker)
+    shown = "captions of images" if args.captions else "images"
     for corpus in args.corpora:
         retrieval = load_retrieval_set(corpus)
         precision = torch.bfloat16 if args.bf16 else None
         made = encoders(retrieval, {RELEASE: None}, precision, args.captions)[RELEASE]
         figures |= measure(corpus, retrieval, made, reranker)
-    shown = "captions of images" if args.captions else "images"
-    report("manual_stages", args, figures, [f"passages and {shown} in one ranking; MRR@10 in percent"])
+        # After each corpus: they take minutes.
+        report("manual_stages", args, figures, [f"passages and {shown} in one ranking; MRR@10 in percent"])
 
 
 if __name__ == "__main__":

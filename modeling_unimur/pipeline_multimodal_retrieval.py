@@ -39,7 +39,7 @@ from .memory_index import (
     package,
     require_positive,
 )
-from .modeling_open_clip import picture_inputs, picture_vectors, same_space, space_name, text_vectors, unit_vectors
+from .modeling_open_clip import image_inputs, image_vectors, same_space, space_name, text_vectors, unit_vectors
 
 _END = object()
 
@@ -201,7 +201,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         def inputs(some: list[_Candidate]):
             contents = [candidate.content for candidate in some]
             if kind == "image":
-                return picture_inputs(self.processor, contents, [candidate.payload for candidate in some])
+                return image_inputs(self.processor, contents, [candidate.payload for candidate in some])
             return self.processor.process_texts(contents)
 
         candidates = good(rows, lambda row: self._candidate(kind, *row, allow_urls), lambda row: _row_name(kind, *row))
@@ -213,7 +213,7 @@ class MultimodalRetrievalPipeline(Pipeline):
                 read = inputs(candidates) if candidates else None
             if not candidates:
                 return 0
-            vectors = (picture_vectors if kind == "image" else text_vectors)(self.model, read, self.truncate_dim)
+            vectors = (image_vectors if kind == "image" else text_vectors)(self.model, read, self.truncate_dim)
         with self.index.guard:
             free = (n for n in itertools.count(self.index.count(kind)) if (kind, f"{kind}-{n}") not in self.index)
             ids = [f"{kind}-{next(free)}" if one.id is None else one.id for one in candidates]

@@ -73,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         child.add_argument(
             "--bm25", action="store_true", help="keep the words of texts and captions too, for search --hybrid"
         )
+        child.add_argument(
+            "--context",
+            type=_context,
+            metavar="FIELD=WEIGHT",
+            help="give each image a share of the texts with the same FIELD, such as section=0.5 (default: as built)",
+        )
         child.add_argument("--device", help="device of the model (default: an accelerator if available)")
     build.add_argument("--kind", metavar="KIND", help="type of a new index: Flat, HNSW32, IVF1024,PQ48, memory, ... "
                        "(default: Flat)")  # fmt: skip
@@ -131,6 +137,17 @@ def hybrid_setting(text: str) -> float | str:
         return check_hybrid(value)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _context(text: str) -> tuple[str, float]:
+    """A field of payloads and a weight, from `section=0.5`."""
+    from ..encoding.context import check_context
+
+    field, _, weight = text.rpartition("=")
+    try:
+        return check_context((field, float(weight)))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: write FIELD=WEIGHT, such as section=0.5") from error
 
 
 def read_conditions(words: list[str]) -> dict:

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from ..index.hybrid import keep_words, require_words
 from ..index.precision import require_kind, with_precision
 from ..index.versions import WriterLock
 from ..memory_index import require_positive
-from .indexing import Changes, Held, bring_up_to_date, find_held, work_folder
+from .context import Contexts, check_context
+from .indexing import Changes, Held, bring_up_to_date, find_held, stored_vectors, work_folder
 from .items import Item
 from .manifest import Manifest, Plan
 from .sources import Found, find_source, first_reading, list_items
@@ -111,7 +113,7 @@ class BuildReport:
 
 @dataclass
 class BuildOptions:
-    """Options of building an index. None of them changes a vector.
+    """Options of building an index. None of them changes a stored vector.
 
     Args:
         index: kind of a new one, in FAISS' words, or `"memory"`.
@@ -131,6 +133,8 @@ class BuildOptions:
         moved_from: where the source lay when it was last listed; its ids stay.
         bm25: whether the index keeps the words of texts and captions from now on, for `hybrid` search.
         precision: of the numbers of a new index: `"float32"`, `"int8"` or `"binary"`; see `open_index`.
+        context: a field of payloads and a weight: from now on each image of the index has this share of the texts with
+            the same text in that field, such as `("section", 0.5)`; 0 for none. By default as it was built.
         truncate_dim: numbers of each vector that a new index holds, the first ones; all by default. An existing one
             keeps its own. Vectors are stored whole beside the index.
     """
@@ -151,6 +155,7 @@ class BuildOptions:
     moved_from: str | None = None
     bm25: bool = False
     precision: str | None = None
+    context: tuple[str, float] | None = None
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
@@ -159,6 +164,8 @@ class BuildOptions:
         for name in ("batch_size", "chunk_size", "ray_workers"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}.")
+        if self.context is not None:
+            check_context(self.context)
         if self.truncate_dim is not None:
             require_positive("truncate_dim", self.truncate_dim)
 
@@ -406,10 +413,12 @@ class _Run:
 
         with Manifest(self.work / _MANIFEST) as manifest:
             begins_words = self.options.bm25 and not (held is not None and held.words)
-            if held is not None and not begins_words and next(manifest.waiting(1), None) is None:
-                return Changes()
             store = self.store()
             store.refresh()  # others may have encoded, too
+            contexts = Contexts(manifest, partial(stored_vectors, store), self.options.context)
+            contexts.outdate()
+            if held is not None and not begins_words and next(manifest.waiting(1), None) is None:
+                return Changes()
             width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
             if held is not None and held.width is not None:
                 width = min(width, held.width)
@@ -427,7 +436,7 @@ class _Run:
             with open_index(uri, width, name, kind, precision=precision, **extra) as index:
                 if begins_words:
                     keep_words(index)
-                return bring_up_to_date(manifest, store, index, self.options.show_progress)
+                return bring_up_to_date(manifest, store, index, contexts, self.options.show_progress)
 
     def write_skipped(self, listed: Path) -> Counter[str]:
         """Write the items that could not be encoded as JSON lines, and return the count of each reason."""

@@ -18,6 +18,7 @@ from ..index.base import local_path
 from ..index.versions import IndexFolder
 from ..memory_index import KINDS, VectorIndex
 from ..modeling_open_clip import unit_vectors
+from .context import Contexts
 from .manifest import Manifest
 
 _BLOCK = 2048
@@ -57,10 +58,12 @@ def find_held(uri: str, **options: object) -> Held | None:
         return None
 
 
-def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, show_progress: bool = False) -> Changes:
+def bring_up_to_date(
+    manifest: Manifest, store: RowStore, index: VectorIndex, contexts: Contexts, show_progress: bool = False
+) -> Changes:
     """Apply all pending changes of the manifest to the index, save it, and record that in the manifest.
 
-    An index that is narrower than the vectors takes the first numbers of each.
+    Images get their contexts. An index that is narrower than the vectors takes the first numbers of each.
 
     Whatever it is interrupted by, doing it again gives the same index.
     """
@@ -69,7 +72,7 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
         needs = getattr(index, "needs_training", None)
         keys = manifest.waiting_keys(kind, _SAMPLE) if needs is not None and needs(kind) else []
         if keys:
-            index.train(kind, _vectors(store, keys, index.width))
+            index.train(kind, _at_width(stored_vectors(store, keys), index.width))
     bar = tqdm(desc="Filling the index", unit=" items", disable=not show_progress)
     refused: list[tuple[str, str, str]] = []
     for rows in manifest.waiting(_BLOCK):
@@ -78,9 +81,10 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
             present = [(item, key, payload) for _, item, key, payload in mine if key is not None]
             if present:
                 ids, keys, payloads = zip(*present, strict=True)
-                vectors = _vectors(store, keys, index.width)
-                payloads = [json.loads(payload) for payload in payloads]
-                added = index.add(kind, list(ids), vectors, payloads, on_error="skip")
+                payloads, vectors = [json.loads(payload) for payload in payloads], stored_vectors(store, keys)
+                if kind == "image":
+                    vectors = contexts.add_to(vectors, payloads)
+                added = index.add(kind, list(ids), _at_width(vectors, index.width), payloads, on_error="skip")
                 changes.added += added.added
                 changes.replaced += added.replaced
                 refused += [(kind, item, f"the index does not take it: {reason}") for item, reason in added.skipped]
@@ -92,16 +96,25 @@ def bring_up_to_date(manifest: Manifest, store: RowStore, index: VectorIndex, sh
     index.save()
     for kind in KINDS:
         manifest.refuse(kind, [(item, reason) for one, item, reason in refused if one == kind])
+    contexts.remember()
     manifest.all_indexed()
     return changes
 
 
-def _vectors(store: RowStore, keys: Sequence[bytes], width: int) -> torch.Tensor:
+def stored_vectors(store: RowStore, keys: Sequence[bytes]) -> torch.Tensor:
+    """Vectors `(keys, width)` of the contents with these keys.
+
+    Raises:
+        ValueError: one of them is gone.
+    """
     numbers = store.find(np.array(keys, dtype=KEY_TYPE))
     if (numbers < 0).any():
         gone = int((numbers < 0).sum())
         raise ValueError(f"{gone} vectors are gone from {store.folder}: update the index from each of its sources.")
-    vectors = store.rows(numbers).tensor()
+    return store.rows(numbers).tensor()
+
+
+def _at_width(vectors: torch.Tensor, width: int) -> torch.Tensor:
     return vectors if vectors.shape[1] == width else unit_vectors(vectors, width)
 
 

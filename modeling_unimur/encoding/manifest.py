@@ -235,6 +235,18 @@ class Manifest:
         """Mark all items as not in the index."""
         self._database.execute(f"UPDATE items SET indexed = {ABSENT}")
 
+    def held(self, kind: str) -> Iterator[tuple[str, bytes, str]]:
+        """Id, key and payload of all encoded items of a kind, whether the index has them yet or not."""
+        yield from self._database.execute(
+            "SELECT id, key, payload FROM items WHERE kind = ? AND key IS NOT NULL", (kind,)
+        )
+
+    def outdate(self, kind: str, names: Iterable[str]) -> None:
+        """Mark items of a kind as pending that the index has, since their vectors are others now."""
+        query = f"UPDATE items SET indexed = {OUTDATED} WHERE kind = ? AND id = ? AND indexed = {CURRENT}"
+        with self._transaction():
+            self._database.executemany(query, [(kind, name) for name in names])
+
     def waiting(self, block: int) -> Iterator[list[tuple[str, str, bytes | None, str]]]:
         """Items that the index does not have as they are, `(kind, id, key, payload)`, in the order of their source;
         without a key those that it must not have."""

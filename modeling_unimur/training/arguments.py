@@ -102,7 +102,7 @@ class ClipModelArguments:
     Args:
         clip: Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in.
         clip_revision: commit, tag or branch on the Hub.
-        image_head: with data.images: arguments of a new PictureHead of an open_clip model, which then trains.
+        image_head: with data.images: arguments of a new ImageHead of an open_clip model, which then trains.
     """
 
     clip: str

@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, set_seed
 from ..contrastive_loss import contrastive_loss
 from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
-from ..modeling_open_clip import OpenCLIPModel, OpenCLIPOutput, PictureHead, load_dual_encoder
+from ..modeling_open_clip import ImageHead, OpenCLIPModel, OpenCLIPOutput, load_dual_encoder
 from .callbacks import EpochDraws, TrainingGuard
 from .clip_rows import ClipRows
 from .frozen_features import FrozenImages, FrozenTexts
@@ -29,7 +29,7 @@ class CaptionedImageModel(nn.Module):
 
     Args:
         clip: a `CLIPModel` or `OpenCLIPModel`, which is frozen here but for its image projection.
-        image_head (`dict`, *optional*): arguments of a new `PictureHead` in place of the projection of pooled features
+        image_head (`dict`, *optional*): arguments of a new `ImageHead` in place of the projection of pooled features
             that an open_clip model has; `classes` are those of the classifier in its present head. By default the
             present projection trains further.
 
@@ -109,7 +109,7 @@ def _replace_head(clip: OpenCLIPModel, arguments: dict) -> None:
     classifier = getattr(old, "classifier", None)
     if classifier is not None:
         arguments = {**arguments, "classes": classifier.out_features}
-    head = PictureHead(clip.config.vision_width, clip.config.projection_dim, **arguments)
+    head = ImageHead(clip.config.vision_width, clip.config.projection_dim, **arguments)
     if classifier is not None:
         head.classifier = classifier
         head.class_vectors.copy_(old.class_vectors if old.gate is None else old.zero_shot_vectors)

@@ -14,7 +14,7 @@ def test_rows_of_a_corpus():
         assert found[f"set_{ours}_over_{theirs}"] == pytest.approx(found[f"set_{ours}"] - found[f"set_{theirs}"])
     # The weights are chosen on the same questions here.
     assert found["set_hybrid"] >= found["set_dense"]
-    assert found["set_weighted"] >= found["set_hybrid"]
+    assert found["set_weighted"] >= found["set_context_hybrid"] == found["set_hybrid"]  # there are no groups
     assert found["set_within"] >= found["set_second_stage"]
     assert found["set_bm25_images"] == pytest.approx(50)
     assert found["set_relevant_images"] == 0

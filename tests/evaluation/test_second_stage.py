@@ -38,7 +38,7 @@ def task():
     return RetrievalTask(
         query_ids=["a", "b"], query_texts=["?", "?"], query_kinds=["", ""], doc_ids=list("vwxyz"), doc_texts=TEXTS,
         doc_images=[""] * 5, is_image=IS_IMAGE, relevance=[{0: 1}, {1: 1}],
-        excluded=[np.array([1]), np.array([], int)],
+        excluded=[np.array([1]), np.array([], int)], doc_groups=[""] * 5,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from modeling_unimur.evaluation.universal import (
     RetrievalTask,
     Space,
     bm25_system,
+    choose_context,
     choose_image_weight,
     dense_system,
     encode_documents,
@@ -53,6 +54,7 @@ def task(relevance, kinds=KINDS, excluded=None, query_kinds=None):
         is_image=kinds,
         relevance=relevance,
         excluded=excluded or [np.array([], int)] * len(relevance),
+        doc_groups=[""] * count,
     )
 
 
@@ -280,6 +282,29 @@ def test_hybrid_has_the_weight_that_dev_chooses():
     assert found["UniVL-DR + BM25 (hybrid)"].weight == weight.value
     assert weight.tried[weight.value] == max(weight.tried.values())
     assert with_bm25("UniVL-DR", Space(TopicEncoder(), splits[0]))[1] is None
+
+
+def test_images_that_say_nothing_are_found_by_the_texts_beside_them():
+    plain = retrieval_set()
+    rows = [{**row, "group": row["doc_id"][1:]} for row in plain.corpus]
+    silent = [{**row, "text": "figure", "image": ""} if row["kind"] == "image" else row for row in rows]
+    tables = {name: [dict(row) for row in split] for name, split in plain.queries.items()}
+    qrels = {name: list(split) for name, split in plain.qrels.items()}
+    splits = [
+        RetrievalTask.from_set(RetrievalSet.from_rows(tables, silent, qrels), name) for name in ("test", "validation")
+    ]
+    assert splits[0].doc_groups == [str(number // 2) for number in range(2 * len(TOPICS))]
+    space = Space(TopicEncoder(), *splits)
+    choice = choose_context(space)
+    assert choice.value > 0
+    assert choice.tried[choice.value] == max(choice.tried.values()) > choice.tried[0.0]
+    placed = space.in_context(choice.value)
+    np.testing.assert_array_equal(placed.documents[~splits[0].is_image], space.documents[~splits[0].is_image])
+    before, after = (setting_figures(one.system(), splits[0]).values["image mrr@10"] for one in (space, placed))
+    assert np.nanmean(after) == 100 > np.nanmean(before)
+    # Without groups there is nothing to choose.
+    bare = Space(TopicEncoder(), *(RetrievalTask.from_set(plain, name) for name in ("test", "validation")))
+    assert list(choose_context(bare).tried) == [0.0]
 
 
 def test_truncated_vectors_are_rows_of_their_own(tiny, pictures):

@@ -8,7 +8,7 @@ from transformers import pipeline
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.index import open_index
-from modeling_unimur.modeling_open_clip import picture_vectors
+from modeling_unimur.modeling_open_clip import image_vectors
 from tests import tiny
 from tests.hits import assert_same_answer, assert_same_hits
 from tests.index.databases import DATABASES, PLACES, database
@@ -105,7 +105,7 @@ def test_another_model_is_refused(pair, place, make_model, pictures, tmp_path):
 
 
 def test_an_index_given_as_an_object(pair, plain, pictures, tmp_path):
-    vectors = picture_vectors(pair[0], pair[1].process_images([pictures[0]]))
+    vectors = image_vectors(pair[0], pair[1].process_images([pictures[0]]))
     with open_index(tmp_path / "index", 24, "my-clip@1") as index:
         index.add("image", ["mine"], vectors, [{"path": "elsewhere.png"}])
         retriever = make(pair)

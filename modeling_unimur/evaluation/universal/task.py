@@ -23,6 +23,7 @@ class RetrievalTask:
         is_image (`(documents,)`): which documents are images.
         relevance: for each query, document -> grade.
         excluded: for each query, documents that do not count for it.
+        doc_groups: of the corpus, such as sections; "" for a document without a group.
     """
 
     query_ids: Sequence[str]
@@ -34,6 +35,7 @@ class RetrievalTask:
     is_image: np.ndarray
     relevance: Sequence[dict[int, int]]
     excluded: Sequence[np.ndarray] = field(repr=False)
+    doc_groups: Sequence[str] = field(repr=False)
 
     @classmethod
     def from_set(cls, retrieval: RetrievalSet, split: str, least_score: int = 1) -> RetrievalTask:
@@ -70,6 +72,7 @@ class RetrievalTask:
         if not judged:
             raise ValueError(f"Nothing is relevant for any query of {split!r}.")
         ids = [columns["query_id"][row] for row in judged]
+        groups = corpus["group"][:] if "group" in corpus.column_names else [None] * len(doc_ids)
         kinds_of = columns.get("kind", [""] * len(queries))
         return cls(
             query_ids=ids,
@@ -84,6 +87,7 @@ class RetrievalTask:
                 np.array([numbers[doc] for doc in left_out.get(query, ()) if doc in numbers], dtype=np.int64)
                 for query in ids
             ],
+            doc_groups=[group or "" for group in groups],
         )
 
     def candidates(self, setting: str) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ...encoding.context import with_context
 from ...index.second_stage import Reranker
 from ..evaluator import Encoded
 from ..report import TaskResult
@@ -27,6 +29,8 @@ from .systems import (
 )
 from .task import SETTINGS, RetrievalTask
 
+# Weights of an image's context that are tried on a development split.
+CONTEXT_WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.8)
 TRUNCATED = "{}, first {} numbers"
 _MAIN = ("mrr@10", "ndcg@10", "recall@20", "recall@100")
 _NOTES = (
@@ -130,6 +134,27 @@ class Space:
         queries, documents = both if truncate_dim is None else (unit(one[:, :truncate_dim]) for one in both)
         return dense_system(queries, documents, self.task.is_image)
 
+    def in_context(self, weight: float) -> Space:
+        """The same space with the texts of its group in each image (`encoding.context`); nothing is encoded again."""
+        other, task = copy.copy(self), self.task
+        other.documents = with_context(self.documents, task.is_image, task.doc_groups, weight)
+        return other
+
+    def hybrid_weight(self) -> Choice:
+        """BM25's weight beside this space that is best on the development split."""
+        dev = self.dev
+        dense = dense_system(self.dev_queries, self.documents, dev.is_image)
+        return choose_hybrid_weight(dense, bm25_system(dev.query_texts, dev.doc_texts, dev.is_image), dev)
+
+
+def choose_context(space: Space) -> Choice:
+    """The weight of images' contexts whose hybrid, with its own weight of BM25, is best on the development split; of
+    equal ones the lowest."""
+    tried = {}
+    for weight in CONTEXT_WEIGHTS if any(space.task.doc_groups) else (0.0,):
+        tried[weight] = max(space.in_context(weight).hybrid_weight().tried.values())
+    return Choice(max(tried, key=tried.get), tried)
+
 
 def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | None]:
     """BM25, its fusion with a dense system (BM25 finds texts, the dense system images), the fusion and the dense
@@ -154,9 +179,5 @@ def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | Non
     }
     if space.dev is None:
         return found, None
-    weight = choose_hybrid_weight(
-        dense_system(space.dev_queries, space.documents, task.is_image),
-        bm25_system(space.dev.query_texts, space.dev.doc_texts, task.is_image),
-        space.dev,
-    )
+    weight = space.hybrid_weight()
     return found | {HYBRID.format(name): Hybrid(dense, sparse, weight.value)}, weight
