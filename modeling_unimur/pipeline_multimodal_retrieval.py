@@ -294,7 +294,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         """Searches and fills another index from now on.
 
         Args:
-            index: a folder, a Milvus file `*.db` or a server's address; or an index of `modeling_unimur.index`.
+            index: a folder, a database's address (see `open_index`), or an index of `modeling_unimur.index`.
                 All but a folder of `save_index` need that package.
             create (`str`, *optional*): makes an index of this kind where there is none: `"memory"`, or in FAISS' words
                 `"Flat"`, `"HNSW32"`, `"IVF1024,PQ48"`.
@@ -332,7 +332,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         try:
             opener = package("", place)
         except ImportError:
-            if create is not None or options or place.endswith(".db") or ":" in place:  # a database's place
+            database = place.endswith(".db") or ":" in place or place.startswith(("qdrant+", "lancedb+"))
+            if create is not None or options or database:
                 raise
             index = RetrievalIndex.read_alone(place)
             index.read_only = read_only

@@ -75,9 +75,11 @@ class TrainingGuard(TrainerCallback):
         """Checks after the first steps that every trained weight got a gradient."""
         self._steps += 1
         over = state.global_step == state.max_steps and not self._resumed  # a resumed run may have few steps left
-        if self._unseen and (self._steps == _PATIENCE or over):
+        # The first matrix of an adapter gets its first gradient when the second one is no longer zero.
+        unseen = {name for name in self._unseen if self._steps > 1 or ".lora_A." not in name}
+        if unseen and (self._steps == _PATIENCE or over):
             raise RuntimeError(
-                f"No gradient ever reached {', '.join(sorted(self._unseen))}: the batches hold nothing that reads it. "
+                f"No gradient ever reached {', '.join(sorted(unseen))}: the batches hold nothing that reads it. "
                 "Freeze it (requires_grad_(False)), or give the loss its inputs."
             )
 

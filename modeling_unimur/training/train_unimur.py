@@ -143,6 +143,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         if recipe.data.closed_form_start and not args.resume_from_checkpoint:
             start_image_map(model, data.train, collator, args.seed)
             start_in_closed_form(model, data.train, collator, args.seed, with_images=True)
+        model.heads.readout_maps.requires_grad_(recipe.data.train_readout)
         rows = data.train
         if recipe.data.hard_negatives and trains:
             rows = mine_hard_negatives(model, rows, collator, recipe.data.hard_negatives, seed=args.seed)
