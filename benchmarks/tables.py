@@ -465,6 +465,7 @@ def matryoshka() -> list[list[str]]:
     return rows
 
 
+_WEBQA = {"texts": "text", "images": "image", "one ranking": "both"}
 _STAGES = {
     "bm25": "BM25",
     "dense": "UniVL-DR-mini",
@@ -505,6 +506,16 @@ def manual_stages_differences() -> list[list[str]]:
     }
     rows = [["MRR@10, difference in points", *corpora.values()]]
     return rows + [[name, *(with_interval(found, f"{one}_{key}") for one in corpora)] for key, name in pairs.items()]
+
+
+@table("webqa_settings")
+def webqa_settings() -> list[list[str]]:
+    found = figures("webqa_settings")
+    rows = [["setting", "documents", *(f"{name}, {kind}" for name in ("BM25", "UniVL-DR-mini") for kind in _WEBQA)]]
+    for setting in ("merged", "released"):
+        cells = [number(found[f"{setting}_{key}_{kind}"]) for key in ("bm25", "model") for kind in _WEBQA.values()]
+        rows.append([f"`{setting}`", f"{found[f'{setting}_documents']:.0f}", *cells])
+    return rows
 
 
 @table("manuals_differences")
