@@ -65,7 +65,7 @@ test-oldest:
 	$(MAKE) pytest VENV=.venv-oldest PINS=$(OLDEST)
 
 test-slow: $(VENV)/.installed $(GRADIO)/.installed
-	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb,langchain,llama_index,haystack,clients,lora,docs]"
+	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb,langchain,llama_index,haystack,clients,lora,qdrant,lancedb,docs]"
 	$(BIN)/python -m pytest
 
 # Gradio holds Pillow back, so it is installed aside.

@@ -48,6 +48,9 @@ EXTRAS = {
     "serve": ["fastapi>=0.133", "starlette>=1.0.1", "uvicorn>=0.29", "prometheus-client>=0.20"],
     # An index in a database file, or in a server or cluster by its address.
     "milvus": ["pymilvus>=3.0", "milvus-lite>=3.2; sys_platform != 'win32'"],
+    # The same in Qdrant, and in tables of LanceDB in a folder or an object store.
+    "qdrant": ["qdrant-client>=1.20"],
+    "lancedb": ["lancedb>=0.40", "pyarrow>=23.0.1"],
     "sentence_transformers": ["sentence-transformers>=6.0"],
     # The chat in the browser; it holds Pillow back.
     "app": ["gradio>=6.16"],
@@ -67,8 +70,11 @@ EXTRAS = {
     "docs": ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "nbclient>=0.10", "ipykernel>=7.0"],
     "dev": ["pytest>=9.0.3", "pytest-xdist>=3.8", "ruff>=0.6", "pytrec-eval-terrier>=0.5.7"],
 }
-# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, frameworks and LoRA for their users.
-_APART = ("dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients", "docs", "lora")
+# trackio and Gradio hold Pillow back; Ray is for clusters, MTEB for a comparison, the others for those who have them.
+_APART = (
+    "dev", "trackio", "app", "ray", "mteb", "langchain", "llama_index", "haystack", "clients", "docs", "lora",
+    "qdrant", "lancedb",
+)  # fmt: skip
 EXTRAS["all"] = sorted({package for extra, packages in EXTRAS.items() if extra not in _APART for package in packages})
 
 # The version stands here, and is read without importing the package.

@@ -3,7 +3,7 @@
     python conversion/assemble_clip_lite2_minilm.py                # with the trained projection, for use
     python conversion/assemble_clip_lite2_minilm.py --untrained    # with a random one, to train it
 
-Both towers are frozen. The text tower spans the joint space as it is; images come into it through a `PictureHead`,
+Both towers are frozen. The text tower spans the joint space as it is; images come into it through a `ImageHead`,
 whose trained tensors lie in `hub_cards/clip-lite2-minilm/`. Its classifier is EfficientNet-Lite2's own. MiniLM's
 vectors of the classes' names and glosses are its zero-shot vectors, and those of the first names the start of its
 class vectors.

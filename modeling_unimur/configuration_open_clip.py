@@ -36,7 +36,7 @@ class OpenCLIPConfig(PreTrainedConfig):
         vision_width (`int`, *optional*): width of the pooled image feature before the projection. Only known for
             timm towers with a projection head; `None` means the projected feature is the only one.
         pad_token_id (`int`): id that pads token sequences.
-        picture_head (`dict`, *optional*): arguments of `PictureHead` (`hidden_features`, `dropout`, `classes`,
+        picture_head (`dict`, *optional*): arguments of `ImageHead` (`hidden_features`, `dropout`, `classes`,
             `zero_shot_temperature`, `gate_rank`), which then takes the place of open_clip's own projection of pooled
             image features; needs `vision_width`.
     """

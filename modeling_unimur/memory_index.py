@@ -479,8 +479,8 @@ def package(module: str, place: object) -> Any:
             raise
         raise ImportError(
             f"{place}: the code of a release only reads folders of `save_index`. To save an index, to open one of "
-            "FAISS or Milvus, to search words too or to rerank, install or update the package: `pip install unimur`, "
-            "unimur[faiss], unimur[milvus], unimur[hybrid] or unimur[sentence_transformers]."
+            "FAISS or a database, to search words too or to rerank, install or update the package: `pip install "
+            "unimur`, unimur[faiss], unimur[milvus], unimur[hybrid] or unimur[sentence_transformers]."
         ) from error
 
 

@@ -31,7 +31,7 @@ except ImportError:
 
 @dataclass
 class OpenCLIPImageFeatures(ModelOutput):
-    """Pictures through the image tower.
+    """Images through the image tower.
 
     Args:
         pooler_output (`torch.FloatTensor` of shape `(batch, projection_dim)`): in the joint space, not normalised.
@@ -107,7 +107,7 @@ class ImageGate(nn.Module):
         return gate.to(pooled_features.dtype)
 
 
-class PictureHead(nn.Module):
+class ImageHead(nn.Module):
     """Pooled image features into the joint space: a layer norm and two layers, and what a classifier sees.
 
     The classifier of the image tower's pretraining names what it sees in an image; the mean of the class vectors,
@@ -200,7 +200,7 @@ def _build(config: OpenCLIPConfig) -> nn.Module:
         model = cls(**model_cfg)
     if config.picture_head is not None:
         with torch.device("cpu"):
-            model.visual.head = PictureHead(config.vision_width, config.projection_dim, **config.picture_head)
+            model.visual.head = ImageHead(config.vision_width, config.projection_dim, **config.picture_head)
     return model
 
 
@@ -407,12 +407,12 @@ _NAME = re.compile(rf"(.*)@((?:[0-9a-f]{{{_DIGITS}}}){{2,3}})", re.DOTALL)
 _PROBE = "a photo of a cat on a red chair"
 
 
-def picture_inputs(processor, pictures: list, payloads: list[dict]):
+def image_inputs(processor, images: list, payloads: list[dict]):
     """What a model embeds images by: with the `caption` of their payloads, if it fuses them (UniVL-DR)."""
     captions = [text if isinstance(text := payload.get("caption"), str) else None for payload in payloads]
     if any(captions) and fuses_captions(processor):
-        return processor.process_documents(pictures, captions)
-    return processor.process_images(pictures)
+        return processor.process_documents(images, captions)
+    return processor.process_images(images)
 
 
 def fuses_captions(processor) -> bool:
@@ -421,8 +421,8 @@ def fuses_captions(processor) -> bool:
 
 
 @torch.inference_mode()
-def picture_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Tensor:
-    """Unit vectors `(pictures, width)`, float32 on the CPU, of what `picture_inputs` returns."""
+def image_vectors(model, inputs, truncate_dim: int | None = None) -> torch.Tensor:
+    """Unit vectors `(images, width)`, float32 on the CPU, of what `image_inputs` returns."""
     if "visual_features" in inputs:  # by the encoder of ready embeddings
         return unit_vectors(model.heads.image_target(inputs["visual_features"].to(model.device)), truncate_dim)
     embed = model.get_multimodal_features if "input_ids" in inputs else model.get_image_features
@@ -459,18 +459,18 @@ def space_name(model, processor) -> str | None:
     if model.clip is None:
         return None
     side = np.arange(64)
-    picture = np.stack(np.broadcast_arrays(4 * side[:, None], 4 * side, side[:, None] * side % 256), axis=-1)
+    pattern = np.stack(np.broadcast_arrays(4 * side[:, None], 4 * side, side[:, None] * side % 256), axis=-1)
     # The same weights make another space where candidates are prepared otherwise; plain text and a square hide it.
     squashed, cleaning = getattr(processor, "squash_images", False), getattr(processor, "clean_text", None)
-    image = Image.fromarray((255 - picture if squashed else picture).astype(np.uint8))
+    image = Image.fromarray((255 - pattern if squashed else pattern).astype(np.uint8))
     probe = _PROBE if cleaning is None else f"texts that are cleaned as by {cleaning}"
-    signs = _signs(picture_vectors(model, processor.process_images([image]))[0].numpy())
+    signs = _signs(image_vectors(model, processor.process_images([image]))[0].numpy())
     try:
         signs = _signs(text_vectors(model, processor.process_texts([probe]))[0].numpy()) + signs
     except ValueError:  # heads that rank images alone
         signs = "0" * _DIGITS + signs
     if fuses_captions(processor):
-        fused = picture_vectors(model, picture_inputs(processor, [image], [{"caption": probe}]))
+        fused = image_vectors(model, image_inputs(processor, [image], [{"caption": probe}]))
         signs += _signs(fused[0].numpy())
     name = os.path.basename(os.path.normpath(model.name_or_path)) if model.name_or_path else "unimur"
     return f"{name}@{signs}"
@@ -495,7 +495,7 @@ def same_space(name: str, other: str) -> bool:
 
 
 __all__ = [
-    "OWN_DUAL_ENCODERS", "ImageGate", "OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput", "PictureHead",
-    "build_dual_encoder", "encode_texts", "fuses_captions", "load_dual_encoder", "picture_inputs", "picture_vectors",
+    "OWN_DUAL_ENCODERS", "ImageGate", "ImageHead", "OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput",
+    "build_dual_encoder", "encode_texts", "fuses_captions", "image_inputs", "image_vectors", "load_dual_encoder",
     "pool_images", "project_images", "same_space", "space_name", "text_vectors", "unit_vectors",
 ]  # fmt: skip

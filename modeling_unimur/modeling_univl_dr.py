@@ -300,7 +300,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         spatial_shapes: torch.Tensor | None = None,
         pooled_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Pictures as `(pictures, width)`, not normalised; of `pooled_features (pictures, pooled_width)`, the image
+        """Images as `(images, width)`, not normalised; of `pooled_features (images, pooled_width)`, the image
         tower's output before the joint space, only the projection is left to do."""
         if pooled_features is None:
             pooled_features = pool_images(self.clip, pixel_values, pixel_attention_mask, spatial_shapes)
@@ -320,7 +320,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
     ) -> BaseModelOutputWithPooling:
-        """Pictures without a caption `(pictures, 3, height, width)` as unit vectors `(pictures, width)`."""
+        """Images without a caption `(images, 3, height, width)` as unit vectors `(images, width)`."""
         images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
         return BaseModelOutputWithPooling(pooler_output=F.normalize(images, dim=-1))
 

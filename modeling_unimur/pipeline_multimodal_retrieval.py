@@ -39,7 +39,7 @@ from .memory_index import (
     package,
     require_positive,
 )
-from .modeling_open_clip import picture_inputs, picture_vectors, same_space, space_name, text_vectors, unit_vectors
+from .modeling_open_clip import image_inputs, image_vectors, same_space, space_name, text_vectors, unit_vectors
 
 _END = object()
 
@@ -201,7 +201,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         def inputs(some: list[_Candidate]):
             contents = [candidate.content for candidate in some]
             if kind == "image":
-                return picture_inputs(self.processor, contents, [candidate.payload for candidate in some])
+                return image_inputs(self.processor, contents, [candidate.payload for candidate in some])
             return self.processor.process_texts(contents)
 
         candidates = good(rows, lambda row: self._candidate(kind, *row, allow_urls), lambda row: _row_name(kind, *row))
@@ -213,7 +213,7 @@ class MultimodalRetrievalPipeline(Pipeline):
                 read = inputs(candidates) if candidates else None
             if not candidates:
                 return 0
-            vectors = (picture_vectors if kind == "image" else text_vectors)(self.model, read, self.truncate_dim)
+            vectors = (image_vectors if kind == "image" else text_vectors)(self.model, read, self.truncate_dim)
         with self.index.guard:
             free = (n for n in itertools.count(self.index.count(kind)) if (kind, f"{kind}-{n}") not in self.index)
             ids = [f"{kind}-{next(free)}" if one.id is None else one.id for one in candidates]
@@ -294,7 +294,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         """Searches and fills another index from now on.
 
         Args:
-            index: a folder, a Milvus file `*.db` or a server's address; or an index of `modeling_unimur.index`.
+            index: a folder, a database's address (see `open_index`), or an index of `modeling_unimur.index`.
                 All but a folder of `save_index` need that package.
             create (`str`, *optional*): makes an index of this kind where there is none: `"memory"`, or in FAISS' words
                 `"Flat"`, `"HNSW32"`, `"IVF1024,PQ48"`.
@@ -332,7 +332,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         try:
             opener = package("", place)
         except ImportError:
-            if create is not None or options or place.endswith(".db") or ":" in place:  # a database's place
+            database = place.endswith(".db") or ":" in place or place.startswith(("qdrant+", "lancedb+"))
+            if create is not None or options or database:
                 raise
             index = RetrievalIndex.read_alone(place)
             index.read_only = read_only

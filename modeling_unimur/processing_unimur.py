@@ -36,7 +36,7 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- if message['content'] is string -%}{{ message['content'] }}
 {%- else -%}
 {%- for part in message['content'] -%}
-{%- if part['type'] == 'image' -%}{{ PICTURE }}{%- else -%}{{ part['text'] }}{%- endif -%}
+{%- if part['type'] == 'image' -%}{{ IMAGE }}{%- else -%}{{ part['text'] }}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
 {%- endfor -%}"""
@@ -193,7 +193,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         self.anchor_base_model, self.anchor_base_revision = anchor_base_model, anchor_base_revision
         if tokenizer is not None:
             self._append_readout(tokenizer)
-        self._own_template = _CHAT_TEMPLATE.replace("PICTURE", json.dumps(self.picture_prompt))
+        self._own_template = _CHAT_TEMPLATE.replace("IMAGE", json.dumps(self.picture_prompt))
         template = chat_template or self._own_template
         super().__init__(image_processor, tokenizer, target_tokenizer, chat_template=template)
 
@@ -451,7 +451,7 @@ class UniMuRProcessor(DualEncoderProcessor):
             if truncation not in (False, "do_not_truncate"):
                 row, dropped[number] = (row[:room], 0) if keep == "first" else self._latest(row, room)
             if not start or row[: len(start)] != start:  # which a template may have written
-                lead = self._pictures_before_start(row)
+                lead = self._images_before_start(row)
                 row = [*row[:lead], *start, *row[lead:]]
             rows[number] = [*row, *suffix]
         width = 0 if padding in (False, "do_not_pad") else max(map(len, rows))
@@ -463,7 +463,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         }
         return data, dropped
 
-    def _pictures_before_start(self, body: list[int]) -> int:
+    def _images_before_start(self, body: list[int]) -> int:
         """How many places of images in front the start token stands behind."""
         lead = 0
         while self.start_after_pictures and lead < len(body) and body[lead] == self.image_token_id:
@@ -472,12 +472,12 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def _latest(self, row: list[int], room: int) -> tuple[list[int], int]:
         """The last `room` tokens, without a part of an image, and how many images fell away."""
-        is_picture = [token == self.image_token_id for token in row]
-        total = sum(is_picture) // self.num_visual_tokens
+        is_image_place = [token == self.image_token_id for token in row]
+        total = sum(is_image_place) // self.num_visual_tokens
         cut = max(len(row) - room, 0)
-        while cut and cut < len(row) and is_picture[cut] and sum(is_picture[cut:]) % self.num_visual_tokens:
+        while cut and cut < len(row) and is_image_place[cut] and sum(is_image_place[cut:]) % self.num_visual_tokens:
             cut += 1
-        return row[cut:], total - sum(is_picture[cut:]) // self.num_visual_tokens
+        return row[cut:], total - sum(is_image_place[cut:]) // self.num_visual_tokens
 
     def __call__(
         self,
@@ -511,13 +511,13 @@ class UniMuRProcessor(DualEncoderProcessor):
             return self.process_images(images, allow_urls=allow_urls, **kwargs)
         texts = [text] if isinstance(text, str) else list(text)
         nested = self._per_text(images, len(texts))
-        for number, (line, pictures) in enumerate(zip(texts, nested, strict=True)):
+        for number, (line, shown) in enumerate(zip(texts, nested, strict=True)):
             line = self._defuse(require_unicode(line, f"Text {number}"), self.ret_tokens)
             places = line.count(self.image_token)
-            if pictures and not places:
-                line = self.picture_prompt * len(pictures) + line
-            elif places != len(pictures):
-                raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(pictures)} images.")
+            if shown and not places:
+                line = self.picture_prompt * len(shown) + line
+            elif places != len(shown):
+                raise ValueError(f"Text {number} has {places} times {self.image_token} and {len(shown)} images.")
             texts[number] = line
         loaded = [self.load_images(several, allow_urls) for several in nested]
         return self._encode(texts, loaded, max_length, kwargs, [self._turns(line) for line in texts])
@@ -659,7 +659,7 @@ class UniMuRProcessor(DualEncoderProcessor):
                 body = [*body[:max_length], *end]
                 part, words = [*prompt, *body], [-100] * len(prompt) + body
                 if not row or self.start_each_caption:
-                    lead = self._pictures_before_start(part)
+                    lead = self._images_before_start(part)
                     part[lead:lead], words[lead:lead] = begin, starts
                 row, learned = row + part, learned + words
             rows.append(torch.tensor(row))
@@ -676,7 +676,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         return self._without_readout(self.process_queries(conversations, allow_urls=allow_urls))
 
     def process_caption_prompt(self, images, allow_urls: bool | None = None) -> BatchFeature:
-        """Pictures, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
+        """Images, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
 
         Args:
             images: one image or a list.

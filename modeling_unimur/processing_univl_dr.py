@@ -118,7 +118,7 @@ class UniVLDRProcessor(DualEncoderProcessor):
         allow_urls: bool | None = None,
         **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
-        """Pictures with their captions, ready for `get_multimodal_features`.
+        """Images with their captions, ready for `get_multimodal_features`.
 
         Args:
             images: one image or a list, as `load_image` takes them.
@@ -141,8 +141,8 @@ class UniVLDRProcessor(DualEncoderProcessor):
         return BatchFeature({**pixels, **self.process_captions(captions, **kwargs)})
 
     def process_captions(self, captions: list[str | None], **kwargs: Unpack[RetrievalProcessorKwargs]) -> BatchFeature:
-        """Captions of images: `input_ids`, `attention_mask` `(pictures, tokens)`; and, where one is missing,
-        `caption_mask` `(pictures,)`, False there."""
+        """Captions of images: `input_ids`, `attention_mask` `(images, tokens)`; and, where one is missing,
+        `caption_mask` `(images,)`, False there."""
         words = [(caption or "").strip() for caption in captions]
         batch = self.process_texts(words, **kwargs)
         if not all(words):

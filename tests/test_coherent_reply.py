@@ -12,6 +12,7 @@ from modeling_unimur import UniMuRConfig
 from modeling_unimur.index import open_index
 from modeling_unimur.memory_index import DEPTH, Coherence, Hit, RetrievalIndex
 from tests.hits import assert_same_answer, assert_same_hits
+from tests.index.databases import DATABASES, PLACES, database
 from tests.index.vectors import jittered, random_units, unit
 
 WIDTH, MODEL = 24, "tiny@1"
@@ -249,11 +250,10 @@ def test_settings_are_kept_by_the_configuration(tmp_path):
 
 
 # -- every index ------------------------------------------------------------------------------------------------------
-@pytest.fixture(params=[*EXACT, "milvus"])
+@pytest.fixture(params=[*EXACT, *DATABASES])
 def index(request, tmp_path):
-    if request.param == "milvus":
-        pytest.importorskip("milvus_lite")
-        arguments = {"uri": tmp_path / "items.db"}
+    if request.param in PLACES:
+        arguments = {"uri": database(request.param, tmp_path)}
     else:
         arguments = {"uri": tmp_path / "index", "index": request.param, "nprobe": 4}
         if request.param == "memory":

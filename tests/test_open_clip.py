@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from modeling_unimur import OpenCLIPConfig, OpenCLIPModel, UniMuRModel
-from modeling_unimur.modeling_open_clip import PictureHead
+from modeling_unimur.modeling_open_clip import ImageHead
 from tests import tiny
 from tests.rounding import assert_same_outputs, assert_same_weights
 
@@ -189,9 +189,9 @@ OLD_HEAD = {"hidden_features": 24, "dropout": 0.1, "classes": 5}
 GATED_HEAD = {**OLD_HEAD, "zero_shot_temperature": 2.0, "gate_rank": 4}
 
 
-def filled_head(arguments: dict) -> PictureHead:
+def filled_head(arguments: dict) -> ImageHead:
     """A head whose tensors are all drawn, with a gate that is neither open nor closed."""
-    head = PictureHead(16, 8, **arguments).eval()
+    head = ImageHead(16, 8, **arguments).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, tensor in head.state_dict().items():
@@ -220,7 +220,7 @@ def test_old_form_of_the_head_is_the_sum_of_layers_and_classes():
 @torch.no_grad()
 def test_gated_head_lies_between_the_trained_and_the_zero_shot_vector():
     head, x = filled_head(GATED_HEAD), pooled_features()
-    old = PictureHead(16, 8, **OLD_HEAD).eval()
+    old = ImageHead(16, 8, **OLD_HEAD).eval()
     old.load_state_dict({name: tensor for name, tensor in head.state_dict().items() if name in old.state_dict()})
     gate = head.gate(x)
     assert ((gate > 0.01) & (gate < 0.99)).any()
@@ -252,4 +252,4 @@ def test_either_form_of_the_head_is_saved_and_loaded(tmp_path, arguments):
 @pytest.mark.parametrize("arguments", [{"classes": 0}, {"zero_shot_temperature": 0.0}])
 def test_zero_shot_vectors_need_classes_and_a_temperature(arguments):
     with pytest.raises(ValueError, match="zero_shot_temperature"):
-        PictureHead(16, 8, **{**GATED_HEAD, **arguments})
+        ImageHead(16, 8, **{**GATED_HEAD, **arguments})

@@ -124,7 +124,7 @@ def build_page(responder: Responder) -> gr.Blocks:
                 again = gr.Button("New conversation", elem_id="again")
         with gr.Accordion("The gallery", open=True):
             words = gr.Textbox(label="Search the gallery", placeholder="a word, or what it shows", elem_id="words")
-            pictures = gr.Gallery(responder.gallery[:SHOWN], label="Gallery", columns=6, height=300, elem_id="gallery")
+            images = gr.Gallery(responder.gallery[:SHOWN], label="Gallery", columns=6, height=300, elem_id="gallery")
             with gr.Row():
                 upload = gr.UploadButton(
                     f"Search images of mine (up to {MAX_OWN})",
@@ -143,25 +143,25 @@ def build_page(responder: Responder) -> gr.Blocks:
         )
         for cleared in (again.click, chat.clear):
             cleared(begin, None, outputs, api_visibility="private")
-        words.submit(search, [words, own], pictures, **queued)
-        upload.upload(take, [upload, own], [own, pictures, status], **queued)
-        back.click(leave, None, [own, pictures, status], api_visibility="private")
+        words.submit(search, [words, own], images, **queued)
+        upload.upload(take, [upload, own], [own, images, status], **queued)
+        back.click(leave, None, [own, images, status], api_visibility="private")
     return page
 
 
-def launch(retriever, pictures: "dict[str, tuple[str, str]]", **options) -> None:
+def launch(retriever, images: "dict[str, tuple[str, str]]", **options) -> None:
     """Serves the page until it is stopped.
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: of the index, path and title by id or by the name of the file.
+        images: of the index, path and title by id or by the name of the file.
         options: of `gradio.Blocks.launch`, such as `server_port`.
     """
-    page = build_page(Responder(retriever, pictures))
+    page = build_page(Responder(retriever, images))
     page.queue(max_size=32)
     page.launch(
         max_file_size=MAX_UPLOAD,
-        allowed_paths=[str(Path(path).absolute()) for path, _ in pictures.values()],  # no other file of their folders
+        allowed_paths=[str(Path(path).absolute()) for path, _ in images.values()],  # no other file of their folders
         css=_STYLE,
         footer_links=[],
         share=False,

@@ -8,7 +8,7 @@ from PIL import Image, UnidentifiedImageError
 ENDINGS = [".png", ".jpg", ".jpeg", ".webp", ".gif"]
 MAX_PIXELS = 40_000_000
 MAX_SIDE, MAX_ASPECT = 16_384, 50  # a line of pixels is resized to far more of them
-MAX_PICTURES = 4  # of one message
+MAX_IMAGES = 4  # of one message
 MAX_LETTERS = 2_000  # of one message
 MAX_TURNS = 40
 MAX_OWN = 50  # images of a visitor's own gallery
@@ -36,20 +36,20 @@ class Responder:
 
     Args:
         retriever: a `multimodal-retrieval` pipeline with a filled index.
-        pictures: path and title of each image in the index, by its id or by the name of its file.
+        images: path and title of each image in the index, by its id or by the name of its file.
     """
 
-    def __init__(self, retriever, pictures: "dict[str, tuple[str, str]]"):
-        self.retriever, self.pictures = retriever, pictures
+    def __init__(self, retriever, images: "dict[str, tuple[str, str]]"):
+        self.retriever, self.images = retriever, images
 
     @property
     def gallery(self) -> "list[tuple[str, str]]":
         """All images as path and title."""
-        return list(self.pictures.values())
+        return list(self.images.values())
 
-    def picture(self, hit: dict) -> "tuple[str, str] | None":
+    def image(self, hit: dict) -> "tuple[str, str] | None":
         """Path and title of a hit, if it may be shown."""
-        return self.pictures.get(hit["id"]) or self.pictures.get(Path(hit["id"]).name)
+        return self.images.get(hit["id"]) or self.images.get(Path(hit["id"]).name)
 
     def answer(
         self, conversation: Conversation, text: str, files: "list[str]", threshold: float, coherent: bool = False
@@ -75,10 +75,10 @@ class Responder:
             raise Refused("Write something or add an image first.")
         if len(text) > MAX_LETTERS:
             raise Refused(f"A message has at most {MAX_LETTERS:,} letters; this one has {len(text):,}.")
-        if len(files) > MAX_PICTURES:
-            raise Refused(f"A message has at most {MAX_PICTURES} images; this one has {len(files)}.")
+        if len(files) > MAX_IMAGES:
+            raise Refused(f"A message has at most {MAX_IMAGES} images; this one has {len(files)}.")
         for file in files:
-            check_picture(Path(file))
+            check_image(Path(file))
         parts = [{"type": "image", "image": file} for file in files]
         parts += [{"type": "text", "text": text}] if text else []
         messages = [*conversation.messages, {"role": "user", "content": parts}][-MAX_TURNS:]
@@ -88,12 +88,12 @@ class Responder:
             raise Refused(str(error)) from error
         shown = [*conversation.shown, *(turn("user", {"path": f, "alt_text": "your image"}) for f in files)]
         shown += [turn("user", text)] if text else []
-        replies, pictures = found["text"], found["image"] if threshold < NEVER else []
+        replies, images = found["text"], found["image"] if threshold < NEVER else []
         if replies:
             messages.append({"role": "assistant", "content": replies[0]["text"]})
             shown.append(turn("assistant", replies[0]["text"]))
-        shown_hits = [(self.picture(hit), hit.get("cosine", hit["score"])) for hit in pictures]
-        known = [(*picture, cosine) for picture, cosine in shown_hits if picture is not None]
+        shown_hits = [(self.image(hit), hit.get("cosine", hit["score"])) for hit in images]
+        known = [(*image, cosine) for image, cosine in shown_hits if image is not None]
         if known:
             path, title, _ = known[0]
             shown.append(turn("assistant", {"path": path, "alt_text": title}))
@@ -102,14 +102,14 @@ class Responder:
         return Conversation(messages, shown), [(path, f"{title} ({score:.2f})") for path, title, score in known]
 
     def search(self, words: str) -> "list[tuple[str, str]]":
-        """Pictures for words: those whose title has them, then the nearest ones; the first ones for no words."""
+        """Images for words: those whose title has them, then the nearest ones; the first ones for no words."""
         words = (words or "").strip()[:MAX_LETTERS]
         if not words:
             return self.gallery[:SHOWN]
         named = [item for item in self.gallery if words.lower() in item[1].lower()]
         message = [{"role": "user", "content": words}]
         hits = self.retriever(message, top_k=SHOWN, modality="image", image_threshold=ALWAYS)["image"]
-        near = [picture for hit in hits if (picture := self.picture(hit)) is not None]
+        near = [image for hit in hits if (image := self.image(hit)) is not None]
         return list(dict.fromkeys([*named, *near]))[:SHOWN]
 
     def with_own_gallery(self, files: "list[str]") -> "tuple[Responder, list[str]]":
@@ -124,7 +124,7 @@ class Responder:
         good, told = {}, []
         for file in files:
             try:
-                check_picture(Path(file))
+                check_image(Path(file))
                 good[file] = (file, Path(file).stem.replace("_", " "))
             except Refused as error:
                 told.append(str(error))
@@ -137,7 +137,7 @@ class Responder:
         if not report["images"]:
             raise Refused("None of these files is an image that can be used. " + " ".join(told))
         left_out = {item["item"] for item in report["skipped"]}
-        return Responder(own, {name: picture for name, picture in good.items() if name not in left_out}), told
+        return Responder(own, {name: image for name, image in good.items() if name not in left_out}), told
 
 
 def open_gallery(retriever, here: Path, address: "str | None" = None) -> "dict[str, tuple[str, str]]":
@@ -176,7 +176,7 @@ def turn(role: str, content) -> dict:
     return {"role": role, "content": content}
 
 
-def check_picture(file: Path) -> None:
+def check_image(file: Path) -> None:
     """Refuses a file that is no image of an allowed kind and size, before it is decoded.
 
     Raises:
@@ -185,8 +185,8 @@ def check_picture(file: Path) -> None:
     if file.suffix.lower() not in ENDINGS:
         raise Refused(f"{file.name} is no image: {', '.join(ENDINGS)} can be read.")
     try:
-        with Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF"]) as picture:
-            width, height = picture.size
+        with Image.open(file, formats=["PNG", "JPEG", "WEBP", "GIF"]) as image:
+            width, height = image.size
     except (UnidentifiedImageError, OSError, ValueError) as error:
         raise Refused(f"{file.name} cannot be read as an image.") from error
     if max(width, height) > min(MAX_SIDE, MAX_ASPECT * min(width, height)):

@@ -34,6 +34,23 @@ def add_backbones(parser: argparse.ArgumentParser) -> None:
         )
 
 
+def add_model_and_index(parser: argparse.ArgumentParser) -> None:
+    """Adds `--model`, its frozen parts, `--index` and `--collection`."""
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
+    )
+    parser.add_argument(
+        "--index",
+        required=True,
+        metavar="URI",
+        help="a folder; a Milvus file *.db or server's address; qdrant+FOLDER or qdrant+ADDRESS; or lancedb+FOLDER",
+    )
+    parser.add_argument("--collection", metavar="NAME", help="collection of a database")
+    add_backbones(parser)
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Adds `--trust-remote-code`."""
     parser.add_argument(

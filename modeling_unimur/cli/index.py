@@ -12,7 +12,7 @@ import sys
 
 from ..index.precision import PRECISIONS
 from .arguments import (
-    add_backbones,
+    add_model_and_index,
     add_reranker,
     add_trust,
     non_negative_integer,
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="a folder of images, tables and archives; .parquet, .tar (webdataset), .jsonl, .txt as file or "
             "pattern; or a retrieval set such as gimp_manual",
         )
-        _common(child)
+        add_model_and_index(child)
         child.add_argument("--work", metavar="DIR", help="folder for vectors and manifest (default: beside the index)")
         child.add_argument("--engine", choices=("local", "ray"), default="local", help="default: this process, or "
                            "those of torchrun")  # fmt: skip
@@ -96,7 +96,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     search.add_argument("query", metavar="TEXT", nargs="?", help="text of the query")
     search.add_argument("--image", metavar="PATH", help="image of the query")
-    _common(search)
+    add_model_and_index(search)
     search.add_argument("--modality", choices=("both", "text", "image", "joint", "pair"), default="both")
     search.add_argument("--coherent", action="store_true", help="prefer texts and images that agree with each other")
     search.add_argument(
@@ -118,25 +118,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tune.add_argument(
         "questions", metavar="QUESTIONS", help='JSON lines {"query": text, "ids": [ids of texts and images]}'
     )
-    _common(tune)
+    add_model_and_index(tune)
     tune.add_argument("--modality", choices=("text", "image", "joint"), default="joint", help="default: joint")
     tune.add_argument("--top-k", type=positive_integer, default=10, metavar="N", help="default: 10")
     add_trust(tune)
     for child in (search, tune):
         child.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--model",
-        metavar="FOLDER",
-        help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
-    )
-    parser.add_argument(
-        "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
-    )
-    parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
-    add_backbones(parser)
 
 
 def hybrid_setting(text: str) -> float | str:

@@ -78,7 +78,7 @@ def open_with_index(
     Args:
         folder: of the model.
         uri: of the index.
-        collection: of a Milvus index.
+        collection: of an index in a database.
         quiet, backbones, trust_remote_code: as in `open_retriever`.
 
     Raises:

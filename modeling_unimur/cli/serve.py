@@ -7,7 +7,14 @@ import dataclasses
 import logging
 import os
 
-from .arguments import add_backbones, add_reranker, add_trust, opened_reranker, opening_arguments, positive_integer
+from .arguments import (
+    add_model_and_index,
+    add_reranker,
+    add_trust,
+    opened_reranker,
+    opening_arguments,
+    positive_integer,
+)
 from .errors import CommandError
 
 _STOP_SECONDS = 30
@@ -17,17 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this sub-command's arguments."""
     from ..serving.limits import ServingLimits
 
-    parser.add_argument(
-        "--model",
-        metavar="FOLDER",
-        help="model folder, or univl-dr-mini (default: unimur-mini, as `make demo` built it)",
-    )
-    parser.add_argument(
-        "--index", required=True, metavar="URI", help="a folder, a Milvus file *.db, or a Milvus server's address"
-    )
-    add_backbones(parser)
+    add_model_and_index(parser)
     add_trust(parser)
-    parser.add_argument("--collection", metavar="NAME", help="collection of a Milvus database")
     add_reranker(parser, "rescore the best hits of each request")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine)")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")

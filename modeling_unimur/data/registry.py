@@ -37,8 +37,10 @@ SETS = {
     "gnucash_manual": "unimur_mini.manuals:gnucash_manual",
     "debian_handbook": "unimur_mini.manuals:debian_handbook",
     "scikit_learn_guide": "unimur_mini.manuals:scikit_learn_guide",
-    "picture_dictionary": "unimur_mini.image_dictionary:load_image_dictionary",
+    "image_dictionary": "unimur_mini.image_dictionary:load_image_dictionary",
 }
+# The image dictionary under its former name, which recipes may have.
+_FORMER = {"picture_dictionary": SETS["image_dictionary"]}
 # What runs a recipe of task `clip` without `data.images`.
 CLIP_TRAINING = "unimur_mini.dual_encoder.train:train"
 
@@ -94,8 +96,8 @@ if TYPE_CHECKING:  # the names are asked for where `datasets` is not needed
     from .retrieval_set import RetrievalSet
 
 # What a set is called, and whether "=PATH" follows.
-NAMED = {**dict.fromkeys(SETS, False), "webqa": True, "folder": True}
-SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items())
+NAMED = {**dict.fromkeys(SETS | _FORMER, False), "webqa": True, "folder": True}
+SOURCES = tuple(f"{name}=PATH" if at_path else name for name, at_path in NAMED.items() if name not in _FORMER)
 
 
 def names_a_set(source: str) -> bool:
@@ -117,7 +119,7 @@ def load_retrieval_set(
 
     Args:
         source: `gimp_manual`, `gnucash_manual`, `debian_handbook` or `scikit_learn_guide` (manuals of Debian's
-            packages, sections as groups), `picture_dictionary` (clip art, emoji and stamps
+            packages, sections as groups), `image_dictionary` (clip art, emoji and stamps
             beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), `folder=PATH`, what
             `RetrievalSet.save` wrote, or `package.module:function`, a function that returns a `RetrievalSet`.
             A list of these is joined by `RetrievalSet.union`.
@@ -143,7 +145,7 @@ def load_retrieval_set(
             raise ValueError(f"{name}={value!r} is a choice of webqa=PATH, and {source} has none.")
     if kind == "folder" and path:
         return RetrievalSet.load(path)
-    load = find_loader(source, SETS)
+    load = find_loader(source, SETS | _FORMER)
     if load is not None:
         return load()
     raise ValueError(f"A retrieval set must be one of {', '.join(SOURCES)}, got {source!r}.")

@@ -117,7 +117,7 @@ class BuildOptions:
 
     Args:
         index: kind of a new one, in FAISS' words, or `"memory"`.
-        collection: of a Milvus database.
+        collection: of a database.
         work: folder for vectors and manifest, by default beside the index; all machines must see it.
         engine: `"local"` (one process, or those of torchrun) or `"ray"`.
         ray_address: of a cluster; by default one of this machine.

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..data.image_bytes import decode_image
 from ..data.image_files import printable
 from ..data.row_store import KEY_TYPE, RowStore, key_of
-from ..modeling_open_clip import fuses_captions, picture_inputs
+from ..modeling_open_clip import fuses_captions, image_inputs
 from .encoder import Encoder
 from .items import Item, read_content
 from .manifest import Record, write_records
@@ -104,7 +104,7 @@ class Preparation(Dataset):
         """Return the inputs of the model for texts or decoded images."""
         if kind == "text":
             return self.processor.process_texts(contents)
-        return picture_inputs(self.processor, contents, payloads)
+        return image_inputs(self.processor, contents, payloads)
 
     def _inputs(self, done: PreparedBatch, contents: list, payloads: list[dict]) -> dict[str, torch.Tensor]:
         """What the processor makes of the contents of `done.rows`, without those that it refuses."""

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..configuration_open_clip import joint_width
 from ..data.cache import files_stamp
 from ..data.image_bytes import decode_image, read_image_bytes
-from ..modeling_open_clip import picture_vectors, pool_images, project_images, space_name, text_vectors
+from ..modeling_open_clip import image_vectors, pool_images, project_images, space_name, text_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Encoder:
 
     def vectors(self, kind: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Encode prepared candidates of one kind as unit vectors `(items, width)`."""
-        return (picture_vectors if kind == "image" else text_vectors)(self.model, inputs)
+        return (image_vectors if kind == "image" else text_vectors)(self.model, inputs)
 
     # -- the towers, before any trained map and fusion ----------------------------------------------------------------
     def encode_texts(

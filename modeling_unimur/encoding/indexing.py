@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..data.row_store import KEY_TYPE, RowStore
 from ..index import is_database, open_index
+from ..index.base import local_path
 from ..index.versions import IndexFolder
 from ..memory_index import KINDS, VectorIndex
 from ..modeling_open_clip import unit_vectors
@@ -119,9 +120,9 @@ def _at_width(vectors: torch.Tensor, width: int) -> torch.Tensor:
 
 def work_folder(uri: str, collection: str | None = None) -> str:
     """Return the default folder of an index' vectors and manifest: beside it, or in the cache for a server."""
-    if is_database(uri) and not uri.endswith(".db"):
+    if (place := local_path(uri)) is None:
         from ..data.cache import cache_dir
 
         name = "".join(sign if sign.isalnum() else "-" for sign in f"{uri}-{collection or 'unimur'}")
         return os.fspath(cache_dir() / "encoding" / name)
-    return f"{os.path.abspath(uri)}.encoding"
+    return f"{os.path.abspath(place)}.encoding"

@@ -28,7 +28,7 @@ class Question:
 
 
 class AnswerScorer(TurnEncoder):
-    """Log-likelihoods of answers.
+    """Scores answers by their log-likelihood.
 
     The score of an answer is the sum (or the mean) of the logarithms of its tokens' probabilities, each given the
     context and the tokens *before* it. (FROMAGe's script for VisDial compares the prediction made *at* each token with
@@ -52,7 +52,7 @@ class AnswerScorer(TurnEncoder):
 
     @torch.inference_mode()
     def score(self, questions: Sequence[Question]) -> list[np.ndarray]:
-        """Scores `(options,)` of every question, higher is better.
+        """Returns the scores `(options,)` of every question; higher is better.
 
         Args:
             questions: of one dialogue, as these share what they have in common.
@@ -88,7 +88,7 @@ class AnswerScorer(TurnEncoder):
         return found
 
     def _sums(self, hidden: dict[int, torch.Tensor], lead: int, options: list[list[int]]) -> np.ndarray:
-        """Adds log-probabilities up by option.
+        """Adds up the log-probabilities of each option.
 
         Args:
             hidden: last hidden states `(1 + lead + tokens - 1, width)` by the option's number; all options see the

@@ -1,4 +1,4 @@
-"""Dialogues with their right answers, and the candidates: those of this package, or a person's own.
+"""Dialogues with their relevant answers, and the candidates: those of this package, or a user's own.
 
 This package has 200 short dialogues written by hand, each with a reply and an image that training never sees.
 """
@@ -33,7 +33,7 @@ _FIELDS = "turns (chat messages), and gold_text or gold_image; dialogue_id and r
 
 @dataclass(frozen=True)
 class ComparedDialogue:
-    """A dialogue and what is right for it.
+    """A dialogue and its relevant text and images.
 
     Args:
         dialogue_id: of the dialogue.
@@ -50,7 +50,7 @@ class ComparedDialogue:
 
 # -- the hand-written dialogues ---------------------------------------------------------------------------------------
 def read_own(split: str) -> list[dict[str, Any]]:
-    """The hand-written dialogues of one part as they are written, with ids in place of paths.
+    """Reads the hand-written dialogues of one part, with ids in place of paths.
 
     Raises:
         ValueError: an unknown part.
@@ -59,7 +59,7 @@ def read_own(split: str) -> list[dict[str, Any]]:
 
 
 def gallery_ids(split: str) -> list[str]:
-    """Ids of the images among which the hand-written dialogues of a part retrieve.
+    """Returns the ids of the candidate images of a part of the hand-written dialogues.
 
     Raises:
         ValueError: an unknown part.
@@ -75,7 +75,8 @@ def _own_lines(split: str, name: str) -> list[str]:
 
 
 def benchmark_gallery(split: str) -> Dataset:
-    """The images among which the dialogues of a part retrieve, always the same: one split by title, of every source.
+    """Loads the candidate images of a part of the hand-written dialogues: the images of one split by title, of every
+    source, always the same ones.
 
     The ids are kept in a file, so that recall means the same where a reader of a source learns to bring more images.
 
@@ -101,7 +102,7 @@ def benchmark_gallery(split: str) -> Dataset:
 
 
 def own_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
-    """The hand-written dialogues of `dev` or `test`; candidates are all images of that split and all gold texts.
+    """Loads the hand-written dialogues of `dev` or `test`; candidates are all images of that split and all gold texts.
 
     Raises:
         ValueError, PackageUnavailable: as `benchmark_gallery`.
@@ -113,7 +114,7 @@ def own_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
 
 
 def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
-    """Real chats of `validation` or `test`; candidates are the replies of all of them, and no images.
+    """Loads the chats of `validation` or `test`; candidates are the replies of all of them, and no images.
 
     Raises:
         ValueError: there is no such split.
@@ -137,7 +138,7 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
 
 
 def gallery_of(images, dialogues: Sequence[ComparedDialogue]) -> Gallery:
-    """Candidates out of rows of `load_captioned_images` and the dialogues' gold texts.
+    """Makes the candidates from rows of `load_captioned_images` and the dialogues' gold texts.
 
     Args:
         images: a dataset with `image_id, image, title, tags`.
@@ -150,7 +151,7 @@ def gallery_of(images, dialogues: Sequence[ComparedDialogue]) -> Gallery:
 
 
 def read_dialogues_file(path: str | os.PathLike, gallery: str | os.PathLike | None = None):
-    """A person's own dialogues.
+    """Reads a user's own dialogues.
 
     Args:
         path: JSON lines with the fields of this package's own dialogues, of which `turns`, and `gold_text` or
@@ -203,7 +204,7 @@ def _wanted(record: dict) -> list[str]:
 
 
 def _images(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
-    """Columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
+    """Returns the columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
     if gallery is not None:
         from ..data.captioned_images import load_image_folder
 
@@ -237,7 +238,7 @@ def _images(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
 
 
 def _dialogue(record: dict, where: str, number: int, known: dict, *folders: Path | None) -> ComparedDialogue:
-    """A record whose images are named by the ids of `known`, or by paths below one of the folders."""
+    """Converts a record whose images are named by the ids of `known`, or by paths below one of the folders."""
 
     def locate(part: dict) -> dict:
         if not isinstance(part, dict) or part.get("type") != "image" or not isinstance(part.get("image"), str):

@@ -34,7 +34,7 @@ _CELLS = 2**25
 
 
 class Chunks:
-    """Arrays on disk, one per batch, with checksums; without a folder they are only returned.
+    """Keeps arrays on disk, one per batch, with checksums. Without a folder nothing is kept.
 
     Args:
         folder: `system/kind`, made when the first is written; None keeps nothing.
@@ -50,13 +50,13 @@ class Chunks:
             self.folder = folder / digest.hexdigest()[:16]
 
     def get(self, number: int) -> np.ndarray | None:
-        """The array of a batch, if it is there and whole."""
+        """Returns the array of a batch, or None if it is missing or damaged."""
         if self.folder is None:
             return None
         return read_shard(self.folder / f"{number:06d}.safetensors", lambda tensors: tensors["array"].numpy())
 
     def put(self, number: int, array: np.ndarray) -> None:
-        """Keeps the array of a batch; a kill leaves the whole file or none."""
+        """Writes the array of a batch atomically."""
         if self.folder is not None:
             write_shard(self.folder, f"{number:06d}", {"array": torch.from_numpy(array)})
 
@@ -89,7 +89,8 @@ class Encoded:
         return tuple(self.candidates)
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
-        """Scores `(rows, candidates)`, higher is better; minus infinity for a candidate that cannot be read.
+        """Returns scores `(rows, candidates)`; higher is better. A candidate that cannot be read scores minus
+        infinity.
 
         Args:
             kind: of the candidates; of one index of texts and images, the other kind scores minus infinity.
@@ -110,7 +111,7 @@ class Encoded:
         return np.where(absent, -np.inf, found)
 
     def about(self) -> dict[str, object]:
-        """What a report says about the system."""
+        """Returns what a report says about the system."""
         found: dict[str, object] = {"sees": self.system.sees}
         if self.coherence is not None:
             found["coherence"] = asdict(self.coherence)
@@ -120,7 +121,7 @@ class Encoded:
     def gold_ranks(
         self, kind: str, queries: np.ndarray, golds: np.ndarray, excluded: Sequence[Sequence[int]] | None = None
     ) -> np.ndarray:
-        """Rank of each query's right candidate among all candidates, by `right_ranks`.
+        """Returns the rank of each query's relevant candidate among all candidates, by `right_ranks`.
 
         Args:
             kind: of the candidates.
@@ -150,7 +151,8 @@ class Encoded:
         return ranks
 
     def query_ranks(self, kind: str, queries: np.ndarray, golds: np.ndarray) -> np.ndarray:
-        """The other direction: for each distinct right candidate, the rank of its best query among all queries.
+        """Ranks in the other direction: returns the rank of the best query of each distinct relevant candidate among
+        all queries.
 
         Args:
             kind, queries, golds: as `gold_ranks`.
@@ -173,7 +175,7 @@ class Encoded:
 
 
 def work_folder(system: System, work: Path | None) -> Path | None:
-    """The folder of a system's cached batches; None without a folder or a `revision`."""
+    """Returns the folder of a system's cached batches, or None without a folder or a `revision`."""
     if work is None or not system.revision:
         return None
     name = re.sub(r"\W+", "-", system.name).strip("-").lower()
@@ -238,7 +240,7 @@ class Evaluator:
         measure: Callable[[Encoded], Figures],
         extend: Callable[[dict[str, Encoded]], dict[str, Encoded]] | None = None,
     ) -> dict[str, Figures]:
-        """Encodes everything, and takes the figures of every system.
+        """Encodes everything and computes the figures of every system.
 
         Args:
             groups, gallery: as `encode`.
@@ -253,14 +255,14 @@ class Evaluator:
         return found
 
     def notes(self) -> list[str]:
-        """Notes on skipped images."""
+        """Returns notes on skipped images."""
         if not self.unreadable:
             return []
         first = next(iter(self.unreadable))
         return [f"{len(self.unreadable)} images cannot be read, such as {first}; they are no candidates."]
 
     def _candidates(self, systems: Sequence[System], kind: str, gallery: Gallery) -> dict[str, np.ndarray]:
-        """Vectors of all candidates of a kind, by system."""
+        """Encodes all candidates of a kind, by every system."""
         count = len(gallery.texts) if kind == "text" else len(gallery.images)
         size = _TEXTS if kind == "text" else _IMAGES
         folders = {system.name: work_folder(system, self.work) for system in systems}
@@ -287,7 +289,7 @@ class Evaluator:
         return {name: _joined(arrays, kind) for name, arrays in parts.items()}
 
     def _image_key(self, source) -> str:
-        """A hash of an image's content, or its name if it cannot be read."""
+        """Returns a hash of an image's content, or its name if it cannot be read."""
         if not isinstance(source, str):
             return image_key(source)
         if source not in self._image_keys:
@@ -321,7 +323,7 @@ class Evaluator:
 
 
 def image_key(source) -> str:
-    """A hash of an image's content; its name if it cannot be read."""
+    """Returns a hash of an image's content, or its name if it cannot be read."""
     try:
         is_encoded = isinstance(source, (str, os.PathLike, bytes))
         return content_key(image_bytes(source) if is_encoded else load_image(source))
@@ -330,7 +332,7 @@ def image_key(source) -> str:
 
 
 def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
-    """All batches; one without a readable candidate does not know how wide its rows are."""
+    """Joins all batches. A batch without a readable candidate does not know the width of its rows."""
     width = max(array.shape[1] for array in arrays)
     if not width:
         raise ValueError(f"None of {sum(map(len, arrays))} candidates ({kind}) can be read: check their folder.")
@@ -338,7 +340,7 @@ def _joined(arrays: list[np.ndarray], kind: str) -> np.ndarray:
 
 
 def _readable(gallery: Gallery, kind: str, part: slice, broken: dict) -> tuple[Gallery, list[int], int]:
-    """A part of the candidates that can be read, their places in it, and how many there are with the others."""
+    """Returns the readable candidates of a part, their places in it, and the size of the part."""
     if kind == "text":
         texts = gallery.texts[part]
         return Gallery(texts), list(range(len(texts))), len(texts)

@@ -20,7 +20,7 @@ CUTOFFS = (1, 5, 10)
 
 # -- the first right candidate ----------------------------------------------------------------------------------------
 def right_ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Rank of the best placed right candidate of each query.
+    """Returns the rank of the best placed relevant candidate of each query.
 
     Candidates that score as high as the right one stand before it. A candidate that scores minus infinity or NaN is
     not returned.
@@ -40,7 +40,7 @@ def right_ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def first_right_ranks(scores: np.ndarray, query_groups: np.ndarray, candidate_groups: np.ndarray) -> np.ndarray:
-    """`right_ranks` where a candidate is right if its group is the query's.
+    """Returns `right_ranks` where a candidate is relevant if its group is the query's.
 
     Args:
         scores (`(queries, candidates)`): higher is better.
@@ -50,7 +50,7 @@ def first_right_ranks(scores: np.ndarray, query_groups: np.ndarray, candidate_gr
 
 
 def recall_values(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS, prefix: str = "") -> dict[str, np.ndarray]:
-    """`r1`, `r5`, ...: 100 for each query whose first right candidate is among the first k, else 0.
+    """Returns `r1`, `r5`, ...: 100 for each query whose first relevant candidate is among the first k, else 0.
 
     Args:
         ranks (`(queries,)`): from `right_ranks`; rank 0 counts as missed.
@@ -62,7 +62,7 @@ def recall_values(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS, prefix: s
 
 
 def recall_at(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
-    """Means of `recall_values`: recalls in percent.
+    """Returns the means of `recall_values`: recalls in percent.
 
     Raises:
         ValueError: `ranks` is empty.
@@ -75,7 +75,8 @@ def recall_at(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, 
 def cross_modal_consistency(
     text_scores: np.ndarray, image_scores: np.ndarray, text_groups: np.ndarray, image_groups: np.ndarray
 ) -> float:
-    """Share of queries, in percent, whose first text and first image belong to the same group, right or wrong.
+    """Returns the share of queries, in percent, whose first text and first image belong to the same group, relevant or
+    not.
 
     Args:
         text_scores (`(queries, texts)`), image_scores (`(queries, images)`): higher is better.
@@ -86,7 +87,7 @@ def cross_modal_consistency(
 
 
 def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> float:
-    """Share of queries, in percent, for which an image leads the joint ranking of texts and images.
+    """Returns the share of queries, in percent, for which an image leads the joint ranking of texts and images.
 
     The scores of either kind are standardised over all queries and candidates first, because the texts of a dual
     encoder lie nearer to one another than to its images.
@@ -103,7 +104,7 @@ def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> f
 # -- graded relevance -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class GradedRankings:
-    """Grades of rankings.
+    """Rankings with the grades of their documents.
 
     Args:
         gains (`(queries, depth)`): grade of the document at each rank; 0 where it is not relevant or there is none.
@@ -121,7 +122,7 @@ class GradedRankings:
 
 
 def rank(scores: np.ndarray, depth: int) -> np.ndarray:
-    """The best documents of each query.
+    """Returns the best documents of each query.
 
     Documents of equal score come in the order of their numbers. A score of minus infinity (or none, NaN) means that
     the document was not returned.
@@ -156,7 +157,7 @@ def rank(scores: np.ndarray, depth: int) -> np.ndarray:
 
 
 def judge(rankings: np.ndarray, relevance: Sequence[Mapping[int, float]]) -> GradedRankings:
-    """Rankings and relevance as the arrays that the measures take.
+    """Converts rankings and relevance to the arrays that the measures take.
 
     Args:
         rankings (`(queries, depth)`): document numbers, best first; -1 for none.
@@ -181,7 +182,7 @@ def judge(rankings: np.ndarray, relevance: Sequence[Mapping[int, float]]) -> Gra
 
 
 def mrr_at_k(judged: GradedRankings, k: int) -> np.ndarray:
-    """1 / rank of the first relevant document among the first k, else 0 `(queries,)`; its mean is MRR@k."""
+    """Returns 1 / rank of the first relevant document among the first k, else 0 `(queries,)`; its mean is MRR@k."""
     hits = judged.gains[:, : _cut(k)] > 0
     if not hits.shape[1]:
         return np.zeros(len(hits))
@@ -189,20 +190,20 @@ def mrr_at_k(judged: GradedRankings, k: int) -> np.ndarray:
 
 
 def ndcg_at_k(judged: GradedRankings, k: int) -> np.ndarray:
-    """Discounted gain over the best that there is `(queries,)`: the grade itself is the gain, 1 / log2(rank + 1) the
-    discount, as `ndcg_cut` of trec_eval."""
+    """Returns the discounted gain over the best possible one `(queries,)`. The gain is the grade itself and the
+    discount 1 / log2(rank + 1), as `ndcg_cut` of trec_eval."""
     best = _discounted(judged.ideal[:, : _cut(k)])
     return np.divide(_discounted(judged.gains[:, :k]), best, out=np.zeros(len(best)), where=best > 0)
 
 
 def recall_at_k(judged: GradedRankings, k: int) -> np.ndarray:
-    """Share of the relevant documents that are among the first k `(queries,)`."""
+    """Returns the share of the relevant documents that are among the first k `(queries,)`."""
     found = (judged.gains[:, : _cut(k)] > 0).sum(axis=1)
     return np.divide(found, judged.relevant, out=np.zeros(len(found)), where=judged.relevant > 0)
 
 
 def hit_at_k(judged: GradedRankings, k: int) -> np.ndarray:
-    """1 where any relevant document is among the first k, else 0 `(queries,)`.
+    """Returns 1 where any relevant document is among the first k, else 0 `(queries,)`.
 
     Some reports call this recall: with two relevant documents it can be 1 where the recall is 0.5.
     """
@@ -225,7 +226,7 @@ DEPTH = max(k for _, k in MEASURES.values())
 
 
 def all_measures(judged: GradedRankings) -> dict[str, np.ndarray]:
-    """Every measure of `MEASURES`, in percent, one figure a query."""
+    """Returns every measure of `MEASURES`, in percent, one figure per query."""
     return {name: 100 * measure(judged, k) for name, (measure, k) in MEASURES.items()}
 
 
@@ -243,8 +244,7 @@ def _discounted(gains: np.ndarray) -> np.ndarray:
 # Recall, intent F1 and MM-Relevance are those of MMDialog (Feng et al., ACL 2023). Overall recall, image retrieval
 # rate and cross-modal consistency follow the abstract of UniMuR (Findings of EACL 2024); their definitions are ours.
 def intent_f1(returned: Sequence[str], gold: Sequence[str]) -> float:
-    """F1, 0 to 1, of two sequences of kinds that are aligned from the left: the share of places that agree, over the
-    length of either.
+    """Returns the F1, 0 to 1, of two sequences of kinds aligned from the left, in which places that agree count.
 
     Args:
         returned, gold: such as `["text", "image"]`.
@@ -254,7 +254,8 @@ def intent_f1(returned: Sequence[str], gold: Sequence[str]) -> float:
 
 
 def mm_relevance(returned: np.ndarray, gold: np.ndarray) -> float:
-    """MM-Relevance: similarity place by place, from the left, over the length of either sequence; harmonic mean.
+    """Returns MM-Relevance: the harmonic mean of the similarity place by place, from the left, over the length of
+    either sequence.
 
     Args:
         returned (`(elements, width)`), gold (`(elements, width)`): unit vectors of the elements, by one CLIP.
@@ -268,7 +269,7 @@ def mm_relevance(returned: np.ndarray, gold: np.ndarray) -> float:
 
 
 def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) -> float:
-    """The least threshold at which no more than a share of the replies without a gold image get one.
+    """Returns the least threshold at which no more than a share of the replies without a gold image get one.
 
     An image is returned where the score is at least the threshold; equal scores are decided alike.
 
@@ -292,8 +293,8 @@ def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) ->
 
 
 def area_under_curve(scores: np.ndarray, wanted: np.ndarray) -> float:
-    """Probability that a reply with a gold image scores higher than one without, equal scores counting half; NaN
-    without both."""
+    """Returns the probability that a reply with a gold image scores higher than one without; equal scores count half.
+    NaN if one of the two groups is empty."""
     scores, wanted = np.asarray(scores, dtype=np.float64), np.asarray(wanted, dtype=bool)
     positive, negative = np.sort(scores[wanted]), np.sort(scores[~wanted])
     if not len(positive) or not len(negative):
@@ -303,8 +304,8 @@ def area_under_curve(scores: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def aligned_recall(ranks: Sequence[int], returned: int, k: int) -> float:
-    """Recall@k, 0 to 1, of one reply's elements of a kind: aligned from the left, an element for which nothing was
-    returned counts 0, and so does one of rank 0.
+    """Returns the recall@k, 0 to 1, of one reply's elements of a kind, aligned from the left. An element for which
+    nothing was returned, or whose rank is 0, counts 0.
 
     Args:
         ranks: of the gold elements, in order.

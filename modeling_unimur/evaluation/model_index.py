@@ -1,4 +1,4 @@
-"""Figures of a run in a model card's metadata, where the Hub reads them."""
+"""Writes the figures of a run into a model card's metadata, where the Hub reads them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TASK = "retrieval"
 
 
 def read_record(folder: str | os.PathLike) -> dict:
-    """`results.json` of a run.
+    """Reads `results.json` of a run.
 
     Raises:
         FileNotFoundError: the folder holds none.
@@ -25,7 +25,7 @@ def read_record(folder: str | os.PathLike) -> dict:
 
 
 def eval_results(record: dict, system: str, measures: Sequence[str] | None = None) -> list[EvalResult]:
-    """A system's figures as the Hub's `model-index` has them.
+    """Converts a system's figures to the Hub's `model-index`.
 
     Args:
         record: of `read_record`.
@@ -68,7 +68,7 @@ def eval_results(record: dict, system: str, measures: Sequence[str] | None = Non
 def write_model_index(
     card: str | os.PathLike, record: dict, system: str, measures: Sequence[str] | None = None
 ) -> int:
-    """Puts a system's figures into a card; those of the same data and measure are replaced, others stay.
+    """Writes a system's figures into a card. Figures of the same data and measure are replaced; others stay.
 
     Args:
         card: the card's file, or the folder of a model with its `README.md`.

@@ -19,7 +19,7 @@ _BLOCK = 2**22
 
 
 def files_digest(paths: Iterable[str | os.PathLike]) -> str:
-    """Sixteen hexadecimal digits that change with the content of any file, or with their order.
+    """Returns sixteen hexadecimal digits that change with the content of any file, or with their order.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -35,7 +35,7 @@ def files_digest(paths: Iterable[str | os.PathLike]) -> str:
 
 
 def model_revision(source: str | os.PathLike, model=None) -> str:
-    """The revision of a model.
+    """Returns the revision of a model.
 
     Args:
         source: folder or Hub id.
@@ -59,7 +59,7 @@ def model_revision(source: str | os.PathLike, model=None) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a figure may depend on, of those that are installed."""
+    """Returns the versions of Python and of the installed packages that a figure may depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -70,6 +70,6 @@ def package_versions() -> dict[str, str]:
 
 
 def this_machine() -> dict[str, object]:
-    """Processor or accelerator, threads and system."""
+    """Returns the processor or accelerator, the number of threads and the system."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     return {"device": device, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "system": platform.system()}

@@ -1,4 +1,4 @@
-"""The papers' published figures, beside those of a run."""
+"""Compares the papers' published figures with those of a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FILE = Path(__file__).with_name("data") / "published_figures.json"
 
 
 def published_figures(paper: str) -> list[dict]:
-    """Figures of a paper and of the systems that it is compared with.
+    """Returns the figures of a paper and of the systems that it compares with.
 
     Args:
         paper: `unimur` or `univl-dr`.
@@ -27,7 +27,7 @@ def published_figures(paper: str) -> list[dict]:
 
 
 def comparison(paper: str, results: Mapping[str, TaskResult], models: Sequence[str]) -> str:
-    """A table of published figures and ours, in Markdown.
+    """Makes a Markdown table of published figures and ours.
 
     Args:
         paper: as `published_figures`.
@@ -52,7 +52,7 @@ def comparison(paper: str, results: Mapping[str, TaskResult], models: Sequence[s
 
 
 def _ours(result: TaskResult, figure: dict, models: Sequence[str]) -> tuple[str, str]:
-    """Name and figure of the system that a published one is set beside; empty where the run has none."""
+    """Returns the name and the figure of the system to compare with a published one; empty if the run has none."""
     asked, measure = figure["ours"], figure["measure"]
     if asked is None or ("{1}" in asked and len(models) < 2):
         return "", ""

@@ -60,11 +60,11 @@ class TaskResult:
     _intervals: dict = field(default_factory=dict, repr=False)
 
     def measures(self) -> list[str]:
-        """All measures of any system, in their order."""
+        """All measures of any system, in order."""
         return list(dict.fromkeys(name for figures in self.systems.values() for name in figures.values))
 
     def interval(self, system: str, measure: str):
-        """Mean and 95 % interval of a measure; computed once."""
+        """Returns the mean and the 95 % interval of a measure; it is computed once."""
         if (system, measure) not in self._intervals:
             figures = self.systems[system]
             self._intervals[system, measure] = bootstrap(
@@ -73,7 +73,7 @@ class TaskResult:
         return self._intervals[system, measure]
 
     def difference(self, ours: str, theirs: str, measure: str):
-        """One system minus another on the same queries, with its 95 % interval.
+        """Returns one system minus another on the same queries, with its 95 % interval.
 
         Raises:
             ValueError: the systems weigh the queries differently, so that there are no pairs.
@@ -86,7 +86,7 @@ class TaskResult:
 
     # -- files --------------------------------------------------------------------------------------------------------
     def save(self, folder: str | os.PathLike) -> list[Path]:
-        """Writes `results.json`, `values.npz` (all figures, a query each) and `table.md`."""
+        """Writes `results.json`, `values.npz` (all figures, one per query) and `table.md`."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / _RESULTS, folder / _VALUES, folder / "table.md"]
@@ -124,7 +124,7 @@ class TaskResult:
 
     # -- tables -------------------------------------------------------------------------------------------------------
     def table(self, measures: Sequence[str] | None = None, intervals: bool = True) -> list[list[str]]:
-        """Header and a row a system."""
+        """Returns a header and one row per system."""
         wanted = list(measures or self.main or self.measures())
         rows = [["system", *wanted]]
         for name, figures in self.systems.items():
@@ -141,11 +141,11 @@ class TaskResult:
         return rows
 
     def text(self) -> str:
-        """The main table, for a terminal."""
+        """Returns the main table for a terminal."""
         return aligned(self.table(intervals=False))
 
     def lines(self) -> list[str]:
-        """Notes on the figures and on the inputs of each system."""
+        """Returns notes on the figures and on the inputs of each system."""
         seen = [
             f"{name} sees {figures.about['sees']}."
             for name, figures in self.systems.items()
@@ -154,8 +154,8 @@ class TaskResult:
         return [*self.notes, *seen]
 
     def differences(self, reference: str, systems: Sequence[str] | None = None) -> list[list[str]]:
-        """Header and a row a system: its main measures minus those of `reference`; * where the 95 % interval leaves
-        out 0.
+        """Returns a header and one row per system: its main measures minus those of `reference`. A star marks a 95 %
+        interval without 0.
 
         Args:
             reference: name of a system.
@@ -180,7 +180,7 @@ class TaskResult:
         return rows
 
     def markdown(self) -> str:
-        """The whole report."""
+        """Returns the whole report."""
         about = ", ".join(f"{key} {value}" for key, value in self.data.items() if not isinstance(value, (dict, list)))
         parts = [f"# {self.task}", f"{len(self.query_ids)} queries; {about}.", markdown_table(self.table())]
         if len(self.systems) > 1 and self.main:
@@ -193,7 +193,7 @@ class TaskResult:
 
 
 def aligned(rows: list[list[str]]) -> str:
-    """Columns of equal width, numbers to the right."""
+    """Formats columns of equal width, with numbers aligned to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -204,7 +204,7 @@ def aligned(rows: list[list[str]]) -> str:
 
 
 def markdown_table(rows: list[list[str]]) -> str:
-    """The same in Markdown."""
+    """Formats the same table in Markdown."""
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, f"| --- |{' ---: |' * (len(rows[0]) - 1)}")
     return "\n".join(lines)
@@ -249,7 +249,7 @@ def load_result(folder: str | os.PathLike) -> TaskResult:
 
 
 def merge_results(results: Sequence[TaskResult]) -> TaskResult:
-    """One table out of many runs.
+    """Merges many runs into one table.
 
     Args:
         results: of one task on the same queries. A system that is in several is taken from the first.

@@ -26,7 +26,7 @@ def bootstrap(
     seed: int = 0,
     samples: int = _SAMPLES,
 ) -> Interval:
-    """Mean and its percentile interval; whole clusters are drawn.
+    """Returns the mean and its percentile interval; whole clusters are drawn.
 
     `scipy.stats.bootstrap` is not used: it has neither clusters nor weights, and scipy is no dependency.
 
@@ -74,7 +74,7 @@ def paired_bootstrap(
     seed: int = 0,
     samples: int = _SAMPLES,
 ) -> Interval:
-    """Interval of the mean difference of two systems on the same queries; those that apply to both count.
+    """Returns the interval of the mean difference of two systems on the queries that apply to both.
 
     Args:
         ours, theirs (`(queries,)` or `(runs, queries)`): in the same order of queries.

@@ -33,7 +33,7 @@ class Branch:
 
 @dataclass
 class Stream:
-    """Places, as `ContextReader` reads them, and what follows them up to some place."""
+    """Places, as `ContextReader` reads them, and the branches that follow some of them."""
 
     places: list
     branches: list[Branch]
@@ -70,7 +70,7 @@ class BranchingDecoder(FrozenDecoder):
     purpose = "share"
 
     def branch(self, embeds: torch.Tensor, prefix: PrefixCache, forks: torch.Tensor, owners: torch.Tensor) -> Extended:
-        """Runs several continuations of each row together, each of which sees its row up to some place, and itself.
+        """Runs several continuations of each row together. Each of them sees its row up to some place, and itself.
 
         Args:
             embeds (`(batch, tokens, width)`): the continuations of a row one after the other, padded on the right.
@@ -114,7 +114,7 @@ class TurnEncoder:
         return self.share and self.decoder.supports()
 
     def encode(self, groups: Sequence[Sequence[Sequence[dict]]]) -> torch.Tensor:
-        """Unit vectors `(contexts, width)`, group by group.
+        """Returns unit vectors `(contexts, width)`, dialogue by dialogue.
 
         Args:
             groups: for each dialogue its contexts, such as all beginnings of it; a context is a list of chat messages.
@@ -125,9 +125,8 @@ class TurnEncoder:
         return self._encode(groups, False)[0]
 
     def encode_with_ret(self, groups: Sequence[Sequence[Sequence[dict]]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same, and how likely the language model says [RET] at the end of each context: the logarithm of its
-        probability `(contexts,)`. It means something for models that were trained to say it (FROMAGe's next-token
-        loss)."""
+        """Returns the vectors, and the log-probability of [RET] at the end of each context `(contexts,)`. It is
+        meaningful for models that were trained to say [RET] (FROMAGe's next-token loss)."""
         return self._encode(groups, True)
 
     @torch.inference_mode()
@@ -223,7 +222,7 @@ class TurnEncoder:
 
 
 def _buckets(streams: list[Stream]) -> Iterator[list[Stream]]:
-    """Streams of like length, as many as may run together."""
+    """Yields streams of similar length, as many as may run together."""
     batch: list[Stream] = []
     for stream in sorted(streams, key=lambda stream: len(stream.places)):
         if batch and (len(batch) == _STREAMS or (len(batch) + 1) * len(stream.places) > _TOKENS):

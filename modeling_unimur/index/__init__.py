@@ -1,4 +1,4 @@
-"""Indexes of texts and images behind one interface: a folder by FAISS, a database file or a cluster by Milvus.
+"""Indexes of texts and images behind one interface: folders by FAISS, and databases (Milvus, Qdrant, LanceDB).
 
 Nothing here imports torch: a service that only searches needs none.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from ..memory_index import KINDS, MEMORY, Added, Hit, RetrievalIndex, VectorIndex
-from .base import is_database
+from .base import database_of, is_database
 from .folder import keep_in
 from .precision import PRECISIONS, is_quantized, precision_of, require_kind, with_precision
 from .versions import about_index
@@ -27,31 +27,37 @@ def open_index(
 
     Args:
         uri: a folder (FAISS, or numpy alone), a file `*.db` (Milvus in the process), or a Milvus server's or
-            cluster's address: `http(s)://host:port`, `tcp://host:port`, `host:port`.
+            cluster's address: `http(s)://host:port`, `tcp://host:port`, `host:port`. Before the place of another
+            database stands its name: `qdrant+FOLDER`, `qdrant+http://host:port`, `lancedb+FOLDER`,
+            `lancedb+s3://bucket/path`.
         width: of the vectors. A new index needs it; an existing one must have it.
         model: name and revision of the vectors' model, likewise.
         index: of a new one, in the words of FAISS' `index_factory`: `"Flat"` (exact, the default), `"HNSW32"`,
             `"IVF1024,Flat"`, `"IVF1024,SQ8"`, `"IVF1024,PQ48"`; a folder takes any other of FAISS as well, and
-            `"memory"`: exact, and searched without FAISS.
+            `"memory"`: exact, and searched without FAISS. Qdrant has `"Flat"` and `"HNSW32"`.
         read_only: for searching only. A folder has one writer at a time and any number of readers.
         precision: of the numbers of a new index, `"float32"` (the default), `"int8"` or `"binary"`; an existing one
             must have it. `"memory"` takes all of them, FAISS and Milvus `"int8"` where they have such a kind.
-        options: of `FaissIndex` (`ef_search`, `nprobe`), `QuantizedIndex` (`rescore_multiplier`) or `MilvusIndex.open`
-            (`collection`, `token`, ...).
+        options: of `FaissIndex` (`ef_search`, `nprobe`), `QuantizedIndex` (`rescore_multiplier`), `MilvusIndex`,
+            `QdrantIndex` or `LanceDBIndex` (`collection`, `token`, ...).
 
     Raises:
         FileNotFoundError: no index there, and no width and model to make one (or `read_only`).
         ValueError: an index of another width, model, kind or precision; a folder with something else; a precision
             that the kind of index has not.
         BlockingIOError: another writer has it.
-        ImportError: FAISS or Milvus is not installed; the message names the extra.
+        ImportError: FAISS or the database's client is not installed; the message names the extra.
         ConnectionError: no server answers.
     """
     place = os.fspath(uri)
-    if is_database(place):
-        from .milvus import MilvusIndex
-
-        return MilvusIndex.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
+    if (database := database_of(place)) is not None:
+        if database[0] == "qdrant":
+            from .qdrant import QdrantIndex as kept
+        elif database[0] == "lancedb":
+            from .lancedb import LanceDBIndex as kept
+        else:
+            from .milvus import MilvusIndex as kept
+        return kept.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
     about = about_index(place)
     if about is None and (read_only or width is None or model is None):
         raise FileNotFoundError(

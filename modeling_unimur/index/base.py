@@ -17,12 +17,33 @@ PAYLOAD_BYTES = 65_535
 EF_SEARCH = 48
 NPROBE = 16
 _ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
+# Databases that are named before the place, as in `qdrant+http://localhost:6333` or `lancedb+items`.
+_NAMED = ("qdrant", "lancedb")
+
+
+def database_of(uri: str | os.PathLike) -> tuple[str, str] | None:
+    """The database that keeps an index and its place there; None for a folder of this package.
+
+    Args:
+        uri: `qdrant+PLACE`, `lancedb+PLACE`, or a Milvus file (`*.db`) or server.
+    """
+    uri = os.fspath(uri)
+    name, plus, place = uri.partition("+")
+    if plus and name in _NAMED:
+        return name, place
+    return ("milvus", uri) if uri.endswith(".db") or _ADDRESS.fullmatch(uri) else None
 
 
 def is_database(uri: str | os.PathLike) -> bool:
-    """Whether a place is a Milvus file (`*.db`) or server, and not a folder."""
-    place = os.fspath(uri)
-    return place.endswith(".db") or _ADDRESS.fullmatch(place) is not None
+    """Whether a place is one of a database, and not a folder of this package."""
+    return database_of(uri) is not None
+
+
+def local_path(uri: str | os.PathLike) -> str | None:
+    """The file or folder that an index lies in; None for a server, for storage by an address, and for memory."""
+    name, place = database_of(uri) or ("", os.fspath(uri))
+    remote = not place.endswith(".db") if name == "milvus" else "://" in place or place == ":memory:"
+    return None if name and remote else place
 
 
 def require_same(

@@ -30,7 +30,7 @@ WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
 # What names the words of a candidate in its payload.
 WORD_FIELDS = {"text": "text", "image": "caption"}
 _FILE = "words.safetensors"
-_NO_DATABASE = "{} is no index in a folder: hybrid search takes one of FAISS or 'memory', not of Milvus."
+_NO_DATABASE = "{} is no index in a folder: hybrid search takes FAISS or 'memory', not Milvus, Qdrant or LanceDB."
 # Words of one character too, unlike the default of bm25s: "size 8".
 _WORD = r"(?u)\b\w+\b"
 
@@ -117,7 +117,7 @@ def require_words(uri: str | os.PathLike) -> None:
     """Checks that an index in this place can keep words, before anything is encoded.
 
     Raises:
-        ValueError: it is a Milvus database.
+        ValueError: it is a database.
         ImportError: bm25s is not installed.
     """
     if is_database(uri):
@@ -129,7 +129,7 @@ def keep_words(index: RetrievalIndex) -> None:
     """Lets an index keep the words of its candidates beside their vectors; `save` writes them.
 
     Raises:
-        ValueError: it is an index in Milvus.
+        ValueError: it is an index in a database.
         PermissionError: it was opened for reading.
         ImportError: bm25s is not installed.
     """
@@ -153,7 +153,7 @@ def words_of(index: RetrievalIndex) -> WordIndex:
     words from the first call on.
 
     Raises:
-        ValueError: an index in Milvus; one in a folder that keeps no words, or whose words are damaged.
+        ValueError: an index in a database; one in a folder that keeps no words, or whose words are damaged.
         ImportError: bm25s is not installed.
     """
     _require_folder(index)

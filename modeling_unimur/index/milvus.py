@@ -3,40 +3,26 @@
 from __future__ import annotations
 
 import atexit
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from ..memory_index import ID_BYTES, KINDS, Condition, Hit, Query, VectorIndex, locked, matches
-from .base import EF_SEARCH, NPROBE, payload_text, require_same
-from .precision import require_kind, with_precision
+from ..memory_index import ID_BYTES, KINDS, Condition, Hit
+from .base import EF_SEARCH, NPROBE
+from .database import DatabaseIndex
 
 try:
     from pymilvus import DataType, MilvusClient, MilvusException
 except ImportError as error:
     raise ImportError("This index is kept by Milvus: `pip install unimur[milvus]`.") from error
 
-# Milvus' own bounds: hits a query, and bytes a message (64 MiB, of which a part is left for ids and payloads).
+# Milvus' own bound on the hits of a query.
 MAX_TOP_K = 16_384
-_MESSAGE_BYTES = 16 * 2**20
-_MAX_ROWS = 1000
-_FORMAT = 1
-_FACTORIES = (
-    (re.compile(r"Flat"), "FLAT", ()),
-    (re.compile(r"HNSW(\d+)"), "HNSW", ("M",)),
-    (re.compile(r"IVF(\d+),Flat"), "IVF_FLAT", ("nlist",)),
-    (re.compile(r"IVF(\d+),SQ8"), "IVF_SQ8", ("nlist",)),
-    (re.compile(r"IVF(\d+),PQ(\d+)"), "IVF_PQ", ("nlist", "m")),
-)
 # The same as FAISS' in a folder.
 _EF_CONSTRUCTION = 40
 # Of a socket's path, on every system.
@@ -46,209 +32,108 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SIGNS = {"in": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
-class MilvusIndex(VectorIndex):
-    """Texts and images in one collection; a second one of one row says which model made it. See `open`."""
+class MilvusIndex(DatabaseIndex):
+    """Texts and images in Milvus.
+
+    A file has one process at a time. It is served on a socket in a folder that only this user may enter, not on a
+    port.
+
+    Args:
+        uri: a file `*.db`, or a server's address.
+        collection, read_only: see `DatabaseIndex`.
+        token: `"user:password"` or a key, where the server wants one.
+        timeout: seconds until a server must have answered.
+        ef_search, nprobe: candidates that HNSW keeps in view; lists that an inverted file visits.
+    """
+
+    name, max_top_k = "Milvus", MAX_TOP_K
+    kinds = {
+        "Flat": ("FLAT", ()),
+        "HNSW32": ("HNSW", ("M",)),
+        "IVF1024,Flat": ("IVF_FLAT", ("nlist",)),
+        "IVF1024,SQ8": ("IVF_SQ8", ("nlist",)),
+        "IVF1024,PQ48": ("IVF_PQ", ("nlist", "m")),
+    }
 
     def __init__(
         self,
-        client: MilvusClient,
-        collection: str,
-        width: int,
-        model: str,
-        factory: str,
-        ef_search: int,
-        nprobe: int,
-        read_only: bool,
-        file: MilvusFile | None = None,
-    ):
-        super().__init__(width, model)
-        self._file, self._closed = file, False
-        self._client, self.collection, self.factory, self.read_only = client, collection, factory, read_only
-        index_type, _ = _milvus_index(factory)
-        effort = {"ef": ef_search} if index_type == "HNSW" else {"nprobe": nprobe} if "IVF" in index_type else {}
-        self._effort = {"metric_type": "IP", "params": effort}
-
-    @classmethod
-    def open(
-        cls,
         uri: str,
-        width: int | None = None,
-        model: str | None = None,
-        index: str | None = None,
-        read_only: bool = False,
-        collection: str = "unimur",
+        collection: str,
+        read_only: bool,
         token: str | None = None,
         timeout: float = 10.0,
         ef_search: int = EF_SEARCH,
         nprobe: int = NPROBE,
-        precision: str | None = None,
-    ) -> MilvusIndex:
-        """Opens the index of a database, or makes a new one.
-
-        Args:
-            uri: a file `*.db`, or a server's address.
-            width, model: of the vectors. A new index needs them; an existing one must have them.
-            index: `"Flat"` (exact), `"HNSW32"`, `"IVF1024,Flat"`, `"IVF1024,SQ8"` or `"IVF1024,PQ48"`, of a new one.
-            read_only: refuses changes through this object. A file has one process at a time all the same. It is
-                served on a socket in a folder that only this user may enter, not on a port.
-            collection: its name in the database.
-            token: `"user:password"` or a key, where the server wants one.
-            timeout: seconds until a server must have answered.
-            ef_search, nprobe: candidates that HNSW keeps in view; lists that an inverted file visits.
-            precision: `"int8"` for an inverted file in a byte a number; see `open_index`.
-
-        Raises:
-            FileNotFoundError: no index there, and no width and model to make one (or `read_only`).
-            ValueError: another width, model, kind or precision of index.
-            BlockingIOError: another process has the file.
-            ConnectionError: no server answers.
-        """
-        file = MilvusFile.open(uri) if uri.endswith(".db") else None
-        client = None
+    ):
+        super().__init__(uri, collection, read_only)
+        self._efforts = {"ef": ef_search, "nprobe": nprobe}
+        self._file = MilvusFile.open(uri) if uri.endswith(".db") else None
         try:
-            client = _connect(uri if file is None else file.address, token, timeout)
-            if client.has_collection(_about(collection)):
-                client.load_collection(_about(collection))
-                client.load_collection(collection)
-                row = client.query(_about(collection), filter='key == "about"', output_fields=["payload"])[0]
-                about = row["payload"]
-                if about["format"] != _FORMAT:
-                    raise ValueError(f"The index in {uri} has format {about['format']}; this version reads {_FORMAT}.")
-                require_same(uri, width, model, about["width"], about["model"])
-                require_kind(uri, about["factory"], index, precision)
-            else:
-                if read_only or width is None or model is None:
-                    raise FileNotFoundError(
-                        f"{uri} contains no index {collection!r}; to make one, give width and model and open it for "
-                        "writing."
-                    )
-                about = {
-                    "format": _FORMAT,
-                    "width": width,
-                    "model": model,
-                    "factory": with_precision(index, precision),
-                }
-                VectorIndex.__init__(cls.__new__(cls), width, model)  # checks them before anything is made
-                _create(client, collection, about)
-            return cls(
-                client,
-                collection,
-                about["width"],
-                about["model"],
-                about["factory"],
-                ef_search,
-                nprobe,
-                read_only,
-                file,
-            )
+            self._client = _connect(uri if self._file is None else self._file.address, token, timeout)
         except BaseException:
-            if client is not None:
-                client.close()
-            if file is not None:
-                file.release()
-            raise
-
-    def _payload(self, item: str, payload: dict | None) -> str:
-        return payload_text(item, payload)
-
-    # -- change -----------------------------------------------------------------------------------------------------
-    def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list[str]) -> int:
-        known = len(self._known(kind, ids))
-        for part in self._parts(ids):
-            rows = [
-                {"key": _key(kind, item), "item": item, "kind": kind, "vector": vector, "payload": json.loads(payload)}
-                for item, vector, payload in zip(ids[part], vectors[part], payloads[part], strict=True)
-            ]
-            self._client.upsert(self.collection, rows)
-        return known
-
-    def _remove(self, kind: str, ids: list[str]) -> None:
-        for part in self._parts(ids):
-            self._client.delete(self.collection, ids=[_key(kind, item) for item in ids[part]])
-
-    def _parts(self, rows: Sequence) -> Iterator[slice]:
-        size = max(1, min(_MAX_ROWS, _MESSAGE_BYTES // (4 * self.width)))
-        return (slice(start, start + size) for start in range(0, len(rows), size))
-
-    def _known(self, kind: str, ids: list[str]) -> set[str]:
-        keys = {_key(kind, item): item for item in ids}
-        names, known = list(keys), set()
-        for part in self._parts(names):
-            rows = self._client.get(self.collection, ids=names[part], output_fields=["key"])
-            known |= {keys[row["key"]] for row in rows}
-        return known
-
-    # -- search -----------------------------------------------------------------------------------------------------
-    def _search(self, query: Query) -> list[list[Hit]]:
-        if query.top_k > MAX_TOP_K:
-            raise ValueError(f"Milvus returns at most {MAX_TOP_K} hits a query, not {query.top_k}.")
-        filters = [f'kind == "{query.kinds[0]}"'] if len(query.kinds) == 1 else []
-        if query.where:
-            filters.append(milvus_expression(query.where))
-        found: list[list[Hit]] = []
-        for part in self._parts(query.vectors):
-            found += self._ask(query.vectors[part], query.top_k, " and ".join(filters), query.where)
-        return self._with_vectors(found) if query.with_vectors else found
-
-    def _ask(self, vectors: np.ndarray, top_k: int, expression: str, where: tuple[Condition, ...]) -> list[list[Hit]]:
-        limit = top_k
-        while True:
-            answers = self._client.search(
-                self.collection,
-                data=list(vectors),
-                limit=limit,
-                filter=expression,
-                output_fields=["item", "kind", "payload"],
-                search_params=self._effort,
-            )
-            found = []
-            for answer in answers:
-                entities = [(hit["entity"], hit["distance"]) for hit in answer]
-                hits = [Hit(e["item"], score, e["kind"], e["payload"]) for e, score in entities]
-                found.append([hit for hit in hits if matches(hit.payload, where)][:top_k])
-            # Some that were found do not match, and more may.
-            short = any(
-                len(hits) < top_k and len(answer) == limit for hits, answer in zip(found, answers, strict=True)
-            )
-            if not short or limit == MAX_TOP_K:
-                return found
-            limit = min(MAX_TOP_K, 8 * limit)
-
-    def _with_vectors(self, found: list[list[Hit]]) -> list[list[Hit]]:
-        """Hits with their vectors; one that another client has removed since it was found is left out."""
-        keys = list(dict.fromkeys(_key(hit.kind, hit.id) for hits in found for hit in hits))
-        vectors = {}
-        for part in self._parts(keys):
-            rows = self._client.get(self.collection, ids=keys[part], output_fields=["key", "vector"])
-            vectors |= {row["key"]: np.asarray(row["vector"], np.float32) for row in rows}
-        pairs = [[(hit, vectors.get(_key(hit.kind, hit.id))) for hit in hits] for hits in found]
-        return [[replace(hit, vector=vector) for hit, vector in row if vector is not None] for row in pairs]
-
-    @locked
-    def count(self, kind: str | None = None) -> int:
-        condition = "" if kind is None else f'kind == "{kind}"'
-        return self._client.query(self.collection, filter=condition, output_fields=["count(*)"])[0]["count(*)"]
-
-    # -- files ------------------------------------------------------------------------------------------------------
-    @locked
-    def save(self) -> None:
-        """Flushes; Milvus writes its own log ahead, and what `add` returned from is in it."""
-        self._client.flush(self.collection)
-
-    @locked
-    def drop(self) -> None:
-        """Deletes the index with all its candidates."""
-        self.require_writer()
-        for name in (self.collection, _about(self.collection)):
-            self._client.drop_collection(name)
-
-    @locked
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._client.close()
             if self._file is not None:
                 self._file.release()
+            raise
+
+    def _has(self, collection: str) -> bool:
+        found = self._client.has_collection(collection)
+        if found:
+            self._client.load_collection(collection)
+        return found
+
+    def _create(self, collection: str, width: int, factory: str) -> None:
+        index_type, parameters = self.kind_of(factory)
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=65)
+        schema.add_field("item", DataType.VARCHAR, max_length=ID_BYTES)
+        schema.add_field("kind", DataType.VARCHAR, max_length=max(map(len, KINDS)))
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=width)
+        schema.add_field("payload", DataType.JSON)
+        index = self._client.prepare_index_params()
+        parameters |= {"efConstruction": _EF_CONSTRUCTION} if index_type == "HNSW" else {}
+        index.add_index("vector", index_type=index_type, metric_type="IP", params=parameters)
+        # A search sees what was added before it, from whichever client.
+        self._client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
+
+    def _upsert(self, collection: str, rows: list[dict]) -> None:
+        self._client.upsert(collection, rows)
+
+    def _delete(self, keys: list[str]) -> None:
+        self._client.delete(self.collection, ids=keys)
+
+    def _get(self, collection: str, keys: list[str], field: str) -> dict[str, object]:
+        rows = self._client.get(collection, ids=keys, output_fields=["key", field])
+        return {row["key"]: row[field] for row in rows}
+
+    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
+        index_type, _ = self.kind_of(self.factory)
+        effort = "ef" if index_type == "HNSW" else "nprobe" if "IVF" in index_type else None
+        filters = [_of_kind(kind)] * (kind is not None) + [milvus_expression(where)] * bool(where)
+        answers = self._client.search(
+            self.collection,
+            data=list(vectors),
+            limit=limit,
+            filter=" and ".join(filters),
+            output_fields=["item", "kind", "payload"],
+            search_params={"metric_type": "IP", "params": {effort: self._efforts[effort]} if effort else {}},
+        )
+        pairs = [[(hit["entity"], hit["distance"]) for hit in answer] for answer in answers]
+        return [[Hit(row["item"], score, row["kind"], row["payload"]) for row, score in answer] for answer in pairs]
+
+    def _count(self, kind: str | None) -> int:
+        condition = "" if kind is None else _of_kind(kind)
+        return self._client.query(self.collection, filter=condition, output_fields=["count(*)"])[0]["count(*)"]
+
+    def _flush(self, collection: str) -> None:
+        self._client.flush(collection)
+
+    def _drop(self, collection: str) -> None:
+        self._client.drop_collection(collection)
+
+    def _disconnect(self) -> None:
+        self._client.close()
+        if self._file is not None:
+            self._file.release()
 
 
 class MilvusFile:
@@ -328,25 +213,8 @@ class MilvusFile:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _key(kind: str, item: str) -> str:
-    # Ids are any text; a digest needs no quoting in an expression and has one length.
-    return kind[0] + hashlib.sha256(item.encode()).hexdigest()
-
-
-def _about(collection: str) -> str:
-    # Descriptions of collections do not survive in a file.
-    return f"{collection}_about"
-
-
-def _milvus_index(factory: str) -> tuple[str, dict[str, int]]:
-    for form, name, keys in _FACTORIES:
-        if match := form.fullmatch(factory):
-            values = dict(zip(keys, map(int, match.groups()), strict=True))
-            return name, values | ({"efConstruction": _EF_CONSTRUCTION} if name == "HNSW" else {})
-    raise ValueError(
-        "Milvus makes 'Flat', 'HNSW32', 'IVF1024,Flat', 'IVF1024,SQ8' or 'IVF1024,PQ48' (any numbers), "
-        f"not {factory!r}."
-    )
+def _of_kind(kind: str) -> str:
+    return f'kind == "{kind}"'
 
 
 def _connect(uri: str, token: str | None, timeout: float) -> MilvusClient:
@@ -360,31 +228,6 @@ def _connect(uri: str, token: str | None, timeout: float) -> MilvusClient:
         raise ConnectionError(f"No Milvus answers at {uri}: {error.message}. Is the server up?") from error
     finally:
         logger.setLevel(level)
-
-
-def _create(client: MilvusClient, collection: str, about: dict) -> None:
-    index_type, parameters = _milvus_index(about["factory"])
-    if client.has_collection(collection):
-        raise ValueError(f"The database has a collection {collection!r} that is no index of this kind; name another.")
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=65)
-    schema.add_field("item", DataType.VARCHAR, max_length=ID_BYTES)
-    schema.add_field("kind", DataType.VARCHAR, max_length=max(map(len, KINDS)))
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=about["width"])
-    schema.add_field("payload", DataType.JSON)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type=index_type, metric_type="IP", params=parameters)
-    # A search sees what was added before it, from whichever client.
-    client.create_collection(collection, schema=schema, index_params=index, consistency_level="Strong")
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=16)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=2)  # there is no collection without vectors
-    schema.add_field("payload", DataType.JSON)
-    index = client.prepare_index_params()
-    index.add_index("vector", index_type="FLAT", metric_type="IP")
-    client.create_collection(_about(collection), schema=schema, index_params=index, consistency_level="Strong")
-    client.upsert(_about(collection), [{"key": "about", "vector": [1.0, 0.0], "payload": about}])
-    client.flush(_about(collection))
 
 
 def milvus_expression(where: tuple[Condition, ...]) -> str:

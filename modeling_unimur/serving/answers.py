@@ -14,7 +14,7 @@ import torch
 from ..conversation import words_of_dialogue
 from ..index.second_stage import RERANK_TOP_K, open_reranker
 from ..memory_index import KINDS
-from ..modeling_open_clip import fuses_captions, picture_inputs, picture_vectors, text_vectors
+from ..modeling_open_clip import fuses_captions, image_inputs, image_vectors, text_vectors
 from .limits import Refused
 from .openai_requests import RerankRequest
 from .public_names import PublicNames
@@ -113,9 +113,7 @@ class Answerer:
             images = [part["image"] for part in parts if part["type"] == "image"]
             if any(texts) and not fuses_captions(processor):
                 raise ValueError("This model has no vector for an image with a text: send the one or the other.")
-            return picture_vectors(
-                model, picture_inputs(processor, images, [{"caption": text or None} for text in texts])
-            )
+            return image_vectors(model, image_inputs(processor, images, [{"caption": text or None} for text in texts]))
 
         found = self._tried(embedded)
         if isinstance(found, Exception):

@@ -1,4 +1,4 @@
-"""Heads for an existing index: a conversation queries its vectors, and nothing is re-encoded.
+"""Fits heads for an existing index: a conversation queries its vectors, and nothing is re-encoded.
 
 ```python
 from transformers import pipeline
@@ -222,7 +222,7 @@ class _Data:
 
 
 def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _Data:
-    """Divides the texts of an index into those that are trained on, that choose and that judge, and makes contexts."""
+    """Divides the texts of an index into those for training, selection and evaluation, and makes contexts."""
     groups = Groups.of(index)
     if len(groups) < _FEWEST:
         raise ValueError(
@@ -283,7 +283,7 @@ def _ready_index(embeddings, texts, kind: str, column: str | None) -> Precompute
 
 
 def _untrained(language_model, revision, index: PrecomputedCorpus, data: _Data, options: AdaptOptions):
-    """The model before training, on a language model that is named by where it came from."""
+    """Returns the model before training, and its processor; both name the language model by its source."""
     source = folder_or_id(language_model)
     try:
         processor = UniMuRProcessor.from_backbones(
@@ -315,7 +315,7 @@ def _untrained(language_model, revision, index: PrecomputedCorpus, data: _Data, 
 
 
 def _faster_dtype() -> torch.dtype:
-    """bfloat16 where the processor or an accelerator multiplies it, else float32."""
+    """Returns bfloat16 where the processor or an accelerator multiplies it, else float32."""
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     accelerated = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if accelerated or amx() else torch.float32

@@ -1,5 +1,5 @@
-"""Dialogue-shaped contexts with their relevant precomputed vectors: of the index' own texts, and of texts that its
-encoder embeds."""
+"""Makes dialogue-shaped contexts with their relevant precomputed vectors, from the texts of the index and from texts
+that its encoder embeds."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Groups:
 
     @classmethod
     def of(cls, index: PrecomputedCorpus) -> Groups:
-        """The groups of an index; items without a text are counted in `untold` and have none."""
+        """Groups the items of an index by their texts. Items without a text are counted in `untold`."""
         places: dict[str, int] = {}
         groups = cls([], {"text": [], "image": []})
         for row, (text, kind) in enumerate(zip(index.items.texts, index.items.kinds, strict=True)):
@@ -141,7 +141,7 @@ class Contexts:
 def training_contexts(
     groups: Groups, chosen: Sequence[int], count: int, seed: int, image_share: float = 0.0
 ) -> Contexts:
-    """Contexts about some groups: all of them before one comes again.
+    """Makes contexts about some groups; each group is used once before any is used again.
 
     Args:
         groups: of an index.
@@ -171,7 +171,7 @@ def training_contexts(
 
 
 def judging_contexts(groups: Groups, chosen: Sequence[int], spoken: bool, seed: int) -> list[list[str]]:
-    """One context a group, the whole text (a span of a long one), or a dialogue around it."""
+    """Makes one context per group: its text (a span of a long one), or a dialogue around it."""
     rng, found = random.Random(seed), []
     for group in chosen:
         others = [number for number in chosen if number != group] or [group]
@@ -181,7 +181,7 @@ def judging_contexts(groups: Groups, chosen: Sequence[int], spoken: bool, seed: 
 
 
 class AdaptRows(Dataset):
-    """Contexts as rows for `DualAlignmentCollator`.
+    """Gives contexts as rows for `DualAlignmentCollator`.
 
     Args:
         contexts: with rows of the tables.
@@ -335,7 +335,8 @@ def encoder_contexts(
 
 
 def _held_out(parts: dict[str, list[TextContext]]) -> tuple[list[TextContext], list[TextContext]]:
-    """Contexts that choose, and others that judge: the validation and the test split, or halves of the only one."""
+    """Returns contexts for selection and others for evaluation: the validation and the test split, or halves of the
+    only one."""
     choosing, judging = parts["validation"], parts["test"]
     if not choosing or not judging:
         both = [*choosing, *judging]

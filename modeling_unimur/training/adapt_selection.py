@@ -33,7 +33,8 @@ _MOST_CANDIDATES = 10_000
 
 # -- recalls ----------------------------------------------------------------------------------------------------------
 def held_out_sets(index: PrecomputedCorpus, groups: Groups, held_out: Sequence[int], seed: int) -> list[DevSet]:
-    """From a held-out text, and from a dialogue around it, to its own item among all items of a kind."""
+    """Builds the sets that look for an item among all items of its kind: by its held-out text, and by a dialogue
+    around that text."""
     sets = []
     owners = np.full(len(index.items), -1)
     for kind in groups.rows:
@@ -91,7 +92,7 @@ def chance(dev: DevSet) -> dict[str, float]:
 
 
 def own_metric_score(raw: torch.Tensor, metric: str | None) -> Callable:
-    """Scores of an index that keeps lengths: by inner product, or by minus the distance where its metric is `l2`.
+    """Returns the score of an index that keeps lengths: the inner product, or minus the distance for the metric `l2`.
 
     Args:
         raw (`(candidates, width)`): the vectors as they were stored, in the order of the set's candidates.
@@ -174,23 +175,23 @@ class AnchorChoice:
 
     @property
     def best(self) -> str:
-        """The readout that, with its weights, is best; it is never below the encoder alone."""
+        """The name of the best readout with its weights. It is never below the encoder alone."""
         names = [name for name in self.choices if name != "encoder"]
         return max(names, key=lambda name: self.choices[name].merit)
 
     @property
     def is_encoder_alone(self) -> bool:
-        """Whether neither the last turn nor a readout was worth a weight."""
+        """Whether neither the last turn nor a readout got a weight."""
         weights = self.choices[self.best].weights
         return weights["last_weight"] == weights["readout_weight"] == 0
 
     def own_queries(self) -> list[torch.Tensor]:
-        """The encoder's queries of the sets that judge: its vectors of the whole dialogues."""
+        """Returns the encoder's queries of the sets that judge: its vectors of the whole dialogues."""
         return [own[:, 0] for own in self._judged]
 
     @torch.no_grad()
     def queries(self, readouts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """The anchored queries of the sets that judge, by the best choice.
+        """Returns the anchored queries of the sets that judge, by the best choice.
 
         Args:
             readouts (each `(contexts, width)`): those of the best readout.
@@ -202,13 +203,13 @@ class AnchorChoice:
         ]
 
     def report(self) -> dict:
-        """The best choice for `results.json`."""
+        """Returns the best choice for `results.json`."""
         best, alone = self.choices[self.best], self.choices["encoder"]
         sets = {name: {"encoder": alone.by_set[name], "anchored": best.by_set[name]} for name in best.by_set}
         return {"readout": self.best, **best.weights, "revision": self.space.revision, "chosen_on": sets}
 
     def install(self, model, processor) -> None:
-        """Gives a model and its processor the anchor, by the best choice; they name the encoder."""
+        """Gives the model and the processor the anchor of the best choice; both name the encoder."""
         self._set(self.choices[self.best].weights)
         model.heads.query_anchor = self.anchor.to(model.device)
         named = {"anchor_base_model": self.space.name, "anchor_base_revision": self.space.revision}
@@ -230,7 +231,8 @@ class AnchorChoice:
 
 
 def _own_vectors(space: TextSpace, several: list[list[list[str]]]) -> list[torch.Tensor]:
-    """For each list of contexts `(contexts, 2, width)`, whole dialogues and last turns; each text runs once."""
+    """Encodes whole dialogues and last turns, `(contexts, 2, width)` for each list of contexts; each text is encoded
+    once."""
     pairs = [[anchor_words(turn_messages(turns)) for turns in contexts] for contexts in several]
     distinct = list(dict.fromkeys(text for some in pairs for pair in some for text in pair))
     places = {text: number for number, text in enumerate(distinct)}
@@ -239,7 +241,8 @@ def _own_vectors(space: TextSpace, several: list[list[list[str]]]) -> list[torch
 
 
 def _fewer_candidates(dev: DevSet) -> DevSet:
-    """The set with all right candidates and so many others that choosing takes seconds on a large index too."""
+    """Keeps all relevant candidates and a limited number of others, so that selection takes seconds on a large
+    index."""
     if len(dev.candidates) <= _MOST_CANDIDATES:
         return dev
     right = np.isin(dev.candidate_ids, dev.ids)

@@ -38,7 +38,7 @@ _DEV_NAMES = {
 
 @dataclass
 class AlignmentData:
-    """What a run reads.
+    """The data of a run.
 
     Args:
         train: rows for `DualAlignmentCollator`.
@@ -57,7 +57,7 @@ class AlignmentData:
 
 
 class _Images:
-    """What the frozen image tower makes of a split's images, by their numbers."""
+    """The outputs of the frozen image tower for a split's images, by number."""
 
     def __init__(self, model: UniMuRModel, pairs: ImagePairs):
         self.model, self.pairs = model, pairs
@@ -75,25 +75,26 @@ class _Images:
         return project(clip, self.pairs.pooled[numbers].float().to(device)).cpu()
 
     def everything(self) -> torch.Tensor:
-        """The targets of all images `(images, width)`."""
+        """Returns the targets of all images `(images, width)`."""
         return self.target(torch.arange(len(self.pairs.paths)))
 
 
 def _dev_names(source: str) -> tuple[str, str | None]:
-    """What the two sets of a source of texts are called; those of a function have its name."""
+    """Returns the names of the two sets of a source of texts. Those of a function contain its name."""
     function = source.rpartition(":")[2]
     return _DEV_NAMES.get("".join(source.partition("=")[:2]), (f"{function}_text", f"{function}_image"))
 
 
 def _spaced(items: list, count: int | None) -> list:
-    """At most `count` of them, evenly spaced."""
+    """Returns at most `count` items, evenly spaced."""
     if count is None or count >= len(items):
         return items
     return [items[number * len(items) // count] for number in range(count)]
 
 
 def contexts_read(data: UniMuRDataArguments) -> dict[str, list[TextContext]]:
-    """The contexts of each source of unpaired texts that a run of a recipe reads: steps, refit, and what judges it."""
+    """Returns the contexts of each source of unpaired texts that a run of a recipe reads, for its steps, the refit and
+    evaluation."""
     further = data.refit_texts if data.refit_readout else []
     found = {}
     for source, parts in load_texts([*data.texts, *further]).items():
@@ -191,7 +192,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_dual_encoder(source: str, revision: str | None = None, device: str | None = None):
-    """A recipe's dual encoder exactly as training loads it, since its weights name the features.
+    """Loads a recipe's dual encoder exactly as training does, because its weights name the features.
 
     Args:
         source: Hub id or folder.

@@ -102,7 +102,7 @@ class ClipModelArguments:
     Args:
         clip: Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in.
         clip_revision: commit, tag or branch on the Hub.
-        image_head: with data.images: arguments of a new PictureHead of an open_clip model, which then trains.
+        image_head: with data.images: arguments of a new ImageHead of an open_clip model, which then trains.
     """
 
     clip: str
@@ -221,6 +221,9 @@ class UniMuRDataArguments(_ImageArguments):
         keep_prefixes_gb: memory for what the frozen language model made of contexts; 0 keeps nothing.
         keep_prefixes_on_disk: whether those lie in the cache folder for the next run too.
         closed_form_start: start the image map and the readout from ridge regressions over all rows.
+        train_readout: whether gradients train the readout too. Dimensions of a language model's hidden states differ
+            hundredfold, and the first steps undo a closed-form start at any learning rate; a short run does better
+            with `false` and a refit.
         refit_readout: solve the readout once more at the end, where the dev split gains by it.
         refit_texts_per_source: as texts_per_source, of what the refit reads, once each; all by default.
         refit_texts: further texts that the refit alone reads: as in `texts`, or words (of the glosses) and
@@ -246,6 +249,7 @@ class UniMuRDataArguments(_ImageArguments):
     keep_prefixes_gb: float = 0.0
     keep_prefixes_on_disk: bool = False
     closed_form_start: bool = False
+    train_readout: bool = True
     refit_readout: bool = False
     refit_texts_per_source: int | None = None
     refit_texts: list[str] = field(default_factory=list)
@@ -259,6 +263,8 @@ class UniMuRDataArguments(_ImageArguments):
             raise ValueError(
                 "refit_texts are read beside `texts`, by refit_readout: true; give both, or leave it out."
             )
+        if not (self.train_readout or self.closed_form_start):
+            raise ValueError("train_readout: false leaves the readout at random: set closed_form_start: true too.")
         if self.hard_negatives < 0:
             raise ValueError(f"hard_negatives must be a non-negative integer, got {self.hard_negatives}.")
 

@@ -37,7 +37,7 @@ class TrainingGuard(TrainerCallback):
         self.model = model
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Notes which weights train.
+        """Records which weights train.
 
         Raises:
             ValueError: every weight is frozen.
@@ -75,14 +75,16 @@ class TrainingGuard(TrainerCallback):
         """Checks after the first steps that every trained weight got a gradient."""
         self._steps += 1
         over = state.global_step == state.max_steps and not self._resumed  # a resumed run may have few steps left
-        if self._unseen and (self._steps == _PATIENCE or over):
+        # The first matrix of an adapter gets its first gradient when the second one is no longer zero.
+        unseen = {name for name in self._unseen if self._steps > 1 or ".lora_A." not in name}
+        if unseen and (self._steps == _PATIENCE or over):
             raise RuntimeError(
-                f"No gradient ever reached {', '.join(sorted(self._unseen))}: the batches hold nothing that reads it. "
+                f"No gradient ever reached {', '.join(sorted(unseen))}: the batches hold nothing that reads it. "
                 "Freeze it (requires_grad_(False)), or give the loss its inputs."
             )
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        """Checks every loss term and figure; Trainer's own filter hides a NaN in the sum."""
+        """Checks every loss term and figure, because Trainer's own filter hides a NaN in the sum."""
         wrong = [f"{k} = {v}" for k, v in (logs or {}).items() if isinstance(v, float) and not math.isfinite(v)]
         # Trainer itself logs an infinite norm at a step that the loss scaler skips.
         if self._skipped:
@@ -107,7 +109,7 @@ class TrainingLogFile(TrainerCallback):
     dictionaries, each with `step`. Lines from before a resumption are among them."""
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Writes the file, whole or not at all."""
+        """Writes the file atomically."""
         if not state.is_world_process_zero:
             return
         path = Path(args.output_dir, FILE_NAME)
@@ -136,14 +138,14 @@ class EarlyStopping(EarlyStoppingCallback):
     """
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Stops where the count says so."""
+        """Stops a run that had already stopped."""
         super().on_train_begin(args, state, control, **kwargs)
         if self.early_stopping_patience_counter >= self.early_stopping_patience:
             control.should_training_stop = True
 
 
 class EpochDraws(TrainerCallback):
-    """Lets rows draw again when an epoch begins, in a resumed run as in one without a break.
+    """Draws the rows again when an epoch begins, in a resumed run as in an uninterrupted one.
 
     Args:
         rows: a dataset with `draw(epoch)`.
@@ -153,7 +155,7 @@ class EpochDraws(TrainerCallback):
         self.rows = rows
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        """Draws."""
+        """Draws the rows of the epoch."""
         self.rows.draw(int(state.epoch or 0))
 
 
@@ -171,6 +173,6 @@ class RescaleRet(TrainerCallback):
 
     @torch.no_grad()
     def on_step_end(self, args, state, control, **kwargs):
-        """Rescales them."""
+        """Rescales the [RET] vectors."""
         lengths = torch.linalg.vector_norm(self.ret, dim=1, keepdim=True)
         self.ret.mul_(self.norm.to(lengths) / lengths)

@@ -20,13 +20,13 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "adapter_model.
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
-    """The folders `checkpoint-<step>` of a run, by step."""
+    """Returns the folders `checkpoint-<step>` of a run, ordered by step."""
     found = [path for path in Path(output_dir).glob("checkpoint-*") if _NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=lambda path: int(_NAME.fullmatch(path.name)[1]))
 
 
 def why_incomplete(checkpoint: Path) -> "str | None":
-    """What a checkpoint lacks; None when it is whole.
+    """Returns what a checkpoint lacks, or None if it is complete.
 
     Trainer writes the weights, the optimizer, the schedule, the random states, and last `trainer_state.json`; a run
     that is killed meanwhile leaves a folder without some of them, or with part of one.
@@ -54,7 +54,7 @@ def why_incomplete(checkpoint: Path) -> "str | None":
 
 
 def starting_point(args: TrainingArguments, resume: bool = False, overwrite: bool = False) -> "str | None":
-    """The checkpoint that a run starts from, or None for a fresh start.
+    """Returns the checkpoint that a run starts from, or None for a fresh start.
 
     Args:
         args: of the run; `resume_from_checkpoint` names a checkpoint, or is true for the last one.

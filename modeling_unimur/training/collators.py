@@ -55,7 +55,7 @@ class DualAlignmentCollator:
         return batch
 
     def contexts(self, rows: "list[dict]") -> dict:
-        """The inputs of the queries alone, from rows with `turns` and `visual_features`."""
+        """Returns the inputs of the queries alone, from rows with `turns` and `visual_features`."""
         limit = self.max_context_tokens + self.processor.overhead_tokens
         dialogues = [turn_messages(row["turns"], row["visual_features"] is not None) for row in rows]
         texts = [self.processor.render(dialogue) for dialogue in dialogues]
@@ -97,7 +97,7 @@ class DualAlignmentCollator:
 
 
 def turn_messages(turns: "list[str]", image_first: bool = False) -> "list[dict]":
-    """Turns as chat messages, with an image's placeholder before the last one's words."""
+    """Converts turns to chat messages, with an image's placeholder before the words of the last one."""
     messages = []
     for number, turn in enumerate(turns):
         content = [{"type": "text", "text": turn}]
@@ -108,17 +108,17 @@ def turn_messages(turns: "list[str]", image_first: bool = False) -> "list[dict]"
 
 
 def render_turns(processor: UniMuRProcessor, turns: "list[str]") -> str:
-    """Turns as the processor writes a dialogue."""
+    """Renders turns with the processor's chat template."""
     return processor.render(turn_messages(turns))
 
 
 def rows_at(rows: Dataset, numbers: Sequence[int]) -> list[dict]:
-    """Rows by number, all at once where the dataset can."""
+    """Returns rows by number, in one call if the dataset supports it."""
     many = getattr(rows, "__getitems__", None) or (lambda some: [rows[number] for number in some])
     return many(numbers)
 
 
 def all_rows(rows: Dataset) -> list[dict]:
-    """Every row, in order, many at a time where the dataset can."""
+    """Returns every row in order, many at a time if the dataset supports it."""
     starts = range(0, len(rows), _AT_ONCE)
     return [row for start in starts for row in rows_at(rows, range(start, min(start + _AT_ONCE, len(rows))))]

@@ -14,7 +14,8 @@ from .pairs import ImagePairs
 
 
 class ImageRows(Dataset):
-    """Every caption as a retrieval context of its image, in three forms; which row has which is fixed by the seed.
+    """Uses every caption as a retrieval context of its image, in one of three forms; the seed fixes the form of each
+    row.
 
     - the caption alone;
     - another pair's caption before it, as a dialogue that has moved on (GILL concatenates pairs so);
@@ -57,7 +58,7 @@ class ImageRows(Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict]:
-        """Rows of one batch: one look-up in the cached features for all of them."""
+        """Returns the rows of one batch with one look-up in the cached features."""
         index = torch.as_tensor(rows)
         owners = self.pairs.owners[index]
         shown = torch.where(self.own[index], owners, self.pairs.owners[self.others[index]])
@@ -82,7 +83,7 @@ class ImageRows(Dataset):
 
 
 class TextRows(Dataset):
-    """Contexts whose right answer is a text, and an image where one is known: textual matching needs no image.
+    """Contexts whose relevant answer is a text, and an image where one is known. Textual matching needs no image.
 
     Args:
         turns (`list[list[str]]`): of each context.
@@ -137,7 +138,7 @@ class TextRows(Dataset):
 
 
 class MixedRows(Dataset):
-    """Several datasets in given shares; one pass has as many rows as the sum of them.
+    """Mixes several datasets in given shares. One pass has as many rows as all of them together.
 
     A dataset whose share is more than its size is repeated, one whose share is less gives a seeded choice.
 
@@ -169,7 +170,7 @@ class MixedRows(Dataset):
         return self.datasets[part][place]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict]:
-        """Rows of one batch, by part."""
+        """Returns the rows of one batch, gathered from each dataset."""
         found: dict[int, dict] = {}
         wanted = self.places[torch.as_tensor(rows)].tolist()
         for number, dataset in enumerate(self.datasets):
@@ -182,7 +183,7 @@ class MixedRows(Dataset):
 
 @dataclass
 class TextContext:
-    """One context.
+    """A context with its relevant text.
 
     Args:
         turns (`list[str]`): of the dialogue.
@@ -206,7 +207,7 @@ def _own_chats(path: str) -> Splits:
 
 
 def _told(rows: Iterable[dict]) -> list[TextContext]:
-    """Rows with `turns` and `target_text`, and `target_picture` where they have one."""
+    """Converts rows with `turns`, `target_text` and, where there is one, `target_picture`."""
     return [
         TextContext([turn["content"] for turn in row["turns"]], row["target_text"], row.get("target_picture", ""))
         for row in rows
@@ -219,7 +220,7 @@ DEFAULT_SOURCES = ("glosses", "dialogues")
 
 
 def load_texts(sources: list[str]) -> dict[str, Splits]:
-    """The named sources.
+    """Loads sources of texts by name.
 
     Args:
         sources: names out of `data.registry.TEXTS`; `chats=PATH`: a person's own chats, as
@@ -257,7 +258,7 @@ def text_rows(
     image_targets: Callable[[torch.Tensor], torch.Tensor],
     own_share: float = 0.0,
 ) -> TextRows:
-    """Contexts as rows beside those of the images.
+    """Converts contexts to rows that train beside those of the images.
 
     Args:
         contexts: of one split.

@@ -1,4 +1,4 @@
-"""What a run costs before it starts: parameters, memory of the device, steps, operations and time."""
+"""Estimates the cost of a run before it starts: parameters, device memory, steps, operations and time."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Cost:
         return self.once + sum(self.flop[stage] * steps for stage, steps in self.steps.items())
 
     def lines(self, speed: float) -> list[str]:
-        """The estimate in words.
+        """Describes the estimate, one fact per line.
 
         Args:
             speed: operations per second of the device, as `matrix_speed` measures them.
@@ -77,7 +77,7 @@ def _duration(seconds: float) -> str:
 
 
 def matrix_speed(dtype: torch.dtype, seconds: float = 0.5) -> float:
-    """Operations per second of a product of two square matrices on this device."""
+    """Measures the operations per second of a product of two square matrices on this device."""
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     size = 512 if device.type == "cpu" else 8_192
 
@@ -101,13 +101,13 @@ def _count(module: nn.Module, trained: bool = False) -> int:
 
 
 def _blocks(tower: nn.Module) -> int:
-    """Weights that each token passes: all but the tables of embeddings."""
+    """Counts the weights that each token passes: all but the embedding tables."""
     tables = sum(part.weight.numel() for part in tower.modules() if isinstance(part, nn.Embedding))
     return _count(tower) - tables
 
 
 def _towers(model: nn.Module, config) -> tuple[float, float] | None:
-    """Operations of the forward passes of one text and one image; None for a tower that is no transformer."""
+    """Returns the operations of the forward passes of one text and one image, or None if a tower is no transformer."""
     if not hasattr(config, "vision_config") or not hasattr(config.vision_config, "patch_size"):
         return None
     image_tokens = (config.vision_config.image_size // config.vision_config.patch_size) ** 2 + 1
@@ -126,7 +126,7 @@ def _steps(recipe: Recipe, rows: int | None) -> int:
 
 
 def estimate_cost(recipe: Recipe, rows: int | None = None) -> Cost:
-    """Estimates a run from the configurations of its backbones; no weight is loaded.
+    """Estimates a run from the configurations of its backbones, without loading weights.
 
     Args:
         recipe: of task `unimur` or `univl_dr`.

@@ -35,7 +35,7 @@ class DevSet:
 
 
 def image_sets(pairs: ImagePairs, image_features: torch.Tensor) -> "list[DevSet]":
-    """From a title as the context: its image among all images, its text among all titles.
+    """Builds two sets whose contexts are titles: one ranks all images, the other all titles.
 
     Args:
         pairs: a split.
@@ -50,7 +50,7 @@ def image_sets(pairs: ImagePairs, image_features: torch.Tensor) -> "list[DevSet]
 
 
 def text_sets(rows: TextRows, text_name: str, image_name: "str | None", images: "DevSet | None") -> "list[DevSet]":
-    """From contexts of a text source: their text among all targets, their image among all images.
+    """Builds two sets from contexts of a text source: one ranks all targets, the other all images.
 
     Args:
         rows: of one split.
@@ -75,7 +75,7 @@ def embed_contexts(
     store: "PrefixStore | None" = None,
     keep: str = "latest",
 ) -> torch.Tensor:
-    """Unified embeddings `(contexts, width)` of dialogues given as turns, in batches of like length.
+    """Embeds dialogues given as turns, in batches of similar length: `(contexts, width)`.
 
     Args:
         contexts: turns of each.
@@ -105,7 +105,8 @@ def scores(
     store: "PrefixStore | None" = None,
     keep: str = "latest",
 ) -> "dict[str, np.ndarray]":
-    """Cosines `(contexts, candidates)` of every set by its name; contexts that sets share are embedded once."""
+    """Returns the cosines `(contexts, candidates)` of every set by its name. Contexts that sets share are embedded
+    once."""
     embeds: dict[int, torch.Tensor] = {}
     found = {}
     for dev in sets:
@@ -125,7 +126,7 @@ def recalls(
     store: "PrefixStore | None" = None,
     keep: str = "latest",
 ) -> "dict[str, float]":
-    """Recalls in percent of every set, as `<name>_r1`, `_r5`, `_r10`."""
+    """Returns the recalls of every set in percent, as `<name>_r1`, `_r5`, `_r10`."""
     found, figures = scores(model, processor, sets, max_tokens, store, keep), {}
     for dev in sets:
         ranks = first_right_ranks(found[dev.name], dev.ids, dev.candidate_ids)

@@ -30,7 +30,7 @@ shape; NaN where the teacher has none."""
 
 @dataclass(frozen=True)
 class Distillation:
-    """What `data.distillation` of a recipe says.
+    """The option `data.distillation` of a recipe.
 
     Args:
         teacher: `start`, the model before training; a file `.parquet` or `.jsonl` of `query_id, doc_id, score`; or a
@@ -73,7 +73,7 @@ class Distillation:
     def __call__(
         self, queries: torch.Tensor, documents: torch.Tensor, teacher: torch.Tensor, positives: torch.Tensor, config
     ) -> torch.Tensor:
-        """The loss, without its weight, summed over the prefixes of `config.matryoshka_dims`.
+        """Computes the loss, without its weight, summed over the prefixes of `config.matryoshka_dims`.
 
         Args:
             queries (`(queries, width)`), documents (`(documents, width)`): the student's unit vectors.
@@ -164,7 +164,7 @@ class PairTeacher:
 
 
 class FileTeacher:
-    """Scores that were computed before.
+    """Looks up scores that were computed before.
 
     Args:
         scores: `(query_id, doc_id)` to score.
@@ -180,7 +180,7 @@ class FileTeacher:
 
 
 def read_scores(path: str | os.PathLike) -> dict[tuple[str, str], float]:
-    """A file `.parquet` or `.jsonl` of `query_id, doc_id, score`.
+    """Reads scores from a file `.parquet` or `.jsonl` of `query_id, doc_id, score`.
 
     Raises:
         FileNotFoundError: it is not there.

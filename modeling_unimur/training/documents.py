@@ -30,7 +30,7 @@ class Document(NamedTuple):
 
 
 class Documents(Sequence):
-    """The corpus, numbered as its rows are, and behind it the texts that only pairs have.
+    """Numbers the documents of the corpus in order, followed by the texts that only pairs have.
 
     Args:
         retrieval (`RetrievalSet`): the set.

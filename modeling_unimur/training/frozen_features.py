@@ -78,7 +78,8 @@ class CachedFeatures:
 
 
 def fingerprint(module: nn.Module, *extra: str) -> str:
-    """Sixteen hexadecimal digits that change with any weight of the module, or with a string that goes with it."""
+    """Returns sixteen hexadecimal digits that change with any weight of the module, or with one of the extra
+    strings."""
     digest = hashlib.sha256("\n".join(extra).encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -88,7 +89,7 @@ def fingerprint(module: nn.Module, *extra: str) -> str:
 
 
 def _settings(image_processor) -> str:
-    """What an image processor does; where it was loaded from is left out."""
+    """Returns the settings of an image processor without where it was loaded from."""
     settings = json.loads(image_processor.to_json_string())
     kept = {name: value for name, value in settings.items() if name not in ("auto_map", "processor_class")}
     return json.dumps(kept, indent=2, sort_keys=True) + "\n"
@@ -136,7 +137,7 @@ def _open(kind: str, tower: nn.Module, options: FeatureOptions, extra: "tuple[st
 
 
 class _ImagePreparation(Preparation):
-    """Images for one frozen tower, kept by the bytes of their files alone."""
+    """Prepares images for one frozen tower; the key of an image is that of its bytes."""
 
     def key(self, item: Item, data: bytes, payload: dict) -> bytes:
         """The key of the file's bytes."""
@@ -169,7 +170,7 @@ class FrozenImages:
         self._listing = self.store.folder / "unreadable.tsv"
 
     def features(self, images: Sequence[str]) -> CachedFeatures:
-        """Features of images by address (`data.image_bytes`), computed where they are not there yet.
+        """Returns the features of images by address (`data.image_bytes`), and computes those that are missing.
 
         An image that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
         `unreadable.tsv` of the store, and not tried again while it stands there.
@@ -281,7 +282,7 @@ class FrozenTexts:
 
     @torch.inference_mode()
     def features(self, texts: Sequence[str]) -> CachedFeatures:
-        """Features of all texts, computed where they are not there yet; equal texts are computed once."""
+        """Returns the features of all texts, and computes those that are missing; equal texts are computed once."""
         keys = np.fromiter((key_of(text) for text in texts), dtype=KEY_TYPE, count=len(texts))
         missing = np.flatnonzero(self.store.find(keys) < 0)
         _, first = np.unique(keys[missing], return_index=True)
@@ -303,5 +304,6 @@ class FrozenTexts:
 
 
 def text_features(tower: nn.Module, encode: Callable[[list], torch.Tensor], texts: Iterable[str]) -> torch.Tensor:
-    """Features `(texts, width)` of texts from a frozen text tower, in memory; `encode` takes a list of strings."""
+    """Returns the features `(texts, width)` of texts from a frozen text tower, in memory; `encode` takes a list of
+    strings."""
     return FrozenTexts(tower, encode).features(list(texts)).rows.tensor()

@@ -28,7 +28,7 @@ class FrozenTowers(NamedTuple):
 
 
 def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTowers:
-    """Towers of a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`, on the device where they lie.
+    """Returns the towers of a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`, on their device.
 
     Raises:
         ValueError: for another kind of model.
@@ -56,7 +56,7 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
 
 
 def project(clip, pooled: "torch.Tensor | StoredRows") -> "torch.Tensor | StoredRows":
-    """Pooled features into the joint space of the dual encoder `(images, width)`.
+    """Projects pooled features into the joint space of the dual encoder: `(images, width)`.
 
     Rows on disk stay there: they are projected when they are gathered, by a copy of the projection's present weights.
     """
@@ -74,7 +74,7 @@ def project(clip, pooled: "torch.Tensor | StoredRows") -> "torch.Tensor | Stored
 
 
 def _placed(clip, tensor: torch.Tensor) -> torch.Tensor:
-    """An input on the device of a dual encoder, numbers in its dtype."""
+    """Moves an input to the device of a dual encoder; numbers take its dtype."""
     tensor = tensor.to(next(clip.parameters()).device)
     return tensor.to(clip.dtype) if tensor.is_floating_point() else tensor
 

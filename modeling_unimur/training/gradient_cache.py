@@ -1,4 +1,4 @@
-"""Gradient caching: a batch's contexts run a chunk at a time, and its contrastive losses still see all of them.
+"""Gradient caching: the contexts of a batch run in chunks, while its contrastive losses see all of them.
 
 Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (arXiv:2101.06983). The heads may
 have dropout (`query_correction="mlp"`), so the second run of a chunk draws the random numbers of the first.
@@ -17,7 +17,7 @@ _BY_IMAGE = ("pixel_values", "visual_features", "pixel_attention_mask", "spatial
 
 
 def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[dict]":
-    """The contexts of a batch, or its captions (prefix `caption_`), some rows at a time with their images.
+    """Splits the contexts of a batch, or its captions (prefix `caption_`), into chunks of rows with their images.
 
     Args:
         batch: arguments of `UniMuRModel.forward`.
@@ -64,7 +64,7 @@ class _RandomStates:
 
 
 def _encode_targets(model: torch.nn.Module, batch: dict, rows: int) -> dict:
-    """Replaces raw targets by what the frozen dual encoder makes of them, which needs no gradient."""
+    """Encodes raw targets with the frozen dual encoder, which needs no gradient."""
     batch = dict(batch)
     if batch.get("target_pixel_values") is not None and batch.get("target_image_features") is None:
         parts = batch.pop("target_pixel_values").split(rows)
@@ -170,7 +170,7 @@ def gradient_cached_step(
 
 
 def label_counts(model: torch.nn.Module, batch: dict) -> "tuple[int, int]":
-    """Labels that the next-token losses of a batch's contexts and captions learn; 0 where a loss is off."""
+    """Counts the labels that the next-token losses of a batch's contexts and captions learn; 0 where a loss is off."""
     contexts = captions = 0
     if model.config.ret_token_loss_weight and batch.get("input_ids") is not None:
         ids, mask = batch["input_ids"], batch.get("attention_mask")

@@ -48,7 +48,7 @@ class HardNegativeRows(Dataset):
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Draws others from now on; the Trainer's data loader calls it."""
+        """Draws other negatives from now on. The Trainer's data loader calls it."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class HardNegativeRows(Dataset):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict]:
-        """Rows of one batch."""
+        """Returns the rows of one batch."""
         found = [dict(row) for row in rows_at(self.rows, rows)]
         for number, row in zip(rows, found, strict=True):
             rng = random.Random(f"{self.seed}/{self.epoch}/{int(number)}")
@@ -75,8 +75,8 @@ def mine_hard_negatives(
     count: int = 1,
     seed: int = 0,
 ) -> HardNegativeRows:
-    """Searches the targets of all rows with each row's unified embedding; what ranks high and is not right is a hard
-    negative, of each modality equally many.
+    """Searches the targets of all rows with each row's unified embedding. Candidates that rank high and are not
+    relevant are hard negatives, equally many of each modality.
 
     Images and texts are ranked apart by default: in one ranking the modality gap would decide which of them come
     first.
@@ -123,7 +123,7 @@ def mine_hard_negatives(
 
 
 def _unified_embeddings(model, rows: list[dict], collator: DualAlignmentCollator) -> torch.Tensor:
-    """Of the rows in their order, computed in batches of like length."""
+    """Embeds rows in batches of similar length, and returns the vectors in the order of the rows."""
 
     def embed(some: list[dict]) -> torch.Tensor:
         inputs = {key: value.to(model.device) for key, value in collator(some).items() if key in _INPUTS}
@@ -137,7 +137,7 @@ def _unified_embeddings(model, rows: list[dict], collator: DualAlignmentCollator
 
 
 def _distinct(features: list[torch.Tensor | None], ids: list[int]) -> tuple[torch.Tensor, list[int]]:
-    """Targets without repeats, and the id of each; a target that two ids share stands once for each."""
+    """Returns the targets without repeats, and the id of each. A target that two ids share stands once for each."""
     pool, owners, seen = [], [], set()
     for feature, owner in zip(features, ids, strict=True):
         if feature is None:

@@ -60,7 +60,7 @@ _STRINGS_IN_MEMORY = 200_000
 
 @dataclass
 class ImagePairs:
-    """One split.
+    """The images and texts of one split.
 
     Large splits hold `StoredRows` in place of tensors, and sequences that are read from disk in place of lists; both
     are indexed alike.
@@ -94,7 +94,7 @@ def load_pairs(
     tell: Callable[[str], None] | None = None,
     clean_text: str | None = None,
 ) -> dict[str, ImagePairs]:
-    """Captioned images in three splits, with features of a dual encoder's frozen towers.
+    """Loads captioned images in three splits, with features of a dual encoder's frozen towers.
 
     Args:
         clip: a `CLIPModel`, `SiglipModel`, `Siglip2Model` or `OpenCLIPModel`; what it does before its image
@@ -161,7 +161,7 @@ def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImageP
 
 
 def _require_every_split(sizes: dict[str, int], sources: list[str]) -> None:
-    """Refuses too few pairs before any feature is computed."""
+    """Raises before any feature is computed if there are too few pairs."""
     empty = [name for name, size in sizes.items() if not size]
     if empty:
         raise ValueError(
@@ -196,8 +196,8 @@ def parse_sources(sources: Sequence[str]) -> dict[str, str]:
 
 
 def caption_hashes(captions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Of each caption, whatever its case: a 64-bit number that equal captions share, and one that is even in 0..1 by
-    which fixed slices are cut."""
+    """Returns two columns per caption, whatever its case: a 64-bit number that equal captions share, and a number that
+    is uniform in 0..1, by which fixed slices are cut."""
     groups, positions = np.empty(len(captions), dtype=np.int64), np.empty(len(captions))
     for number, caption in enumerate(captions):
         digest = hashlib.sha256(caption.casefold().encode("utf-8", "surrogatepass")).digest()
@@ -213,7 +213,7 @@ def load_cc3m_pairs(
     held_out_fraction: float,
     tell: Callable[[str], None],
 ) -> dict[str, ImagePairs]:
-    """Train, validation and test of Conceptual Captions 3M; each caption is its image's title and only text.
+    """Loads the three splits of Conceptual Captions 3M; each caption is its image's title and only text.
 
     Validation and test come from their own paths, or are slices of the training file that a hash of the caption cuts:
     the same pairs on every machine and however many images are missing, and none of them is trained on. Images

@@ -44,7 +44,7 @@ class ReadyVectors:
 
     @property
     def normalised(self) -> bool:
-        """Whether all vectors have length 1, those without direction left aside."""
+        """Whether all vectors have length 1, except those of zeros."""
         lengths = self.lengths
         return bool((np.abs(lengths[lengths > 0] - 1) < _UNIT).all())
 
@@ -278,7 +278,8 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
 
 
 def _have_ids(records: list, name: str) -> bool:
-    """Whether the records name their ids: all of them or none, since one without an id cannot be joined by id."""
+    """Whether the records name their ids: all of them or none, because a record without an id cannot be joined by
+    id."""
     named = [isinstance(record, dict) and record.get("id") is not None for record in records]
     if any(named) and not all(named):
         raise ValueError(

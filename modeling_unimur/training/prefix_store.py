@@ -20,8 +20,8 @@ _SHARD = 2**29
 def prefix_states(
     model: UniMuRModel, input_ids: torch.Tensor, attention_mask: "torch.Tensor | None" = None
 ) -> torch.Tensor:
-    """Keys and values of everything before [RET] in text contexts, which no training changes: computed once, they
-    leave a training step only [RET] to run.
+    """Returns the keys and values of everything before [RET] in text contexts, which training does not change. With
+    them a training step runs [RET] alone.
 
     Args:
         model: whose language model runs.
@@ -45,7 +45,7 @@ def prefix_states(
 
 
 class PrefixStore:
-    """What a frozen language model makes of text contexts, which no training changes.
+    """Keeps the keys and values of text contexts by a frozen language model, which training does not change.
 
     A run that sees a context more than once then computes [RET] alone. It is worth its memory for small language
     models: a token takes 2 * layers * key-value heads * head width values, 23 kB for SmolLM2-135M in bfloat16 and
@@ -84,7 +84,7 @@ class PrefixStore:
         self._unwritten, self._unwritten_bytes = {}, 0
 
     def _rows(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> "list[torch.Tensor]":
-        """One `(2 * layers, heads, tokens, head_width)` a context."""
+        """Returns one tensor `(2 * layers, heads, tokens, head_width)` per context."""
         last = self.model.config.num_ret_tokens
         lengths = (attention_mask.sum(dim=1) - last).tolist()
         # Up to the first [RET]: how many follow makes no difference to what comes before them.

@@ -10,7 +10,7 @@ KINDS = {"int8": "torchao", "int4": "torchao", "nf4": "bitsandbytes"}
 
 
 def quantization_config(kind: "str | None", dtype: torch.dtype = torch.bfloat16):
-    """The `quantization_config` of `AutoModelForCausalLM.from_pretrained` for a frozen language model.
+    """Returns the `quantization_config` of `AutoModelForCausalLM.from_pretrained` for a frozen language model.
 
     The input table and the output layer stay as they are: [RET] stands among the one's rows, and the next-token losses
     read the other's.

@@ -1,4 +1,4 @@
-"""Fits the anchored query on precomputed vectors: its weights, its correction and the gate of the correction.
+"""Fits the weights, the correction and the gate of the anchored query on precomputed vectors.
 
 The frozen models run once over the dialogues; what is trained afterwards sees vectors alone and takes seconds to
 minutes on a laptop.
@@ -54,7 +54,7 @@ _VECTORS = ("readout", "whole", "last", "image", "statistics")
 
 @dataclass
 class QuerySet:
-    """Dialogues of one kind as the vectors that make their queries, and what is right for each.
+    """Dialogues of one kind as the vectors that their queries are made of, and their relevant targets.
 
     Args:
         name: of the kind.
@@ -78,7 +78,7 @@ class QuerySet:
         return len(self.readout)
 
     def rows(self, numbers: torch.Tensor) -> QuerySet:
-        """Return some of the rows."""
+        """Returns some of the rows."""
         return replace(self, **{name: getattr(self, name)[numbers] for name in (*_VECTORS, "targets", "groups")})
 
     @property
@@ -87,7 +87,7 @@ class QuerySet:
         return self.readout, self.whole, self.last, self.image, self.statistics
 
     def mrr(self, queries: torch.Tensor) -> float:
-        """Return the mean reciprocal rank, in percent, of the relevant targets among all distinct ones."""
+        """Returns the mean reciprocal rank, in percent, of the relevant targets among all distinct ones."""
         _, first = np.unique(self.groups.numpy(), return_index=True)
         scores = queries.float() @ self.targets[first].T
         ranks = first_right_ranks(scores.numpy(), self.groups.numpy(), self.groups[first].numpy())
@@ -141,7 +141,7 @@ def read_queries(
 
 
 def _fingerprint(model: UniMuRModel) -> str:
-    """Of all weights that make the vectors: everything but the anchored query."""
+    """Returns the fingerprint of all weights that the vectors depend on: all but those of the anchored query."""
     anchor, model.heads.query_anchor = model.heads.query_anchor, None
     try:
         return fingerprint(model)
@@ -165,13 +165,13 @@ def _run(model: UniMuRModel, name: str, known: list[dict], collator: DualAlignme
 
 
 def merit_of(figures: Sequence[float]) -> float:
-    """One figure for mean reciprocal ranks of several kinds: their geometric mean, in which a point of a hard kind
-    counts more than a point of an easy one."""
+    """Combines mean reciprocal ranks of several kinds by their geometric mean, in which a point of a hard kind counts
+    more than a point of an easy one."""
     return float(np.exp(np.mean(np.log(np.maximum(figures, 1e-3)))))
 
 
 def mean_mrr(anchor: UniMuRQueryAnchor, sets: Sequence[QuerySet]) -> float:
-    """The mean over sets of the mean reciprocal rank, in percent (`merit_of`)."""
+    """Returns the mean reciprocal rank over sets, in percent, combined by `merit_of`."""
     with torch.no_grad():
         return merit_of([some.mrr(anchor(*some.inputs).pooler_output) for some in sets])
 

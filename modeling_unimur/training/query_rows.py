@@ -88,7 +88,7 @@ _NO_PAIRS: dict[str, list] = {"query_id": [], "text": [], "doc_id": []}
 
 
 class QueryRows(Dataset):
-    """One row a query.
+    """One row per query.
 
     A positive is drawn among the query's images, if it has any, else among its texts (UniVL-DR). Draws depend on
     the seed, the epoch and the row alone, so that a resumed run draws the same.

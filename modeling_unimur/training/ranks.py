@@ -9,7 +9,7 @@ from .gradient_cache import label_counts
 
 
 def reach_all_weights(loss: torch.Tensor, weights: "list[nn.Parameter]") -> torch.Tensor:
-    """The same loss, whose gradient is zero, and not absent, at a trained weight that a batch does not use.
+    """Returns the same loss, with a gradient of zero (and not None) at trained weights that a batch does not use.
 
     The image map gets nothing from a batch without images. Ranks that reduce gradients would wait for it, or
     search the graph for what is missing in every step (`ddp_find_unused_parameters`).
@@ -18,7 +18,7 @@ def reach_all_weights(loss: torch.Tensor, weights: "list[nn.Parameter]") -> torc
 
 
 def reduce_trained_only(model: nn.Module) -> None:
-    """Makes DistributedDataParallel leave frozen weights and all buffers alone: each rank loaded the same ones."""
+    """Makes DistributedDataParallel ignore frozen weights and all buffers, which each rank has loaded alike."""
     names = [name for name, weight in model.named_parameters(remove_duplicate=False) if not weight.requires_grad]
     model._ddp_params_and_buffers_to_ignore = [*names, *(name for name, _ in model.named_buffers())]
 
@@ -26,7 +26,7 @@ def reduce_trained_only(model: nn.Module) -> None:
 def shard_language_model(
     model: nn.Module, device: str, reshard_after_forward: bool = True, cpu_offload: bool = False
 ) -> None:
-    """Shards the frozen language model over the ranks, a decoder layer at a time (FSDP2); in place.
+    """Shards the frozen language model over the ranks in place, a decoder layer at a time (FSDP2).
 
     The input table and the output layer stay whole, since they are read outside the decoder, and so do the few MB
     that train. Ranks must call sharded layers equally often, so batches run in one piece and without a kept prefix:

@@ -1,4 +1,5 @@
-"""The readout in closed form: ridge regression on frozen states, and a contrastive refinement of its solution.
+"""Solves the readout in closed form, by ridge regression on frozen states, and refines the solution by contrastive
+losses.
 
 `start_in_closed_form` and `start_image_map` set maps before training, `refit_readout` solves the readout once more
 afterwards. `fit_ridge` also serves the linear baseline of the evaluation.
@@ -46,7 +47,7 @@ _BATCH = 512
 # -- ridge regression -------------------------------------------------------------------------------------------------
 @dataclass
 class RidgeMap:
-    """`inputs @ weight.T + bias`.
+    """A linear map: `inputs @ weight.T + bias`.
 
     Args:
         weight (`(outputs, inputs)`), bias (`(outputs,)`): float32.
@@ -61,7 +62,8 @@ class RidgeMap:
         return inputs @ self.weight.T + self.bias
 
     def queries(self, states: torch.Tensor) -> torch.Tensor:
-        """The unified embeddings `(contexts, width)` of hidden states `(contexts, layers * width)`, unit vectors."""
+        """Returns the unified embeddings `(contexts, width)` of hidden states `(contexts, layers * width)`, unit
+        vectors."""
         return F.normalize(self(states), dim=-1)
 
 
@@ -73,8 +75,8 @@ def fit_ridge(
     penalties: tuple[float, ...] = PENALTIES,
     seed: int = 0,
 ) -> RidgeMap:
-    """Ridge regression. Its penalty is chosen by the retrieval of groups that the fit has not seen (a tenth of them,
-    up to 1,000 rows; by mean reciprocal rank); then it is fitted on all rows.
+    """Fits a ridge regression on all rows. The penalty is chosen by retrieval (mean reciprocal rank) on groups that a
+    first fit has not seen: a tenth of them, up to 1,000 rows.
 
     Args:
         inputs (`(rows, in)`), targets (`(rows, out)`): the targets are unit vectors.
@@ -112,7 +114,7 @@ def fit_ridge(
 
 @dataclass
 class _Moments:
-    """Sums in float64 from which a ridge regression follows: no copy of all rows is made in that precision."""
+    """Sums in float64 that determine a ridge regression, so that no copy of all rows is made in that precision."""
 
     rows: int
     inputs: torch.Tensor
@@ -136,7 +138,7 @@ class _Moments:
         return _Moments(*(getattr(self, name) - getattr(other, name) for name in self.__dataclass_fields__))
 
     def solutions(self, penalties: tuple[float, ...]) -> Iterator[tuple[float, RidgeMap]]:
-        """The map for every penalty."""
+        """Yields the map for every penalty."""
         mean_in, mean_out = self.inputs / self.rows, self.outputs / self.rows
         gram = self.gram - self.rows * torch.outer(mean_in, mean_in)
         cross = self.cross - self.rows * torch.outer(mean_in, mean_out)
@@ -150,7 +152,7 @@ class _Moments:
 # -- the readout ------------------------------------------------------------------------------------------------------
 @dataclass
 class ReadContexts:
-    """What [RET] shows of text contexts before any training, and what is right for each.
+    """Hidden states of text contexts at [RET] before any training, with their relevant vectors.
 
     Args:
         states (`(pairs, layers * width)`): hidden states at [RET], the read layers side by side.
@@ -165,7 +167,8 @@ class ReadContexts:
     is_image: torch.Tensor
 
     def moments(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of each dimension of the states; some are hundreds of times larger."""
+        """Returns the mean and the standard deviation of each dimension of the states; some are hundreds of times
+        larger than others."""
         return self.states.mean(dim=0), self.states.std(dim=0).clamp(min=1e-6)
 
 
@@ -192,7 +195,8 @@ def start_in_closed_form(
 
 
 def fit_readout(read: ReadContexts, seed: int) -> RidgeMap:
-    """The ridge solution in standardised states, as a map from plain ones: one penalty then fits all dimensions.
+    """Solves the readout on standardised states, where one penalty fits all dimensions, and returns a map of the plain
+    states.
 
     Args:
         read: what is fitted.
@@ -213,7 +217,8 @@ def from_standard(found: RidgeMap, mean: torch.Tensor, spread: torch.Tensor) -> 
 def read_contexts(
     model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, with_images: bool = False
 ) -> ReadContexts:
-    """Runs all text contexts once, and those with an image if asked for; fills the collator's store of prefixes."""
+    """Runs all text contexts once, and those with an image if asked for, and fills the collator's store of
+    prefixes."""
     states, targets, owners, kinds = [], [], [], []
     # Rows of like length together, and one part a batch, so that states come in the order of the rows.
     known = [row for row in all_rows(rows) if with_images or row["visual_features"] is None]
@@ -238,7 +243,7 @@ def read_contexts(
 
 @torch.no_grad()
 def read_turns(model: UniMuRModel, contexts: Sequence[list[str]], collator: DualAlignmentCollator) -> torch.Tensor:
-    """Hidden states at [RET] of text contexts, given as turns: `(contexts, layers * width)`."""
+    """Returns the hidden states at [RET] of text contexts, given as turns: `(contexts, layers * width)`."""
     rows = [{"turns": turns, "visual_features": None} for turns in contexts]
     with _states_at_ret(model) as states_of:
         return embed_by_length(
@@ -252,7 +257,7 @@ def read_turns(model: UniMuRModel, contexts: Sequence[list[str]], collator: Dual
 
 @contextmanager
 def _states_at_ret(model: UniMuRModel) -> Iterator[Callable[[dict], torch.Tensor]]:
-    """A function from a batch to its hidden states at [RET] `(contexts, layers * width)`, float32 on the CPU."""
+    """Gives a function from a batch to its hidden states at [RET] `(contexts, layers * width)`, float32 on the CPU."""
     caught: dict[int, torch.Tensor] = {}
     hooks = [
         layer.register_forward_pre_hook(lambda _, inputs, number=number: caught.update({number: inputs[0]}))
@@ -274,7 +279,7 @@ def _states_at_ret(model: UniMuRModel) -> Iterator[Callable[[dict], torch.Tensor
 
 @torch.no_grad()
 def current_readout(model: UniMuRModel) -> RidgeMap:
-    """The model's readout maps as one linear map of the concatenated layers."""
+    """Returns the model's readout maps as one linear map of the concatenated layers."""
     maps = model.heads.readout_maps
     weight = torch.cat([layer.weight for layer in maps], dim=1).float().cpu()
     return RidgeMap(weight, sum(layer.bias for layer in maps).float().cpu(), 0.0)
@@ -337,8 +342,8 @@ def refit_readout(
     seed: int,
     steps: int = 400,
 ) -> dict[str, float]:
-    """Keeps the best of three readouts on what [RET] and the image map have become: the trained maps, their ridge
-    solution over all contexts, and that one sharpened by the matching losses.
+    """Keeps the best of three readouts on the trained [RET] and image map: the trained maps, the ridge solution over
+    all contexts, and the ridge solution sharpened by the matching losses.
 
     One learning rate fits no dimension of a language model's hidden states, and a short run leaves the maps far from
     their best; [RET] and the image map are what it trains well.
@@ -380,8 +385,8 @@ def _mean(figures: dict[str, float]) -> float:
 # -- the image map --------------------------------------------------------------------------------------------------
 @torch.no_grad()
 def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int) -> float:
-    """Sets the image map to the ridge regression from an image's features to the mean input vector of its
-    caption's tokens, stretched about the mean word to the norm that word vectors have.
+    """Sets the image map by ridge regression from an image's features to the mean input vector of its caption's
+    tokens, stretched around the mean word vector to the norm of word vectors.
 
     A language model reads such a vector as a blur of those words, before a single step of training; from random
     weights a small language model does not learn to look at its images within hundreds of steps.

@@ -52,7 +52,7 @@ def _section(cls, values: dict | None, name: str, path: Path):
 
 
 def _read_yaml(text: str) -> Any:
-    """YAML in which `1e-3` is a number, as in YAML 1.2; PyYAML alone reads it as text."""
+    """Reads YAML in which `1e-3` is a number, as in YAML 1.2. PyYAML alone reads it as text."""
     try:
         import yaml
     except ImportError as error:

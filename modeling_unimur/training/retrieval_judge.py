@@ -71,16 +71,16 @@ class RetrievalJudge:
         return sorted(wanted | set(random.Random(seed).sample(others, max(most - len(wanted), 0))))
 
     def embed(self, model) -> torch.Tensor:
-        """Vectors of `documents` `(documents, width)`."""
+        """Returns the vectors of `documents` `(documents, width)`."""
         return self._encoder(model).encode_documents(self.documents, self.images)
 
     def _encoder(self, model) -> Encoder:
         return Encoder(model, self.processor, self.precision, progress=True)
 
     def __call__(self, model, vectors: "torch.Tensor | None" = None) -> "dict[str, float]":
-        """Means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
-        `metrics.MEASURES`; and `images_10`, the share of images among the first ten; of vectors that were computed
-        before, if given."""
+        """Returns means in percent over the queries: `mrr_10`, `ndcg_10`, `recall_100` and the others of
+        `metrics.MEASURES`, and `images_10`, the share of images among the first ten. Documents are embedded unless
+        their vectors are given."""
         vectors = self.embed(model) if vectors is None else vectors
         queries = self._encoder(model).encode_queries(self.task.query_texts)
         found = setting_figures(dense_system(queries.numpy(), vectors.numpy(), self.task.is_image), self.task, (BOTH,))

@@ -1,4 +1,4 @@
-"""The round trip of generated queries: one that does not find its own document again is not trained on."""
+"""The round trip of generated queries: a query that does not find its own document is not trained on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_sys
 def failed_round_trips(
     task: RetrievalTask, queries: torch.Tensor, documents: torch.Tensor, depth: int, bm25_weight: float = 0.0
 ) -> set[str]:
-    """Ids of the queries without a relevant document among the first `depth` (Alberti et al., ACL 2019; Promptagator,
-    ICLR 2023).
+    """Returns the ids of the queries without a relevant document among the first `depth` (Alberti et al., ACL 2019;
+    Promptagator, ICLR 2023).
 
     Args:
         task: the generated queries; documents that are excluded for a query do not count.

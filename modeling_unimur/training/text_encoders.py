@@ -36,18 +36,18 @@ class TextSpace:
     reads_images: bool = False
 
     def encode_documents(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
-        """Unit vectors `(texts, width)` of candidates."""
+        """Encodes candidates as unit vectors `(texts, width)`."""
         return embed_by_length(texts, lambda some: F.normalize(self.encode(some).float().cpu(), dim=-1), desc=desc)
 
     def encode_queries(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
-        """Unit vectors `(texts, width)` of queries."""
+        """Encodes queries as unit vectors `(texts, width)`."""
         return embed_by_length(
             texts, lambda some: F.normalize(self.encode_query(some).float().cpu(), dim=-1), desc=desc
         )
 
 
 def load_text_space(source: str | os.PathLike) -> TextSpace:
-    """The text tower of a CLIP, SigLIP or open_clip model, or any model of sentence-transformers.
+    """Loads the text tower of a CLIP, SigLIP or open_clip model, or any model of sentence-transformers.
 
     Args:
         source: Hub id or folder.
@@ -65,13 +65,13 @@ def load_text_space(source: str | os.PathLike) -> TextSpace:
 
 
 def folder_or_id(source: str | os.PathLike) -> str:
-    """The absolute path where the source is a folder, else the Hub id as it is."""
+    """Returns the absolute path of a folder, or the Hub id as it is."""
     path = Path(source).expanduser()
     return str(path.absolute()) if path.is_dir() else os.fspath(source)
 
 
 def _commit(name: str) -> str | None:
-    """The commit that the main branch of a repository stands for now; None where it is not available."""
+    """Returns the commit that the main branch of a repository points to, or None if it is not available."""
     if os.path.isdir(name):
         return None
     for file in ("config.json", "modules.json"):

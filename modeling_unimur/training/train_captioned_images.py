@@ -1,4 +1,4 @@
-"""Training the image projection and a text map of a frozen dual encoder on captioned images."""
+"""Trains the image projection and a text map of a frozen dual encoder on captioned images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, set_seed
 from ..contrastive_loss import contrastive_loss
 from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
-from ..modeling_open_clip import OpenCLIPModel, OpenCLIPOutput, PictureHead, load_dual_encoder
+from ..modeling_open_clip import ImageHead, OpenCLIPModel, OpenCLIPOutput, load_dual_encoder
 from .callbacks import EpochDraws, TrainingGuard
 from .clip_rows import ClipRows
 from .frozen_features import FrozenImages, FrozenTexts
@@ -25,11 +25,11 @@ from .trainer import RetrievalTrainer, parameter_report
 
 
 class CaptionedImageModel(nn.Module):
-    """What task `clip` trains on captioned images; `fold` makes an ordinary dual encoder of it again.
+    """The model that task `clip` trains on captioned images; `fold` turns it into an ordinary dual encoder again.
 
     Args:
         clip: a `CLIPModel` or `OpenCLIPModel`, which is frozen here but for its image projection.
-        image_head (`dict`, *optional*): arguments of a new `PictureHead` in place of the projection of pooled features
+        image_head (`dict`, *optional*): arguments of a new `ImageHead` in place of the projection of pooled features
             that an open_clip model has; `classes` are those of the classifier in its present head. By default the
             present projection trains further.
 
@@ -51,11 +51,11 @@ class CaptionedImageModel(nn.Module):
         nn.init.eye_(self.text_map.weight)
 
     def image_embeds(self, pooled_features: torch.Tensor) -> torch.Tensor:
-        """Pooled features `(images, pooled_width)` to normalised vectors `(images, width)`."""
+        """Projects pooled features `(images, pooled_width)` to normalised vectors `(images, width)`."""
         return F.normalize(project(self.clip, pooled_features), dim=-1)
 
     def text_embeds(self, text_features: torch.Tensor) -> torch.Tensor:
-        """Output of the frozen text tower `(texts, width)` to normalised vectors `(texts, width)`."""
+        """Maps outputs of the frozen text tower `(texts, width)` to normalised vectors `(texts, width)`."""
         return F.normalize(self.text_map(text_features), dim=-1)
 
     def forward(
@@ -65,7 +65,7 @@ class CaptionedImageModel(nn.Module):
         target_ids: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> OpenCLIPOutput:
-        """Row i of both sides belongs together, and so do rows with equal `target_ids (batch,)`."""
+        """Computes the loss of rows whose images and texts match; rows with equal `target_ids (batch,)` match too."""
         images, texts = self.image_embeds(pooled_features), self.text_embeds(text_features)
         scale = self.clip.logit_scale.exp()
         loss = contrastive_loss(texts, images, scale, target_ids) if return_loss else None
@@ -73,7 +73,7 @@ class CaptionedImageModel(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> nn.Module:
-        """The dual encoder, with the text map merged into its text projection."""
+        """Returns the dual encoder, with the text map merged into its text projection."""
         owner, name = self._text_place
         weight, layer = self.text_map.weight, getattr(owner, name)
         if isinstance(layer, nn.Identity):  # of open_clip, whose configuration has a name for it
@@ -109,7 +109,7 @@ def _replace_head(clip: OpenCLIPModel, arguments: dict) -> None:
     classifier = getattr(old, "classifier", None)
     if classifier is not None:
         arguments = {**arguments, "classes": classifier.out_features}
-    head = PictureHead(clip.config.vision_width, clip.config.projection_dim, **arguments)
+    head = ImageHead(clip.config.vision_width, clip.config.projection_dim, **arguments)
     if classifier is not None:
         head.classifier = classifier
         head.class_vectors.copy_(old.class_vectors if old.gate is None else old.zero_shot_vectors)
@@ -117,7 +117,7 @@ def _replace_head(clip: OpenCLIPModel, arguments: dict) -> None:
 
 
 def _text_projection(clip: nn.Module) -> tuple[nn.Module, str]:
-    """The module that has the last layer of the text side, and its name there."""
+    """Returns the module that has the last layer of the text side, and the name of the layer there."""
     if not isinstance(clip, OpenCLIPModel):
         return clip, "text_projection"
     text = getattr(clip.model, "text", clip.model)

@@ -1,4 +1,4 @@
-"""Dual alignment training of UniMuR's heads."""
+"""Trains UniMuR's heads by dual alignment."""
 
 import json
 import logging
@@ -79,7 +79,7 @@ def _require_whole(recipe: Recipe) -> None:
 
 
 def _take_heads(model: UniMuRModel, source: Path) -> None:
-    """Sets the trained heads to those of a file, with the anchored query and adapters or without."""
+    """Loads trained heads from a file, with or without the anchored query and adapters."""
     tensors = load_file(source)
     tensors = {key if LORA in key else f"heads.{key.removeprefix('heads.')}": value for key, value in tensors.items()}
     missing, unknown = model.load_state_dict(tensors, strict=False)
@@ -90,7 +90,7 @@ def _take_heads(model: UniMuRModel, source: Path) -> None:
 
 @contextmanager
 def paper_query(model: UniMuRModel) -> "Iterator[None]":
-    """The readout alone is the query, as in the paper: the anchored query is fitted over a trained readout."""
+    """Makes the readout alone the query, as in the paper. The anchored query is fitted on top of a trained readout."""
     anchor, model.heads.query_anchor = model.heads.query_anchor, None
     kind, model.config.query_anchor = model.config.query_anchor, "none"
     try:
@@ -143,6 +143,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         if recipe.data.closed_form_start and not args.resume_from_checkpoint:
             start_image_map(model, data.train, collator, args.seed)
             start_in_closed_form(model, data.train, collator, args.seed, with_images=True)
+        model.heads.readout_maps.requires_grad_(recipe.data.train_readout)
         rows = data.train
         if recipe.data.hard_negatives and trains:
             rows = mine_hard_negatives(model, rows, collator, recipe.data.hard_negatives, seed=args.seed)

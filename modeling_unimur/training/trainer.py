@@ -1,4 +1,4 @@
-"""The Hugging Face Trainer, with what it lacks for contrastive models."""
+"""The Hugging Face Trainer with additions for contrastive models."""
 
 import contextlib
 import math
@@ -39,7 +39,7 @@ class LogitScaleLimit(TrainerCallback):
 
 
 class RetrievalTrainer(Trainer):
-    """Logs every loss term, evaluates by recall over a whole set, and trains over many ranks and in big batches.
+    """Logs every loss term, evaluates by recall over a whole set, and trains over many ranks and in large batches.
 
     The mean over ranks of loss and gradient is what one process with the whole batch computes. With
     `RetrievalTrainingArguments` the batch may run in chunks (`gradient_cache_chunk`) and the frozen language model may
@@ -67,7 +67,7 @@ class RetrievalTrainer(Trainer):
             self.add_callback(EarlyStopping(patience))
 
     def _require_a_step(self) -> None:
-        """Refuses a batch that is larger than the data where the last, smaller one is dropped: nothing would train."""
+        """Raises if the batch is larger than the data and the last, smaller batch is dropped: nothing would train."""
         data = self.train_dataset
         if data is None or not hasattr(data, "__len__") or not self.args.dataloader_drop_last:
             return
@@ -108,7 +108,7 @@ class RetrievalTrainer(Trainer):
         super().save_model(output_dir, _internal_call)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
-        """The model's own loss; its terms are kept for the next log line."""
+        """Returns the model's own loss, and keeps its terms for the next log line."""
         outputs = model(**self._agreed(inputs))
         if outputs.loss is None:
             raise ValueError(f"The batch contains nothing that a loss reads: {sorted(inputs)}.")
@@ -117,7 +117,7 @@ class RetrievalTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """One micro-batch, in chunks where `gradient_cache_chunk` says so; returns its share of the step's loss."""
+        """Runs one micro-batch, in chunks with `gradient_cache_chunk`, and returns its share of the step's loss."""
         if self._chunk is None:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -176,7 +176,7 @@ class RetrievalTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict:
-        """Recall over the whole development set instead of a loss over batches."""
+        """Computes recall over the whole development set instead of a loss over batches."""
         if self._recalls is None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         model = self.accelerator.unwrap_model(self.model)

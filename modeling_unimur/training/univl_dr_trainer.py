@@ -21,7 +21,7 @@ def choose_trained_parts(model, tokenizer, image_tower: str = "trained", text_la
     """Freezes what a recipe does not train, in place.
 
     What no loss of contrastive training reads is frozen in any case: SigLIP's bias, the image side where captions
-    alone make up a document, and the classifier of a `PictureHead`, which is the frozen tower's own.
+    alone make up a document, and the classifier of a `ImageHead`, which is the frozen tower's own.
 
     Args:
         model (`UniVLDRModel`): all of whose weights train so far.

@@ -1,4 +1,4 @@
-"""Pictures put into words that a text tower reads beside their captions (UniVL-DR's image verbalization)."""
+"""Images put into words that a text tower reads beside their captions (UniVL-DR's image verbalization)."""
 
 from .generators import ImageToTextVerbalizer, OcrVerbalizer, UniMuRVerbalizer, open_verbalizer
 from .query_writer import QueryPairs, train_query_writer

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from conversion.assemble_clip_lite2_minilm import _HEAD, CARD_FOLDER, PROJECTION, _centred
-from modeling_unimur.modeling_open_clip import PictureHead
+from modeling_unimur.modeling_open_clip import ImageHead
 
 HEAD = "model.visual.head."
 
@@ -19,7 +19,7 @@ def test_committed_configuration_is_the_assembled_one():
 def test_committed_tensors_are_those_of_the_head_with_a_fitted_gate():
     tensors = load_file(PROJECTION)
     assert all(tensor.dtype == torch.float16 and torch.isfinite(tensor).all() for tensor in tensors.values())
-    head = PictureHead(1280, 384, **_HEAD)
+    head = ImageHead(1280, 384, **_HEAD)
     computed = {"classifier.weight", "classifier.bias", "zero_shot_vectors"}
     assert {name.removeprefix(HEAD) for name in tensors} == {"model.logit_scale", *head.state_dict()} - computed
     found = {name.removeprefix(HEAD): tensor.float() for name, tensor in tensors.items() if name.startswith(HEAD)}

@@ -93,6 +93,13 @@ def test_what_an_address_is(source, is_one):
         assert names_a_set(source)
 
 
+def test_a_set_is_found_by_its_former_name(monkeypatch):
+    monkeypatch.setattr(registry, "load_function", lambda address: lambda: address)
+    assert names_a_set("picture_dictionary")
+    assert load_retrieval_set("picture_dictionary") == load_retrieval_set("image_dictionary")
+    assert "picture_dictionary" not in registry.SOURCES
+
+
 def test_a_file_of_that_name_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a:b").write_text("line\n")

@@ -15,6 +15,7 @@ from modeling_unimur.image_loading import load_image
 from modeling_unimur.index import hybrid, open_index
 from tests import tiny
 from tests.encoding.corpora import assert_same_content, content, image_folder, options, picture
+from tests.index.databases import DATABASES, PLACES, database
 
 
 def skipped(report) -> dict[str, str]:
@@ -38,13 +39,12 @@ def test_vectors_are_the_model_s(encoder, pair, corpus, tmp_path):
         np.testing.assert_allclose(vector, expected.numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("index", "HNSW16"), ("index", "memory"), ("items.db", "Flat")])
-def test_the_pipeline_searches_what_was_built(encoder, pair, corpus, tmp_path, name, kind):
-    if name.endswith(".db"):
-        pytest.importorskip("milvus_lite")
-    uri = tmp_path / name
+@pytest.mark.parametrize("kind", ["HNSW16", "memory", *DATABASES])
+def test_the_pipeline_searches_what_was_built(encoder, pair, corpus, tmp_path, kind):
+    uri, kind = (database(kind, tmp_path), "Flat") if kind in PLACES else (tmp_path / "index", kind)
     build_index(corpus, encoder, uri, options(index=kind))
     assert build_index(corpus, encoder, uri, options()).unchanged == 12
+    assert list(tmp_path.glob("*.encoding"))  # beside the index, wherever a database keeps it
     retriever, plain = (MultimodalRetrievalPipeline(model=pair[0], processor=pair[1]) for _ in range(2))
     retriever.load_index(uri)
     files = sorted(corpus.rglob("*.png"))

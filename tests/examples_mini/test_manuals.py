@@ -165,7 +165,7 @@ def test_sections_paragraphs_links_and_figures_of_a_page():
     (figure,) = page.sections[0].figures
     assert figure.title == "Example for “Allow Growing”"
     # The icon inside the caption is no picture of the figure.
-    assert [(picture.image, picture.caption) for picture in figure.pictures] == [
+    assert [(image.file, image.caption) for image in figure.images] == [
         ("images/grow-1.png", "An image that lies on a big canvas"),
         ("images/grow-2.png", "The resulting image."),
     ]
@@ -235,8 +235,8 @@ def test_generated_questions_of_a_small_manual(folder):
 def test_absent_pictures_and_folders(folder, tmp_path_factory):
     (folder / "images" / "grow-2.png").unlink()
     page = read_folder(folder)["gimp-tool-crop.html"]
-    assert page.missing_pictures == 1
-    assert [picture.image for picture in page.sections[0].figures[0].pictures] == ["images/grow-1.png"]
+    assert page.missing_images == 1
+    assert [image.file for image in page.sections[0].figures[0].images] == ["images/grow-1.png"]
     with pytest.raises(FileNotFoundError, match=r"\.html"):
         read_folder(tmp_path_factory.mktemp("empty"))
     with pytest.raises(ValueError, match=r"x\.html"):

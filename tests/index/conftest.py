@@ -1,4 +1,4 @@
-"""Every backend under one fixture; `UNIMUR_MILVUS_URI` adds a server to them."""
+"""Every backend under one fixture; `UNIMUR_MILVUS_URI` and `UNIMUR_QDRANT_URI` add servers to them."""
 
 import itertools
 import os
@@ -6,9 +6,11 @@ import os
 import pytest
 
 from modeling_unimur.index import open_index
+from tests.index.databases import DATABASES, PLACES, database
 
 MODEL = "tiny@1"
-SERVER = os.environ.get("UNIMUR_MILVUS_URI")
+# A Milvus server is named by its address, one of Qdrant as `qdrant+http://localhost:6333`.
+SERVERS = {name: os.environ[name] for name in ("UNIMUR_MILVUS_URI", "UNIMUR_QDRANT_URI") if name in os.environ}
 _NUMBERS = itertools.count()
 
 
@@ -23,19 +25,18 @@ FOLDERS = {
 }
 
 
-@pytest.fixture(params=[*FOLDERS, "milvus-file", *(["milvus-server"] if SERVER else [])])
+@pytest.fixture(params=[*FOLDERS, *DATABASES, *SERVERS])
 def place(request, tmp_path):
     """Arguments of `open_index` for an empty index of 16 numbers."""
-    if request.param == "milvus-server":
+    if request.param in SERVERS:
         collection = f"unimur_test_{os.getpid()}_{next(_NUMBERS)}"
-        found = {"uri": SERVER, "collection": collection}
+        found = {"uri": SERVERS[request.param], "collection": collection}
         yield {**found, "width": 16, "model": MODEL}
         with open_index(**found) as index:
             index.drop()
         return
-    if request.param == "milvus-file":
-        pytest.importorskip("milvus_lite")
-        yield {"uri": tmp_path / "items.db", "width": 16, "model": MODEL}
+    if request.param in PLACES:
+        yield {"uri": database(request.param, tmp_path), "width": 16, "model": MODEL}
         return
     kind, precision = FOLDERS[request.param]
     yield {"uri": tmp_path / "index", "width": 16, "model": MODEL, "index": kind, "precision": precision}

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_unimur.index import Added, open_index
+from modeling_unimur.index import Added, is_database, open_index
+from modeling_unimur.index.base import database_of, local_path
 from modeling_unimur.index.precision import FLOAT32, precision_of
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units
@@ -190,3 +191,24 @@ def test_reading_only(place):
             index.remove("text", TEXT_IDS[:1])
         with pytest.raises(PermissionError, match="for reading"):
             index.add("text", ["x"], QUERIES[:1])
+
+
+@pytest.mark.parametrize(
+    ("uri", "database", "local"),
+    [
+        ("items", None, "items"),
+        ("c++/items", None, "c++/items"),
+        ("items.db", ("milvus", "items.db"), "items.db"),
+        ("localhost:19530", ("milvus", "localhost:19530"), None),
+        ("https://host", ("milvus", "https://host"), None),
+        ("qdrant:6333", ("milvus", "qdrant:6333"), None),
+        ("qdrant+/data/items", ("qdrant", "/data/items"), "/data/items"),
+        ("qdrant+:memory:", ("qdrant", ":memory:"), None),
+        ("qdrant+http://host:6333", ("qdrant", "http://host:6333"), None),
+        ("lancedb+items", ("lancedb", "items"), "items"),
+        ("lancedb+s3://bucket/items", ("lancedb", "s3://bucket/items"), None),
+        ("lancedb+memory://", ("lancedb", "memory://"), None),
+    ],
+)
+def test_addresses(uri, database, local):
+    assert (database_of(uri), local_path(uri), is_database(uri)) == (database, local, database is not None)

@@ -110,12 +110,18 @@ def test_searching_imports_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "extra", "uri"), [("faiss", "faiss", "folder"), ("pymilvus", "milvus", "items.db")]
+    ("module", "extra", "uri"),
+    [
+        ("faiss", "faiss", "{}/folder"),
+        ("pymilvus", "milvus", "{}/items.db"),
+        ("qdrant_client", "qdrant", "qdrant+{}/items"),
+        ("lancedb", "lancedb", "lancedb+{}/items"),
+    ],
 )
 def test_missing_library_names_its_extra(module, extra, uri, tmp_path):
     code = (
         f"import sys; sys.modules[{module!r}] = None; from modeling_unimur.index import open_index\n"
-        f"open_index({str(tmp_path / uri)!r}, 8, 'tiny@1')"
+        f"open_index({uri.format(tmp_path)!r}, 8, 'tiny@1')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

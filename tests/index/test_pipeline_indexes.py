@@ -8,9 +8,10 @@ from transformers import pipeline
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.index import open_index
-from modeling_unimur.modeling_open_clip import picture_vectors
+from modeling_unimur.modeling_open_clip import image_vectors
 from tests import tiny
 from tests.hits import assert_same_answer, assert_same_hits
+from tests.index.databases import DATABASES, PLACES, database
 
 TEXTS = ["she plays guitar", "no, but the birthday cake was good", "what a beautiful morning it is"]
 LICENCES = [{"licence": "cc0", "year": 2000 + n} if n % 2 else {"licence": "by"} for n in range(4)]
@@ -32,12 +33,11 @@ def plain(pair, pictures):
     return fill(make(pair), pictures)
 
 
-@pytest.fixture(params=["memory", "Flat", "HNSW16", "milvus"])
+@pytest.fixture(params=["memory", "Flat", "HNSW16", *DATABASES])
 def place(request, tmp_path):
     """Address and kind of an index that is not there yet."""
-    if request.param == "milvus":
-        pytest.importorskip("milvus_lite")
-        return tmp_path / "items.db", "Flat"
+    if request.param in PLACES:
+        return database(request.param, tmp_path), "Flat"
     return tmp_path / "index", request.param
 
 
@@ -49,7 +49,7 @@ def test_without_the_package_a_folder_without_an_index_is_not_found(pair, tmp_pa
             retriever.load_index(place)
         with pytest.raises(ImportError, match="pip install"):
             retriever.load_index(place, create="memory")
-    for place in ("items.db", "localhost:19530", "http://localhost:19530"):
+    for place in ("items.db", "localhost:19530", "http://localhost:19530", "qdrant+items", "lancedb+items"):
         with pytest.raises(ImportError, match="pip install"):
             retriever.load_index(place)
 
@@ -105,7 +105,7 @@ def test_another_model_is_refused(pair, place, make_model, pictures, tmp_path):
 
 
 def test_an_index_given_as_an_object(pair, plain, pictures, tmp_path):
-    vectors = picture_vectors(pair[0], pair[1].process_images([pictures[0]]))
+    vectors = image_vectors(pair[0], pair[1].process_images([pictures[0]]))
     with open_index(tmp_path / "index", 24, "my-clip@1") as index:
         index.add("image", ["mine"], vectors, [{"path": "elsewhere.png"}])
         retriever = make(pair)

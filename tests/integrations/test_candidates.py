@@ -5,7 +5,7 @@ import pytest
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.integrations.candidates import CandidateVectors, find
-from modeling_unimur.modeling_open_clip import picture_vectors, text_vectors
+from modeling_unimur.modeling_open_clip import image_vectors, text_vectors
 from tests.integrations.conftest import TEXTS
 
 
@@ -17,7 +17,7 @@ def test_vectors_are_the_model_s(filled, pictures):
     for found, expected in (
         (vectors.queries(TEXTS), filled.embed(TEXTS)),
         (vectors.texts(TEXTS), text_vectors(model, texts)),
-        (vectors.images(images), picture_vectors(model, shown)),
+        (vectors.images(images), image_vectors(model, shown)),
     ):
         np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
     assert vectors.texts([]) == []

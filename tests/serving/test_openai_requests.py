@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_unimur.modeling_open_clip import picture_vectors, text_vectors
+from modeling_unimur.modeling_open_clip import image_vectors, text_vectors
 from modeling_unimur.serving.limits import Refused, ServingLimits
 from modeling_unimur.serving.openai_requests import read_embedding_request, read_rerank_request
 from tests.serving.conftest import TEXTS
@@ -83,7 +83,7 @@ def test_an_image_as_a_candidate(served, pair, pictures):
     message = {"role": "user", "content": [{"type": "image", "image": encoded(pictures[1])}]}
     status, answer = post(served, "embeddings", {"messages": [message], "input_type": "document"})
     assert status == 200
-    expected = picture_vectors(pair[0], pair[1].process_images([str(pictures[1])])).numpy()
+    expected = image_vectors(pair[0], pair[1].process_images([str(pictures[1])])).numpy()
     np.testing.assert_allclose(matrix(answer), expected, atol=TOLERANCE)
     message["content"].append({"type": "text", "text": "a caption"})
     status, answer = post(served, "embeddings", {"messages": [message], "input_type": "document"})
@@ -108,7 +108,7 @@ def test_documents_are_ranked_by_their_cosines(served, retriever, pair, pictures
     model, processor = pair
     vectors = [
         text_vectors(model, processor.process_texts([*TEXTS, "another"])),
-        picture_vectors(model, processor.process_images([str(pictures[2])])),
+        image_vectors(model, processor.process_images([str(pictures[2])])),
         text_vectors(model, processor.process_texts(TEXTS[:1])),
     ]
     scores = (retriever.embed(["guitar"]) @ torch.cat(vectors).T)[0]

@@ -14,7 +14,7 @@ from sentence_transformers import CrossEncoder
 
 from modeling_unimur import MultimodalRetrievalPipeline
 from modeling_unimur.index.second_stage import Reranker
-from modeling_unimur.modeling_open_clip import picture_vectors
+from modeling_unimur.modeling_open_clip import image_vectors
 from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.public_names import PublicNames
 from modeling_unimur.serving.requests import RetrievalRequest
@@ -178,7 +178,7 @@ def test_the_second_stage_ranks_documents(start, retriever, pair, pictures, tmp_
     assert [row["index"] for row in results] == [*sorted(expected, key=lambda at: -expected[at]), 1]
     found = {row["index"]: row["relevance_score"] for row in results}
     assert {at: found[at] for at in expected} == pytest.approx(expected, abs=1e-5)
-    image = picture_vectors(pair[0], pair[1].process_images([str(pictures[0])]))
+    image = image_vectors(pair[0], pair[1].process_images([str(pictures[0])]))
     assert found[1] == pytest.approx(float(retriever.embed(["birthday"])[0] @ image[0]), abs=1e-5)
     assert b"unimur_hits_not_rescored 1.0" in served.ask(None, "GET", "/metrics")[1]
 

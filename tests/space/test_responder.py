@@ -177,7 +177,7 @@ def test_coherent_answers_are_the_pipeline_s(responder, empty, served):
     found = served[1](plain.messages[:1], top_k=3, coherent=True)
     assert told.messages[1]["content"] == found["text"][0]["text"]
     shown = [caption.rsplit(" (", 1)[0] for _, caption in pictures]
-    assert shown == [responder.pictures[hit["id"]][1] for hit in found["image"]]
+    assert shown == [responder.images[hit["id"]][1] for hit in found["image"]]
     assert all(-1 <= float(caption.rsplit("(", 1)[1].rstrip(")")) <= 1 for _, caption in pictures)  # cosines
 
 

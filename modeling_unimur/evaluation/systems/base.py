@@ -43,7 +43,7 @@ class Gallery:
             )
 
     def kinds(self) -> list[str]:
-        """The kinds of which there are candidates."""
+        """Returns the kinds of which there are candidates."""
         return [kind for kind, items in (("text", self.texts), ("image", self.images)) if len(items)]
 
 
@@ -61,7 +61,7 @@ class Weights:
 
 
 class System(ABC):
-    """A system under test: it encodes dialogues and candidates, and scores the ones against the others.
+    """A system under test: it encodes dialogues and candidates, and scores candidates for dialogues.
 
     `fit` where it learns; then `encode_candidates` of each kind, `encode_queries` and `scores`. A system keeps no
     candidates: whoever encodes them passes them to `scores`.
@@ -97,14 +97,14 @@ class System(ABC):
 
     @abstractmethod
     def encode_candidates(self, gallery: Gallery, kind: str) -> Any:
-        """The candidates of a kind as `scores` takes them: `(candidates, width)` of a system with vectors."""
+        """Encodes the candidates of a kind for `scores`: `(candidates, width)` for a system with vectors."""
 
     @abstractmethod
     def encode_queries(self, dialogues: Sequence[Messages]) -> Any:
-        """Dialogues, as lists of chat messages whose `content` is a list of parts, to what `scores` takes."""
+        """Encodes dialogues for `scores`. A dialogue is a list of chat messages whose `content` is a list of parts."""
 
     def encode_contexts(self, groups: Sequence[Sequence[Messages]]) -> tuple[Any, np.ndarray | None]:
-        """Several contexts of each dialogue, group by group.
+        """Encodes several contexts of each dialogue, dialogue by dialogue.
 
         Returns:
             the queries, and with `predicts_ret` the logarithm of the probability of an image `(contexts,)`, else None.
@@ -112,7 +112,7 @@ class System(ABC):
         return self.encode_queries([context for group in groups for context in group]), None
 
     def scores(self, queries: Any, candidates: Mapping[str, Any], kind: str) -> np.ndarray:
-        """Scores `(dialogues, candidates of the kind)`; higher is better.
+        """Returns scores `(dialogues, candidates of the kind)`; higher is better.
 
         Args:
             queries: of `encode_queries`.
@@ -123,20 +123,20 @@ class System(ABC):
 
     @abstractmethod
     def weights(self) -> Weights:
-        """The size of its weights."""
+        """Returns the size of its weights."""
 
 
 def words_of_last_turn(messages: Messages) -> str:
-    """The words of the last turn that has any."""
+    """Returns the words of the last turn that has any."""
     return next((words for words in map(words_of_turn, reversed(messages)) if words), "")
 
 
 def num_bytes(modules: Iterable[torch.nn.Module | None]) -> int:
-    """Bytes of the weights of some modules; those that are None weigh nothing."""
+    """Returns the bytes of the weights of some modules; None counts nothing."""
     parameters = {id(p): p for module in modules if module is not None for p in module.parameters()}
     return sum(p.numel() * p.element_size() for p in parameters.values())
 
 
 def megabytes(count: int) -> float:
-    """Bytes as megabytes of 10^6."""
+    """Converts bytes to megabytes of 10^6."""
     return count / 1e6

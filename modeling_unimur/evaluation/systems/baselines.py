@@ -20,8 +20,8 @@ _WIDTH = 32
 
 
 class BM25(System):
-    """BM25 (`index.hybrid.WordIndex`) of the whole dialogue's words against the candidate texts, and against the
-    titles and tags of images.
+    """Ranks by BM25 (`index.hybrid.WordIndex`) of the whole dialogue's words: candidate texts, and titles and tags of
+    images.
 
     Args:
         matches_only: whether a candidate that shares no word with the query is not returned, and not only comes last.
@@ -40,7 +40,7 @@ class BM25(System):
         self._bytes: dict[str, int] = {}
 
     def encode_candidates(self, gallery: Gallery, kind: str) -> WordIndex:
-        """An index of the candidates' words."""
+        """Builds an index of the candidates' words."""
         index = WordIndex(gallery.texts if kind == "text" else gallery.image_words)
         self._bytes[kind] = index.num_bytes
         return index
@@ -54,12 +54,12 @@ class BM25(System):
         return np.where(scores > 0, scores, -np.inf) if self.matches_only else scores
 
     def weights(self) -> Weights:
-        """Of the indexes that were made last."""
+        """Returns the size of the last indexes."""
         return Weights(beyond=sum(self._bytes.values()), total=sum(self._bytes.values()))
 
 
 class SentenceTransformerSystem(System):
-    """A sentence encoder of the whole dialogue's words, against texts, and against the titles and tags of images.
+    """Ranks by a sentence encoder of the whole dialogue's words: candidate texts, and titles and tags of images.
 
     Args:
         source: Hub id or folder.
@@ -86,7 +86,7 @@ class SentenceTransformerSystem(System):
 
 
 class Chance(System):
-    """A random order of the candidates, another one for every dialogue; the same in every run of a seed.
+    """Ranks the candidates in a random order, which differs between dialogues and is fixed by the seed.
 
     Args:
         seed: of the order.

@@ -1,4 +1,4 @@
-"""The space of a model's frozen dual encoder, and its own text tower as the query, plain and behind a linear map."""
+"""The space of a model's frozen dual encoder, and its text tower as the query, with or without a linear map."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class ClipSpace:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the dual encoder."""
+        """The bytes of the dual encoder."""
         return num_bytes([self.model.clip])
 
     def texts(self, texts: Sequence[str], latest: bool = False, desc: str | None = None) -> torch.Tensor:
-        """Unit vectors `(texts, width)`.
+        """Encodes texts as unit vectors `(texts, width)`.
 
         Args:
             texts: in any order; they run in batches of like length.
@@ -50,8 +50,8 @@ class ClipSpace:
         return F.normalize(self.encoder.encode_texts(texts, "latest" if latest else "first", desc), dim=-1)
 
     def candidates(self, gallery: Gallery) -> dict[str, torch.Tensor]:
-        """The dual encoder's outputs, before any trained map: `text (texts, width)`, `image (images, width)` and
-        `pooled (images, pooled width)`; computed once a gallery."""
+        """Returns the dual encoder's outputs before any trained map: `text (texts, width)`, `image (images, width)`
+        and `pooled (images, pooled width)`. They are computed once per gallery."""
         if self._kept.get("gallery") is not gallery:
             found = self.encoder.encode_images(gallery.images, load_image, _IMAGES, with_pooled=True)
             texts = self.texts(gallery.texts, desc="Embedding texts")
@@ -60,7 +60,7 @@ class ClipSpace:
 
 
 class ClipText(System):
-    """CLIP-T of the dialogue's words.
+    """Ranks by CLIP-T of the dialogue's words.
 
     Args:
         space: of the dual encoder.
@@ -88,8 +88,8 @@ class ClipText(System):
 
 
 class ClipTextAnchor(ClipText):
-    """CLIP-T of the whole dialogue plus that of its last turn: the anchor of an anchored query without a language
-    model.
+    """Ranks by CLIP-T of the whole dialogue plus that of its last turn: the anchor of an anchored query without a
+    language model.
 
     Args:
         space: of the dual encoder.
@@ -107,8 +107,9 @@ class ClipTextAnchor(ClipText):
 
 
 class ClipTextLinear(ClipText):
-    """CLIP-T of the whole dialogue, plus a linear map of it that was fitted, in closed form, to lead from dialogues to
-    CLIP-T of what they are about. The penalty draws it to CLIP-T itself, so that little text does little harm.
+    """Ranks by CLIP-T of the whole dialogue plus a linear map of it, which is fitted in closed form to lead from
+    dialogues to CLIP-T of their targets. The penalty draws the sum towards CLIP-T itself, so that a fit on little text
+    does little harm.
 
     Args:
         space: of the dual encoder.

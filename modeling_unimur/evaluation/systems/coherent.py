@@ -1,4 +1,4 @@
-"""A system's texts and images, rescored with one another as `retriever(..., coherent=True)` does."""
+"""Rescores a system's texts and images with one another, as `retriever(..., coherent=True)` does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .base import KINDS, Gallery, Messages, System, Weights
 def coherent_scores(
     coherence: Coherence, scores: Mapping[str, np.ndarray], vectors: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """One query's scores of all its candidates, in any order, as those of its coherent reply.
+    """Returns one query's scores of all its candidates, in any order, as those of its coherent reply.
 
     The first of each kind are rescored; the others keep their order and stand behind them.
 
@@ -43,7 +43,7 @@ def coherent_scores(
 
 
 class CoherentReply(System):
-    """Another system's rankings as coherent replies.
+    """Returns another system's rankings as coherent replies.
 
     Args:
         base: with vectors of both kinds, whose scores are cosines.
@@ -80,5 +80,5 @@ class CoherentReply(System):
 
 
 def coherent_name(name: str) -> str:
-    """The row of a system's coherent replies."""
+    """Returns the name of a system's coherent replies."""
     return f"{name}, coherent reply"

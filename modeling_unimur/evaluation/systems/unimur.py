@@ -18,7 +18,7 @@ _BATCH = 8
 
 
 class UniMuR(System):
-    """The unified embedding, read by the language model at [RET].
+    """Ranks by the unified embedding, which the language model reads at [RET].
 
     Args:
         space: of the model's dual encoder.
@@ -54,7 +54,7 @@ class UniMuR(System):
         return Encoder(self.model, self.processor).encode_queries(dialogues, _BATCH)
 
     def encode_contexts(self, groups: Sequence[Sequence[Messages]]) -> tuple[torch.Tensor, np.ndarray | None]:
-        """In one pass over what the contexts of a dialogue share."""
+        """Encodes the contexts of a dialogue in one pass over their shared prefix."""
         if not self.predicts_ret:
             return self._contexts.encode(groups), None
         vectors, likely = self._contexts.encode_with_ret(groups)

@@ -1,4 +1,4 @@
-"""The papers' protocols: readers, pools, measures and tables, one function per task.
+"""The papers' protocols, one function per task: readers, pools, measures and tables.
 
 A task's module takes PyTorch, so it is imported when the task runs.
 """
@@ -65,7 +65,7 @@ TASKS: dict[str, Task] = {
 
 
 def task_function(name: str) -> Callable:
-    """The function of a task.
+    """Returns the function of a task.
 
     Raises:
         ValueError: an unknown task.

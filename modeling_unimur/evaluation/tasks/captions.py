@@ -19,7 +19,7 @@ from .options import TaskOptions
 def evaluate_captions(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Caption to image, and image to caption by the same scores, over all of the split.
+    """Evaluates caption to image, and image to caption by the same scores, over the whole split.
 
     Args:
         data: as `read_captioned`.

@@ -1,4 +1,4 @@
-"""Dialogues with a right text, right images or both: recall of every system, its time and its weight."""
+"""Compares systems on dialogues with a relevant text, relevant images or both: recall, time and weight."""
 
 from __future__ import annotations
 
@@ -95,14 +95,14 @@ def compare_systems(
 
 
 def _right(dialogues: Sequence[ComparedDialogue], gallery: Gallery, kind: str) -> np.ndarray:
-    """Mask of the right candidates `(dialogues, candidates)`."""
+    """Returns the mask of the relevant candidates `(dialogues, candidates)`."""
     if kind == "text":
         return np.array([[text == dialogue.right_text for text in gallery.texts] for dialogue in dialogues])
     return np.array([np.isin(gallery.image_ids, dialogue.right_images) for dialogue in dialogues])
 
 
 def _milliseconds(system: Encoded, messages: list, kinds: Sequence[str]) -> float:
-    """Median time per turn after warm-up: one dialogue is encoded and scored against all candidates."""
+    """Returns the median time per turn after warm-up; each dialogue is encoded and scored against all candidates."""
     spent = []
     for number in range(_WARM + min(_TIMED, len(messages))):
         start = time.perf_counter()

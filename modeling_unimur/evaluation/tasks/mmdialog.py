@@ -52,7 +52,7 @@ _NOTES = (
 
 
 def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, object], list[str]]:
-    """The replies of a split.
+    """Reads the replies of a split.
 
     Args:
         data: folder of MMDialog in either layout; or `dev` or `test`, the hand-written dialogues of this package.
@@ -91,7 +91,7 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
 def evaluate_mmdialog(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Multimodal response retrieval, with each dialogue's own pools.
+    """Evaluates multimodal response retrieval with each dialogue's own pools.
 
     Args:
         data: as `open_replies`.
@@ -127,7 +127,7 @@ def evaluate_mmdialog(
 def evaluate_mmdialog_images(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Context-based image retrieval: every gold image among its dialogue's pool of images.
+    """Evaluates context-based image retrieval: every gold image is ranked in its dialogue's pool of images.
 
     Args, Raises:
         as `evaluate_mmdialog`.
@@ -155,7 +155,7 @@ def evaluate_mmdialog_images(
 
 
 def with_coherent_replies(encoded: dict[str, Encoded]) -> dict[str, Encoded]:
-    """Each system that has coherent replies, and ranks texts and images, once more behind itself by them."""
+    """Adds the coherent replies of each system that has them and ranks both texts and images."""
     found = {}
     for name, system in encoded.items():
         found[name], coherence = system, system.system.coherence
@@ -180,7 +180,7 @@ def _rank(replies: ReplySet, system: Encoded, kind: str, wanted: Sequence[tuple[
 
 
 def _coherent(replies: ReplySet, system: Encoded, kind: str) -> Scorer:
-    """Scores of replies' candidates, rescored among the pools and the right answers of each reply."""
+    """Returns scores of replies' candidates, rescored among the pool and the relevant answers of each reply."""
     of_query = {reply.query: reply for reply in replies.replies}
 
     def scores(rows: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -203,7 +203,7 @@ def _coherent(replies: ReplySet, system: Encoded, kind: str) -> Scorer:
 
 
 def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judge: ClipJudge | None = None) -> Figures:
-    """All measures of one system.
+    """Computes all measures of one system.
 
     Args:
         replies: the queries.
@@ -258,7 +258,7 @@ def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judg
 
 
 def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars: dict) -> dict[str, np.ndarray]:
-    """Suffix of a policy's measures -> for which replies it returns an image."""
+    """Returns, by the suffix of a policy's measures, for which replies it returns an image."""
     found = {"": np.ones(len(scores), dtype=bool)}
     likely = None
     if system.ret is not None:
@@ -291,7 +291,7 @@ def _consistency(replies: ReplySet, best: dict[str, np.ndarray], both: np.ndarra
 
 
 def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None) -> tuple[str, np.ndarray | None]:
-    """MM-Relevance of what the policy `always` returns."""
+    """Computes MM-Relevance of what the policy `always` returns."""
     needed: dict[str, set[int]] = {}
     for kind in ("text", "image"):
         golds = {gold for reply in replies.replies for gold in reply.golds.get(kind, ())}
@@ -350,11 +350,11 @@ class ClipJudge:
         self.encoder, self.source = Encoder(model, processor, progress=True), source
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """`(texts, width)`; a text that is too long is cut."""
+        """Encodes texts: `(texts, width)`. A text that is too long is cut."""
         return F.normalize(self.encoder.encode_texts(texts, desc="Judging texts"), dim=-1).numpy()
 
     def images(self, paths: Sequence[str]) -> np.ndarray:
-        """`(images, width)`; NaN for an image that cannot be read."""
+        """Encodes images: `(images, width)`, NaN for an image that cannot be read."""
         found = self.encoder.encode_images(paths, desc="Judging images")
         vectors = F.normalize(found.vectors, dim=-1)
         vectors[~found.readable] = np.nan

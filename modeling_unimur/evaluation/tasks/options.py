@@ -1,4 +1,4 @@
-"""Options of the protocols, with what the command line says of each."""
+"""Options of the protocols, with their help on the command line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def _option(default: Any, text: str, metavar: str | None = None, **argument: Any) -> Any:
-    """A field with its help and further arguments of `ArgumentParser.add_argument`; `flag` is its name there."""
+    """Makes a field with its help and further arguments of `ArgumentParser.add_argument`; `flag` is its name there."""
     return field(default=default, metadata={"help": text, **({"metavar": metavar} if metavar else {}), **argument})
 
 

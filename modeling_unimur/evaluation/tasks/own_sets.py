@@ -1,4 +1,4 @@
-"""The hand-written dialogues of this package as dialogues of MMDialog and VisDial, for their protocols."""
+"""Converts the hand-written dialogues of this package to dialogues of MMDialog and VisDial."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..compare_dialogues import gallery_ids, own_dialogues, read_own
 
 
 def own_digest(split: str) -> str:
-    """Changes when the dialogues of a part or their gallery change; 16 hexadecimal digits."""
+    """Returns 16 hexadecimal digits that change when the dialogues of a part or their gallery change."""
     state = json.dumps([read_own(split), gallery_ids(split)], ensure_ascii=False)
     return hashlib.sha256(state.encode()).hexdigest()[:16]
 
 
 def media_key(image_id: str) -> str:
-    """A signed 64-bit number for an image, as MMDialog names its own."""
+    """Returns a signed 64-bit number for an image, as MMDialog names its images."""
     return str(int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:8], "big", signed=True))
 
 
 def own_mmdialog(split: str) -> tuple[list[Dialog], dict[str, Path], dict[str, str]]:
-    """The dialogues of a part as those of MMDialog: their turns, and the reply with its image.
+    """Converts the dialogues of a part to those of MMDialog: their turns, and the reply with its image.
 
     Negatives are the other replies and the other images of the gallery, without those that are right as well.
 
@@ -59,8 +59,8 @@ def own_mmdialog(split: str) -> tuple[list[Dialog], dict[str, Path], dict[str, s
 
 
 def own_visdial(split: str) -> list[VisDialDialog]:
-    """The dialogues of a part as those of VisDial: two turns are a round, the image is the reply's, and the 100
-    options of a round's answer are drawn from all second turns, in the order of a hash.
+    """Converts the dialogues of a part to those of VisDial. Two turns are a round, the image is the reply's, and the
+    100 options of a round's answer are drawn from all second turns, in the order of a hash.
 
     Images within the dialogues are left out, as VisDial has none.
 

@@ -19,7 +19,7 @@ _ROLES = ("user", "assistant")
 
 
 def _contexts(dialog: PhotoDialog) -> list[list[dict]]:
-    """The context of each turn up to the one that shares the photo."""
+    """Returns the context of each turn up to the one that shares the photo."""
     messages = [
         {"role": _ROLES[int(speaker != dialog.turns[0][0])], "content": [{"type": "text", "text": words}]}
         for speaker, words in dialog.turns[: dialog.shared]
@@ -31,8 +31,8 @@ def _contexts(dialog: PhotoDialog) -> list[list[dict]]:
 def evaluate_photochat(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Retrieval of the shared photo among all photos of the split, from the turns before it; and how well the best
-    photo's score tells the turn that shares one from the turns before.
+    """Evaluates retrieval of the shared photo among all photos of the split, from the turns before it, and how well
+    the best photo's score separates the turn that shares a photo from the turns before.
 
     Args:
         data: folder of PhotoChat.
@@ -85,7 +85,7 @@ def evaluate_photochat(
 
 
 def _when(system: Encoded, ends: np.ndarray, options: TaskOptions) -> tuple[dict[str, float], np.ndarray]:
-    """How well the best photo's score separates the turns that share a photo from the others."""
+    """Measures how well the best photo's score separates the turns that share a photo from the others."""
     count = int(ends[-1])
     best = np.concatenate(
         [system.scores("image", np.arange(a, min(a + 512, count))).max(axis=1) for a in range(0, count, 512)]

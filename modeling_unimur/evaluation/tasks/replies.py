@@ -1,4 +1,4 @@
-"""MMDialog's replies as queries over one corpus, each dialogue with its own pools, and ranking in them."""
+"""Reads MMDialog's replies as queries over one corpus with pools per dialogue, and ranks candidates in the pools."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class _Corpus:
 def read_replies(
     dialogs: Iterable[Dialog], image_file: Callable[[str], Path | None], words: Callable[[str], str] = lambda name: ""
 ) -> ReplySet:
-    """Every turn but the first as a reply; all turns before it are its context.
+    """Reads every turn but the first as a reply; all turns before it are its context.
 
     Args:
         dialogs: with their negatives.
@@ -171,7 +171,7 @@ class PoolRanks:
 def rank_in_pools(
     scorer: Scorer, queries: np.ndarray, owners: np.ndarray, golds: np.ndarray, pools: Sequence[np.ndarray]
 ) -> PoolRanks:
-    """Ranks each right candidate among the negatives of its dialogue.
+    """Ranks each relevant candidate among the negatives of its dialogue.
 
     Candidates that score exactly as high as the right one stand before it, so a constant score earns nothing. A
     negative that is the right candidate itself does not count.

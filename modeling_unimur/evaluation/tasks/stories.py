@@ -20,7 +20,7 @@ SETTINGS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 im
 
 
 def story_context(story: Story, setting: str, images: dict[str, str]) -> list[dict]:
-    """A story as chat messages, a sentence each, with its image behind it; the last one's is wanted.
+    """Converts a story to chat messages, one per sentence, followed by its image; the last sentence's image is wanted.
 
     Args:
         story: of five sentences.
@@ -38,8 +38,8 @@ def story_context(story: Story, setting: str, images: dict[str, str]) -> list[di
 
 
 def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None) -> TaskResult:
-    """Retrieval of the last image among all images of the split, from one sentence, five, or five and four
-    images; the images that a system is shown do not compete.
+    """Evaluates retrieval of the last image among all images of the split, from one sentence, five sentences, or five
+    sentences and four images. Images that a system is shown do not compete.
 
     Args:
         data: folder of VIST.

@@ -25,7 +25,7 @@ _ANSWER_CUTOFFS = (1, 5, 10, 20)
 
 
 def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], dict[str, object], list[str]]:
-    """The dialogues of a split, what identifies them, and notes on what is missing.
+    """Reads the dialogues of a split. Returns them, what identifies them, and notes on what is missing.
 
     Args:
         data: as `VisDial` takes it; or `dev` or `test`, this package's own dialogues.
@@ -44,7 +44,7 @@ def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], 
 
 
 def visdial_context(dialog: VisDialDialog, rounds: int, options: TaskOptions) -> list[dict]:
-    """The first rounds of a dialogue as chat messages.
+    """Converts the first rounds of a dialogue to chat messages.
 
     Args:
         dialog: with as many rounds at least.
@@ -73,7 +73,7 @@ def _message(role: str, text: str, *images: str) -> dict:
 def evaluate_visdial(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Dialogue to image, and image to dialogue, over all images of the split, by the number of rounds shown.
+    """Evaluates dialogue to image, and image to dialogue, over all images of the split, by the number of rounds shown.
 
     FROMAGe's script ranks the dialogues for each image, which is `image2dialogue`, and calls it text-to-image.
 
@@ -137,7 +137,7 @@ def evaluate_visdial(
 def evaluate_visdial_answers(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Ranking of each round's answer options.
+    """Ranks each round's answer options.
 
     UniMuR and what is like it rank by the likelihood of the answer after the image and the rounds before, as
     FROMAGe; systems without a language model by the similarity of the answer to the dialogue so far.
@@ -190,7 +190,7 @@ def evaluate_visdial_answers(
 def answer_values(
     scores: Sequence[np.ndarray], golds: Sequence[int], relevance: Sequence[Sequence[float] | None]
 ) -> dict[str, np.ndarray]:
-    """NDCG, MRR and R@k in percent, a round each.
+    """Returns NDCG, MRR and R@k in percent, one figure per round.
 
     Args:
         scores: of each round's options, higher is better.
@@ -210,7 +210,7 @@ def answer_values(
 
 
 def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) -> list[np.ndarray]:
-    """Log-likelihoods, all rounds of a dialogue at once."""
+    """Returns log-likelihoods, computed for all rounds of a dialogue together."""
     scorer = AnswerScorer(system.model, system.processor, options.normalise)
     folder = work_folder(system, work)
     setting = repr((options.normalise, options.with_caption))
@@ -231,7 +231,7 @@ def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) 
 
 
 def _question(dialog: VisDialDialog, place: int, options: TaskOptions) -> Question:
-    """The image, the rounds before, and a question, in FROMAGe's form but for the space, which here belongs to the
+    """Returns the image, the rounds before, and a question in FROMAGe's form. Unlike there, the space belongs to the
     answer's first token."""
     lines = [dialog.caption.strip()] if options.with_caption and dialog.caption.strip() else []
     for part in dialog.rounds[:place]:
@@ -258,6 +258,6 @@ def _by_similarity(dialogs, places, system: System, options: TaskOptions, work) 
 
 
 def _open(dialog: VisDialDialog, place: int):
-    """The question of a round without its answer."""
+    """Returns the question of a round without its answer."""
     part = dialog.rounds[place]
     return type(part)(part.question, "")

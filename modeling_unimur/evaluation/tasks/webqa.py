@@ -1,4 +1,4 @@
-"""WebQA through UniVL-DR: texts and images in one index, alone and together."""
+"""Evaluates UniVL-DR on WebQA: texts and images in one index, separately and together."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CORPUS = (
 
 
 def open_set(data: str, **choices: str | None) -> RetrievalSet:
-    """A retrieval set.
+    """Opens a retrieval set.
 
     Args:
         data: a folder that `RetrievalSet.save` wrote, WebQA in any of the layouts that `load_webqa` reads, or a
@@ -39,7 +39,7 @@ def open_set(data: str, **choices: str | None) -> RetrievalSet:
 
 
 def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work: Path | None = None) -> TaskResult:
-    """Universal retrieval by releases of UniVL-DR.
+    """Evaluates universal retrieval by releases of UniVL-DR.
 
     Args:
         data: as `open_set`.

@@ -1,4 +1,4 @@
-"""Universal retrieval: texts and images in one ranking, by any system, in three settings (UniVL-DR's evaluation)."""
+"""Universal retrieval: any system ranks texts and images together, in three settings (UniVL-DR's evaluation)."""
 
 from .encoding import DualEncoder, encode_documents, encode_queries
 from .evaluate import choose_hybrid_weight, choose_image_weight, ranked, setting_figures

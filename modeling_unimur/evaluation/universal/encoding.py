@@ -1,4 +1,5 @@
-"""Queries and documents as the vectors of a dual encoder, images and captions apart so that they can be weighed."""
+"""Encodes queries and documents by a dual encoder; images and captions are kept separate so that they can be
+weighted."""
 
 from __future__ import annotations
 
@@ -16,13 +17,13 @@ class DualEncoder(Protocol):
     """Any dual encoder; `encoding.encoder.Encoder` is that of a model."""
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray | torch.Tensor:
-        """Texts as `(texts, width)`, not normalised."""
+        """Encodes texts as `(texts, width)`, not normalised."""
 
     def encode_images(self, addresses: Sequence[str]) -> tuple[np.ndarray | torch.Tensor, ...]:
-        """Images as `(images, width)`, not normalised, and which of them could be read `(images,)`."""
+        """Encodes images as `(images, width)`, not normalised, and returns which could be read `(images,)`."""
 
     def fuse(self, images: np.ndarray, captions: np.ndarray, has_image: np.ndarray, has_caption: np.ndarray):
-        """Image and caption vectors `(images, width)` as unit vectors of the same shape."""
+        """Fuses image and caption vectors `(images, width)` to unit vectors of the same shape."""
 
 
 @dataclass
@@ -42,19 +43,19 @@ class EncodedDocuments:
     has_image: np.ndarray
 
     def weighted(self, image_weight: float) -> np.ndarray:
-        """Unit vectors `(documents, width)`, images as `image_weight` x image + caption. A document that lacks one of
-        them is the other."""
+        """Returns unit vectors `(documents, width)`; images are `image_weight` x image + caption. A document that
+        lacks one of them is the other."""
         both, captions = (self.has_image & self.has_caption)[:, None], self.texts[self.is_image]
         return self._with_images(np.where(both, image_weight * self.images, self.images) + captions)
 
     def without_captions(self) -> EncodedDocuments:
-        """The same corpus whose images have no words."""
+        """Returns the same corpus with images that have no words."""
         texts = self.texts.copy()
         texts[self.is_image] = 0
         return replace(self, texts=texts, has_caption=np.zeros_like(self.has_caption))
 
     def fused(self, encoder: DualEncoder) -> np.ndarray:
-        """Unit vectors `(documents, width)`, images and captions joined by the encoder itself."""
+        """Returns unit vectors `(documents, width)`; the encoder itself fuses images and captions."""
         captions = self.texts[self.is_image]
         return self._with_images(np.asarray(encoder.fuse(self.images, captions, self.has_image, self.has_caption)))
 
@@ -65,7 +66,7 @@ class EncodedDocuments:
 
 
 def encode_documents(encoder: DualEncoder, task: RetrievalTask) -> EncodedDocuments:
-    """Encodes a task's corpus, each text and image once; equal texts once for all."""
+    """Encodes a task's corpus; equal texts and images are encoded once."""
     distinct: dict[str, int] = {}
     places = np.array([distinct.setdefault(text.strip(), len(distinct)) for text in task.doc_texts], dtype=np.int64)
     texts = np.asarray(encoder.encode_texts(list(distinct)))[places]
@@ -84,11 +85,11 @@ def encode_documents(encoder: DualEncoder, task: RetrievalTask) -> EncodedDocume
 
 
 def encode_queries(encoder: DualEncoder, task: RetrievalTask) -> np.ndarray:
-    """Queries as unit vectors `(queries, width)`."""
+    """Encodes queries as unit vectors `(queries, width)`."""
     return unit(np.asarray(encoder.encode_texts(list(task.query_texts))))
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
-    """Rows of length 1; a row of zeros stays one."""
+    """Scales rows to length 1; a row of zeros stays one."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(lengths, 1e-12)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The measures of a system in the three settings, and the weights that a development split chooses."""
+"""Measures a system in the three settings, and chooses weights on a development split."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HYBRID_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 
 
 def setting_figures(system: Encoded, task: RetrievalTask, settings: Sequence[str] = SETTINGS) -> Figures:
-    """Figures of every query in the settings, in percent; NaN where a setting cannot answer it.
+    """Returns the figures of every query in the settings, in percent; NaN where a setting cannot answer it.
 
     In the settings `text` and `image` only documents of that kind are searched, for the queries that any of them
     answers; documents that are excluded for a query are taken out of its ranking. `both images@10` is the percentage
@@ -60,7 +60,8 @@ def setting_figures(system: Encoded, task: RetrievalTask, settings: Sequence[str
 
 
 def ranked(system: Encoded, task: RetrievalTask, setting: str, rows: np.ndarray, depth: int = DEPTH) -> np.ndarray:
-    """Rankings `(queries, depth)` of some queries, in blocks that fit in memory; -1 where nothing was returned."""
+    """Returns rankings `(queries, depth)` of some queries, in blocks that fit in memory; -1 where nothing was
+    returned."""
     block = max(1, _SCORES_AT_A_TIME // max(len(task.is_image), 1))
     parts = []
     for start in range(0, len(rows), block):
@@ -90,7 +91,7 @@ class Choice:
 
 
 def choose(weights: Sequence[float], system: Callable[[float], Encoded], dev: RetrievalTask, default: float) -> Choice:
-    """The weight with the highest MRR@10 in the setting `both`; among equals the default, then the first.
+    """Chooses the weight with the highest MRR@10 in the setting `both`; among equals the default, then the first.
 
     Args:
         weights: those that are tried.
@@ -109,7 +110,7 @@ def choose(weights: Sequence[float], system: Callable[[float], Encoded], dev: Re
 
 
 def choose_image_weight(queries: np.ndarray, documents: EncodedDocuments, dev: RetrievalTask) -> Choice:
-    """The weight of images in `weight x image + caption`.
+    """Chooses the weight of images in `weight x image + caption`.
 
     Args:
         queries (`(queries, width)`): of the development split, unit vectors.
@@ -122,5 +123,5 @@ def choose_image_weight(queries: np.ndarray, documents: EncodedDocuments, dev: R
 
 
 def choose_hybrid_weight(dense: Encoded, sparse: Encoded, dev: RetrievalTask) -> Choice:
-    """BM25's weight beside a dense system."""
+    """Chooses BM25's weight beside a dense system."""
     return choose(HYBRID_WEIGHTS, lambda weight: Hybrid(dense, sparse, weight), dev, 0.0)

@@ -1,4 +1,4 @@
-"""Queries and one index of texts and images, and systems that are made of others."""
+"""Systems over one index of texts and images, and systems that combine others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SECOND_STAGE = "{} + second stage"
 
 
 def dense_system(queries: np.ndarray, documents: np.ndarray, is_image: np.ndarray) -> Encoded:
-    """Inner products with vectors: any encoder, trained or not.
+    """Ranks by inner products with vectors of any encoder.
 
     Args:
         queries (`(queries, width)`), documents (`(documents, width)`): vectors, unit ones as a rule.
@@ -38,7 +38,7 @@ def dense_system(queries: np.ndarray, documents: np.ndarray, is_image: np.ndarra
 
 
 def bm25_system(query_texts: Sequence[str], document_texts: Sequence[str], is_image: np.ndarray) -> Encoded:
-    """BM25 over one index of texts and captions: images are found by their captions.
+    """Ranks by BM25 over one index of texts and captions; images are found by their captions.
 
     A document that shares no word with the query is not returned.
 
@@ -56,8 +56,8 @@ def bm25_system(query_texts: Sequence[str], document_texts: Sequence[str], is_im
 
 
 class DivideAndConquer(Encoded):
-    """One system for texts and one for images, each with its own ranking, merged by the reciprocals of the ranks
-    (UniVL-DR's divide and conquer): the first text, the first image, the second text and so on.
+    """Merges the rankings of one system for texts and one for images by reciprocal rank (UniVL-DR's divide and
+    conquer): the first text, the first image, the second text and so on.
 
     Args:
         texts, images: the systems, over the same documents.
@@ -80,7 +80,7 @@ class DivideAndConquer(Encoded):
 
 
 class OracleModality(Encoded):
-    """A system that is told which kinds of documents are relevant, and returns no others.
+    """Ranks only the kinds of documents that are relevant, which it is told.
 
     Args:
         system: the system.
@@ -99,7 +99,7 @@ class OracleModality(Encoded):
 
 
 class Hybrid(Encoded):
-    """Dense score plus weighted BM25, whose best score of each query counts 1.
+    """Adds weighted BM25 to dense scores; the best BM25 score of each query counts 1.
 
     Args:
         dense, sparse: the systems; what the sparse one does not return has 0 of it.
@@ -125,7 +125,7 @@ class Hybrid(Encoded):
 
 
 class SecondStage(Encoded):
-    """Another system whose best documents are in the order of a reranker; those behind them stay behind.
+    """Reorders the best documents of another system by a reranker; the other documents stay behind them.
 
     Args:
         first: the first stage, one index of texts and images.
@@ -179,6 +179,6 @@ class SecondStage(Encoded):
 
 
 def _scaled(scores: np.ndarray) -> np.ndarray:
-    """From 0, the lowest, to 1; NaN stays."""
+    """Scales scores from 0, the lowest, to 1; NaN stays."""
     low, high = (np.nanmin(scores), np.nanmax(scores)) if np.isfinite(scores).any() else (0.0, 0.0)
     return (scores - low) / (high - low if high > low else 1.0)

@@ -39,7 +39,7 @@ class RetrievalTask:
 
     @classmethod
     def from_set(cls, retrieval: RetrievalSet, split: str, least_score: int = 1) -> RetrievalTask:
-        """The queries of a split that anything is relevant for.
+        """Reads the queries of a split that have a relevant document.
 
         Args:
             retrieval: the set.
@@ -91,7 +91,7 @@ class RetrievalTask:
         )
 
     def candidates(self, setting: str) -> np.ndarray:
-        """Which documents a setting searches `(documents,)`.
+        """Returns which documents a setting searches `(documents,)`.
 
         Raises:
             ValueError: an unknown setting.
@@ -101,14 +101,15 @@ class RetrievalTask:
         return np.ones(len(self.is_image), bool) if setting == "both" else self.is_image == (setting == "image")
 
     def within(self, setting: str) -> tuple[np.ndarray, list[dict[int, int]]]:
-        """Queries that a setting can answer `(queries,)`, and what is relevant for each of them there."""
+        """Returns the queries that a setting can answer `(queries,)`, and the documents that are relevant for each of
+        them there."""
         mask = self.candidates(setting)
         kept = [{doc: grade for doc, grade in grades.items() if mask[doc]} for grades in self.relevance]
         rows = np.array([row for row, grades in enumerate(kept) if grades], dtype=np.int64)
         return rows, [kept[row] for row in rows]
 
     def relevant_kinds(self) -> np.ndarray:
-        """Whether texts, and whether images are relevant for each query `(queries, 2)`."""
+        """Returns whether texts, and whether images, are relevant for each query `(queries, 2)`."""
         found = np.zeros((len(self.relevance), 2), dtype=bool)
         for row, grades in enumerate(self.relevance):
             shown = self.is_image[list(grades)]

@@ -23,7 +23,7 @@ HEADS = {"trained alone": {}, "gated": {"zero_shot_temperature": 2.0, "gate_rank
 
 @pytest.fixture(params=HEADS.values(), ids=HEADS)
 def clip(tmp_path, request):
-    """The small encoder of timm and transformers towers with a `PictureHead` of three classes."""
+    """The small encoder of timm and transformers towers with a `ImageHead` of three classes."""
     folder = tiny.open_clip_folder(tmp_path / "clip")
     config = OpenCLIPModel.from_pretrained(folder).config
     config.picture_head = {"hidden_features": 24, "dropout": 0.1, "classes": 3, **request.param}

@@ -76,7 +76,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     set_seed(args.seed)
     source = recipe.model.clip
     model = OpenCLIPModel.from_pretrained(source)
-    # The classifier of a `PictureHead` is the frozen tower's own.
+    # The classifier of a `ImageHead` is the frozen tower's own.
     for part in (model.model.visual.trunk, model.model.text, getattr(model.model.visual.head, "classifier", None)):
         if part is not None:
             part.requires_grad_(False)

@@ -30,7 +30,7 @@ class Document:
 
 
 @dataclass
-class FigurePicture:
+class PlacedImage:
     """An image as it stands in a figure: its document, the figure's other documents, its inner caption."""
 
     doc_id: str
@@ -49,7 +49,7 @@ class Manual:
     documents: dict[str, Document] = field(default_factory=dict)
     passages: dict[Key, list[str]] = field(default_factory=lambda: defaultdict(list))
     paragraph_documents: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    pictures: list[FigurePicture] = field(default_factory=list)
+    images: list[PlacedImage] = field(default_factory=list)
     figures: dict[tuple[str, int, int], list[str]] = field(default_factory=dict)
     report: Counter = field(default_factory=Counter)
 
@@ -111,8 +111,8 @@ def build_documents(description: Description, pages: dict[str, Page]) -> Manual:
     for name in kept:
         chapter = chapter_of(description, pages, name)
         chain = [pages[part].sections[0].path[0] for part in page_chain(pages, name)[:-1]]
-        manual.report["images whose file is absent"] += pages[name].missing_pictures
-        manual.report["images without a title"] += pages[name].untitled_pictures
+        manual.report["images whose file is absent"] += pages[name].missing_images
+        manual.report["images without a title"] += pages[name].untitled_images
         for number, section in enumerate(pages[name].sections):
             path = " > ".join([*chain, *section.path])
             stem = f"{name.removesuffix('.html').replace('/', '-')}-{number}"
@@ -133,7 +133,7 @@ def build_documents(description: Description, pages: dict[str, Page]) -> Manual:
                     manual.documents[document.doc_id] = document
                     manual.paragraph_documents[text].append(document.doc_id)
     manual.report["documents they became"] = len(shared)
-    _add_pictures(manual, kept)
+    _add_images(manual, kept)
     return manual
 
 
@@ -152,7 +152,7 @@ def _pack(paragraphs: list[Paragraph], most_words: int) -> list[list[str]]:
     return groups
 
 
-def _add_pictures(manual: Manual, kept: list[str]) -> None:
+def _add_images(manual: Manual, kept: list[str]) -> None:
     found: dict[tuple[str, str], Document] = {}
     places: dict[str, set[tuple[str, int, int]]] = defaultdict(set)
     for name in kept:
@@ -162,22 +162,22 @@ def _add_pictures(manual: Manual, kept: list[str]) -> None:
             for count, figure in enumerate(section.figures):
                 path = " > ".join([*chain, *section.path])
                 ids = []
-                for picture in figure.pictures:
-                    content = figure.title, picture.image
+                for image in figure.images:
+                    content = figure.title, image.file
                     if content not in found:
                         stem = name.removesuffix(".html").replace("/", "-")
                         doc_id = f"image-{stem}-{number}-{count}-{len(ids)}"
-                        found[content] = Document(doc_id, "image", figure.title, picture.image, path, chapter)
+                        found[content] = Document(doc_id, "image", figure.title, image.file, path, chapter)
                         manual.documents[doc_id] = found[content]
                     else:
                         manual.report["repeated images of one title"] += 1
                     ids.append(found[content].doc_id)
                     # An image that stands in two figures cannot tell which of them a caption means.
-                    places[picture.image].add((name, number, count))
+                    places[image.file].add((name, number, count))
                 manual.figures[name, number, count] = ids
-                for doc_id, picture in zip(ids, figure.pictures, strict=True):
+                for doc_id, image in zip(ids, figure.images, strict=True):
                     siblings = [other for other in dict.fromkeys(ids) if other != doc_id]
-                    manual.pictures.append(FigurePicture(doc_id, siblings, picture.caption, chapter))
+                    manual.images.append(PlacedImage(doc_id, siblings, image.caption, chapter))
     for document in found.values():
         document.shared = len(places[document.image]) > 1
     manual.report["images in several figures"] = sum(len(where) > 1 for where in places.values())

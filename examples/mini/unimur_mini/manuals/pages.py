@@ -50,10 +50,10 @@ class Paragraph:
 
 
 @dataclass
-class Picture:
+class FigureImage:
     """An image of a figure: its path below the manual's folder and its inner caption, "" where it has none."""
 
-    image: str
+    file: str
     caption: str
 
 
@@ -62,7 +62,7 @@ class Figure:
     """A titled figure; it may show several images. `source` is the page of the program that draws it, "" for none."""
 
     title: str
-    pictures: list[Picture]
+    images: list[FigureImage]
     source: str = ""
 
 
@@ -93,8 +93,8 @@ class Page:
     sections: list[Section] = field(default_factory=list)
     anchors: dict[str, int] = field(default_factory=dict)
     figure_anchors: dict[str, tuple[int, int] | None] = field(default_factory=dict)
-    untitled_pictures: int = 0
-    missing_pictures: int = 0
+    untitled_images: int = 0
+    missing_images: int = 0
 
 
 class _Tree(HTMLParser):
@@ -237,9 +237,9 @@ def read_folder(folder: Path, patterns: Sequence[str] = ("*.html",)) -> dict[str
         for figure in (figure for section in page.sections for figure in section.figures):
             if not figure.title:
                 _take_words_of_source(figure, folder)
-            there = [picture for picture in figure.pictures if (folder / picture.image).is_file()]
-            page.missing_pictures += len(figure.pictures) - len(there)
-            figure.pictures = there
+            there = [image for image in figure.images if (folder / image.file).is_file()]
+            page.missing_images += len(figure.images) - len(there)
+            figure.images = there
     return pages
 
 
@@ -248,8 +248,8 @@ def _take_words_of_source(figure: Figure, folder: Path) -> None:
     source = read_page(figure.source, (folder / figure.source).read_text(encoding="utf-8"))
     figure.title = source.sections[0].path[-1]
     text = next((paragraph.text for section in source.sections for paragraph in section.paragraphs), "")
-    for picture in figure.pictures:
-        picture.caption = text[: sentence_spans(text)[0][1]].strip() if text else ""
+    for image in figure.images:
+        image.caption = text[: sentence_spans(text)[0][1]].strip() if text else ""
 
 
 class _Reader:
@@ -294,7 +294,7 @@ class _Reader:
             if "titlepage" in kinds:
                 self._anchors(element, number)
         elif kinds & _MEDIA:
-            self.page.untitled_pictures += len(list(element.iter("img")))
+            self.page.untitled_images += len(list(element.iter("img")))
         elif element.tag in {"th", "hr", "br"} | _HEADINGS:
             self._anchors(element, number)
         elif any(child.tag in _BLOCKS for child in element.iter() if child is not element):
@@ -368,25 +368,25 @@ class _Reader:
         for legend in legends:  # Sphinx' inner caption, which stands in the outer one
             title = title.removesuffix(plain_text(legend)).strip()
         media = list(_outermost(element, _MEDIA)) or [element]
-        pictures = []
+        found = []
         for medium in media:
             captions = [inner for inner in medium.iter("div") if inner.get("class") == "caption"] + legends
             caption = " ".join(map(plain_text, captions))
             # Among a caption's words stand icons.
             icons = {id(image) for inner in captions for image in inner.iter("img")}
             images = [image.get("src", "") for image in medium.iter("img") if id(image) not in icons]
-            pictures += [Picture(resolve(self.page.name, image)[0], caption) for image in images if image]
+            found += [FigureImage(resolve(self.page.name, image)[0], caption) for image in images if image]
         figures = self.page.sections[number].figures
         place = None
         sources = [
             resolve(self.page.name, e.get("href", ""))[0] for e in element.iter("a") if e.find("img") is not None
         ]
         source = next((page for page in sources if page.endswith(".html")), "")
-        if (title or source) and pictures:
+        if (title or source) and found:
             place = number, len(figures)
-            figures.append(Figure(title, pictures, source))
+            figures.append(Figure(title, found, source))
         else:
-            self.page.untitled_pictures += len(pictures)
+            self.page.untitled_images += len(found)
         self.page.figure_anchors.update(dict.fromkeys(ids, place))
 
     def _glossary(self, element: Element, parent: int) -> None:

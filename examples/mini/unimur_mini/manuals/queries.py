@@ -140,26 +140,26 @@ def figure_queries(manual: Manual) -> list[Query]:
     """Inner captions; their image is relevant with grade 2, the others of its figure with grade 1."""
     report = manual.report
     captions: dict[str, list] = defaultdict(list)
-    for picture in manual.pictures:
-        if picture.caption:
-            captions[picture.caption].append(picture)
+    for image in manual.images:
+        if image.caption:
+            captions[image.caption].append(image)
     queries = []
-    for caption, pictures in captions.items():
+    for caption, images in captions.items():
         if len(re.findall(r"\w+", caption)) < MIN_CAPTION_WORDS:
-            report["captions under five words"] += len(pictures)
+            report["captions under five words"] += len(images)
             continue
-        report["captions of five words or more"] += len(pictures)
-        usable = [picture for picture in pictures if not manual.documents[picture.doc_id].shared]
+        report["captions of five words or more"] += len(images)
+        usable = [image for image in images if not manual.documents[image.doc_id].shared]
         if not usable:
-            report["captions of images in several figures"] += len(pictures)
+            report["captions of images in several figures"] += len(images)
             continue
-        figures = {frozenset([picture.doc_id, *picture.siblings]) for picture in pictures}
-        if len(figures) > 1 or len(usable) < len(pictures):
-            report["captions of several figures"] += len(pictures)
+        figures = {frozenset([image.doc_id, *image.siblings]) for image in images}
+        if len(figures) > 1 or len(usable) < len(images):
+            report["captions of several figures"] += len(images)
             continue
-        siblings = [doc for picture in usable for doc in picture.siblings if not manual.documents[doc].shared]
-        relevant = dict.fromkeys(siblings, RELATED) | {picture.doc_id: RELEVANT for picture in usable}
-        report["captions that repeat another of their figure"] += len(pictures) - 1
+        siblings = [doc for image in usable for doc in image.siblings if not manual.documents[doc].shared]
+        relevant = dict.fromkeys(siblings, RELATED) | {image.doc_id: RELEVANT for image in usable}
+        report["captions that repeat another of their figure"] += len(images) - 1
         queries.append(Query("figure", caption, relevant))
     return queries
 
