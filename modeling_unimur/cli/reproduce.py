@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.atomic_files import write_json
 from .arguments import positive_integer
 from .errors import CommandError
 
@@ -214,6 +215,4 @@ def _run_steps(steps: list[Step], output: Path) -> None:
         if status:
             raise CommandError(f"{step.name} failed; the same command continues from here")
         done[step.name] = step.words
-        aside = noted.with_suffix(".part")
-        aside.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-        aside.replace(noted)
+        write_json(noted, done)

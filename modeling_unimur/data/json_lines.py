@@ -7,12 +7,12 @@ import json
 import logging
 import os
 import re
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from .atomic_files import atomic_file
 from .text_lines import open_lines, scan_lines
 
 logger = logging.getLogger(__name__)
@@ -142,19 +142,11 @@ def json_line(value: Any) -> bytes:
 
 def write_json_lines(path: str | os.PathLike, values: Iterable[Any]) -> int:
     """Write a file atomically, create its folder, and return the number of lines."""
-    path, count = Path(os.path.realpath(path)), 0
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name[:60]}.{secrets.token_hex(4)}.part")
-    try:
-        with aside.open("wb") as file:
-            for value in values:
-                file.write(json_line(value))
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    count = 0
+    with atomic_file(path) as aside, aside.open("wb") as file:
+        for value in values:
+            file.write(json_line(value))
+            count += 1
     return count
 
 

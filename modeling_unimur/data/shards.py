@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .atomic_files import atomic_file
+
 logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content")
@@ -37,13 +39,10 @@ def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Pa
         name: of the file, without its ending.
         tensors: of a floating type, or uint8.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    shard, aside = folder / f"{name}.safetensors", folder / f".{name}.{os.getpid()}"
-    save_file(tensors, aside, metadata={_CHECKSUM: _digest(shard, tensors)})
-    with open(aside, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, shard)
+    shard = folder / f"{name}.safetensors"
+    with atomic_file(shard) as aside:
+        save_file(tensors, aside, metadata={_CHECKSUM: _digest(shard, tensors)})
     return shard
 
 

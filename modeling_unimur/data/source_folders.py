@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .atomic_files import write_json
 from .cache import cache_dir
 from .registry import names_a_set
 
@@ -40,10 +41,7 @@ def record_sources(index: str | os.PathLike, folders: Iterable[str | os.PathLike
     file = _record(index)
     folders = {os.fspath(folder) for folder in (*source_folders(index), *folders)}
     with contextlib.suppress(OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f"{file.name}.{os.getpid()}")
-        aside.write_text(json.dumps({"index": _place(index), "folders": sorted(folders)}), encoding="utf-8")
-        os.replace(aside, file)
+        write_json(file, {"index": _place(index), "folders": sorted(folders)})
 
 
 def source_folders(index: str | os.PathLike) -> list[Path]:

@@ -6,7 +6,7 @@ import datetime
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..data.image_bytes import worker_count
 from ..data.image_files import printable
-from ..data.json_lines import json_line, read_json_lines
+from ..data.json_lines import read_json_lines, write_json_lines
 from ..data.registry import names_a_set
 from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
@@ -441,15 +441,17 @@ class _Run:
     def write_skipped(self, listed: Path) -> Counter[str]:
         """Write the items that could not be encoded as JSON lines, and return the count of each reason."""
         counts: Counter[str] = Counter()
-        aside = self.work / f".{SKIPPED_FILE}"
-        with Manifest(self.work / _MANIFEST) as manifest, open(aside, "wb") as file:
+
+        def counted(records: Iterable[dict]) -> Iterator[dict]:
+            for record in records:
+                counts[record["reason"].partition(": ")[0]] += 1
+                yield record
+
+        with Manifest(self.work / _MANIFEST) as manifest:
             bad = (record for _, record in read_json_lines(listed)) if listed.is_file() else ()
             failed = ({"item": item, "reason": reason} for item, reason in manifest.failures(self.source))
-            for record in chain(bad, failed):
-                file.write(json_line(record))
-                counts[record["reason"].partition(": ")[0]] += 1
+            write_json_lines(self.work / SKIPPED_FILE, counted(chain(bad, failed)))
         listed.unlink(missing_ok=True)
-        os.replace(aside, self.work / SKIPPED_FILE)
         return counts
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
+from ..data.atomic_files import atomic_file
+
 _TASK = "retrieval"
 
 
@@ -95,7 +97,6 @@ def write_model_index(
     kept = [result for result in page.data.eval_results or [] if key(result) not in replaced]
     page.data.model_name = page.data.model_name or system
     page.data.eval_results = [*kept, *new]
-    aside = path.with_suffix(".part")
-    page.save(aside)
-    os.replace(aside, path)
+    with atomic_file(path) as aside:
+        page.save(aside)
     return len(new)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.atomic_files import atomic_file, write_json
 from .provenance import package_versions, this_machine
 from .significance import bootstrap, paired_bootstrap
 
@@ -101,15 +102,15 @@ class TaskResult:
             "packages": package_versions(),
             "machine": this_machine(),
         }
-        _replace(paths[0], (json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        write_json(paths[0], record, ensure_ascii=False, allow_nan=False)
         arrays = {"query_ids": self.query_ids.astype(str), "clusters": self.clusters.astype(str)}
         for number, figures in enumerate(self.systems.values()):
             for kind in ("values", "weights"):
                 arrays.update({f"{number}/{kind}/{name}": row for name, row in getattr(figures, kind).items()})
-        with open(paths[1].with_suffix(".part"), "wb") as file:
+        with atomic_file(paths[1]) as aside, open(aside, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(paths[1].with_suffix(".part"), paths[1])
-        _replace(paths[2], self.markdown().encode())
+        with atomic_file(paths[2]) as aside:
+            aside.write_text(self.markdown(), encoding="utf-8")
         return paths
 
     def _record(self, name: str) -> dict:
@@ -212,12 +213,6 @@ def markdown_table(rows: list[list[str]]) -> str:
 
 def _finite(scalars: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in scalars.items() if math.isfinite(value)}
-
-
-def _replace(path: Path, content: bytes) -> None:
-    aside = path.with_suffix(".part")
-    aside.write_bytes(content)
-    os.replace(aside, path)
 
 
 def load_result(folder: str | os.PathLike) -> TaskResult:

@@ -30,6 +30,7 @@ import torch
 from transformers import AutoConfig, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
+from ..data.atomic_files import write_json
 from ..releasing.clean_folder import write_model
 from .adapt_contexts import IMAGE_SHARE, AdaptRows, Groups, encoder_contexts, require_same_space, training_contexts
 from .adapt_selection import Selection, chance, held_out_sets, own_metric_score, recall_of
@@ -334,8 +335,7 @@ def _table(selection: Selection, index: PrecomputedCorpus, kept: str) -> dict:
 
 
 def _save(model, processor, index: PrecomputedCorpus | None, results: dict, output: Path) -> None:
-    output.mkdir(parents=True, exist_ok=True)
     write_model(output, model, processor, heads_only=True)
     if index is not None:
         index.to_retrieval_index().save(output / INDEX_FOLDER)
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "results.json", results)

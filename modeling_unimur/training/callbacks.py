@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import logging
 import math
 import os
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
+
+from ..data.atomic_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -112,11 +113,7 @@ class TrainingLogFile(TrainerCallback):
         """Writes the file atomically."""
         if not state.is_world_process_zero:
             return
-        path = Path(args.output_dir, FILE_NAME)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{FILE_NAME}.{os.getpid()}")
-        aside.write_text(json.dumps(state.log_history, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        write_json(Path(args.output_dir, FILE_NAME), state.log_history)
 
 
 def require_reporters(args: TrainingArguments) -> None:

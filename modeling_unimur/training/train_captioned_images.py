@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, set_seed
 
 from ..contrastive_loss import contrastive_loss
+from ..data.atomic_files import write_json
 from ..data.captioned_images import captioned_image_splits
 from ..evaluation.metrics import first_right_ranks, recall_at
 from ..modeling_open_clip import ImageHead, OpenCLIPModel, OpenCLIPOutput, load_dual_encoder
@@ -214,7 +214,7 @@ def train(recipe: Recipe) -> dict:
         "validation_untrained": untrained,
         "validation": trained,
     }
-    Path(args.output_dir, "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(Path(args.output_dir, "results.json"), results)
     return results
 
 

@@ -1,6 +1,5 @@
 """Trains UniMuR's heads by dual alignment."""
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments, set_seed
 
 from .. import UniMuRModel, UniMuRProcessor
+from ..data.atomic_files import write_json
 from ..data.cache import cache_dir
 from ..modeling_unimur import LORA
 from .alignment_data import AlignmentData, load_data
@@ -181,7 +181,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     if trainer.is_world_process_zero():
         model.save_pretrained(output)
         processor.save_pretrained(output)
-        (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(output / "results.json", results)
     return results
 
 

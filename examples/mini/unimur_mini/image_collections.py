@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from modeling_unimur.data.atomic_files import atomic_file
 from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.captioned_images import IMAGE_FEATURES, ImageRow
 
@@ -41,10 +41,8 @@ def cached_rows(name: str, build: Callable[[], list[ImageRow]]) -> list[ImageRow
         [{**row, "image": os.path.relpath(row["image"], cache)} for row in rows],
         schema=IMAGE_FEATURES.arrow_schema.remove_metadata(),
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".parquet", delete=False) as aside:
+    with atomic_file(path) as aside:
         pq.write_table(table, aside)
-    os.replace(aside.name, path)
     return rows
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, TrainingArguments, set_seed
 
+from modeling_unimur.data.atomic_files import write_json
 from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import split_by_title
 from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at
@@ -135,7 +136,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         **_judged(model.eval(), splits, output),
         "test_untrained": untrained,
     }
-    (output / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "results.json", results)
     return results
 
 
