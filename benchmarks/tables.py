@@ -465,13 +465,16 @@ def matryoshka() -> list[list[str]]:
     return rows
 
 
+_WEBQA = {"texts": "text", "images": "image", "one ranking": "both"}
 _STAGES = {
     "bm25": "BM25",
     "dense": "UniVL-DR-mini",
     "joined": "BM25 for texts & UniVL-DR-mini for images, joined",
     "joined_oracle": "the same, oracle modality",
     "dense_oracle": "UniVL-DR-mini, oracle modality",
-    "hybrid": "**hybrid**",
+    "hybrid": "hybrid",
+    "context": "UniVL-DR-mini, figures in context",
+    "context_hybrid": "**hybrid, figures in context**",
     "second_stage": "its first 20 in the order of the second stage",
     "weighted": "its first 20 by the sum of both scores",
 }
@@ -479,7 +482,7 @@ _STAGES = {
 
 def _stages() -> tuple[dict[str, float], dict[str, str]]:
     found = figures("manual_stages")
-    return found, {corpus: name for corpus, name in _MANUALS.items() if f"{corpus}_hybrid" in found}
+    return found, {corpus: name for corpus, name in _MANUALS.items() if f"{corpus}_context_hybrid" in found}
 
 
 @table("manual_stages")
@@ -500,11 +503,25 @@ def manual_stages_differences() -> list[list[str]]:
         "hybrid_over_bm25": f"hybrid {MINUS} BM25",
         "hybrid_over_dense": f"hybrid {MINUS} UniVL-DR-mini",
         "hybrid_over_joined": f"hybrid {MINUS} joined",
-        "second_stage_over_hybrid": f"second stage {MINUS} hybrid",
-        "weighted_over_hybrid": f"sum of both {MINUS} hybrid",
+        "context_hybrid_over_bm25": f"hybrid in context {MINUS} BM25",
+        "context_hybrid_over_dense": f"hybrid in context {MINUS} UniVL-DR-mini",
+        "context_hybrid_over_context": f"hybrid in context {MINUS} UniVL-DR-mini in context",
+        "context_hybrid_over_hybrid": f"hybrid in context {MINUS} hybrid",
+        "second_stage_over_context_hybrid": f"second stage {MINUS} hybrid in context",
+        "weighted_over_context_hybrid": f"sum of both {MINUS} hybrid in context",
     }
     rows = [["MRR@10, difference in points", *corpora.values()]]
     return rows + [[name, *(with_interval(found, f"{one}_{key}") for one in corpora)] for key, name in pairs.items()]
+
+
+@table("webqa_settings")
+def webqa_settings() -> list[list[str]]:
+    found = figures("webqa_settings")
+    rows = [["setting", "documents", *(f"{name}, {kind}" for name in ("BM25", "UniVL-DR-mini") for kind in _WEBQA)]]
+    for setting in ("merged", "released"):
+        cells = [number(found[f"{setting}_{key}_{kind}"]) for key in ("bm25", "model") for kind in _WEBQA.values()]
+        rows.append([f"`{setting}`", f"{found[f'{setting}_documents']:.0f}", *cells])
+    return rows
 
 
 @table("manuals_differences")
