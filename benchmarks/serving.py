@@ -9,11 +9,18 @@ turns, one request a turn; every twentieth request is oversized or malformed:
 - `p50_ms`, `p99_ms`: of good requests, as the client sees them; `rps`: good requests a second;
 - `mib_early`, `mib_late`: the server's resident memory after a quarter of the time and at the end;
 - `mean_batch`: requests that the model answered together; `requests`, `refused`: how many there were.
+
+Then a second server, whose index has two candidates so that a search costs nothing, answers the same clients at
+`/retrieve` and at `/v1/embeddings` by turns, four times in the same time:
+
+- `retrieve_...`, `embeddings_...`: `errors`, `p50_ms`, `p99_ms`, `rps` and `requests` of each;
+- `embeddings_over_retrieve`: the ratio of the two `p50_ms`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -24,6 +31,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,6 +47,10 @@ from modeling_unimur.modeling_open_clip import space_name
 CLIENTS, SECONDS, CANDIDATES = 64, 120.0, 10_000
 QUICK_CLIENTS, QUICK_SECONDS, QUICK_CANDIDATES = 8, 3.0, 200
 TURNS, BAD_EVERY = 5, 20
+# Searched at no cost.
+_FEW = 2
+# Each path is asked so often, by turns.
+_ROUNDS = 2
 _UPLOAD_BYTES = 100_000
 _SENTENCES = (
     "look who slept on my keyboard this morning",
@@ -69,17 +81,21 @@ class Client(threading.Thread):
         port: of the server.
         number: of the client, which its chats begin with.
         stopped: says when.
+        path: what it asks.
+        more: what a request holds beside its messages.
+        first: number of its first request, so that no chat is held twice.
     """
 
-    def __init__(self, port: int, number: int, stopped: threading.Event):
+    def __init__(self, port: int, number: int, stopped: threading.Event, path: str, more: dict, first: int):
         super().__init__(daemon=True)
         self.port, self.number, self.stopped = port, number, stopped
+        self.path, self.more, self.first = path, more, first
         self.seconds: list[float] = []
         self.errors: list[str] = []
         self.refused = 0
 
     def run(self) -> None:
-        connection, asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120), 0
+        connection, asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120), self.first
         while not self.stopped.is_set():
             messages = []
             for turn in range(TURNS):
@@ -89,7 +105,7 @@ class Client(threading.Thread):
                 if asked % BAD_EVERY == 7:
                     large = asked % (2 * BAD_EVERY) == 7
                     self._ask(connection, b" " * (_UPLOAD_BYTES + 1) if large else b"{no json", 413 if large else 422)
-                self._ask(connection, json.dumps({"messages": messages}).encode(), 200)
+                self._ask(connection, json.dumps({**self.more, "messages": messages}).encode(), 200)
                 if self.stopped.is_set():
                     break
         connection.close()
@@ -97,7 +113,7 @@ class Client(threading.Thread):
     def _ask(self, connection: http.client.HTTPConnection, body: bytes, expected: int) -> None:
         start = time.perf_counter()
         try:
-            connection.request("POST", "/retrieve", body, {"X-Client": f"client {self.number}"})
+            connection.request("POST", self.path, body, {"X-Client": f"client {self.number}"})
             response = connection.getresponse()
             response.read()
             status = str(response.status)
@@ -149,45 +165,87 @@ def _begin(model: str, index: Path) -> tuple[subprocess.Popen, int]:
     raise RuntimeError(f"The server does not begin: {process.stderr.read()[-1000:]}")
 
 
+@contextlib.contextmanager
+def serving(model: str, candidates: int, seed: int) -> Iterator[tuple[subprocess.Popen, int]]:
+    """A server over an index of random vectors, and its port."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_index(model, Path(folder, "index"), candidates, seed)
+        process, port = _begin(model, Path(folder, "index"))
+        try:
+            yield process, port
+        finally:
+            os.kill(process.pid, signal.SIGTERM)
+            process.wait(60)
+
+
+@contextlib.contextmanager
+def asking(
+    port: int, count: int, path: str = "/retrieve", more: dict | None = None, first: int = 0
+) -> Iterator[list[Client]]:
+    """Clients that ask while the block runs."""
+    stopped = threading.Event()
+    clients = [Client(port, number, stopped, path, more or {}, first) for number in range(count)]
+    for client in clients:
+        client.start()
+    try:
+        yield clients
+    finally:
+        stopped.set()
+        for client in clients:
+            client.join()
+
+
+def seen(clients: list[Client], elapsed: float) -> dict[str, float]:
+    """What the clients saw in so many seconds."""
+    times = [second for client in clients for second in client.seconds]
+    errors = [error for client in clients for error in client.errors]
+    for error in sorted(set(errors))[:5]:
+        print(f"{errors.count(error)} x {error}", file=sys.stderr)
+    p50, p99 = 1000 * np.percentile(times, (50, 99))
+    figures = {"errors": len(errors), "p50_ms": float(p50), "p99_ms": float(p99)}
+    return {**figures, "rps": len(times) / elapsed, "requests": len(times)}
+
+
+def compare_paths(port: int, count: int, seconds: float) -> dict[str, float]:
+    """Figures of `/retrieve` and of `/v1/embeddings`, which are asked by turns."""
+    model = json.loads(_get(port, "/v1/models"))["data"][0]["id"]
+    paths: dict[str, dict] = {"/retrieve": {}, "/v1/embeddings": {"model": model}}
+    clients: dict[str, list[Client]] = {path: [] for path in paths}
+    elapsed = dict.fromkeys(paths, 0.0)
+    for number in range(_ROUNDS):
+        for path, more in paths.items():
+            start = time.perf_counter()
+            with asking(port, count, path, more, first=1_000_000 * (number + 1)) as some:
+                time.sleep(seconds / (_ROUNDS * len(paths)))
+            clients[path] += some
+            elapsed[path] += time.perf_counter() - start
+    found = {path.rpartition("/")[2]: seen(clients[path], elapsed[path]) for path in paths}
+    figures = {f"{name}_{key}": value for name, one in found.items() for key, value in one.items()}
+    return {**figures, "embeddings_over_retrieve": figures["embeddings_p50_ms"] / figures["retrieve_p50_ms"]}
+
+
 def run(args: argparse.Namespace) -> dict[str, float]:
     """All figures of one run."""
-    clients = args.clients or (QUICK_CLIENTS if args.quick else CLIENTS)
+    count = args.clients or (QUICK_CLIENTS if args.quick else CLIENTS)
     seconds = args.seconds or (QUICK_SECONDS if args.quick else SECONDS)
-    with tempfile.TemporaryDirectory() as folder:
-        make_index(args.model, Path(folder, "index"), QUICK_CANDIDATES if args.quick else CANDIDATES, args.seed)
-        process, port = _begin(args.model, Path(folder, "index"))
-        try:
-            stopped, start = threading.Event(), time.perf_counter()
-            asking = [Client(port, number, stopped) for number in range(clients)]
-            for client in asking:
-                client.start()
+    with serving(args.model, QUICK_CANDIDATES if args.quick else CANDIDATES, args.seed) as (process, port):
+        start = time.perf_counter()
+        with asking(port, count) as clients:
             time.sleep(seconds / 4)
             early = resident_mib(process.pid)
             time.sleep(3 * seconds / 4)
             late = resident_mib(process.pid)
-            stopped.set()
-            for client in asking:
-                client.join()
-            elapsed = time.perf_counter() - start
-            counted = dict(line.rsplit(" ", 1) for line in _get(port, "/metrics").splitlines() if line[0] != "#")
-        finally:
-            os.kill(process.pid, signal.SIGTERM)
-            process.wait(60)
-    times = np.array(sorted(second for client in asking for second in client.seconds))
-    errors = [error for client in asking for error in client.errors]
-    for error in sorted(set(errors))[:5]:
-        print(f"{errors.count(error)} x {error}", file=sys.stderr)
+        figures = seen(clients, time.perf_counter() - start)
+        counted = dict(line.rsplit(" ", 1) for line in _get(port, "/metrics").splitlines() if line[0] != "#")
+    with serving(args.model, _FEW, args.seed) as (_, port):
+        figures |= compare_paths(port, count, seconds)
     return {
-        "errors": len(errors),
-        "p50_ms": 1000 * float(np.percentile(times, 50)),
-        "p99_ms": 1000 * float(np.percentile(times, 99)),
-        "rps": len(times) / elapsed,
-        "requests": len(times),
-        "refused": sum(client.refused for client in asking),
+        **figures,
+        "refused": sum(client.refused for client in clients),
         "mib_early": early,
         "mib_late": late,
         "mean_batch": float(counted["unimur_batched_requests"]) / float(counted["unimur_batches"]),
-        "clients": clients,
+        "clients": count,
         "seconds": seconds,
     }
 

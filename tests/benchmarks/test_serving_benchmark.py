@@ -14,7 +14,9 @@ pytest.importorskip("uvicorn")
 FIGURES = {
     "other_cores",
     "errors", "p50_ms", "p99_ms", "rps", "requests", "refused", "mib_early", "mib_late", "mean_batch", "clients",
-    "seconds",
+    "seconds", "embeddings_over_retrieve",
+    *(f"{path}_{name}" for path in ("retrieve", "embeddings")
+      for name in ("errors", "p50_ms", "p99_ms", "rps", "requests")),
 }  # fmt: skip
 
 
@@ -26,6 +28,7 @@ def test_quick_run(release):
     figures = json.loads(done.stdout.splitlines()[-1])
     assert set(figures) == FIGURES
     assert all(math.isfinite(value) for value in figures.values())
-    assert figures["errors"] == 0
+    assert figures["errors"] == figures["retrieve_errors"] == figures["embeddings_errors"] == 0
+    assert min(figures["retrieve_requests"], figures["embeddings_requests"]) > 0
     assert figures["refused"] > 0
     assert figures["p99_ms"] >= figures["p50_ms"] > 0

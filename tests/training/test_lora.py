@@ -253,6 +253,22 @@ def test_a_run_trains_adapters_and_goes_on(language_folder, clip_folder, tmp_pat
     assert all(torch.equal(started.state_dict()[name], weight) for name, weight in weights.items())
 
 
+def test_a_run_of_one_step(language_folder, clip_folder, tmp_path):
+    """The first matrix of an adapter has no gradient yet, which is no fault."""
+    images = folder_run.write_pictures(tmp_path / "images")
+    settings = {
+        "max_steps": 1,
+        "warmup_steps": 0,
+        "save_steps": 1,
+        "eval_steps": 1,
+        "output_dir": str(tmp_path / "run"),
+    }
+    path = folder_run.write_recipe(tmp_path / "recipe.yaml", images, language_folder, clip_folder, **settings)
+    train(load_recipe(path, ["model.config={lora: {r: 2, target_modules: [q_proj]}}"]))
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(weight.abs().sum() > 0 for name, weight in weights.items() if LORA in name)
+
+
 def test_a_configuration_of_peft_is_taken_as_it_is():
     found = UniMuRConfig(lora=peft.LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj"]))
     assert found.lora == {"r": 4, "lora_alpha": 16, "target_modules": ["q_proj"]}

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from modeling_unimur.training.collators import DualAlignmentCollator
@@ -17,7 +18,10 @@ from modeling_unimur.training.readout_fit import (
     start_image_map,
     start_in_closed_form,
 )
+from modeling_unimur.training.recipes import load_recipe
+from modeling_unimur.training.train_unimur import train
 from tests.rounding import assert_same_outputs
+from tests.training import folder_run
 
 
 def test_linear_targets_are_found(make_model):
@@ -129,3 +133,20 @@ def test_no_captions_to_start_from(make_model):
     rows = [{**row, "caption": None} for row in captioned(model, processor)]
     with pytest.raises(ValueError, match="captions"):
         start_image_map(model, rows, DualAlignmentCollator(processor, 24), seed=0)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_readout_that_does_not_train_stays_the_closed_form(language_folder, clip_folder, tmp_path, trains):
+    images = folder_run.write_pictures(tmp_path / "images")
+    path = folder_run.write_recipe(tmp_path / "recipe.yaml", images, language_folder, clip_folder, max_steps=8)
+    run = [f"data.train_readout={str(trains).lower()}", "data.closed_form_start=true"]
+    train(
+        load_recipe(path, [*run, f"training.output_dir={tmp_path / 'run'}", "training.load_best_model_at_end=false"])
+    )
+    first, last = (
+        load_file(tmp_path / "run" / name) for name in ("checkpoint-4/model.safetensors", "model.safetensors")
+    )
+    moved = {name for name, weight in last.items() if not torch.equal(weight, first[name])}
+    readout = {name for name in last if "readout_maps" in name}
+    assert moved & readout == (readout if trains else set())
+    assert "heads.ret_embedding" in moved

@@ -52,6 +52,7 @@ def test_a_number_with_an_exponent_is_a_number(tmp_path, written, value):
         ("task: clip\nmodel: {clip: x}\ndata: {feature_dtype: int8}\n", "feature_dtype"),
         ("task: clip\nmodel: {clip: x}\ndata: {feature_batch_size: 0}\n", "at least 1"),
         ("task: unimur\nmodel: {clip: x, language_model: y}\ndata: {refit_texts: [words]}\n", "refit_readout"),
+        ("task: unimur\nmodel: {clip: x, language_model: y}\ndata: {train_readout: false}\n", "closed_form_start"),
         ("task: [clip\n", "is not YAML"),
         ("", "task"),
     ],
