@@ -39,11 +39,7 @@ def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
     """`gather_with_gradient` without a gradient."""
-    if world_size() == 1:
-        return tensor
-    gathered = [torch.empty_like(tensor) for _ in range(world_size())]
-    dist.all_gather(gathered, tensor.contiguous())
-    return torch.cat(gathered)
+    return gather_with_gradient(tensor.detach())
 
 
 def at_least_float32(tensor: torch.Tensor) -> torch.dtype:

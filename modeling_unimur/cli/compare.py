@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import add_backbones, add_trust, positive_integer
+from .arguments import add_backbones, add_trust
 from .compared_systems import SYSTEMS as ALL_SYSTEMS
-from .compared_systems import open_systems
+from .compared_systems import add_systems, open_systems
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -29,22 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="MODEL", help="a folder or a Hub id (default: the mini that `make demo` builds)"
     )
-    parser.add_argument(
-        "--systems",
-        default=",".join(SYSTEMS),
-        metavar="NAMES",
-        help=f"comma-separated, from {','.join(SYSTEMS)} (default: all)",
-    )
-    parser.add_argument(
-        "--sentence-transformer", metavar="ID", help="add a sentence-transformers model: a folder or a Hub id"
-    )
-    parser.add_argument(
-        "--linear-texts",
-        type=positive_integer,
-        default=10_000,
-        metavar="N",
-        help="number of dialogues and glosses to fit the linear map on (default: 10000)",
-    )
+    add_systems(parser, SYSTEMS, SYSTEMS)
     parser.add_argument("--no-times", action="store_true", help="do not measure times")
     parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these texts (default: 0)")
     parser.add_argument(

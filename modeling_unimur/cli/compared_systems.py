@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from .arguments import opening_arguments
+from .arguments import opening_arguments, positive_integer
 from .errors import CommandError
 
 SYSTEMS = ("unimur", "clip-last", "clip-whole", "clip-anchor", "clip-linear", "bm25", "chance")
+
+
+def add_systems(
+    parser: argparse.ArgumentParser, default: Sequence[str], known: Sequence[str], about: str = ""
+) -> None:
+    """Adds the arguments that choose the systems; `about` is further help on `--systems`."""
+    but = "".join(f" but {name}" for name in known if name not in default)
+    parser.add_argument(
+        "--systems",
+        default=",".join(default),
+        metavar="NAMES",
+        help=f"comma-separated, from {','.join(known)}{about} (default: all{but})",
+    )
+    parser.add_argument(
+        "--sentence-transformer", metavar="ID", help="add a sentence-transformers model: a folder or a Hub id"
+    )
+    parser.add_argument(
+        "--linear-texts",
+        type=positive_integer,
+        default=10_000,
+        metavar="N",
+        help="number of dialogues and glosses to fit clip-linear on (default: 10000)",
+    )
 
 
 def training_text(count: int, seed: int) -> tuple[list[list[str]], list[str]]:

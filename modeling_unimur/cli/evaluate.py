@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from .arguments import add_backbones, add_trust, chosen_backbones
-from .compared_systems import SYSTEMS, open_systems
+from .compared_systems import SYSTEMS, add_systems, open_systems
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -37,25 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backbones(parser)
     add_trust(parser)
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="folder for results and finished batches")
-    parser.add_argument(
-        "--systems",
-        default=",".join(_DEFAULT),
-        metavar="NAMES",
-        help=f"from {','.join(SYSTEMS)}; CLIP is that of the first model (default: all but clip-linear)",
-    )
-    parser.add_argument("--sentence-transformer", metavar="ID", help="add a sentence-transformers model")
+    add_systems(parser, _DEFAULT, SYSTEMS, "; CLIP is that of the first model")
     for option in dataclasses.fields(TaskOptions):
         argument = dict(option.metadata)
         flag = argument.pop("flag", f"--{option.name.replace('_', '-')}")
         default = [] if argument.get("action") == "append" else option.default
         parser.add_argument(flag, dest=option.name, default=default, **argument)
-    parser.add_argument(
-        "--linear-texts",
-        type=int,
-        default=10_000,
-        metavar="N",
-        help="number of dialogues and glosses to fit clip-linear on (default: 10000)",
-    )
     parser.add_argument(
         "--card", type=Path, metavar="FILE", help="model card to update with the metrics of the first model"
     )

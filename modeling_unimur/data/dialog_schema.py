@@ -101,6 +101,10 @@ class ReadReport:
         """Whether nothing is lost and every published count is met."""
         return not self.lost and all(self.found[name] == count for name, count in self.published.items())
 
+    def problems(self) -> list[str]:
+        """Return the report as one line if it is not complete, else nothing."""
+        return [] if self.complete else [self.describe()]
+
     def describe(self) -> str:
         """Return the report as one line."""
         parts = []

@@ -34,6 +34,16 @@ def files_digest(paths: Iterable[str | os.PathLike]) -> str:
     return digest.hexdigest()[:16]
 
 
+def data_record(path: str, split: str, files: Iterable[str | os.PathLike], limit: int | None, **counts: int) -> dict:
+    """Returns what identifies the data of a task: path, split, a digest of the files and the limit, and counts."""
+    return {"path": path, "split": split, "digest": limited(files_digest(files), limit), **counts}
+
+
+def limited(digest: str, limit: int | None) -> str:
+    """Returns the digest of a whole set as that of its first `limit` items."""
+    return f"{digest}-{limit}" if limit else digest
+
+
 def model_revision(source: str | os.PathLike, model=None) -> str:
     """Returns the revision of a model.
 

@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..contrastive_loss import world_size
+from ..contrastive_loss import gather, world_size
 from .gradient_cache import label_counts
 
 
@@ -81,10 +81,8 @@ def give_back_whole_layers(model: nn.Module) -> None:
 
 def _gather_counts(counts: "dict[str, int]", device) -> "dict[str, list[int]]":
     """Gather the counts of all ranks, in the order of the ranks."""
-    own = torch.tensor(list(counts.values()), dtype=torch.long, device=device)
-    every = [torch.empty_like(own) for _ in range(world_size())]
-    dist.all_gather(every, own)
-    return dict(zip(counts, torch.stack(every, dim=1).tolist(), strict=True))
+    own = torch.tensor([list(counts.values())], dtype=torch.long, device=device)
+    return dict(zip(counts, gather(own).T.tolist(), strict=True))
 
 
 def require_equal(counts: "dict[str, int]", device) -> None:

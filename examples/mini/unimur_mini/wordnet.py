@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, get_type_hints
 
 from datasets import Dataset, Features, Value, load_from_disk
 from datasets import List as ListFeature
@@ -15,24 +15,6 @@ from modeling_unimur.data.cache import build_once, cache_dir
 from .packages import debian_package
 
 WORDNET_LICENSE = "WordNet-3.0"
-WORDNET_FEATURES = Features(
-    {
-        "synset_id": Value("string"),
-        "lemmas": ListFeature(Value("string")),
-        "sense_numbers": ListFeature(Value("int32")),
-        "sense_counts": ListFeature(Value("int32")),
-        "part_of_speech": Value("string"),
-        "lexname": Value("string"),
-        "gloss": Value("string"),
-        "examples": ListFeature(Value("string")),
-        "hypernyms": ListFeature(Value("string")),
-        "instance_hypernyms": ListFeature(Value("string")),
-        "part_meronyms": ListFeature(Value("string")),
-        "part_holonyms": ListFeature(Value("string")),
-        "license": Value("string"),
-    }
-)
-
 # Raised whenever the rows change, so that tables cached by an older version are not read.
 TABLE_VERSION = 1
 
@@ -77,6 +59,10 @@ class Synset(TypedDict):
     part_meronyms: list[str]
     part_holonyms: list[str]
     license: str
+
+
+_COLUMNS = {str: Value("string"), list[str]: ListFeature(Value("string")), list[int]: ListFeature(Value("int32"))}
+WORDNET_FEATURES = Features({name: _COLUMNS[kind] for name, kind in get_type_hints(Synset).items()})
 
 
 def load_wordnet() -> Dataset:

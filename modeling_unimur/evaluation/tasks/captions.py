@@ -10,7 +10,7 @@ import numpy as np
 from ...data.captioned_images import read_captioned
 from ..evaluator import Encoded, Evaluator
 from ..metrics import CUTOFFS, recall_values
-from ..provenance import files_digest
+from ..provenance import data_record
 from ..report import Figures, TaskResult
 from ..systems.base import Gallery, System
 from .options import TaskOptions
@@ -49,13 +49,7 @@ def evaluate_captions(
 
     evaluator = Evaluator(systems, work)
     figures = evaluator.evaluate(groups, gallery, measure)
-    about = {
-        "path": data,
-        "split": options.split or "test",
-        "digest": files_digest(sources) + (f"-{options.limit}" if options.limit else ""),
-        "captions": len(pairs),
-        "images": len(files),
-    }
+    about = data_record(data, options.split or "test", sources, options.limit, captions=len(pairs), images=len(files))
     notes += evaluator.notes()
     notes.append("image2caption: rank of the best placed of an image's captions among all captions.")
     main = tuple(f"{way} r{k}" for way in ("caption2image", "image2caption") for k in CUTOFFS)

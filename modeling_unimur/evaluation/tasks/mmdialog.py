@@ -25,7 +25,7 @@ from ..metrics import (
     recall_values,
     threshold_for,
 )
-from ..provenance import files_digest
+from ..provenance import files_digest, limited
 from ..report import Figures, TaskResult
 from ..systems.base import KINDS, System
 from ..systems.coherent import coherent_name, coherent_scores
@@ -74,11 +74,11 @@ def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, o
             return path if path.is_file() else None
 
         found, digest = read_replies(published, image_file), files_digest(published.files)
-        missing = [] if published.report.complete else [published.report.describe()]
+        missing = published.report.problems()
     about = {
         "path": data,
         "split": split,
-        "digest": digest + (f"-{options.limit}" if options.limit else ""),
+        "digest": limited(digest, options.limit),
         "dialogues": len(found.dialog_ids),
         "texts": len(found.gallery.texts),
         "images": len(found.gallery.images),

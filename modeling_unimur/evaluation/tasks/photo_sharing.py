@@ -10,7 +10,7 @@ import numpy as np
 from ...data.photochat import PhotoChat, PhotoDialog
 from ..evaluator import Encoded, Evaluator
 from ..metrics import CUTOFFS, area_under_curve, recall_values, threshold_for
-from ..provenance import files_digest
+from ..provenance import data_record
 from ..report import Figures, TaskResult
 from ..systems.base import Gallery, System
 from .options import TaskOptions
@@ -65,18 +65,12 @@ def evaluate_photochat(
 
     evaluator = Evaluator(systems, work)
     figures = evaluator.evaluate(groups, gallery, measure)
-    about = {
-        "path": data,
-        "split": reader.split,
-        "digest": files_digest(reader.files) + (f"-{options.limit}" if options.limit else ""),
-        "dialogues": len(dialogs),
-        "images": len(photos),
-    }
+    about = data_record(data, reader.split, reader.files, options.limit, dialogues=len(dialogs), images=len(photos))
     notes = [
         f"{len(photos)} photos to choose from (1,000 in PhotoChat's test). sum: R@1 + R@5 + R@10.",
         f"shared@over{options.over_return:g}: share of the photos' turns that the best photo's score finds, where as "
         "many percent of the turns before are taken for one. share_f1: the best F1 at any threshold on these turns.",
-        *([] if reader.report.complete else [reader.report.describe()]),
+        *reader.report.problems(),
         *evaluator.notes(),
     ]
     ids = np.array([dialog.dialog_id for dialog in dialogs])

@@ -10,7 +10,7 @@ import numpy as np
 from ...data.vist import VIST, Story
 from ..evaluator import Encoded, Evaluator
 from ..metrics import CUTOFFS, recall_values
-from ..provenance import files_digest
+from ..provenance import data_record
 from ..report import Figures, TaskResult
 from ..systems.base import Gallery, System
 from .options import TaskOptions
@@ -75,18 +75,12 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
 
     evaluator = Evaluator(systems, work)
     figures = evaluator.evaluate(groups, gallery, measure)
-    about = {
-        "path": data,
-        "split": found.split,
-        "digest": files_digest(found.files) + (f"-{options.limit}" if options.limit else ""),
-        "stories": len(whole),
-        "images": len(ids),
-    }
+    about = data_record(data, found.split, found.files, options.limit, stories=len(whole), images=len(ids))
     left_out = len(stories) - len(whole)
     notes = [
         f"{len(ids)} images to choose from; {left_out} stories that lack an image are left out. A sentence and its "
         "image are a turn; FROMAGe joins them without a break, and begins every sentence with a start token.",
-        *([] if found.report.complete else [found.report.describe()]),
+        *found.report.problems(),
         *evaluator.notes(),
     ]
     query_ids = np.array([story.story_id for story in whole])

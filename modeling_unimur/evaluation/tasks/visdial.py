@@ -15,7 +15,7 @@ from ..answer_ranking import AnswerScorer, Question
 from ..compare_dialogues import GALLERY_SPLITS
 from ..evaluator import Chunks, Encoded, Evaluator, image_key, work_folder
 from ..metrics import CUTOFFS, first_right_ranks, judge, ndcg_at_k, recall_values
-from ..provenance import files_digest
+from ..provenance import data_record, limited
 from ..report import Figures, TaskResult
 from ..systems.base import Gallery, System
 from .options import TaskOptions
@@ -32,15 +32,12 @@ def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], 
         options: `split` (`val` by default) and `limit`.
     """
     if data in GALLERY_SPLITS and not Path(data).exists():
-        split, digest, missing = "val", own_digest(data), []
-        dialogs = own_visdial(data)[: options.limit]
-    else:
-        split = options.split or "val"
-        found = VisDial(data, split, options.limit)
-        dialogs, digest = list(found), files_digest(found.files)
-        missing = [] if found.report.complete else [found.report.describe()]
-    digest += f"-{options.limit}" if options.limit else ""
-    return dialogs, {"path": data, "split": split, "digest": digest, "dialogues": len(dialogs)}, missing
+        dialogs, digest = own_visdial(data)[: options.limit], limited(own_digest(data), options.limit)
+        return dialogs, {"path": data, "split": "val", "digest": digest, "dialogues": len(dialogs)}, []
+    found = VisDial(data, options.split or "val", options.limit)
+    dialogs = list(found)
+    about = data_record(data, found.split, found.files, options.limit, dialogues=len(dialogs))
+    return dialogs, about, found.report.problems()
 
 
 def visdial_context(dialog: VisDialDialog, rounds: int, options: TaskOptions) -> list[dict]:

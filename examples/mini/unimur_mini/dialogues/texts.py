@@ -32,10 +32,7 @@ VERSION = 1
 QUESTIONS_VERSION = 1
 
 Make = Callable[..., "Dialogue | None"]
-DIALOGUE_FEATURES = columns(
-    *("dialogue_id", "form", "turns", "target_text", "target_kind", "target_synset", "target_picture", "lexname"),
-    *("group", "license"),
-)
+DIALOGUE_FEATURES = columns(*Dialogue.__annotations__)
 _GLOSS_FEATURES = columns("gloss", "title", "synset_id", "part_of_speech", "target_picture", "group", "license")
 
 
