@@ -1,19 +1,26 @@
-"""What the language model adds to the encoder's own vectors of a dialogue, kind by kind.
+"""What the language model adds to the encoder's own vectors of a dialogue, kind by kind, one change at a time.
 
-    python benchmarks/anchor.py [--heads FILE ...] [--dialogues FILE] [--vectors FOLDER]
+    python benchmarks/anchor.py [--heads FOLDER ...] [--dialogues FILE] [--photographs FOLDER] [--vectors FOLDER]
 
 The frozen models run once over the test dialogues; every row below is made of the same vectors. Figures are mean
-reciprocal ranks in percent; `..._low` and `..._high` are the ends of a 95 % bootstrap interval over the queries, and
-further heads (`--heads`, one per seed) are averaged.
+reciprocal ranks in percent; `..._low` and `..._high` are the ends of a 95 % bootstrap interval over the queries. The
+release is seed 0; further runs of `recipes/unimur_mini_anchor.yaml` (`--heads`, a folder for each seed) are averaged.
 
 - Sets: `dialogue_text`, `dialogue_image`: the 100 hand-written test dialogues -> reply, -> image; `dev_...`: those of
   dev, by which the linear correction was preferred to the network; `chat`: 1,000 chats -> reply; `more`:
-  `--dialogues`, JSON lines of chat messages, one reply of each dialogue among all, a kind that no fit has seen.
+  `--dialogues`, JSON lines of chat messages, one reply of each dialogue among all, a kind that no fit has seen;
+  `photos`: `--photographs`, caption -> photograph.
 - `encoder_*`: the whole dialogue by the dual encoder's text tower; `last_*`: its last turn; `whole_last_*`: the sum.
 - `fitted_*`: weights and a network of these two, fitted like the anchored query but without the language model.
-- `readout_*`: the language model's vector alone (the paper's query); `anchored_*`: the anchored query; `ungated_*`:
-  with its gate open.
-- `*_mrr_over_anchor`: `anchored` minus the best of `encoder`, `whole_last` and `fitted` on that set, paired.
+- `readout_*`: the language model's vector alone (the paper's query); `built_*`: the anchored query, fitted on built
+  dialogues and glosses; `anchored_*`: on real chats too, as released; `ungated_*`: with its gate open.
+- `*_trained_head_mrr`: among images as the trained image head alone embeds them, without the classifier of the image
+  tower.
+- `coherent_*`: the anchored query's texts and images as coherent replies. `*_consistency`: share of the hand-written
+  test dialogues whose first text and first image are both right.
+- `left_out_KIND`: held-out dialogues of a kind of the recipe, by anchored queries that were fitted on all others.
+- `*_mrr_over_anchor`: `anchored` minus the best of `encoder`, `whole_last` and `fitted` on that set, paired;
+  `*_mrr_over_encoder`: minus `encoder`.
 """
 
 from __future__ import annotations
@@ -21,28 +28,33 @@ from __future__ import annotations
 import copy
 import random
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from benchmarks.harness import ROOT, argument_parser, report
-from modeling_unimur import UniMuRModel, UniMuRProcessor
+from benchmarks.quality import load_models, with_interval
 from modeling_unimur.data.cache import cache_dir
+from modeling_unimur.data.captioned_images import read_captioned
 from modeling_unimur.data.own_chats import read_own_chats
 from modeling_unimur.data.shards import read_shard, write_shard
 from modeling_unimur.evaluation.compare_dialogues import ComparedDialogue, chat_dialogues, gallery_of, own_dialogues
-from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
+from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.evaluation.systems import ClipSpace
 from modeling_unimur.evaluation.systems.base import Gallery
+from modeling_unimur.evaluation.systems.coherent import coherent_scores
+from modeling_unimur.memory_index import Coherence
 from modeling_unimur.modeling_unimur import UniMuRQueryAnchor
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
+from modeling_unimur.training.frozen_towers import project
 from modeling_unimur.training.query_anchor_fit import QuerySet, fit_query_anchor, read_queries
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import build
@@ -51,6 +63,8 @@ _RECIPE = ROOT / "recipes" / "unimur_mini_anchor.yaml"
 _FIELDS = ("readout", "whole", "last", "image", "statistics")
 _BATCH = 16
 _MOST = 400
+# Kinds of the recipe that are built, not written by people for one another.
+_BUILT = ("dialogues", "glosses")
 
 
 def more_dialogues(path: Path, seed: int) -> tuple[list[ComparedDialogue], Gallery]:
@@ -73,9 +87,25 @@ def more_dialogues(path: Path, seed: int) -> tuple[list[ComparedDialogue], Galle
     return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
 
 
+def photographs(folder: Path) -> tuple[list[ComparedDialogue], Gallery]:
+    """Each caption of a folder as a dialogue of one turn, with its photograph as the reply."""
+    files, pairs, _, _ = read_captioned(str(folder))
+    names = [str(number) for number in range(len(files))]
+    dialogues = [
+        ComparedDialogue(
+            f"caption {number}",
+            ({"role": "user", "content": [{"type": "text", "text": caption}]},),
+            None,
+            (names[owner],),
+        )
+        for number, (caption, owner) in enumerate(pairs)
+    ]
+    return dialogues, Gallery((), names, list(map(str, files)), [""] * len(files))
+
+
 @torch.inference_mode()
 def read(space: ClipSpace, dialogues: list[ComparedDialogue], gallery: Gallery, desc: str) -> dict[str, torch.Tensor]:
-    """Inputs of the anchored query by name, and the candidates `texts` and `images`."""
+    """Inputs of the anchored query by name, and the candidates `texts`, `images` and `trained_head_images`."""
     model, processor, caught = space.model, space.processor, []
     hook = model.heads.query_anchor.register_forward_pre_hook(lambda _, inputs: caught.append(inputs))
     order = sorted(range(len(dialogues)), key=lambda number: len(str(dialogues[number].messages)))
@@ -88,12 +118,19 @@ def read(space: ClipSpace, dialogues: list[ComparedDialogue], gallery: Gallery, 
         name: torch.cat(parts)[back].float() for name, parts in zip(_FIELDS, zip(*caught, strict=True), strict=True)
     }
     candidates = space.candidates(gallery)
-    return {**found, "texts": candidates["text"], "images": F.normalize(candidates["image"], dim=-1)}
+    found |= {"texts": candidates["text"], "images": F.normalize(candidates["image"], dim=-1)}
+    if gallery.images:
+        threshold = model.clip.model.visual.head.gate.threshold
+        fitted = threshold.clone()
+        threshold.fill_(1e6)  # the gate is open: every image is like those of the training
+        found["trained_head_images"] = F.normalize(project(model.clip, candidates["pooled"]).float(), dim=-1)
+        threshold.copy_(fitted)
+    return found
 
 
-def reciprocal_ranks(queries: torch.Tensor, candidates: torch.Tensor, right: list[list[int]]) -> np.ndarray:
+def reciprocal_ranks(scores: np.ndarray, right: list[list[int]]) -> np.ndarray:
     """100 / rank of the first right candidate, for each query that has one; ties count against it."""
-    scores, found = (queries @ candidates.T).numpy(), []
+    found = []
     for row, numbers in zip(scores, right, strict=True):
         if numbers:
             wrong = np.delete(row, numbers)
@@ -101,102 +138,188 @@ def reciprocal_ranks(queries: torch.Tensor, candidates: torch.Tensor, right: lis
     return np.array(found)
 
 
-def without_language_model(seed: int) -> UniMuRQueryAnchor:
-    """The anchored query fitted on the recipe's dialogues with a readout of zeros."""
-    recipe = load_recipe(_RECIPE, [])
+@dataclass
+class Fits:
+    """Anchored queries that are fitted here, over the readout of one run.
+
+    Args:
+        built: on built dialogues and glosses.
+        left_out: by kind, on all the others, and the held-out dialogues of that kind.
+        fitted: on all kinds with a readout of zeros, and without a gate.
+    """
+
+    built: UniMuRQueryAnchor
+    left_out: dict[str, tuple[UniMuRQueryAnchor, list[QuerySet]]]
+    fitted: UniMuRQueryAnchor
+
+
+def fit_all(heads: Path | None, seed: int) -> Fits:
+    """Read the recipe's dialogues and fit.
+
+    Args:
+        heads: `model.safetensors` of a run; the release's by default.
+        seed: of the network of `fitted`.
+    """
+    recipe = load_recipe(_RECIPE, [] if heads is None else [f"model.heads={heads}"])
     model, processor = build(recipe)
     data = load_data(model.eval(), recipe.model, recipe.data, recipe.training.seed)
     collator = DualAlignmentCollator(processor, recipe.data.max_caption_tokens, recipe.data.max_anchor_tokens)
     train, dev = [], []
     for name, parts in data.anchor.items():
         for sets, rows in zip((train, dev), parts, strict=True):
-            for some in read_queries(model, name, rows, collator, cache_dir() / "queries"):
-                inputs = (torch.zeros_like(some.readout), *some.inputs[1:])
-                sets.append(QuerySet(name, *inputs, some.targets, some.groups, some.kind))
-    anchor = model.heads.query_anchor
-    fit_query_anchor(anchor, train, dev, seed)
-    anchor.gate = None  # there is nothing to be held back
-    return anchor.eval()
+            sets += read_queries(model, name, rows, collator, cache_dir() / "queries")
+
+    def fit(keep: Callable[[str], bool], without_readout: bool = False) -> UniMuRQueryAnchor:
+        anchor = copy.deepcopy(model.heads.query_anchor)
+        sets = [[_silent(one) if without_readout else one for one in part if keep(one.name)] for part in (train, dev)]
+        fit_query_anchor(anchor, *sets, seed)
+        return anchor.eval()
+
+    fitted = fit(lambda name: True, without_readout=True)
+    fitted.gate = None  # there is nothing to be held back
+    left_out = {
+        kind: (fit(lambda name, kind=kind: name != kind), [one for one in dev if one.name == kind])
+        for kind in data.anchor
+    }
+    return Fits(fit(lambda name: name in _BUILT), left_out, fitted)
+
+
+def _silent(some: QuerySet) -> QuerySet:
+    return replace(some, readout=torch.zeros_like(some.readout))
 
 
 @torch.inference_mode()
-def queries_of(parts: dict[str, torch.Tensor], anchors: list[UniMuRQueryAnchor], fitted) -> dict[str, list]:
-    """Queries by the names of their figures, one per run."""
+def queries_of(
+    parts: dict[str, torch.Tensor], anchor: UniMuRQueryAnchor, fits: Fits | None
+) -> dict[str, torch.Tensor]:
+    """Queries `(dialogues, width)` of one run by the names of their figures."""
     inputs = [parts[name] for name in _FIELDS]
     readout, whole, last = inputs[:3]
-    ungated = []
-    for anchor in anchors:
-        found = anchor(*inputs)
-        ungated.append(F.normalize(found.anchor_embeds + found.correction_embeds, dim=-1))
+    found = anchor(*inputs)
     queries = {
-        "encoder": [whole],
-        "last": [last],
-        "whole_last": [F.normalize(whole + last, dim=-1)],
-        "readout": [readout],
-        "anchored": [anchor(*inputs).pooler_output for anchor in anchors],
-        "ungated": ungated,
+        "encoder": whole,
+        "last": last,
+        "whole_last": F.normalize(whole + last, dim=-1),
+        "readout": readout,
+        "anchored": found.pooler_output,
+        "ungated": F.normalize(found.anchor_embeds + found.correction_embeds, dim=-1),
     }
-    if fitted is not None:
-        queries["fitted"] = [fitted(torch.zeros_like(readout), *inputs[1:]).pooler_output]
+    if fits is not None:
+        queries["built"] = fits.built(*inputs).pooler_output
+        queries["fitted"] = fits.fitted(torch.zeros_like(readout), *inputs[1:]).pooler_output
     return queries
 
 
-def set_figures(name: str, ranks: dict[str, np.ndarray]) -> dict[str, float]:
-    """Figures of one set from reciprocal ranks `(runs, queries)` by system."""
-    figures = {f"{name}_queries": ranks["encoder"].shape[1]}
-    for system, values in ranks.items():
-        for end, value in vars(bootstrap(values)).items():
-            figures[f"{system}_{name}_mrr" if end == "mean" else f"{system}_{name}_mrr_{end}"] = value
-    rivals = [system for system in ("encoder", "whole_last", "fitted") if system in ranks]
-    best = max(rivals, key=lambda system: ranks[system].mean())
-    for title, rival in (("over_anchor", best), ("over_encoder", "encoder")):
-        for end, value in vars(paired_bootstrap(ranks["anchored"], ranks[rival])).items():
-            figures[f"{name}_mrr_{title}" if end == "mean" else f"{name}_mrr_{title}_{end}"] = value
+def run_values(
+    name: str,
+    parts: dict[str, torch.Tensor],
+    queries: dict[str, torch.Tensor],
+    right: dict[str, list[list[int]]],
+    coherence: Coherence,
+) -> dict[tuple[str, str], np.ndarray]:
+    """Values of one run by measure and system: reciprocal ranks, and the consistency of the test dialogues."""
+    found = {}
+    kinds = [kind for kind in ("text", "image") if any(right[kind])]
+    title = {"test": "dialogue_{}", "dev": "dev_dialogue_{}"}.get(name, name)
+    candidates = {kind: parts[f"{kind}s"].numpy() for kind in kinds}
+    heads = {"": {}}
+    if "image" in kinds:
+        heads["_trained_head"] = {"image": parts["trained_head_images"].numpy()}
+    for system, vectors in queries.items():
+        for suffix, images in heads.items():
+            offered = {**candidates, **images}
+            scores = {kind: vectors.numpy() @ offered[kind].T for kind in kinds}
+            lists = {system: scores}
+            if len(kinds) == 2 and system == "anchored" and not suffix:
+                each = [
+                    coherent_scores(coherence, {k: scores[k][row] for k in kinds}, offered)
+                    for row in range(len(vectors))
+                ]
+                lists["coherent"] = {kind: np.stack([one[kind] for one in each]) for kind in kinds}
+            for row, ranked in lists.items():
+                values = {kind: reciprocal_ranks(ranked[kind], right[kind]) for kind in kinds}
+                for kind in kinds if not suffix else ("image",):
+                    found[f"{title.format(kind)}{suffix}_mrr", row] = values[kind]
+                if name == "test":
+                    found[f"consistency{suffix}", row] = 100.0 * np.logical_and(*(v == 100 for v in values.values()))
+    return found
+
+
+@torch.inference_mode()
+def left_out_values(fits: Fits) -> dict[tuple[str, str], np.ndarray]:
+    """Values of one run on the kinds that a fit has left out."""
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for kind, (anchor, sets) in fits.left_out.items():
+        ranks: dict[str, list[np.ndarray]] = {}
+        for some in sets:
+            parts = dict(zip(_FIELDS, some.inputs, strict=True))
+            _, first = np.unique(some.groups.numpy(), return_index=True)
+            groups = some.groups[first].numpy()
+            right = [np.flatnonzero(groups == group).tolist() for group in some.groups.numpy()]
+            for system, vectors in queries_of(parts, anchor, None).items():
+                ranks.setdefault(system, []).append(reciprocal_ranks((vectors @ some.targets[first].T).numpy(), right))
+        found |= {(f"left_out_{kind}_mrr", system): np.concatenate(each) for system, each in ranks.items()}
+    return found
+
+
+def figures_of(values: dict[tuple[str, str], list[np.ndarray]]) -> dict[str, float]:
+    """Means with intervals over runs and queries, and paired differences."""
+    figures: dict[str, float] = {}
+    measures: dict[str, dict[str, np.ndarray]] = {}
+    for (measure, system), runs in values.items():
+        measures.setdefault(measure, {})[system] = np.stack(runs)
+    for measure, systems in measures.items():
+        title = measure.removesuffix("_mrr")
+        figures[f"{title}_queries"] = systems["encoder"].shape[1]
+        for system, runs in systems.items():
+            figures |= with_interval(f"{system}_{measure}", runs)
+        rivals = [system for system in ("encoder", "whole_last", "fitted") if system in systems]
+        best = max(rivals, key=lambda system: systems[system].mean())
+        for name, rival in (("over_anchor", best), ("over_encoder", "encoder")):
+            for end, value in vars(paired_bootstrap(systems["anchored"], systems[rival])).items():
+                figures[f"{measure}_{name}" if end == "mean" else f"{measure}_{name}_{end}"] = value
     return figures
 
 
 def main() -> None:
     parser = argument_parser(__doc__)
     parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="model.safetensors of further seeds")
+    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of further runs of its recipe")
     parser.add_argument("--dialogues", type=Path, help="JSON lines of chat messages, one dialogue a line")
+    parser.add_argument("--photographs", type=Path, help="a folder with captions.tsv")
     parser.add_argument("--vectors", type=Path, help="folder that keeps what the frozen models gave, for further runs")
     args = parser.parse_args()
-    model, processor = UniMuRModel.from_pretrained(args.model).eval(), UniMuRProcessor.from_pretrained(args.model)
-    space, anchors = ClipSpace(model, processor), [model.heads.query_anchor]
-    for path in args.heads:
-        anchors.append(copy.deepcopy(anchors[0]))
-        tensors = load_file(path)
-        start = "heads.query_anchor."
-        anchors[-1].load_state_dict({k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)})
-    fitted = None if args.quick else without_language_model(args.seed)
+    models, processor = load_models(args.model, args.heads)
     sets = {"dev": own_dialogues("dev"), "test": own_dialogues("test")}
     if not args.quick:
         sets["chat"] = chat_dialogues("test")
         if args.dialogues is not None:
             sets["more"] = more_dialogues(args.dialogues, args.seed)
-    ranks: dict[str, dict[str, list[np.ndarray]]] = {}
-    for name, (dialogues, gallery) in sets.items():
-        if args.quick:
-            dialogues = dialogues[:10]
-        kept = None if args.vectors is None else read_shard(args.vectors / f"{name}.safetensors", dict)
-        parts = kept or read(space, dialogues, gallery, f"Reading {name}")
-        if kept is None and args.vectors is not None:
-            write_shard(args.vectors, name, parts)
-        texts = {text: number for number, text in enumerate(gallery.texts)}
-        images = {image: number for number, image in enumerate(gallery.image_ids)}
-        right = {
-            "text": [[texts[d.right_text]] if d.right_text is not None else [] for d in dialogues],
-            "image": [[images[image] for image in d.right_images] for d in dialogues],
-        }
-        for system, runs in queries_of(parts, anchors, fitted).items():
-            for kind in gallery.kinds():
-                title = {"test": f"dialogue_{kind}", "dev": f"dev_dialogue_{kind}"}.get(name, name)
-                found = np.stack([reciprocal_ranks(run, parts[f"{kind}s"], right[kind]) for run in runs])
-                ranks.setdefault(title, {}).setdefault(system, []).append(found)
-    figures: dict[str, float] = {"seeds": len(anchors)}
-    for title, systems in ranks.items():
-        figures.update(set_figures(title, {name: np.concatenate(found, axis=1) for name, found in systems.items()}))
+        if args.photographs is not None:
+            sets["photos"] = photographs(args.photographs)
+    values: dict[tuple[str, str], list[np.ndarray]] = {}
+    for number, (model, heads) in enumerate(zip(models, [None, *args.heads], strict=True)):
+        fits = None if args.quick else fit_all(heads and heads / "model.safetensors", args.seed)
+        for key, found in ({} if fits is None else left_out_values(fits)).items():
+            values.setdefault(key, []).append(found)
+        space = ClipSpace(model, processor)
+        for name, (dialogues, gallery) in sets.items():
+            if args.quick:
+                dialogues = dialogues[:10]
+            kept = None if args.vectors is None else read_shard(args.vectors / f"{number}_{name}.safetensors", dict)
+            parts = kept or read(space, dialogues, gallery, f"Reading {name}")
+            if kept is None and args.vectors is not None:
+                write_shard(args.vectors, f"{number}_{name}", parts)
+            texts = {text: place for place, text in enumerate(gallery.texts)}
+            images = {image: place for place, image in enumerate(gallery.image_ids)}
+            right = {
+                "text": [[texts[d.right_text]] if d.right_text is not None else [] for d in dialogues],
+                "image": [[images[image] for image in d.right_images] for d in dialogues],
+            }
+            queries = queries_of(parts, model.heads.query_anchor, fits)
+            for key, found in run_values(name, parts, queries, right, Coherence.of(model.config)).items():
+                values.setdefault(key, []).append(found)
+    figures = {"seeds": len(models), **figures_of(values)}
     report("anchor", args, figures, notes=["the language model in float32; test dialogues of the package"])
 
 

@@ -136,6 +136,51 @@ def anchor_differences() -> list[list[str]]:
     return rows
 
 
+# Rows of the ablation: system, what the images' head adds to the names of its figures, words.
+_CHANGES = (
+    ("readout", "_trained_head", "the paper: the language model alone"),
+    ("built", "_trained_head", "+ anchor, fitted on built dialogues and glosses"),
+    ("anchored", "_trained_head", "+ real chats and questions in its fit"),
+    ("anchored", "", "+ classifier in the image head"),
+    ("coherent", "", "+ coherent replies"),
+)
+
+
+@table("anchor_ablation")
+def anchor_ablation() -> list[list[str]]:
+    found = figures("anchor")
+    sets = {**_SETS, "more": "STAR", "photos": "photographs"}
+    rows = [["one change a row, mean reciprocal rank", *sets.values(), "consistency"]]
+    for system, head, words in _CHANGES:
+        measures = [f"{one}{head if one in ('dialogue_image', 'photos') else ''}_mrr" for one in sets]
+        keys = [f"{system}_{measure}" for measure in (*measures, f"consistency{head}")]
+        rows.append([words, *(number(found[key]) if key in found else "—" for key in keys)])
+    return rows
+
+
+_LEFT_OUT = {
+    "left_out_glosses": "WordNet glosses → word",
+    "left_out_dialogues": "dialogues built from WordNet",
+    "left_out_questions": "captions as rounds of questions and answers",
+    "left_out_chats": "chats",
+    "left_out_long_chats": "chats of up to 20 turns",
+    "more": "STAR",
+    "dialogue_text": "hand-written → text",
+    "dialogue_image": "hand-written → image",
+}
+
+
+@table("anchor_left_out")
+def anchor_left_out() -> list[list[str]]:
+    found, systems = figures("anchor"), ("encoder", "whole_last", "readout", "anchored")
+    header = ["a kind that the fit has not seen", *(_QUERIES[one].replace("**", "") for one in systems)]
+    rows = [[*header, f"UniMuR-mini {MINUS} CLIP-T, whole dialogue"]]
+    for one, words in _LEFT_OUT.items():
+        cells = [number(found[f"{system}_{one}_mrr"]) for system in systems]
+        rows.append([words, *cells, with_interval(found, f"{one}_mrr_over_encoder")])
+    return rows
+
+
 _CONTEXTS = {
     "title_image": ("title of an unseen image", "619 images"),
     "title_title": ("the same", "619 titles"),
