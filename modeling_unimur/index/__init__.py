@@ -52,12 +52,12 @@ def open_index(
     place = os.fspath(uri)
     if (database := database_of(place)) is not None:
         if database[0] == "qdrant":
-            from .qdrant import QdrantIndex as kept
+            from .qdrant import QdrantIndex as Index
         elif database[0] == "lancedb":
-            from .lancedb import LanceDBIndex as kept
+            from .lancedb import LanceDBIndex as Index
         else:
-            from .milvus import MilvusIndex as kept
-        return kept.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
+            from .milvus import MilvusIndex as Index
+        return Index.open(place, width, model, index=index, read_only=read_only, precision=precision, **options)
     about = about_index(place)
     if about is None and (read_only or width is None or model is None):
         raise FileNotFoundError(
