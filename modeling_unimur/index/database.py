@@ -25,8 +25,15 @@ _MESSAGE_BYTES = 16 * 2**20
 class DatabaseIndex(VectorIndex):
     """An index that a database keeps; see `open`.
 
-    A database has the methods below that raise `NotImplementedError`. A row is a dictionary of `key`, `item`, `kind`,
-    `vector` and `payload`.
+    A database has these methods; a row is a dictionary of `key`, `item`, `kind`, `vector` and `payload`:
+
+    - `_has(collection)`: whether there is such a collection, which is ready to be searched then; `_drop(collection)`,
+      `_flush(collection)` and `_create(collection, width, factory)`.
+    - `_upsert(collection, rows)`, `_delete(keys)`, and `_get(collection, keys, field)`: a field of the rows that are
+      there, by their keys.
+    - `_ask(vectors, limit, kind, where)`: the hits of each query, best first; of those that `where` does not hold for,
+      as many as are convenient. `_count(kind)`.
+    - `_disconnect()`.
 
     Args:
         uri: its place.
@@ -124,40 +131,6 @@ class DatabaseIndex(VectorIndex):
                 return name, dict(zip(keys, map(int, match.groups()), strict=True))
         examples = ", ".join(map(repr, cls.kinds))
         raise ValueError(f"{cls.name} makes {examples} (any numbers), not {factory!r}.")
-
-    # -- what a database does ---------------------------------------------------------------------------------------
-    def _has(self, collection: str) -> bool:
-        """Whether there is such a collection, which is ready to be searched then."""
-        raise NotImplementedError
-
-    def _create(self, collection: str, width: int, factory: str) -> None:
-        raise NotImplementedError
-
-    def _upsert(self, collection: str, rows: list[dict]) -> None:
-        raise NotImplementedError
-
-    def _delete(self, keys: list[str]) -> None:
-        raise NotImplementedError
-
-    def _get(self, collection: str, keys: list[str], field: str) -> dict[str, object]:
-        """A field of the rows that are there, by their keys."""
-        raise NotImplementedError
-
-    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
-        """The best rows of a kind, best first; of those that `where` does not hold for, as many as are convenient."""
-        raise NotImplementedError
-
-    def _count(self, kind: str | None) -> int:
-        raise NotImplementedError
-
-    def _flush(self, collection: str) -> None:
-        raise NotImplementedError
-
-    def _drop(self, collection: str) -> None:
-        raise NotImplementedError
-
-    def _disconnect(self) -> None:
-        raise NotImplementedError
 
     # -- change -----------------------------------------------------------------------------------------------------
     def _payload(self, item: str, payload: dict | None) -> str:
