@@ -194,11 +194,6 @@ def test_glosses_read_as_speech():
     assert statements(pieces, hidden_stems(["river boat"])) == ["{it} carries coal", "{it} has two masts"]
 
 
-def test_bad_size():
-    with pytest.raises(ValueError, match="size=0"):
-        load_dialogue_texts(size=0)
-
-
 @pytest.mark.slow
 def test_the_full_set():
     dialogues, pairs = loaded_or_skipped(load_dialogue_texts), load_glosses()

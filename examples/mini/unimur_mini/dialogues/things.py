@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from modeling_unimur.data.titles import normalise_title, split_of_title, title_group
 
+from ..wordnet import Synset
 from .captions import Piece, caption_pieces
 from .glosses import is_noun_phrase, noun_phrase, plain, statements
 from .lexicon import CONCRETE, Lexicon
@@ -99,6 +100,14 @@ def split_of(names: Iterable[str]) -> tuple[str, str]:
         if name is not None:
             return split, title_group(name)
     return "train", ""
+
+
+def free_gloss(lexicon: Lexicon, row: Synset, names: Sequence[str]) -> str:
+    """A definition that says none of these names and is no other word's, or ""."""
+    gloss = "; ".join(plain(row["gloss"]))
+    if lexicon.is_ambiguous(row["synset_id"]) or len(gloss.split()) < 3 or not all(map(content_stems, names)):
+        return ""
+    return "" if says(gloss, hidden_stems(names)) else gloss
 
 
 def synset_thing(lexicon: Lexicon, key: str, images: Sequence[dict] = ()) -> Thing:

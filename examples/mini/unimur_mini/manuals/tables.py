@@ -40,18 +40,9 @@ QUERY_FEATURES = Features(
 CORPUS_FEATURES = Features(dict.fromkeys(("doc_id", "kind", "text", "image", "section", "chapter"), _STRING))
 QREL_FEATURES = Features({"query_id": _STRING, "doc_id": _STRING, "score": Value("int32")})
 PAIR_FEATURES = Features({"query_id": _STRING, "text": _STRING, "positive": _STRING, "doc_id": _STRING})
-_FEATURES = {
-    "queries": QUERY_FEATURES,
-    "corpus": CORPUS_FEATURES,
-    "qrels": QREL_FEATURES,
-    "navigational_queries": QUERY_FEATURES,
-    "navigational_qrels": QREL_FEATURES,
-    "heading_queries": QUERY_FEATURES,
-    "heading_qrels": QREL_FEATURES,
-    "generated_queries": QUERY_FEATURES,
-    "generated_qrels": QREL_FEATURES,
-    "pairs": PAIR_FEATURES,
-}
+_FEATURES = {"corpus": CORPUS_FEATURES, "pairs": PAIR_FEATURES}
+for _prefix in ("", "navigational_", "heading_", "generated_"):
+    _FEATURES |= {f"{_prefix}queries": QUERY_FEATURES, f"{_prefix}qrels": QREL_FEATURES}
 _TRAINING = ("pairs", "generated_queries", "generated_qrels")
 _SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",)} | dict.fromkeys(_TRAINING, ("train",))
 
@@ -146,15 +137,8 @@ def _add_queries(rows: Rows, prefix: str, manual: Manual, queries: Iterable[Quer
             continue
         query_id = f"{query.kind}-{numbers[query.kind]}"
         numbers[query.kind] += 1
-        rows[f"{prefix}queries"][split].append(
-            {
-                "query_id": query_id,
-                "kind": query.kind,
-                "text": query.text,
-                "split": split,
-                "excluded": query.excluded,
-            }
-        )
+        row = {"query_id": query_id, "kind": query.kind, "text": query.text, "split": split}
+        rows[f"{prefix}queries"][split].append(row | {"excluded": query.excluded})
         rows[f"{prefix}qrels"][split] += [
             {"query_id": query_id, "doc_id": doc, "score": grade} for doc, grade in query.relevant.items()
         ]
