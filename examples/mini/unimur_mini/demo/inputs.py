@@ -8,7 +8,6 @@ from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
 from modeling_unimur.cli.gallery import GalleryImage
-from modeling_unimur.conversation import read_conversation
 from modeling_unimur.data.json_lines import read_json_lines
 from modeling_unimur.data.text_lines import read_lines
 
@@ -112,6 +111,7 @@ def read_dialogues(path: Path) -> list[Dialogue]:
 def _dialogue(record: object, folder: Path, number: int) -> Dialogue:
     if not isinstance(record, dict) or not isinstance(record.get("messages"), list) or not record["messages"]:
         raise ValueError('a dialogue is {"title": ..., "messages": [...]} with at least one message')
+    from modeling_unimur.conversation import read_conversation  # and transformers
 
     def load(source: object, allow_urls: bool) -> ImageId | GalleryImage:
         if isinstance(source, ImageId):
