@@ -50,7 +50,6 @@ TESTED_THROUGH = {
     "tests/test_pipeline.py": (
         "modeling_unimur.auto_classes",
     ),
-    "tests/index/test_every_backend.py": ("modeling_unimur.index.database",),
     "tests/test_query_anchor.py": ("modeling_unimur.encoding.text_encoders",),
     "tests/test_saving_unimur.py": ("modeling_unimur.loading",),
     "tests/cli/test_chat_session.py": ("modeling_unimur.cli.terminal",),

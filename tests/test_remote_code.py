@@ -190,7 +190,7 @@ def test_a_stranger_names_dtypes_by_part(stranger, versions, releases, expected,
         assert torch.tensor(answer["embedding"]) @ expected[name]["context"][0] > 0.99, (name, dtype)
 
 
-@pytest.mark.parametrize("name", ["on-clip", "heads"])
+@pytest.mark.parametrize("name", ["on-clip", pytest.param("heads", marks=pytest.mark.slow)])
 def test_a_strangers_workers_compute_the_same(releases, pictures, tmp_path, name):
     stranger = closure.link(tmp_path / "stranger", "torch", "torchvision", "transformers", "sentence-transformers")
     write_sentence_transformers(releases / name)

@@ -25,8 +25,15 @@ _MESSAGE_BYTES = 16 * 2**20
 class DatabaseIndex(VectorIndex):
     """An index that a database keeps; see `open`.
 
-    A database has the methods below that raise `NotImplementedError`. A row is a dictionary of `key`, `item`, `kind`,
-    `vector` and `payload`.
+    A database has these methods; a row is a dictionary of `key`, `item`, `kind`, `vector` and `payload`:
+
+    - `_has(collection)`: whether there is such a collection, which is ready to be searched then; `_drop(collection)`,
+      `_flush(collection)` and `_create(collection, width, factory)`.
+    - `_upsert(collection, rows)`, `_delete(keys)`, and `_get(collection, keys, field)`: a field of the rows that are
+      there, by their keys.
+    - `_ask(vectors, limit, kind, where)`: the hits of each query, best first; of those that `where` does not hold for,
+      as many as are convenient. `_count(kind)`.
+    - `_disconnect()`.
 
     Args:
         uri: its place.
@@ -56,16 +63,7 @@ class DatabaseIndex(VectorIndex):
         precision: str | None = None,
         **options: object,
     ) -> DatabaseIndex:
-        """Opens the index of a database, or makes a new one.
-
-        Args:
-            uri: a file, folder or address, as `open_index` takes it.
-            width, model: of the vectors. A new index needs them; an existing one must have them.
-            index: kind of a new one, in FAISS' words.
-            read_only: refuses changes through this object.
-            collection: its name in the database.
-            precision: of the numbers of a new one, where the kind has it; see `open_index`.
-            options: of this class.
+        """Opens the index of a database, or makes a new one, as `open_index` does, in a collection of this name.
 
         Raises:
             FileNotFoundError: no index there, and no width and model to make one (or `read_only`).
@@ -81,31 +79,38 @@ class DatabaseIndex(VectorIndex):
             raise absent
         found = cls(uri, collection, read_only, **options)
         try:
-            if found._has(about_name(collection)) and found._has(collection):
-                about = found._get(about_name(collection), ["about"], "payload")["about"]
-                if about["format"] != _FORMAT:
-                    raise ValueError(f"The index in {uri} has format {about['format']}; this version reads {_FORMAT}.")
-                require_same(uri, width, model, about["width"], about["model"])
-                require_kind(uri, about["factory"], index, precision)
-                found._begin(about)
-            elif makes:
-                about = {"width": width, "model": model, "factory": with_precision(index, precision)}
-                found._begin(about)
-                if found._has(collection):
-                    raise ValueError(
-                        f"{uri} has a collection {collection!r} that is no index of this kind; name another."
-                    )
-                found._create(collection, width, about["factory"])
-                found._create(about_name(collection), 2, "Flat")
-                row = {"key": "about", "item": "about", "kind": "text", "vector": np.eye(2, dtype=np.float32)[0]}
-                found._upsert(about_name(collection), [row | {"payload": {"format": _FORMAT} | about}])
-                found._flush(about_name(collection))
-            else:
+            if not found._find(width, model, index, precision):
                 raise absent
         except BaseException:
             found.close()
             raise
         return found
+
+    def _find(self, width: int | None, model: str | None, index: str | None, precision: str | None) -> bool:
+        """Takes the index that is there, or makes one where that may be; whether there is one now."""
+        name, second = self.collection, about_name(self.collection)
+        if self._has(second) and self._has(name):
+            about = self._get(second, ["about"], "payload")["about"]
+            if about["format"] != _FORMAT:
+                raise ValueError(
+                    f"The index in {self.uri} has format {about['format']}; this version reads {_FORMAT}."
+                )
+            require_same(self.uri, width, model, about["width"], about["model"])
+            require_kind(self.uri, about["factory"], index, precision)
+            self._begin(about)
+            return True
+        if self.read_only or None in (width, model):
+            return False
+        about = {"width": width, "model": model, "factory": with_precision(index, precision)}
+        self._begin(about)
+        if self._has(name):
+            raise ValueError(f"{self.uri} has a collection {name!r} that is no index of this kind; name another.")
+        self._create(name, width, about["factory"])
+        self._create(second, 2, "Flat")
+        row = {"key": "about", "item": "about", "kind": "text", "vector": np.eye(2, dtype=np.float32)[0]}
+        self._upsert(second, [row | {"payload": {"format": _FORMAT} | about}])
+        self._flush(second)
+        return True
 
     def _begin(self, about: dict) -> None:
         super().__init__(about["width"], about["model"])
@@ -124,40 +129,6 @@ class DatabaseIndex(VectorIndex):
                 return name, dict(zip(keys, map(int, match.groups()), strict=True))
         examples = ", ".join(map(repr, cls.kinds))
         raise ValueError(f"{cls.name} makes {examples} (any numbers), not {factory!r}.")
-
-    # -- what a database does ---------------------------------------------------------------------------------------
-    def _has(self, collection: str) -> bool:
-        """Whether there is such a collection, which is ready to be searched then."""
-        raise NotImplementedError
-
-    def _create(self, collection: str, width: int, factory: str) -> None:
-        raise NotImplementedError
-
-    def _upsert(self, collection: str, rows: list[dict]) -> None:
-        raise NotImplementedError
-
-    def _delete(self, keys: list[str]) -> None:
-        raise NotImplementedError
-
-    def _get(self, collection: str, keys: list[str], field: str) -> dict[str, object]:
-        """A field of the rows that are there, by their keys."""
-        raise NotImplementedError
-
-    def _ask(self, vectors: np.ndarray, limit: int, kind: str | None, where: tuple[Condition, ...]) -> list[list[Hit]]:
-        """The best rows of a kind, best first; of those that `where` does not hold for, as many as are convenient."""
-        raise NotImplementedError
-
-    def _count(self, kind: str | None) -> int:
-        raise NotImplementedError
-
-    def _flush(self, collection: str) -> None:
-        raise NotImplementedError
-
-    def _drop(self, collection: str) -> None:
-        raise NotImplementedError
-
-    def _disconnect(self) -> None:
-        raise NotImplementedError
 
     # -- change -----------------------------------------------------------------------------------------------------
     def _payload(self, item: str, payload: dict | None) -> str:

@@ -17,7 +17,7 @@ from ..memory_index import (
 )
 from .base import EF_SEARCH, NPROBE, read_items, write_items
 from .folder import FolderIndex
-from .versions import CheckedFile, IndexFolder, current_version
+from .versions import IndexFolder, current_version
 
 try:
     import faiss
@@ -422,8 +422,8 @@ class FaissPart:
     # -- files ------------------------------------------------------------------------------------------------------
     def write(self, folder: Path, name: str) -> None:
         """Writes `NAME.faiss` and `NAME.jsonl`, one line a row."""
-        # FAISS' own writer does not notice when its last bytes do not reach the disk.
-        with CheckedFile(folder / f"{name}.faiss") as file:
+        # FAISS' own writer does not notice when its last bytes do not reach the disk; Python's does.
+        with open(folder / f"{name}.faiss", "xb") as file:
             faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
         write_items(folder / f"{name}.jsonl", self.ids, self.payloads)
 
@@ -447,30 +447,15 @@ class FaissPart:
         return part
 
     def _check_vectors(self) -> None:
-        """Refuses vectors that no `add` can have stored: each where they are whole, a sample of those in codes."""
-        inner, cells = self._inner, ()
-        if self._numbered:
-            lists = inner.invlists
-            cells = [(cell, lists.list_size(cell)) for cell in range(inner.nlist) if lists.list_size(cell)]
-            for cell, size in cells:
-                rows = faiss.rev_swig_ptr(lists.get_ids(cell), size)
-                if rows.min() < 0 or rows.max() >= len(self.ids):
-                    raise ValueError("a cell holds rows that nothing names")
-        if self._before is None and isinstance(self._stored, faiss.IndexFlat):
-            if self._stored.ntotal:
-                flat = faiss.rev_swig_ptr(self._stored.get_xb(), self._stored.ntotal * self._stored.d)
-                check_vectors(flat.reshape(-1, self._stored.d), self._stored.d)
-        elif self._before is None and isinstance(inner, faiss.IndexIVFFlat):
-            for cell, size in cells:
-                codes = faiss.rev_swig_ptr(lists.get_codes(cell), size * inner.code_size)
-                check_vectors(codes.view(np.float32).reshape(size, inner.d), inner.d)
-        else:
-            count = min(self.index.ntotal, _DECODED)
-            alive = [row for row, item in enumerate(self.ids[:count]) if item is not None]
-            decoded = self.index.reconstruct_n(0, count)[alive] if alive else np.empty((0, 1))
-            lengths = np.linalg.norm(decoded, axis=1)
-            if not (lengths <= _LONGEST).all():
-                raise ValueError(f"its codes give vectors of length {lengths.max():.4g}")
+        """Refuses vectors that no `add` can have stored: each of an exact index, a sample of the others."""
+        if self.exact:
+            if self.ids:
+                check_vectors(self._matrix(), self._inner.d)
+            return
+        alive = np.array([row for row, item in enumerate(self.ids[:_DECODED]) if item is not None], np.int64)
+        lengths = np.linalg.norm(self.vectors(alive), axis=1)
+        if not (lengths <= _LONGEST).all():
+            raise ValueError(f"its codes give vectors of length {lengths.max():.4g}")
 
 
 def _kinds(index: faiss.Index) -> list:

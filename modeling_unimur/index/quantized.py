@@ -27,7 +27,6 @@ from ..memory_index import (
 from .base import read_items, write_items
 from .folder import FolderIndex
 from .precision import BINARY, INT8
-from .versions import CheckedFile
 
 # So many times the hits are rescored by the rows of an index of signs. Real vectors need 8 for a recall of 0.98
 # (benchmarks/index.py); sentence-transformers' examples have 4.
@@ -188,8 +187,10 @@ class QuantizedRows(Rows):
 
     def write(self, folder: Path, name: str) -> None:
         """Writes `NAME.npy` and `NAME.jsonl`."""
-        with CheckedFile(folder / f"{name}.npy") as file:
-            np.save(file, self.matrix())
+        codes = np.ascontiguousarray(self.matrix())
+        with open(folder / f"{name}.npy", "xb") as file:  # `np.save` does not notice when its last bytes are lost
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(codes))
+            file.write(codes.data)
         write_items(folder / f"{name}.jsonl", self.ids, self.payloads)
 
     def read(self, folder: Path, name: str) -> None:

@@ -267,39 +267,6 @@ class IndexFolder:
         _sync(self.path)
 
 
-class CheckedFile:
-    """A new file of a version, for code that does not notice when a write fails.
-
-    `write` raises where it fails, and leaving the context compares what is on the disk with what was written.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        OSError: it cannot be written whole.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __enter__(self) -> CheckedFile:
-        self._file, self._written = open(self.path, "xb"), hashlib.sha256()
-        return self
-
-    def write(self, data: bytes) -> int:
-        """Writes all of the bytes and returns their number."""
-        self._file.write(data)
-        self._written.update(data)
-        return len(data)
-
-    def __exit__(self, kind: object, *exception: object) -> None:
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        if kind is None and file_digest(self.path) != self._written.hexdigest():
-            raise OSError(f"{self.path} is not what was written to it: the disk may be full or damaged.")
-
-
 def _sync(path: Path) -> None:
     """Waits until a file's content, or a folder's list of names, is on the disk."""
     if path.is_dir() and os.name == "nt":

@@ -141,8 +141,10 @@ def test_backbones_of_this_machine(work, language_folder, capsys):
 
 @pytest.mark.parametrize(
     ("make", "convert"),
-    [(make_fromage, convert_fromage_to_hf.convert), (make_gill, convert_gill_to_hf.convert)],
-    ids=["fromage", "gill"],
+    [
+        pytest.param(make_fromage, convert_fromage_to_hf.convert, id="fromage"),
+        pytest.param(make_gill, convert_gill_to_hf.convert, id="gill", marks=pytest.mark.slow),
+    ],
 )
 def test_converted_heads(make, convert, work):
     folders = tiny.language_model(work / "opt", "opt", bos=True), tiny.clip(work / "clip")
@@ -166,7 +168,7 @@ def test_converted_heads(make, convert, work):
     assert figures(work, "figures") == figures(work, "again") == figures(work, "whole")
 
 
-@pytest.mark.parametrize("make", [converted_clip, converted_open_clip])
+@pytest.mark.parametrize("make", [converted_clip, pytest.param(converted_open_clip, marks=pytest.mark.slow)])
 def test_a_converted_dual_encoder(make, work):
     folder = make(work)
     (work / "webqa").mkdir()

@@ -1,4 +1,4 @@
-"""What is Milvus' own: addresses, kinds of index, one process a file."""
+"""What is Milvus' own: a bound on hits, addresses, one process a file."""
 
 import os
 import stat
@@ -17,27 +17,9 @@ CLOUD = jittered(600)
 IDS = [str(n) for n in range(600)]
 
 
-@pytest.mark.parametrize("kind", ["HNSW16", "IVF8,Flat", "IVF8,SQ8"])
-def test_approximate_kinds(kind, tmp_path):
-    with open_index(tmp_path / "items.db", 32, "tiny@1", kind) as index:
-        index.add("image", IDS, CLOUD)
-        index.save()
-        hits = index.search(CLOUD[:50], 1, "image")
-        assert sum(hit[0].id == item for hit, item in zip(hits, IDS, strict=False)) >= 48
-    with pytest.raises(ValueError, match="'Flat'"):
-        open_index(tmp_path / "other.db", 32, "tiny@1", "LSH")
-
-
-def test_two_collections_in_one_file(tmp_path):
-    with open_index(tmp_path / "items.db", 32, "tiny@1", collection="a") as index:
-        index.add("image", IDS[:5], CLOUD[:5])
-        with pytest.raises(ValueError, match="16384"):
-            index.search(CLOUD[:1], 20_000)
-    with open_index(tmp_path / "items.db", 32, "tiny@2", collection="b") as index:
-        assert len(index) == 0
-        index.drop()
-    with pytest.raises(FileNotFoundError, match="index 'b'"):
-        open_index(tmp_path / "items.db", collection="b")
+def test_a_search_has_a_bound(tmp_path):
+    with open_index(tmp_path / "items.db", 32, "tiny@1") as index, pytest.raises(ValueError, match="16384"):
+        index.search(CLOUD[:1], 20_000)
 
 
 def other_process(path):

@@ -55,7 +55,7 @@ def whole_batch(processor, special: str) -> dict:
 @pytest.mark.parametrize(
     ("special", "chunk"),
     [
-        ("distinct", 0),
+        pytest.param("distinct", 0, marks=pytest.mark.slow),
         ("shared targets and missing pictures", 0),
         pytest.param("uneven", 0, marks=pytest.mark.slow),
         ("shared targets and missing pictures", 2),

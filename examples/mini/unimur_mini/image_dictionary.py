@@ -1,25 +1,6 @@
 """An image dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
 
-Documents
-    *images*: open clip art, OpenMoji and stamps (`data.captioned_images`) with their title and tags; *texts*:
-    definitions of WordNet (nouns that can be seen or met), up to a third of them behind their word ("burner: ..."),
-    the others without; and the stamps' sentences. `group` is the set of a title's content words: images of one
-    name, and the definition of that word, are one.
-
-Queries (`form`); but for `usage`, their document was not given the word that would find it
-    *gloss*: a definition that names the thing nowhere. Relevant are the images of that name, and a stamp's sentence
-    where a stamp shows it. The definition itself is not in the corpus.
-    *description*: what an uploader wrote of a clip art, where it says two things more than the title, once only.
-    *tag*: a tag of one to three clip arts, or another name of an emoji, taken out of these documents' own text.
-    *word*: a word whose definition is sought among those without their word. *usage*: a sentence with a word in it,
-    whose entry is sought. Together as many as there are queries for images, half of each.
-
-Search by words alone (BM25) therefore finds little here but for `usage` and `description`: figures say what an encoder
-knows, and a comparison with BM25 belongs on another corpus, such as the manual's.
-
-`excluded` are documents whose name the query is, or which belong to the thing but stand in another split: they may be
-right, and count neither way. The split is that of the titles (`titles.split_of_title`), and of every lemma
-of a synset (`dialogues.things.split_of`); all queries search the one corpus, as in WebQA.
+examples/mini/README.md says what its documents and queries are.
 """
 
 from __future__ import annotations
@@ -37,11 +18,10 @@ from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.data.titles import split_of_title, title_group
 
-from .dialogues.glosses import plain
 from .dialogues.lexicon import CONCRETE, Lexicon
 from .dialogues.pools import link_images
 from .dialogues.stems import content_stems, hidden_stems, says
-from .dialogues.things import split_of
+from .dialogues.things import free_gloss, split_of
 from .kept_rows import SPLITS, rows_of
 from .wordnet import load_wordnet
 
@@ -88,13 +68,8 @@ def load_image_dictionary() -> RetrievalSet:
 def build_image_dictionary(
     lexicon: Lexicon, images: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
 ) -> RetrievalSet:
-    """The set of a lexicon and of rows of `load_captioned_images`.
-
-    Args:
-        lexicon: WordNet.
-        images: those without a title are left out.
-        num_definitions: at most; those of words that images are called by come on top, as queries.
-    """
+    """The set of a lexicon and of rows of `load_captioned_images`, with at most `num_definitions` definitions beside
+    those of words that images are called by."""
     maker = _Maker(lexicon, [image for image in images if image["title"].strip()])
     maker.add_tag_queries()
     maker.add_descriptions()
@@ -147,7 +122,7 @@ class _Maker:
         for key, row in self.lexicon.synsets.items():
             if key in linked or row["lexname"] not in CONCRETE or row["instance_hypernyms"]:
                 continue
-            gloss = _free_gloss(self.lexicon, row)
+            gloss = free_gloss(self.lexicon, row, row["lemmas"])
             if gloss and self.lexicon.common_name(key).islower():
                 usable.append((_order(key), gloss, row))
         usable.sort(key=lambda entry: entry[0])
@@ -175,17 +150,8 @@ class _Maker:
     def _ask(
         self, form, text, split, relevant, name: str = "", excluded: Sequence[str] = (), synset: str = ""
     ) -> None:
-        self.asked.append(
-            {
-                "form": form,
-                "text": text,
-                "split": split,
-                "relevant": list(dict.fromkeys(relevant)),
-                "name": name,
-                "excluded": list(excluded),
-                "synset": synset,
-            }
-        )
+        query = {"form": form, "text": text, "split": split, "relevant": list(dict.fromkeys(relevant))}
+        self.asked.append(query | {"name": name, "excluded": list(excluded), "synset": synset})
 
     def add_tag_queries(self) -> None:
         """Tags of few images, all in one split; an image gives two of its tags at most."""
@@ -230,7 +196,7 @@ class _Maker:
         for key in sorted(linked):
             row, shown = self.lexicon.synsets[key], [image["image_id"] for image in linked[key]]
             names = [*row["lemmas"], *(image["title"] for image in linked[key])]
-            gloss = _free_gloss(self.lexicon, row, names)
+            gloss = free_gloss(self.lexicon, row, names)
             split, _ = split_of(names)
             relevant = [image_id for image_id in shown if self.split[image_id] == split]
             if not gloss or not relevant:
@@ -273,15 +239,6 @@ class _Maker:
 
 def _tags(image: dict) -> list[str]:
     return list(dict.fromkeys(" ".join(tag.replace("_", " ").split()).casefold() for tag in image["tags"]))
-
-
-def _free_gloss(lexicon: Lexicon, row: dict, names: Sequence[str] = ()) -> str:
-    """A definition that names its word nowhere, or ""."""
-    names = list(names) or row["lemmas"]
-    gloss = "; ".join(plain(row["gloss"]))
-    if lexicon.is_ambiguous(row["synset_id"]) or len(gloss.split()) < 3 or not all(map(content_stems, names)):
-        return ""
-    return "" if says(gloss, hidden_stems(names)) else gloss
 
 
 def _usage(examples: Sequence[str], word: str) -> str:

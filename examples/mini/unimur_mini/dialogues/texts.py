@@ -15,16 +15,14 @@ from modeling_unimur.data.captioned_images import load_captioned_images
 from ..kept_rows import SPLITS, as_datasets, columns, kept, rows_of
 from ..wordnet import load_wordnet
 from .builder import Dialogue, make_dialogue
-from .glosses import plain
 from .lexicon import Lexicon
 from .pools import Pool, link_images, make_pools, make_question_pools, take
 from .questions import make_questions
-from .stems import content_stems, hidden_stems, says
-from .things import split_of
+from .things import free_gloss, split_of
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SIZE = 24_000
+SIZE = 24_000
 # Each held-out split, as a share of the dialogues in training.
 HELD_OUT_SHARE = 0.1
 # Raised whenever the dialogues change, so that those cached by an older version are not read.
@@ -36,37 +34,30 @@ DIALOGUE_FEATURES = columns(*Dialogue.__annotations__)
 _GLOSS_FEATURES = columns("gloss", "title", "synset_id", "part_of_speech", "target_picture", "group", "license")
 
 
-def load_dialogue_texts(seed: int = 0, size: int = DEFAULT_SIZE) -> DatasetDict:
+def load_dialogue_texts() -> DatasetDict:
     """Dialogues built from WordNet and the installable images' words, made once and kept in the cache.
 
     Nothing in a dialogue names what it is about; `target_text` does: the title, the gloss or a sentence whose
     embedding the dialogue should lead to.
 
-    Args:
-        seed: another seed gives other dialogues.
-        size: dialogues in `train`, as far as there is enough to talk about; the other two splits have a tenth each.
-
     Returns:
-        `train`, `validation` and `test`, each `dialogue_id, form, turns` (messages with `role` and `content`),
-        `target_text, target_kind` (title, gloss, sentence)`, target_synset, target_picture` (an `image_id` of the same
-        split of `split_by_title`, empty where no image has the thing's name)`, lexname, group, license`.
+        `train`, `validation` and `test` with the columns of `Dialogue`; `target_picture` is an `image_id` of the same
+        split of `split_by_title`, empty where no image has the thing's name.
 
     Raises:
-        ValueError: `size` is not positive.
         PackageUnavailable: WordNet or all sources of images are missing.
     """
-    if size < 1:
-        raise ValueError(f"size={size}: give the number of dialogues in training, such as {DEFAULT_SIZE}")
-
-    return kept(f"dialogues-{VERSION}-{seed}-{size}", lambda: build_dialogues(*_words(), seed=seed, size=size))
+    name = f"dialogues-{VERSION}-0-{SIZE}"
+    return kept(name, lambda: build_dialogues(*_words(), seed=0, size=SIZE))
 
 
 def build_dialogues(lexicon: Lexicon, images: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
-    """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_images`."""
+    """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_images`: `size` in
+    `train`, as far as there is enough to talk about; the other two splits have a tenth each."""
     return _told(make_pools(lexicon, images, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
 
 
-def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
+def load_questions() -> DatasetDict:
     """Dialogues of five to ten questions and answers about one thing, made once and kept in the cache.
 
     `form` is `caption_questions`: pieces of a caption (of an image, a gloss, an example sentence) are asked for or
@@ -75,9 +66,8 @@ def load_questions(seed: int = 0, size: int = DEFAULT_SIZE // 2) -> DatasetDict:
 
     Returns, Raises: as `load_dialogue_texts`; `target_kind` is `caption` or `title`.
     """
-
-    name = f"questions-{QUESTIONS_VERSION}-{seed}-{size}"
-    return kept(name, lambda: build_questions(*_words(), seed=seed, size=size))
+    name = f"questions-{QUESTIONS_VERSION}-0-{SIZE // 2}"
+    return kept(name, lambda: build_questions(*_words(), seed=0, size=SIZE // 2))
 
 
 def build_questions(lexicon: Lexicon, images: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
@@ -97,15 +87,14 @@ def _told(pools: Sequence[Pool], make: Make, *, seed: int, size: int) -> Dataset
 
 
 def load_glosses() -> DatasetDict:
-    """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues.
+    """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues. Named
+    people and places are left out unless an image has their name.
 
     Returns:
-        `train`, `validation` and `test` with `gloss` (without what stood in brackets)`, title` (the image's title,
-        or the lemma most often used)`, synset_id, part_of_speech, target_picture, group, license`. Named people and
-        places are left out unless an image has their name.
+        `train`, `validation` and `test` with `gloss` (without what stood in brackets), `title` (the image's title, or
+        the lemma most often used), `synset_id, part_of_speech, target_picture, group, license`.
 
-    Raises:
-        PackageUnavailable: WordNet or all sources of images are missing.
+    Raises: as `load_dialogue_texts`.
     """
 
     return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))
@@ -118,10 +107,8 @@ def build_glosses(lexicon: Lexicon, images: Sequence[dict]) -> DatasetDict:
     for key, row in tqdm(lexicon.synsets.items(), desc="Reading glosses", unit="synset"):
         own = linked.get(key, [])
         names = [*row["lemmas"], *(image["title"] for image in own)]
-        gloss = "; ".join(plain(row["gloss"]))
-        if lexicon.is_ambiguous(key) or not (own or lexicon.common_name(key).islower()):
-            continue
-        if len(gloss.split()) < 3 or not all(map(content_stems, names)) or says(gloss, hidden_stems(names)):
+        gloss = free_gloss(lexicon, row, names) if own or lexicon.common_name(key).islower() else ""
+        if not gloss:
             continue
         split, group = split_of(names)
         shown = next((image for image in own if split_of([image["title"]])[0] == split), None)

@@ -1,13 +1,4 @@
-"""Questions generated from a manual's training chapters: titles, link texts and first sentences.
-
-*Titles*: of a section and the one around it ("Options, Blur tool"). *Links*: the words of a link to another section.
-*Leads*: the first sentence of a passage, answered by the other passages of its section. Training keeps those for which
-the untrained encoder finds an answer (`data.round_trip` of a recipe).
-
-Words and answers come from chapters of the training split alone, and never from a passage that is relevant to, or
-excluded for, a question of another split; a text that any split asks is left out. So no test question, no passage that
-answers one, and no passage that one was taken from is among them.
-"""
+"""Questions generated from a manual's training chapters: titles, link texts and first sentences."""
 
 from __future__ import annotations
 
@@ -27,7 +18,6 @@ def generated_queries(manual: Manual, asked: Iterable[Query], split_of: Mapping[
     """Generated questions of the kinds `title`, `link` and `lead`.
 
     Args:
-        manual: all documents.
         asked: the queries of all splits and tables.
         split_of: chapter -> split.
     """

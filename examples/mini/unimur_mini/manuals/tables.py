@@ -40,18 +40,9 @@ QUERY_FEATURES = Features(
 CORPUS_FEATURES = Features(dict.fromkeys(("doc_id", "kind", "text", "image", "section", "chapter"), _STRING))
 QREL_FEATURES = Features({"query_id": _STRING, "doc_id": _STRING, "score": Value("int32")})
 PAIR_FEATURES = Features({"query_id": _STRING, "text": _STRING, "positive": _STRING, "doc_id": _STRING})
-_FEATURES = {
-    "queries": QUERY_FEATURES,
-    "corpus": CORPUS_FEATURES,
-    "qrels": QREL_FEATURES,
-    "navigational_queries": QUERY_FEATURES,
-    "navigational_qrels": QREL_FEATURES,
-    "heading_queries": QUERY_FEATURES,
-    "heading_qrels": QREL_FEATURES,
-    "generated_queries": QUERY_FEATURES,
-    "generated_qrels": QREL_FEATURES,
-    "pairs": PAIR_FEATURES,
-}
+_FEATURES = {"corpus": CORPUS_FEATURES, "pairs": PAIR_FEATURES}
+for _prefix in ("", "navigational_", "heading_", "generated_"):
+    _FEATURES |= {f"{_prefix}queries": QUERY_FEATURES, f"{_prefix}qrels": QREL_FEATURES}
 _TRAINING = ("pairs", "generated_queries", "generated_qrels")
 _SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",)} | dict.fromkeys(_TRAINING, ("train",))
 
@@ -63,15 +54,10 @@ def load_manual(description: Description) -> dict[str, DatasetDict]:
     """Reads a manual as a retrieval set over passages and images.
 
     Returns:
-        `queries` and `qrels`, with the splits train, validation and test: `query_id, kind` ("text", "figure" or
-        "heading"), `text, split, excluded` (ids of the passages that the query was taken from, which do not count for
-        it) and `query_id, doc_id, score` (2: the section or the image meant; 1: a subsection of it, or another image
-        of the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or
-        "image"), `text` (of an image: its figure's title), `image` (a path, "" for passages), `section` (titles from
-        the outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of
-        index and glossary; `heading_queries` and `heading_qrels` for headings; `generated_queries` and
-        `generated_qrels`, train only, for what `generated` makes of the passages. `pairs`, train only: `query_id,
-        text` (a passage's first sentence), `positive` (its rest), `doc_id`; from chapters of the training split.
+        `queries` and `qrels`, with the splits train, validation and test; `corpus`, one split of that name, which all
+        queries search; the same for the kinds `navigational_`, `heading_` and `generated_`, and `pairs`. `excluded` of
+        a query are passages that it was taken from, a document's `text` is that of a passage or the title of an
+        image's figure, and its `section` holds titles from the outermost inwards.
 
     Raises:
         PackageUnavailable: apt cannot bring the package.
@@ -88,12 +74,7 @@ def load_manual(description: Description) -> dict[str, DatasetDict]:
 
 
 def manual_folder(description: Description) -> Path:
-    """The folder with a manual's pages, fetched where it is not there.
-
-    Raises:
-        PackageUnavailable: apt cannot bring the package.
-        FileNotFoundError: the package does not hold it.
-    """
+    """The folder with a manual's pages, fetched where it is not there. Raises: as `load_manual`."""
     package = debian_package(description.package)
     found = sorted(package.glob(description.folder))
     if not found:
@@ -102,12 +83,8 @@ def manual_folder(description: Description) -> Path:
 
 
 def read_manual(folder: Path, description: Description) -> Rows:
-    """All tables of a folder of a manual's pages; images as paths below it. What is dropped is logged.
-
-    Raises:
-        FileNotFoundError: no page is there.
-        ValueError: a page cannot be read.
-    """
+    """All tables of a folder of a manual's pages; images as paths below it. What is dropped is logged. Raises: as
+    `load_manual`."""
     manual = build_documents(description, read_folder(folder, description.pages))
     index = folder / description.index if description.index else None
     index_html = index.read_text(encoding="utf-8") if index is not None and index.is_file() else ""
@@ -146,15 +123,8 @@ def _add_queries(rows: Rows, prefix: str, manual: Manual, queries: Iterable[Quer
             continue
         query_id = f"{query.kind}-{numbers[query.kind]}"
         numbers[query.kind] += 1
-        rows[f"{prefix}queries"][split].append(
-            {
-                "query_id": query_id,
-                "kind": query.kind,
-                "text": query.text,
-                "split": split,
-                "excluded": query.excluded,
-            }
-        )
+        row = {"query_id": query_id, "kind": query.kind, "text": query.text, "split": split}
+        rows[f"{prefix}queries"][split].append(row | {"excluded": query.excluded})
         rows[f"{prefix}qrels"][split] += [
             {"query_id": query_id, "doc_id": doc, "score": grade} for doc, grade in query.relevant.items()
         ]
@@ -169,11 +139,7 @@ def write_tables(rows: Rows, folder: Path) -> None:
 
 
 def read_tables(folder: Path, manual: Path) -> dict[str, DatasetDict]:
-    """What `write_tables` wrote, with the images' paths below the folder `manual`.
-
-    Raises:
-        FileNotFoundError: a table is absent.
-    """
+    """What `write_tables` wrote, with the images' paths below the folder `manual`."""
     found: dict[str, DatasetDict] = {}
     for name, splits in _SPLITS.items():
         found[name] = DatasetDict()
