@@ -7,19 +7,13 @@ import pytest
 from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.data.titles import normalise_title, split_of_title
 from tests.installable import loaded_or_skipped
-from unimur_mini.dialogues import (
-    FORMS,
-    build_dialogues,
-    build_glosses,
-    load_dialogue_texts,
-    load_glosses,
-    split_of,
-)
+from unimur_mini.dialogues.builder import FORMS
 from unimur_mini.dialogues.glosses import noun_phrase, plain, statements, with_article
 from unimur_mini.dialogues.lexicon import Lexicon
 from unimur_mini.dialogues.pools import link_images
 from unimur_mini.dialogues.stems import hidden_stems, says
-from unimur_mini.dialogues.things import head_noun
+from unimur_mini.dialogues.texts import build_dialogues, build_glosses, load_dialogue_texts, load_glosses
+from unimur_mini.dialogues.things import head_noun, split_of
 from unimur_mini.wordnet import load_wordnet
 
 SIZE = 600

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tests.installable import loaded_or_skipped
-from unimur_mini.manuals import GIMP, SCIKIT_LEARN, load_manual
+from unimur_mini.manuals.descriptions import GIMP, SCIKIT_LEARN
 from unimur_mini.manuals.documents import Document, Manual
 from unimur_mini.manuals.generated import generated_queries, section_title
 from unimur_mini.manuals.queries import Query
+from unimur_mini.manuals.tables import load_manual
 
 SPLITS = {"Paint": "train", "Select": "test"}
 PASSAGES = {

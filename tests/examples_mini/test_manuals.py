@@ -7,18 +7,10 @@ import pytest
 from PIL import Image
 
 from tests.installable import loaded_or_skipped
-from unimur_mini.manuals import (
-    DEBIAN_HANDBOOK,
-    GIMP,
-    Description,
-    load_manual,
-    manual_folder,
-    read_manual,
-    read_tables,
-    write_tables,
-)
+from unimur_mini.manuals.descriptions import DEBIAN_HANDBOOK, GIMP, Description
 from unimur_mini.manuals.pages import read_folder, read_page, sentence_spans, without_number
 from unimur_mini.manuals.queries import index_entries
+from unimur_mini.manuals.tables import load_manual, manual_folder, read_manual, read_tables, write_tables
 
 HEAD = """<?xml version="1.0" encoding="UTF-8" standalone="no"?>
 <!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Transitional//EN" "http://www.w3.org/TR/xhtml1/DTD/xhtml1-transitional.dtd">

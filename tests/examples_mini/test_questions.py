@@ -7,10 +7,10 @@ import pytest
 from modeling_unimur.data.titles import split_of_title
 from tests.examples_mini.test_dialogues import IMAGES
 from tests.installable import loaded_or_skipped
-from unimur_mini.dialogues import build_questions, load_questions
 from unimur_mini.dialogues.captions import caption_pieces
 from unimur_mini.dialogues.lexicon import Lexicon
 from unimur_mini.dialogues.stems import content_stems, hidden_stems, says
+from unimur_mini.dialogues.texts import build_questions, load_questions
 from unimur_mini.wordnet import load_wordnet
 
 SIZE = 300

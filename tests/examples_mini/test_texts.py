@@ -1,7 +1,7 @@
 """Glosses and dialogues as texts with their right answers."""
 
 from unimur_mini import texts
-from unimur_mini.dialogues import split_of
+from unimur_mini.dialogues.things import split_of
 
 
 def test_glosses_words_and_turns(monkeypatch):

@@ -5,7 +5,8 @@ import pytest
 from modeling_unimur.training.context_rows import TextContext, load_texts
 from tests.installable import loaded_or_skipped
 from unimur_mini.chats import SPLITS
-from unimur_mini.dialogues import load_dialogue_texts, load_glosses, split_of
+from unimur_mini.dialogues import load_dialogue_texts, load_glosses
+from unimur_mini.dialogues.things import split_of
 
 
 @pytest.mark.slow

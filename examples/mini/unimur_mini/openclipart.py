@@ -44,21 +44,23 @@ class ClipArtWords(NamedTuple):
 
 
 def load_openclipart(*, deduplicate: bool = True) -> Dataset:
-    """Reads public-domain drawings as `image_id, image, title, description, tags, source, license, author`.
-
-    Files whose pixels exceed the limit of `load_image` are left out and counted in the log. Descriptions that are
-    only an e-mail address, and titles that name no image ("Clipart by ..."), are empty.
+    """Reads public-domain drawings with the columns of `captioned_images`. Those with more pixels than `load_image`
+    takes are left out.
 
     Args:
-        deduplicate: drop images without a title, and all but the first of those with equal title and keywords or
-            with equal bytes. False keeps every image that can be decoded.
+        deduplicate: drop images without a title, and all but the first of those with equal title and keywords or with
+            equal bytes.
 
     Raises:
         PackageUnavailable: apt cannot bring the two Debian packages.
     """
+
+    def all_rows() -> list[ImageRow]:
+        return cached_rows("openclipart-all", _read_packages)
+
     if deduplicate:
-        return image_dataset(cached_rows("openclipart", lambda: _deduplicated(_all_rows())))
-    return image_dataset(_all_rows())
+        return image_dataset(cached_rows("openclipart", lambda: _deduplicated(all_rows())))
+    return image_dataset(all_rows())
 
 
 def read_svg_words(svg: bytes) -> ClipArtWords:
@@ -103,10 +105,6 @@ def clean_description(description: str) -> str:
     return "" if _NOISE.search(rest) else rest
 
 
-def _all_rows() -> list[ImageRow]:
-    return cached_rows("openclipart-all", _read_packages)
-
-
 def _read_packages() -> list[ImageRow]:
     pngs = debian_package("openclipart-png") / "usr/share/openclipart/png"
     svgs = debian_package("openclipart-svg") / "usr/share/openclipart/svg"
@@ -116,17 +114,17 @@ def _read_packages() -> list[ImageRow]:
 def read_folders(pngs: Path, svgs: Path) -> list[ImageRow]:
     """Rows of every PNG below `pngs`, described by the SVG of the same name below `svgs`, sorted by name."""
     rows: list[ImageRow] = []
-    too_large, unreadable = [], []
+    too_large = unreadable = 0
     for png in sorted(pngs.rglob("*.png")):
         name = png.relative_to(pngs).with_suffix("").as_posix()
         try:
             if png_pixels(png) > MAX_PIXELS:
-                too_large.append(name)
+                too_large += 1
                 continue
             words = read_svg_words((svgs / f"{name}.svg").read_bytes())
         except (OSError, ValueError) as error:
             logger.debug("%s: %s", name, error)
-            unreadable.append(name)
+            unreadable += 1
             continue
         rows.append(
             ImageRow(
@@ -140,13 +138,8 @@ def read_folders(pngs: Path, svgs: Path) -> list[ImageRow]:
                 author=words.author,
             )
         )
-    logger.info(
-        "Open Clip Art: %d images; left out: %d of more than %d pixels, %d unreadable",
-        len(rows),
-        len(too_large),
-        MAX_PIXELS,
-        len(unreadable),
-    )
+    left_out = f"{too_large} of more than {MAX_PIXELS} pixels, {unreadable} unreadable"
+    logger.info("Open Clip Art: %d images; left out: %s", len(rows), left_out)
     return rows
 
 

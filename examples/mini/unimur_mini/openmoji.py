@@ -26,10 +26,9 @@ IMAGE_SIZE = 256
 
 
 def load_openmoji() -> Dataset:
-    """Reads about 2,100 emoji as `image_id, image, title, description, tags, source, license, author`.
+    """Reads about 2,100 emoji with the columns of `captioned_images`, rasterised once. Licence: CC BY-SA 4.0.
 
-    Emoji with a skin tone, and OpenMoji's own characters that have no name in Unicode, are left out. The drawings
-    are rasterised once, on white, with 256 pixels a side. Licence: CC BY-SA 4.0.
+    Emoji with a skin tone, and OpenMoji's own characters that have no name in Unicode, are left out.
 
     Raises:
         ImportError: `emoji` or `resvg-py` is not installed (`pip install unimur[demo]`).
@@ -39,10 +38,7 @@ def load_openmoji() -> Dataset:
 
 
 def emoji_words(characters: str) -> tuple[str, list[str]] | None:
-    """The name of an emoji and its other names, or None where Unicode has none.
-
-    Args:
-        characters: the emoji, one character or a sequence of them.
+    """The name of an emoji, one character or a sequence of them, and its other names; None where Unicode has none.
 
     Raises:
         ImportError: `emoji` is not installed.

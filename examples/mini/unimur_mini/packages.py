@@ -70,11 +70,8 @@ def pip_package(requirement: str) -> Path:
 
 
 def debian_package(name: str) -> Path:
-    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing.
-    apt checks the hash against the package lists, which are signed.
-
-    Args:
-        name: the package's name, such as `openclipart-png`.
+    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing. apt checks
+    the hash against the signed package lists.
 
     Returns:
         `<cache>/packages/debian-<name>`, the root of the package's tree (`usr/share/...` below it).

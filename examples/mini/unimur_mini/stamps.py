@@ -21,17 +21,20 @@ IMAGE_SIZE = 384
 
 
 def load_stamps() -> Dataset:
-    """Reads about 1,000 stamps as `image_id, image, title, description, tags, source, license, author`.
+    """Reads about 1,000 stamps with the columns of `captioned_images`. Licence: GPL-2.0 or later.
 
     The description is the English sentence beside the image, the title its first sentence without article and full
-    stop, the tags are the folders. PNGs may have transparency (`load_image` puts them on white); SVGs are rasterised
-    once, on white, with 384 pixels on the longer side. Licence: GPL-2.0 or later.
+    stop, the tags are the folders. SVGs are rasterised once, on white, with 384 pixels on the longer side.
 
     Raises:
         ImportError: `resvg-py` is not installed (`pip install unimur[demo]`).
         PackageUnavailable: apt cannot bring the package.
     """
-    return image_dataset(cached_rows("stamps", _read_package))
+
+    def read_package() -> list[ImageRow]:
+        return read_folder(debian_package("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps")
+
+    return image_dataset(cached_rows("stamps", read_package))
 
 
 def sentence_title(sentence: str) -> str:
@@ -39,10 +42,6 @@ def sentence_title(sentence: str) -> str:
     first = re.split(r"(?<=[.!?])\s", sentence.strip(), maxsplit=1)[0]
     title = _OPENING.sub("", first).strip(" .!")
     return title or first
-
-
-def _read_package() -> list[ImageRow]:
-    return read_folder(debian_package("tuxpaint-stamps-default") / "usr/share/tuxpaint/stamps")
 
 
 def read_folder(stamps: Path) -> list[ImageRow]:
@@ -54,8 +53,7 @@ def read_folder(stamps: Path) -> list[ImageRow]:
     sentences = {name: _sentence(path.with_suffix(".txt")) for name, path in images.items()}
     described = {name: images[name] for name in sorted(images) if sentences[name]}
     drawings = {name: path for name, path in described.items() if path.suffix == ".svg"}
-    failed: list[str] = []
-
+    failed = 0
     drawn = drawn_svgs(f"stamps-{IMAGE_SIZE}", drawings, IMAGE_SIZE)
     rows: list[ImageRow] = []
     for name, path in described.items():
@@ -65,7 +63,7 @@ def read_folder(stamps: Path) -> list[ImageRow]:
                 raise ValueError(f"{image}: more than {MAX_PIXELS} pixels")
         except (OSError, ValueError) as error:
             logger.debug("%s", error)
-            failed.append(name)
+            failed += 1
             continue
         rows.append(
             ImageRow(
@@ -79,12 +77,8 @@ def read_folder(stamps: Path) -> list[ImageRow]:
                 author="Tux Paint contributors",
             )
         )
-    logger.info(
-        "Stamps: %d images; left out: %d without a sentence, %d unreadable",
-        len(rows),
-        len(images) - len(described),
-        len(failed),
-    )
+    nameless = len(images) - len(described)
+    logger.info("Stamps: %d images; left out: %d without a sentence, %d unreadable", len(rows), nameless, failed)
     return rows
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .dialogues import load_dialogue_texts, load_glosses, split_of
+from .dialogues.texts import load_dialogue_texts, load_glosses
+from .dialogues.things import split_of
 
 Rows = dict[str, list[dict]]
 """Split -> rows."""

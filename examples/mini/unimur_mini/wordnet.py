@@ -69,11 +69,9 @@ def load_wordnet() -> Dataset:
     """Reads the 117,659 synsets of WordNet 3.0, in the order of its files: nouns, verbs, adjectives, adverbs.
 
     Returns:
-        `synset_id` (`n02084071`: the letter of the file and the offset in it), `lemmas` (spaces for underscores),
-        `sense_numbers` (1 is the lemma's most frequent sense), `sense_counts` (how often the lemma stands for this
-        sense in WordNet's tagged texts), `part_of_speech` (noun, verb, adjective, adverb), `lexname`
-        (`noun.animal`), `gloss` (the definition alone), `examples`, `hypernyms`, `instance_hypernyms`,
-        `part_meronyms` (its parts), `part_holonyms` (what it is a part of), `license`.
+        the columns of `Synset`, such as `synset_id` (`n02084071`: the letter of the file and the offset in it),
+            `lemmas` (spaces for underscores), `sense_numbers` (1 is the lemma's most frequent sense), `sense_counts`
+            (how often WordNet's tagged texts mean it), `lexname` (`noun.animal`), `gloss` (the definition alone).
 
     Raises:
         PackageUnavailable: apt cannot bring the package.
@@ -92,7 +90,6 @@ def read_folder(folder: Path) -> Iterator[Synset]:
     """Synsets of a folder with WordNet's `data.*`, `index.*` and `cntlist.rev`.
 
     Raises:
-        FileNotFoundError: one of the files is absent.
         ValueError: a line is not in the format of wndb(5WN); the message names file and line.
     """
     counts = _sense_counts(folder / "cntlist.rev")

@@ -41,10 +41,7 @@ def test_the_example_dialogues_are_multi_turn_and_alternate():
 
 
 def test_two_example_dialogues_differ_in_their_picture_only():
-    first, second = (
-        json.dumps(dialogue.messages).replace(dialogue.image_ids()[0], "*")
-        for dialogue in read_dialogues(EXAMPLE_DIALOGUES)[-2:]
-    )
+    first, second = (dialogue.messages for dialogue in read_dialogues(EXAMPLE_DIALOGUES)[-2:])
     assert first == second
 
 
@@ -66,7 +63,10 @@ def test_pictures_are_resolved_for_the_eye_and_for_the_model(tmp_path):
         Turn("assistant", ("yes?",)),
         Turn("user", ("look", sunflower, GalleryImage(near, "near"))),
     )
-    assert asked[:2] == messages[:2]
+    assert asked[:2] == [
+        {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "yes?"}]},
+    ]
     assert asked[2]["content"] == [
         {"type": "text", "text": "look"},
         {"type": "image", "image": str(sunflower.path)},
@@ -85,10 +85,9 @@ def test_a_dialogue_without_a_title_is_numbered(tmp_path):
         ([], "messages"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "role"),
-        ({"messages": [{"role": "user", "content": []}]}, "content"),
+        ({"messages": [{"role": "user", "content": []}]}, "empty"),
         ({"messages": [{"role": "user", "content": 3}]}, "content"),
         ({"messages": [{"role": "user", "content": [{"type": "video"}]}]}, "part"),
-        ({"messages": [{"role": "user", "content": ["x"]}]}, "part"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "image": "gone.png"}]}]}, "gone.png"),
         ({"messages": [USER, {"role": "assistant", "content": "bye"}]}, "user's"),
     ],

@@ -6,16 +6,27 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from modeling_unimur.cli.arguments import add_trust, positive_integer
 from modeling_unimur.cli.errors import CommandError
+from modeling_unimur.cli.gallery import (
+    GALLERY_FILE,
+    Gallery,
+    GalleryImage,
+    RankedImage,
+    RankedReply,
+    load_index,
+    model_key,
+)  # fmt: skip
+from modeling_unimur.cli.main import library_versions
+from modeling_unimur.cli.retriever import model_folder, open_retriever
 
-if TYPE_CHECKING:
-    from modeling_unimur.cli.gallery import Gallery, GalleryImage
-
-    from .inputs import Dialogue
-    from .results import AnsweredDialogue, DemoResults
+from .default_gallery import default_gallery, images_by_id
+from .gallery_index import build_index, index_folder, items_key
+from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, Dialogue, read_dialogues, read_replies
+from .results import SOURCE_NAMES, AnsweredDialogue, DemoResults, count_sources
+from .terminal import DemoTerminal
 
 TOP_K = 4
 MAX_IMAGES = 1600
@@ -47,12 +58,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo and return the exit status."""
     started = time.monotonic()
-    from modeling_unimur.cli.gallery import model_key
-    from modeling_unimur.cli.retriever import model_folder, open_retriever
-
-    from .gallery_index import index_folder, items_key
-    from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, read_dialogues, read_replies
-
     # Everything a person can get wrong is checked before anything slow begins.
     own = _own_images(args)
     replies = read_replies(args.replies or EXAMPLE_REPLIES)
@@ -74,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 def _own_images(args: argparse.Namespace) -> dict[str, GalleryImage] | None:
     if args.images is None:
         return None
-    from .image_folder import find_images
+    from .image_folder import find_images  # and Pillow
 
     found = find_images(args.images.expanduser(), args.max_images, args.seed)
     others = f"; {found.other_files:,} other files passed over" if found.other_files else ""
@@ -99,9 +104,6 @@ def _output_folder(folder: Path) -> Path:
 def _images(
     own: dict[str, GalleryImage] | None, dialogues: list[Dialogue], args: argparse.Namespace
 ) -> tuple[dict[str, GalleryImage], dict[str, GalleryImage]]:
-    from .default_gallery import default_gallery, images_by_id
-    from .results import SOURCE_NAMES, count_sources
-
     print("Collecting images (the first time this fetches the collections) ...", flush=True)
     image_ids = sorted({image_id for dialogue in dialogues for image_id in dialogue.image_ids()})
     context = images_by_id(image_ids)
@@ -115,10 +117,6 @@ def _images(
 
 
 def _fill(retriever: Any, folder: Path, images: dict[str, GalleryImage], replies: list[str]) -> Gallery:
-    from modeling_unimur.cli.gallery import GALLERY_FILE, load_index
-
-    from .gallery_index import build_index
-
     if (folder / GALLERY_FILE).is_file():
         gallery = load_index(retriever, folder)
         print(f"Index re-used: {folder}")
@@ -138,18 +136,8 @@ def _fill(retriever: Any, folder: Path, images: dict[str, GalleryImage], replies
 def answer(
     retriever: Any, dialogues: list[Dialogue], gallery: Gallery, context: dict[str, GalleryImage]
 ) -> tuple[AnsweredDialogue, ...]:
-    """Ask the retriever for the next turn of each dialogue.
-
-    Args:
-        retriever: a `multimodal-retrieval` pipeline whose index holds the gallery and the replies.
-        dialogues: the conversations.
-        gallery: names the images of the index.
-        context: the images inside the conversations by id.
-    """
-    from modeling_unimur.cli.gallery import RankedImage, RankedReply
-
-    from .results import AnsweredDialogue
-
+    """Ask the retriever, whose index holds the gallery and the replies, for the next turn of each dialogue; `context`
+    are the images inside the dialogues by id."""
     resolved = [dialogue.resolved(context) for dialogue in dialogues]
     found = retriever([messages for _, messages in resolved], top_k=TOP_K, coherent=True)
     return tuple(
@@ -165,11 +153,6 @@ def answer(
 
 def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int) -> DemoResults:
     """Everything that the page and the sheet show, with the versions that ran."""
-    from modeling_unimur.cli.gallery import GalleryImage
-    from modeling_unimur.cli.main import library_versions
-
-    from .results import DemoResults, count_sources
-
     shown = {
         part.path: part
         for dialogue in dialogues
@@ -193,7 +176,6 @@ def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery
 def _write(results: DemoResults, output: Path) -> None:
     from .contact_sheet import write_contact_sheet
     from .page import write_page
-    from .terminal import DemoTerminal
 
     terminal = DemoTerminal(sys.stdout)
     for number, dialogue in enumerate(results.dialogues, start=1):

@@ -25,11 +25,9 @@ _LEFT_OUT_STAMPS = ("stamps/symbols/alphabets/", "stamps/symbols/math/")
 
 def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, GalleryImage]:
     """Images by id: clip arts of the test split, stamps of things, and OpenMoji until `max_images` is reached.
-
-    Collections that cannot be had on this system are left out; OpenMoji alone fills the gallery then.
+    Collections that cannot be had on this system are left out.
 
     Args:
-        max_images: number of images.
         seed: orders each collection.
         leave_out: ids that the dialogues show already.
 

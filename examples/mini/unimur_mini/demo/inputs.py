@@ -20,19 +20,29 @@ EXAMPLE_REPLIES = Path(__file__).with_name("replies.txt")
 ROLES = ("system", "user", "assistant")
 
 
+class ImageId(str):
+    """The id of an image in the collections; a part of a message names it by `image_id`."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation whose images are still references."""
+    """A conversation whose images from the collections are still ids.
+
+    Args:
+        title: what it is called.
+        messages: chat messages, with a placeholder for each image.
+        images: those images in their order.
+    """
 
     title: str
-    messages: tuple[dict, ...]
+    messages: list[dict]
+    images: list[ImageId | GalleryImage]
 
     def image_ids(self) -> list[str]:
         """Ids of the images that come from the image collections."""
-        parts = [
-            part for message in self.messages if isinstance(message["content"], list) for part in message["content"]
-        ]
-        return [part["image_id"] for part in parts if "image_id" in part]
+        return [image for image in self.images if isinstance(image, ImageId)]
 
     def resolved(self, images: Mapping[str, GalleryImage]) -> tuple[tuple[Turn, ...], list[dict]]:
         """The turns to show, and the chat messages (images as paths) to ask the model with.
@@ -40,26 +50,15 @@ class Dialogue:
         Args:
             images: the image for each of `image_ids()`.
         """
+        found = iter([images[image] if isinstance(image, ImageId) else image for image in self.images])
         turns, messages = [], []
         for message in self.messages:
-            content = message["content"]
-            if isinstance(content, str):
-                turns.append(Turn(message["role"], (content,)))
-                messages.append({"role": message["role"], "content": content})
-                continue
-            shown, asked = [], []
-            for part in content:
-                if part["type"] == "text":
-                    shown.append(part["text"])
-                    asked.append({"type": "text", "text": part["text"]})
-                    continue
-                if "image_id" in part:
-                    image = images[part["image_id"]]
-                else:
-                    image = GalleryImage(Path(part["image"]), Path(part["image"]).stem)
-                shown.append(image)
-                asked.append({"type": "image", "image": str(image.path)})
+            shown = [part["text"] if part["type"] == "text" else next(found) for part in message["content"]]
             turns.append(Turn(message["role"], tuple(shown)))
+            asked = [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": str(part.path)}
+                for part in shown
+            ]
             messages.append({"role": message["role"], "content": asked})
         return tuple(turns), messages
 
@@ -112,35 +111,33 @@ def read_dialogues(path: Path) -> list[Dialogue]:
 def _dialogue(record: object, folder: Path, number: int) -> Dialogue:
     if not isinstance(record, dict) or not isinstance(record.get("messages"), list) or not record["messages"]:
         raise ValueError('a dialogue is {"title": ..., "messages": [...]} with at least one message')
-    messages = tuple(_message(message, folder) for message in record["messages"])
+    from modeling_unimur.conversation import read_conversation  # and transformers
+
+    def load(source: object, allow_urls: bool) -> ImageId | GalleryImage:
+        if isinstance(source, ImageId):
+            return source
+        path = folder / Path(str(source)).expanduser()
+        if not path.is_file():
+            raise ValueError(f"no image at {path}")
+        return GalleryImage(path, path.stem)
+
+    messages, images = read_conversation([_with_ids(message) for message in record["messages"]], load=load)
+    for message in messages:
+        if message["role"] not in ROLES:
+            raise ValueError(f"a message needs a role out of {', '.join(ROLES)}")
     if messages[-1]["role"] != "user":
         raise ValueError(f"the last message must be the user's, not the {messages[-1]['role']}'s")
-    return Dialogue(str(record.get("title") or f"Dialogue {number}"), messages)
+    return Dialogue(str(record.get("title") or f"Dialogue {number}"), messages, images)
 
 
-def _message(message: object, folder: Path) -> dict:
-    if not isinstance(message, dict) or message.get("role") not in ROLES:
-        raise ValueError(f"a message needs a role out of {', '.join(ROLES)}")
-    content = message.get("content")
-    if isinstance(content, str):
-        return {"role": message["role"], "content": content}
-    if not isinstance(content, list) or not content:
-        raise ValueError("the content of a message is a text or a list of parts")
-    return {"role": message["role"], "content": [_part(part, folder) for part in content]}
-
-
-def _part(part: object, folder: Path) -> dict:
-    if isinstance(part, dict):
-        if part.get("type") == "text" and isinstance(part.get("text"), str):
-            return {"type": "text", "text": part["text"]}
-        if part.get("type") == "image" and isinstance(part.get("image_id"), str):
-            return {"type": "image", "image_id": part["image_id"]}
-        if part.get("type") == "image" and isinstance(part.get("image"), str):
-            path = folder / Path(part["image"]).expanduser()
-            if not path.is_file():
-                raise ValueError(f"no image at {path}")
-            return {"type": "image", "image": str(path)}
-    raise ValueError(
-        'a part is {"type": "text", "text": ...}, {"type": "image", "image_id": ...} or '
-        '{"type": "image", "image": path}'
-    )
+def _with_ids(message: object) -> object:
+    """A message whose images from the collections are `ImageId`s."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    content = [
+        {"type": "image", "image": ImageId(part["image_id"])}
+        if isinstance(part, dict) and "image_id" in part
+        else part
+        for part in message["content"]
+    ]
+    return {**message, "content": content}

@@ -22,15 +22,8 @@ _THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}\.jpg")
 
 
 def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
-    """The whole HTML page.
-
-    Args:
-        results: what the demo found.
-        links: for the path of each image that is shown, the address that the page uses (relative, or a data URI).
-
-    Raises:
-        KeyError: if a shown image has no link.
-    """
+    """The whole HTML page; `links` gives the address (relative, or a data URI) of each image that is shown, by its
+    path."""
 
     def with_bars(ranked: Sequence) -> Iterator[tuple]:
         return zip(ranked, bar_fractions([item.score for item in ranked]), strict=True)

@@ -46,15 +46,11 @@ class Dialogue(TypedDict):
 
 
 def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: int) -> Dialogue | None:
-    """One dialogue about a thing.
+    """One dialogue about a thing; None where no form could be told without naming it.
 
     Args:
-        thing: what it is about.
         others: things of the same split that the early turns may be about instead.
         seed, number: with the thing's id they decide everything.
-
-    Returns:
-        None where no form could be told without naming the thing.
     """
     rng = random.Random(f"{seed}:{thing.thing_id}:{number}")
     weights = _form_weights(thing)

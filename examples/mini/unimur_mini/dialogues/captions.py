@@ -38,12 +38,8 @@ class Piece(NamedTuple):
 
 
 def caption_pieces(caption: str, is_noun: Callable[[str], bool]) -> tuple[Piece, ...]:
-    """The pieces of a caption, in its order; their words together are most of its words.
-
-    Args:
-        caption: a noun phrase or a sentence.
-        is_noun: whether a word can be a noun.
-    """
+    """The pieces of a caption (a noun phrase or a sentence), in its order; their words together are most of its words.
+    `is_noun` says whether a word can be a noun."""
     pieces: list[Piece] = []
     for number, (kind, words) in enumerate(_segments(caption)):
         if number == 0:

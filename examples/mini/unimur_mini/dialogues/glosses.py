@@ -120,13 +120,8 @@ def noun_phrase(definition: str, lexname: str) -> str:
 
 
 def statements(pieces: Sequence[str], hidden: frozenset[str], *, longest: int = 22) -> list[str]:
-    """What a noun's definition says of it, one clause each, with the slots `{it}`, `{it_is}`, `{it_has}`.
-
-    Args:
-        pieces: what `plain` returns.
-        hidden: stems that no statement may say.
-        longest: words a statement may have.
-    """
+    """What a noun's definition (pieces of `plain`) says of it, one clause each, with the slots `{it}`, `{it_is}`,
+    `{it_has}`; no clause says one of the `hidden` stems."""
     found: list[str] = []
     for number, piece in enumerate(pieces):
         plural = is_plural(head(piece))

@@ -60,12 +60,8 @@ class Lexicon:
         return self.first_noun.get(plain_name(title)) or self.first_noun.get(normalise_title(title), "")
 
     def is_disputed(self, title: str, words: frozenset[str]) -> bool:
-        """Whether an image shows another sense of its title than the first one, as far as can be told.
-
-        Args:
-            title: the image's.
-            words: stems of its tags and folders; a sense is borne out by one that names what it is a kind of.
-        """
+        """Whether an image shows another sense of its title than the first one, as far as its tags and folders
+        (`words`, stems) tell: a sense is borne out by one that names what it is a kind of."""
         first = self.noun_of_title(title)
         name = plain_name(title) if plain_name(title) in self.first_noun else normalise_title(title)
         others = [key for key in self.noun_senses.get(name, []) if key != first]

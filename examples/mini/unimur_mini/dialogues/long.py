@@ -30,11 +30,8 @@ def load_long_chats() -> DatasetDict:
     """Chats between people in longer contexts, made once and kept in the cache.
 
     `form` is `one_chat`, 6 to 20 turns of the chat of the reply, or `earlier_chat`: up to five of them behind turns of
-    other chats, which do not count. No reply of a held-out split's pool stands in a context.
-
-    Returns:
-        `train`, `validation` and `test` with `dialogue_id, form, turns, target_text, target_picture` (empty)`, group,
-        license`; chats are split as `load_chats` splits them.
+    other chats, which do not count. No reply of a held-out split's pool stands in a context. Splits are those of
+    `load_chats`.
 
     Raises:
         PackageUnavailable: pip cannot bring the chats.
@@ -48,11 +45,7 @@ def load_long_chats() -> DatasetDict:
 
 def load_long_dialogues() -> DatasetDict:
     """Dialogues built from WordNet, one after another; the last one counts, and the answers of the earlier ones may
-    stand between them. Columns and splits are those of `load_long_chats` and `load_dialogue_texts`.
-
-    Raises:
-        PackageUnavailable: WordNet or all sources of images are missing.
-    """
+    stand between them. Splits are those of `load_dialogue_texts`. Raises: as that."""
 
     def build() -> DatasetDict:
         parts = {split: rows_of(part) for split, part in load_dialogue_texts().items()}

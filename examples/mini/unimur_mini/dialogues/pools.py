@@ -33,10 +33,9 @@ _NAMED_FOR_ELSE = content_stems("applications smilies appicon software")
 
 @dataclass(frozen=True)
 class Pool:
-    """Things of one kind.
+    """Things of one kind: `linked` (a synset that images are named after), `image`, `noun` or `word`.
 
     Args:
-        name: `linked` (a synset that images are named after), `image`, `noun` or `word`.
         things: in the order in which they are used.
         share: of all dialogues.
         rounds: dialogues that one thing has at most.
@@ -77,9 +76,7 @@ def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, 
     """All things to talk about.
 
     Args:
-        lexicon: WordNet.
         images: rows of `load_captioned_images`.
-        rng: shuffles them.
         most: things that the pools of nouns and of other words hold at most; building one takes a while.
     """
     linked, rest = link_images(lexicon, images)
@@ -101,10 +98,7 @@ def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, 
 
 
 def make_question_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
-    """What ten rounds of questions are about: captions of images, things to be guessed, sentences and glosses.
-
-    Args: as `make_pools` takes them.
-    """
+    """What ten rounds of questions are about: captions of images, things to be guessed, sentences and glosses."""
     linked, _ = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     nouns = [key for key in lexicon.synsets if key not in linked and _is_common_noun(lexicon, key)]

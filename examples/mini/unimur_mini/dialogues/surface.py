@@ -13,11 +13,7 @@ _PRONOUN = re.compile(r"\bi('m|'d|'ve|'ll)?\b(?!\.)")
 
 
 class Typing:
-    """The typing habits of one speaker.
-
-    Args:
-        rng: decides the habits, then each slip.
-    """
+    """The typing habits of one speaker, decided by `rng`, as each slip is."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng

@@ -23,13 +23,8 @@ _PERSON_HINTS = {"she": ("woman", "girl", "female", "wife", "mother"), "he": ("m
 
 
 class Talk:
-    """Draws facts, phrases and wrong guesses for one dialogue.
-
-    Args:
-        thing: what the dialogue is about.
-        rng: makes every choice.
-        with_definition: False leaves the definition out, where it is the target itself.
-    """
+    """Draws facts, phrases and wrong guesses for one dialogue; `with_definition=False` leaves the definition out,
+    where it is the target itself."""
 
     def __init__(self, thing: Thing, rng: random.Random, *, with_definition: bool = True) -> None:
         self.thing, self.rng = thing, rng

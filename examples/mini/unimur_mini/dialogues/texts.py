@@ -41,9 +41,8 @@ def load_dialogue_texts() -> DatasetDict:
     embedding the dialogue should lead to.
 
     Returns:
-        `train`, `validation` and `test`, each `dialogue_id, form, turns` (messages with `role` and `content`),
-        `target_text, target_kind` (title, gloss, sentence)`, target_synset, target_picture` (an `image_id` of the same
-        split of `split_by_title`, empty where no image has the thing's name)`, lexname, group, license`.
+        `train`, `validation` and `test` with the columns of `Dialogue`; `target_picture` is an `image_id` of the same
+        split of `split_by_title`, empty where no image has the thing's name.
 
     Raises:
         PackageUnavailable: WordNet or all sources of images are missing.
@@ -88,15 +87,14 @@ def _told(pools: Sequence[Pool], make: Make, *, seed: int, size: int) -> Dataset
 
 
 def load_glosses() -> DatasetDict:
-    """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues.
+    """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues. Named
+    people and places are left out unless an image has their name.
 
     Returns:
-        `train`, `validation` and `test` with `gloss` (without what stood in brackets)`, title` (the image's title,
-        or the lemma most often used)`, synset_id, part_of_speech, target_picture, group, license`. Named people and
-        places are left out unless an image has their name.
+        `train`, `validation` and `test` with `gloss` (without what stood in brackets), `title` (the image's title, or
+        the lemma most often used), `synset_id, part_of_speech, target_picture, group, license`.
 
-    Raises:
-        PackageUnavailable: WordNet or all sources of images are missing.
+    Raises: as `load_dialogue_texts`.
     """
 
     return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))

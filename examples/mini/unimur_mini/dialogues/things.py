@@ -32,19 +32,17 @@ _BEFORE_HEAD_ENDS = re.compile(
 
 @dataclass(frozen=True)
 class Thing:
-    """Something to talk about; every text but `title`, `gloss`, `names` and `sentences` names it nowhere.
+    """Something to talk about; every text but `title`, `gloss`, `names` and `caption` names it nowhere.
 
     Args:
         thing_id: its synset's or its image's id.
-        title: what it is called.
         names: every lemma, and the image's title.
         part_of_speech, lexname: as in WordNet.
-        gloss: its whole definition, empty where there is none.
+        gloss: its whole definition.
         definition: a noun phrase ("a large cat that roars"), empty where none is free of its names.
-        short_definition: its beginning, without what the statements add; empty where it has none.
+        short_definition: its beginning, without what the statements add.
         statements: clauses with slots, as `glosses.statements` makes them.
         kinds, siblings, parts, wholes: names out of WordNet.
-        tags: an image's keywords.
         usages: example sentences as (with a blank, in full).
         caption: a sentence about its image, which may be the target.
         details: what the caption says beside the head noun.
@@ -85,14 +83,9 @@ class Thing:
 def split_of(names: Iterable[str]) -> tuple[str, str]:
     """The split that everything with one of these names belongs to, and the group that decides it.
 
-    `data.titles.split_of_title` puts each name into a split; one name of a held-out thing is enough to
-    hold all of it out, the test split first. Nothing in `train` is therefore called as a held-out image is.
-
-    Args:
-        names: titles and lemmas of one thing.
-
-    Returns:
-        `(split, group)`; things of one group are in one split.
+    `titles.split_of_title` puts each name into a split; one name of a held-out thing holds all of it out, the test
+    split first. Nothing in `train` is therefore called as a held-out image is, and things of one group are in one
+    split.
     """
     splits = [(split_of_title(name), name) for name in names]
     for split in _SPLITS:
@@ -147,11 +140,8 @@ def synset_thing(lexicon: Lexicon, key: str, images: Sequence[dict] = ()) -> Thi
 
 
 def image_thing(lexicon: Lexicon, image: dict) -> Thing | None:
-    """An image whose title no synset has: told by its caption, its tags and the noun that its title turns on.
-
-    Returns:
-        None where the noun is held out and the image is not, or the other way round: nothing may be told of it.
-    """
+    """An image whose title no synset has: told by its caption, its tags and the noun that its title turns on. None
+    where the noun is held out and the image is not, or the other way round: nothing may be told of it."""
     title, caption = image["title"], image["description"]
     noun = head_noun(lexicon, title)
     key = lexicon.noun_of_title(noun) if noun else ""
@@ -204,8 +194,6 @@ def caption_thing(
     """A caption as a thing of its own, which questions may name, since its own words are what is wanted.
 
     Args:
-        thing_id: names the caption.
-        caption: a noun phrase or a sentence.
         names: decide its split.
         key: of the synset that it is about, empty where none is known.
         images: rows of `load_captioned_images` that have this caption.

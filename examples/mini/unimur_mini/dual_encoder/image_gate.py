@@ -14,12 +14,8 @@ _RIDGE, _THRESHOLD = 0.01, 3.0
 
 @torch.no_grad()
 def fit_gate(gate: ImageGate, pooled_features: torch.Tensor) -> None:
-    """Fits the gate in place, from training images alone.
-
-    Args:
-        gate: of a head.
-        pooled_features (`(images, in_features)`): of the images that the head is trained on.
-    """
+    """Fits a head's gate in place to the pooled features `(images, in_features)` of the images that the head is
+    trained on."""
     scaled = gate.scaled(pooled_features.to(gate.mean.device)).double()
     mean = scaled.mean(0)
     centred = scaled - mean

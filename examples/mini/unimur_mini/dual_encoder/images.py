@@ -34,13 +34,7 @@ _CHUNK = 1024
 
 @dataclass
 class TrainingImage:
-    """One image with all its texts.
-
-    Args:
-        image: path of the file.
-        title: what names it best.
-        texts: all texts, the title first.
-    """
+    """One image with all its texts; `title` is what names it best, and comes first."""
 
     image: str
     title: str
@@ -48,11 +42,7 @@ class TrainingImage:
 
 
 def collection_titles(rows: "Iterable[dict]") -> "set[str]":
-    """Titles that name a whole collection: the files that carry them are named for what they show.
-
-    Args:
-        rows: images with `image_id, title, author`.
-    """
+    """Titles that name a whole collection: the files that carry them are named for what they show."""
     names = defaultdict(list)
     for row in rows:
         if row["source"] == "openclipart" and row["title"]:
@@ -66,11 +56,7 @@ def training_images(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "list
     """Images of the training split, and all further clip arts, with their texts.
 
     Repeats of a title are kept, up to twelve, since they are different drawings; files with equal bytes are not. What
-    has a title, or a name for one, that a held-out image has is left out.
-
-    Args:
-        rows: the training split, as `split_by_title` gives it.
-        held_out: the rows of the other splits.
+    has a title, or a name for one, that an image of the other splits (`held_out`) has is left out.
     """
     rows = list(rows)
     known = {row["image_id"] for row in rows}
@@ -126,21 +112,17 @@ def _with_texts(row: dict, collections: "set[str]") -> TrainingImage:
 
 def plain_title(title: str) -> str:
     """A title in plain words: "pill-button_Purple2" -> "pill button purple"."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", title)
-    return " ".join(re.sub(r"[\W\d_]+", " ", words).casefold().split())
+    return " ".join(_NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", title)).casefold().split())
 
 
 def near_twins(
     images: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
 ) -> "list[tuple[int, int]]":
-    """Pairs of images whose features show the same drawing.
+    """Pairs of positions in `images` and in `others` whose features show the same drawing.
 
     Args:
         images (`(n, width)`), others (`(m, width)`): pooled features.
         titles (`(n, text_width)`), other_titles (`(m, text_width)`): features of the titles.
-
-    Returns:
-        `list`: positions in `images` and in `others`.
     """
     images, titles, others, other_titles = (
         F.normalize(features.float(), dim=-1) for features in (images, titles, others, other_titles)
@@ -155,12 +137,8 @@ def near_twins(
 
 
 def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.Tensor:
-    """Group numbers `(n,)`: items of one group, and items joined by a chain of pairs, have the same number.
-
-    Args:
-        first: of each item, the first item of its group.
-        pairs: of items.
-    """
+    """Group numbers `(n,)`: items of one group, and items joined by a chain of pairs, have the same number. `first`
+    is, of each item, the first item of its group."""
     parent = list(first)
 
     def root(item: int) -> int:
@@ -175,13 +153,8 @@ def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.
 
 
 def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: float = 0.95) -> torch.Tensor:
-    """Group numbers `(n,)` of titles; equal and near-equal titles share one.
-
-    Args:
-        titles: of n images.
-        features (`(n, width)`): of the titles, from the text tower.
-        threshold: cosine from which two titles count as one.
-    """
+    """Group numbers `(n,)` of titles; equal and near-equal titles (cosine of their `features` `(n, width)`) share
+    one."""
     seen: dict[str, int] = {}
     first = [seen.setdefault(title_group(title), number) for number, title in enumerate(titles)]
     unit, pairs = F.normalize(features.float(), dim=-1), []

@@ -20,8 +20,6 @@ def clip_rows(clip, image_processor, tokenizer, rows, held_out, seed: int, title
     """All training rows with features of the frozen towers.
 
     Args:
-        clip: the dual encoder.
-        image_processor, tokenizer: its own.
         rows: the training split, as `split_by_title` gives it.
         held_out: rows of the other splits; what looks and is called like one of them is left out.
         seed, title_share: of `ClipRows`.

@@ -29,13 +29,8 @@ logger = logging.getLogger(__name__)
 
 
 def title_ranks(model, pairs: ImagePairs, groups=None) -> "dict[str, np.ndarray]":
-    """Rank `(images,)` of the first right answer, title -> image and image -> title, from 1 on.
-
-    Args:
-        model: the dual encoder.
-        pairs: one split.
-        groups (`(images,)`, *optional*): equal numbers are right for each other; the title groups by default.
-    """
+    """Rank `(images,)` of the first right answer, title -> image and image -> title, from 1 on; equal numbers of
+    `groups` `(images,)`, the title groups by default, are right for each other."""
     images = F.normalize(project(model, pairs.pooled[:]), dim=-1)
     titles = F.normalize(pairs.text_features[pairs.title_rows], dim=-1)
     scores, groups = (titles @ images.T).float().numpy(), np.asarray(pairs.groups if groups is None else groups)

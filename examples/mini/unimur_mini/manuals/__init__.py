@@ -3,7 +3,7 @@
 from modeling_unimur.data.retrieval_set import RetrievalSet
 
 from .descriptions import DEBIAN_HANDBOOK, GIMP, GNUCASH, SCIKIT_LEARN, Description
-from .tables import load_manual, manual_folder, read_manual, read_tables, write_tables
+from .tables import load_manual
 
 
 def _retrieval_set(description: Description) -> RetrievalSet:
@@ -36,21 +36,3 @@ def debian_handbook() -> RetrievalSet:
 def scikit_learn_guide() -> RetrievalSet:
     """scikit-learn's user guide: machine learning explained, and plots. Raises: as `load_manual`."""
     return _retrieval_set(SCIKIT_LEARN)
-
-
-__all__ = [
-    "DEBIAN_HANDBOOK",
-    "GIMP",
-    "GNUCASH",
-    "SCIKIT_LEARN",
-    "Description",
-    "debian_handbook",
-    "gimp_manual",
-    "gnucash_manual",
-    "load_manual",
-    "manual_folder",
-    "read_manual",
-    "read_tables",
-    "scikit_learn_guide",
-    "write_tables",
-]

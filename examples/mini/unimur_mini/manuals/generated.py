@@ -18,7 +18,6 @@ def generated_queries(manual: Manual, asked: Iterable[Query], split_of: Mapping[
     """Generated questions of the kinds `title`, `link` and `lead`.
 
     Args:
-        manual: all documents.
         asked: the queries of all splits and tables.
         split_of: chapter -> split.
     """

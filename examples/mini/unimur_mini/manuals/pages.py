@@ -195,11 +195,7 @@ def _id(element: Element) -> str:
 
 
 def read_page(name: str, html: str) -> Page:
-    """Sections of one page.
-
-    Args:
-        name: the file's path below the manual's folder.
-        html: its content.
+    """Sections of one page, whose `name` is its path below the manual's folder.
 
     Raises:
         ValueError: the page has no body; the message names it.
@@ -219,10 +215,6 @@ def read_page(name: str, html: str) -> Page:
 
 def read_folder(folder: Path, patterns: Sequence[str] = ("*.html",)) -> dict[str, Page]:
     """Every page of the folder by its path below it, in their order; images whose file is absent are left out.
-
-    Args:
-        folder: the manual's.
-        patterns: of its pages.
 
     Raises:
         FileNotFoundError: no page is there.

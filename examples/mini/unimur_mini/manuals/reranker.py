@@ -72,14 +72,7 @@ def generated_questions(manual: RetrievalSet, count: int, seed: int) -> list[Que
 def training_rows(
     questions: Sequence[Question], hits: Sequence[Sequence], negatives: int = 3, seed: int = 0
 ) -> Iterator[dict]:
-    """Rows `{"query", "document", "label"}`: an answer of each question and wrong hits of it, drawn.
-
-    Args:
-        questions: to learn from.
-        hits: what the first stage returns for each.
-        negatives: of a question.
-        seed: of the draws.
-    """
+    """Rows `{"query", "document", "label"}`: an answer of each question and wrong hits of the first stage, drawn."""
     rng = random.Random(seed)
     for question, found in zip(questions, hits, strict=True):
         wrong = [words for hit in found if hit.id not in question.known and (words := _words(hit))]
@@ -93,18 +86,7 @@ def _words(hit) -> str:
 
 
 def train(start: str, rows: Sequence[dict], output: str, epochs: float = 2, seed: int = 0):
-    """Trains a cross-encoder on the rows and saves it.
-
-    Args:
-        start: folder of the encoder that it begins with.
-        rows: of `training_rows`.
-        output: folder of the trained model.
-        epochs: over the rows.
-        seed: of the head, the order and the dropout.
-
-    Returns:
-        `CrossEncoder`: the trained model.
-    """
+    """Trains a cross-encoder, which begins as the encoder in the folder `start`, on `training_rows`, and saves it."""
     import torch
     from datasets import Dataset
     from sentence_transformers.cross_encoder import (
@@ -134,15 +116,7 @@ def train(start: str, rows: Sequence[dict], output: str, epochs: float = 2, seed
 
 
 def late_interaction(start: str, output: str):
-    """Saves an encoder without its pooling as a late-interaction model; nothing is trained.
-
-    Args:
-        start: folder of the encoder.
-        output: folder of the model.
-
-    Returns:
-        `MultiVectorEncoder`: the model.
-    """
+    """Saves the encoder in the folder `start` without its pooling as a late-interaction model; nothing is trained."""
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask

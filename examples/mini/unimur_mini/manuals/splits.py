@@ -14,14 +14,9 @@ UNSEEN_SHARES = {"train": 0.0, "validation": 1 / 3, "test": 2 / 3}
 
 
 def split_chapters(manual: Manual, queries: list[Query]) -> dict[str, str]:
-    """Chapter -> split, so that each kind of query has about its share in each split.
-
-    The chapters with the most queries are placed first, each where the shares come out nearest; nothing is drawn.
-
-    Args:
-        manual: all documents; a chapter without queries goes to the first split that has a share.
-        queries: those to balance, of any kinds.
-    """
+    """Chapter -> split, so that each kind of query has about its share in each split. The chapters with the most
+    queries are placed first, each where the shares come out nearest; one without queries goes to the first split
+    that has a share."""
     counts: dict[str, Counter] = defaultdict(Counter)
     for query in queries:
         chapters = {manual.documents[doc].chapter for doc in query.relevant}

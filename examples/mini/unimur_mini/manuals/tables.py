@@ -54,15 +54,10 @@ def load_manual(description: Description) -> dict[str, DatasetDict]:
     """Reads a manual as a retrieval set over passages and images.
 
     Returns:
-        `queries` and `qrels`, with the splits train, validation and test: `query_id, kind` ("text", "figure" or
-        "heading"), `text, split, excluded` (ids of the passages that the query was taken from, which do not count for
-        it) and `query_id, doc_id, score` (2: the section or the image meant; 1: a subsection of it, or another image
-        of the figure). `corpus`, one split of that name, which all queries search: `doc_id, kind` ("text" or
-        "image"), `text` (of an image: its figure's title), `image` (a path, "" for passages), `section` (titles from
-        the outermost inwards), `chapter`. `navigational_queries` and `navigational_qrels`: the same for terms of
-        index and glossary; `heading_queries` and `heading_qrels` for headings; `generated_queries` and
-        `generated_qrels`, train only, for what `generated` makes of the passages. `pairs`, train only: `query_id,
-        text` (a passage's first sentence), `positive` (its rest), `doc_id`; from chapters of the training split.
+        `queries` and `qrels`, with the splits train, validation and test; `corpus`, one split of that name, which all
+        queries search; the same for the kinds `navigational_`, `heading_` and `generated_`, and `pairs`. `excluded` of
+        a query are passages that it was taken from, a document's `text` is that of a passage or the title of an
+        image's figure, and its `section` holds titles from the outermost inwards.
 
     Raises:
         PackageUnavailable: apt cannot bring the package.
@@ -79,12 +74,7 @@ def load_manual(description: Description) -> dict[str, DatasetDict]:
 
 
 def manual_folder(description: Description) -> Path:
-    """The folder with a manual's pages, fetched where it is not there.
-
-    Raises:
-        PackageUnavailable: apt cannot bring the package.
-        FileNotFoundError: the package does not hold it.
-    """
+    """The folder with a manual's pages, fetched where it is not there. Raises: as `load_manual`."""
     package = debian_package(description.package)
     found = sorted(package.glob(description.folder))
     if not found:
@@ -93,12 +83,8 @@ def manual_folder(description: Description) -> Path:
 
 
 def read_manual(folder: Path, description: Description) -> Rows:
-    """All tables of a folder of a manual's pages; images as paths below it. What is dropped is logged.
-
-    Raises:
-        FileNotFoundError: no page is there.
-        ValueError: a page cannot be read.
-    """
+    """All tables of a folder of a manual's pages; images as paths below it. What is dropped is logged. Raises: as
+    `load_manual`."""
     manual = build_documents(description, read_folder(folder, description.pages))
     index = folder / description.index if description.index else None
     index_html = index.read_text(encoding="utf-8") if index is not None and index.is_file() else ""
@@ -153,11 +139,7 @@ def write_tables(rows: Rows, folder: Path) -> None:
 
 
 def read_tables(folder: Path, manual: Path) -> dict[str, DatasetDict]:
-    """What `write_tables` wrote, with the images' paths below the folder `manual`.
-
-    Raises:
-        FileNotFoundError: a table is absent.
-    """
+    """What `write_tables` wrote, with the images' paths below the folder `manual`."""
     found: dict[str, DatasetDict] = {}
     for name, splits in _SPLITS.items():
         found[name] = DatasetDict()
