@@ -13,7 +13,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -76,19 +76,24 @@ def bold(cells: list[str]) -> list[str]:
     return [f"**{cell}**" for cell in cells]
 
 
-def table(name: str) -> Callable:
-    """Registers a function that returns rows of cells, the header first."""
+Rows = list[list[str]]
 
-    def register(function: Callable[[], list[list[str]]]) -> Callable[[], list[list[str]]]:
-        def markdown() -> str:
-            rows = function()
-            rows = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-            return "".join("|" + "".join(f" {cell} |" if cell else " |" for cell in row) + "\n" for row in rows)
 
-        TABLES[name] = markdown
-        return function
+def table(function: Callable[[], Rows]) -> Callable[[], Rows]:
+    """Registers a function that returns rows of cells, the header first, under its own name."""
 
-    return register
+    def markdown() -> str:
+        header, *rows = function()
+        rows = [header, ["---"] * len(header), *rows]
+        return "".join("|" + "".join(f" {cell} |" if cell else " |" for cell in row) + "\n" for row in rows)
+
+    TABLES[function.__name__] = markdown
+    return function
+
+
+def rows_of(header: list[str], names: Mapping[str, str], cells: Callable[[str], Iterable[str]]) -> Rows:
+    """The header, and for each key of `names` a row of its words and its cells."""
+    return [header, *([words, *cells(key)] for key, words in names.items())]
 
 
 # -- UniMuR-mini ------------------------------------------------------------------------------------------------------
@@ -103,40 +108,38 @@ _QUERIES = {
 }
 
 
-def _anchor_rows(systems: tuple[str, ...], sets: dict[str, str]) -> list[list[str]]:
+def _anchor_rows(systems: tuple[str, ...], sets: dict[str, str]) -> Rows:
     found = figures("anchor")
     best = {key: number(max(found[f"{one}_{key}_mrr"] for one in systems)) for key in sets}
-    rows = [["query, mean reciprocal rank", *sets.values()]]
-    for system in systems:
-        cells = {key: number(found[f"{system}_{key}_mrr"]) for key in sets}
-        rows.append([_QUERIES[system], *(f"**{cell}**" if cell == best[key] else cell for key, cell in cells.items())])
-    return rows
+
+    def cells(system: str) -> Iterable[str]:
+        own = {key: number(found[f"{system}_{key}_mrr"]) for key in sets}
+        return (f"**{cell}**" if cell == best[key] else cell for key, cell in own.items())
+
+    return rows_of(["query, mean reciprocal rank", *sets.values()], {key: _QUERIES[key] for key in systems}, cells)
 
 
 _SETS = {"dialogue_text": "text of the reply", "dialogue_image": "image of the reply", "chat": "chats"}
 
 
-@table("anchor")
-def anchor() -> list[list[str]]:
+@table
+def anchor() -> Rows:
     return _anchor_rows(("encoder", "whole_last", "fitted", "readout", "anchored"), _SETS)
 
 
-@table("anchor_all")
-def anchor_all() -> list[list[str]]:
+@table
+def anchor_all() -> Rows:
     return _anchor_rows(tuple(_QUERIES), {**_SETS, "more": "STAR"})
 
 
-@table("anchor_differences")
-def anchor_differences() -> list[list[str]]:
+@table
+def anchor_differences() -> Rows:
     found, sets = figures("anchor"), {**_SETS, "more": "STAR"}
     rivals = {"anchor": "the best row without a language model", "encoder": "CLIP-T, whole dialogue"}
-    rows = [["UniMuR-mini minus", *sets.values()]]
-    for key, name in rivals.items():
-        rows.append([name, *(with_interval(found, f"{one}_mrr_over_{key}") for one in sets)])
-    return rows
+    header = ["UniMuR-mini minus", *sets.values()]
+    return rows_of(header, rivals, lambda key: (with_interval(found, f"{one}_mrr_over_{key}") for one in sets))
 
 
-# Rows of the ablation: system, what the images' head adds to the names of its figures, words.
 _CHANGES = (
     ("readout", "_trained_head", "the paper: the language model alone"),
     ("built", "_trained_head", "+ anchor, fitted on built dialogues and glosses"),
@@ -146,8 +149,8 @@ _CHANGES = (
 )
 
 
-@table("anchor_ablation")
-def anchor_ablation() -> list[list[str]]:
+@table
+def anchor_ablation() -> Rows:
     found = figures("anchor")
     sets = {**_SETS, "more": "STAR", "photos": "photographs"}
     rows = [["one change a row, mean reciprocal rank", *sets.values(), "consistency"]]
@@ -170,15 +173,16 @@ _LEFT_OUT = {
 }
 
 
-@table("anchor_left_out")
-def anchor_left_out() -> list[list[str]]:
+@table
+def anchor_left_out() -> Rows:
     found, systems = figures("anchor"), ("encoder", "whole_last", "readout", "anchored")
     header = ["a kind that the fit has not seen", *(_QUERIES[one].replace("**", "") for one in systems)]
-    rows = [[*header, f"UniMuR-mini {MINUS} CLIP-T, whole dialogue"]]
-    for one, words in _LEFT_OUT.items():
-        cells = [number(found[f"{system}_{one}_mrr"]) for system in systems]
-        rows.append([words, *cells, with_interval(found, f"{one}_mrr_over_encoder")])
-    return rows
+
+    def cells(one: str) -> list[str]:
+        means = [number(found[f"{system}_{one}_mrr"]) for system in systems]
+        return [*means, with_interval(found, f"{one}_mrr_over_encoder")]
+
+    return rows_of([*header, f"UniMuR-mini {MINUS} CLIP-T, whole dialogue"], _LEFT_OUT, cells)
 
 
 _CONTEXTS = {
@@ -190,8 +194,8 @@ _CONTEXTS = {
 }
 
 
-@table("seeds")
-def seeds() -> list[list[str]]:
+@table
+def seeds() -> Rows:
     found, card = figures("unimur_mini_seeds"), results("card:unimur-mini")
     header = ["context", "candidates", "heads before training", "the release (seed 0)", "mean of 3 seeds"]
     rows = [[*header, "± at 10"]]
@@ -201,8 +205,8 @@ def seeds() -> list[list[str]]:
     return rows
 
 
-@table("hand_written")
-def hand_written() -> list[list[str]]:
+@table
+def hand_written() -> Rows:
     ours, earlier = figures("quality_anchored"), figures("quality")
     systems = {
         "coherent": "**UniMuR-mini**, coherent replies",
@@ -221,17 +225,18 @@ def hand_written() -> list[list[str]]:
     return [*rows, ["readout alone, 3 seeds, earlier image head", *readout]]
 
 
-@table("consistency")
-def consistency() -> list[list[str]]:
+@table
+def consistency() -> Rows:
     found = figures("quality_anchored")
-    rows = [["consistency, 100 test dialogues", "two rankings", "coherent replies"]]
-    for key, name in (("clip_whole_", "CLIP-T, whole dialogue"), ("", "**UniMuR-mini**")):
-        rows.append([name, *(with_interval(found, f"{key}consistency{end}") for end in ("_plain", ""))])
-    return rows
+    header = ["consistency, 100 test dialogues", "two rankings", "coherent replies"]
+    names = {"clip_whole_": "CLIP-T, whole dialogue", "": "**UniMuR-mini**"}
+    return rows_of(
+        header, names, lambda key: (with_interval(found, f"{key}consistency{end}") for end in ("_plain", ""))
+    )
 
 
-@table("quality_titles")
-def quality_titles() -> list[list[str]]:
+@table
+def quality_titles() -> Rows:
     found = figures("quality")
     rows = [["query", "candidates", "measure", "readout, 3 seeds", "CLIP-T"]]
     for words, candidates, ours, theirs in (
@@ -255,45 +260,45 @@ _MEASURES = {
 }
 
 
-def _spread(found: dict[str, float]) -> str:
-    return f"{number(found['mean'])} ± {number(found['std'])}"
+def _ablation(name: str, title: str, arms: dict[str, str]) -> Rows:
+    """Mean and deviation over the seeds of each arm; differences of arms, `{ours} - {theirs}`, where it has any."""
+    found = results(name)
+
+    def cells(arm: str) -> Iterable[str]:
+        if " - " not in arm:
+            means = (found["arms"][arm][key] for key in _MEASURES)
+            return (f"{number(one['mean'])} ± {number(one['std'])}" for one in means)
+        differences = (found["difference"].get(f"{arm}, {key}") for key in _MEASURES)
+        return (interval(one, mean=False) if one else "" for one in differences)
+
+    return rows_of([f"{title}, {found['seeds']} seeds", *_MEASURES.values()], arms, cells)
 
 
-@table("ablation_losses")
-def ablation_losses() -> list[list[str]]:
-    found = results("ablation_losses")
-    names = {
+@table
+def ablation_losses() -> Rows:
+    arms = {
         "visual": "visual matching alone (FROMAGe's alignment)",
         "textual": "textual matching alone",
         "both": "both (UniMuR)",
+        "both - visual": f"both {MINUS} visual, 95 % interval",
+        "both - textual": f"both {MINUS} textual, 95 % interval",
     }
-    rows = [[f"trained on, {found['seeds']} seeds", *_MEASURES.values()]]
-    for arm, name in names.items():
-        rows.append([name, *(_spread(found["arms"][arm][key]) for key in _MEASURES)])
-    for other in ("visual", "textual"):
-        differences = (found["difference"].get(f"both - {other}, {key}") for key in _MEASURES)
-        cells = (interval(one, mean=False) if one else "" for one in differences)
-        rows.append([f"both {MINUS} {other}, 95 % interval", *cells])
-    return rows
+    return _ablation("ablation_losses", "trained on", arms)
 
 
-@table("ablation_hard_negatives")
-def ablation_hard_negatives() -> list[list[str]]:
-    found = results("ablation_hard_negatives")
-    names = {
+@table
+def ablation_hard_negatives() -> Rows:
+    arms = {
         "in-batch": "the candidates of its batches alone",
         "hard negatives": "one hard negative of each modality beside them",
+        "hard negatives - in-batch": "difference, 95 % interval",
     }
-    rows = [[f"second stage, {found['seeds']} seeds", *_MEASURES.values()]]
-    rows += [[name, *(_spread(found["arms"][arm][key]) for key in _MEASURES)] for arm, name in names.items()]
-    differences = (found["difference"].get(f"hard negatives - in-batch, {key}") for key in _MEASURES)
-    return [*rows, ["difference, 95 % interval", *(interval(one, mean=False) if one else "" for one in differences)]]
+    return _ablation("ablation_hard_negatives", "second stage", arms)
 
 
-@table("ablation_readout")
-def ablation_readout() -> list[list[str]]:
-    found = results("ablation_readout")
-    names = {
+@table
+def ablation_readout() -> Rows:
+    arms = {
         "prompt, layers 15 22 last, 1 [RET]": "prompt; layers 15, 22 and last; one [RET]",
         "last layer": "the last layer alone",
         "layers 8 15 22 last": "layers 8, 15, 22 and last",
@@ -302,12 +307,11 @@ def ablation_readout() -> list[list[str]]:
         "a fifth with another pair before": "another pair before a fifth of the titles",
         "no prompt": "no prompt",
     }
-    rows = [[f"read and trained on, {found['seeds']} seeds", *_MEASURES.values()]]
-    return rows + [[name, *(_spread(found["arms"][arm][key]) for key in _MEASURES)] for arm, name in names.items()]
+    return _ablation("ablation_readout", "read and trained on", arms)
 
 
-@table("readout_states")
-def readout_states() -> list[list[str]]:
+@table
+def readout_states() -> Rows:
     found = figures("readout_states")
     names = {
         "last": "the last layer",
@@ -319,15 +323,16 @@ def readout_states() -> list[list[str]]:
         "means_8_15_22_alone": "means of 8, 15 and 22 alone",
     }
     tasks = [name for key, name in _MEASURES.items() if key.endswith("_r10")]
-    rows = [["read, recall at 1 / 10", *tasks, "thousand parameters"]]
-    for key, name in names.items():
-        cells = [recalls(found, f"{key}.{task}", (1, 10)) for task in _CONTEXTS]
-        rows.append([name, *cells, f"{found[f'{key}.parameters']:,.0f}"])
-    return rows
+
+    def cells(key: str) -> list[str]:
+        measured = [recalls(found, f"{key}.{task}", (1, 10)) for task in _CONTEXTS]
+        return [*measured, f"{found[f'{key}.parameters']:,.0f}"]
+
+    return rows_of(["read, recall at 1 / 10", *tasks, "thousand parameters"], names, cells)
 
 
-@table("adapt")
-def adapt() -> list[list[str]]:
+@table
+def adapt() -> Rows:
     found = figures("adapt")
     contexts = {
         "dialogue_to_text": "dialogue around a text of the index → it",
@@ -335,18 +340,18 @@ def adapt() -> list[list[str]]:
         "gloss_to_title": "gloss → title",
         "questions_to_text": "dialogue of five to ten questions (not trained on) → text",
     }
-    rows = [["context → answer, recall@1", "queries", "candidates", "heads alone", "encoder alone", "both"]]
-    for key, name in contexts.items():
+
+    def cells(key: str) -> list[str]:
         sizes = [f"{found[f'{key}_{of}']:,.0f}" for of in ("queries", "candidates")]
-        rows.append(
-            [name, *sizes, *(number(found[f"{key}_r1_{which}"]) for which in ("sharpened", "encoder", "anchored"))]
-        )
-    return rows
+        return [*sizes, *(number(found[f"{key}_r1_{which}"]) for which in ("sharpened", "encoder", "anchored"))]
+
+    header = ["context → answer, recall@1", "queries", "candidates", "heads alone", "encoder alone", "both"]
+    return rows_of(header, contexts, cells)
 
 
 # -- the small dual encoder -------------------------------------------------------------------------------------------
-@table("photographs")
-def photographs() -> list[list[str]]:
+@table
+def photographs() -> Rows:
     found = figures("photographs")
     heads = {
         "_trained_alone": "trained on clip art, emoji and stamps",
@@ -363,8 +368,8 @@ def photographs() -> list[list[str]]:
 _AT = ("", "R@1", "R@5", "R@10")
 
 
-@table("clip_titles")
-def clip_titles() -> list[list[str]]:
+@table
+def clip_titles() -> Rows:
     card, found = results("card:clip-lite2-minilm"), figures("photographs")
     ranks = (1, 5, 10)
 
@@ -387,21 +392,15 @@ def clip_titles() -> list[list[str]]:
     ]
 
 
-@table("clip_photographs")
-def clip_photographs() -> list[list[str]]:
+@table
+def clip_photographs() -> Rows:
     found = figures("photographs")
     heads = {
         "": "**caption → photograph**",
         "_classifier_alone": "the classifier alone",
         "_trained_alone": "without the gate",
     }
-    return [
-        list(_AT),
-        *(
-            [name, *(with_interval(found, f"photos{key}_r{rank}") for rank in (1, 5, 10))]
-            for key, name in heads.items()
-        ),
-    ]
+    return rows_of(list(_AT), heads, lambda key: (with_interval(found, f"photos{key}_r{rank}") for rank in (1, 5, 10)))
 
 
 # -- UniVL-DR ---------------------------------------------------------------------------------------------------------
@@ -428,7 +427,7 @@ def _ladder_cells(row: dict) -> list[str]:
     return [interval(row["both"]["mrr@10"]), *(number(row["both"][key]["mean"]) for key in _COLUMNS), *alone]
 
 
-def _ladder(corpus: str, names: dict[str, str]) -> list[list[str]]:
+def _ladder(corpus: str, names: dict[str, str]) -> Rows:
     systems = results("univl_dr_ladder")["corpora"][corpus]["systems"]
     header = ["", "MRR@10", "NDCG@10", "recall@20", "recall@100", "texts alone, MRR@10", "images alone"]
     rows = [[*header, "% images among the first ten"]]
@@ -440,14 +439,14 @@ def _ladder(corpus: str, names: dict[str, str]) -> list[list[str]]:
     return rows
 
 
-@table("ladder_gimp_manual")
-def ladder_gimp_manual() -> list[list[str]]:
+@table
+def ladder_gimp_manual() -> Rows:
     return _ladder("gimp_manual", _LADDER)
 
 
-@table("ladder_picture_dictionary")
-def ladder_image_dictionary() -> list[list[str]]:
-    return _ladder("picture_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
+@table
+def ladder_image_dictionary() -> Rows:
+    return _ladder("image_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
 
 
 _MANUALS = {
@@ -464,8 +463,8 @@ _MODELS = {
 }
 
 
-@table("manuals")
-def manuals() -> list[list[str]]:
+@table
+def manuals() -> Rows:
     found = figures("manuals")
     rows = [["MRR@10", *_MANUALS.values(), "mean"]]
     for key, name in _MODELS.items():
@@ -487,27 +486,26 @@ _TRIALS = {
 }
 
 
-@table("univl_dr_trials")
-def univl_dr_trials() -> list[list[str]]:
+@table
+def univl_dr_trials() -> Rows:
     found = figures("univl_dr_trials")
-    header = [*_MANUALS.values(), "the same, all 713 questions", "all 713, minus the release"]
-    rows = [["MRR@10", *header]]
-    for key, name in _TRIALS.items():
+
+    def cells(key: str) -> list[str]:
         dev, over = f"scikit_learn_guide_{key}_all", f"scikit_learn_guide_{key}_all_over_release"
-        cells = [number(found[at]) if (at := f"{one}_{key}") in found else "" for one in _MANUALS]
-        rows.append([name, *cells, number(found[dev]), with_interval(found, over) if over in found else ""])
-    return rows
+        means = [number(found[at]) if (at := f"{one}_{key}") in found else "" for one in _MANUALS]
+        return [*means, number(found[dev]), with_interval(found, over) if over in found else ""]
+
+    header = ["MRR@10", *_MANUALS.values(), "the same, all 713 questions", "all 713, minus the release"]
+    return rows_of(header, _TRIALS, cells)
 
 
-@table("matryoshka")
-def matryoshka() -> list[list[str]]:
+@table
+def matryoshka() -> Rows:
     found, dims = figures("univl_dr_trials"), ("64", "128", "192", "256", "")
     names = {"untrained": "untrained", "release": "**the release**", "matryoshka": "trained with `matryoshka_dims`"}
-    rows = [["MRR@10 by the first numbers of a vector", *dims[:-1], "384"]]
-    for key, name in names.items():
-        ends = (f"_{dim}" if dim else "" for dim in dims)
-        rows.append([name, *(number(found[f"scikit_learn_guide_{key}{end}"]) for end in ends)])
-    return rows
+    ends = [f"_{dim}" if dim else "" for dim in dims]
+    header = ["MRR@10 by the first numbers of a vector", *dims[:-1], "384"]
+    return rows_of(header, names, lambda key: (number(found[f"scikit_learn_guide_{key}{end}"]) for end in ends))
 
 
 _WEBQA = {"texts": "text", "images": "image", "one ranking": "both"}
@@ -530,19 +528,23 @@ def _stages() -> tuple[dict[str, float], dict[str, str]]:
     return found, {corpus: name for corpus, name in _MANUALS.items() if f"{corpus}_context_hybrid" in found}
 
 
-@table("manual_stages")
-def manual_stages() -> list[list[str]]:
+@table
+def manual_stages() -> Rows:
     found, corpora = _stages()
-    rows = [["", *(f"{name}, {what}" for name in corpora.values() for what in ("MRR@10", "% images"))]]
-    for key, name in _STAGES.items():
-        cells = [(with_interval(found, f"{one}_{key}"), number(found[f"{one}_{key}_images"], 0)) for one in corpora]
-        rows.append([name, *(cell for pair in cells for cell in pair)])
+
+    def cells(key: str) -> Iterable[str]:
+        for one in corpora:
+            yield from (with_interval(found, f"{one}_{key}"), number(found[f"{one}_{key}_images"], 0))
+
+    rows = rows_of(
+        ["", *(f"{name}, {what}" for name in corpora.values() for what in ("MRR@10", "% images"))], _STAGES, cells
+    )
     shares = [("", number(found[f"{one}_relevant_images"], 0)) for one in corpora]
     return [*rows, ["(of the relevant documents)", *(cell for pair in shares for cell in pair)]]
 
 
-@table("manual_stages_differences")
-def manual_stages_differences() -> list[list[str]]:
+@table
+def manual_stages_differences() -> Rows:
     found, corpora = _stages()
     pairs = {
         "hybrid_over_bm25": f"hybrid {MINUS} BM25",
@@ -555,32 +557,32 @@ def manual_stages_differences() -> list[list[str]]:
         "second_stage_over_context_hybrid": f"second stage {MINUS} hybrid in context",
         "weighted_over_context_hybrid": f"sum of both {MINUS} hybrid in context",
     }
-    rows = [["MRR@10, difference in points", *corpora.values()]]
-    return rows + [[name, *(with_interval(found, f"{one}_{key}") for one in corpora)] for key, name in pairs.items()]
+    header = ["MRR@10, difference in points", *corpora.values()]
+    return rows_of(header, pairs, lambda key: (with_interval(found, f"{one}_{key}") for one in corpora))
 
 
-@table("webqa_settings")
-def webqa_settings() -> list[list[str]]:
+@table
+def webqa_settings() -> Rows:
     found = figures("webqa_settings")
-    rows = [["setting", "documents", *(f"{name}, {kind}" for name in ("BM25", "UniVL-DR-mini") for kind in _WEBQA)]]
-    for setting in ("merged", "released"):
-        cells = [number(found[f"{setting}_{key}_{kind}"]) for key in ("bm25", "model") for kind in _WEBQA.values()]
-        rows.append([f"`{setting}`", f"{found[f'{setting}_documents']:.0f}", *cells])
-    return rows
+
+    def cells(setting: str) -> list[str]:
+        means = [number(found[f"{setting}_{key}_{kind}"]) for key in ("bm25", "model") for kind in _WEBQA.values()]
+        return [f"{found[f'{setting}_documents']:.0f}", *means]
+
+    header = ["setting", "documents", *(f"{name}, {kind}" for name in ("BM25", "UniVL-DR-mini") for kind in _WEBQA)]
+    return rows_of(header, {setting: f"`{setting}`" for setting in ("merged", "released")}, cells)
 
 
-@table("manuals_differences")
-def manuals_differences() -> list[list[str]]:
+@table
+def manuals_differences() -> Rows:
     found = figures("manuals")
     pairs = {"release_over_untrained": "UniVL-DR-mini", "release_hybrid_over_untrained_hybrid": "the same, with BM25"}
-    rows = [["MRR@10, minus the untrained dual encoder", *_MANUALS.values()]]
-    for key, name in pairs.items():
-        rows.append([name, *(with_interval(found, f"{corpus}_{key}") for corpus in _MANUALS)])
-    return rows
+    header = ["MRR@10, minus the untrained dual encoder", *_MANUALS.values()]
+    return rows_of(header, pairs, lambda key: (with_interval(found, f"{corpus}_{key}") for corpus in _MANUALS))
 
 
-@table("ladder_differences")
-def ladder_differences() -> list[list[str]]:
+@table
+def ladder_differences() -> Rows:
     corpora = results("univl_dr_ladder")["corpora"]
     short = {
         "+ hard negatives, balanced": "balanced",
@@ -588,7 +590,7 @@ def ladder_differences() -> list[list[str]]:
         "balanced + BM25 (hybrid)": "hybrid",
         "+ verbalization": "verbalization",
     }
-    names = {"gimp_manual": "GIMP manual", "picture_dictionary": "image dictionary"}
+    names = {"gimp_manual": "GIMP manual", "image_dictionary": "image dictionary"}
     rows = [["MRR@10, difference in points", *names.values()]]
     for pair in corpora["gimp_manual"]["differences"]:
         found = [corpora[corpus]["differences"].get(pair) for corpus in names]
@@ -598,41 +600,56 @@ def ladder_differences() -> list[list[str]]:
 
 
 # -- indexes and training steps ---------------------------------------------------------------------------------------
-def _index_rows(name: str, kinds: dict[str, str]) -> list[list[str]]:
+_INDEXES = {
+    "exact": "`Flat`",
+    "ann": "`HNSW32`, `ef_search` 48",
+    "ann_ef_search32": "the same, 32",
+    "ann_ef_search64": "the same, 64",
+    "ann_ef_search128": "the same, 128",
+    "ivfsq8": "`IVF4096,SQ8`, `nprobe` 16",
+    "ivfsq8_nprobe4": "the same, 4",
+    "ivfsq8_nprobe64": "the same, 64",
+    "ivfpq": "`IVF4096,PQ48`, `nprobe` 16",
+    "ivfpq_whole": "`IVF4096,PQ48,RFlat`, `nprobe` 16",
+    "milvus": "Milvus, `Flat`",
+    "milvus_ann": "Milvus, `HNSW32`",
+    "milvus_ivfpq": "Milvus, `IVF4096,PQ48`",
+    "milvus_ivfsq8": "Milvus, `IVF4096,SQ8`",
+}
+
+
+def _index_rows(name: str, *kinds: str) -> Rows:
     found = figures(name)
-    rows = [["index", "recall@10", "one query, ms", "a query of 64, ms", "build, s", "memory with payloads, GiB"]]
-    for key, words in kinds.items():
-        whole = f"{key}_build_seconds" in found
-        rows.append(
-            [
-                words,
-                f"{found[f'{key}_recall_at_10']:.3f}",
-                *(two_digits(found[f"{key}_microseconds_b{batch}"] / 1000) for batch in (1, 64)),
-                two_digits(found[f"{key}_build_seconds"]) if whole else "",
-                two_digits(found[f"{key}_mib"] / 1024) if whole else "",
-            ]
-        )
-    return rows
+
+    def cells(key: str) -> list[str]:
+        times = [two_digits(found[f"{key}_microseconds_b{batch}"] / 1000) for batch in (1, 64)]
+        built = [found.get(f"{key}_build_seconds"), found[f"{key}_mib"] / 1024 if f"{key}_mib" in found else None]
+        return [
+            f"{found[f'{key}_recall_at_10']:.3f}",
+            *times,
+            *("" if one is None else two_digits(one) for one in built),
+        ]
+
+    header = ["index", "recall@10", "one query, ms", "a query of 64, ms", "build, s", "memory with payloads, GiB"]
+    return rows_of(header, {key: _INDEXES[key] for key in kinds or _INDEXES if f"{key}_recall_at_10" in found}, cells)
 
 
-@table("index_1m")
-def index_1m() -> list[list[str]]:
-    kinds = {
-        "exact": "`Flat`",
-        "ann": "`HNSW32`, `ef_search` 48",
-        "ann_ef_search32": "the same, 32",
-        "ann_ef_search64": "the same, 64",
-        "ann_ef_search128": "the same, 128",
-        "ivfsq8": "`IVF4096,SQ8`, `nprobe` 16",
-        "ivfsq8_nprobe4": "the same, 4",
-        "ivfsq8_nprobe64": "the same, 64",
-        "ivfpq": "`IVF4096,PQ48`, `nprobe` 16",
-        "ivfpq_whole": "`IVF4096,PQ48,RFlat`, `nprobe` 16",
-    }
-    return _index_rows("index", kinds)
+@table
+def index_1m() -> Rows:
+    return _index_rows("index")
 
 
-def _small_rows(name: str) -> list[list[str]]:
+@table
+def index_10m() -> Rows:
+    return _index_rows("index_10m", "ivfsq8", "ivfsq8_nprobe4", "ivfpq")
+
+
+@table
+def index_milvus() -> Rows:
+    return _index_rows("index_milvus", "exact", "ann", *(key for key in _INDEXES if key.startswith("milvus")))
+
+
+def _small_rows(name: str) -> Rows:
     """Precisions and widths; milliseconds where they were measured."""
     found = figures(name)
     times = [size for size in (1, 64) if f"int8_microseconds_b{size}" in found]
@@ -646,56 +663,30 @@ def _small_rows(name: str) -> list[list[str]]:
     return rows
 
 
-@table("index_small")
-def index_small() -> list[list[str]]:
+@table
+def index_small() -> Rows:
     return _small_rows("index_small")
 
 
-@table("index_small_1m")
-def index_small_1m() -> list[list[str]]:
+@table
+def index_small_1m() -> Rows:
     return _small_rows("index_small_1m")
 
 
-@table("index_10m")
-def index_10m() -> list[list[str]]:
-    kinds = {
-        "ivfsq8": "`IVF4096,SQ8`, `nprobe` 16",
-        "ivfsq8_nprobe4": "the same, 4",
-        "ivfpq": "`IVF4096,PQ48`, `nprobe` 16",
-    }
-    return _index_rows("index_10m", kinds)
-
-
-@table("index_milvus")
-def index_milvus() -> list[list[str]]:
-    kinds = {
-        "exact": "`Flat`",
-        "ann": "`HNSW32`, `ef_search` 48",
-        "milvus": "Milvus, `Flat`",
-        "milvus_ann": "Milvus, `HNSW32`",
-        "milvus_ivfpq": "Milvus, `IVF4096,PQ48`",
-        "milvus_ivfsq8": "Milvus, `IVF4096,SQ8`",
-    }
-    return _index_rows("index_milvus", kinds)
-
-
-@table("hybrid")
-def hybrid() -> list[list[str]]:
+@table
+def hybrid() -> Rows:
     found = figures("hybrid")
     weights = f"weight {found['weight']:g}; {found['weight_grade1']:g}, chosen on validation questions"
     names = {"bm25": "BM25 alone", "vectors": "vectors alone", "hybrid": weights, "rrf": "reciprocal rank fusion"}
-    strict, lenient = "section or image itself", "its parts and siblings too"
-    measures = ("mrr10", "recall10")
-    rows = [[f"{found['test_questions']:.0f} test questions"]]
-    rows[0] += [f"{measure}, {what}" for what in (strict, lenient) for measure in ("MRR@10", "recall@10")]
-    for name, words in names.items():
-        cells = [number(found[f"{measure}_{name}{end}"]) for end in ("", "_grade1") for measure in measures]
-        rows.append([words, *cells])
-    return rows
+    counted = ("section or image itself", "its parts and siblings too")
+    header = [f"{found['test_questions']:.0f} test questions"]
+    header += [f"{measure}, {what}" for what in counted for measure in ("MRR@10", "recall@10")]
+    ends = [(measure, end) for end in ("", "_grade1") for measure in ("mrr10", "recall10")]
+    return rows_of(header, names, lambda name: (number(found[f"{measure}_{name}{end}"]) for measure, end in ends))
 
 
-@table("second_stage")
-def second_stage() -> list[list[str]]:
+@table
+def second_stage() -> Rows:
     found = figures("second_stage")
     rows = [[f"{found['test_questions']:.0f} test questions", "MRR@10", "difference", "recall@10", "ms a question"]]
     rows.append(["reciprocal rank fusion", number(found["mrr10_rrf"]), "", number(found["recall10_rrf"]), ""])
@@ -706,8 +697,8 @@ def second_stage() -> list[list[str]]:
     return rows
 
 
-@table("training_step")
-def training_step() -> list[list[str]]:
+@table
+def training_step() -> Rows:
     found = figures("training_step")
     steps = {
         "forward": "forward pass of the language model, no gradients",
@@ -729,8 +720,8 @@ def training_step() -> list[list[str]]:
     return rows
 
 
-@table("training_step_growth")
-def training_step_growth() -> list[list[str]]:
+@table
+def training_step_growth() -> Rows:
     found = figures("training_step_growth")
     header = ["batch x tokens", "forward, s", "ours, s", "plain, s", "ours / forward", "plain / ours"]
     rows = [[*header, "ours, MiB", "plain, MiB"]]
@@ -772,15 +763,15 @@ def _counts(key: Callable[[dict], object]) -> list[Counter]:
     return found
 
 
-@table("dialogue_kinds")
-def dialogue_kinds() -> list[list[str]]:
+@table
+def dialogue_kinds() -> Rows:
     counts = _counts(lambda record: record["kind"])
     rows = [[f"`{kind}`", words, *(str(part[kind]) for part in counts)] for kind, words in _KINDS.items()]
     return [["kind", "meaning", "dev", "test"], *rows]
 
 
-@table("dialogue_turns")
-def dialogue_turns() -> list[list[str]]:
+@table
+def dialogue_turns() -> Rows:
     dev, test = _counts(lambda record: len(record["turns"]))
     return [
         ["turns", "dev", "test"],

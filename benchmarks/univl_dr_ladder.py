@@ -1,6 +1,6 @@
 """UniVL-DR's ladder on corpora that anybody can install: each of its steps, and what it is compared with.
 
-    python benchmarks/univl_dr_ladder.py [--corpora gimp_manual picture_dictionary] [--seeds 3] [--verbalize SET=NAME]
+    python benchmarks/univl_dr_ladder.py [--corpora gimp_manual image_dictionary] [--seeds 3] [--verbalize SET=NAME]
         [--reranker MODEL]
     python benchmarks/univl_dr_ladder.py --full --corpora webqa=PATH        (the paper's recipe; a GPU)
 
@@ -78,7 +78,7 @@ from modeling_unimur.training.recipes import Recipe, load_recipe
 from modeling_unimur.training.train_univl_dr import build, train
 from modeling_unimur.verbalization import joined_captions, open_verbalizer, verbalize, write_words
 
-CORPORA = ("gimp_manual", "picture_dictionary")
+CORPORA = ("gimp_manual", "image_dictionary")
 # The GIMP manual's figures are screenshots, whose letters say most; a drawing has none.
 VERBALIZERS = {"gimp_manual": "ocr"}
 RECIPES = {False: ROOT / "recipes" / "univl_dr_ladder.yaml", True: ROOT / "recipes" / "univl_dr_webqa.yaml"}
