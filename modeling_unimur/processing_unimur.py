@@ -365,9 +365,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
-            raise ValueError(
-                f"max_length={limit} leaves no room: start, readout prompt and [RET] take {self.overhead_tokens} tokens."
-            )
+            fixed = f"start, readout prompt and [RET] take {self.overhead_tokens} tokens"
+            raise ValueError(f"max_length={limit} leaves no room: {fixed}.")
         texts = [text.replace(self.image_token, self.image_token * self.num_visual_tokens) for text in texts]
         rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         ends = self.tokenizer("", add_special_tokens=True)["input_ids"]
