@@ -8,6 +8,7 @@ import html
 import os
 
 import torch
+from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.processing_utils import ImagesKwargs, ProcessingKwargs, Unpack
 
@@ -40,7 +41,7 @@ def is_message(value) -> bool:
 
 def is_image(value) -> bool:
     """Whether a query is one image: an image, its bytes, an array, a path object, a `data:image` URI, or a string that
-    names an existing file with the ending of an image. Every other string is a text, whatever it ends with."""
+    names an existing image file. Every other string is a text."""
     if isinstance(value, (Image.Image, os.PathLike, bytes, bytearray)) or hasattr(value, "__array_interface__"):
         return True
     if not isinstance(value, str):
@@ -63,11 +64,7 @@ def words_of_dialogue(messages: list[dict]) -> str:
 
 
 def require_unicode(text: str, where: str) -> str:
-    """Returns the text.
-
-    Raises:
-        ValueError: it holds half of a surrogate pair, which no tokenizer and no file takes.
-    """
+    """Returns the text. Raises ValueError for half of a surrogate pair, which no tokenizer and no file takes."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -91,9 +88,7 @@ def _image_source(part: dict, kind: str, where: str):
         source = part.get("image_url")
         source = source.get("url") if isinstance(source, dict) else source
         if not isinstance(source, str):
-            raise ValueError(
-                f'{where}: an image_url part is written {{"type": "image_url", "image_url": {{"url": ...}}}}.'
-            )
+            raise ValueError(f'{where}: write an image_url part {{"type": "image_url", "image_url": {{"url": ...}}}}.')
         return source
     key = next((key for key in _IMAGE_KEYS if part.get(key) is not None), None)
     if key is None:
@@ -129,14 +124,6 @@ def _parts(content, where: str) -> list:
     return parts
 
 
-def _load(source, where: str, allow_urls: bool, load):
-    try:
-        return load(source, allow_urls=allow_urls)
-    except (ValueError, OSError) as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        raise kind(f"{where}: {error}") from error
-
-
 def read_conversation(value, where: str = "The input", allow_urls: bool = False, load=load_image) -> tuple[list, list]:
     """One dialogue as chat messages with placeholders, and its images.
 
@@ -144,7 +131,7 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False,
         value: a list of chat messages, a string, or one image (path of a file, bytes, `PIL.Image`, array).
         where (`str`): how to call it in an error.
         allow_urls (`bool`): whether an image may be fetched from a URL.
-        load: called with an image and `allow_urls`, `load_image` by default; what it returns stands for the image.
+        load: called with an image and `allow_urls`; what it returns stands for the image.
 
     Returns:
         `tuple[list[dict], list[PIL.Image.Image]]`: messages whose content is a list of text and image parts, empty
@@ -168,9 +155,15 @@ def read_conversation(value, where: str = "The input", allow_urls: bool = False,
     messages, images = [], []
     for number, message in enumerate(value):
         content = []
-        for kind, part in _parts(message["content"], f"{where}, turn {number}"):
+        place = f"{where}, turn {number}"
+        for kind, part in _parts(message["content"], place):
             if kind == "image":
-                images.append(_load(part, f"{where}, turn {number}", allow_urls, load))
+                try:
+                    images.append(load(part, allow_urls=allow_urls))
+                except FileNotFoundError as error:
+                    raise FileNotFoundError(f"{place}: {error}") from error
+                except (ValueError, OSError) as error:
+                    raise ValueError(f"{place}: {error}") from error
                 content.append({"type": "image"})
             elif content and content[-1]["type"] == "text":
                 content[-1]["text"] += part  # in one piece, so that no special token hides in two
@@ -190,12 +183,8 @@ class RetrievalProcessorKwargs(ProcessingKwargs, total=False):
 
 
 def sort_options(options: dict) -> tuple[dict, dict, str | None]:
-    """The options of a call as those of texts, those of images, and the kind of tensors.
-
-    Raises:
-        TypeError: an option that no part of a processor knows, or one that is passed twice.
-        ValueError: an option with a value that it does not take.
-    """
+    """The options of a call as those of texts, those of images, and the kind of tensors. Raises TypeError for an
+    unknown option or one that is passed twice, and ValueError for a wrong value."""
     flat: dict = {}
     for key, value in options.items():
         group = value if key in ("text_kwargs", "images_kwargs", "common_kwargs") else {key: value}
@@ -224,11 +213,7 @@ def sort_options(options: dict) -> tuple[dict, dict, str | None]:
 
 
 def as_batch(data: dict, tensors: str | None) -> BatchFeature:
-    """Lists or tensors as a batch of one kind of tensors.
-
-    Raises:
-        ValueError: rows of different lengths are to become one tensor.
-    """
+    """Lists or tensors as a batch of one kind of tensors. Raises ValueError for rows of different lengths."""
     if tensors is None:
         return BatchFeature({name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in data.items()})
     try:
@@ -248,15 +233,8 @@ def check_cleaning(how: str | None) -> str | None:
 
 
 def clean_texts(texts: list[str], how: str | None) -> list[str]:
-    """Texts, cleaned as a tokenizer expects them.
-
-    `"clip"` is `basic_clean` and `whitespace_clean` of OpenAI's CLIP (`simple_tokenizer.py`), which its tokenizer in
-    transformers leaves out: mojibake, ligatures, curly quotes and wide letters are made plain, HTML entities resolved
-    twice, whitespace collapsed, letters lowered.
-
-    Raises:
-        ImportError: ftfy is not installed; the message says how to install it.
-    """
+    """Texts, cleaned as a tokenizer expects them: `"clip"` is `basic_clean` and `whitespace_clean` of OpenAI's CLIP
+    (`simple_tokenizer.py`), which its tokenizer in transformers leaves out. Raises ImportError without ftfy."""
     if how is None:
         return texts
     if ftfy is None:
@@ -266,10 +244,8 @@ def clean_texts(texts: list[str], how: str | None) -> list[str]:
 
 # -- the dual encoder's inputs ----------------------------------------------------------------------------------------
 class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
-    """Base class: images and texts for a dual encoder, by its `image_processor` and its `target_tokenizer`.
-
-    Subclasses set `target_padding`, `max_target_tokens` and `clean_text`.
-    """
+    """Base class: images and texts for a dual encoder, by its `image_processor` and its `target_tokenizer`. Subclasses
+    set `target_padding`, `max_target_tokens` and `clean_text`."""
 
     # Whether images are fetched from URLs; no file can set it.
     allow_urls = False
@@ -279,7 +255,7 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
     def dual_encoder_parts(cls, clip: str, revision: str | None, hub: dict, chosen: dict) -> tuple:
         """The image processor and the tokenizer of a dual encoder; how its texts are padded and cut goes into
         `chosen`, arguments of the constructor, where they do not say it."""
-        hub = {**hub, "revision": revision} if revision else hub
+        hub = {**hub, "revision": revision}
         tokenizer = AutoTokenizer.from_pretrained(clip, **hub)
         about, _ = PreTrainedConfig.get_config_dict(clip, **hub)
         if about.get("model_type", "").startswith("siglip"):
@@ -319,10 +295,6 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
             images: one image or a list: paths, bytes, PIL images or arrays.
             allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
             kwargs: `return_tensors` and options of the image processor.
-
-        Raises:
-            ValueError, FileNotFoundError: naming the image.
-            TypeError: an unknown option.
         """
         _, options, tensors = sort_options(kwargs)
         loaded = self.load_images(images, allow_urls)
@@ -343,10 +315,6 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
             keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
             kwargs: `padding` (`target_padding` by default), `truncation` (True), `max_length` (`max_target_tokens`)
                 and `return_tensors`.
-
-        Raises:
-            ValueError: a text is not a string, or not valid Unicode.
-            TypeError: an unknown option.
         """
         options, _, tensors = sort_options(kwargs)
         texts = [texts] if isinstance(texts, str) else list(texts)
@@ -368,8 +336,8 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
     @staticmethod
     def score_retrieval(query_embeds: torch.Tensor, candidate_embeds: torch.Tensor) -> torch.Tensor:
         """Cosines `(queries, candidates)` of `(queries, width)` and `(candidates, width)`."""
-        query = torch.nn.functional.normalize(query_embeds.float(), dim=-1)
-        return query @ torch.nn.functional.normalize(candidate_embeds.float(), dim=-1).T
+        queries, candidates = (F.normalize(one.float(), dim=-1) for one in (query_embeds, candidate_embeds))
+        return queries @ candidates.T
 
 
 __all__ = [

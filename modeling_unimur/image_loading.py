@@ -75,7 +75,7 @@ def load_image(
 
     The EXIF orientation and an embedded color profile are applied, the first frame of an animation is taken,
     transparency is put on white, 16-bit and floating-point grey is scaled to 8 bits, palettes and CMYK are converted.
-    Metadata that cannot be read is ignored: the pixels decide.
+    Metadata that cannot be read is ignored.
 
     Args:
         source: the path of a file, its bytes, a `data:` URI, a PIL image, or an array of shape (height, width),
@@ -89,9 +89,8 @@ def load_image(
 
     Raises:
         FileNotFoundError: the path does not exist.
-        ValueError: the image is truncated, unreadable, empty, too large or narrower than 1 : 200, its format is none
-            of `IMAGE_FORMATS`, the path is a folder or a URL that was not allowed, or `source` is of a wrong type.
-            Each message names the source.
+        ValueError: the image is unreadable, empty, too large or narrower than 1 : 200, its format is none of
+            `IMAGE_FORMATS`, or `source` is of a wrong type.
     """
     name = name or source_name(source)
     if isinstance(source, np.ndarray):
@@ -102,17 +101,8 @@ def load_image(
 
 
 def image_bytes(source: str | os.PathLike | bytes, *, allow_urls: bool = False, name: str | None = None) -> bytes:
-    """Reads the encoded bytes of an image.
-
-    Args:
-        source: the path of a file, its bytes, a `data:` URI or a URL.
-        allow_urls: fetch `http(s)://` addresses; otherwise they are refused.
-        name: what error messages call the image.
-
-    Raises:
-        FileNotFoundError: the path does not exist.
-        ValueError: the source is of a wrong type, empty, no regular file, too large, or a URL that was not allowed.
-    """
+    """Reads the encoded bytes of an image; the arguments and errors are those of `load_image`, but for images and
+    arrays."""
     name = name or source_name(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
@@ -141,11 +131,7 @@ def content_key(content: bytes | Image.Image) -> str:
 
 
 def decode_base64(text: str, name: str = "the base64 text") -> bytes:
-    """Decodes base64 text, with line breaks or spaces in it and with or without padding.
-
-    Raises:
-        ValueError: the text is not base64.
-    """
+    """Decodes base64 text, with line breaks or spaces in it and with or without padding; ValueError for others."""
     compact = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
@@ -171,19 +157,18 @@ def _read_file(address: str) -> bytes:
     shown = address[:200]
     try:
         path = Path(address)
-        if path.is_dir():
-            raise ValueError(f"{shown}: is a folder; give the path of an image file")
         if not path.exists():
             raise FileNotFoundError(f"{shown}: no such image file; check the path (relative to {Path.cwd()})")
         if not path.is_file():
-            raise ValueError(f"{shown}: is not a regular file; give the path of an image file")
+            kind = "a folder" if path.is_dir() else "not a regular file"
+            raise ValueError(f"{shown}: is {kind}; give the path of an image file")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise ValueError(f"{shown}: too large: {size} bytes are more than {MAX_FILE_BYTES}")
         data = path.read_bytes()
+    except FileNotFoundError:
+        raise
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise
         raise ValueError(f"{shown}: cannot be read: {error.strerror or error}") from error
     if not data:
         raise ValueError(f"{shown}: the file is empty; give an image file")

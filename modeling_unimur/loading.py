@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -30,11 +30,7 @@ _CHECKED_NUMBERS = 4_000_000
 # -- weights ----------------------------------------------------------------------------------------------------------
 @contextmanager
 def readable_weights(source: str):
-    """Turns the error of an unreadable file of weights into one that names its source and the remedy.
-
-    Raises:
-        OSError: when safetensors cannot read the file.
-    """
+    """Turns the error of an unreadable file of weights into an OSError that names its source and the remedy."""
     try:
         yield
     except SafetensorError as error:
@@ -45,19 +41,11 @@ def readable_weights(source: str):
 
 
 def require_intact(source: str, revision: str | None = None, cache_dir: str | None = None) -> None:
-    """Raises when the cached weights of a Hub repository are not those that the Hub announced.
+    """Raises OSError when the cached weights of a Hub repository are not those that the Hub announced.
 
     huggingface_hub compares sizes only. A file of a snapshot is a link to `blobs/<announced SHA-256>`, which newer
-    versions make a link in turn, to a store of all repositories that is named by another hash (Xet's): one link is
-    followed. Every byte is read, so this is for files of a few MB.
-
-    Args:
-        source (`str`): Hub id; a folder is not looked at.
-        revision (`str`, *optional*): the commit.
-        cache_dir (`str`, *optional*): the cache.
-
-    Raises:
-        OSError: naming the file and the remedy.
+    versions make a link in turn, to a store that is named by another hash (Xet's): one link is followed. Every byte is
+    read, so this is for files of a few MB; a folder is not looked at.
     """
     if os.path.isdir(source):
         return
@@ -73,15 +61,8 @@ def require_intact(source: str, revision: str | None = None, cache_dir: str | No
 
 
 def require_complete(loading_info: dict, source: str) -> None:
-    """Raises when a file did not hold every weight of the model.
-
-    Args:
-        loading_info (`dict`): what `from_pretrained(..., output_loading_info=True)` returns beside the model.
-        source (`str`): where the weights come from, for the message.
-
-    Raises:
-        ValueError: naming the first missing or misshapen weights.
-    """
+    """Raises ValueError when a file did not hold every weight of the model, by what
+    `from_pretrained(..., output_loading_info=True)` returns beside it."""
     missing = sorted(loading_info.get("missing_keys") or ())
     misshapen = sorted(str(key) for key in loading_info.get("mismatched_keys") or ())
     if not missing and not misshapen:
@@ -96,11 +77,7 @@ def require_complete(loading_info: dict, source: str) -> None:
 
 
 def require_finite(module: nn.Module, source: str) -> None:
-    """Raises when a weight is NaN or infinite; weights of more than a few million numbers are not looked at.
-
-    Raises:
-        ValueError: naming the first such weight and the remedy.
-    """
+    """Raises ValueError when a weight of at most `_CHECKED_NUMBERS` is NaN or infinite."""
     for name, weight in module.state_dict().items():
         is_read = isinstance(weight, torch.Tensor) and weight.is_floating_point() and not weight.is_meta
         if is_read and weight.numel() <= _CHECKED_NUMBERS and not bool(torch.isfinite(weight).all()):
@@ -163,11 +140,7 @@ def _contexts(processor) -> list | None:
 
 
 def processor_fingerprint(processor) -> dict:
-    """What a processor makes of a few fixed texts and dialogues, as hashes, and the sizes of its vocabularies.
-
-    Args:
-        processor (`UniMuRProcessor` or `UniVLDRProcessor`): with its tokenizers.
-    """
+    """What a processor makes of a few fixed texts and dialogues, as hashes, and the sizes of its vocabularies."""
 
     def digest(value) -> str:
         return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
@@ -192,14 +165,14 @@ class _Place:
 
     def file(self, name: str) -> str | None:
         """The path of a file, or None where there is none."""
+        name = f"{self.subfolder}/{name}".lstrip("/")
         if os.path.isdir(self.source):
-            path = os.path.join(self.source, self.subfolder, name)
+            path = os.path.join(self.source, name)
             return path if os.path.isfile(path) else None
-        try:
-            found = try_to_load_from_cache(self.source, f"{self.subfolder}/{name}".lstrip("/"), **self.hub)
-        except (ValueError, OSError):  # no name of a repository
-            return None
-        return found if isinstance(found, str) else None
+        with suppress(ValueError, OSError):  # no name of a repository
+            found = try_to_load_from_cache(self.source, name, **self.hub)
+            return found if isinstance(found, str) else None
+        return None
 
     def json(self, name: str) -> dict:
         """What a JSON file holds; nothing where there is none."""
@@ -275,8 +248,8 @@ class WholeProcessorMixin:
 
 
 def _faults(processor, place: _Place, chosen: bool, config: dict):
-    """What does not fit, one sentence each: within the processor, with its fingerprint, with the model's
-    configuration. With `chosen`, a caller has set arguments that may change what is made of texts."""
+    """What does not fit, one sentence each: within the processor, with its fingerprint (unless a caller has `chosen`
+    other arguments), with the model's configuration."""
     # A tokenizer or a template to which all texts are alike misses something.
     for name, tokenizer in _tokenizers(processor).items():
         ids = _ids(tokenizer, _SAID, add_special_tokens=False)
@@ -329,7 +302,7 @@ def _commit(source: str, revision: str | None, hub: dict) -> str | None:
 
 
 def load_backbone(part: str, source, revision: str | None = None, classes: dict | None = None, **kwargs):
-    """One frozen model from a Hub id or a folder, whole.
+    """One frozen model, whole, and its commit on the Hub.
 
     Args:
         part (`str`): `"text"`, a causal language model, or `"clip"`, a dual encoder (see `load_dual_encoder`).
@@ -338,11 +311,8 @@ def load_backbone(part: str, source, revision: str | None = None, classes: dict 
         classes (`dict`, *optional*): classes of model types that transformers does not have.
         kwargs: those of `from_pretrained`.
 
-    Returns:
-        `tuple[PreTrainedModel, str | None]`: the model and its commit on the Hub.
-
     Raises:
-        OSError: it cannot be had; the message names the id and the revision.
+        OSError: it cannot be loaded; the message names the id and the revision.
         ValueError: its file lacks weights.
     """
     if not isinstance(source, (str, os.PathLike)):

@@ -1,7 +1,4 @@
-"""An exact index in memory, and what every index shares with it: checks, filters, coherent replies.
-
-It needs numpy and safetensors alone. `modeling_unimur.index` has folders of it and the other kinds.
-"""
+"""An exact index in memory, without torch, and what every index shares with it: checks, filters, coherent replies."""
 
 from __future__ import annotations
 
@@ -44,9 +41,9 @@ _TAKES = "a value, a list of values or a range such as {'gte': 2020, 'lt': 2025}
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One candidate that a search found: its id, cosine with the query, kind and payload; `cosine` where `score` is
-    another number (`Coherence`, hybrid search, a second stage), `bm25` where words were searched too, `first_score` of
-    the first stage where a second one has rescored it, and its vector `(width,)` where it was asked for."""
+    """One candidate that a search found. `score` is its cosine with the query; where it is another number
+    (`Coherence`, hybrid search, a second stage), that is `cosine`. `bm25` is there where words were searched,
+    `first_score` where a second stage has rescored, and the vector `(width,)` where it was asked for."""
 
     id: str
     score: float
@@ -60,8 +57,7 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What `add` came to: how many ids were new, how many took the place of a candidate, and, for `on_error="skip"`,
-    id and reason of what was left out."""
+    """How many ids were new to `add`, how many replaced a candidate, and id and reason of what was skipped."""
 
     added: int
     replaced: int
@@ -96,7 +92,7 @@ class ThreadLock:
 
 
 def locked(method: Callable) -> Callable:
-    """Lets one thread at a time into an index: `method` runs under its `guard`, which a thread may take again."""
+    """Lets one thread at a time into an index: `method` runs under its `guard`."""
 
     @functools.wraps(method)
     def run(self, *args, **kwargs):
@@ -117,7 +113,7 @@ class VectorIndex:
         model: name and revision of the model they come from, as in `"unimur-mini@3f2c1a"`.
     """
 
-    # Whether payloads may hold what cannot be written as JSON.
+    # Whether a payload's image may be an object, which cannot be written as JSON.
     keeps_objects = read_only = False
 
     def __init__(self, width: int, model: str):
@@ -136,12 +132,12 @@ class VectorIndex:
         payloads: Sequence[dict] | None = None,
         on_error: str = "raise",
     ) -> Added:
-        """Adds candidates; one whose id is known takes the old one's place, of an id given twice the last counts.
+        """Adds candidates; a known id is replaced, and of an id given twice the last counts.
 
         Args:
             kind: `"text"` or `"image"`.
             ids: one per candidate.
-            vectors: shape `(candidates, width)`, unit length; an array or a tensor.
+            vectors: array or tensor `(candidates, width)`, unit length.
             payloads: a small JSON object a candidate; see `plain_payload`.
             on_error: `"raise"`, or `"skip"`: what cannot be taken is left out and named in the answer.
 
@@ -176,8 +172,7 @@ class VectorIndex:
 
     @locked
     def remove(self, kind: str, ids: Sequence[str]) -> int:
-        """Removes candidates and returns how many. Raises ValueError for an id that is not there, and removes nothing
-        then."""
+        """Removes candidates and returns how many. Raises ValueError for an unknown id, and removes nothing then."""
         _require_kind(kind)
         wanted = list(dict.fromkeys(checked_id(item) for item in ids))
         known = self._known(kind, wanted)
@@ -201,11 +196,11 @@ class VectorIndex:
         """The best candidates of each query, best first.
 
         Args:
-            vectors: queries, shape `(queries, width)`, unit length; an array or a tensor.
+            vectors: queries, array or tensor `(queries, width)`, unit length.
             top_k: hits for each query, fewer where fewer match.
             kind: `"text"` or `"image"`; both in one ranking without it.
             where: what payloads must say; see `conditions`.
-            with_vectors: whether hits bring their vectors; of an index of codes, what the codes decode to.
+            with_vectors: whether hits bring their vectors; those of quantized indexes are decoded ones.
 
         Raises:
             ValueError: wrong kind, width, `top_k` or condition, NaN, vectors that are not normalised.
@@ -234,7 +229,7 @@ class VectorIndex:
         """Lets go of what keeps the index; what was not saved may be lost."""
 
     def refresh(self) -> bool:
-        """Goes on with a version that a writer has landed since; for an index that has versions."""
+        """Switches to the version that a writer has saved since; returns whether there was one."""
         return False
 
     def require_writer(self) -> None:
@@ -244,7 +239,7 @@ class VectorIndex:
 
     def _payload(self, item: str, payload: dict | None) -> Any:
         """What a backend stores of a payload."""
-        return plain_payload(item, payload)
+        return plain_payload(item, payload, but=("image",) if self.keeps_objects else ())
 
     def _matrix_of(self, vectors: np.ndarray) -> np.ndarray:
         if hasattr(vectors, "detach"):  # a tensor
@@ -263,10 +258,8 @@ class VectorIndex:
 
 
 class RetrievalIndex(VectorIndex):
-    """Unit vectors of candidates with their ids and payloads, searched exactly by cosine.
-
-    The field `image` of a payload may hold an object, such as an image without a file; it is kept in memory and not
-    saved.
+    """Unit vectors of candidates with their ids and payloads, searched exactly by cosine. The field `image` of a
+    payload may hold an image without a file; it is kept in memory and not saved.
 
     Args:
         width (`int`, *optional*): of the vectors; that of the first ones by default.
@@ -279,8 +272,7 @@ class RetrievalIndex(VectorIndex):
     keeps_objects, factory = True, MEMORY
     # The folder, and the version of it that was read or written last.
     home = version = None
-    # Whether words are kept beside the vectors, what BM25 made of them, and whether the folder's version has them as
-    # they are; see `modeling_unimur.index.hybrid`.
+    # Of `modeling_unimur.index.hybrid`: whether words are kept, BM25's index of them, whether the folder has it.
     keeps_words, words, has_saved_words = False, None, True
 
     def __init__(self, width: int | None = None, model: str | None = None):
@@ -291,9 +283,6 @@ class RetrievalIndex(VectorIndex):
     def count(self, kind: str | None = None) -> int:
         """Number of candidates, or of those of a kind."""
         return sum(len(self.parts[one]) for one in (KINDS if kind is None else (kind,)))
-
-    def _payload(self, item: str, payload: dict | None) -> Any:
-        return plain_payload(item, payload, but=("image",))
 
     def _add(self, kind: str, ids: list[str], vectors: np.ndarray, payloads: list) -> int:
         self.width = vectors.shape[1]
@@ -341,14 +330,11 @@ class RetrievalIndex(VectorIndex):
         return package("folder", folder).load(cls, folder, width, model, read_only)
 
     def refresh(self) -> bool:
-        """Goes on with the version that a writer has landed since, for an index opened with `read_only`; returns
-        whether there was one."""
         return self.read_only and package("folder", self.home).refresh(self)
 
     @classmethod
     def read_files(cls, folder: Path, about: dict) -> RetrievalIndex:
-        """Reads the files of a version, for `about` from its `index.json`; raises whatever a damaged one makes it
-        raise."""
+        """Reads the files of a version, for `about` from its `index.json`. Raises `UNREADABLE` for damaged ones."""
         if not isinstance(about["model"], (str, type(None))):
             raise ValueError(f"its model is {about['model']!r:.60}")
         index, vectors = cls(about["width"], about["model"]), load_file(folder / "embeddings.safetensors")
@@ -368,14 +354,8 @@ class RetrievalIndex(VectorIndex):
 
     @classmethod
     def read_alone(cls, folder: str | os.PathLike) -> RetrievalIndex:
-        """Reads a folder of `save` where the package is not installed, to search it and to add to it in memory. No
-        checksums are compared.
-
-        Raises:
-            FileNotFoundError: no index there.
-            ImportError: an index of another kind.
-            ValueError: a damaged one.
-        """
+        """Reads a folder of `save` where the package is not installed. Raises FileNotFoundError without an index,
+        ImportError for one of another kind, and ValueError for a damaged one."""
         try:
             version = Path(folder, Path(folder, "CURRENT").read_text(encoding="ascii").split()[0])
             about = json.loads((version / "index.json").read_text(encoding="utf-8"))
@@ -419,14 +399,14 @@ class Rows:
 
     def add(self, ids: list[str], vectors: np.ndarray, payloads: list[dict]) -> int:
         fresh = []
-        for number, item in enumerate(ids):
+        for number, (item, payload) in enumerate(zip(ids, payloads, strict=True)):
             if item in self.rows:
                 self.matrix()[self.rows[item]] = vectors[number]
-                self.payloads[self.rows[item]] = payloads[number]
+                self.payloads[self.rows[item]] = payload
             else:
                 fresh.append(number)
-        for row, number in enumerate(fresh, len(self.ids)):
-            self.rows[ids[number]] = row
+        for number in fresh:
+            self.rows[ids[number]] = len(self.ids)
             self.ids.append(ids[number])
             self.payloads.append(payloads[number])
         if fresh:
@@ -467,20 +447,16 @@ def best_columns(scores: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray
 
 # -- the package --------------------------------------------------------------------------------------
 def package(module: str, place: object) -> Any:
-    """A module of `modeling_unimur.index`, which opens and writes what this file does not.
-
-    Raises:
-        ImportError: the package is not installed.
-    """
+    """A module of `modeling_unimur.index`, which opens and writes what this file does not."""
     try:
         return importlib.import_module(f"modeling_unimur.index{module and '.'}{module}")
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "modeling_unimur":
             raise
         raise ImportError(
-            f"{place}: the code of a release only reads folders of `save_index`. To save an index, to open one of "
-            "FAISS or a database, to search words too or to rerank, install or update the package: `pip install "
-            "unimur`, unimur[faiss], unimur[milvus], unimur[hybrid] or unimur[sentence_transformers]."
+            f"{place}: the code of a release only reads folders of `save_index`. For anything else install or update "
+            "the package: `pip install unimur`, unimur[faiss], unimur[milvus], unimur[hybrid] or "
+            "unimur[sentence_transformers]."
         ) from error
 
 
@@ -538,19 +514,12 @@ def require_dict(item: str, payload: dict | None) -> dict:
 
 
 def plain_payload(item: str, payload: dict | None, but: tuple[str, ...] = ()) -> dict:
-    """A payload of JSON values, which every index holds, writes and filters alike; `{}` for none.
-
-    Numpy scalars, arrays of no dimension and 0-d tensors become Python's values, tuples lists, and paths strings.
-
-    Args:
-        item: whose it is, for the message.
-        payload: to read; it is not changed.
-        but: fields that may hold objects; those are taken as they are.
+    """A copy of the payload of `item` in JSON values, which every index holds, writes and filters alike. Numpy scalars
+    and 0-d tensors become Python's values, tuples lists, and paths strings; fields in `but` may hold objects.
 
     Raises:
         ValueError: it is no dict, or a field holds what JSON cannot: a date, bytes, a set, an array, NaN, an object,
-            an integer beyond 64 bits, half of a surrogate pair; or it nests deeper than 100 levels. The message names
-            the item and the field.
+            an integer beyond 64 bits, half of a surrogate pair; or it nests deeper than 100 levels.
     """
     plain = {}
     for key, value in require_dict(item, payload).items():
@@ -595,7 +564,7 @@ def plain_value(value: Any, depth: int = 0) -> Any:
 
 # -- filters ----------------------------------------------------------------------------------------------------------
 class Condition(NamedTuple):
-    """A field of the payload, `"in"` or the name of a bound, and the values that it is compared with."""
+    """A field of the payload, `"in"` or the name of a bound, and the values to compare it with."""
 
     key: str
     name: str
@@ -607,12 +576,10 @@ def conditions(where: Mapping[str, Any] | None) -> tuple[Condition, ...]:
 
     All conditions hold together, and mean the same in every index:
 
-    - Booleans, numbers and strings are three kinds, and a value is compared with values of its own kind only: `True`
-      equals neither `1` nor `"true"`. Among numbers `1` equals `1.0`.
+    - Booleans, numbers and strings are compared with their own kind only: `True` equals neither `1` nor `"true"`.
     - A list of values holds for a field that equals one of them; the values may be of several kinds.
-    - A bound (`gt`, `gte`, `lt`, `lte`) orders numbers by value and strings by code points; booleans have no order.
+    - A bound (`gt`, `gte`, `lt`, `lte`) orders numbers by value and strings by code points.
     - A field that is missing, null, a list or an object matches nothing.
-    - Numpy scalars count as the Python values that they hold, as they do in payloads.
 
     Raises:
         ValueError: what cannot be compared: None, NaN, infinity, an object, a boolean as a bound, an empty list.
@@ -669,14 +636,6 @@ def _family(value: Any) -> type | None:
 
 
 # -- the coherent reply -----------------------------------------------------------------------------------------------
-class Pair(NamedTuple):
-    """A text and an image of one reply."""
-
-    score: float
-    text: Hit
-    image: Hit
-
-
 @dataclass(frozen=True)
 class Coherence:
     """How strongly the texts and the images of a reply vote on one another.
@@ -692,21 +651,11 @@ class Coherence:
         weight: of the vote; 0 leaves two independent rankings.
         text_share: of the weight where images vote on texts; 1 treats both directions alike.
         temperature: of the softmax: a low one lets the first few vote alone.
-
-    Raises:
-        ValueError: a weight or a share below 0, or a temperature that is not above 0.
     """
 
     weight: float = 1.0
     text_share: float = 0.25
     temperature: float = 0.02
-
-    def __post_init__(self):
-        for name, least in (("weight", "at least 0"), ("text_share", "at least 0"), ("temperature", "above 0")):
-            value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
-            if not number or value < 0 or (value == 0 and name == "temperature"):
-                raise ValueError(f"coherence_{name} must be a number {least}, got {value!r:.60}.")
 
     @classmethod
     def of(cls, config) -> Coherence:
@@ -736,9 +685,8 @@ class Coherence:
         return votes / votes.sum()
 
     def rescore(self, texts: Sequence[Hit], images: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
-        """Ranks one query's hits again, which have their vectors and come best first; of equal scores the one that
-        stood first stays first. `score` is the new one then, and `cosine` that with the query. Where one list is empty
-        or the weight is 0, the hits stay as they are."""
+        """Ranks one query's hits again, which have their vectors and come best first. `score` is the new one then, and
+        `cosine` that with the query. Where one list is empty or the weight is 0, the hits stay as they are."""
         if not (self.weight and texts and images):
             return list(texts), list(images)
         found = self.scores([hit.score for hit in texts], [hit.score for hit in images], agreement(texts, images))
@@ -748,9 +696,9 @@ class Coherence:
             ranked.append([replace(hits[at], score=float(scores[at]), cosine=hits[at].score) for at in order])
         return tuple(ranked)
 
-    def pairs(self, texts: Sequence[Hit], images: Sequence[Hit], top_k: int) -> list[Pair]:
-        """The `top_k` best pairs of one query's first `DEPTH` texts and images, by the sum of both scores and `weight`
-        times the cosine of the two. Hits have their vectors and come best first, from the index or from `rescore`."""
+    def pairs(self, texts: Sequence[Hit], images: Sequence[Hit], top_k: int) -> list[tuple[float, Hit, Hit]]:
+        """The `top_k` best pairs of one query's first `DEPTH` texts and images: the score (the sum of both scores and
+        `weight` times the cosine of the two), the text and the image. Hits are those of the index or of `rescore`."""
         texts, images = texts[:DEPTH], images[:DEPTH]
         if not (texts and images):
             return []
@@ -758,7 +706,7 @@ class Coherence:
         totals = text_scores[:, None] + image_scores + self.weight * agreement(texts, images)
         best = np.argsort(-totals, axis=None, kind="stable")[:top_k]
         places = zip(*np.unravel_index(best, totals.shape), strict=True)
-        return [Pair(float(totals[row, column]), texts[row], images[column]) for row, column in places]
+        return [(float(totals[row, column]), texts[row], images[column]) for row, column in places]
 
 
 def agreement(texts: Sequence[Hit], images: Sequence[Hit]) -> np.ndarray:
@@ -773,6 +721,6 @@ def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
 
 
 __all__ = [
-    "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "Pair", "RetrievalIndex", "Rows",
+    "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "RetrievalIndex", "Rows",
     "VectorIndex", "best_columns", "conditions", "matches",
 ]  # fmt: skip

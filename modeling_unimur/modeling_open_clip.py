@@ -30,20 +30,6 @@ except ImportError:
 
 
 @dataclass
-class OpenCLIPImageFeatures(ModelOutput):
-    """Images through the image tower.
-
-    Args:
-        pooler_output (`torch.FloatTensor` of shape `(batch, projection_dim)`): in the joint space, not normalised.
-        pooled_features (`torch.FloatTensor` of shape `(batch, vision_width)`): before the projection; the same
-            tensor as `pooler_output` where the tower has none that stands apart.
-    """
-
-    pooler_output: torch.FloatTensor | None = None
-    pooled_features: torch.FloatTensor | None = None
-
-
-@dataclass
 class OpenCLIPOutput(ModelOutput):
     """Args:
     loss (`torch.FloatTensor`, *optional*): symmetric contrastive loss over the batch.
@@ -62,8 +48,7 @@ class ImageGate(nn.Module):
 
     `sigmoid(sharpness * ln(threshold / d))`, where `d` is the squared Mahalanobis distance of the pooled feature,
     scaled to a mean square of 1, to those of the training images. Their covariance is kept as its first principal
-    components and one variance for all other directions. The gate is 1 everywhere until it is fitted
-    (`unimur_mini.dual_encoder.image_gate.fit_gate`).
+    components and one variance for all other directions. The gate is 1 everywhere until it is fitted.
 
     Args:
         in_features (`int`): width of the pooled feature.
@@ -79,13 +64,6 @@ class ImageGate(nn.Module):
         self.register_buffer("precisions", torch.zeros(rank))
         self.register_buffer("residual_precision", torch.zeros(1))
         self.register_buffer("threshold", torch.ones(1))
-
-    @torch.no_grad()
-    def reset(self) -> None:
-        """Opens the gate for all images, as before it was fitted."""
-        self.precisions.zero_()
-        self.residual_precision.zero_()
-        self.threshold.fill_(1)
 
     @staticmethod
     def scaled(pooled_features: torch.Tensor) -> torch.Tensor:
@@ -110,27 +88,21 @@ class ImageGate(nn.Module):
 class ImageHead(nn.Module):
     """Pooled image features into the joint space: a layer norm and two layers, and what a classifier sees.
 
-    The classifier of the image tower's pretraining names what it sees in an image; the mean of the class vectors,
-    weighted by its probabilities (ConSE, Norouzi et al. 2014), joins the output of the two layers. Images of things
-    that no training pair held are then found by their names: `layers(x) + class_weight * softmax(class_scale * logits)
-    @ class_vectors`, in which all but the classifier is trained.
+    The mean of the class vectors, weighted by the probabilities of the image tower's classifier (ConSE, Norouzi et al.
+    2014), joins the output of the two layers: `layers(x) + class_weight * softmax(class_scale * logits) @
+    class_vectors`, in which all but the classifier is trained.
 
     With `zero_shot_temperature` an [`ImageGate`] interpolates between this trained vector, for images like those that
     it was trained on, and `softmax(logits / zero_shot_temperature) @ zero_shot_vectors`, scaled to the same length,
-    for all others. The zero-shot vectors are fixed (text vectors of the class names), so that training on one kind of
-    image costs nothing on the others.
+    for all others. The zero-shot vectors are fixed: text vectors of the class names.
 
     Args:
         in_features, out_features (`int`): widths of the pooled feature and of the joint space.
         hidden_features (`int`): between the two layers.
         dropout (`float`): before the last layer.
         classes (`int`): of the classifier; 0 leaves it out.
-        zero_shot_temperature (`float`, *optional*): divides the classifier's logits in the zero-shot vector; `None`
-            leaves that vector and the gate out.
+        zero_shot_temperature (`float`, *optional*): `None` leaves the zero-shot vector and the gate out.
         gate_rank (`int`): principal components of the gate.
-
-    Raises:
-        ValueError: `zero_shot_temperature` is not positive, or there are no classes.
     """
 
     def __init__(
@@ -145,10 +117,8 @@ class ImageHead(nn.Module):
     ):
         super().__init__()
         if zero_shot_temperature is not None and not (classes and zero_shot_temperature > 0):
-            raise ValueError(
-                f"zero_shot_temperature must be positive and needs classes; got {zero_shot_temperature} with "
-                f"{classes} classes."
-            )
+            given = f"{zero_shot_temperature} with {classes} classes"
+            raise ValueError(f"zero_shot_temperature must be positive and needs classes; got {given}.")
         self.norm = nn.LayerNorm(in_features)
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.dropout = nn.Dropout(dropout)
@@ -205,11 +175,7 @@ def _build(config: OpenCLIPConfig) -> nn.Module:
 
 
 class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
-    """A dual encoder of open_clip behind the interface of `CLIPModel`.
-
-    `get_image_features` and `get_text_features` give vectors of one joint space; `forward` gives both, normalised,
-    and the contrastive loss. Needs the package `open_clip_torch`.
-    """
+    """A dual encoder of open_clip behind the interface of `CLIPModel`. Needs the package `open_clip_torch`."""
 
     config: OpenCLIPConfig
     config_class = OpenCLIPConfig
@@ -238,12 +204,8 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
 
     @classmethod
     def from_open_clip(cls, model: "nn.Module | str", model_cfg: dict | None = None, **create_kwargs):
-        """Wraps a model made by open_clip.
-
-        Args:
-            model (`str` or `nn.Module`): a name for `open_clip.create_model` (`"ViT-B-32"`), or a ready model.
-            model_cfg (`dict`, *optional*): open_clip's configuration of it; looked up by name when `model` is one.
-            create_kwargs: passed to `open_clip.create_model` (`pretrained=`, `cache_dir=`, ...).
+        """Wraps a ready model of open_clip, with its configuration in open_clip's form, or one that
+        `open_clip.create_model` makes of a name (`"ViT-B-32"`) and `create_kwargs` (`pretrained=`, ...).
 
         Raises:
             ValueError: when a ready model comes without its configuration.
@@ -254,20 +216,13 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         if model_cfg is None:
             raise ValueError("Pass `model_cfg`, open_clip's configuration of the model, beside a ready model.")
         text_config = getattr(getattr(model, "text", None), "config", None)
-        tower = (
-            None if text_config is None else {k: v for k, v in text_config.to_dict().items() if k != "_name_or_path"}
-        )
+        tower, pad_token_id = None, model_cfg["text_cfg"].get("pad_id", 0)
+        if text_config is not None:
+            tower, pad_token_id = {**text_config.to_dict()}, text_config.pad_token_id
+            tower.pop("_name_or_path", None)
         trunk = getattr(model.visual, "trunk", None)
-        wrapped = cls(
-            OpenCLIPConfig(
-                model_cfg=model_cfg,
-                text_tower_config=tower,
-                vision_width=trunk.num_features if trunk is not None and len(model.visual.head) else None,
-                pad_token_id=model_cfg["text_cfg"].get("pad_id", 0)
-                if text_config is None
-                else text_config.pad_token_id,
-            )
-        )
+        width = trunk.num_features if trunk is not None and len(model.visual.head) else None
+        wrapped = cls(OpenCLIPConfig(model_cfg, tower, width, pad_token_id))
         wrapped.model.load_state_dict(model.state_dict())
         return wrapped.eval()
 
@@ -289,10 +244,9 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         # The convolutions of timm's towers run about twice as fast on a CPU with the channels last.
         return self.model.visual.trunk(pixel_values.contiguous(memory_format=torch.channels_last))
 
-    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> OpenCLIPImageFeatures:
-        """Images `(batch, 3, height, width)`, preprocessed, in the joint space."""
-        pooled = self.pool_image(pixel_values)
-        return OpenCLIPImageFeatures(pooler_output=self.project_image(pooled), pooled_features=pooled)
+    def get_image_features(self, pixel_values: torch.Tensor, **kwargs) -> BaseModelOutputWithPooling:
+        """Images `(batch, 3, height, width)`, preprocessed, in the joint space `(batch, projection_dim)`."""
+        return BaseModelOutputWithPooling(pooler_output=self.project_image(self.pool_image(pixel_values)))
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs
@@ -322,10 +276,8 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         """Embeds images and texts, row i beside row i, and compares all with all.
 
         Args:
-            pixel_values (`(batch, 3, height, width)`): images; or `pooled_features (batch, vision_width)`, the
-                frozen tower's output computed before.
-            input_ids, attention_mask (`(batch, tokens)`): texts; or `text_features (batch, projection_dim)`,
-                the frozen text tower's output computed before.
+            pixel_values (`(batch, 3, height, width)`): images; or `pooled_features (batch, vision_width)`.
+            input_ids, attention_mask (`(batch, tokens)`): texts; or `text_features (batch, projection_dim)`.
             target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
             return_loss: whether to compute the loss when both sides are there.
         """
@@ -366,13 +318,8 @@ def pool_images(
     pixel_attention_mask: torch.Tensor | None = None,
     spatial_shapes: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Images through the image tower `(images, pooled_width)`, before the joint space.
-
-    Args:
-        clip: the dual encoder.
-        pixel_values (`(images, 3, height, width)`): images.
-        pixel_attention_mask, spatial_shapes (*optional*): what SigLIP 2's processor adds for images of any shape.
-    """
+    """Images `(images, 3, height, width)` through the image tower `(images, pooled_width)`, before the joint space;
+    `pixel_attention_mask` and `spatial_shapes` are what SigLIP 2's processor adds for images of any shape."""
     pixel_values = pixel_values.to(clip.dtype)
     if clip.config.model_type in OWN_DUAL_ENCODERS:
         return clip.pool_image(pixel_values)
@@ -382,8 +329,7 @@ def pool_images(
 
 
 def project_images(clip: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
-    """Outputs of the image tower `(images, pooled_width)` in the joint space `(images, joint_width)`, not
-    normalised."""
+    """Outputs of the image tower `(images, pooled_width)` in the joint space `(images, joint_width)`."""
     if clip.config.model_type in OWN_DUAL_ENCODERS:
         return clip.project_image(pooled)
     projection = getattr(clip, "visual_projection", None)  # SigLIP has none
@@ -443,18 +389,15 @@ def _placed(model, inputs) -> dict:
 
 def unit_vectors(vectors: torch.Tensor, truncate_dim: int | None = None) -> torch.Tensor:
     """Vectors `(rows, width)` at length 1, float32 on the CPU; the first `truncate_dim` numbers of each alone."""
-    return torch.nn.functional.normalize(vectors[..., :truncate_dim].float(), dim=-1).cpu()
+    return F.normalize(vectors[..., :truncate_dim].float(), dim=-1).cpu()
 
 
 def space_name(model, processor) -> str | None:
     """Name and revision of the space of a model's candidates, `"unimur-mini@<64 hexadecimal digits>"`.
 
     The revision is computed: signs of the vectors of a fixed text, of a fixed image, and (96 digits) of the two
-    fused by a model that does, along 128 fixed directions each. It is the same wherever the model lies, and for all
-    heads that leave the dual encoder's space as it is; see `same_space` for how two are compared.
-
-    Returns:
-        `str`, or None for a model without a dual encoder, whose candidates are somebody else's vectors.
+    fused by a model that does, along 128 fixed directions each. `same_space` compares two. None for a model without a
+    dual encoder, whose candidates are somebody else's vectors.
     """
     if model.clip is None:
         return None
@@ -495,7 +438,7 @@ def same_space(name: str, other: str) -> bool:
 
 
 __all__ = [
-    "OWN_DUAL_ENCODERS", "ImageGate", "ImageHead", "OpenCLIPImageFeatures", "OpenCLIPModel", "OpenCLIPOutput",
+    "OWN_DUAL_ENCODERS", "ImageGate", "ImageHead", "OpenCLIPModel", "OpenCLIPOutput",
     "build_dual_encoder", "encode_texts", "fuses_captions", "image_inputs", "image_vectors", "load_dual_encoder",
     "pool_images", "project_images", "same_space", "space_name", "text_vectors", "unit_vectors",
 ]  # fmt: skip

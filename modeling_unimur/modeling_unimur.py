@@ -64,12 +64,11 @@ GATE_FEATURES = (
 class AnchorInputs(TypedDict, total=False):
     """Inputs of anchored queries; `UniMuRProcessor.process_queries` makes them with `query_anchor="encoder"`.
 
-    anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn, of the
-        dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the frozen text tower's output computed
-        before, zeros where there are no words.
-    anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words.
-    anchor_image_features (`(images, width)`, *optional*): the frozen image tower's output, as `target_image_features`
-        of `forward`; from the context's `visual_features` by default.
+    anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn that has
+        any, of the dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the text tower's output.
+    anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words; features are zeros there.
+    anchor_image_features (`(images, width)`, *optional*): of `image_target_features`; by default they are computed
+        from the context's `visual_features`.
     turn_statistics (`(batch, 2)`): number of turns, and the share of them with a question mark.
     """
 
@@ -88,9 +87,8 @@ class UniMuRQueryOutput(BaseModelOutputWithPooling):
     pooler_output (`torch.FloatTensor` of shape `(batch, projection_dim)`): the queries, unit vectors.
     readout_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): what the language model reads at [RET],
         unit vectors; without an anchor these are the queries.
-    anchor_embeds, correction_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): of an
-        anchored query, whose direction is that of `anchor_embeds + gate * correction_embeds`.
-    gate (`torch.FloatTensor` of shape `(batch, 1)`, *optional*): the share of the correction that is taken.
+    anchor_embeds, correction_embeds (`(batch, projection_dim)`), gate (`(batch, 1)`, *optional*): of an anchored
+        query, whose direction is that of `anchor_embeds + gate * correction_embeds`.
     """
 
     readout_embeds: torch.FloatTensor | None = None
@@ -107,11 +105,10 @@ class UniMuROutput(ModelOutput):
     visual_matching_loss, textual_matching_loss (`torch.FloatTensor`, *optional*): unified embedding against the dual
         encoder's image embeddings, and against its text embeddings.
     ret_token_loss (`torch.FloatTensor`, *optional*): next-token loss of the context and its [RET].
-    multimodal_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): the queries, normalised.
-    readout_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): what the language model reads at [RET],
-        normalised; without an anchor these are the queries.
+    multimodal_embeds, readout_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`): the queries and the
+        readouts, as in [`UniMuRQueryOutput`].
     image_embeds, text_embeds (`torch.FloatTensor` of shape `(batch, projection_dim)`, *optional*): the candidates,
-        normalised.
+        unit vectors.
     logit_scale, text_logit_scale (`torch.FloatTensor`): factors on the cosines in visual and in textual matching.
     """
 
@@ -132,12 +129,8 @@ class UniMuROutput(ModelOutput):
 def gate_features(
     readout: torch.Tensor, anchor: torch.Tensor, whole: torch.Tensor, last: torch.Tensor, statistics: torch.Tensor
 ) -> torch.Tensor:
-    """What the gate decides by, `(batch, len(GATE_FEATURES))` in float32.
-
-    Args:
-        readout, anchor, whole, last (`(batch, width)`): a vector of zeros has a cosine of 0 with everything.
-        statistics (`(batch, 3)`): tokens of the context, turns, share of turns with a question mark.
-    """
+    """`GATE_FEATURES` as `(batch, len(GATE_FEATURES))` in float32, of vectors `(batch, width)` and of `statistics`
+    `(batch, 3)`: tokens of the context, turns, share of turns with a question mark."""
     readout, anchor, whole, last, statistics = (x.float() for x in (readout, anchor, whole, last, statistics))
     pairs = ((readout, anchor), (whole, last), (readout, whole), (readout, last))
     cosines = [F.cosine_similarity(one, other, dim=-1) for one, other in pairs]
@@ -173,8 +166,7 @@ class UniMuRQueryAnchor(nn.Module):
             self.register_buffer("feature_spread", torch.ones(len(GATE_FEATURES)))
 
     def initial_values(self) -> list[tuple[torch.Tensor, float]]:
-        """The tensors that do not start at random, and the value that each starts with: the network adds nothing, and
-        the gate is 0.9 for every dialogue."""
+        """Tensors and the values that they start with: the network adds nothing, and the gate is 0.9."""
         values = [(self.whole_weight, 1.0), (self.last_weight, 1.0), (self.readout_weight, 0.7)]
         if self.image_weight is not None:
             values.append((self.image_weight, 0.3))
@@ -184,15 +176,6 @@ class UniMuRQueryAnchor(nn.Module):
             values += [(self.gate.weight, 0.0), (self.gate.bias, 2.2)]
             values += [(self.feature_mean, 0.0), (self.feature_spread, 1.0)]
         return values
-
-    def gate_values(self, readout, anchor, whole, last, statistics) -> torch.Tensor:
-        """The share of the correction that is taken, `(batch, 1)`; the arguments are those of `gate_features`. No
-        gradient reaches the vectors through it."""
-        if self.gate is None:
-            return torch.ones_like(readout[:, :1])
-        features = gate_features(readout, anchor, whole, last, statistics).detach()
-        features = (features - self.feature_mean.float()) / self.feature_spread.float().clamp(min=1e-6)
-        return self.gate(features.to(self.gate.weight.dtype)).sigmoid()
 
     def forward(
         self,
@@ -206,8 +189,8 @@ class UniMuRQueryAnchor(nn.Module):
 
         Args:
             readout (`(batch, width)`): unified embeddings of the language model, unit vectors.
-            whole, last (`(batch, width)`): unit vectors of the words of all turns, and of the last turn that has any;
-                zeros where there are no words.
+            whole, last (`(batch, width)`): unit vectors of the words of all turns, and of the last turn; zeros where
+                there are no words.
             image (`(batch, width)`): means of the unit vectors of the context's images; zeros where there are none.
             statistics (`(batch, 3)`): as in `gate_features`.
         """
@@ -218,7 +201,11 @@ class UniMuRQueryAnchor(nn.Module):
         if self.correction is not None:
             inputs = torch.cat([readout, whole, last], dim=-1)
             correction = correction + self.correction(inputs.to(self.correction[0].weight.dtype))
-        gate = self.gate_values(readout, anchor, whole, last, statistics)
+        gate = torch.ones_like(readout[:, :1])
+        if self.gate is not None:  # through which no gradient reaches the vectors
+            features = gate_features(readout, anchor, whole, last, statistics).detach()
+            features = (features - self.feature_mean.float()) / self.feature_spread.float().clamp(min=1e-6)
+            gate = self.gate(features.to(self.gate.weight.dtype)).sigmoid()
         return UniMuRQueryOutput(
             pooler_output=F.normalize(anchor + gate * correction, dim=-1),
             readout_embeds=readout,
@@ -269,8 +256,8 @@ class UniMuRHeads(nn.Module):
         return mapped.reshape(mapped.shape[0] * self.visual_tokens, -1)
 
     def unify(self, states: list[torch.Tensor]) -> torch.Tensor:
-        """Hidden states `(batch, tokens, language_width)` of each layer that is read, which end with [RET], to unit
-        vectors `(batch, projection_dim)`."""
+        """Hidden states `(batch, tokens, language_width)` of each layer that is read, [RET] last, to unit vectors
+        `(batch, projection_dim)`."""
         states = [state[:, -len(self.ret_embedding) :] for state in states]
         mapped = [layer(state.to(layer.weight.dtype)) for layer, state in zip(self.readout_maps, states, strict=True)]
         return F.normalize(torch.stack(mapped).sum(dim=0).mean(dim=1), dim=-1)
@@ -297,12 +284,7 @@ LORA = ".lora_"
 
 
 def add_adapters(language_model: nn.Module, lora: dict) -> None:
-    """Puts untrained adapters into a language model, in float32; as long as their second matrices are zero, they
-    change no number.
-
-    Args:
-        language_model (`PreTrainedModel`): a causal language model.
-        lora: arguments of peft's `LoraConfig`.
+    """Puts untrained adapters in float32 into a language model; `lora` holds arguments of peft's `LoraConfig`.
 
     Raises:
         ImportError: peft is not installed.
@@ -323,12 +305,7 @@ def add_adapters(language_model: nn.Module, lora: dict) -> None:
 
 
 def load_adapters(language_model: nn.Module, prefix: str, source: str, **hub) -> None:
-    """Reads trained adapters from the weights of a heads-only release.
-
-    Args:
-        language_model (`PreTrainedModel`): with adapters, of `add_adapters`.
-        prefix: of the language model's weights in that file.
-        source (`str`): Hub id or folder of the release; `hub` says how it is reached.
+    """Reads trained adapters from the weights of a heads-only release, whose names begin with `prefix`.
 
     Raises:
         OSError: the file is not there, or damaged.
@@ -384,7 +361,6 @@ class UniMuRPreTrainedModel(PreTrainedModel):
                 init.constant_(tensor, value)
 
 
-# -- the model --------------------------------------------------------------------------------------------------------
 class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
 
@@ -393,13 +369,14 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     """
 
     accepts_loss_kwargs = False
-    # Whether a batch runs in one piece and without a prefix apart, so that ranks among which the language model is
-    # sharded call it equally often, whatever their batches hold.
+    # Whether a batch runs in one piece, so that ranks among which the language model is sharded call it equally often.
     equal_calls = False
 
     def __init__(self, config: UniMuRConfig, build_backbones: bool = True, backbone_dtypes: dict | None = None):
         super().__init__(config)
-        self.build_backbones(build_backbones, backbone_dtypes)
+        self.language_model = self.clip = None
+        if build_backbones:
+            self._build_backbones(backbone_dtypes or {})
         self.heads = UniMuRHeads(config)
         self._prefix_support: dict = {}  # what `frozen_decoder.supports` has found out
         self.post_init()
@@ -411,11 +388,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         return self.heads.logit_scale.dtype
 
     def require_clip(self) -> nn.Module:
-        """The dual encoder.
-
-        Raises:
-            ValueError: the model has none.
-        """
+        """The dual encoder. Raises ValueError if the model has none."""
         if self.clip is None:
             raise ValueError(
                 "This model has no dual encoder: its candidates are ready embeddings, and its contexts hold text only "
@@ -434,8 +407,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     @property
     def input_scale(self) -> float:
-        """What the language model's input table multiplies its rows by: the root of the width for Gemma, mostly 1. An
-        input vector of this model is as long as what the table returns, and a row of a tied output layer is not."""
+        """What the language model's input table multiplies its rows by: the root of the width for Gemma, mostly 1."""
         table = self.get_input_embeddings()
         first = torch.arange(min(8, table.num_embeddings), device=table.weight.device)
         with torch.no_grad():
@@ -443,18 +415,9 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             return float(table(first).float().norm()) / stored if stored else 1.0
 
     # -- the frozen backbones: built inside, attached from where they live, saved or left out -------------------------
-    def build_backbones(self, build: bool, dtypes: dict | None = None) -> None:
-        """Makes both from the configuration, or leaves them out.
-
-        Args:
-            build (`bool`): whether they are made.
-            dtypes (`dict`, *optional*): by part, `"text"` and `"clip"`: `from_pretrained` asks for one dtype, and
-                loads a weight in the one that its parameter has already.
-        """
-        self.language_model = self.clip = None
-        if not build:
-            return
-        for part, dtype in (dtypes or {}).items():
+    def _build_backbones(self, dtypes: dict[str, torch.dtype]) -> None:
+        # `from_pretrained` asks for one dtype, and loads a weight in the one that its parameter has already.
+        for part, dtype in dtypes.items():
             getattr(self.config, f"{part}_config").dtype = dtype
         self.language_model = AutoModelForCausalLM.from_config(self.config.text_config)
         if self.config.lora is not None:
@@ -491,8 +454,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     @property
     def adapter_state(self) -> tuple:
-        """Another one whenever adapters are trained, loaded, switched off, merged or unmerged: what the language model
-        made of a context before is then out of date."""
+        """Differs whenever adapters are trained, loaded, switched off, merged or unmerged: kept prefixes are then out
+        of date."""
         layers = adapter_layers(self.language_model) if self.config.lora else ()
         weights = adapter_weights(self.language_model) if self.config.lora else {}
         return (
@@ -521,17 +484,14 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         Args:
             language_model (`str` or `PreTrainedModel`): Hub id, folder, or a causal language model.
             clip (`str` or `PreTrainedModel`, *optional*): the dual encoder likewise. Without one the candidates are
-                ready embeddings: by the processor's encoder (`anchor_base_model`), whose width and reading of images
-                are found by asking it, or of the width `projection_dim`.
-            processor (`UniMuRProcessor`): the processor for both; knows the ids of [RET] and of images. It learns
-                what `query_anchor` the model has.
+                ready embeddings, by the processor's encoder (`anchor_base_model`) or of the width `projection_dim`.
+            processor (`UniMuRProcessor`): the processor for both. It learns what `query_anchor` the model has.
             language_model_revision, clip_revision (`str`, *optional*): branch, tag or commit on the Hub; the commit
                 that it resolves to is recorded.
-            dtype: of the backbones, "auto" for those of their checkpoints, or a dictionary as `from_pretrained` takes
-                it; the heads are float32 unless that names them.
+            dtype: of the backbones, as in `from_pretrained`; the heads are float32 unless a dictionary names them.
             hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
-            language_model_arguments (`dict`, *optional*): further arguments of the language model's
-                `from_pretrained`, such as `quantization_config`.
+            language_model_arguments (`dict`, *optional*): of the language model's `from_pretrained`, such as
+                `quantization_config`.
             config_arguments: further arguments of the configuration.
         """
         hub, dtypes = hub_arguments or {}, part_dtypes(dtype)
@@ -593,16 +553,14 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             config (`PreTrainedConfig`, *optional*): instead of the one beside the weights.
             language_model, clip (`str` or `PreTrainedModel`, *optional*): backbones in place of those that a
                 heads-only release names.
-            dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts; by default, or with "auto", each part is
-                loaded in the dtype of its own checkpoint. A dictionary names parts apart, as in
-                `{"language_model": torch.bfloat16, "clip": torch.float32}`; those that it leaves out keep their own,
-                and the heads are float32.
+            dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts; by default, or with "auto", that of each
+                part's own checkpoint. A dictionary names parts apart, as in `{"language_model": torch.bfloat16}`;
+                those that it leaves out keep their own, and the heads are float32.
             kwargs: those of `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: when a file lacks weights, a heads-only release comes without backbones, or `dtype` names
-                something that is no part or no dtype.
-            OSError: when a backbone cannot be had; it names the id and the revision.
+            ValueError: when a file lacks weights, a heads-only release comes without backbones, or `dtype` is wrong.
+            OSError: when a backbone cannot be loaded; it names the id and the revision.
         """
         origin = str(pretrained_model_name_or_path)
         source = {k: kwargs[k] for k in (*HUB_ARGUMENTS, "revision", "subfolder") if k in kwargs}
@@ -695,8 +653,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
         Args:
             save_directory (`str`): the folder.
-            heads_only (`bool`, *optional*): by default True where both backbones came from the Hub. A folder that
-                holds heads only and names no backbones is loaded with `language_model=` and `clip=`.
+            heads_only (`bool`, *optional*): by default True where both backbones came from the Hub.
         """
         usual = self.config.heads_only
         heads_only = usual if heads_only is None else heads_only
@@ -768,8 +725,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             pixel_values (`(images, 3, height, width)`, *optional*): images of the contexts in reading order; or
                 `visual_features (images, visual_width)`, computed before.
             pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for images of any shape.
-            prefix_states (*optional*): of `training.prefix_store.prefix_states` for the contexts without images,
-                as wide as the longest of them.
+            prefix_states (*optional*): of `training.prefix_store.prefix_states` for the contexts without images.
             anchors ([`AnchorInputs`]): of anchored queries.
 
         Returns:
@@ -789,8 +745,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         visual_features: torch.Tensor | None = None,
         prefix_states: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the language model reads at [RET] `(batch, projection_dim)`, unit vectors: the query of the paper, and
-        `readout_embeds` of an anchored one. The arguments are those of `get_multimodal_features`."""
+        """What the language model reads at [RET] `(batch, projection_dim)`, unit vectors: the query of the paper."""
         return self._readouts(input_ids, attention_mask, visual_features, prefix_states)[0]
 
     def _queries(self, input_ids, attention_mask, visual_features, prefix_states, **anchors):
@@ -808,17 +763,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         visual_features: torch.Tensor | None = None,
         **anchors: Unpack[AnchorInputs],
     ) -> UniMuRQueryOutput:
-        """The queries of dialogues whose readout is known: with `query_anchor="none"` the readout itself.
-
-        Args:
-            readout (`(batch, projection_dim)`): of `get_readout_features`.
-            num_tokens, num_images (`(batch,)`): tokens and images of each context.
-            visual_features (`(images, visual_width)`, *optional*): of the contexts' images in reading order.
-            anchors ([`AnchorInputs`]): the other inputs.
-
-        Raises:
-            ValueError: inputs are missing, or do not fit the batch.
-        """
+        """The queries of dialogues whose readout is known, with `query_anchor="none"` the readout itself. `num_tokens`
+        and `num_images (batch,)` are those of each context; the others are those of `get_multimodal_features`."""
         if unknown := sorted(anchors.keys() - AnchorInputs.__annotations__.keys()):
             raise TypeError(f"Unexpected keyword argument {unknown[0]!r}.")
         if self.heads.query_anchor is None:
@@ -845,8 +791,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         if self.clip is None:
             raise ValueError(
                 "Anchored queries of a model without a dual encoder need anchor_features: set anchor_encoder of the "
-                "UniMuRProcessor (or of the pipeline) to the encoder that made the index, or name it as "
-                "anchor_base_model in the configuration."
+                "processor or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
             )
         if ids is None:
             raise ValueError(_missing_anchor("anchor_input_ids or anchor_features"))
@@ -902,12 +847,10 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
-        """Candidate texts `(texts, tokens)`, of the dual encoder's tokenizer, as unit vectors
-        `(texts, projection_dim)`.
+        """Candidate texts `(texts, tokens)` of the dual encoder's tokenizer as unit vectors `(texts, projection_dim)`.
 
         Raises:
-            ValueError: for heads that rank images alone (FROMAGe's): no map brings texts into their space; or for
-                ids of the language model's tokenizer, which end with [RET].
+            ValueError: for heads that rank images alone (FROMAGe's), or for queries, which end with [RET].
         """
         self.require_clip()
         self._refuse_queries(input_ids)
@@ -943,9 +886,9 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         pixel_attention_mask: torch.Tensor | None = None,
         spatial_shapes: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """What the language model reads of images `(images, 3, height, width)`: the frozen tower's output `(images,
-        visual_width)`, the argument `visual_features` of other methods. With `max_image_tokens` the pooled output is
-        followed by means over patches, `(images, 1 + num_visual_tokens, visual_width)`."""
+        """What the language model reads of images: the frozen tower's output `(images, visual_width)`, the argument
+        `visual_features` of other methods; with `max_image_tokens` followed by means over patches, `(images, 1 +
+        num_visual_tokens, visual_width)`."""
         if self.config.max_image_tokens is not None:
             with torch.no_grad():
                 side = math.isqrt(self.config.num_visual_tokens)
@@ -965,15 +908,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     def get_inputs_embeds(self, input_ids: torch.Tensor, visual_features: torch.Tensor | None = None) -> torch.Tensor:
         """Input vectors of the language model `(batch, tokens, width)`: the frozen table's, with the trained vectors
-        at [RET] and at the images.
-
-        Args:
-            input_ids (`(batch, tokens)`): with placeholders of images.
-            visual_features (`(images, visual_width)`, *optional*): of those images in reading order.
-
-        Raises:
-            ValueError: the number of images is not that of the places.
-        """
+        at [RET] and at the images. Raises ValueError if the number of images is not that of the places."""
         table = self.get_input_embeddings()
         embeds = table(input_ids.clamp(max=table.num_embeddings - 1))  # [RET] and images lie beyond the table
         for number, token in enumerate(self.config.ret_token_ids):
@@ -993,12 +928,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             raise ValueError(f"The contexts have places for {count} images, and {given} images came with them.")
 
     def _parts(self, input_ids, attention_mask, visual_features, together: bool = False):
-        """Aligned rows in parts that are worth running together: row numbers, ids, mask and image features.
-
-        Args:
-            together: whether contexts without images are one part: where only [RET] is in the graph it is read in one
-                go, and the decoder splits what stands before it.
-        """
+        """Aligned rows in parts that are worth running together: row numbers, ids, mask and image features. With
+        `together`, contexts without images are one part: the decoder splits what stands before [RET]."""
         images = (input_ids == self.config.image_token_id).sum(dim=1) // self.config.num_visual_tokens
         owners = torch.arange(len(input_ids), device=input_ids.device).repeat_interleave(images)
         self._check_images(len(owners), visual_features)
@@ -1061,11 +992,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     # -- training ---------------------------------------------------------------------------------------------------
     def context_labels(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """What the next-token loss of contexts learns `(batch, tokens)`: words and the first [RET], which is one more
-        row of the vocabulary; -100 at padding, at images and at the first token, which follows nothing.
-
-        Raises:
-            ValueError: a word lies beyond `config.loss_vocab_size`.
-        """
+        row of the vocabulary; -100 at padding, at images and at the first token, which follows nothing."""
         ignored = (attention_mask.cumsum(dim=1) <= 1) | (attention_mask == 0)
         for token in (self.config.image_token_id, *self.config.ret_token_ids[1:]):
             ignored |= input_ids == token
@@ -1111,12 +1038,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         return self.heads.ret_embedding[0] / self.input_scale
 
     def get_vocabulary_logits(self, states: torch.Tensor, ret: bool = False) -> torch.Tensor:
-        """The language model's logits `(rows, vocabulary)` of last hidden states `(rows, width)`, in float32.
-
-        Args:
-            states: last hidden states.
-            ret: whether the first [RET] is one more word, as in the next-token loss of contexts.
-        """
+        """The language model's logits `(rows, vocabulary)` of last hidden states `(rows, width)`, in float32; with
+        `ret` the first [RET] is one more word, as in the next-token loss of contexts."""
         head, extra = self.get_output_embeddings(), self._ret_row if ret else None
         states = states * self._logit_factor
         return vocabulary_logits(states, head.weight, getattr(head, "bias", None), extra, self._softcap)
@@ -1158,21 +1081,19 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             pixel_values, visual_features, pixel_attention_mask, spatial_shapes: their images, likewise.
             target_pixel_values (`(batch, 3, height, width)`, *optional*): row i's right image; or
                 `target_image_features (batch, width)`, of `image_target_features`.
-            target_image_mask (`(batch,)`, *optional*): False for rows without an image; their values are ignored.
             target_input_ids, target_attention_mask (`(batch, tokens)`, *optional*): row i's right text, of the dual
                 encoder's tokenizer; or `target_text_features (batch, width)`, of `encode_texts`.
-            target_text_mask (`(batch,)`, *optional*): False for rows without a text.
+            target_image_mask, target_text_mask (`(batch,)`, *optional*): False for rows without that target.
             target_image_negatives, target_text_negatives (`(batch, count, width)`, *optional*): hard negatives of row
                 i, as the features of the targets; only query i is compared with them.
             target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
-            caption_input_ids, caption_attention_mask, caption_labels (`(batch, tokens)`, *optional*): captions after
-                the placeholders of their images; labels are -100 where nothing is learned.
-            caption_pixel_values (`(batch, 3, height, width)`, *optional*): those images; or
-                `caption_visual_features (batch, visual_width)`, computed before.
-            multimodal_embeds (`(batch, projection_dim)`, *optional*): queries in place of the contexts, as
-                gradient caching computes them before.
-            num_context_labels, num_caption_labels (*optional*): what the sums of the next-token losses of contexts and
-                of captions are divided by, where these are a part of a batch; the labels given here by default.
+            caption_input_ids, caption_attention_mask, caption_labels (`(batch, tokens)`, *optional*): of
+                `UniMuRProcessor.process_captions`.
+            caption_pixel_values (`(batch, 3, height, width)`, *optional*): their images; or
+                `caption_visual_features (batch, visual_width)`.
+            multimodal_embeds (`(batch, projection_dim)`, *optional*): queries in place of the contexts.
+            num_context_labels, num_caption_labels (*optional*): what the sums of the next-token losses are divided by;
+                by default the number of labels.
             return_loss: whether to compute losses.
             anchors ([`AnchorInputs`]): of anchored queries.
         """
@@ -1234,7 +1155,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         Args:
             input_ids, attention_mask (`(batch, tokens)`): prompts without [RET], made by `processor.process_prompt`.
             pixel_values, visual_features, pixel_attention_mask, spatial_shapes: as in `get_multimodal_features`.
-            kwargs: passed to the language model's `generate` (`max_new_tokens`, `num_beams`, ...).
+            kwargs: of the language model's `generate` (`max_new_tokens`, `num_beams`, ...).
 
         Returns:
             `torch.Tensor` of shape `(batch, new tokens)`.
@@ -1288,15 +1209,12 @@ def next_token_loss(
     """Mean cross entropy of the next token, with vocabulary logits only where a label is, a chunk at a time.
 
     Args:
-        hidden (`torch.Tensor` of shape `(batch, tokens, width)`): last hidden states.
-        labels (`torch.Tensor` of shape `(batch, tokens)`): the token at each position, -100 where none is learned.
+        hidden (`(batch, tokens, width)`): last hidden states.
+        labels (`(batch, tokens)`): the token at each position, -100 where none is learned.
         output_embeddings (`torch.nn.Linear`): the language model's head.
-        extra_row (`torch.Tensor` of shape `(width,)`, *optional*): a class after the vocabulary ([RET]'s vector).
+        extra_row (`(width,)`, *optional*): a class after the vocabulary ([RET]'s vector).
         softcap (`float`, *optional*): the language model's logit soft cap (Gemma 2).
         vocab_size (`int`, *optional*): only so many of the first rows of the head are classes.
-
-    Raises:
-        ValueError: a label is none of the classes.
     """
     weight, bias = output_embeddings.weight, getattr(output_embeddings, "bias", None)
     if vocab_size is not None:
@@ -1309,23 +1227,15 @@ def next_token_loss(
     total = states.new_zeros((), dtype=at_least_float32(states))
     for start in range(0, states.shape[0], _LOGIT_ROWS):
         part = slice(start, start + _LOGIT_ROWS)
-        total = total + checkpoint(
-            _summed_cross_entropy,
-            states[part],
-            weight,
-            bias,
-            wanted[part],
-            extra_row,
-            softcap,
-            use_reentrant=False,
-        )
+        inputs = (states[part], weight, bias, wanted[part], extra_row, softcap)
+        total = total + checkpoint(_summed_cross_entropy, *inputs, use_reentrant=False)
     return total / max(len(wanted), 1)
 
 
 # -- patches ----------------------------------------------------------------------------------------------------------
 def pool_patches(clip: nn.Module, pixel_values, pixel_attention_mask, spatial_shapes, side: int) -> torch.Tensor:
-    """The image tower's pooled output, and the means of its patches over a grid of `side` by `side` equal parts, row
-    by row: `(images, 1 + side * side, pooled_width)`; the other arguments are those of `pool_images`."""
+    """The image tower's pooled output, and the means of its patches over a grid of `side` by `side` equal parts:
+    `(images, 1 + side * side, pooled_width)`; the other arguments are those of `pool_images`."""
     extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
     out = clip.vision_model(pixel_values.to(clip.dtype), *extra)
     if spatial_shapes is None:

@@ -69,39 +69,27 @@ class DocumentFusion(nn.Module):
         image_mask: torch.Tensor | None = None,
         caption_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Unit vectors `(documents, width)`.
-
-        Args:
-            images, captions (`(documents, width)`, *optional*): not normalised.
-            image_mask, caption_mask (`(documents,)`, *optional*): False where a document has no image, or no
-                caption; what it has is then all that counts.
-
-        Raises:
-            ValueError: with neither.
-        """
+        """Unit vectors `(documents, width)` of images and captions `(documents, width)`, which need not be normalised.
+        The masks `(documents,)` are False where a document has no image, or no caption."""
         if images is None and captions is None:
             raise ValueError("A document must be a text, an image, or an image with a caption; got none of them.")
         if images is None or captions is None:
             return F.normalize(captions if images is None else images, dim=-1)
-        has_image = (
-            torch.ones(len(images), dtype=torch.bool, device=images.device) if image_mask is None else image_mask
-        )
-        has_caption = torch.ones_like(has_image) if caption_mask is None else caption_mask
-        images, captions = (
-            torch.where(mask[:, None], vectors, 0.0)
-            for mask, vectors in ((has_image, images), (has_caption, captions))
-        )
+        every = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        has_image, has_caption = (every if mask is None else mask for mask in (image_mask, caption_mask))
+        has_image, has_caption = has_image[:, None], has_caption[:, None]
+        images, captions = torch.where(has_image, images, 0.0), torch.where(has_caption, captions, 0.0)
         if self.map is not None:
             joined = self.map(torch.cat([images, captions], dim=-1))
-            fused = torch.where((has_image & has_caption)[:, None], joined, images + captions)
+            fused = torch.where(has_image & has_caption, joined, images + captions)
         elif self.fusion == "image":
-            fused = torch.where(has_image[:, None], images, captions)
+            fused = torch.where(has_image, images, captions)
         elif self.fusion == "caption":
-            fused = torch.where(has_caption[:, None], captions, images)
+            fused = torch.where(has_caption, captions, images)
         else:
             weight = self.fixed_weight if self.image_weight is None else self.image_weight
             # An image alone has a direction of its own, also where its weight is nothing.
-            fused = torch.where(has_caption[:, None], weight * images + captions, images)
+            fused = torch.where(has_caption, weight * images + captions, images)
         return F.normalize(fused, dim=-1)
 
 
@@ -114,10 +102,8 @@ def candidate_losses(
     candidates: torch.Tensor | None = None,
     false_negative_threshold: float | None = None,
 ) -> torch.Tensor:
-    """Each query's `-log softmax` of its positive over its candidates (UniVL-DR, section 3; from query to document).
-
-    Documents stand once each, however many queries they are candidates of. Logits are float32 whatever the inputs
-    are, under autocast too.
+    """Each query's `-log softmax` of its positive over its candidates `(queries,)` (UniVL-DR, section 3; from query to
+    document). Logits are float32 whatever the inputs are, under autocast too.
 
     Args:
         queries (`(queries, width)`), documents (`(documents, width)`): normalised.
@@ -127,9 +113,6 @@ def candidate_losses(
             each document once for every query by default. The positive is always one.
         false_negative_threshold (*optional*): cosine with the positive from which on another document is taken for
             right as well and left out.
-
-    Returns:
-        `torch.Tensor` of shape `(queries,)`.
     """
     dtype = at_least_float32(queries)
     queries, documents, scale = queries.to(dtype), documents.to(dtype), scale.to(dtype)
@@ -151,17 +134,14 @@ def gather_documents(
     candidates: torch.Tensor,
     known_ids: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Makes the documents of all ranks candidates of this rank's queries, with gradient.
+    """Documents, positives and candidates (see `candidate_losses`) over all ranks, with gradient; as given outside
+    distributed training.
 
     Args:
         documents (`(documents, width)`), document_ids (`(documents,)`): of this rank; ranks may hold different
             numbers of them.
-        positives (`(queries,)`), candidates (`(queries, documents)`): as in `candidate_losses`.
         known_ids (`(queries, most)`): ids that are no negatives of a query, filled up with -1; and those of its own
             candidates, which then count as often as `candidates` says.
-
-    Returns:
-        documents, positives and candidates over all ranks; as given outside distributed training.
     """
     if world_size() == 1:
         return documents, positives, candidates
@@ -183,11 +163,8 @@ def gather_documents(
 
 # -- the model --------------------------------------------------------------------------------------------------------
 class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
-    """Embeds queries, text documents and image documents with one dual encoder, whose towers both train.
-
-    A query and a text document are the text tower's vector; an image document is image and caption fused
-    (`config.fusion`). Make one from a dual encoder with [`~UniVLDRModel.from_backbones`], load one with
-    `from_pretrained`.
+    """Embeds queries, text documents and image documents (image and caption fused) with one dual encoder, whose towers
+    both train. Make one with [`~UniVLDRModel.from_backbones`], load one with `from_pretrained`.
     """
 
     config: UniVLDRConfig
@@ -222,12 +199,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Loads a UniVL-DR, or a `clip`, `siglip`, `siglip2` or open_clip model as the whole encoder, which is what
-        the released checkpoints of UniVL-DR are.
-
-        Args:
-            pretrained_model_name_or_path: Hub id or folder.
-            kwargs: those of `PreTrainedModel.from_pretrained`.
-        """
+        the released checkpoints of UniVL-DR are. The arguments are those of `PreTrainedModel.from_pretrained`."""
         hub = {key: kwargs[key] for key in (*HUB_ARGUMENTS, "revision", "subfolder") if key in kwargs}
         found = kwargs.get("config") or cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub)[0]
         found = found.get("model_type") if isinstance(found, dict) else found.model_type
@@ -261,7 +233,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             config_arguments: further arguments of [`UniVLDRConfig`].
 
         Raises:
-            OSError: it cannot be loaded; the message names it.
+            OSError: it cannot be loaded.
             ValueError: it lacks weights, or is no dual encoder.
         """
         dual, _ = load_dual_encoder(clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
@@ -300,8 +272,7 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         spatial_shapes: torch.Tensor | None = None,
         pooled_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Images as `(images, width)`, not normalised; of `pooled_features (images, pooled_width)`, the image
-        tower's output before the joint space, only the projection is left to do."""
+        """Images, or the image tower's outputs `pooled_features`, as `(images, width)`, not normalised."""
         if pooled_features is None:
             pooled_features = pool_images(self.clip, pixel_values, pixel_attention_mask, spatial_shapes)
         return project_images(self.clip, pooled_features)
@@ -310,9 +281,8 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> BaseModelOutputWithPooling:
         """Queries and text documents `(texts, tokens)` as unit vectors `(texts, width)`."""
-        return BaseModelOutputWithPooling(
-            pooler_output=F.normalize(self.encode_texts(input_ids, attention_mask), dim=-1)
-        )
+        texts = self.encode_texts(input_ids, attention_mask)
+        return BaseModelOutputWithPooling(pooler_output=F.normalize(texts, dim=-1))
 
     def get_image_features(
         self,
@@ -341,16 +311,13 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             input_ids, attention_mask (`(rows, tokens)`, *optional*): queries or texts; beside images, their
                 captions.
             pixel_values (`(rows, 3, height, width)`, *optional*): images; or `pooled_features (rows, pooled_width)`,
-                the image tower's output computed before.
+                the image tower's output.
             pixel_attention_mask, spatial_shapes: what SigLIP 2's processor adds for images of any shape.
-            caption_mask, image_mask (`(rows,)`, *optional*): False for an image without a caption, whose text is
-                then not read, and for a caption without an image.
+            caption_mask, image_mask (`(rows,)`, *optional*): False for an image without a caption, and for a caption
+                without an image.
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(rows, width)`, unit vectors.
-
-        Raises:
-            ValueError: with neither texts nor images, or unequal numbers of them.
         """
         shown = pixel_values is not None or pooled_features is not None
         if not shown and input_ids is not None:
@@ -393,9 +360,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         Args:
             input_ids, attention_mask (`(queries, tokens)`): queries.
             text_input_ids, text_attention_mask (`(texts, tokens)`, *optional*): text documents.
-            caption_input_ids, caption_attention_mask, caption_mask (*optional*): captions of image documents, a row an
-                image, as in `get_multimodal_features`.
-            pixel_values, pixel_attention_mask, spatial_shapes, pooled_features, image_mask (*optional*): their images.
+            caption_input_ids, caption_attention_mask, caption_mask, pixel_values, pixel_attention_mask,
+                spatial_shapes, pooled_features, image_mask (*optional*): image documents, as in
+                `get_multimodal_features`.
             positives (`(queries,)`, *optional*): number of each query's right document; row i's by default.
             candidates (`(queries, documents)`, *optional*): how often each document is a candidate of a query; all
                 documents are by default, which is in-batch training.
@@ -403,9 +370,6 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
                 negatives of a query (-1 fills up). With them the documents of all ranks are candidates.
             false_negative_threshold (*optional*): as in `candidate_losses`.
             return_loss: whether to compute losses.
-
-        Raises:
-            ValueError: when the default positives need as many documents as queries, and there are others.
         """
         output = UniVLDROutput(logit_scale=self.logit_scale.exp())
         if input_ids is not None:
@@ -415,17 +379,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             parts.append(self.get_text_features(text_input_ids, text_attention_mask).pooler_output)
             texts = len(parts[0])
         if pixel_values is not None or pooled_features is not None or caption_input_ids is not None:
+            images = (pixel_values, pixel_attention_mask, spatial_shapes, pooled_features, caption_mask, image_mask)
             parts.append(
-                self.get_multimodal_features(
-                    caption_input_ids,
-                    caption_attention_mask,
-                    pixel_values,
-                    pixel_attention_mask,
-                    spatial_shapes,
-                    pooled_features,
-                    caption_mask,
-                    image_mask,
-                ).pooler_output
+                self.get_multimodal_features(caption_input_ids, caption_attention_mask, *images).pooler_output
             )
         if parts:
             output.document_embeds = torch.cat(parts)
@@ -443,11 +399,8 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             positives = torch.arange(len(queries), device=queries.device)
         shown = positives >= texts
         if document_ids is not None and known_ids is not None:
-            if candidates is None:
-                candidates = queries.new_ones(len(queries), len(documents))
-            documents, positives, candidates = gather_documents(
-                documents, document_ids, positives, candidates, known_ids
-            )
+            given = queries.new_ones(len(queries), len(documents)) if candidates is None else candidates
+            documents, positives, candidates = gather_documents(documents, document_ids, positives, given, known_ids)
         further = (output.logit_scale, positives, candidates, threshold)
         losses = sum_over_prefixes(lambda *both: candidate_losses(*both, *further), (queries, documents), self.config)
         output.loss = losses.mean()
@@ -457,7 +410,6 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             output.textual_matching_loss = losses[~shown].mean()
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Saves the whole encoder and the code that runs it."""
         self.config.clip_config._name_or_path = ""
         return super().save_pretrained(save_directory, *args, **kwargs)
 

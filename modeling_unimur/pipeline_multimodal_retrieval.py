@@ -45,8 +45,8 @@ _END = object()
 
 
 class _Batch(NamedTuple):
-    """Dialogues that are read together, and what errors call them: their numbers, None for one that is not one of
-    many. `kept`: it is one chat, which goes on from what is kept of its owner's."""
+    """Dialogues that are read together, and their numbers for errors, None for one that is not one of many. With
+    `kept` it is one chat, which goes on from what is kept of its owner's."""
 
     dialogues: list
     numbers: Sequence[int | None]
@@ -107,11 +107,8 @@ class MultimodalRetrievalPipeline(Pipeline):
     Several threads may use one pipeline. They wait for one another, so that a batch is faster than threads.
 
     Args:
-        anchor_encoder (*optional*): for anchored queries of a model whose candidates are ready embeddings: the encoder
-            that made them, a `SentenceTransformer` or a callable from a list of texts to vectors. By default the one
-            that the model's configuration names is loaded.
-        truncate_dim (`int`, *optional*): numbers of each vector that count, of candidates and queries alike: the first
-            ones, at length 1. All by default.
+        anchor_encoder (*optional*): that of [`UniMuRProcessor`].
+        truncate_dim (`int`, *optional*): only so many first numbers of each vector count, at length 1.
         args, kwargs: of every pipeline.
     """
 
@@ -126,8 +123,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         if anchor_encoder is not None:
             self.processor.anchor_encoder = anchor_encoder
         self.index = RetrievalIndex()
-        # Turns of a chat that were read already are not run again; `chats.max_bytes = 0` leaves that out. None without
-        # a language model.
+        # Turns of a chat that ran already are not run again; `chats.max_bytes = 0` switches that off.
         self.chats = self.model.new_chat_cache(self.processor)
         self._model_lock, self._space = ThreadLock(), None
 
@@ -147,18 +143,16 @@ class MultimodalRetrievalPipeline(Pipeline):
     ) -> dict:
         """Embeds candidates and adds them to the index. A bad one is left out and reported; the others are added.
 
-        Candidates, ids, payloads and captions are lists, or generators, datasets and their columns, which are read
-        batch by batch.
-
         Args:
-            images (`list`, *optional*): paths, `PIL.Image`s, arrays or the bytes of files.
-            texts (`list[str]`, *optional*): texts. A string is a text, whatever it ends with.
+            images (*optional*): paths, `PIL.Image`s, arrays or the bytes of files: a list, or a generator, a dataset
+                or a column of one, which is read batch by batch. The other arguments likewise.
+            texts (*optional*): texts. A string is a text, whatever it ends with.
             image_ids, text_ids (`list[str]`, *optional*): by default, and where one is None, the path or the text
                 itself, and a running number for an image without a path. A known id is replaced.
-            image_payloads, text_payloads (`list[dict]`, *optional*): what comes back with a hit besides, and can be
-                asked for by `where`: a caption, a licence, anything small.
-            captions (`list[str]`, *optional*): of the images, None or "" for one without; they come back with a hit
-                as payload `caption`. A model that fuses images with their captions (UniVL-DR) embeds them too.
+            image_payloads, text_payloads (`list[dict]`, *optional*): what comes back with a hit, and can be asked for
+                by `where`: a licence, a year, anything small.
+            captions (`list[str]`, *optional*): of the images, None or "" for one without; payload `caption` of a hit.
+                A model that fuses images with their captions (UniVL-DR) embeds them too.
             batch_size (`int`): candidates embedded at a time.
             show_progress (`bool`): whether to show a bar.
             allow_urls (`bool`, *optional*): whether images may be fetched from URLs; no by default.
@@ -167,8 +161,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             `dict`: `{"images": added, "texts": added, "skipped": [{"item", "reason"}]}`.
 
         Raises:
-            ValueError: when ids, payloads or captions and candidates do not agree in number. Where one of them has no
-                length, this shows only at its end.
+            ValueError: when ids, payloads or captions and candidates do not agree in number.
         """
         require_positive("batch_size", batch_size)
         given = {
@@ -249,19 +242,16 @@ class MultimodalRetrievalPipeline(Pipeline):
         return self.processor.allow_urls if allow_urls is None else allow_urls
 
     def add_embeddings(self, kind: str, ids: list[str], embeddings: torch.Tensor, payloads: list) -> None:
-        """Adds candidates of `kind` `"text"` or `"image"` that are embedded already, `(candidates, width)`, whole or
-        truncated; a payload is a dict, or the text itself or what names the image."""
+        """Adds candidates of `kind` `"text"` or `"image"` with their embeddings `(candidates, width)`, whole or
+        truncated; a payload is a dict, the text, or what names the image."""
         if embeddings.shape[-1] not in (most := self.model.config.embedding_width, self.width):
             raise ValueError(f"This model's space has {most} dimensions; the embeddings have {embeddings.shape[-1]}.")
         payloads = [payload if isinstance(payload, dict) else {kind: payload} for payload in payloads]
         self.index.add(kind, ids, unit_vectors(embeddings.detach(), self.truncate_dim), payloads)
 
     def remove(self, images: Sequence[str] = (), texts: Sequence[str] = ()) -> int:
-        """Removes candidates by their ids; returns how many.
-
-        Raises:
-            ValueError: an id that is not there; no candidate of its kind has been removed then.
-        """
+        """Removes candidates by their ids and returns how many. Raises ValueError for an unknown id, and removes none
+        of its kind then."""
         return sum(self.index.remove(kind, ids) for kind, ids in (("image", images), ("text", texts)) if len(ids))
 
     # -- the index --------------------------------------------------------------------------------------------------
@@ -280,13 +270,10 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     def save_index(self, folder: str | os.PathLike | None = None) -> None:
         """Writes the index, by default to where it was loaded from; another index in the folder is replaced whole.
-        It takes the package `modeling_unimur`, and raises ImportError where that is not installed."""
+        Raises ImportError where the package `modeling_unimur` is not installed."""
         if self.index.model is None:
             self.index.model = self.space
-        if folder is None:
-            self.index.save()
-        else:
-            self.index.save(folder, replace=True)
+        self.index.save(**({} if folder is None else {"folder": folder, "replace": True}))
 
     def load_index(
         self, index, create: str | None = None, read_only: bool = False, model: str | None = None, **options
@@ -303,10 +290,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             options: of `modeling_unimur.index.open_index`.
 
         Raises:
-            FileNotFoundError: when there is none.
+            FileNotFoundError, BlockingIOError, ImportError: as `open_index`.
             ValueError: when it is damaged, or was made by a model with another space.
-            BlockingIOError: when another process writes it.
-            ImportError: when what keeps it is not installed.
         """
         given = hasattr(index, "search")
         found = index if given else self._open_index(os.fspath(index), create, read_only, model, options)
@@ -390,16 +375,14 @@ class MultimodalRetrievalPipeline(Pipeline):
             modality (`str`): `"both"` (default), `"text"`, `"image"`, `"joint"` for one ranking of both kinds, or
                 `"pair"` for ranked pairs of a text and an image.
             coherent (`bool`): whether texts and images are rescored by how well they agree with each other
-                (`memory_index.Coherence`, by `coherence_weight`, `coherence_text_share` and `coherence_temperature`
-                of the configuration). False by default.
+                (`memory_index.Coherence`). False by default.
             hybrid (`float` or `str`, *optional*): also searches the words of texts and captions by BM25: its weight
-                from 0 (cosines alone) to 1 (BM25 alone), or `"rrf"` for reciprocal rank fusion. The query is the text
-                of all turns. Not together with `coherent` or pairs; see `modeling_unimur.index.hybrid`.
-            reranker (*optional*): a second stage, which rescores the best hits by the text of all turns: name, path or
-                object of a sentence-transformers `CrossEncoder` or `MultiVectorEncoder`, or any object with the
-                method `rerank` of `modeling_unimur.index.second_stage.Reranker`. False for none, where the pipeline
-                was made with one. Not together with `coherent` or pairs.
-            rerank_top_k (`int`): how many of the first stage's hits of each ranking are rescored, 50 by default.
+                from 0 (cosines alone) to 1 (BM25 alone), or `"rrf"` for reciprocal rank fusion. Not together with
+                `coherent` or pairs; see `modeling_unimur.index.hybrid`.
+            reranker (*optional*): a second stage: name, path or object of a sentence-transformers `CrossEncoder` or
+                `MultiVectorEncoder`, or any object with the method `rerank` of
+                `modeling_unimur.index.second_stage.Reranker`; False for none. Not together with `coherent` or pairs.
+            rerank_top_k (`int`): how many hits of each ranking are rescored, 50 by default.
             image_threshold (`float`, *optional*): best cosine from which on images are returned at all, in answers
                 that are no joint ranking and no pairs.
             where (`dict`, *optional*): what a candidate's payload must say, as in
@@ -414,13 +397,10 @@ class MultimodalRetrievalPipeline(Pipeline):
             `dict` or `list`: `{"text": [{"id", "score", "text"}], "image": [{"id", "score", "image"}]}` with what else
             their payloads hold, a list of hits with their `"kind"` for `"joint"`, a list of
             `{"score", "text": hit, "image": hit}` for `"pair"`; a list of these for a list of dialogues; an iterable
-            of these for a generator or a dataset. `score` is the cosine with the dialogue. A hit that was rescored by
-            `coherent=True` has that as `cosine`, and `score` is the sum of it and of the other kind's vote; where one
-            kind has no candidate, the answer is that of a plain call. `"joint"` merges the rescored hits of both kinds
-            by their scores. With `hybrid`, `score` is the fused one, beside `cosine` and `bm25`. With `reranker` it is
-            the second stage's, beside `first_score`; hits without `first_score` were not rescored and come last. The
-            score of a pair is the sum of its hits' scores and of `coherence_weight` times the cosine between its text
-            and its image.
+            of these for a generator or a dataset. `score` is the cosine with the dialogue; with `coherent` (beside
+            `cosine`) the sum of it and of the other kind's vote, with `hybrid` (beside `cosine` and `bm25`) the fused
+            one, and with `reranker` (beside `first_score`) the second stage's: hits without `first_score` come last.
+            That of a pair is the sum of its hits' scores and of `coherence_weight` times their cosine.
 
         Raises:
             ValueError: for a malformed dialogue, an image that cannot be read, or an index without candidates.
@@ -464,14 +444,10 @@ class MultimodalRetrievalPipeline(Pipeline):
     def _require_readable(self, dialogues: list, allow_urls: bool | None) -> None:
         """Raises the error of the first bad dialogue, as far as it shows without decoding images."""
 
-        def glance(source, allow_urls: bool):
-            if isinstance(source, (str, os.PathLike)):
-                address = os.fsdecode(source)
-                fetched = allow_urls and address.startswith(("http://", "https://"))
-                fine = fetched or address.startswith("data:") or (os.path.isfile(address) and os.path.getsize(address))
-            else:
-                fine = is_image(source)
-            if not fine:  # `load_image` says best why
+        def glance(source, allow_urls: bool) -> None:
+            fetched = allow_urls and isinstance(source, str) and source.startswith(("http://", "https://"))
+            is_there = os.path.isfile(source) if isinstance(source, os.PathLike) else is_image(source)
+            if not fetched and not is_there:  # `load_image` says best why
                 load_image(source, allow_urls=allow_urls)
 
         for number, dialogue in enumerate(dialogues):
@@ -511,16 +487,13 @@ class MultimodalRetrievalPipeline(Pipeline):
 
         Args:
             inputs: one dialogue or several, as in a call.
-            batch_size, max_length, allow_urls, on_error (*optional*): as in a call.
+            batch_size, max_length, allow_urls, on_error (*optional*): as in a call, which raises the same errors.
             owners (`list[str]`, *optional*): whose chat each dialogue is. It goes on from what is kept of that owner's
-                chats (`chats`), and of nobody else's; one of None is run from its start, with the others of a batch.
+                chats (`chats`), and of nobody else's; one of None runs from its start, with the others of a batch.
 
         Returns:
             `torch.Tensor`: unit vectors `(dialogues, width)`, float32 on the CPU. With `on_error="skip"` a list of
             vectors `(width,)`, with the exception in the place of a bad dialogue.
-
-        Raises:
-            ValueError, FileNotFoundError: as a call.
         """
         given, _, _ = self._sanitize_parameters(max_length=max_length, allow_urls=allow_urls, on_error=on_error)
         params, size = {**self._preprocess_params, **given}, self._size(batch_size)
@@ -551,14 +524,10 @@ class MultimodalRetrievalPipeline(Pipeline):
         Args:
             embeddings (`torch.Tensor`): unit vectors `(dialogues, width)`, as `embed` returns them.
             words (`list[str]`, *optional*): text of each dialogue, which `hybrid` and `reranker` need.
-            kwargs: `top_k`, `modality`, `coherent`, `hybrid`, `reranker`, `rerank_top_k`, `image_threshold` and
-                `where`, as in a call.
+            kwargs: options of a call that do not concern reading.
 
         Returns:
             `list`: the answer to each dialogue, as in a call.
-
-        Raises:
-            ValueError: for another option or width.
         """
         pre, _, given = self._sanitize_parameters(**kwargs)
         if pre := set(pre) - {"with_words"}:
@@ -648,7 +617,7 @@ class MultimodalRetrievalPipeline(Pipeline):
                 hits = dict(zip(KINDS, coherence.rescore(hits["text"], hits["image"]), strict=True))
             if modality == "pair":
                 pairs = coherence.pairs(hits["text"], hits["image"], top_k)
-                results.append([{"score": p.score, "text": _shown(p.text), "image": _shown(p.image)} for p in pairs])
+                results.append([{"score": s, "text": _shown(t), "image": _shown(i)} for s, t, i in pairs])
             elif modality == "joint":
                 merged = sorted([*hits["text"], *hits["image"]], key=lambda hit: -hit.score)
                 results.append([_shown(hit, "kind") for hit in merged[:top_k]])

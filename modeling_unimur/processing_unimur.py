@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
-import threading
-from collections.abc import Callable
-from contextlib import suppress
 
 import torch
-from tokenizers import AddedToken, processors
+from tokenizers import processors
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedConfig
 from transformers.processing_utils import Unpack
@@ -41,60 +37,11 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endif -%}
 {%- endfor -%}"""
 
-# A chat template is a program, and a damaged one may loop; a dialogue takes milliseconds.
-RENDER_SECONDS = 10.0
 _QUESTION_MARKS = "?\uff1f\u061f"  # also the full-width and the Arabic one
 # The arguments of `UniMuRModel` that `process_anchors` makes, one row a dialogue.
 ANCHOR_ROWS = (
-    "anchor_input_ids",
-    "anchor_attention_mask",
-    "anchor_text_mask",
-    "anchor_features",
-    "turn_statistics",
-)
-
-
-class _Stopped(BaseException):
-    """Raised in a thread that renders for too long."""
-
-
-def render_bounded(render: Callable[[], str], seconds: float | None = None) -> str:
-    """The result of a chat template, or an error after a while.
-
-    Args:
-        render (`Callable`): renders a dialogue; it runs on a thread of its own.
-        seconds (`float`, *optional*): how long it may take, `RENDER_SECONDS` by default.
-
-    Raises:
-        ValueError: the template fails, loops, or renders something other than a text.
-    """
-    seconds, found = RENDER_SECONDS if seconds is None else seconds, []
-
-    def work() -> None:
-        try:
-            found.append(render())
-        except BaseException as error:
-            found.append(error)
-
-    thread = threading.Thread(target=work, name="chat template", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not found:
-        with suppress(AttributeError, TypeError):  # not CPython, where it goes on beside
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(_Stopped))
-        raise ValueError(
-            f"The chat template did not end within {seconds:g} seconds: it loops. Load the release's own "
-            "chat_template.jinja again."
-        )
-    text = found[0]
-    if isinstance(text, (KeyboardInterrupt, SystemExit, MemoryError)):
-        raise text
-    if isinstance(text, BaseException):
-        first = f"{type(text).__name__}: {text}".split("\n")[0]
-        raise ValueError(f"The chat template cannot render this dialogue ({first:.200}).") from text
-    if not isinstance(text, str):
-        raise ValueError(f"The chat template renders {type(text).__name__}, not a text.")
-    return text
+    "anchor_input_ids", "anchor_attention_mask", "anchor_text_mask", "anchor_features", "turn_statistics",
+)  # fmt: skip
 
 
 class UniMuRProcessor(DualEncoderProcessor):
@@ -112,11 +59,11 @@ class UniMuRProcessor(DualEncoderProcessor):
         target_tokenizer: the dual encoder's, for candidate texts.
         chat_template (`str`, *optional*): Jinja template from messages to text; an image is written as `image_token`.
         image_token (`str`): placeholder of an image.
-        picture_prompt (`str`, *optional*): how an image is written into a dialogue, with `image_token` in it, which
-            alone is the paper's form. A language model without a start token needs words before it: it makes its
-            first token a place for idle attention and forgets what stood there.
-        caption_prompt (`str`, *optional*): what a caption follows, with `image_token` in it, which alone is FROMAGe's
-            form; for a chat model its own turns, since its end-of-text token ends a turn.
+        picture_prompt (`str`, *optional*): how an image is written into a dialogue; by default `image_token` alone, as
+            in the paper. A language model without a start token needs words before it, since it makes its first token
+            a place for idle attention.
+        caption_prompt (`str`, *optional*): what a caption follows; by default `image_token` alone, as in FROMAGe. A
+            chat model takes its own turns, since its end-of-text token ends a turn.
         ret_token (`str`): the token that is read out; with several, they are `[RET]`, `[RET1]`, `[RET2]`, ...
         num_ret_tokens (`int`): how many of them.
         num_visual_tokens (`int`): placeholders that one image takes.
@@ -125,27 +72,22 @@ class UniMuRProcessor(DualEncoderProcessor):
         readout_prompt (`str`): fixed text between the context and [RET]; empty as in the paper.
         max_context_tokens (`int`): longest context; of a longer one the latest tokens are kept.
         max_target_tokens (`int`): longest candidate text.
-        target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP, whose text tower was trained on padded texts
-            and without a mask.
-        start_after_pictures (`bool`): whether the start token stands before the first words, and so behind images
-            that come first, as in FROMAGe; otherwise it is always the first.
+        target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP's text tower, which has no mask.
+        start_after_pictures (`bool`): whether the start token follows leading images, as in FROMAGe; otherwise it is
+            always the first.
         caption_ends (`bool`): whether the caption loss learns the end-of-text token behind each caption. Without it
             captions have none, and the start token behind an image is learned, as in FROMAGe.
-        start_each_caption (`bool`): whether each of several captions in a row has a start token of its own, as in
-            FROMAGe; otherwise the row has one.
-        clean_text (`str`, *optional*): how candidate texts are cleaned before the dual encoder's tokenizer: `"clip"`
-            as OpenAI's CLIP and open_clip do, for encoders that were trained so; `None` leaves them as they are.
+        start_each_caption (`bool`): whether each of several captions in a row has a start token, as in FROMAGe;
+            otherwise the row has one.
+        clean_text (`str`, *optional*): how candidate texts are cleaned: `"clip"` as OpenAI's CLIP and open_clip do.
         squash_images (`bool`): whether images are resized to the image processor's size whatever their shape, as in
             FROMAGe's evaluations; otherwise they are prepared as the dual encoder was trained, CLIP's by a crop.
-        query_anchor (`str`): that of the model's configuration. With `"encoder"` the inputs of a dialogue hold its
-            words for the encoder too; see `process_anchors`.
-        anchor_base_model, anchor_base_revision (`str`, *optional*): those of the model's configuration.
+        query_anchor, anchor_base_model, anchor_base_revision (`str`, *optional*): those of the model's configuration.
         fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
 
     Attributes:
-        anchor_encoder (*optional*): the encoder of candidates that are ready embeddings; it embeds the words of
-            anchored queries, new candidates, and, where it reads images, those too. A `SentenceTransformer`, or a
-            callable from a list of texts to vectors `(texts, width)`. By default the model that `anchor_base_model`
+        anchor_encoder (*optional*): the encoder of candidates that are ready embeddings: a `SentenceTransformer`, or
+            a callable from a list of texts to vectors `(texts, width)`. By default the model that `anchor_base_model`
             names is loaded when it is first needed. It is never saved.
     """
 
@@ -216,11 +158,10 @@ class UniMuRProcessor(DualEncoderProcessor):
         """
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
         revision, clip_revision = (kwargs.pop(f"{name}_revision", None) for name in ("language_model", "clip"))
-        own = {**hub, "revision": revision} if revision else hub
+        own = {**hub, "revision": revision}
         tokenizer = AutoTokenizer.from_pretrained(language_model, **own)
         if (most := kwargs.get("max_image_tokens")) is not None:
-            of_clip = {**hub, "revision": clip_revision} if clip_revision else hub
-            about = None if clip is None else PreTrainedConfig.get_config_dict(clip, **of_clip)[0]
+            about = None if clip is None else PreTrainedConfig.get_config_dict(clip, revision=clip_revision, **hub)[0]
             kwargs["num_visual_tokens"] = image_tokens(backbone_config(about), most)
         if clip is None:  # transformers saves every part a processor has; the other two are never asked
             return cls(CLIPImageProcessor(), tokenizer, AutoTokenizer.from_pretrained(language_model, **own), **kwargs)
@@ -248,8 +189,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         if not getattr(tokenizer, "is_fast", False):
             raise ValueError(f"{type(tokenizer).__name__} is no fast tokenizer; [RET] is appended by one.")
         ret_tokens = self.ret_tokens
-        added = [AddedToken(token, special=True) for token in (self.image_token, *ret_tokens)]
-        tokenizer.add_tokens(added, special_tokens=True)
+        tokenizer.add_tokens([self.image_token, *ret_tokens], special_tokens=True)
         tokenizer.padding_side = tokenizer.truncation_side = "left"
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -258,7 +198,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         backend.no_padding()
         prompt = backend.encode(self.readout_prompt, add_special_tokens=False)
         suffix = prompt.ids + tokenizer.convert_tokens_to_ids(ret_tokens)
-        self._suffix_length = len(suffix)
+        self.readout_length = len(suffix)  # of the readout prompt and [RET]
         if tokenizer("")["input_ids"][-len(suffix) :] != suffix:  # else it came back from a file with it
             # One template does it all: behind another one it would take the start token for the first text of a pair.
             plain, whole = (backend.encode("a", add_special_tokens=special) for special in (False, True))
@@ -301,9 +241,8 @@ class UniMuRProcessor(DualEncoderProcessor):
             kwargs: as in `__call__`.
 
         Returns:
-            `BatchFeature`: `input_ids` and `attention_mask` of shape `(batch, tokens)`, padded on the left, and, if
-            there are images, `pixel_values` of shape `(images, 3, height, width)` in reading order; for anchored
-            queries also what `process_anchors` returns.
+            `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left, `pixel_values`
+            `(images, 3, height, width)` in reading order, and what `process_anchors` returns.
 
         Raises:
             ValueError, FileNotFoundError: naming the dialogue, the turn and the part that is wrong.
@@ -322,9 +261,7 @@ class UniMuRProcessor(DualEncoderProcessor):
             raise ValueError("No dialogue: pass at least one.")
         allow_urls = self.allow_urls if allow_urls is None else allow_urls
         names = ("The dialogue" if first is None else f"Dialogue {first + n}" for n in range(len(conversations)))
-        read = [
-            read_conversation(dialogue, name, allow_urls) for dialogue, name in zip(conversations, names, strict=True)
-        ]
+        read = [read_conversation(one, name, allow_urls) for one, name in zip(conversations, names, strict=True)]
         return [messages for messages, _ in read], [images for _, images in read]
 
     def apply_chat_template(
@@ -344,9 +281,8 @@ class UniMuRProcessor(DualEncoderProcessor):
             chat_template (`str`, *optional*): in place of the processor's own.
             tokenize (`bool`): returns what `process_queries` returns in place of the rendered text.
             return_dict (`bool`): with `tokenize`, returns the whole batch and not its `input_ids` alone.
-            return_tensors, processor_kwargs: with `tokenize`, options of `process_queries`; `max_length`, `padding`,
-                `truncation` and `allow_urls` may stand beside them.
-            kwargs: variables of the template.
+            return_tensors, processor_kwargs: with `tokenize`, options of `process_queries`.
+            kwargs: variables of the template, and with `tokenize` also options of texts and `allow_urls`.
         """
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **kwargs)
@@ -378,9 +314,13 @@ class UniMuRProcessor(DualEncoderProcessor):
             }
             for message in messages
         ]
-        if self.chat_template == self._own_template and "chat_template" not in template:  # which ends
+        try:
             return self.apply_chat_template(messages, tokenize=False, **template)
-        return render_bounded(lambda: self.apply_chat_template(messages, tokenize=False, **template))
+        except MemoryError:
+            raise
+        except Exception as error:
+            first = f"{type(error).__name__}: {error}".split("\n")[0]
+            raise ValueError(f"The chat template cannot render this dialogue ({first:.200}).") from error
 
     @staticmethod
     def _defuse(text: str, tokens) -> str:
@@ -391,12 +331,7 @@ class UniMuRProcessor(DualEncoderProcessor):
     @property
     def overhead_tokens(self) -> int:
         """Tokens that every context has besides its own: the start, the readout prompt and [RET]."""
-        return self._prefix_length + self._suffix_length
-
-    @property
-    def readout_length(self) -> int:
-        """Tokens of the readout prompt and [RET], with which every context ends."""
-        return self._suffix_length
+        return self._prefix_length + self.readout_length
 
     def _encode(
         self,
@@ -418,16 +353,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         return batch
 
     def process_rendered(self, texts: list[str], max_length: int | None = None, keep: str = "first") -> BatchFeature:
-        """Contexts that are written out already (see `render`), for a caller who has the images' features.
-
-        Args:
-            texts (`list[str]`): with `image_token` at the places of images.
-            max_length (`int`, *optional*): in tokens, `max_context_tokens` by default.
-            keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
-
-        Returns:
-            `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left.
-        """
+        """`input_ids` and `attention_mask` `(batch, tokens)` of contexts that are written out already (see `render`),
+        for a caller who has the images' features. Of a longer text the `"first"` or the `"latest"` tokens are kept."""
         return as_batch(self.tokenize(texts, max_length, keep)[0], "pt")
 
     def tokenize(
@@ -438,10 +365,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
-            raise ValueError(
-                f"max_length={limit} leaves no room: start, readout prompt and [RET] take {self.overhead_tokens} "
-                "tokens."
-            )
+            fixed = f"start, readout prompt and [RET] take {self.overhead_tokens} tokens"
+            raise ValueError(f"max_length={limit} leaves no room: {fixed}.")
         texts = [text.replace(self.image_token, self.image_token * self.num_visual_tokens) for text in texts]
         rows = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         ends = self.tokenizer("", add_special_tokens=True)["input_ids"]
@@ -487,10 +412,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         allow_urls: bool | None = None,
         **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
-        """The call of every processor of transformers: texts are queries, and images alone are candidates.
-
-        Candidate texts are prepared by `process_texts`: they go to another tokenizer, and `get_text_features` refuses
-        what this call returns.
+        """The call of every processor of transformers: texts are queries, and images alone are candidates. Candidate
+        texts, which go to another tokenizer, are prepared by `process_texts`.
 
         Args:
             images: one image or a list; with several texts, a list of lists. Alone they are candidates.
@@ -549,11 +472,8 @@ class UniMuRProcessor(DualEncoderProcessor):
             dialogues: chat messages whose content is a string or a list of text and image parts.
 
         Returns:
-            `dict[str, torch.Tensor]`: `turn_statistics (dialogues, 2)`, the number of turns and the share of them with
-            a question mark, and the words of all turns, a line each, and those of the last turn that has any, for the
-            dual encoder: `anchor_input_ids`, `anchor_attention_mask` `(dialogues, 2, tokens)`, the latest tokens of a
-            longer text, and `anchor_text_mask (dialogues, 2)`, False for no words. With another encoder they are
-            embedded: `anchor_features (dialogues, 2, width)`, zeros for no words.
+            `dict[str, torch.Tensor]`: those of `AnchorInputs` in `modeling_unimur`. Of a text that is longer than the
+            dual encoder reads, the latest tokens are kept. An encoder of ready embeddings embeds the texts here.
 
         Raises:
             ImportError: the encoder needs sentence-transformers, which is not installed.
@@ -602,11 +522,7 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def process_images(self, images, allow_urls: bool | None = None, **kwargs) -> BatchFeature:
         """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its unit vectors of the images:
-        `visual_features (images, width)`.
-
-        Raises:
-            ValueError: the encoder reads no images.
-        """
+        `visual_features (images, width)`. Raises ValueError if it reads none."""
         if not self._has_encoder:
             return super().process_images(images, allow_urls, **kwargs)
         vectors = self._encode_by("documents", self.load_images(images, allow_urls))
@@ -637,13 +553,11 @@ class UniMuRProcessor(DualEncoderProcessor):
         Args:
             captions (`list[str]`): one per image.
             max_length (`int`): of a caption, in tokens (FROMAGe: 24).
-            together (`int`): how many images with their captions follow one another in a row (FROMAGe: 2 in half of
-                its batches).
+            together (`int`): images with their captions in a row (FROMAGe: 2 in half of its batches).
 
         Returns:
-            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` of shape
-            `(rows, tokens)`; labels are -100 on images, prompt and padding. What is learned besides the words, and
-            where start tokens stand, `caption_ends` and `start_each_caption` say.
+            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` `(rows, tokens)`; labels
+            are -100 on images, prompt and padding.
         """
         begin = self.tokenizer("")["input_ids"][: self._prefix_length]
         prompt = self.caption_prompt.replace(self.image_token, self.image_token * self.num_visual_tokens)
@@ -673,33 +587,26 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def process_prompt(self, conversations, allow_urls: bool | None = None) -> BatchFeature:
         """Dialogues without readout prompt and [RET], ready for `generate`."""
-        return self._without_readout(self.process_queries(conversations, allow_urls=allow_urls))
+        messages, images = self._read_all(conversations, allow_urls, 0)
+        return self._without_readout([self.render(dialogue) for dialogue in messages], images)
 
     def process_caption_prompt(self, images, allow_urls: bool | None = None) -> BatchFeature:
-        """Images, each in `caption_prompt`: `generate` then says what they show, as the caption loss has trained it.
-
-        Args:
-            images: one image or a list.
-            allow_urls (`bool`): whether images may be fetched from URLs.
-        """
+        """One image or a list, each in `caption_prompt`: `generate` then says what they show, as the caption loss has
+        trained it."""
         loaded = [[image] for image in self.load_images(images, allow_urls)]
-        return self._without_readout(self._encode([self.caption_prompt] * len(loaded), loaded, None))
+        return self._without_readout([self.caption_prompt] * len(loaded), loaded)
 
-    def _without_readout(self, batch: BatchFeature) -> BatchFeature:
+    def _without_readout(self, texts: list[str], images: list[list]) -> BatchFeature:
+        batch = self._encode(texts, images, None)
         for key in ("input_ids", "attention_mask"):
             batch[key] = batch[key][:, : -self.readout_length]
-        for key in ANCHOR_ROWS:
-            batch.pop(key, None)
         return batch
 
     # -- files ----------------------------------------------------------------------------------------------------
     @classmethod
     def _load_tokenizer_from_pretrained(cls, sub_processor_type, *args, **kwargs):
-        """Tells transformers that the dual encoder's tokenizer has no configuration beside it.
-
-        Otherwise it looks for one, and older releases fail at that: they leave out a private repository's `token`,
-        and with `local_files_only` they take the missing file for an error.
-        """
+        """Tells transformers that the dual encoder's tokenizer has no configuration beside it: looking for one, older
+        releases leave out a private repository's `token`, and fail with `local_files_only`."""
         if sub_processor_type == "target_tokenizer":
             kwargs["config"] = PreTrainedConfig()
         return super()._load_tokenizer_from_pretrained(sub_processor_type, *args, **kwargs)
@@ -722,4 +629,4 @@ def anchor_words(messages: list[dict]) -> tuple[str, str]:
     return "\n".join(said), said[-1]
 
 
-__all__ = ["ANCHOR_ROWS", "UniMuRProcessor", "anchor_words", "render_bounded"]
+__all__ = ["ANCHOR_ROWS", "UniMuRProcessor", "anchor_words"]

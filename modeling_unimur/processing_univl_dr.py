@@ -19,21 +19,17 @@ from .conversation import (
 
 
 class UniVLDRProcessor(DualEncoderProcessor):
-    """Prepares queries and documents for the one dual encoder.
-
-    Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls` is set. The
-    attribute is never saved.
+    """Prepares queries and documents for the one dual encoder. Images are not fetched from URLs, unless a call passes
+    `allow_urls=True` or the attribute `allow_urls`, which is never saved, is set.
 
     Args:
-        image_processor: the dual encoder's.
-        tokenizer: the dual encoder's.
+        image_processor, tokenizer: the dual encoder's.
         max_target_tokens (`int`): longest query, text and caption; longer ones are cut at the end.
-        target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP, whose text tower was trained on padded texts
-            and without a mask.
+        target_padding (`str`): `"longest"`, or `"max_length"` for SigLIP's text tower, which has no mask.
         verbalization_tokens (`int`): room that `verbalization.join_caption` keeps for the words of an image; 0 lets a
             long caption push them out, as in the released code.
-        clean_text (`str`, *optional*): how texts are cleaned before the tokenizer: `"clip"` as OpenAI's CLIP does and
-            so UniVL-DR's released checkpoints; `None` leaves them as they are.
+        clean_text (`str`, *optional*): how texts are cleaned: `"clip"` as OpenAI's CLIP and UniVL-DR's released
+            checkpoints do.
         fingerprint (`dict`, *optional*): what the saved processor makes of fixed texts; see `WholeProcessorMixin`.
     """
 
@@ -55,13 +51,8 @@ class UniVLDRProcessor(DualEncoderProcessor):
 
     @classmethod
     def from_backbones(cls, clip: str, clip_revision: str | None = None, **kwargs) -> UniVLDRProcessor:
-        """A processor for a dual encoder.
-
-        Args:
-            clip (`str`): Hub id or folder.
-            clip_revision (`str`, *optional*): branch, tag or commit on the Hub.
-            kwargs: arguments of the constructor; `token`, `cache_dir` and `local_files_only` go to the loaders.
-        """
+        """A processor for the dual encoder `clip`, a Hub id or a folder. `kwargs` are arguments of the constructor;
+        `token`, `cache_dir` and `local_files_only` go to the loaders."""
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
         return cls(*cls.dual_encoder_parts(clip, clip_revision, hub, kwargs), **kwargs)
 
@@ -87,9 +78,6 @@ class UniVLDRProcessor(DualEncoderProcessor):
             allow_urls (`bool`, *optional*): has no effect, since a query holds no image.
             first (`int`, *optional*): number of the first query, for errors.
             kwargs: as in `process_texts`.
-
-        Raises:
-            ValueError: for an empty query, or one with an image: UniVL-DR's queries are text.
         """
         if is_conversation(queries):
             queries, first = [queries], None
@@ -118,21 +106,8 @@ class UniVLDRProcessor(DualEncoderProcessor):
         allow_urls: bool | None = None,
         **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
-        """Images with their captions, ready for `get_multimodal_features`.
-
-        Args:
-            images: one image or a list, as `load_image` takes them.
-            captions (`list[str]`): one per image; None or an empty one for an image without.
-            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
-            kwargs: as in `__call__`.
-
-        Returns:
-            `BatchFeature`: `pixel_values`, `input_ids`, `attention_mask`, and `caption_mask` where a caption is
-            missing.
-
-        Raises:
-            ValueError: another number of captions than images; FileNotFoundError: an image is not there.
-        """
+        """Images, as `process_images` takes them, with a caption each (None or an empty one for an image without), for
+        `get_multimodal_features`: `pixel_values` and what `process_captions` returns."""
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         captions = [captions] if isinstance(captions, str) else list(captions)
         if len(captions) != len(images):
@@ -153,19 +128,9 @@ class UniVLDRProcessor(DualEncoderProcessor):
     def __call__(
         self, images=None, text=None, allow_urls: bool | None = None, **kwargs: Unpack[RetrievalProcessorKwargs]
     ) -> BatchFeature:
-        """The call of every processor of transformers: texts, images, or images with a caption each.
-
-        Args:
-            images: one image or a list, as `load_image` takes them.
-            text (`str` or `list[str]`): queries and text documents; with images, their captions.
-            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
-            kwargs: `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None for lists),
-                and options of the image processor.
-
-        Raises:
-            TypeError: an unknown option.
-            ValueError: neither text nor images, or another number of captions than images.
-        """
+        """The call of every processor of transformers: texts (queries and text documents), images, or images with
+        captions. `kwargs` are `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None
+        for lists), and options of the image processor."""
         if text is None and images is None:
             raise ValueError("Pass text, images, or both.")
         if images is None:
@@ -181,11 +146,10 @@ class UniVLDRProcessor(DualEncoderProcessor):
         attribute, which no file can."""
         hub = {key: kwargs[key] for key in ("token", "cache_dir", "local_files_only", "revision") if key in kwargs}
         about, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub)
-        if about.get("model_type") in DUAL_ENCODERS:
-            arguments = {("clip_revision" if key == "revision" else key): value for key, value in kwargs.items()}
-            processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
-        else:
+        if about.get("model_type") not in DUAL_ENCODERS:
             return super().from_pretrained(pretrained_model_name_or_path, *args, allow_urls=allow_urls, **kwargs)
+        arguments = {("clip_revision" if key == "revision" else key): value for key, value in kwargs.items()}
+        processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
         processor.allow_urls = allow_urls
         return processor
 

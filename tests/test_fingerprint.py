@@ -2,13 +2,11 @@
 
 import json
 import shutil
-import time
 
 import pytest
 import torch
 
-from modeling_unimur import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor, processing_unimur
-from modeling_unimur.processing_unimur import render_bounded
+from modeling_unimur import UniMuRModel, UniMuRProcessor, UniVLDRModel, UniVLDRProcessor
 
 TOKENIZER, TARGET = "tokenizer.json", "target_tokenizer/tokenizer.json"
 CONFIG, TEMPLATE = "processor_config.json", "chat_template.jinja"
@@ -198,13 +196,9 @@ def test_a_panic_of_rust_is_an_error(release, monkeypatch):
         UniMuRProcessor.from_pretrained(release)
 
 
-LOOP = "{% for n in range(99999) %}" * 3 + "{% endfor %}" * 3
-
-
 @pytest.mark.parametrize(
     ("template", "told"),
     [
-        (LOOP, "loops"),
         ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "template"),
         ("{{ raise_exception('no') }}", "no"),
         ("{% for m in messages %}", "template"),
@@ -213,28 +207,10 @@ LOOP = "{% for n in range(99999) %}" * 3 + "{% endfor %}" * 3
         ("{{ 1 / 0 }}", "template"),
     ],
 )
-def test_a_template_that_loops_or_fails_is_one_clear_error(release, monkeypatch, template, told):
-    monkeypatch.setattr(processing_unimur, "RENDER_SECONDS", 1.0)
+def test_a_template_that_fails_is_one_clear_error(release, template, told):
     (release / TEMPLATE).write_text(template)
-    start = time.perf_counter()
     with pytest.raises(ValueError, match=told):
         UniMuRProcessor.from_pretrained(release)
-    assert time.perf_counter() - start < 10
-
-
-def test_a_loop_is_ended_and_does_not_go_on_beside():
-    turns = [0]
-
-    def loop():
-        while True:
-            turns[0] += 1
-
-    with pytest.raises(ValueError, match="loops"):
-        render_bounded(loop, seconds=0.1)
-    time.sleep(0.3)
-    before = turns[0]
-    time.sleep(0.2)
-    assert turns[0] == before
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

@@ -226,9 +226,10 @@ def test_on_open_clip(tmp_path, pictures, kind):
     assert_same_outputs(found, documents(model, processor, pictures))
     assert found.shape == (3, model.config.embedding_width)
     with torch.no_grad():
-        images = model.clip.get_image_features(processor.process_images(pictures[:3])["pixel_values"])
+        pixels = processor.process_images(pictures[:3])["pixel_values"]
+        images = model.clip.get_image_features(pixels)
         captions = model.clip.get_text_features(**processor.process_texts(CAPTIONS)).pooler_output
-        pooled = model.encode_images(pooled_features=images.pooled_features)
+        pooled = model.encode_images(pooled_features=model.clip.pool_image(pixels))
     torch.testing.assert_close(pooled, images.pooler_output)
     torch.testing.assert_close(found, unit(images.pooler_output + captions), atol=1e-6, rtol=0)
 

@@ -61,8 +61,9 @@ def test_wrapper_computes_what_open_clip_computes(case, pixels, tokens):
         assert type(model) is OpenCLIPModel
         images = model.get_image_features(pixels)
         torch.testing.assert_close(images.pooler_output, images_expected, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(model.project_image(images.pooled_features), images_expected, atol=1e-6, rtol=1e-5)
-        assert images.pooled_features.shape[1] == (model.config.vision_width or model.config.projection_dim)
+        pooled = model.pool_image(pixels)
+        torch.testing.assert_close(model.project_image(pooled), images_expected, atol=1e-6, rtol=1e-5)
+        assert pooled.shape[1] == (model.config.vision_width or model.config.projection_dim)
         torch.testing.assert_close(model.get_text_features(texts).pooler_output, texts_expected, atol=1e-6, rtol=1e-5)
 
 
@@ -87,7 +88,7 @@ def test_forward_is_open_clips(case, pixels, tokens):
     logits, rows = scale * images_expected @ texts_expected.T, torch.arange(3)
     torch.testing.assert_close(out.loss, (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2)
     cached = wrapped(
-        pooled_features=wrapped.get_image_features(pixels).pooled_features,
+        pooled_features=wrapped.pool_image(pixels),
         text_features=wrapped.get_text_features(texts).pooler_output,
     )
     torch.testing.assert_close(cached.loss, out.loss)

@@ -24,19 +24,15 @@ def model_folder(given: str | None) -> Path:
     Raises:
         CommandError: if the folder is missing or holds no model.
     """
-    if given is None or (given in OWN_MODELS and not Path(given).exists()):
-        folder = cache_dir() / "models" / (given or DEFAULT_MODEL)
-        if not (folder / "config.json").is_file():
-            raise CommandError(
-                f"no model at {folder}; run `make demo` once to build it, or name one with --model FOLDER"
-            )
+    is_own = given is None or (given in OWN_MODELS and not Path(given).exists())
+    folder = cache_dir() / "models" / (given or DEFAULT_MODEL) if is_own else Path(given).expanduser()
+    if (folder / "config.json").is_file():
         return folder
-    folder = Path(given).expanduser()
+    if is_own:
+        raise CommandError(f"no model at {folder}; run `make demo` once to build it, or name one with --model FOLDER")
     if not folder.is_dir():
         raise CommandError(f"no model folder at {folder}; run `make demo` once to build one")
-    if not (folder / "config.json").is_file():
-        raise CommandError(f"{folder} is not a model folder: it holds no config.json; name what `unimur train` wrote")
-    return folder
+    raise CommandError(f"{folder} is not a model folder: it holds no config.json; name what `unimur train` wrote")
 
 
 def model_source(given: str | None) -> str:
@@ -64,22 +60,9 @@ def chosen_systems(names: str, known: Sequence[str]) -> list[str]:
     return [name for name in known if name in chosen]
 
 
-def open_with_index(
-    folder: Path,
-    uri: str,
-    collection: str | None = None,
-    *,
-    quiet: bool = True,
-    backbones: dict[str, str] | None = None,
-    trust_remote_code: bool = False,
-) -> Any:
-    """`open_retriever` with an index to search; a typo in a folder's path is told before the model is loaded.
-
-    Args:
-        folder: of the model.
-        uri: of the index.
-        collection: of an index in a database.
-        quiet, backbones, trust_remote_code: as in `open_retriever`.
+def open_with_index(folder: Path, uri: str, collection: str | None = None, **opening: Any) -> Any:
+    """`open_retriever` with the index at `uri`, and in a database its `collection`. A typo in a folder's path is told
+    before the model is loaded.
 
     Raises:
         CommandError: the folder holds no index.
@@ -89,19 +72,14 @@ def open_with_index(
 
     if not is_database(uri) and IndexFolder(uri).about() is None:
         raise CommandError(f"{uri} contains no index; `unimur index build SOURCE --index {uri}` makes one")
-    retriever = open_retriever(folder, quiet=quiet, backbones=backbones, trust_remote_code=trust_remote_code)
+    retriever = open_retriever(folder, **opening)
     load_as_built(retriever, uri, read_only=True, **({} if collection is None else {"collection": collection}))
     return retriever
 
 
 def load_as_built(retriever: Any, uri: str, **options: Any) -> None:
-    """Loads an index into a pipeline, whose queries are truncated from now on where the index's vectors are.
-
-    Args:
-        retriever: a pipeline that truncates nothing yet.
-        uri: of the index.
-        options: of `open_index`.
-    """
+    """Loads an index, by `open_index`, into a pipeline, whose queries are truncated from now on where the index's
+    vectors are."""
     from ..index import open_index
 
     index = open_index(uri, **options)

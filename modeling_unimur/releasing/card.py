@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from transformers import PreTrainedConfig
 
 from .hub_cards import CARD_TO_FILL
+from .refusals import json_values
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 # What the template of a card's YAML file has where a person has to write.
@@ -89,24 +89,13 @@ def read_card(path: Path) -> Card:
     unknown = sorted(set(content) - fields)
     if unknown:
         raise ValueError(f"{path}: a card has no {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
-    for where, text in _texts(content):
-        if UNFILLED in text:
+    for where, text in json_values(content):
+        if isinstance(text, str) and UNFILLED in text:
             raise ValueError(f"{path}: {where} is still to fill in ({text!r:.80}).")
     for required in ("title", "licence", "training_data", "limits"):
         if not content.get(required):
             raise ValueError(f"{path} lacks {required}, which every card says.")
     return Card(**content)
-
-
-def _texts(value, where: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield where, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _texts(inner, f"{where}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for number, inner in enumerate(value):
-            yield from _texts(inner, f"{where}[{number}]")
 
 
 def _slug(text: str) -> str:

@@ -128,16 +128,16 @@ def _check_text(text: str, name: str) -> None:
 
 
 # -- configurations ---------------------------------------------------------------------------------------------------
-def _values(config, key: str = "") -> Iterator[tuple[str, object]]:
+def json_values(config, key: str = "") -> Iterator[tuple[str, object]]:
     """Every value in a JSON document with its dotted key."""
     if isinstance(config, dict):
         for name, value in config.items():
             yield f"{key}.{name}".lstrip("."), value
-            yield from _values(value, f"{key}.{name}")
+            yield from json_values(value, f"{key}.{name}")
     elif isinstance(config, list):
         for value in config:
             yield key.lstrip("."), value
-            yield from _values(value, key)
+            yield from json_values(value, key)
 
 
 def check_config(config, name: str) -> None:
@@ -150,7 +150,7 @@ def check_config(config, name: str) -> None:
     Raises:
         ValueError: with the key and the remedy.
     """
-    for key, value in _values(config):
+    for key, value in json_values(config):
         last = key.rsplit(".", 1)[-1]
         if last == "quantization_config" and value:
             raise ValueError(
@@ -181,7 +181,7 @@ def check_code_references(config, name: str) -> None:
     Raises:
         ValueError: naming the key and the remedy.
     """
-    for key, value in _values(config):
+    for key, value in json_values(config):
         parts = key.split(".")
         if not isinstance(value, str) or not (
             "auto_map" in parts or (parts[-1] == "impl" and "custom_pipelines" in parts)

@@ -75,8 +75,7 @@ class Answerer:
         for number, request in enumerate(requests):
             kinds.setdefault(_kind(request), []).append(number)
         for kind, numbers in kinds.items():
-            some = [requests[number] for number in numbers]
-            rows = self._dialogues(some) if kind == "dialogue" else self._documents(kind, some)
+            rows = self._embedded(kind, [requests[number] for number in numbers])
             for number, row in zip(numbers, rows, strict=True):
                 found[number] = row
         return found
@@ -87,39 +86,33 @@ class Answerer:
         for request, ids in zip(requests, read["input_ids"], strict=True):
             request.prompt_tokens = len(ids)
 
-    def _dialogues(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
-        found = self._tried(
-            lambda: self.retriever.embed(
-                [request.messages for request in requests],
-                batch_size=len(requests),
-                max_length=self.max_tokens,
-                on_error="skip",
-                owners=[request.client for request in requests],
-            )
-        )
-        if isinstance(found, Exception):  # of the model; one of them may be the cause
-            return [found] if len(requests) == 1 else [self._dialogues([request])[0] for request in requests]
+    def _embedded(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
+        """Vectors of requests of one kind; where the model fails, each alone, since one of them may be the cause."""
+        found = self._tried(lambda: (self._dialogues if kind == "dialogue" else self._documents)(requests))
+        if isinstance(found, Exception):
+            return [found] if len(requests) == 1 else [self._embedded(kind, [request])[0] for request in requests]
         return [self._refused(row) if isinstance(row, Exception) else row[None] for row in found]
 
-    def _documents(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
-        """Vectors of candidates of one kind."""
+    def _dialogues(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
+        return self.retriever.embed(
+            [request.messages for request in requests],
+            batch_size=len(requests),
+            max_length=self.max_tokens,
+            on_error="skip",
+            owners=[request.client for request in requests],
+        )
+
+    def _documents(self, requests: list[RetrievalRequest]) -> torch.Tensor:
+        """Vectors of candidates, which are all texts or all images."""
         model, processor = self.retriever.model, self.retriever.processor
-
-        def embedded() -> torch.Tensor:
-            texts = [_text(request) for request in requests]
-            if kind == "text":
-                return text_vectors(model, processor.process_texts(texts))
-            parts = [part for request in requests for part in request.messages[0]["content"]]
-            images = [part["image"] for part in parts if part["type"] == "image"]
-            if any(texts) and not fuses_captions(processor):
-                raise ValueError("This model has no vector for an image with a text: send the one or the other.")
-            return image_vectors(model, image_inputs(processor, images, [{"caption": text or None} for text in texts]))
-
-        found = self._tried(embedded)
-        if isinstance(found, Exception):
-            alone = len(requests) == 1
-            return [found] if alone else [self._documents(kind, [request])[0] for request in requests]
-        return list(found.split(1))
+        texts = [_text(request) for request in requests]
+        if not requests[0].images:
+            return text_vectors(model, processor.process_texts(texts))
+        parts = [part for request in requests for part in request.messages[0]["content"]]
+        images = [part["image"] for part in parts if part["type"] == "image"]
+        if any(texts) and not fuses_captions(processor):
+            raise ValueError("This model has no vector for an image with a text: send the one or the other.")
+        return image_vectors(model, image_inputs(processor, images, [{"caption": text or None} for text in texts]))
 
     def rank(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict | Exception]:
         """The answer to each request by its vector, or why there is none. Requests that are ranked alike are ranked

@@ -198,10 +198,11 @@ class _Server:
         self.authorize(request)
         host = client_host(request.client)
         key = "" if self.shares_chats else client_key(request.client, request.headers, self.client_headers)
-        held = _RequestMemory(self.memory, host)
+        client = _Client(host, key, self.memory, self.limits.seconds)
         try:
-            body = await self._body(request, held)
-            answering = asyncio.ensure_future(work(body, _Client(host, key, held, self.limits.seconds)))
+            body = await self._body(request, client)
+            client.start = time.perf_counter()
+            answering = asyncio.ensure_future(work(body, client))
             leaving = asyncio.ensure_future(_left(request))
             try:
                 await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -215,9 +216,9 @@ class _Server:
         except ClientDisconnect as error:
             raise Refused(499, "The client has closed the connection.") from error
         finally:
-            held.give(held.count)
-            if held.pixels:
-                asyncio.get_running_loop().run_in_executor(self.readers, self.trimmer.freed, 3 * held.pixels)
+            client.give(client.held)
+            if client.pixels:
+                asyncio.get_running_loop().run_in_executor(self.readers, self.trimmer.freed, 3 * client.pixels)
 
     async def retrieve(self, body: bytearray, client: _Client) -> dict:
         """Ranked candidates for a dialogue."""
@@ -271,17 +272,17 @@ class _Server:
     async def _vector(self, row: RetrievalRequest, client: _Client) -> Any:
         kept = 3 * sum(image.kept_pixels for image in row.images)
         if row.images:
-            client.held.take(kept)
+            client.take(kept)
             pixels = sum(image.pixels for image in row.images)
-            client.held.pixels += pixels
+            client.pixels += pixels
             await self.decoder.answer(row, client.seconds_left, client.host, pixels)
         vector = await self.model.answer(row, client.seconds_left, client.host, row.cost(self.most_tokens))
         if not row.is_read_again:
             row.messages, row.images = [], []
-            client.held.give(kept)
+            client.give(kept)
         return vector
 
-    async def _body(self, request: Request, held: _RequestMemory) -> bytearray:
+    async def _body(self, request: Request, client: _Client) -> bytearray:
         """Reads the upload; refuses it if it is too large or too slow."""
         limits = self.limits
         too_large = Refused(413, f"The upload is larger than {limits.upload_bytes} bytes.")
@@ -294,7 +295,7 @@ class _Server:
             async for part in request.stream():
                 if len(body) + len(part) > limits.upload_bytes:
                     raise too_large
-                held.take(len(part))
+                client.take(len(part))
                 body.extend(part)
 
         try:
@@ -305,18 +306,18 @@ class _Server:
 
 
 class _Client:
-    """A client that waits for an answer.
+    """A client that waits for an answer, and what its request holds of the memory.
 
     Args:
         host: whose turns and limits they are.
         key: of its kept chats.
-        held: what its request takes of the memory.
+        memory: of all requests.
         limit: seconds until it is given up.
     """
 
-    def __init__(self, host: str, key: str | None, held: _RequestMemory, limit: float):
-        self.host, self.key, self.held, self.limit = host, key, held, limit
-        self.start = time.perf_counter()
+    def __init__(self, host: str, key: str | None, memory: MemoryBudget, limit: float):
+        self.host, self.key, self.memory, self.limit = host, key, memory, limit
+        self.start, self.held, self.pixels = time.perf_counter(), 0, 0
 
     @property
     def seconds(self) -> float:
@@ -328,22 +329,14 @@ class _Client:
         """Seconds until the request times out."""
         return max(self.limit - self.seconds, 0.001)
 
-
-class _RequestMemory:
-    """The memory that one request holds."""
-
-    def __init__(self, memory: MemoryBudget, client: str):
-        self.memory, self.client = memory, client
-        self.count = self.pixels = 0
-
     def take(self, count: int) -> None:
-        self.memory.take(self.client, count)
-        self.count += count
+        self.memory.take(self.host, count)
+        self.held += count
 
     def give(self, count: int) -> None:
         if count:
-            self.memory.give(self.client, count)
-            self.count -= count
+            self.memory.give(self.host, count)
+            self.held -= count
 
 
 def _decode(requests: list[RetrievalRequest]) -> list:

@@ -48,7 +48,7 @@ def frozen_towers(clip, tokenizer, clean_text: "str | None" = None) -> FrozenTow
 
     def encode_images(pixel_values: torch.Tensor, **others: torch.Tensor) -> torch.Tensor:
         if hasattr(clip, "project_image"):
-            return clip.get_image_features(_placed(clip, pixel_values)).pooled_features
+            return clip.pool_image(_placed(clip, pixel_values))
         # SigLIP 2 takes images of any shape, with a mask and their shapes; their names differ between versions.
         return clip.vision_model(*(_placed(clip, value) for value in (pixel_values, *others.values()))).pooler_output
 

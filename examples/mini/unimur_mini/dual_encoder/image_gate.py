@@ -13,6 +13,14 @@ _RIDGE, _THRESHOLD = 0.01, 3.0
 
 
 @torch.no_grad()
+def open_gate(gate: ImageGate) -> None:
+    """Opens a gate for all images, as before it was fitted."""
+    gate.precisions.zero_()
+    gate.residual_precision.zero_()
+    gate.threshold.fill_(1)
+
+
+@torch.no_grad()
 def fit_gate(gate: ImageGate, pooled_features: torch.Tensor) -> None:
     """Fits a head's gate in place to the pooled features `(images, in_features)` of the images that the head is
     trained on."""

@@ -21,7 +21,7 @@ from modeling_unimur.training.pairs import ImagePairs, load_pairs
 from modeling_unimur.training.recipes import Recipe
 from modeling_unimur.training.trainer import RetrievalTrainer, parameter_report
 
-from .image_gate import fit_gate
+from .image_gate import fit_gate, open_gate
 from .images import joined, near_twins
 from .rows import clip_rows
 
@@ -98,7 +98,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         )
     gate = getattr(getattr(model.model.visual, "head", None), "gate", None)
     if gate is not None:
-        gate.reset()  # the trained part learns alone
+        open_gate(gate)  # the trained part learns alone
     logger.info("%s", parameter_report(model))
     with torch.inference_mode():
         untrained = title_recalls(model.eval(), splits["test"])
