@@ -32,11 +32,13 @@ from .loading import (
 )
 from .modeling_open_clip import (
     OWN_DUAL_ENCODERS,
+    ImageShapes,
     build_dual_encoder,
     encode_texts,
     load_dual_encoder,
     pool_images,
     project_images,
+    run_image_tower,
 )
 from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
 
@@ -685,14 +687,11 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     # -- the dual encoder -------------------------------------------------------------------------------------------
     @torch.no_grad()
     def encode_images(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
+        self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images through the frozen image tower: `(images, pooled_width)` before the joint space and
         `(images, joint_width)` in it, not normalised."""
-        pooled = pool_images(self.require_clip(), pixel_values, pixel_attention_mask, spatial_shapes)
+        pooled = pool_images(self.require_clip(), pixel_values, **shapes)
         return pooled, self.project_images(pooled)
 
     @torch.no_grad()
@@ -824,25 +823,17 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
     # -- candidates -------------------------------------------------------------------------------------------------
     def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
+        self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]
     ) -> BaseModelOutputWithPooling:
         """Candidate images `(images, 3, height, width)` as unit vectors `(images, projection_dim)`."""
-        features = self.image_target_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        features = self.image_target_features(pixel_values, **shapes)
         return BaseModelOutputWithPooling(pooler_output=self.heads.image_target(features))
 
-    def image_target_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def image_target_features(self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
         """The frozen image tower's output of candidates `(images, width)`, before any trained map."""
         if self.config.map_image_targets:  # of what the language model reads
-            return self.get_visual_features(pixel_values, pixel_attention_mask, spatial_shapes)
-        return self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)[1]
+            return self.get_visual_features(pixel_values, **shapes)
+        return self.encode_images(pixel_values, **shapes)[1]
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -878,22 +869,18 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         """Image features for the language model, from images or as given."""
         if pixel_values is None:
             return visual_features
-        return self.get_visual_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        shapes = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        return self.get_visual_features(pixel_values, **shapes)
 
-    def get_visual_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def get_visual_features(self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
         """What the language model reads of images: the frozen tower's output `(images, visual_width)`, the argument
         `visual_features` of other methods; with `max_image_tokens` followed by means over patches, `(images, 1 +
         num_visual_tokens, visual_width)`."""
         if self.config.max_image_tokens is not None:
             with torch.no_grad():
                 side = math.isqrt(self.config.num_visual_tokens)
-                return pool_patches(self.require_clip(), pixel_values, pixel_attention_mask, spatial_shapes, side)
-        pooled, projected = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
+                return pool_patches(self.require_clip(), side, pixel_values, **shapes)
+        pooled, projected = self.encode_images(pixel_values, **shapes)
         return pooled if self.config.visual_feature == "pooled" else projected
 
     # -- contexts ---------------------------------------------------------------------------------------------------
@@ -1233,17 +1220,16 @@ def next_token_loss(
 
 
 # -- patches ----------------------------------------------------------------------------------------------------------
-def pool_patches(clip: nn.Module, pixel_values, pixel_attention_mask, spatial_shapes, side: int) -> torch.Tensor:
+def pool_patches(clip: nn.Module, side: int, pixel_values, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
     """The image tower's pooled output, and the means of its patches over a grid of `side` by `side` equal parts:
     `(images, 1 + side * side, pooled_width)`; the other arguments are those of `pool_images`."""
-    extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
-    out = clip.vision_model(pixel_values.to(clip.dtype), *extra)
+    out, spatial_shapes = run_image_tower(clip, pixel_values, **shapes), shapes.get("spatial_shapes")
     if spatial_shapes is None:
         rows = clip.config.vision_config.image_size // clip.config.vision_config.patch_size
         parts = [(out.last_hidden_state[:, -rows * rows :], rows, rows)]  # behind CLIP's class token
     else:
-        shapes = spatial_shapes.tolist()
-        parts = [(one[None, : h * w], h, w) for one, (h, w) in zip(out.last_hidden_state, shapes, strict=True)]
+        sides = spatial_shapes.tolist()
+        parts = [(one[None, : h * w], h, w) for one, (h, w) in zip(out.last_hidden_state, sides, strict=True)]
     grids = [some.transpose(1, 2).unflatten(2, (height, width)) for some, height, width in parts]
     means = torch.cat([F.adaptive_avg_pool2d(grid, side).flatten(2) for grid in grids])
     return torch.cat([out.pooler_output[:, None], means.transpose(1, 2)], dim=1)

@@ -9,7 +9,6 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from datasets import Dataset, Features, Value
 from datasets.arrow_writer import ArrowWriter
 from tqdm.auto import tqdm
 
-from .cache import cache_dir, files_stamp
+from .atomic_files import write_json
+from .cache import build_once, cache_dir, files_stamp
 from .dialog_schema import ReadReport
 from .img2dataset import CaptionedImage, Skipped, download_failures, find_archives, read_archives, read_folder
 from .text_lines import read_lines
@@ -219,30 +219,19 @@ def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
         FileNotFoundError, ValueError: as `read_cc3m`; ValueError also when not one pair is usable.
     """
     layout, parts, pairs = read_cc3m(path)
-    folder, name = cache_dir() / "data", f"cc3m-{_stamp(path, layout, parts)}"
-    table, about, listing = (folder / f"{name}{suffix}" for suffix in (".arrow", ".json", ".skipped.tsv"))
-    if not (table.is_file() and about.is_file()):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as aside:
-            report = _write(path, layout, pairs, Path(aside))
-            if not report.found[USABLE]:
-                raise ValueError(f"{path}: no usable pair of caption and image ({report.describe()}).")
-            failed = 0 if layout == "TSV" else download_failures(parts)
-            report.lost |= {"failed download": failed} if failed else {}
-            Path(aside, "about").write_text(json.dumps(vars(report), indent=1) + "\n", encoding="utf-8")
-            for made, kept in (("pairs", table), ("skipped", listing), ("about", about)):
-                os.replace(Path(aside, made), kept)
-    report = ReadReport(**json.loads(about.read_text(encoding="utf-8")))
+    name = f"cc3m-{_stamp(path, layout, parts)}"
+    folder = build_once(cache_dir() / "data" / name, lambda aside: _write(path, layout, parts, pairs, aside))
+    report = ReadReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.published = {USABLE: PUBLISHED_ROWS[split]} if split in PUBLISHED_ROWS else {}
-    return CC3MTable(Dataset.from_file(str(table)), report, listing)
+    return CC3MTable(Dataset.from_file(str(folder / "pairs.arrow")), report, folder / "skipped.tsv")
 
 
-def _write(path: str, layout: str, pairs: Iterator[CaptionedImage | Skipped], folder: Path) -> ReadReport:
-    """Writes the table `pairs` and the list `skipped` into a folder, a batch of rows in memory at a time."""
+def _write(path: str, layout: str, parts: list[str], pairs: Iterator[CaptionedImage | Skipped], folder: Path) -> None:
+    """Writes the table, the list of what was skipped and the report, a batch of rows in memory at a time."""
     report = ReadReport(f"{path} ({layout})")
     with (
-        ArrowWriter(path=str(folder / "pairs"), features=_FEATURES) as writer,
-        open(folder / "skipped", "w", encoding="utf-8", errors="replace") as skipped,
+        ArrowWriter(path=str(folder / "pairs.arrow"), features=_FEATURES) as writer,
+        open(folder / "skipped.tsv", "w", encoding="utf-8", errors="replace") as skipped,
     ):
         for pair in tqdm(pairs, desc=f"Reading {Path(path).name}", unit="pair", unit_scale=True):
             if isinstance(pair, Skipped):
@@ -253,7 +242,11 @@ def _write(path: str, layout: str, pairs: Iterator[CaptionedImage | Skipped], fo
                 row = (text.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for text in pair)
                 writer.write(dict(zip(_FEATURES, row, strict=True)))
         report.found[USABLE], _ = writer.finalize()
-    return report
+    if not report.found[USABLE]:
+        raise ValueError(f"{path}: no usable pair of caption and image ({report.describe()}).")
+    if layout != "TSV" and (failed := download_failures(parts)):
+        report.lost["failed download"] = failed
+    write_json(folder / "report.json", vars(report))
 
 
 def _stamp(path: str, layout: str, parts: list[str]) -> str:

@@ -26,18 +26,9 @@ class Turn:
     elements: tuple[tuple[str, str], ...]
 
     @property
-    def text(self) -> str:
-        """All words of the turn."""
-        return " ".join(value for kind, value in self.elements if kind == "text")
-
-    @property
     def image_ids(self) -> list[str]:
         """Ids of the images of the turn."""
         return [value for kind, value in self.elements if kind == "image"]
-
-    def values(self, kind: str) -> list[str]:
-        """Return the texts, or the image ids, of the turn, one per element."""
-        return [value for found, value in self.elements if found == kind]
 
     def message(self, role: str, images: Mapping[str, str]) -> dict:
         """Convert the turn to a chat message.

@@ -9,9 +9,7 @@ import os
 import re
 import stat
 
-from PIL import Image
-
-from ..image_loading import MAX_FILE_BYTES, load_image
+from ..image_loading import MAX_FILE_BYTES
 
 _MEMBER = re.compile(r"(?P<archive>.+\.tar)#(?P<offset>\d+)\+(?P<size>\d+)", re.DOTALL)
 _LINE = re.compile(r"(?P<table>.+\.tsv)#(?P<offset>\d+)", re.DOTALL)
@@ -80,41 +78,18 @@ def _decode_line(line: bytes, address: str) -> bytes:
     return data
 
 
-def decode_image(data: bytes, name: str) -> Image.Image:
-    """Decode an encoded image with `load_image`.
-
-    Raises:
-        ValueError: the bytes are no image that can be decoded; the message begins with `name`.
-    """
-    return load_image(data, name=name)
-
-
-class FileStamps:
-    """Detects from path, size and times whether an image may have changed, without reading it.
+def file_stamp(address: str) -> str:
+    """Returns a string that changes with the file behind an address, without reading it: its path, size and times.
 
     The times include the change time of the inode, which no program can set.
+
+    Raises:
+        OSError: the file is not there, or no regular file.
     """
-
-    def __init__(self) -> None:
-        self._archives: dict[str, str] = {}
-
-    def stamp(self, address: str) -> str:
-        """Return a string that changes with the file behind an address.
-
-        Raises:
-            OSError: the file is not there, or no regular file.
-        """
-        path, offset, size = split_address(address)
-        if size is None:
-            return self._stamp(path)
-        if path not in self._archives:
-            self._archives[path] = self._stamp(path)
-        return f"{self._archives[path]}\0{offset}+{size}"
-
-    @staticmethod
-    def _stamp(path: str) -> str:
-        status = _regular(path)
-        return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
+    path, offset, size = split_address(address)
+    status = _regular(path)
+    stamp = f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ctime_ns}"
+    return stamp if size is None else f"{stamp}\0{offset}+{size}"
 
 
 def _regular(path: str) -> os.stat_result:

@@ -26,13 +26,7 @@ _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 
 
 class JsonLine(NamedTuple):
-    """The value of a line, or what is wrong with it.
-
-    Args:
-        number: of the line, from 1.
-        value: what the line holds.
-        problem: why it holds no value, None where it does.
-    """
+    """The value of a line, whose `number` begins at 1, or what is wrong with it."""
 
     number: int
     value: Any
@@ -176,8 +170,8 @@ def object_entries(path: Path) -> Iterator[tuple[str, Any]]:
         FileNotFoundError: no such file.
         ValueError: it is no JSON object, or ends before its end; the message names the entry.
     """
-    with _text(path) as file:
-        yield from _Reader(file, path).entries("{", "}")
+    with _Reader(path) as reader:
+        yield from reader.entries("{", "}")
 
 
 def read_json_records(path: str | os.PathLike) -> Iterator[dict]:
@@ -188,18 +182,13 @@ def read_json_records(path: str | os.PathLike) -> Iterator[dict]:
         ValueError: no JSON, or something that is no object: the message names the file and the place.
     """
     path = Path(path)
-    with _text(path) as file:
-        reader = _Reader(file, path)
+    with _Reader(path) as reader:
         is_array = reader.peek() == "["
         if is_array:
             for number, record in reader.entries("[", "]"):
                 yield _object(record, f"{path}, object {number}")
     for number, record in () if is_array else read_json_lines(path):
         yield _object(record, f"{path}, line {number}")
-
-
-def _text(path: Path) -> IO[str]:
-    return io.TextIOWrapper(open_lines(path), encoding="utf-8-sig", errors="surrogatepass", newline="\n")
 
 
 def _object(record: Any, where: str) -> dict:
@@ -211,10 +200,15 @@ def _object(record: Any, where: str) -> dict:
 class _Reader:
     """Entries of one object or array of a file, read a piece at a time."""
 
-    def __init__(self, file: IO[str], path: Path):
-        self.file, self.path = file, path
-        self.text, self.position, self.last = "", 0, "its beginning"
-        self.decoder = json.JSONDecoder(strict=False)
+    def __init__(self, path: Path):
+        self.file = io.TextIOWrapper(open_lines(path), encoding="utf-8-sig", errors="surrogatepass", newline="\n")
+        self.path, self.text, self.position, self.last = path, "", 0, "its beginning"
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
 
     def entries(self, opening: str, closing: str) -> Iterator[tuple[Any, Any]]:
         """Keys and values of an object, or numbers and values of an array."""
@@ -251,21 +245,19 @@ class _Reader:
         self.peek()
         while True:
             try:
-                found, end = self.decoder.raw_decode(self.text, self.position)
+                found, end = _DECODER.raw_decode(self.text, self.position)
+                check_depth(found)
             except json.JSONDecodeError as error:
                 if len(self.text) - self.position > _LONGEST_ENTRY or not self._more():
                     raise self._wrong(f"not whole JSON ({error.msg}). Fetch it anew") from error
-                continue
             except RecursionError as error:
                 raise self._wrong(f"nested deeper than {MAX_DEPTH} levels") from error
-            if end == len(self.text) and self._more():
-                continue  # a number may go on behind the piece
-            self.position = min(end, len(self.text))
-            try:
-                check_depth(found)
             except ValueError as error:
                 raise self._wrong(str(error)) from error
-            return found
+            else:
+                if end < len(self.text) or not self._more():  # a number may go on behind the piece
+                    self.position = min(end, len(self.text))
+                    return found
 
     def _more(self) -> bool:
         # An entry longer than a piece is tried again with twice as much, not piece by piece.

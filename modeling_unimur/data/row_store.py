@@ -1,5 +1,7 @@
 """Rows of numbers by key, in shards on disk that are mapped into memory, not read."""
 
+from __future__ import annotations
+
 import copy
 import hashlib
 import os
@@ -20,7 +22,7 @@ _SPREAD = 8
 _RUNS = 32
 
 
-def key_of(content: "str | bytes") -> bytes:
+def key_of(content: str | bytes) -> bytes:
     """Return the key of a text, or of the bytes of a file."""
     data = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     digest = hashlib.sha256(data).digest()
@@ -35,7 +37,7 @@ class StoredRows:
     or tensor of numbers. It may go to another process: paths and numbers travel, not the rows.
     """
 
-    def __init__(self, files: "list[Path]", starts: np.ndarray, numbers: np.ndarray, width: int):
+    def __init__(self, files: list[Path], starts: np.ndarray, numbers: np.ndarray, width: int):
         self._files, self._starts, self._numbers, self._width = files, starts, numbers, width
         self._maps: dict[int, torch.Tensor] = {}
         self._functions: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = ()
@@ -85,7 +87,7 @@ class StoredRows:
             self._maps[file] = map_tensors(self._files[file])["features"]
         return self._maps[file]
 
-    def map(self, function: "Callable[[torch.Tensor], torch.Tensor]", width: int) -> "StoredRows":
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor], width: int) -> StoredRows:
         """The same rows, passed through `function`, `(n, own width)` to `(n, width)`, when they are gathered."""
         mapped = copy.copy(self)
         mapped._functions, mapped._width = (*self._functions, function), width
@@ -94,10 +96,6 @@ class StoredRows:
     def tensor(self) -> torch.Tensor:
         """Load all rows into memory."""
         return self[:]
-
-    def clone(self) -> "StoredRows":
-        """Return itself, since rows on disk are never modified."""
-        return self
 
 
 class RowStore:
@@ -118,7 +116,7 @@ class RowStore:
         PermissionError: a shard may not be read.
     """
 
-    def __init__(self, folder: "str | os.PathLike", dtype: torch.dtype = torch.float32):
+    def __init__(self, folder: str | os.PathLike, dtype: torch.dtype = torch.float32):
         self.folder, self.dtype = Path(folder), dtype
         self._files: list[Path] = []
         self._starts: list[int] = []
@@ -135,11 +133,6 @@ class RowStore:
         if found:
             self._include(np.concatenate(found), start)
 
-    @staticmethod
-    def _sorted(keys: np.ndarray, start: int) -> "tuple[np.ndarray, np.ndarray]":
-        order = np.argsort(keys, kind="stable")
-        return keys[order], order + start
-
     def _adopt(self, shard: Path, count: int, width: int) -> None:
         self._files.append(shard)
         self._starts.append(self._count)
@@ -147,7 +140,8 @@ class RowStore:
         self._width = width
 
     def _include(self, keys: np.ndarray, start: int) -> None:
-        self._runs.append(self._sorted(keys, start))
+        order = np.argsort(keys, kind="stable")
+        self._runs.append((keys[order], order + start))
         if len(self._runs) > _RUNS:
             self._merge()
 
@@ -165,7 +159,7 @@ class RowStore:
             numbers = np.where((held[places] == keys) & (numbers < 0), order[places], numbers)
         return numbers
 
-    def holds(self, keys: "list[bytes]") -> np.ndarray:
+    def holds(self, keys: list[bytes]) -> np.ndarray:
         """Return which keys have a row."""
         return self.find(np.array(keys, dtype=KEY_TYPE)) >= 0
 
@@ -180,7 +174,7 @@ class RowStore:
             order = np.argsort(keys, kind="stable")
             self._runs = [(keys[order], numbers[order])]
 
-    def append(self, keys: "list[bytes]", rows: torch.Tensor) -> None:
+    def append(self, keys: list[bytes], rows: torch.Tensor) -> None:
         """Write a shard of rows `(n, width)`. If a key exists already, its first row is kept."""
         if not keys:
             return
@@ -197,7 +191,7 @@ class RowStore:
         return StoredRows(list(self._files), np.array(self._starts, dtype=np.int64), numbers, self._width)
 
 
-def _columns(tensors: "dict[str, torch.Tensor]") -> "tuple[np.ndarray, int]":
+def _columns(tensors: dict[str, torch.Tensor]) -> tuple[np.ndarray, int]:
     """Keys of a shard `(n,)`, and the width of its rows."""
     if set(tensors) != {"features", "keys"}:
         raise ValueError("it holds no rows and keys")

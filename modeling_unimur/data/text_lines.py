@@ -16,13 +16,7 @@ LONGEST_LINE = 1 << 26
 
 
 class TextLine(NamedTuple):
-    """A line, or what is wrong with it.
-
-    Args:
-        number: of the line, from 1.
-        text: without its end; None where there is a problem.
-        problem: why the line cannot be read.
-    """
+    """A line without its end, whose `number` begins at 1, or what is wrong with it."""
 
     number: int
     text: str | None

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..data.image_bytes import decode_image
 from ..data.image_files import printable
 from ..data.row_store import KEY_TYPE, RowStore, key_of
+from ..image_loading import load_image
 from ..modeling_open_clip import fuses_captions, image_inputs
 from .encoder import Encoder
 from .items import Item, read_content
@@ -84,7 +84,7 @@ class Preparation(Dataset):
                 payload = json.loads(item.payload) if self.fuses and item.kind == "image" else {}
                 key = self.key(item, data, payload)
                 if key not in fresh and not self._is_stored(key):
-                    contents.append(item.content if item.kind == "text" else decode_image(data, item.content))
+                    contents.append(item.content if item.kind == "text" else load_image(data, name=item.content))
                     payloads.append(payload)
                     done.rows.append(number)
                     fresh.add(key)

@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from ..configuration_open_clip import joint_width
 from ..data.cache import files_stamp
-from ..data.image_bytes import decode_image, read_image_bytes
+from ..data.image_bytes import read_image_bytes
+from ..image_loading import load_image
 from ..modeling_open_clip import image_vectors, pool_images, project_images, space_name, text_vectors
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class ImageVectors(NamedTuple):
 def read_image(address: str):
     """Read the image at an address (`data.image_bytes`). Returns None if it cannot be read."""
     try:
-        return decode_image(read_image_bytes(address), address)
+        return load_image(read_image_bytes(address), name=address)
     except (OSError, ValueError) as error:
         logger.debug("%s", error)
         return None

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..data.image_bytes import FileStamps
+from ..data.image_bytes import file_stamp
 from ..data.image_files import CAMERA_RAW, printable, walk_images
 from ..data.img2dataset import Sample, Skipped, read_samples
 from ..data.json_lines import parse_json, scan_json_lines
@@ -25,14 +25,14 @@ ARCHIVES_AND_TABLES = {".tar", ".parquet"}
 def folder_items(folder: Path) -> Iterator[Item | BadItem]:
     """Images below a folder. The id is the path below it; the payload names the file, `{"image": path}`, and has as
     `caption` what stands in a text file of the image's name (`a.txt` beside `a.png`)."""
-    folder, stamps = folder.absolute(), FileStamps()
+    folder = folder.absolute()
     failed: list[OSError] = []
     for path, is_image in walk_images(folder, failed.append):
         name, suffix = printable(path.relative_to(folder).as_posix()), path.suffix.lower()
         if suffix in CAMERA_RAW:
             yield BadItem(name, "a camera's raw image is not read; export it to JPEG")
         elif is_image:
-            yield _file_item(path, name, stamps)
+            yield _file_item(path, name)
         elif suffix in ARCHIVES_AND_TABLES and path.parent != folder:
             yield BadItem(name, "an archive or a table is read at the top of a folder only; name it as a source")
     for error in failed:
@@ -42,9 +42,9 @@ def folder_items(folder: Path) -> Iterator[Item | BadItem]:
         yield BadItem(name, f"the folder cannot be listed: {error.strerror}", hides)
 
 
-def _file_item(path: Path, name: str, stamps: FileStamps) -> Item | BadItem:
+def _file_item(path: Path, name: str) -> Item | BadItem:
     try:
-        stamp = stamps.stamp(os.fspath(path))
+        stamp = file_stamp(os.fspath(path))
     except OSError as error:
         return unread_file(name, error)
     fields = {"image": printable(str(path))}
@@ -80,11 +80,10 @@ def archive_items(archives: list[str], name_of: Callable[[str], str] = os.path.b
         archives: their paths.
         name_of: what ids call each.
     """
-    stamps = FileStamps()
     for archive in archives:
         called = printable(name_of(archive))
         try:
-            stamps.stamp(archive)
+            file_stamp(archive)
         except OSError as error:
             bad = unread_file(f"{called}/", error)
             reason = bad.reason if bad.hides else f"archive is missing: {bad.reason}"
@@ -96,12 +95,12 @@ def archive_items(archives: list[str], name_of: Callable[[str], str] = os.path.b
                 continue
             name = f"{called}/{printable(sample.name)}"
             try:
-                yield from _sample_items(sample, name, stamps)
+                yield from _sample_items(sample, name)
             except (OSError, ValueError, tarfile.TarError) as error:
                 yield BadItem(name, f"its members cannot be read: {printable(str(error))}", name)
 
 
-def _sample_items(sample: Sample, name: str, stamps: FileStamps) -> Iterator[Item | BadItem]:
+def _sample_items(sample: Sample, name: str) -> Iterator[Item | BadItem]:
     fields = {}
     if "json" in sample.members:
         try:
@@ -113,7 +112,7 @@ def _sample_items(sample: Sample, name: str, stamps: FileStamps) -> Iterator[Ite
     if caption:
         fields["caption"] = caption
     if address is not None:
-        yield make_item("image", name, address, {"image": printable(address), **fields}, stamps.stamp(address))
+        yield make_item("image", name, address, {"image": printable(address), **fields}, file_stamp(address))
     elif caption:
         yield make_item("text", name, caption, {"text": caption, **fields})
     else:
@@ -131,7 +130,6 @@ def line_items(files: list[str], name_of: Callable[[str], str] = os.path.basenam
         files: their paths.
         name_of: what ids call each.
     """
-    stamps = FileStamps()
     for name in files:
         called, plain = printable(name_of(name)), name.lower().endswith(".txt")
         try:
@@ -141,7 +139,7 @@ def line_items(files: list[str], name_of: Callable[[str], str] = os.path.basenam
                     if line.problem is not None:
                         yield BadItem(place, line.problem)
                     elif not plain:
-                        yield _line_item(Path(name), place, line.value, stamps)
+                        yield _line_item(Path(name), place, line.value)
                     elif line.text.strip():
                         yield make_item("text", place, line.text, {"text": line.text})
         except OSError as error:
@@ -151,15 +149,15 @@ def line_items(files: list[str], name_of: Callable[[str], str] = os.path.basenam
             yield BadItem(printable(name), printable(f"not a file of lines: {error}"), "")
 
 
-def _line_item(file: Path, place: str, record: Any, stamps: FileStamps) -> Item | BadItem:
+def _line_item(file: Path, place: str, record: Any) -> Item | BadItem:
     if isinstance(record, str):
         record = {"text": record}
     if not isinstance(record, dict):
         return BadItem(place, f"neither a record nor a text: {printable(repr(record)[:60])}")
-    return _record_item(record, place, file.parent, stamps)
+    return _record_item(record, place, file.parent)
 
 
-def _record_item(record: dict, place: str, folder: Path, stamps: FileStamps) -> Item | BadItem:
+def _record_item(record: dict, place: str, folder: Path) -> Item | BadItem:
     """The item of a record, which is called `place` if it says no `id` of its own."""
     given, named = record.get("id"), record.get("id") is not None
     if named and (isinstance(given, bool) or not isinstance(given, (str, int, float))):
@@ -177,7 +175,7 @@ def _record_item(record: dict, place: str, folder: Path, stamps: FileStamps) -> 
     if isinstance(text, str) and text.strip():
         fields.setdefault("caption", text)
     try:
-        stamp = stamps.stamp(address)
+        stamp = file_stamp(address)
     except OSError as error:
         return unread_file(printable(item_id), error, named)
     except ValueError as error:  # a path with a NUL in it
@@ -199,13 +197,12 @@ def table_items(tables: list[str], name_of: Callable[[str], str] = os.path.basen
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError("Parquet tables are read by pyarrow: `pip install unimur[encode]`.") from error
-    stamps = FileStamps()
     for name in tables:
         called = printable(name_of(name))
         try:
-            stamp = stamps.stamp(name)
+            stamp = file_stamp(name)
             with pq.ParquetFile(name) as file:
-                yield from _rows(name, called, file, stamp, stamps)
+                yield from _rows(name, called, file, stamp)
         except (OSError, ValueError, pa.ArrowException) as error:
             if getattr(error, "errno", None) is not None:
                 yield unread_file(printable(name), error, named=True)
@@ -213,7 +210,7 @@ def table_items(tables: list[str], name_of: Callable[[str], str] = os.path.basen
                 yield BadItem(printable(name), printable(f"not a parquet table that can be read: {error}"), "")
 
 
-def _rows(name: str, called: str, file, stamp: str, stamps: FileStamps) -> Iterator[Item | BadItem]:
+def _rows(name: str, called: str, file, stamp: str) -> Iterator[Item | BadItem]:
     schema = file.schema_arrow
     embedded = "image" in schema.names and not str(schema.field("image").type).endswith("string")
     if not {"text", "image"} & set(schema.names):
@@ -231,7 +228,7 @@ def _rows(name: str, called: str, file, stamp: str, stamps: FileStamps) -> Itera
             place = f"{called}:{number}"
             number += 1
             if not embedded or row in elsewhere:
-                yield _record_item({**record, "image": elsewhere.get(row, record.get("image"))}, place, folder, stamps)
+                yield _record_item({**record, "image": elsewhere.get(row, record.get("image"))}, place, folder)
                 continue
             named = record.get("id") is not None
             address, fields = cell_address(name, "image", group, row), plain_fields(record, "id", "text")
@@ -265,7 +262,6 @@ def _cells_without_bytes(file, group: int) -> dict[int, str | None]:
 
 def set_items(source: str) -> Iterator[Item | BadItem]:
     """Documents of a retrieval set: texts, and images with their captions; further columns go into the payload."""
-    stamps = FileStamps()
     for record in load_retrieval_set(source).corpus:
         name, text, image = record["doc_id"], record["text"] or "", record["image"]
         fields = plain_fields(record, "doc_id", "kind", "text", "image")
@@ -274,7 +270,7 @@ def set_items(source: str) -> Iterator[Item | BadItem]:
             continue
         caption = {"caption": text} if text.strip() else {}
         try:
-            stamp = stamps.stamp(image)
+            stamp = file_stamp(image)
             yield make_item("image", name, image, {"image": image, **caption, **fields}, stamp, named=True)
         except OSError as error:
             yield unread_file(name, error, named=True)

@@ -10,8 +10,9 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 
-from ..data.image_bytes import decode_image, read_image_bytes
+from ..data.image_bytes import read_image_bytes
 from ..data.retrieval_set import RetrievalSet
+from ..image_loading import load_image
 from .frozen_features import FeatureOptions, FrozenImages
 from .frozen_towers import frozen_towers
 from .pairs import in_memory_if_small
@@ -105,7 +106,7 @@ class DecodedImages:
         if not address or address in self.unreadable:
             return None
         try:
-            return decode_image(read_image_bytes(address), address)
+            return load_image(read_image_bytes(address), name=address)
         except (OSError, ValueError) as error:
             self.unreadable.add(address)
             logger.warning("A document is its caption alone: %s", error)

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ..data.cache import cache_dir
-from ..data.image_bytes import FileStamps, worker_count
+from ..data.image_bytes import file_stamp, worker_count
 from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
 from ..data.text_lines import read_lines
 from ..encoding.chunks import Batch, Preparation, PreparedBatch, prepare
@@ -217,10 +217,10 @@ class FrozenImages:
         """Stamps of the files, keys of those that have not changed since they were last read (empty for the others),
         and `(position, reason)` of those that are missing."""
         stamps, keys = (np.zeros(len(images), dtype=KEY_TYPE) for _ in range(2))
-        files, missing = FileStamps(), []
+        missing = []
         for position, image in enumerate(images):
             try:
-                stamps[position] = key_of(os.fsencode(files.stamp(image)))
+                stamps[position] = key_of(os.fsencode(file_stamp(image)))
             except OSError as error:
                 missing.append((position, f"{image}: {error.strerror or error}"))
         numbers = self.contents.find(stamps)

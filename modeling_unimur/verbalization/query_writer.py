@@ -9,8 +9,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments
 
-from ..data.image_bytes import decode_image, read_image_bytes
+from ..data.image_bytes import read_image_bytes
 from ..data.retrieval_set import RetrievalSet
+from ..image_loading import load_image
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ class QueryCollator:
     def __call__(self, rows: list[tuple[str, str, str]]) -> dict[str, torch.Tensor]:
         images, asked, texts = [], [], []
         for address, caption, query in rows:
-            images.append(decode_image(read_image_bytes(address), address))
+            images.append(load_image(read_image_bytes(address), name=address))
             asked.append(self.prompt.replace("{caption}", caption))
             texts.append(f"{asked[-1]} {query}".strip())
         tokenizer = self.processor.tokenizer

@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 
 from ..conversation import clean_texts
 from ..data.cache import cache_dir
-from ..data.image_bytes import decode_image, read_image_bytes
+from ..data.image_bytes import read_image_bytes
 from ..data.json_lines import append_json_lines, read_json_lines, scan_json_lines, write_json_lines
 from ..data.shards import put_aside
+from ..image_loading import load_image
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ def verbalize(
             data = read_image_bytes(row["image"])
             key = word_key(data, row["text"] or "")
             if key not in store and key not in waiting:
-                waiting[key] = (decode_image(data, row["image"]), row["text"] or "")
+                waiting[key] = (load_image(data, name=row["image"]), row["text"] or "")
         except (OSError, ValueError) as error:
             logger.warning("Left out: %s", error)
             skipped += 1

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from modeling_unimur.data.cc3m import load_cc3m, read_cc3m, read_tsv
-from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
+from modeling_unimur.data.image_bytes import read_image_bytes
 from modeling_unimur.data.img2dataset import CaptionedImage, Skipped, expand_braces, find_archives, read_archives
+from modeling_unimur.image_loading import load_image
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -57,7 +58,7 @@ def test_official_file_beside_downloaded_pictures(tmp_path, pictures, name):
     assert [pair.caption for pair in pairs] == [WORDS[number] for number in numbers]
     for number, pair in zip(numbers, pairs, strict=True):
         assert read_image_bytes(pair.image) == picture(number)
-        assert decode_image(read_image_bytes(pair.image), "x").getpixel((0, 0)) == (number * 20, 0, 0)
+        assert load_image(read_image_bytes(pair.image)).getpixel((0, 0)) == (number * 20, 0, 0)
 
 
 def test_numbered_pictures_are_not_guessed_at(tmp_path):

@@ -58,7 +58,9 @@ def test_mmdialog_layouts(tmp_path, layout, split, lines):
     )
     assert found.image(reply.image_ids[0]).is_file()
     assert len(dialogs[0].negative_texts) == 3
-    assert [(turn.speaker, turn.text, list(turn.image_ids)) for turn in dialogs[0].turns] == [
+    assert [
+        (turn.speaker, dict(turn.elements).get("text", ""), list(turn.image_ids)) for turn in dialogs[0].turns
+    ] == [
         ("0", "good morning :red_heart: 0", []),
         ("1", "here is my cat 0", []),
         ("0", "what a beautiful cat", []),
@@ -88,7 +90,7 @@ def test_mmdialog_reports_what_is_missing(tmp_path):
 def test_mmdialog_limit(tmp_path):
     files.write_mmdialog(tmp_path)
     (first,) = MMDialog(tmp_path, limit=1)
-    assert first.turns[0].text == "good morning :red_heart: 0"
+    assert first.turns[0].elements[0][1] == "good morning :red_heart: 0"
 
 
 def test_mmdialog_that_is_not_there(tmp_path):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_unimur.data.image_bytes import decode_image, read_image_bytes
+from modeling_unimur.data.image_bytes import read_image_bytes
 from modeling_unimur.data.json_lines import line_objects, object_entries
 from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.webqa import line_index as line_index_module
 from modeling_unimur.data.webqa.line_index import LineIndex, find_line_index, write_line_index
 from modeling_unimur.data.webqa.load import load_webqa, webqa_layout
+from modeling_unimur.image_loading import load_image
 from tests.data.webqa_files import FIRST_ID, jpeg, write_mbeir, write_pictures, write_raw, write_released
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -26,7 +27,7 @@ def folder(tmp_path):
 
 
 def _pixels(address):
-    return np.asarray(decode_image(read_image_bytes(address), address))
+    return np.asarray(load_image(read_image_bytes(address), name=address))
 
 
 # -- the raw files ----------------------------------------------------------------------------------------------------
@@ -53,7 +54,7 @@ def test_raw(folder, indent):
 
 
 def _decoded(data):
-    return np.asarray(decode_image(data, "a picture"))
+    return np.asarray(load_image(data))
 
 
 def test_equal_texts_are_one_document_and_no_negatives(folder):

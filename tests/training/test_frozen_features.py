@@ -113,7 +113,7 @@ def test_what_cannot_be_read_is_left_out_named_and_not_tried_again(folder, monke
     assert first.kept.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert {position for position, _ in first.skipped} == {4, 10}
     assert "4.png" in (first.folder / "unreadable.tsv").read_text()
-    monkeypatch.setattr("modeling_unimur.encoding.chunks.decode_image", None)
+    monkeypatch.setattr("modeling_unimur.encoding.chunks.load_image", None)
     again = frozen(Tower()).features(listed)
     assert again.kept.tolist() == first.kept.tolist()
     assert {position for position, _ in again.skipped} == {4, 10}

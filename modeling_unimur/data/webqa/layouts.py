@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -57,45 +55,20 @@ class Question:
         return cls(query_id, clean(text), split, *(list(map(str, ids(name))) for name in lists))
 
 
-class Source:
-    """The files of a folder, or of a zip archive (read where they lie)."""
+def source_files(path: Path) -> dict[str, Path | zipfile.Path]:
+    """The files of a folder, or those of a zip archive in whatever folder they are there, by their names.
 
-    def __init__(self, path: Path):
-        self.path = path
-        self._archive: dict[str, str] = {}
-        if not path.is_dir():
-            if not zipfile.is_zipfile(path):
-                raise FileNotFoundError(f"{path} is neither a folder nor a zip archive.")
-            with zipfile.ZipFile(path) as archive:
-                # Whatever folder they are in there; copies that macOS adds are none.
-                self._archive = {
-                    name.rpartition("/")[2]: name for name in archive.namelist() if "__MACOSX" not in name
-                }
-
-    @property
-    def folder(self) -> Path:
-        """Where files that are in no archive lie."""
-        return self.path if self.path.is_dir() else self.path.parent
-
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        return name in self._archive if self._archive else (self.path / name).is_file()
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        """The bytes of a file.
-
-        Raises:
-            FileNotFoundError: no such file.
-        """
-        if not self.has(name):
-            raise FileNotFoundError(f"{self.path} contains no {name}.")
-        if self._archive:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self._archive[name]) as file:
-                yield file
-        else:
-            with (self.path / name).open("rb") as file:
-                yield file
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    if path.is_dir():
+        return {file.name: file for file in path.iterdir() if file.is_file()}
+    if not zipfile.is_zipfile(path):
+        raise FileNotFoundError(f"{path} is neither a folder nor a zip archive.")
+    archive = zipfile.ZipFile(path)
+    # Copies that macOS adds are none.
+    names = [name for name in archive.namelist() if "__MACOSX" not in name]
+    return {name.rpartition("/")[2]: zipfile.Path(archive, name) for name in names}
 
 
 def clean(text: str) -> str:
@@ -130,22 +103,20 @@ def read_raw(folder: Path, index: LineIndex | None, num_validation: int = NUM_VA
         raise FileNotFoundError(f"{folder} contains no {TRAIN_FILE}.")
     validation = _validation_numbers(folder / TRAIN_FILE, num_validation)
     number = 0
-    for guid, entry in object_entries(folder / TRAIN_FILE):
-        try:
-            yield from _documents(entry, ("txt_posFacts", "txt_negFacts"), ("img_posFacts", "img_negFacts"), index)
-            split = "test"
-            if entry["split"] == "train":
-                split = "validation" if number in validation else "train"
-                number += 1
-            yield _raw_question(guid, entry, split)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder / TRAIN_FILE}, question {guid}: not in WebQA's form ({error!r})") from error
-    if (folder / TEST_FILE).is_file():
-        for guid, entry in object_entries(folder / TEST_FILE):
+    for file in (folder / TRAIN_FILE, folder / TEST_FILE):
+        for guid, entry in object_entries(file) if file.is_file() else ():
             try:
-                yield from _documents(entry, ("txt_Facts",), ("img_Facts",), index)
+                if file.name == TEST_FILE:
+                    yield from _documents(entry, ("txt_Facts",), ("img_Facts",), index)
+                    continue
+                yield from _documents(entry, ("txt_posFacts", "txt_negFacts"), ("img_posFacts", "img_negFacts"), index)
+                split = "test"
+                if entry["split"] == "train":
+                    split = "validation" if number in validation else "train"
+                    number += 1
+                yield _raw_question(guid, entry, split)
             except (KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{folder / TEST_FILE}, question {guid}: not in WebQA's form ({error!r})") from error
+                raise ValueError(f"{file}, question {guid}: not in WebQA's form ({error!r})") from error
 
 
 def _validation_numbers(path: Path, count: int) -> frozenset[int]:
@@ -188,13 +159,13 @@ CAPTION_FILES = {"raw": "all_imgs.json", "expanded": "all_imgs_exp.json", "query
 _SPLIT_FILES = {"train": "train", "validation": "dev", "test": "test"}
 
 
-def read_released(source: Source, index: LineIndex | None, captions: str = "raw") -> Iterator:
+def read_released(path: Path, index: LineIndex | None, captions: str = "raw") -> Iterator:
     """Documents, then the questions of all splits; one line is in memory at a time.
 
     The questions' mined negatives (`train_all.json`, `dev_all.json`) are taken where they are there, else WebQA's own.
 
     Args:
-        source: with `train.json`, `dev.json`, `test.json`, `all_docs.json` and the captions.
+        path: folder or zip archive with `train.json`, `dev.json`, `test.json`, `all_docs.json` and the captions.
         index: of the images; without one, images have their captions alone.
         captions: `raw`, `expanded` or `query`.
 
@@ -207,21 +178,26 @@ def read_released(source: Source, index: LineIndex | None, captions: str = "raw"
     """
     if captions not in CAPTION_FILES:
         raise ValueError(f"captions={captions!r}: choose from {', '.join(CAPTION_FILES)}.")
-    with source.open(DOCUMENTS_FILE) as file:
-        for row in line_objects(file, DOCUMENTS_FILE):
-            text = clean(_of(row, "fact", DOCUMENTS_FILE))
-            yield Document(str(_of(row, "snippet_id", DOCUMENTS_FILE)), "text", text, title=row.get("title", ""))
+    files = source_files(path)
+
+    def rows(name: str) -> Iterator[dict]:
+        if name not in files:
+            raise FileNotFoundError(f"{path} contains no {name}.")
+        with files[name].open("rb") as file:
+            yield from line_objects(file, name)
+
+    for row in rows(DOCUMENTS_FILE):
+        text = clean(_of(row, "fact", DOCUMENTS_FILE))
+        yield Document(str(_of(row, "snippet_id", DOCUMENTS_FILE)), "text", text, title=row.get("title", ""))
     name = CAPTION_FILES[captions]
-    with source.open(name) as file:
-        for row in line_objects(file, name):
-            image_id = str(_of(row, "image_id", name))
-            yield image_document(image_id, _of(row, "caption", name), row.get("title", ""), index)
+    for row in rows(name):
+        image_id = str(_of(row, "image_id", name))
+        yield image_document(image_id, _of(row, "caption", name), row.get("title", ""), index)
     for split, stem in _SPLIT_FILES.items():
-        name = next((name for name in (f"{stem}_all.json", f"{stem}.json") if source.has(name)), f"{stem}.json")
-        with source.open(name) as file:
-            for row in line_objects(file, name):
-                query_id, text = str(_of(row, "qid", name)), _of(row, "Q", name)
-                yield Question.of_facts(query_id, text, split, lambda key, row=row, name=name: _of(row, key, name))
+        name = f"{stem}_all.json" if f"{stem}_all.json" in files else f"{stem}.json"
+        for row in rows(name):
+            query_id, text = str(_of(row, "qid", name)), _of(row, "Q", name)
+            yield Question.of_facts(query_id, text, split, lambda key, row=row, name=name: _of(row, key, name))
 
 
 def _of(row: dict, key: str, name: str):

@@ -8,7 +8,16 @@ from pathlib import Path
 
 from ..cache import build_once, cache_dir, files_stamp
 from ..retrieval_set import RetrievalSet
-from .layouts import DOCUMENTS_FILE, NUM_VALIDATION, TRAIN_FILE, Source, is_mbeir, read_mbeir, read_raw, read_released
+from .layouts import (
+    DOCUMENTS_FILE,
+    NUM_VALIDATION,
+    TRAIN_FILE,
+    is_mbeir,
+    read_mbeir,
+    read_raw,
+    read_released,
+    source_files,
+)
 from .line_index import find_line_index
 from .tables import write_tables
 
@@ -36,7 +45,7 @@ def webqa_layout(path: str | os.PathLike) -> str:
         return "raw"
     if path.is_dir() and is_mbeir(path):
         return "mbeir"
-    if Source(path).has(DOCUMENTS_FILE):
+    if DOCUMENTS_FILE in source_files(path):
         return "released"
     raise ValueError(
         f"{path} holds neither {TRAIN_FILE} (WebQA), nor {DOCUMENTS_FILE} (UniVL-DR's data.zip), nor "
@@ -100,9 +109,8 @@ def load_webqa(
 def _records(path: Path, layout: str, captions: str, num_validation: int) -> Iterator:
     if layout == "mbeir":
         return read_mbeir(path)
-    source = Source(path)
-    index = find_line_index(source.folder)
-    return read_raw(path, index, num_validation) if layout == "raw" else read_released(source, index, captions)
+    index = find_line_index(path if path.is_dir() else path.parent)
+    return read_raw(path, index, num_validation) if layout == "raw" else read_released(path, index, captions)
 
 
 def _stamp(path: Path, *choices: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from datasets.arrow_writer import ParquetWriter
 from tqdm.auto import tqdm
 
 from ..image_bytes import read_image_bytes
@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 REPORT_FILE = "report.json"
 DEDUPLICATE = ("none", "texts", "all")
-_BATCH = 8192
 _CORPUS = pa.schema([(name, pa.string()) for name in ("doc_id", "kind", "text", "image", "title")])
 _IDS = pa.list_(pa.string())
 _OF_SPLIT = {
@@ -32,30 +31,6 @@ _OF_SPLIT = {
     "qrels": pa.schema([("query_id", pa.string()), ("doc_id", pa.string()), ("score", pa.int32())]),
     "hard_negatives": pa.schema([("query_id", pa.string()), ("image", _IDS), ("text", _IDS)]),
 }
-
-
-class _Writer:
-    """Rows to a parquet file, a batch at a time; to be entered."""
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        self.schema, self.rows = schema, []
-        self.file = pq.ParquetWriter(path, schema)
-
-    def add(self, row: dict) -> None:
-        self.rows.append(row)
-        if len(self.rows) >= _BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
-        self.rows = []
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._flush()
-        self.file.close()
 
 
 class _Spilled:
@@ -166,11 +141,12 @@ def write_tables(records: Iterable[Document | Question], folder: Path, deduplica
                 spilled.add(place, record)
             report["ids of equal contents"] = spilled.resolve()
             report["images that cannot be read"] = spilled.unreadable
-            with _Writer(folder / "corpus-corpus.parquet", _CORPUS) as corpus:
+            with ParquetWriter(path=str(folder / "corpus-corpus.parquet"), schema=_CORPUS) as corpus:
                 for row in spilled.corpus():
-                    corpus.add(row)
+                    corpus.write(row)
                     report[f"{row['kind']} documents"] += 1
                     report["images without a file"] += row["kind"] == "image" and not row["image"]
+                corpus.finalize()
             _write_questions(spilled, folder, report)
     counts = {name: count for name, count in report.items() if count}
     if not any(name.endswith(" queries") for name in counts):
@@ -187,7 +163,7 @@ def _write_questions(spilled: _Spilled, folder: Path, report: Counter) -> None:
         report["ids of no document"] += sum(doc_id is None for doc_id in found)
         return list(dict.fromkeys(doc_id for doc_id in found if doc_id is not None))
 
-    writers: dict[str, list[_Writer]] = {}
+    writers: dict[str, list[ParquetWriter]] = {}
     with ExitStack() as stack:
         for question in spilled.questions():
             positives = known((*question.images, *question.texts))
@@ -196,16 +172,18 @@ def _write_questions(spilled: _Spilled, folder: Path, report: Counter) -> None:
                 continue
             split, own = question.split, {"query_id": question.query_id}
             if split not in writers:
-                files = {folder / f"{name}-{split}.parquet": schema for name, schema in _OF_SPLIT.items()}
-                writers[split] = [stack.enter_context(_Writer(path, schema)) for path, schema in files.items()]
+                files = {str(folder / f"{name}-{split}.parquet"): schema for name, schema in _OF_SPLIT.items()}
+                writers[split] = [ParquetWriter(path=path, schema=schema) for path, schema in files.items()]
+                for writer in writers[split]:
+                    stack.callback(writer.finalize)
             queries, qrels, hard_negatives = writers[split]
-            queries.add({**own, "text": question.text, "kind": question.kind})
+            queries.write({**own, "text": question.text, "kind": question.kind})
             for doc_id in positives:
-                qrels.add({**own, "doc_id": doc_id, "score": 1})
+                qrels.write({**own, "doc_id": doc_id, "score": 1})
             negatives = {"image": known(question.image_negatives), "text": known(question.text_negatives)}
             kept = {name: [doc for doc in ids if doc not in positives] for name, ids in negatives.items()}
             copies = sum(map(len, negatives.values())) - sum(map(len, kept.values()))
             report["negatives that are copies of a relevant document"] += copies
-            hard_negatives.add({**own, **kept})
+            hard_negatives.write({**own, **kept})
             report[f"{split} queries"] += 1
             report[f"{split} relevances"] += len(positives)
