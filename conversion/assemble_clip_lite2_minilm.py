@@ -131,12 +131,8 @@ def processors() -> tuple[CLIPImageProcessor, AutoTokenizer]:
 
 
 def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path:
-    """Builds the folder; returns at once if it exists.
-
-    Args:
-        trained: whether the committed projection is put in.
-        output_dir: `<cache>/models/clip-lite2-minilm` by default, with `-untrained` for a random projection.
-    """
+    """Builds the folder, by default in `<cache>/models/clip-lite2-minilm`, or `-untrained` with a random projection in
+    place of the committed one; returns at once if it exists."""
     name = "clip-lite2-minilm" if trained else "clip-lite2-minilm-untrained"
 
     def build(folder: Path) -> None:

@@ -33,11 +33,8 @@ def backbones() -> tuple[Path, Path]:
 
 
 def assemble(output_dir: str | Path | None = None) -> Path:
-    """Builds the full release; returns at once if it exists.
-
-    Args:
-        output_dir: `<cache>/models/unimur-mini` by default, which is built anew when the heads or the code changed.
-    """
+    """Builds the full release, by default in `<cache>/models/unimur-mini`, anew when the heads or the code changed;
+    returns at once if it exists."""
 
     def build(folder: Path) -> None:
         language_model, clip = map(str, backbones())

@@ -72,10 +72,8 @@ def take(run: str | Path) -> None:
 
 
 def assemble(output_dir: str | Path | None = None) -> Path:
-    """Builds the full release; returns at once if it exists.
-
-    Args:
-        output_dir: `<cache>/models/univl-dr-mini` by default; built anew when its tensors or the code changed.
+    """Builds the full release, by default in `<cache>/models/univl-dr-mini`, anew when its tensors or the code
+    changed; returns at once if it exists.
 
     Raises:
         ValueError: the committed tensors are not this model's.

@@ -127,11 +127,7 @@ def _check_cleaning(tokenizer: PreTrainedTokenizerBase, reference) -> None:
 
 
 def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPImageProcessor:
-    """The image processor of a CLIP.
-
-    Args:
-        config: of the model; it says how large its images are.
-        preprocess: open_clip's `preprocess_cfg`; what it leaves out is as OpenAI has it.
+    """The image processor of a CLIP, by open_clip's `preprocess_cfg`; what that leaves out is as OpenAI has it.
 
     Raises:
         ValueError: it asks for what `CLIPImageProcessor` does not do.
@@ -213,11 +209,8 @@ def write_clip_folder(
     """Writes a folder of `CLIPModel`, compares its features with the source's, and reads the weights back.
 
     Args:
-        target: folder to make.
-        config, tensors: of the model.
         plain: makes the source, a model of open_clip.
-        tokenizer: as in `clip_tokenizer`.
-        preprocess: as in `image_processor`.
+        tokenizer, preprocess: as in `clip_tokenizer` and `image_processor`.
         licence, note: for the card.
 
     Raises:
@@ -248,18 +241,11 @@ def write_clip_folder(
 
 @torch.no_grad()
 def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float = 1e-5) -> float:
-    """Compares a model of open_clip with a `CLIPModel` on random images and random texts of several lengths.
-
-    Args:
-        plain: the model of open_clip, in float32.
-        model: the `CLIPModel`, in float32.
-        tolerance: largest difference, as a share of the largest value.
-
-    Returns:
-        The largest difference.
+    """Compares a model of open_clip with a `CLIPModel`, both in float32, on random images and random texts of several
+    lengths, and returns the largest difference, as a share of the largest value.
 
     Raises:
-        ValueError: the features or the temperatures differ.
+        ValueError: the features differ by more than the tolerance, or the temperatures differ.
     """
     text, side = model.config.text_config, model.config.vision_config.image_size
     generator = torch.Generator().manual_seed(0)

@@ -23,13 +23,8 @@ _FULL_PRECISION = ("ln_", "embedding", "logit_scale")
 
 @dataclass(frozen=True)
 class KeyPair:
-    """One tensor of OpenAI's layout and its place in `CLIPModel`.
-
-    Args:
-        openai: its name there, and `shape` its shape.
-        hf: its name in `CLIPModel`; three names for queries, keys and values, which OpenAI stacks.
-        transposed: whether `CLIPModel` has it the other way round.
-    """
+    """One tensor of OpenAI's layout and its place in `CLIPModel`: three names for queries, keys and values, which
+    OpenAI stacks, and `transposed` where `CLIPModel` has it the other way round."""
 
     openai: str
     shape: tuple[int, ...]

@@ -112,13 +112,10 @@ def convert(
 
     Args:
         checkpoint: a state dict, alone or under `model` or `state_dict`; `.safetensors` or what `torch.save` wrote.
-        output_dir: folder to make.
+        output_dir: folder to make; it is returned.
         activation, head_width: as in `openai_config`.
         tokenizer: Hub id or folder of the tokenizer, for a vocabulary other than OpenAI's.
         licence: of the weights, for the card.
-
-    Returns:
-        The folder, for `AutoModel.from_pretrained`, and as `clip` of a UniMuR.
 
     Raises:
         FileExistsError: the folder exists.
@@ -149,17 +146,12 @@ def convert_back(
     head_width: int = HEAD_WIDTH,
     half: bool = False,
 ) -> Path:
-    """Converts a `CLIPModel` folder to one file in OpenAI's layout.
+    """Converts a `CLIPModel` folder, or a Hub id, to one file in OpenAI's layout, and returns it.
 
     Args:
-        folder: the folder, or a Hub id.
         output: file to write: `.safetensors`, or `.pt` for programs that read `torch.load(file)["model"]`.
-        activation: what the reader of the file computes; OpenAI's code and UniVL-DR's: `quick_gelu`.
-        head_width: width of an attention head there.
+        activation, head_width: what the reader of the file computes; OpenAI's code and UniVL-DR's: `quick_gelu`, 64.
         half: writes linear maps in float16 and the rest in float32, as OpenAI's `convert_weights` does.
-
-    Returns:
-        The file.
 
     Raises:
         FileExistsError: the file exists.

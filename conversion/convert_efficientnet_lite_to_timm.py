@@ -57,15 +57,11 @@ _BLOCK_KEY = re.compile(r"_blocks\.(\d+)\.(\w+)\.(\w+)")
 
 
 def convert(output_dir: str | os.PathLike | None = None) -> Path:
-    """Writes `model.safetensors`, timm's `config.json`, card and licence.
+    """Writes `model.safetensors`, timm's `config.json`, card and licence into a folder, by default
+    `<cache>/models/efficientnet-lite2`, for `timm.create_model(f"local-dir:{folder}", pretrained=True)`, and
+    returns it.
 
     The folder is verified to load before it gets its name, and is not made again when it exists.
-
-    Args:
-        output_dir: by default `<cache>/models/efficientnet-lite2`.
-
-    Returns:
-        The folder, for `timm.create_model(f"local-dir:{folder}", pretrained=True)`.
 
     Raises:
         FileExistsError: the folder exists and holds something else.
@@ -84,11 +80,8 @@ def convert(output_dir: str | os.PathLike | None = None) -> Path:
 def timm_state_dict(
     source: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Renames the tensors of EfficientNet-PyTorch's state dict to timm's names.
-
-    Args:
-        source: state dict with `_blocks.<number>.<layer>.<tensor>` keys, blocks numbered through all stages.
-        expected: state dict of timm's model, whose blocks are numbered by stage and within it.
+    """Renames the tensors of EfficientNet-PyTorch's state dict (`_blocks.<number>.<layer>.<tensor>`, blocks numbered
+    through all stages) to the names of timm's (`expected`), whose blocks are numbered by stage and within it.
 
     Raises:
         ValueError: a key that no rule names, a tensor that is missing, left over or of another shape; each is named.

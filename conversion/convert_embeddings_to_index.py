@@ -39,11 +39,8 @@ _QUERIES, _HITS = 8, 5  # searched in the finished index
 def read_embeddings(
     path: str | os.PathLike, paths_file: str | os.PathLike | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Paths of images and their vectors `(images, width)`, from one file of either source.
-
-    Args:
-        path: the file.
-        paths_file: one path a line, for a file that holds vectors only.
+    """Paths of images and their vectors `(images, width)`, from one file of either source; for a file that holds
+    vectors only, the paths are the lines of `paths_file`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -85,10 +82,10 @@ def convert(
     paths_file: str | os.PathLike | None = None,
     model: str | os.PathLike | None = None,
 ) -> dict:
-    """Writes one index of all files. Zero or non-finite vectors and repeated paths are skipped and counted.
+    """Writes one index of all files, joined in their order. Zero or non-finite vectors and repeated paths are skipped
+    and counted.
 
     Args:
-        files: as the sources write them; joined in this order.
         output_dir: folder to make.
         paths_file: as in `read_embeddings`, for a single file.
         model: folder or Hub id of the release that is to search the index; its width must be that of the vectors.

@@ -52,7 +52,6 @@ def convert(
     clip: Backbone,
     *,
     image_targets: str = "auto",
-    text_target_map: str | None = None,
     **release_arguments,
 ) -> Path:
     """Converts a checkpoint folder; the release is compared with the source's formulas before it gets its name.
@@ -63,7 +62,6 @@ def convert(
         language_model, clip: the frozen backbones.
         image_targets: `"mapped"` (candidate images go through `visual_fc`, as in FROMAGe), `"plain"` (CLIP's own
             projection; a `visual_fc` is left out), or `"auto"`: mapped where the file has a `visual_fc`.
-        text_target_map: prefix of a linear map on CLIP's text targets, of a UniMuR trained with one.
         release_arguments: `licence`, `verify`, `dtype`, `hub_arguments` of `release_heads`.
 
     Returns:
@@ -76,7 +74,7 @@ def convert(
         raise ValueError(f"image_targets is 'auto', 'mapped' or 'plain', not {image_targets!r}.")
 
     def read(ledger: KeyLedger, arguments: dict, text: PreTrainedConfig, dual: PreTrainedConfig) -> HeadsPlan:
-        return read_heads(ledger, arguments, text, dual, image_targets, text_target_map)
+        return read_heads(ledger, arguments, text, dual, image_targets)
 
     title = f"FROMAGe's heads on {Path(str(language_model.source)).name}"
     return release_heads(checkpoint, output_dir, read, language_model, clip, title=title, **release_arguments)
@@ -88,15 +86,12 @@ def read_heads(
     text_config: PreTrainedConfig,
     clip_config: PreTrainedConfig,
     image_targets: str = "auto",
-    text_target_map: str | None = None,
 ) -> HeadsPlan:
     """Plans the conversion of a checkpoint; `ledger` accounts for each of its tensors.
 
     Args:
-        ledger: the checkpoint's state dict.
         arguments: its `model_args.json`.
         text_config, clip_config: configurations of the language model and of CLIP.
-        image_targets, text_target_map: as in `convert`.
 
     Raises:
         ValueError: an argument or a tensor is missing, of another shape, or changes numbers in a way that
@@ -123,7 +118,6 @@ def read_heads(
         ret_token="[RET]",
         ret_token_id=arguments["retrieval_token_idx"],
         mapped=mapped,
-        text_target_map=text_target_map,
         ret_token_loss_weight=1.0,  # its next-token loss over caption and [RET]
         # Its vocabulary is what stands before [RET], and [RET] in both softmaxes.
         config={"ret_in_caption_loss": True, "loss_vocab_size": rows},
@@ -162,11 +156,9 @@ def main() -> None:
         default="auto",
         help="whether candidate images go through visual_fc (default: where the file has one)",
     )
-    parser.add_argument("--text-target-map", metavar="PREFIX", help="keys of a linear map on CLIP's text targets")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    extra = {"image_targets": args.image_targets, "text_target_map": args.text_target_map}
-    print(convert(args.checkpoint, args.output, **shared_arguments(args), **extra))
+    print(convert(args.checkpoint, args.output, image_targets=args.image_targets, **shared_arguments(args)))
 
 
 if __name__ == "__main__":

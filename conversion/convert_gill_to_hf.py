@@ -46,20 +46,8 @@ def convert(
     clip: Backbone,
     **release_arguments,
 ) -> Path:
-    """Converts a checkpoint folder; the release is compared with the source's formulas before it gets its name.
-
-    Args:
-        checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
-        output_dir: folder to make.
-        language_model, clip: the frozen backbones.
-        release_arguments: `licence`, `verify`, `dtype`, `hub_arguments` of `release_heads`.
-
-    Returns:
-        The folder, for `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
-
-    Raises:
-        FileExistsError, FileNotFoundError, ValueError, OSError: as `release_heads` says.
-    """
+    """Converts a checkpoint folder with `pretrained_ckpt.pth.tar` and `model_args.json`, as
+    `convert_fromage_to_hf.convert` does."""
     title = f"GILL's retrieval heads on {Path(str(language_model.source)).name}"
     return release_heads(checkpoint, output_dir, read_heads, language_model, clip, title=title, **release_arguments)
 
@@ -67,17 +55,7 @@ def convert(
 def read_heads(
     ledger: KeyLedger, arguments: dict, text_config: PreTrainedConfig, clip_config: PreTrainedConfig
 ) -> HeadsPlan:
-    """Plans the conversion of a checkpoint; `ledger` accounts for each of its tensors.
-
-    Args:
-        ledger: the checkpoint's state dict.
-        arguments: its `model_args.json`.
-        text_config, clip_config: configurations of the language model and of CLIP.
-
-    Raises:
-        ValueError: an argument or a tensor is missing, of another shape, or changes numbers in a way that
-            `UniMuRModel` cannot.
-    """
+    """Plans the conversion of a checkpoint, as `convert_fromage_to_hf.read_heads` does."""
     require_arguments(arguments, _REQUIRED)
     if arguments.get("ret_text_fc_mode", "linear") != "linear":
         raise ValueError(f"ret_text_fc_mode={arguments['ret_text_fc_mode']!r}: only the linear retrieval map fits.")

@@ -57,14 +57,11 @@ _NOTE = "A model of open_clip as transformers' `CLIPModel`, in float32."
 def read_source(
     source: str | os.PathLike, checkpoint: str | os.PathLike | None = None
 ) -> tuple[dict, dict, dict[str, torch.Tensor], str]:
-    """Model configuration, preprocessing and weights of an open_clip model.
+    """Model configuration, preprocessing and weights of an open_clip model, and where the weights came from.
 
     Args:
         source: a folder with `open_clip_config.json`, or the name of one of open_clip's configurations.
         checkpoint: the weights, with a name; in a folder they are found.
-
-    Returns:
-        `model_cfg`, `preprocess_cfg`, state dict, and where the weights came from.
 
     Raises:
         FileNotFoundError, ValueError: a part is missing or damaged, or the name is none of open_clip's.
@@ -103,13 +100,10 @@ def convert(
 
     Args:
         source, checkpoint: as in `read_source`.
-        output_dir: folder to make.
+        output_dir: folder to make; it is returned.
         tokenizer: Hub id or folder of the tokenizer, for a vocabulary other than OpenAI's; an open_clip folder with
             tokenizer files is its own.
         licence: of the weights, for the card.
-
-    Returns:
-        The folder.
 
     Raises:
         FileExistsError: the folder exists.
@@ -134,14 +128,8 @@ def convert(
 
 
 def convert_back(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Converts a `CLIPModel` folder to an open_clip folder and compares the features of both.
-
-    Args:
-        folder: the folder, or a Hub id.
-        output_dir: folder to make.
-
-    Returns:
-        The folder, for `open_clip.create_model("local-dir:<folder>")`.
+    """Converts a `CLIPModel` folder, or a Hub id, to an open_clip folder, compares the features of both, and returns
+    it, for `open_clip.create_model("local-dir:<folder>")`.
 
     Raises:
         FileExistsError: the folder exists.

@@ -52,15 +52,10 @@ CHECK_TEXTS = (
 
 
 def convert(output_dir: str | os.PathLike | None = None) -> Path:
-    """Writes config, generation config, tokenizer with chat template, float32 safetensors, card and licence.
+    """Writes config, generation config, tokenizer with chat template, float32 safetensors, card and licence into a
+    folder, by default `<cache>/models/smollm2-135m-instruct`, and returns it.
 
     The folder is verified against the source before it gets its name, and is not made again when it exists.
-
-    Args:
-        output_dir: by default `<cache>/models/smollm2-135m-instruct`.
-
-    Returns:
-        The folder, for `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained`.
 
     Raises:
         ImportError: `gguf` is not installed (`pip install unimur[demo]`).

@@ -16,16 +16,9 @@ ARGUMENTS = "model_args.json"
 
 @dataclass
 class HeadsPlan:
-    """The conversion of a checkpoint, as `plan_heads` plans it.
-
-    Args:
-        heads: tensors under the names of `UniMuRHeads`.
-        config: arguments of `UniMuRConfig` besides backbones and token ids.
-        processor: arguments of `UniMuRProcessor`.
-        ret_token_id: id of [RET] in the source.
-        source: the same checkpoint under the source's own names and formulas.
-        notes: lines for the card.
-    """
+    """The conversion of a checkpoint: tensors under the names of `UniMuRHeads`, arguments of `UniMuRConfig` (besides
+    backbones and token ids) and of `UniMuRProcessor`, the id of [RET] in the source, the same checkpoint under the
+    source's own names and formulas, and lines for the card."""
 
     heads: dict[str, torch.Tensor]
     config: dict
@@ -60,7 +53,6 @@ def plan_heads(
     ret_token: str,
     ret_token_id: int,
     mapped: bool = True,
-    text_target_map: str | None = None,
     ret_token_loss_weight: float,
     config: dict | None = None,
     processor: dict | None = None,
@@ -69,8 +61,6 @@ def plan_heads(
     """Reads the tensors that FROMAGe and its descendants have in common, and leaves their frozen backbones out.
 
     Args:
-        ledger: the checkpoint's state dict.
-        text_config, clip_config: configurations of the language model and of CLIP.
         dim: width of the unified embedding.
         visual_tokens: input vectors that one image becomes.
         layers: indices of the hidden states that are read.
@@ -78,7 +68,6 @@ def plan_heads(
         ret_row: takes the vector of [RET] `(1, width)` from the ledger, given the language model's width.
         ret_token, ret_token_id: the token that is read.
         mapped: whether candidate images go through `visual_fc`.
-        text_target_map: prefix of a linear map on text targets.
         ret_token_loss_weight: weight of the next-token loss that the source was trained with.
         config, processor: further arguments of `UniMuRConfig` and `UniMuRProcessor`, of this source alone.
         notes: lines for the card.
@@ -100,8 +89,6 @@ def plan_heads(
         maps["image_target_map"] = ("model.visual_fc", dim, pooled)
     else:
         ledger.drop_all("model.visual_fc.", "candidate images stay as CLIP projects them")
-    if text_target_map is not None:
-        maps["text_target_map"] = (text_target_map.rstrip("."), dim, joint)
     heads, linear = {}, {}
     for name, (key, rows, columns) in maps.items():
         weight = ledger.take(f"{key}.weight", f"heads.{name}.weight", (rows, columns))
@@ -111,17 +98,16 @@ def plan_heads(
     heads["logit_scale"] = ledger.take("model.logit_scale", "heads.logit_scale", (), (1,))
     for prefix in ("model.lm.", "model.visual_model."):
         ledger.drop_all(prefix, "frozen backbone, which the release names")
-    trains_texts = not mapped or text_target_map is not None
     return HeadsPlan(
         heads=heads,
         config={
             "projection_dim": dim if mapped else None,
             "map_image_targets": mapped,
-            "map_text_targets": text_target_map is not None,
+            "map_text_targets": False,
             "num_visual_tokens": visual_tokens,
             "visual_feature": "pooled",
             "ret_layers": [-1 if layer == text_config.num_hidden_layers else layer for layer in layers],
-            "textual_matching_weight": 1.0 if trains_texts else 0.0,
+            "textual_matching_weight": 0.0 if mapped else 1.0,
             "ret_token_loss_weight": ret_token_loss_weight,
             **(config or {}),
         },
@@ -141,5 +127,5 @@ def plan_heads(
             visual_fc=linear.get("image_target_map"),
             visual_tokens=visual_tokens,
         ),
-        notes=[*notes, *([] if trains_texts else ["It ranks images only: no text targets were trained."])],
+        notes=[*notes, *(["It ranks images only: no text targets were trained."] if mapped else [])],
     )

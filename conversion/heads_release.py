@@ -110,18 +110,15 @@ def release_heads(
 
     Args:
         checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
-        output_dir: folder to make.
         read: reads that checkpoint.
-        language_model, clip: the frozen backbones.
-        title: of the card.
-        licence: of the heads, for the card.
-        verify: `"full"` runs the backbones; `"heads"` compares the trained maps alone and needs of the backbones
-            their configurations and tokenizers only.
+        title, licence: for the card.
+        verify: `"full"` runs the backbones; `"heads"` compares the trained maps alone and needs of the backbones their
+            configurations and tokenizers only.
         dtype: of the backbones while they are compared.
         hub_arguments: `cache_dir`, `token`, `local_files_only`.
 
     Returns:
-        The folder, for `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
+        The folder `output_dir`, for `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
 
     Raises:
         FileExistsError: the folder exists.

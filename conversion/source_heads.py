@@ -31,11 +31,9 @@ class SourceHeads:
 
     Args:
         ret_row: input vector of [RET] `(width,)`.
-        visual_embeddings: weight and bias that make an image into input vectors.
-        text_fcs: weight and bias of each layer that is read.
-        layers: indices of those hidden states.
+        visual_embeddings: weight and bias that make an image into `visual_tokens` input vectors.
+        text_fcs, layers: weight and bias of each layer that is read, and indices of those hidden states.
         visual_fc: weight and bias of candidate images; None where they stay as CLIP projects them.
-        visual_tokens: input vectors that one image becomes.
     """
 
     ret_row: torch.Tensor
@@ -96,12 +94,8 @@ def verify_heads(folder: Path, config: UniMuRConfig, source: SourceHeads) -> flo
 
 @torch.no_grad()
 def verify_release(model: UniMuRModel, processor: UniMuRProcessor, source: SourceHeads, tokenizer) -> float:
-    """Compares a release's embeddings with the source's: an image, contexts of text, and such with an image in them.
-
-    Args:
-        model, processor: the release, with its backbones.
-        source: the source's heads, run on the same backbones.
-        tokenizer: the language model's own.
+    """Compares the embeddings of a release (with its backbones) with those of the source's heads on the same
+    backbones: an image, contexts of text, and such with an image in them. `tokenizer` is the language model's own.
 
     Returns:
         The largest difference, as a share of the largest value.

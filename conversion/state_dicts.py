@@ -68,12 +68,7 @@ def new_target(path: str | os.PathLike) -> Path:
 
 
 class KeyLedger:
-    """Hands out each tensor of a state dict once, checks its shape, and writes down where it went.
-
-    Args:
-        tensors: the state dict.
-        source: what it is, for messages.
-    """
+    """Hands out each tensor of a state dict once, checks its shape, and writes down where it went."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], source: str):
         self.source = source
@@ -97,12 +92,8 @@ class KeyLedger:
         return self._left[key]
 
     def take(self, key: str, target: str, *shapes: tuple[int, ...]) -> torch.Tensor:
-        """Takes a tensor and reshapes it to the first of `shapes`.
-
-        Args:
-            key: its name in the source.
-            target: its name in what is made of it, for the report.
-            shapes: those that the source may have it in; each has as many values as the first.
+        """Takes a tensor and reshapes it to the first of `shapes`, of which the source may have it in any. `target` is
+        its name in what is made of it, for the report.
 
         Raises:
             ValueError: there is no such tensor, or it has another shape; both shapes are named.

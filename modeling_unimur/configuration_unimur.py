@@ -15,57 +15,47 @@ class UniMuRConfig(PreTrainedConfig):
         clip_config (`dict` or `PreTrainedConfig`, *optional*): the dual encoder that spans the space of candidates:
             `clip`, `siglip`, `siglip2` or `open_clip`. `None` when candidates are ready embeddings of another
             encoder; then `projection_dim` says how wide they are.
-        text_base_model, clip_base_model (`str`, *optional*): Hub ids of the frozen backbones. A model that names
-            them is saved without them.
-        text_base_revision, clip_base_revision (`str`, *optional*): their commits, 40 hexadecimal digits.
+        text_base_model, clip_base_model, text_base_revision, clip_base_revision (`str`, *optional*): Hub ids of the
+            frozen backbones and their commits. A model that names them is saved without them.
         heads_only (`bool`): whether the file beside this configuration holds the trained tensors alone.
-        projection_dim (`int`, *optional*): width of the unified embedding. `None` is the width of the dual encoder's
-            joint space, whose vectors are then the targets as they are (the paper's figure draws no map on them).
-        map_image_targets, map_text_targets (`bool`): learned maps on the targets, which allows another
+        projection_dim (`int`, *optional*): width of the unified embedding; by default that of the dual encoder's joint
+            space, whose vectors are then the targets (the paper's figure draws no map on them).
+        map_image_targets, map_text_targets (`bool`): learned maps on the targets, which allow another
             `projection_dim`. FROMAGe has 256 with a map on the images.
         num_visual_tokens (`int`): input vectors of the language model that one image becomes (FROMAGe: 1 or 4).
-        max_image_tokens (`int`, *optional*): makes them of the image tower's patches, means over the squares of a
-            grid, each through the same map, and not of its one pooled output. `num_visual_tokens` is then the largest
-            square number up to this one. CLIP, SigLIP and SigLIP 2 have patches.
-        visual_feature (`str`): what the image's input vectors are made of: `"pooled"` is the image tower's output
-            before the joint space (FROMAGe), `"projected"` is the vector in the joint space. Without a dual encoder
-            contexts hold images with `"projected"` alone: vectors by the encoder of the ready embeddings.
+        max_image_tokens (`int`, *optional*): makes them of the image tower's patches (CLIP, SigLIP, SigLIP 2), means
+            over a grid, each through the same map. `num_visual_tokens` is then the largest square number up to this.
+        visual_feature (`str`): what they are made of: `"pooled"` is the image tower's output before the joint space
+            (FROMAGe), `"projected"` the vector in the joint space, also that of an encoder of ready embeddings.
         num_ret_tokens (`int`): [RET] vectors after the context; their embeddings are averaged.
         ret_layers (`list[int]`): hidden states that are read at [RET], each through a map of its own, summed
             (FROMAGe's `text_emb_layers`). -1 is the last one, after the final norm.
-        ret_token_ids (`list[int]`): ids of the [RET] tokens; beyond the language model's vocabulary.
-        image_token_id (`int`): id of the placeholder of an image.
+        ret_token_ids (`list[int]`), image_token_id (`int`): ids of the [RET] tokens, which lie beyond the language
+            model's vocabulary, and of the placeholder of an image.
         caption_loss_weight, visual_matching_weight, textual_matching_weight (`float`): weights of the three losses;
             0 switches one off. Visual matching alone is FROMAGe's alignment.
         ret_token_loss_weight (`float`): weight of the next-token loss over context and [RET] (FROMAGe: 1).
-        ret_in_caption_loss (`bool`): whether [RET] is one of the tokens that the caption loss tells apart, as in
-            FROMAGe, whose vocabulary holds it.
-        loss_vocab_size (`int`, *optional*): the next-token losses tell apart only so many tokens of the vocabulary,
-            besides [RET]; all by default. FROMAGe: 50266, OPT's tokens and that of an image, without the spare rows
-            of its table.
+        ret_in_caption_loss (`bool`): whether [RET] is a class of the caption loss, as in FROMAGe.
+        loss_vocab_size (`int`, *optional*): classes of the next-token losses besides [RET]; the whole vocabulary by
+            default. FROMAGe: 50266, OPT's tokens and that of an image, without the spare rows of its table.
         separate_logit_scales (`bool`): whether textual matching has a temperature of its own.
         logit_scale_init_value (`float`): logarithm of the inverse temperature at the start; ln(1 / 0.07) as CLIP.
-        coherence_weight (`float`): how much the texts that rank high say about the images of `coherent=True`; 0 leaves
-            two independent rankings. It is the weight of the cosine within a pair (`modality="pair"`) as well.
-        coherence_text_share (`float`): share of that weight where images vote on texts.
-        coherence_temperature (`float`): of the softmax by which the candidates of one kind vote on the other.
-        image_threshold (`float`, *optional*): cosine from which on an image is worth returning, set on a
-            development set.
+        coherence_weight, coherence_text_share, coherence_temperature (`float`): those of `memory_index.Coherence`, for
+            answers with `coherent=True` or `modality="pair"`.
+        image_threshold (`float`, *optional*): best cosine from which on the pipeline returns images.
         matryoshka_dims (`list[int]`, *optional*): training sums the contrastive losses over so many first numbers of
             the vectors, so that truncated ones (`truncate_dim`) rank well; the whole ones alone by default.
         matryoshka_weights (`list[float]`, *optional*): of those losses; 1 each by default.
-        query_anchor (`str`): `"none"`, the paper: a query is what the language model reads at [RET]. `"encoder"`: a
-            query is the frozen encoder's own vectors of the dialogue (words of all turns, words of the last turn,
-            images of the context), weighted, and the readout is added as their correction.
+        query_anchor (`str`): `"none"`, the paper: a query is what the language model reads at [RET]. `"encoder"`: it
+            is the encoder's own vectors of the dialogue, weighted, and the readout is added as their correction.
         query_correction (`str`): of an anchored query. `"linear"`: a weight on the readout. `"mlp"`: also a network
             of one hidden layer on the readout and the vectors of all words and of the last turn's.
-        query_correction_size (`int`): units of that hidden layer.
-        query_correction_dropout (`float`): dropout of that hidden layer.
-        query_gate (`bool`): whether a logistic regression decides for each dialogue how much of the correction is
-            added, by the features of `modeling_unimur.gate_features`.
-        anchor_base_model, anchor_base_revision (`str`, *optional*): without a dual encoder, the id (or the folder) of
-            the encoder that made the ready embeddings, a model of sentence-transformers or the text tower of a CLIP,
-            SigLIP or open_clip model, and its commit. Anchored queries need it.
+        query_correction_size (`int`), query_correction_dropout (`float`): units and dropout of that hidden layer.
+        query_gate (`bool`): whether a logistic regression on `modeling_unimur.gate_features` decides for each dialogue
+            how much of the correction is added.
+        anchor_base_model, anchor_base_revision (`str`, *optional*): without a dual encoder, the id (or the folder) and
+            the commit of the encoder of the ready embeddings: a model of sentence-transformers, or a CLIP, SigLIP or
+            open_clip model. Anchored queries need it.
         lora (`dict`, *optional*): LoRA adapters on the language model, which then train beside the heads: arguments of
             peft's `LoraConfig`, with `alpha` and `dropout` for `lora_alpha` and `lora_dropout`, or that object itself.
             They lie beside the heads in a release. Without them the language model is frozen, as in the paper.
@@ -271,11 +261,7 @@ class UniMuRConfig(PreTrainedConfig):
 
 
 def image_tokens(clip_config, most: int) -> int:
-    """How many input vectors an image becomes with `max_image_tokens`: a square number of at most the patches.
-
-    Raises:
-        ValueError: `most` is below 1, or the dual encoder has no patches that are at hand.
-    """
+    """How many input vectors an image becomes with `max_image_tokens`: a square number of at most the patches."""
     vision = getattr(clip_config, "vision_config", None)
     if vision is None:
         named = "no dual encoder" if clip_config is None else clip_config.model_type
@@ -287,14 +273,8 @@ def image_tokens(clip_config, most: int) -> int:
 
 
 def lora_arguments(lora) -> dict:
-    """Arguments of peft's `LoraConfig`, those that the configuration of a release holds.
-
-    Args:
-        lora (`dict` or `peft.LoraConfig`): `alpha` and `dropout` stand for `lora_alpha` and `lora_dropout`.
-
-    Raises:
-        ValueError: for a rank below 1, or adapters with weights of another name, which would not be saved.
-    """
+    """Arguments of peft's `LoraConfig` out of such a configuration or a dictionary. Raises ValueError for a rank below
+    1, and for adapters with weights of another name, which would not be saved."""
     if not isinstance(lora, dict):
         usual = type(lora)().to_dict()
         lora = {key: value for key, value in lora.to_dict().items() if value != usual.get(key)}
@@ -304,11 +284,9 @@ def lora_arguments(lora) -> dict:
     found = {names.get(key, key): sorted(value) if isinstance(value, set) else value for key, value in lora.items()}
     if not isinstance(found.get("r", 8), int) or found.get("r", 8) < 1:
         raise ValueError(f"lora needs a rank r of at least 1, got {found['r']!r}.")
-    for key in ("modules_to_save", "trainable_token_indices"):
-        if found.get(key):
+    for key in ("modules_to_save", "trainable_token_indices", "bias"):
+        if (found.get(key) or "none") != "none":
             raise ValueError(f"lora trains adapters alone: leave {key} out.")
-    if found.get("bias", "none") != "none":
-        raise ValueError("lora trains adapters alone: leave bias out.")
     return found
 
 

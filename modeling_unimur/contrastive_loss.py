@@ -9,32 +9,18 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 
-class _AllGather(torch.autograd.Function):
-    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row."""
-
-    @staticmethod
-    def forward(ctx, tensor):
-        ctx.rows = tensor.shape[0]
-        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, tensor.contiguous())
-        return torch.cat(gathered)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.rows
-        return gradient[start : start + ctx.rows]
-
-
 def world_size() -> int:
     """Number of ranks that train together, 1 outside distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """`(rows, ...)` on each rank to `(ranks * rows, ...)` on all; the ranks must hold equally many rows."""
-    return _AllGather.apply(tensor) if world_size() > 1 else tensor
+    """`(rows, ...)` on each rank, equally many, to `(ranks * rows, ...)` on all."""
+    if world_size() == 1:
+        return tensor
+    from torch.distributed.nn.functional import all_gather
+
+    return torch.cat(all_gather(tensor))
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,27 +52,20 @@ def contrastive_loss(
     negatives: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric InfoNCE between row i of the queries and row i of the candidates (UniMuR's visual and textual
-    matching; the form is FROMAGe's: the mean of both directions).
+    matching; the form is FROMAGe's: the mean of both directions). It is zero when the mask leaves no row.
 
-    With several ranks the candidates of all of them compete, and the mean over ranks of loss and gradient is what one
-    process with the whole batch computes. Logits are float32 whatever the inputs are, under autocast too: at a scale
-    of 100, bfloat16 would round them to steps of a half.
+    With several ranks, which must hold equally many rows, the candidates of all of them compete, and the mean over
+    ranks of loss and gradient is what one process with the whole batch computes. Logits are float32 whatever the
+    inputs are, under autocast too: at a scale of 100, bfloat16 would round them to steps of a half.
 
     Args:
-        queries, candidates (`torch.Tensor` of shape `(batch, width)`): normalised.
+        queries, candidates (`(batch, width)`): normalised.
         scale (`torch.Tensor`): factor on the cosines, the inverse temperature.
-        target_ids (`torch.Tensor` of shape `(batch,)`, *optional*): rows with equal ids are right answers for each
-            other and share the target evenly; without them only row i is right for row i.
-        mask (`torch.Tensor` of shape `(batch,)`, *optional*): False for rows without a candidate; they take no part.
-        negatives (`torch.Tensor` of shape `(batch, count, width)`, *optional*): hard negatives of each query,
-            normalised. Query i is also compared with its own ones, after the candidates of the batch; candidates are
-            not.
-
-    Returns:
-        `torch.Tensor`: a scalar; zero (with a gradient of zero) when the mask leaves no row on any rank.
-
-    Raises:
-        ValueError: when the ranks hold unequal numbers of rows.
+        target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other and share the target
+            evenly; without them only row i is right for row i.
+        mask (`(batch,)`, *optional*): False for rows without a candidate; they take no part.
+        negatives (`(batch, count, width)`, *optional*): hard negatives of each query, normalised, with which only that
+            query is compared.
     """
     rows = queries.shape[0]
     if world_size() > 1:

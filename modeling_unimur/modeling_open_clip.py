@@ -8,6 +8,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_open_clip import OpenCLIPConfig
@@ -312,20 +314,25 @@ def load_dual_encoder(source, revision: str | None = None, **kwargs) -> tuple[Pr
     return load_backbone("clip", source, revision, OWN_DUAL_ENCODERS, **kwargs)
 
 
-def pool_images(
-    clip: PreTrainedModel,
-    pixel_values: torch.Tensor,
-    pixel_attention_mask: torch.Tensor | None = None,
-    spatial_shapes: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Images `(images, 3, height, width)` through the image tower `(images, pooled_width)`, before the joint space;
-    `pixel_attention_mask` and `spatial_shapes` are what SigLIP 2's processor adds for images of any shape."""
-    pixel_values = pixel_values.to(clip.dtype)
-    if clip.config.model_type in OWN_DUAL_ENCODERS:
-        return clip.pool_image(pixel_values)
+class ImageShapes(TypedDict, total=False):
+    """What SigLIP 2's processor adds for images of any shape."""
+
+    pixel_attention_mask: torch.Tensor | None
+    spatial_shapes: torch.Tensor | None
+
+
+def run_image_tower(clip: PreTrainedModel, pixel_values, pixel_attention_mask=None, spatial_shapes=None):
+    """The output of the image tower of transformers for images `(images, 3, height, width)`."""
     # The name of SigLIP 2's mask differs between versions of transformers.
     extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
-    return clip.vision_model(pixel_values, *extra).pooler_output
+    return clip.vision_model(pixel_values.to(clip.dtype), *extra)
+
+
+def pool_images(clip: PreTrainedModel, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
+    """Images `(images, 3, height, width)` through the image tower `(images, pooled_width)`, before the joint space."""
+    if clip.config.model_type in OWN_DUAL_ENCODERS:
+        return clip.pool_image(pixel_values.to(clip.dtype))
+    return run_image_tower(clip, pixel_values, **shapes).pooler_output
 
 
 def project_images(clip: PreTrainedModel, pooled: torch.Tensor) -> torch.Tensor:
@@ -438,7 +445,7 @@ def same_space(name: str, other: str) -> bool:
 
 
 __all__ = [
-    "OWN_DUAL_ENCODERS", "ImageGate", "ImageHead", "OpenCLIPModel", "OpenCLIPOutput",
+    "OWN_DUAL_ENCODERS", "ImageGate", "ImageHead", "ImageShapes", "OpenCLIPModel", "OpenCLIPOutput",
     "build_dual_encoder", "encode_texts", "fuses_captions", "image_inputs", "image_vectors", "load_dual_encoder",
-    "pool_images", "project_images", "same_space", "space_name", "text_vectors", "unit_vectors",
+    "pool_images", "project_images", "run_image_tower", "same_space", "space_name", "text_vectors", "unit_vectors",
 ]  # fmt: skip

@@ -32,11 +32,13 @@ from .loading import (
 )
 from .modeling_open_clip import (
     OWN_DUAL_ENCODERS,
+    ImageShapes,
     build_dual_encoder,
     encode_texts,
     load_dual_encoder,
     pool_images,
     project_images,
+    run_image_tower,
 )
 from .prefix_cache import ChatCache, FrozenDecoder, PrefixCache, align_right, group_by_length
 
@@ -67,8 +69,6 @@ class AnchorInputs(TypedDict, total=False):
     anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn that has
         any, of the dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the text tower's output.
     anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words; features are zeros there.
-    anchor_image_features (`(images, width)`, *optional*): of `image_target_features`; by default they are computed
-        from the context's `visual_features`.
     turn_statistics (`(batch, 2)`): number of turns, and the share of them with a question mark.
     """
 
@@ -76,7 +76,6 @@ class AnchorInputs(TypedDict, total=False):
     anchor_attention_mask: torch.Tensor
     anchor_text_mask: torch.Tensor
     anchor_features: torch.Tensor
-    anchor_image_features: torch.Tensor
     turn_statistics: torch.Tensor
 
 
@@ -143,10 +142,9 @@ class UniMuRQueryAnchor(nn.Module):
     The query is `normalise(anchor + gate * correction)` with
 
     - `anchor = whole_weight * whole + last_weight * last + image_weight * image`,
-    - `correction = readout_weight * readout`, plus a small network of `[readout, whole, last]` where
-      `config.query_correction` is `"mlp"`,
-    - `gate` a logistic regression on `gate_features` where `config.query_gate` is set, otherwise 1. The features are
-      standardised by the buffers `feature_mean` and `feature_spread`, which a fit sets.
+    - `correction = readout_weight * readout`, plus a network of `[readout, whole, last]` with the correction `"mlp"`,
+    - `gate` a logistic regression on `gate_features` with `query_gate`, otherwise 1. The features are standardised by
+      the buffers `feature_mean` and `feature_spread`, which a fit sets.
     """
 
     def __init__(self, config: UniMuRConfig):
@@ -185,15 +183,8 @@ class UniMuRQueryAnchor(nn.Module):
         image: torch.Tensor,
         statistics: torch.Tensor,
     ) -> UniMuRQueryOutput:
-        """The queries of dialogues.
-
-        Args:
-            readout (`(batch, width)`): unified embeddings of the language model, unit vectors.
-            whole, last (`(batch, width)`): unit vectors of the words of all turns, and of the last turn; zeros where
-                there are no words.
-            image (`(batch, width)`): means of the unit vectors of the context's images; zeros where there are none.
-            statistics (`(batch, 3)`): as in `gate_features`.
-        """
+        """The queries of dialogues, from unit vectors `(batch, width)`: readouts of the language model, words of all
+        turns, words of the last turn, and the mean of the images, zeros where there are none."""
         anchor = self.whole_weight * whole + self.last_weight * last
         if self.image_weight is not None:
             anchor = anchor + self.image_weight * image
@@ -216,10 +207,8 @@ class UniMuRQueryAnchor(nn.Module):
 
 
 class UniMuRHeads(nn.Module):
-    """The maps between the frozen backbones, the [RET] vectors and the temperatures: everything that trains.
-
-    With OPT-6.7B and CLIP ViT-L/14 these are 7,348,993 parameters (one visual token, targets as they are).
-    """
+    """The maps between the frozen backbones, the [RET] vectors and the temperatures: everything that trains, 7,348,993
+    parameters with OPT-6.7B and CLIP ViT-L/14."""
 
     def __init__(self, config: UniMuRConfig):
         super().__init__()
@@ -362,11 +351,9 @@ class UniMuRPreTrainedModel(PreTrainedModel):
 
 
 class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
-    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
-
-    The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
-    [`~UniMuRModel.from_backbones`], load one with `from_pretrained`.
-    """
+    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply. The
+    language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
+    [`~UniMuRModel.from_backbones`], load one with `from_pretrained`."""
 
     accepts_loss_kwargs = False
     # Whether a batch runs in one piece, so that ranks among which the language model is sharded call it equally often.
@@ -685,14 +672,11 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     # -- the dual encoder -------------------------------------------------------------------------------------------
     @torch.no_grad()
     def encode_images(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
+        self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images through the frozen image tower: `(images, pooled_width)` before the joint space and
         `(images, joint_width)` in it, not normalised."""
-        pooled = pool_images(self.require_clip(), pixel_values, pixel_attention_mask, spatial_shapes)
+        pooled = pool_images(self.require_clip(), pixel_values, **shapes)
         return pooled, self.project_images(pooled)
 
     @torch.no_grad()
@@ -781,8 +765,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         if anchors.get("anchor_text_mask") is not None:
             there = there & anchors["anchor_text_mask"].to(there)
         vectors = self.heads.text_target(features.flatten(0, 1)).unflatten(0, (-1, 2)) * there[..., None]
-        images = anchors.get("anchor_image_features")
-        image = self._mean_images(num_images, visual_features, images, like=vectors[:, 0])
+        image = self._mean_images(num_images, visual_features, like=vectors[:, 0])
         statistics = torch.cat([num_tokens.to(statistics)[:, None], statistics], dim=1)
         return self.heads.query_anchor(readout, vectors[:, 0], vectors[:, 1], image, statistics)
 
@@ -807,42 +790,31 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             last[own] = self.encode_texts(rows, row_mask)
         return torch.stack([whole, last], dim=1)
 
-    def _mean_images(self, counts, visual_features, features, like: torch.Tensor) -> torch.Tensor:
+    def _mean_images(self, counts: torch.Tensor, features: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
         """The mean of the unit vectors of each context's images, zeros for a context without any."""
-        if features is None and visual_features is not None and self.config.max_image_tokens is not None:
-            features = self.project_images(visual_features[:, 0])
-        elif features is None and visual_features is not None:
-            is_target = self.config.map_image_targets or self.config.visual_feature == "projected"
-            features = visual_features if is_target else self.project_images(visual_features)
         if features is None or not len(features):
             return torch.zeros_like(like)
+        if self.config.max_image_tokens is not None:
+            features = self.project_images(features[:, 0])
+        elif not self.config.map_image_targets and self.config.visual_feature == "pooled":
+            features = self.project_images(features)
         unit = self.heads.image_target(features)
         owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-        if len(owners) != len(unit):
-            raise ValueError(f"The contexts hold {len(owners)} images, and the anchor got features of {len(unit)}.")
         return torch.zeros_like(like).index_add(0, owners, unit.to(like)) / counts.clamp(min=1).to(like)[:, None]
 
     # -- candidates -------------------------------------------------------------------------------------------------
     def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
+        self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]
     ) -> BaseModelOutputWithPooling:
         """Candidate images `(images, 3, height, width)` as unit vectors `(images, projection_dim)`."""
-        features = self.image_target_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        features = self.image_target_features(pixel_values, **shapes)
         return BaseModelOutputWithPooling(pooler_output=self.heads.image_target(features))
 
-    def image_target_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def image_target_features(self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
         """The frozen image tower's output of candidates `(images, width)`, before any trained map."""
         if self.config.map_image_targets:  # of what the language model reads
-            return self.get_visual_features(pixel_values, pixel_attention_mask, spatial_shapes)
-        return self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)[1]
+            return self.get_visual_features(pixel_values, **shapes)
+        return self.encode_images(pixel_values, **shapes)[1]
 
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -878,22 +850,18 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         """Image features for the language model, from images or as given."""
         if pixel_values is None:
             return visual_features
-        return self.get_visual_features(pixel_values, pixel_attention_mask, spatial_shapes)
+        shapes = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+        return self.get_visual_features(pixel_values, **shapes)
 
-    def get_visual_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def get_visual_features(self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
         """What the language model reads of images: the frozen tower's output `(images, visual_width)`, the argument
         `visual_features` of other methods; with `max_image_tokens` followed by means over patches, `(images, 1 +
         num_visual_tokens, visual_width)`."""
         if self.config.max_image_tokens is not None:
             with torch.no_grad():
                 side = math.isqrt(self.config.num_visual_tokens)
-                return pool_patches(self.require_clip(), pixel_values, pixel_attention_mask, spatial_shapes, side)
-        pooled, projected = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
+                return pool_patches(self.require_clip(), side, pixel_values, **shapes)
+        pooled, projected = self.encode_images(pixel_values, **shapes)
         return pooled if self.config.visual_feature == "pooled" else projected
 
     # -- contexts ---------------------------------------------------------------------------------------------------
@@ -1233,17 +1201,16 @@ def next_token_loss(
 
 
 # -- patches ----------------------------------------------------------------------------------------------------------
-def pool_patches(clip: nn.Module, pixel_values, pixel_attention_mask, spatial_shapes, side: int) -> torch.Tensor:
+def pool_patches(clip: nn.Module, side: int, pixel_values, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
     """The image tower's pooled output, and the means of its patches over a grid of `side` by `side` equal parts:
     `(images, 1 + side * side, pooled_width)`; the other arguments are those of `pool_images`."""
-    extra = () if spatial_shapes is None else (pixel_attention_mask, spatial_shapes)
-    out = clip.vision_model(pixel_values.to(clip.dtype), *extra)
+    out, spatial_shapes = run_image_tower(clip, pixel_values, **shapes), shapes.get("spatial_shapes")
     if spatial_shapes is None:
         rows = clip.config.vision_config.image_size // clip.config.vision_config.patch_size
         parts = [(out.last_hidden_state[:, -rows * rows :], rows, rows)]  # behind CLIP's class token
     else:
-        shapes = spatial_shapes.tolist()
-        parts = [(one[None, : h * w], h, w) for one, (h, w) in zip(out.last_hidden_state, shapes, strict=True)]
+        sides = spatial_shapes.tolist()
+        parts = [(one[None, : h * w], h, w) for one, (h, w) in zip(out.last_hidden_state, sides, strict=True)]
     grids = [some.transpose(1, 2).unflatten(2, (height, width)) for some, height, width in parts]
     means = torch.cat([F.adaptive_avg_pool2d(grid, side).flatten(2) for grid in grids])
     return torch.cat([out.pooler_output[:, None], means.transpose(1, 2)], dim=1)
@@ -1269,8 +1236,8 @@ def part_dtypes(dtype) -> dict:
 
 
 def _without_recorders(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
-    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
-    be pickled; transformers sets them again as soon as it needs them."""
+    """The same weights in a tree of modules without transformers' hooks for hidden states. They cannot be pickled;
+    transformers sets them again when it needs them."""
     if id(module) not in seen:
         twin = seen[id(module)] = type(module).__new__(type(module))
         twin.__dict__.update(module.__dict__)

@@ -10,12 +10,20 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput
 
 from .configuration_univl_dr import DUAL_ENCODERS, UniVLDRConfig
 from .contrastive_loss import at_least_float32, gather, gather_with_gradient, sum_over_prefixes, world_size
 from .loading import HUB_ARGUMENTS, CompleteLoadingMixin
-from .modeling_open_clip import build_dual_encoder, encode_texts, load_dual_encoder, pool_images, project_images
+from .modeling_open_clip import (
+    ImageShapes,
+    build_dual_encoder,
+    encode_texts,
+    load_dual_encoder,
+    pool_images,
+    project_images,
+)
 
 if TYPE_CHECKING:
     # Never run: transformers copies the files that a saved model's own file names, and these belong beside it.
@@ -265,16 +273,10 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         """Texts `(texts, tokens)` as `(texts, width)`, not normalised."""
         return encode_texts(self.clip, input_ids, attention_mask)
 
-    def encode_images(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
-        pooled_features: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def encode_images(self, pixel_values=None, pooled_features=None, **shapes: Unpack[ImageShapes]) -> torch.Tensor:
         """Images, or the image tower's outputs `pooled_features`, as `(images, width)`, not normalised."""
         if pooled_features is None:
-            pooled_features = pool_images(self.clip, pixel_values, pixel_attention_mask, spatial_shapes)
+            pooled_features = pool_images(self.clip, pixel_values, **shapes)
         return project_images(self.clip, pooled_features)
 
     def get_text_features(
@@ -285,13 +287,10 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         return BaseModelOutputWithPooling(pooler_output=F.normalize(texts, dim=-1))
 
     def get_image_features(
-        self,
-        pixel_values: torch.Tensor,
-        pixel_attention_mask: torch.Tensor | None = None,
-        spatial_shapes: torch.Tensor | None = None,
+        self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]
     ) -> BaseModelOutputWithPooling:
         """Images without a caption `(images, 3, height, width)` as unit vectors `(images, width)`."""
-        images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes)
+        images = self.encode_images(pixel_values, **shapes)
         return BaseModelOutputWithPooling(pooler_output=F.normalize(images, dim=-1))
 
     def get_multimodal_features(
@@ -326,7 +325,8 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         captions = self.encode_texts(input_ids, attention_mask) if read else None
         images = None
         if shown and not (self.config.fusion == "caption" and read and _all(caption_mask)):
-            images = self.encode_images(pixel_values, pixel_attention_mask, spatial_shapes, pooled_features)
+            shapes = {"pixel_attention_mask": pixel_attention_mask, "spatial_shapes": spatial_shapes}
+            images = self.encode_images(pixel_values, pooled_features, **shapes)
         if images is not None and captions is not None and len(images) != len(captions):
             raise ValueError(f"{len(images)} images and {len(captions)} captions: pass one caption per image.")
         return BaseModelOutputWithPooling(pooler_output=self.fusion(images, captions, image_mask, caption_mask))

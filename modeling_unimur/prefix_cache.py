@@ -42,13 +42,8 @@ _IMAGE_BATCH = 16
 
 @dataclass
 class PrefixCache:
-    """Keys and values of the first tokens of sequences, one row a sequence, padded on the left.
-
-    Args:
-        cache: of transformers.
-        mask (`(batch, tokens)`): 1 for tokens.
-        hidden (`(batch, tokens, width)`, *optional*): last hidden states, where they were kept.
-    """
+    """Keys and values of the first tokens of sequences, padded on the left: the cache of transformers, the mask
+    `(batch, tokens)`, and, where they were kept, the last hidden states `(batch, tokens, width)`."""
 
     cache: Cache
     mask: torch.Tensor
@@ -89,9 +84,8 @@ class PrefixCache:
 
 
 def _float32_sdpa(module, query, key, value, attention_mask, **kwargs):
-    output, weights = sdpa_attention_forward(
-        module, query.float(), key.float(), value.float(), attention_mask, **kwargs
-    )
+    inputs = (query.float(), key.float(), value.float(), attention_mask)
+    output, weights = sdpa_attention_forward(module, *inputs, **kwargs)
     return output.to(query.dtype), weights
 
 
@@ -115,13 +109,8 @@ def _quick_backward(config, vectors: torch.Tensor):
 
 
 def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[torch.Tensor]:
-    """Moves the padding of each row to its left, whichever side it was on: padding between a prefix and what follows
-    is wrong for models with a sliding window.
-
-    Args:
-        attention_mask (`(batch, tokens)`): 0 at padding; it is returned first.
-        tensors: more of that shape.
-    """
+    """Moves the padding of each row of the mask and of `tensors (batch, tokens)` to its left: padding between a prefix
+    and what follows is wrong for models with a sliding window."""
     order = torch.argsort(attention_mask.ne(0).to(torch.uint8), dim=1, stable=True)
     return [tensor.gather(1, order) for tensor in (attention_mask, *tensors)]
 
@@ -129,14 +118,9 @@ def align_right(attention_mask: torch.Tensor, *tensors: torch.Tensor) -> list[to
 def group_by_length(
     attention_mask: torch.Tensor, apart: torch.Tensor | None = None, call_cost: int | None = None
 ) -> list[torch.Tensor]:
-    """Row numbers of the parts of a batch that are worth running together: rows that differ in length pay for the
-    longest, and rows in whose graph an image stands early would pull the others into it. No number changes.
-
-    Args:
-        attention_mask (`(batch, tokens)`): 1 for tokens.
-        apart (`(batch,)`, *optional*): False and True are never mixed.
-        call_cost (`int`, *optional*): what one more part costs, in tokens; by default what the device suggests.
-    """
+    """Row numbers of the parts of a batch that are worth running together, since rows pay for the longest of a part.
+    Rows of which `apart (batch,)` is False and True are never mixed; `call_cost` is what one more part costs, in
+    tokens."""
     if call_cost is None:
         call_cost = _CALL_COST_CPU if attention_mask.device.type == "cpu" else _CALL_COST
     lengths, parts = attention_mask.sum(dim=1), []
@@ -159,7 +143,7 @@ def group_by_length(
 
 def cache_argument(decoder: nn.Module) -> str:
     """The name under which a decoder takes a key-value cache: transformers 5.24 renamed `past_key_values` to `cache`
-    and drops the old name in 5.40; custom decoders keep the name that they were written with."""
+    and drops the old name in 5.40; custom decoders keep theirs."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
@@ -170,7 +154,7 @@ def cache_of(output) -> Cache | None:
 
 
 class Extended(NamedTuple):
-    """Hidden states `(batch, tokens, width)` of each layer that is read, the last ones, and the longer prefix."""
+    """Hidden states `(batch, tokens, width)` of each layer to read, those of the last one, and the longer prefix."""
 
     states: list[torch.Tensor]
     hidden: torch.Tensor
@@ -178,13 +162,8 @@ class Extended(NamedTuple):
 
 
 class FrozenDecoder:
-    """Runs the decoder of a causal language model on input vectors, whose first ones may have run before.
-
-    Args:
-        language_model (`PreTrainedModel`): a causal language model of transformers.
-        layers (`list[int]`): hidden states to read.
-        supported (`dict`, *optional*): where to keep what `supports` finds out.
-    """
+    """Runs the decoder of a causal language model on input vectors, whose first ones may have run before, and reads
+    the hidden states of `layers`. `supported` keeps what `supports` finds out."""
 
     # What prefixes are for, as warnings say it.
     purpose = "cache"
@@ -206,11 +185,10 @@ class FrozenDecoder:
         keep: bool = False,
         read: bool = True,
     ) -> Extended:
-        """Runs input vectors behind a prefix, which stays as it is, or from the start.
+        """Runs input vectors `(batch, tokens, width)` behind a prefix, which stays as it is, or from the start.
 
         Args:
-            embeds (`(batch, tokens, width)`): input vectors.
-            mask (`(batch, tokens)`, *optional*): 1 for tokens; padding stands on the left of the whole sequence.
+            embeds, mask (`(batch, tokens)`): padding stands on the left of the whole sequence.
             prefix (*optional*): of the same rows.
             positions (`(batch, tokens)`, *optional*): then `mask` is one of attention over the prefix as well.
             keep: whether to return the longer prefix.
@@ -234,14 +212,8 @@ class FrozenDecoder:
 
     @torch.no_grad()
     def build(self, embeds: torch.Tensor, mask: torch.Tensor, call_cost: int | None = None) -> PrefixCache:
-        """A prefix with its hidden states, without gradient, which for a frozen causal model changes neither the
-        result nor any gradient. Rows of like length run together, and no padding beyond theirs.
-
-        Args:
-            embeds (`(batch, tokens, width)`): input vectors that no trained value touches.
-            mask (`(batch, tokens)`): 1 for tokens; padding stands on the left.
-            call_cost: as in `group_by_length`.
-        """
+        """A prefix of input vectors that no trained value touches, with its hidden states and without gradient, which
+        for a frozen causal model changes neither the result nor any gradient. Rows of like length run together."""
         groups = group_by_length(mask, call_cost=call_cost) if self.supports_prefix_cache else []
         if len(groups) < 2:
             found = self.extend(embeds, mask, keep=True, read=False)
@@ -259,13 +231,12 @@ class FrozenDecoder:
 
     @property
     def supports_prefix_cache(self) -> bool:
-        """Whether caches can be cut, and those of rows that ran apart be joined: not with sliding windows or recurrent
-        states."""
+        """Whether caches can be cut and joined: not with sliding windows or recurrent states."""
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=self.decoder.config).layers)
 
     def supports(self) -> bool:
-        """Whether continuing a prefix gives the numbers and the gradients of the plain path, and from a part of it
-        where `supports_prefix_cache`; found out once, by trying, with a warning if not."""
+        """Whether continuing a prefix gives the numbers and the gradients of the plain path; found out once, by
+        trying, with a warning if not."""
         if self.purpose not in self.supported:
             try:
                 works, reason = self._agrees(), "its cached and its plain result differ"
@@ -278,8 +249,7 @@ class FrozenDecoder:
         return self.supported[self.purpose]
 
     def try_prefix(self, prefix: PrefixCache, rest: torch.Tensor, mask: torch.Tensor) -> list[torch.Tensor]:
-        """What `supports` compares with the plain path: states of `rest (2, 3, width)` behind the first 6 tokens of a
-        prefix, in the way that is to be used."""
+        """What `supports` compares with the plain path: states of `rest (2, 3, width)` behind 6 tokens of a prefix."""
         return self.extend(rest, mask[:, 6:], prefix.cut(6)).states
 
     def _agrees(self) -> bool:
@@ -307,13 +277,8 @@ def common_length(one: Sequence, other: Sequence) -> int:
 
 
 class ContextReader:
-    """Reads dialogues as lists of places: a token, or the key of the image that stands there. Two contexts are the
-    same up to a place where their places are. What the language model reads of an image is computed once.
-
-    Args:
-        model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
-        max_images (`int`, *optional*): images whose features are kept, those used last; all of them by default.
-    """
+    """Reads dialogues as lists of places: a token, or the key of the image that stands there. What the language model
+    reads of an image is computed once; features of the last `max_images` are kept, all of them by default."""
 
     def __init__(self, model, processor, max_images: int | None = None):
         self.model, self.processor, self.max_images = model, processor, max_images
@@ -328,7 +293,7 @@ class ContextReader:
         allow_urls: bool | None = None,
         owner: str | None = None,
     ) -> tuple[list, list[dict]]:
-        """Places and messages of a dialogue, which errors call `where`; arguments as of `ChatCache.embed`."""
+        """Places and messages of a dialogue; arguments as of `ChatCache.read`."""
         allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
         messages, keys = read_conversation(conversation, where, allow_urls, load=partial(self._load, owner=owner))
         rows, (lost,) = self.processor.tokenize([self.processor.render(messages)], max_length, keep="latest")
@@ -393,8 +358,7 @@ class _Kept(NamedTuple):
 
 
 class ReadChat(NamedTuple):
-    """A dialogue that is not run yet: its places, features of the images in them, whose it is, and the inputs
-    of an anchored query, whose few texts are embedded anew in every turn."""
+    """A dialogue to run: its places, features of its images, whose it is, and the inputs of an anchored query."""
 
     places: list
     features: torch.Tensor | None
@@ -403,14 +367,9 @@ class ReadChat(NamedTuple):
 
 
 class ChatCache:
-    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended: turn k runs its own
-    tokens, and not the k - 1 before it again. Several threads may use it; they wait for one another. A copy of it
-    begins empty.
-
-    Args:
-        model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
-        max_bytes (`int`): of keys and values; the chats that were used last are kept. 0 keeps none.
-    """
+    """Embeds one dialogue at a time, beginning where an earlier one that began alike has ended: turn k runs only its
+    own tokens. Keys and values of the chats used last are kept, up to `max_bytes`. Threads wait for one another; a
+    copy begins empty."""
 
     def __init__(self, model, processor, max_bytes: int = DEFAULT_BYTES):
         self.model, self.processor, self.max_bytes = model, processor, max_bytes
@@ -436,8 +395,7 @@ class ChatCache:
             self._chats, self._reader = [], ContextReader(self.model, self.processor, _IMAGES)
 
     def takes(self, conversation) -> bool:
-        """Whether a dialogue is worth keeping, a chat of several messages, and the language model can go on from a
-        cache: not with sliding windows or recurrent states."""
+        """Whether a dialogue is a chat of several messages, and the language model can go on from a cache."""
         is_chat = isinstance(conversation, (list, tuple)) and len(conversation) > 1 and is_message(conversation[0])
         return is_chat and self.max_bytes > 0 and self.works
 
@@ -449,8 +407,7 @@ class ChatCache:
             return decoder.supports_prefix_cache and decoder.supports()
 
     def embed(self, conversation, *args, **kwargs) -> torch.Tensor:
-        """The unified embedding of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding. The
-        arguments are those of `read`."""
+        """The query of one dialogue, `(1, width)`: that of `get_multimodal_features` up to rounding; see `read`."""
         return self.run(self.read(conversation, *args, **kwargs))
 
     def read(
@@ -465,15 +422,11 @@ class ChatCache:
 
         Args:
             conversation: a list of chat messages.
-            max_length (`int`, *optional*): as in `process_queries`. Once it is reached, a context begins at another
-                token in every turn, and runs as a whole.
+            max_length (`int`, *optional*): as in `process_queries`; a context that is cut to it runs as a whole.
             allow_urls (`bool`): whether images may be fetched from URLs.
             owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
                 an answer would tell what others have asked.
             where: how errors call the dialogue.
-
-        Raises:
-            ValueError, FileNotFoundError: as `process_queries`.
         """
         with self._lock:
             places, messages = self._reader.read(conversation, where, max_length, allow_urls, owner)

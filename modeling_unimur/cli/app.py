@@ -66,12 +66,8 @@ def images_of(retriever: Any) -> dict[str, tuple[str, str]]:
 def shown_images(
     images: Mapping[str, tuple[str, str]], folders: Iterable[str | os.PathLike]
 ) -> dict[str, tuple[str, str]]:
-    """Filters an index's images to those below the folders that the page may show.
-
-    Args:
-        images: path and title by id. The paths are the index', and an index may name any file of this computer.
-        folders: that the owner of the computer has named.
-    """
+    """Filters an index's images (path and title by id) to those below the folders that the owner of the computer has
+    named: an index may name any file."""
     from ..data.image_files import AllowedImages  # and Pillow
 
     allowed = AllowedImages(folders)

@@ -29,10 +29,9 @@ HELP = """\
 
 @dataclass
 class ChatSession:
-    """The state of a conversation.
+    """The state of a conversation with a pipeline and its filled index.
 
     Args:
-        retriever: a `multimodal-retrieval` pipeline with a filled index.
         images: what is known of the index's images, by id; others are named by their id.
         top_k: answers of each kind.
         options: further options of each call, such as `{"coherent": True}`.
@@ -76,13 +75,8 @@ class ChatSession:
 
 
 def converse(session: ChatSession, stream: TextIO, read_line: Callable[[str], str]) -> None:
-    """Read lines and answer them until the user leaves.
-
-    Args:
-        session: the conversation.
-        stream: where answers are printed.
-        read_line: like `input`: takes the prompt, returns a line, raises EOFError or KeyboardInterrupt at the end.
-    """
+    """Answer lines until the user leaves; `read_line` is like `input`: it takes the prompt, returns a line, and raises
+    EOFError or KeyboardInterrupt at the end."""
     terminal = Terminal(stream)
     terminal.write("Say something, or /help.")
     while True:

@@ -54,7 +54,6 @@ def open_systems(
     Args:
         chosen: names out of `SYSTEMS`.
         sources: folders or Hub ids of models; CLIP is that of the first one.
-        args: of the command: `sentence_transformer`, `linear_texts`, `seed` and the backbones.
         names: of the models' rows; the last parts of their sources by default.
 
     Raises:

@@ -75,11 +75,8 @@ def newest_index(model: str) -> Path | None:
 
 
 def load_index(retriever: Any, folder: Path) -> Gallery:
-    """Load a saved index into the retriever and return its gallery.
-
-    Raises:
-        CommandError: if it cannot be read; the message says to delete it.
-    """
+    """Load a saved index into the retriever and return its gallery. Raises CommandError, which says to delete it, if
+    it cannot be read."""
     try:
         gallery = read_gallery(folder)
         retriever.load_index(str(folder / INDEX_FOLDER))

@@ -16,13 +16,11 @@ OWN_MODELS = (DEFAULT_MODEL, "univl-dr-mini")
 
 
 def model_folder(given: str | None) -> Path:
-    """The folder of the model to use, checked before anything slow is imported.
-
-    Args:
-        given: the value of `--model`, a folder or one of `OWN_MODELS`; None means the mini model.
+    """The folder that `--model` gives, or that of one of `OWN_MODELS`, the mini model by default; it is checked before
+    anything slow is imported.
 
     Raises:
-        CommandError: if the folder is missing or holds no model.
+        CommandError: the folder is missing or holds no model.
     """
     is_own = given is None or (given in OWN_MODELS and not Path(given).exists())
     folder = cache_dir() / "models" / (given or DEFAULT_MODEL) if is_own else Path(given).expanduser()
@@ -91,12 +89,10 @@ def load_as_built(retriever: Any, uri: str, **options: Any) -> None:
 def open_retriever(
     folder: Path, *, quiet: bool = True, backbones: dict[str, str] | None = None, trust_remote_code: bool = False
 ) -> Any:
-    """The pipeline `multimodal-retrieval` on a model.
-
-    UniMuR, UniVL-DR and dual encoders are loaded by this package's own classes: no code beside their weights is run.
+    """The pipeline `multimodal-retrieval` on a model, a folder or a Hub id. UniMuR, UniVL-DR and dual encoders are
+    loaded by this package's own classes: no code beside their weights is run.
 
     Args:
-        folder: of the model, or its Hub id.
         quiet: whether to keep back the libraries' notices.
         backbones: `language_model` and `clip`, in place of those that the folder names.
         trust_remote_code: whether code of the folder may be run, which a model of another kind needs.

@@ -22,11 +22,8 @@ _NAMED = ("qdrant", "lancedb")
 
 
 def database_of(uri: str | os.PathLike) -> tuple[str, str] | None:
-    """The database that keeps an index and its place there; None for a folder of this package.
-
-    Args:
-        uri: `qdrant+PLACE`, `lancedb+PLACE`, or a Milvus file (`*.db`) or server.
-    """
+    """The database that keeps an index (`qdrant+PLACE`, `lancedb+PLACE`, a Milvus file `*.db` or server) and its place
+    there; None for a folder of this package."""
     uri = os.fspath(uri)
     name, plus, place = uri.partition("+")
     if plus and name in _NAMED:

@@ -23,7 +23,7 @@ _MESSAGE_BYTES = 16 * 2**20
 
 
 class DatabaseIndex(VectorIndex):
-    """An index that a database keeps; see `open`.
+    """An index that a database keeps; see `open`. `<collection>_about` is a second collection, which says what it is.
 
     A database has these methods; a row is a dictionary of `key`, `item`, `kind`, `vector` and `payload`:
 
@@ -32,13 +32,7 @@ class DatabaseIndex(VectorIndex):
     - `_upsert(collection, rows)`, `_delete(keys)`, and `_get(collection, keys, field)`: a field of the rows that are
       there, by their keys.
     - `_ask(vectors, limit, kind, where)`: the hits of each query, best first; of those that `where` does not hold for,
-      as many as are convenient. `_count(kind)`.
-    - `_disconnect()`.
-
-    Args:
-        uri: its place.
-        collection: name of the collection; `<name>_about` is the second one.
-        read_only: refuses changes through this object.
+      as many as are convenient. `_count(kind)` and `_disconnect()`.
     """
 
     name: ClassVar[str]

@@ -159,19 +159,11 @@ class FaissIndex(FolderIndex):
 
 
 class FaissPart:
-    """Rows of one FAISS index.
-
-    In an exact index (`"Flat"`) a removed row's place goes to the last row. Elsewhere a removed row becomes a
-    tombstone, which no search returns, until `compact`.
-
-    Args:
-        factory: FAISS' description of the index.
-        width: of the vectors.
-        ef_search: candidates that a graph (HNSW) keeps in view.
-        nprobe: lists that an inverted file (IVF) visits.
+    """Rows of one FAISS index. In an exact index (`"Flat"`) a removed row's place goes to the last row; elsewhere a
+    removed row becomes a tombstone, which no search returns, until `compact`.
 
     Raises:
-        ValueError: a description that FAISS does not know or that cannot be filtered.
+        ValueError: a description (`factory`) that FAISS does not know or that cannot be filtered.
     """
 
     def __init__(self, factory: str, width: int, ef_search: int, nprobe: int):

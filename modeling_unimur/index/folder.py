@@ -26,10 +26,6 @@ class FolderIndex(RetrievalIndex):
     `parts` holds the candidates of each kind: `add` and `remove` them, `search` them, `vectors` and `payload` by row,
     `rows` by id. A backend has `write_files(folder)`, which returns what is to be known about them, and
     `read_files(folder, about)`.
-
-    Args:
-        width: of the vectors.
-        model: name and revision of their model.
     """
 
     keeps_objects = False
@@ -59,13 +55,8 @@ def load(
     model: str | None = None,
     read_only: bool = False,
 ) -> RetrievalIndex:
-    """Reads the folder's current version.
-
-    Args:
-        kind: class of the index.
-        folder: of `save`.
-        width, model: of the caller's vectors, to be compared.
-        read_only: whether changes are refused.
+    """Reads the folder's current version as an index of a class, `kind`, and of the width and model of the caller's
+    vectors.
 
     Raises:
         FileNotFoundError: no index there.
@@ -127,10 +118,9 @@ def keep_in(index: RetrievalIndex, folder: str | os.PathLike) -> None:
 def save(
     index: RetrievalIndex, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False
 ) -> None:
-    """Writes an index as the folder's next version, which readers see whole or not at all.
+    """Writes an index as the next version of a folder, by default its own, which readers see whole or not at all.
 
     Args:
-        folder: where it was read from or saved first, by default.
         compact: frees tombstones first. An HNSW graph is then built again, which takes as long as building it did:
             pass False to save often and compact seldom.
         replace: whether another index in a folder that this one does not come from may be replaced.

@@ -220,9 +220,8 @@ def search(
     where: Mapping[str, Any] | None = None,
 ) -> list[list[Hit]]:
     """The best candidates of each query by cosines and words, best first; `score` is the fused one, beside `cosine`
-    and `bm25`.
-
-    The `FUSED_DEPTH` best by cosine and the `FUSED_DEPTH` best by BM25 are fused (`fuse`); each has both scores.
+    and `bm25`. The `FUSED_DEPTH` best by cosine and the `FUSED_DEPTH` best by BM25 are fused (`fuse`); each has
+    both scores.
 
     Args:
         index: in memory or in a folder, with words.
@@ -339,12 +338,7 @@ def compare_weights(
     found: Sequence[Sequence[Hit]], relevant: Sequence[set[str]], top_k: int = 10
 ) -> dict[float | str, tuple[float, float]]:
     """MRR and recall at `top_k`, from 0 to 1, of each of `WEIGHTS` and of `"rrf"`: 0 is the vectors alone, 1 BM25
-    alone.
-
-    Args:
-        found: of `candidates`.
-        relevant: ids that answer each query.
-    """
+    alone. `found` is that of `candidates`, `relevant` the ids that answer each query."""
     return {hybrid: measure_setting(found, relevant, hybrid, top_k) for hybrid in (*WEIGHTS, RRF)}
 
 

@@ -33,14 +33,11 @@ _SIGNS = {"in": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
 
 
 class MilvusIndex(DatabaseIndex):
-    """Texts and images in Milvus.
-
-    A file has one process at a time. It is served on a socket in a folder that only this user may enter, not on a
-    port.
+    """Texts and images in Milvus. A file has one process at a time. It is served on a socket in a folder that only
+    this user may enter, not on a port.
 
     Args:
         uri: a file `*.db`, or a server's address.
-        collection, read_only: see `DatabaseIndex`.
         token: `"user:password"` or a key, where the server wants one.
         timeout: seconds until a server must have answered.
         ef_search, nprobe: candidates that HNSW keeps in view; lists that an inverted file visits.

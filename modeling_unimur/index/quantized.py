@@ -88,13 +88,8 @@ def hamming_distances(words: np.ndarray, query: np.ndarray) -> np.ndarray:
 
 
 class QuantizedRows(Rows):
-    """The candidates of one kind, as int8 codes; payloads are JSON.
-
-    Args:
-        width: of the vectors.
-        binary: whether signs are searched and the codes rescore.
-        rescore_multiplier: so many times the hits are rescored by the codes.
-    """
+    """The candidates of one kind, as int8 codes; payloads are JSON. `binary` says whether signs are searched; the
+    codes then rescore `rescore_multiplier` times the hits."""
 
     def __init__(self, width: int, binary: bool, rescore_multiplier: int):
         super().__init__()

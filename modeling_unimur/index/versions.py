@@ -56,7 +56,6 @@ def read_version(folder: str | os.PathLike, load: Callable[[Path, dict], Any], f
     """Loads a folder's current version; when a writer replaced it meanwhile, the one that came after.
 
     Args:
-        folder: of an index.
         load: called with the version's folder and what is known about it; files have been compared with checksums.
         files: whether the files are compared; `index.json` is in any case.
 
@@ -123,14 +122,10 @@ def file_digest(path: Path) -> str:
 # -- writing ----------------------------------------------------------------------------------------------------------
 class WriterLock:
     """A lock that one process holds from its making until `release`, and that the system lets go when the process
-    ends, however it ends.
-
-    Args:
-        path: of the lock file, which stays; who holds it stands beside it, in `*.json`.
-        of: what is locked, for the message.
+    ends, however it ends. The lock file stays; who holds it stands beside it, in `*.json`.
 
     Raises:
-        BlockingIOError: when another writer holds it; the message says who and since when.
+        BlockingIOError: when another writer holds it; the message says who, since when, and of what (`of`).
     """
 
     def __init__(self, path: Path, of: str):
@@ -160,10 +155,7 @@ class WriterLock:
 
 
 class IndexFolder:
-    """Writes versions.
-
-    Args:
-        path: of the folder; made by the first version.
+    """Writes versions into a folder, which the first one makes.
 
     Raises:
         ValueError: when something else lies there.
@@ -202,14 +194,11 @@ class IndexFolder:
         return WriterLock(self.path / _LOCK, f"The index in {self.path}")
 
     def write(self, fill: Callable[[Path], dict]) -> str:
-        """Makes the next version and lets readers see it; the caller holds the lock.
+        """Makes the next version, lets readers see it, and returns its name; the caller holds the lock.
 
         Args:
             fill: writes files into the empty folder that it is given and returns what is to be known about them. It
                 raises where a write fails: what it leaves there is taken for whole.
-
-        Returns:
-            The version's name.
         """
         current = self.current()
         left = self._remove(current)

@@ -11,12 +11,8 @@ _BATCH = 64
 
 
 class CandidateVectors:
-    """Queries and candidates of a pipeline as lists of numbers, of length one.
-
-    Args:
-        retriever: a `multimodal-retrieval` pipeline.
-        batch_size: of texts and images.
-    """
+    """Queries and candidates of a pipeline as lists of numbers, of length one; `batch_size` texts or images at a
+    time."""
 
     def __init__(self, retriever: Any, batch_size: int = _BATCH):
         self.retriever, self.batch_size = retriever, batch_size
@@ -66,14 +62,8 @@ class FoundCandidate(NamedTuple):
 
 
 def find(retriever: Any, query: Any, top_k: int, modality: str, **options) -> list[FoundCandidate]:
-    """The candidates that answer a dialogue, the best first.
-
-    Args:
-        retriever: a `multimodal-retrieval` pipeline with a filled index.
-        query: a text or a list of chat messages.
-        top_k: candidates in all.
-        modality: `"joint"`, `"text"` or `"image"`.
-        options: further ones of the pipeline's call, such as `where`.
+    """The `top_k` candidates that answer a dialogue (a text or a list of chat messages), the best first; `modality` is
+    `"joint"`, `"text"` or `"image"`, and `options` are further ones of the pipeline's call, such as `where`.
 
     Raises:
         ValueError: another modality.

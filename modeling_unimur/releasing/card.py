@@ -132,12 +132,8 @@ def metadata(card: Card, config: PreTrainedConfig) -> ModelCardData:
 
 
 def write_benchmark_results(card: Card, folder: Path) -> list[Path]:
-    """Writes the results on benchmarks of the Hub to `.eval_results/`, where their leaderboards read them.
-
-    Args:
-        card: whose results name a `dataset_id`; others are in the card's `model-index` alone.
-        folder: of the release.
-    """
+    """Writes results that name a `dataset_id` to `.eval_results/`, where the leaderboards of the Hub's benchmarks read
+    them; the others are in the card's `model-index` alone."""
     named: dict[str, list[EvalResultEntry]] = {}
     for row in card.results:
         if row.get("dataset_id"):
@@ -194,14 +190,8 @@ def _escaped(card: Card) -> Card:
 
 
 def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str = "<this folder>") -> str:
-    """A card as Markdown with the Hub's metadata.
-
-    Args:
-        card: what a person says.
-        config: of the release (`UniMuRConfig` or `UniVLDRConfig`).
-        trained: how many numbers were trained.
-        repo_id: where it will be.
-    """
+    """A card as Markdown with the Hub's metadata, of a release with this configuration and number of trained
+    parameters."""
     heads_only = getattr(config, "heads_only", False)
     needs = "torch, transformers 5.10.1 or newer and pillow"
     if config.clip_config is not None and config.clip_config.model_type == "open_clip":
@@ -238,14 +228,8 @@ def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str
 
 
 def check_card(text: str) -> None:
-    """Checks offline that a card is valid for the Hub and complete.
-
-    Args:
-        text: Markdown with its metadata.
-
-    Raises:
-        ValueError: with what is wrong.
-    """
+    """Checks offline that a card, Markdown with its metadata, is valid for the Hub and complete; raises ValueError
+    otherwise."""
     try:
         data = ModelCard(text, ignore_metadata_errors=False).data
     except (ValueError, yaml.YAMLError) as error:

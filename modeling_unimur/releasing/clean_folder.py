@@ -21,7 +21,7 @@ _HEADS = "heads."
 
 def read_heads(folder: Path) -> dict[str, torch.Tensor]:
     """The trained tensors in a folder's weights: those of the heads without their prefix, and adapters on the language
-    model. No backbone is read.
+    model.
 
     Raises:
         FileNotFoundError: there are no weights in safetensors.
@@ -50,13 +50,8 @@ def read_heads(folder: Path) -> dict[str, torch.Tensor]:
 def write_heads(
     folder: Path, config: UniMuRConfig, heads: dict[str, torch.Tensor], processor: UniMuRProcessor
 ) -> None:
-    """Writes a heads-only release without its card; the backbones are not needed.
-
-    Args:
-        folder: to write into.
-        config: with the backbones' configurations and names.
-        heads: tensors of `UniMuRHeads`, and adapters on the language model.
-        processor: the model's.
+    """Writes a heads-only release without its card; the backbones are not needed. `heads` are the tensors of
+    `UniMuRHeads`, and adapters on the language model.
 
     Raises:
         ValueError: these are not the tensors that such a model has.
@@ -89,13 +84,7 @@ def write_heads(
 def write_model(
     folder: Path, model: PreTrainedModel, processor: ProcessorMixin, heads_only: bool | None = None
 ) -> None:
-    """Writes a release without its card.
-
-    Args:
-        folder: to write into.
-        model, processor: what is released.
-        heads_only: of UniMuR, whether to leave the backbones out.
-    """
+    """Writes a release without its card; `heads_only` says of UniMuR whether to leave the backbones out."""
     model.save_pretrained(folder, **({} if heads_only is None else {"heads_only": heads_only}))
     processor.save_pretrained(folder)
     write_sentence_transformers(folder)

@@ -23,11 +23,7 @@ def image() -> Image.Image:
 
 
 def embeddings(model, processor) -> dict:
-    """A release's embeddings of two texts and an image.
-
-    Returns:
-        `dict[str, torch.Tensor]`: rows of unit vectors, by what was read.
-    """
+    """A release's embeddings of two texts and an image: rows of unit vectors, by what was read."""
     with torch.inference_mode():
         found = {"context": model.get_multimodal_features(**processor.process_context(TEXTS)).pooler_output}
         if model.clip is None:

@@ -50,13 +50,7 @@ _CODE_REFERENCE = re.compile(r"[A-Za-z_]\w*\.[A-Za-z_]\w*")
 
 
 def check_release(folder: Path) -> dict[str, int]:
-    """Checks a release folder before its upload.
-
-    Args:
-        folder: a release.
-
-    Returns:
-        Its files with their sizes in bytes.
+    """Checks a release folder before its upload, and returns its files with their sizes in bytes.
 
     Raises:
         FileNotFoundError: the configuration, the weights or the card is missing.
@@ -141,15 +135,8 @@ def json_values(config, key: str = "") -> Iterator[tuple[str, object]]:
 
 
 def check_config(config, name: str) -> None:
-    """Refuses a JSON file of a release that holds a local path, a quantization config or a token.
-
-    Args:
-        config: its content.
-        name: its name, for the error.
-
-    Raises:
-        ValueError: with the key and the remedy.
-    """
+    """Raises ValueError, with the key and the remedy, for the content of a JSON file that holds a local path, a
+    quantization config or a token."""
     for key, value in json_values(config):
         last = key.rsplit(".", 1)[-1]
         if last == "quantization_config" and value:
@@ -172,15 +159,8 @@ def check_config(config, name: str) -> None:
 
 
 def check_code_references(config, name: str) -> None:
-    """Refuses a configuration that names code of another repository, wherever in it: loading would run that code.
-
-    Args:
-        config: a JSON document.
-        name: of its file.
-
-    Raises:
-        ValueError: naming the key and the remedy.
-    """
+    """Raises ValueError, with the key and the remedy, for a JSON document that names code of another repository,
+    wherever in it: loading would run that code."""
     for key, value in json_values(config):
         parts = key.split(".")
         if not isinstance(value, str) or not (
@@ -195,11 +175,8 @@ def check_code_references(config, name: str) -> None:
 
 
 def check_source(folder: Path) -> None:
-    """Refuses a model's folder whose files name code of another repository, before anything is loaded from it.
-
-    Raises:
-        ValueError: naming the file, the key and the remedy.
-    """
+    """Raises ValueError, with file, key and remedy, for a model's folder whose files name code of another repository,
+    before anything is loaded from it."""
     for path in sorted(folder.rglob("*.json")):
         name = path.relative_to(folder).as_posix()
         if path.name != "tokenizer.json" and "checkpoint-" not in name:
@@ -207,11 +184,8 @@ def check_source(folder: Path) -> None:
 
 
 def check_bases(config: dict) -> None:
-    """Refuses a heads-only configuration that does not name its backbones by id and commit.
-
-    Raises:
-        ValueError: naming the backbone and the remedy.
-    """
+    """Raises ValueError, with the backbone and the remedy, for a heads-only configuration that does not name its
+    backbones by id and commit."""
     for part, words in PARTS.items():
         if config.get(f"{part}_config") is None:
             continue
@@ -228,16 +202,8 @@ def check_bases(config: dict) -> None:
 
 # -- code -------------------------------------------------------------------------------------------------------------
 def check_code(text: str, name: str, folder: Path) -> None:
-    """Refuses code that needs more than torch and transformers.
-
-    Args:
-        text: the code.
-        name: of its file.
-        folder: where its siblings are.
-
-    Raises:
-        ValueError: with the import and the remedy.
-    """
+    """Raises ValueError, with the import and the remedy, for code that needs more than torch, transformers and its
+    siblings in `folder`."""
     try:
         tree = ast.parse(text)
     except SyntaxError as error:

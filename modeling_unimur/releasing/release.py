@@ -35,8 +35,6 @@ class Release:
     """The result of a release or a dry run.
 
     Args:
-        repo_id: where.
-        heads_only: whether the backbones are left out.
         files: names and sizes in bytes.
         left_out: files of the source that do not go up.
         trial: what a fresh process found.
@@ -123,17 +121,11 @@ def build_release(
     repo_id: str = "<this folder>",
     backbones: dict[str, str] | None = None,
 ) -> dict[str, torch.Tensor] | None:
-    """Makes the folder of a release: weights, processor, flat code, pipeline, what sentence-transformers reads, card.
-
-    Args:
-        source, heads_only, bases, card, repo_id, backbones: as for `release`.
-        target: folder to make.
+    """Makes the folder `target` of a release: weights, processor, flat code, pipeline, what sentence-transformers
+    reads, card. The other arguments and the errors are those of `release`.
 
     Returns:
         What the source computes, for `try_release`; None where only the heads were read.
-
-    Raises:
-        FileNotFoundError, ValueError, OSError: as `release` says.
     """
     config = _source_config(source, bases or {})
     check_source(source)

@@ -24,7 +24,6 @@ def try_release(
     SentenceTransformer (where that is installed), and compares what they compute.
 
     Args:
-        folder: the release.
         expected: embeddings that it has to give, as `fresh_load.embeddings` computes them.
         backbones: `language_model` and `clip`, folders or Hub ids in place of those that a heads-only release names.
 

@@ -59,12 +59,8 @@ def _remedy(status: int | None) -> str:
 
 
 def require_free_tag(repo_id: str, tag: str) -> None:
-    """Refuses a tag that the repository already has: releases are never moved.
-
-    Raises:
-        ValueError: it has it.
-        OSError: the Hub refuses to say.
-    """
+    """Raises ValueError for a tag that the repository already has, since releases are never moved, and OSError where
+    the Hub refuses to say."""
     api = HfApi()
     if not _patiently(lambda: api.repo_exists(repo_id), f"to look for {repo_id}"):
         return
@@ -74,16 +70,8 @@ def require_free_tag(repo_id: str, tag: str) -> None:
 
 
 def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:
-    """Replaces the files of a repository by those of a folder in one commit, and tags it.
-
-    Args:
-        folder: the release.
-        repo_id: `owner/name`; made where it is not there.
-        private: whether a new one is private.
-        tag: of the commit.
-
-    Returns:
-        The commit's address.
+    """Replaces the files of a repository, which is made where it is not there, by those of a folder in one commit,
+    tags it, and returns the commit's address.
 
     Raises:
         OSError: the Hub refuses, or stays busy; the repository then is as it was.

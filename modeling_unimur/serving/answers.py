@@ -32,7 +32,6 @@ class Answerer:
     says who it is.
 
     Args:
-        retriever: a `multimodal-retrieval` pipeline.
         max_tokens: of a context; None for the processor's own bound.
         refresh_seconds: how often to look for a newer version of an index in a folder.
         names: how hits are shown.

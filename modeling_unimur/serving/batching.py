@@ -19,14 +19,7 @@ _LATEST = 0.3
 
 @dataclass(eq=False)
 class Waiting:
-    """A request that waits.
-
-    Args:
-        request: what is asked.
-        client: who asks.
-        cost: of the answer, in any unit.
-        future: of the answer.
-    """
+    """A request that waits; `cost` is that of its answer, in any unit."""
 
     request: Any
     client: str
@@ -111,12 +104,10 @@ class Batcher:
 
     Args:
         work: takes a list of requests, returns for each an answer or an exception; runs on a thread of its own.
-        max_batch: requests that are answered together.
+        max_batch, max_cost: requests that are answered together, and their cost.
         wait_seconds: how long the first of them waits for others, if the work is idle. While it is busy, requests
             gather by themselves.
-        max_waiting: further ones are refused.
-        max_client_waiting: further ones of the same client are refused.
-        max_cost: of the requests that are answered together.
+        max_waiting, max_client_waiting: further ones, in all or of one client, are refused.
         threads: that work, each on its own batch.
         name: of the threads.
     """
@@ -159,17 +150,12 @@ class Batcher:
         return bool(self._tasks) and not any(task.done() for task in self._tasks)
 
     async def answer(self, request: object, seconds: float, client: str = "", cost: float = 1) -> object:
-        """Waits for the answer to a request. A cancelled request leaves the queue.
-
-        Args:
-            request: what is asked.
-            seconds: how long it may take.
-            client: who asks; clients take turns.
-            cost: of the answer, in the unit of `max_cost`.
+        """Waits `seconds` at most for the answer to a request of a client; clients take turns. A cancelled request
+        leaves the queue.
 
         Raises:
             Refused: 503 when too many wait or it cannot be answered in time, 429 when too many of this client wait,
-                504 when it took longer than `seconds`.
+                504 when it took longer.
         """
         self._admit(seconds, client)
         entry = Waiting(request, client, max(cost, 1), asyncio.get_running_loop().create_future())

@@ -32,13 +32,8 @@ def client_host(peer: tuple | None) -> str:
 def client_key(peer: tuple | None, headers: Mapping[str, str], names: Sequence[str] = CLIENT_HEADERS) -> str | None:
     """The key of a client's kept chats, or None for a request that does not say whose it is.
 
-    Two requests share what is kept only if they come from the same address and show the same secret. The address alone
-    is not enough: behind a proxy all clients have the proxy's.
-
-    Args:
-        peer: host and port.
-        headers: of the request, by lower-case names.
-        names: of the headers that say it; an API key that all clients share says nothing.
+    Two requests share what is kept only if they come from the same address and show the same secret in one of the
+    headers `names`. The address alone is not enough: behind a proxy all clients have the proxy's.
     """
     shown = [f"{name}={headers[name]}" for name in names if headers.get(name)]
     if not shown:

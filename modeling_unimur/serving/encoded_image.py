@@ -21,11 +21,8 @@ _REDUCED_AS = {"L": "L", "RGB": "RGB", "CMYK": "CMYK", "YCbCr": "YCbCr", "LA": "
 
 
 class EncodedImage:
-    """The bytes of an image, of which only the header has been read.
-
-    Args:
-        source: the bytes in base64, with or without `data:image/png;base64,` in front.
-        limits: of the server.
+    """The bytes of an image in base64, with or without `data:image/png;base64,` in front, of which only the header has
+    been read.
 
     Raises:
         Refused: 422 for what is no image of an allowed format, or is too large.

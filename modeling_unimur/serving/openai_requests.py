@@ -58,16 +58,8 @@ class EmbeddingRequest:
 
 @dataclass
 class RerankRequest:
-    """A request to `POST /v1/rerank`.
-
-    Args:
-        model: the name that the client gives.
-        query: a dialogue.
-        documents: candidates, texts or images.
-        given: the documents as they came.
-        top_n: how many are returned, the best first.
-        return_documents: whether the texts are returned beside their places.
-    """
+    """A request to `POST /v1/rerank`: a dialogue, candidates (texts or images) and the `given` documents as they came.
+    The best `top_n` are returned, with their texts if `return_documents` says so."""
 
     model: str
     query: RetrievalRequest

@@ -29,14 +29,13 @@ class RetrievalRequest:
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
         top_k, modality, where, coherent, hybrid: of the pipeline.
+        tokens: of its words, about.
+        client: whose chat this is; None for a client that does not say.
         words: the text of all turns, which `hybrid` and a second stage read.
         rerank: whether the server's second stage rescores the hits; None where the client does not say.
         is_read_again: whether a second stage reads the messages after the vector is there.
         is_document: whether the one message is a candidate, a text or an image, and not a dialogue.
         prompt_tokens: of the words, as the tokenizer counts them with the vector; None where nobody asks.
-        tokens: of its words, about.
-        client: whose chat this is, so that it may begin where an earlier request of the same client has ended; None
-            for one that does not say.
     """
 
     messages: list[dict]
