@@ -69,8 +69,6 @@ class AnchorInputs(TypedDict, total=False):
     anchor_input_ids, anchor_attention_mask (`(batch, 2, tokens)`): words of all turns and of the last turn that has
         any, of the dual encoder's tokenizer; or `anchor_features (batch, 2, joint_width)`, the text tower's output.
     anchor_text_mask (`(batch, 2)`, *optional*): False where there are no words; features are zeros there.
-    anchor_image_features (`(images, width)`, *optional*): of `image_target_features`; by default they are computed
-        from the context's `visual_features`.
     turn_statistics (`(batch, 2)`): number of turns, and the share of them with a question mark.
     """
 
@@ -78,7 +76,6 @@ class AnchorInputs(TypedDict, total=False):
     anchor_attention_mask: torch.Tensor
     anchor_text_mask: torch.Tensor
     anchor_features: torch.Tensor
-    anchor_image_features: torch.Tensor
     turn_statistics: torch.Tensor
 
 
@@ -145,10 +142,9 @@ class UniMuRQueryAnchor(nn.Module):
     The query is `normalise(anchor + gate * correction)` with
 
     - `anchor = whole_weight * whole + last_weight * last + image_weight * image`,
-    - `correction = readout_weight * readout`, plus a small network of `[readout, whole, last]` where
-      `config.query_correction` is `"mlp"`,
-    - `gate` a logistic regression on `gate_features` where `config.query_gate` is set, otherwise 1. The features are
-      standardised by the buffers `feature_mean` and `feature_spread`, which a fit sets.
+    - `correction = readout_weight * readout`, plus a network of `[readout, whole, last]` with the correction `"mlp"`,
+    - `gate` a logistic regression on `gate_features` with `query_gate`, otherwise 1. The features are standardised by
+      the buffers `feature_mean` and `feature_spread`, which a fit sets.
     """
 
     def __init__(self, config: UniMuRConfig):
@@ -187,15 +183,8 @@ class UniMuRQueryAnchor(nn.Module):
         image: torch.Tensor,
         statistics: torch.Tensor,
     ) -> UniMuRQueryOutput:
-        """The queries of dialogues.
-
-        Args:
-            readout (`(batch, width)`): unified embeddings of the language model, unit vectors.
-            whole, last (`(batch, width)`): unit vectors of the words of all turns, and of the last turn; zeros where
-                there are no words.
-            image (`(batch, width)`): means of the unit vectors of the context's images; zeros where there are none.
-            statistics (`(batch, 3)`): as in `gate_features`.
-        """
+        """The queries of dialogues, from unit vectors `(batch, width)`: readouts of the language model, words of all
+        turns, words of the last turn, and the mean of the images, zeros where there are none."""
         anchor = self.whole_weight * whole + self.last_weight * last
         if self.image_weight is not None:
             anchor = anchor + self.image_weight * image
@@ -218,10 +207,8 @@ class UniMuRQueryAnchor(nn.Module):
 
 
 class UniMuRHeads(nn.Module):
-    """The maps between the frozen backbones, the [RET] vectors and the temperatures: everything that trains.
-
-    With OPT-6.7B and CLIP ViT-L/14 these are 7,348,993 parameters (one visual token, targets as they are).
-    """
+    """The maps between the frozen backbones, the [RET] vectors and the temperatures: everything that trains, 7,348,993
+    parameters with OPT-6.7B and CLIP ViT-L/14."""
 
     def __init__(self, config: UniMuRConfig):
         super().__init__()
@@ -364,11 +351,9 @@ class UniMuRPreTrainedModel(PreTrainedModel):
 
 
 class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
-    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply.
-
-    The language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
-    [`~UniMuRModel.from_backbones`], load one with `from_pretrained`.
-    """
+    """Reads a dialogue of text and images into one vector that retrieves the text and the image of its reply. The
+    language model and the dual encoder are frozen; only `heads` trains. Make one from two pretrained models with
+    [`~UniMuRModel.from_backbones`], load one with `from_pretrained`."""
 
     accepts_loss_kwargs = False
     # Whether a batch runs in one piece, so that ranks among which the language model is sharded call it equally often.
@@ -780,8 +765,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         if anchors.get("anchor_text_mask") is not None:
             there = there & anchors["anchor_text_mask"].to(there)
         vectors = self.heads.text_target(features.flatten(0, 1)).unflatten(0, (-1, 2)) * there[..., None]
-        images = anchors.get("anchor_image_features")
-        image = self._mean_images(num_images, visual_features, images, like=vectors[:, 0])
+        image = self._mean_images(num_images, visual_features, like=vectors[:, 0])
         statistics = torch.cat([num_tokens.to(statistics)[:, None], statistics], dim=1)
         return self.heads.query_anchor(readout, vectors[:, 0], vectors[:, 1], image, statistics)
 
@@ -806,19 +790,16 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             last[own] = self.encode_texts(rows, row_mask)
         return torch.stack([whole, last], dim=1)
 
-    def _mean_images(self, counts, visual_features, features, like: torch.Tensor) -> torch.Tensor:
+    def _mean_images(self, counts: torch.Tensor, features: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor:
         """The mean of the unit vectors of each context's images, zeros for a context without any."""
-        if features is None and visual_features is not None and self.config.max_image_tokens is not None:
-            features = self.project_images(visual_features[:, 0])
-        elif features is None and visual_features is not None:
-            is_target = self.config.map_image_targets or self.config.visual_feature == "projected"
-            features = visual_features if is_target else self.project_images(visual_features)
         if features is None or not len(features):
             return torch.zeros_like(like)
+        if self.config.max_image_tokens is not None:
+            features = self.project_images(features[:, 0])
+        elif not self.config.map_image_targets and self.config.visual_feature == "pooled":
+            features = self.project_images(features)
         unit = self.heads.image_target(features)
         owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
-        if len(owners) != len(unit):
-            raise ValueError(f"The contexts hold {len(owners)} images, and the anchor got features of {len(unit)}.")
         return torch.zeros_like(like).index_add(0, owners, unit.to(like)) / counts.clamp(min=1).to(like)[:, None]
 
     # -- candidates -------------------------------------------------------------------------------------------------
@@ -1255,8 +1236,8 @@ def part_dtypes(dtype) -> dict:
 
 
 def _without_recorders(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
-    """The same weights in a tree of modules without the hooks by which transformers records hidden states. They cannot
-    be pickled; transformers sets them again as soon as it needs them."""
+    """The same weights in a tree of modules without transformers' hooks for hidden states. They cannot be pickled;
+    transformers sets them again when it needs them."""
     if id(module) not in seen:
         twin = seen[id(module)] = type(module).__new__(type(module))
         twin.__dict__.update(module.__dict__)
