@@ -45,7 +45,12 @@ from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.captioned_images import read_captioned
 from modeling_unimur.data.own_chats import read_own_chats
 from modeling_unimur.data.shards import read_shard, write_shard
-from modeling_unimur.evaluation.compare_dialogues import ComparedDialogue, chat_dialogues, gallery_of, own_dialogues
+from modeling_unimur.evaluation.compare_dialogues import (
+    ComparedDialogue,
+    chat_dialogues,
+    own_dialogues,
+    text_dialogues,
+)
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.evaluation.systems import ClipSpace
 from modeling_unimur.evaluation.systems.base import Gallery
@@ -74,17 +79,7 @@ def more_dialogues(path: Path, seed: int) -> tuple[list[ComparedDialogue], Galle
     random.Random(seed).shuffle(rows)
     by_reply = {row["target_text"]: row for row in reversed(rows)}
     by_chat = {row["group"]: row for row in by_reply.values()}
-    chosen = list(by_chat.values())[:_MOST]
-    dialogues = [
-        ComparedDialogue(
-            row["dialogue_id"],
-            tuple({**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in row["turns"]),
-            row["target_text"],
-            (),
-        )
-        for row in chosen
-    ]
-    return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
+    return text_dialogues(list(by_chat.values())[:_MOST])
 
 
 def photographs(folder: Path) -> tuple[list[ComparedDialogue], Gallery]:

@@ -9,6 +9,27 @@ import torch.distributed as dist
 from torch.nn import functional as F
 
 
+class _AllGather(torch.autograd.Function):
+    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row.
+
+    `torch.distributed.nn.functional.all_gather` is the same and deprecated from torch 2.14 on.
+    """
+
+    @staticmethod
+    def forward(ctx, tensor):
+        ctx.rows = tensor.shape[0]
+        gathered = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.rows
+        return gradient[start : start + ctx.rows]
+
+
 def world_size() -> int:
     """Number of ranks that train together, 1 outside distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -16,11 +37,7 @@ def world_size() -> int:
 
 def gather_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """`(rows, ...)` on each rank, equally many, to `(ranks * rows, ...)` on all."""
-    if world_size() == 1:
-        return tensor
-    from torch.distributed.nn.functional import all_gather
-
-    return torch.cat(all_gather(tensor))
+    return _AllGather.apply(tensor) if world_size() > 1 else tensor
 
 
 def gather(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,6 +83,9 @@ def contrastive_loss(
         mask (`(batch,)`, *optional*): False for rows without a candidate; they take no part.
         negatives (`(batch, count, width)`, *optional*): hard negatives of each query, normalised, with which only that
             query is compared.
+
+    Raises:
+        ValueError: when the ranks hold unequal numbers of rows.
     """
     rows = queries.shape[0]
     if world_size() > 1:
@@ -105,8 +125,3 @@ def sum_over_prefixes(loss: Callable, vectors: Sequence[torch.Tensor | None], co
     weights = config.matryoshka_weights or [1.0] * len(config.matryoshka_dims)
     cut = ([v if v is None else F.normalize(v[..., :dim], dim=-1) for v in whole] for dim in config.matryoshka_dims)
     return sum(weight * loss(*some) for weight, some in zip(weights, cut, strict=True))
-
-
-__all__ = [
-    "at_least_float32", "contrastive_loss", "gather", "gather_with_gradient", "sum_over_prefixes", "world_size",
-]  # fmt: skip

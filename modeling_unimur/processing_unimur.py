@@ -19,8 +19,6 @@ from .conversation import (
     RetrievalProcessorKwargs,
     as_batch,
     check_cleaning,
-    is_conversation,
-    read_conversation,
     require_unicode,
     sort_options,
     words_of_turn,
@@ -50,8 +48,8 @@ class UniMuRProcessor(DualEncoderProcessor):
     The language model's tokenizer ends every text with the readout prompt and [RET], by its post-processor: they
     survive any truncation, whoever calls it.
 
-    Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls` is set. The
-    attribute is never saved.
+    Images are not fetched from URLs, unless a call passes `allow_urls=True` or the attribute `allow_urls`, which is
+    never saved, is set.
 
     Args:
         image_processor: the dual encoder's, for images in a context and for candidates.
@@ -147,15 +145,9 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     @classmethod
     def from_backbones(cls, language_model: str, clip: str | None = None, **kwargs) -> UniMuRProcessor:
-        """A processor for a pair of backbones.
-
-        Args:
-            language_model (`str`): Hub id or folder of the language model.
-            clip (`str`, *optional*): Hub id or folder of the dual encoder. Without one, candidates are ready
-                embeddings, and the processor prepares text contexts only.
-            kwargs: arguments of the constructor; `language_model_revision`, `clip_revision`, `token`, `cache_dir` and
-                `local_files_only` go to the loaders.
-        """
+        """A processor for a pair of backbones, Hub ids or folders; without a dual encoder candidates are ready
+        embeddings. `kwargs` are arguments of the constructor; `language_model_revision`, `clip_revision`, `token`,
+        `cache_dir` and `local_files_only` go to the loaders."""
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
         revision, clip_revision = (kwargs.pop(f"{name}_revision", None) for name in ("language_model", "clip"))
         own = {**hub, "revision": revision}
@@ -243,26 +235,11 @@ class UniMuRProcessor(DualEncoderProcessor):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left, `pixel_values`
             `(images, 3, height, width)` in reading order, and what `process_anchors` returns.
-
-        Raises:
-            ValueError, FileNotFoundError: naming the dialogue, the turn and the part that is wrong.
-            TypeError: an unknown option.
         """
-        messages, images = self._read_all(conversations, allow_urls, first)
+        messages, images = self.read_all(conversations, allow_urls, first)
         return self._encode([self.render(dialogue) for dialogue in messages], images, max_length, kwargs, messages)
 
     process_context = process_queries  # its name in the first releases
-
-    def _read_all(self, conversations, allow_urls: bool | None, first: int | None) -> tuple[list, list]:
-        if is_conversation(conversations):
-            conversations, first = [conversations], None
-        conversations = list(conversations)
-        if not conversations:
-            raise ValueError("No dialogue: pass at least one.")
-        allow_urls = self.allow_urls if allow_urls is None else allow_urls
-        names = ("The dialogue" if first is None else f"Dialogue {first + n}" for n in range(len(conversations)))
-        read = [read_conversation(one, name, allow_urls) for one, name in zip(conversations, names, strict=True)]
-        return [messages for messages, _ in read], [images for _, images in read]
 
     def apply_chat_template(
         self,
@@ -274,46 +251,27 @@ class UniMuRProcessor(DualEncoderProcessor):
         processor_kwargs: dict | None = None,
         **kwargs,
     ):
-        """Renders messages, as every processor of transformers does.
-
-        Args:
-            conversation: one dialogue or a list of them, as in `process_queries`.
-            chat_template (`str`, *optional*): in place of the processor's own.
-            tokenize (`bool`): returns what `process_queries` returns in place of the rendered text.
-            return_dict (`bool`): with `tokenize`, returns the whole batch and not its `input_ids` alone.
-            return_tensors, processor_kwargs: with `tokenize`, options of `process_queries`.
-            kwargs: variables of the template, and with `tokenize` also options of texts and `allow_urls`.
-        """
+        """Renders messages, as every processor of transformers does; with `tokenize` it returns what `process_queries`
+        returns, whose options are then `return_tensors`, `processor_kwargs` and a part of `kwargs`."""
         if not tokenize:
             return super().apply_chat_template(conversation, chat_template=chat_template, tokenize=False, **kwargs)
         options = {key: kwargs.pop(key) for key in (*TEXT_OPTIONS, "allow_urls") if key in kwargs}
         options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **options}
         allow_urls, max_length = options.pop("allow_urls", None), options.pop("max_length", None)
-        messages, images = self._read_all(conversation, allow_urls, 0)
+        messages, images = self.read_all(conversation, allow_urls, 0)
         texts = [self.render(dialogue, chat_template=chat_template, **kwargs) for dialogue in messages]
         batch = self._encode(texts, images, max_length, options, messages)
         return batch if return_dict else batch["input_ids"]
 
     def render(self, messages: list[dict], **template) -> str:
-        """One dialogue as text, `image_token` where an image is; what users typed never counts as an image or as
-        [RET].
-
-        Args:
-            messages: chat messages whose content is a list of `{"type": "text", "text": str}` and
-                `{"type": "image"}` parts.
-            template: `chat_template` and its variables.
-        """
+        """One dialogue, messages of text and image parts, as text, `image_token` where an image is; what users typed
+        never counts as an image or as [RET]. `template` is `chat_template` and its variables."""
         tokens = (self.image_token, *self.ret_tokens)
-        messages = [
-            {
-                **message,
-                "content": [
-                    {**part, "text": self._defuse(part["text"], tokens)} if part["type"] == "text" else part
-                    for part in message["content"]
-                ],
-            }
-            for message in messages
-        ]
+
+        def plain(part: dict) -> dict:
+            return {**part, "text": self._defuse(part["text"], tokens)} if part["type"] == "text" else part
+
+        messages = [{**message, "content": [plain(part) for part in message["content"]]} for message in messages]
         try:
             return self.apply_chat_template(messages, tokenize=False, **template)
         except MemoryError:
@@ -360,8 +318,7 @@ class UniMuRProcessor(DualEncoderProcessor):
     def tokenize(
         self, texts: list[str], max_length: int | None = None, keep: str = "first", padding="longest", truncation=True
     ) -> tuple[dict, list[int]]:
-        """Rows of token ids and their masks, and how many images fell away from each; as `process_rendered`, for a
-        caller who cuts rows."""
+        """Rows of token ids and their masks, as in `process_rendered`, and how many images fell away from each."""
         limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
@@ -419,14 +376,9 @@ class UniMuRProcessor(DualEncoderProcessor):
             images: one image or a list; with several texts, a list of lists. Alone they are candidates.
             text (`str` or `list[str]`): contexts; `image_token` stands where an image belongs, and a text without
                 any gets its images in front, each as `picture_prompt`.
-            max_length (`int`, *optional*): in tokens.
-            allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
+            max_length, allow_urls: as in `process_queries`.
             kwargs: `padding` (True, False, "max_length"), `truncation` (True, False), `return_tensors` ("pt", "np" or
-                None for lists), and options of the image processor.
-
-        Raises:
-            TypeError: an unknown option.
-            ValueError: neither text nor images, or another number of images than of places for them.
+                None for lists), and options of the image processor; another one raises TypeError.
         """
         if text is None and images is None:
             raise ValueError("Pass text, images, or both.")
@@ -466,18 +418,9 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     # -- anchors ---------------------------------------------------------------------------------------------------
     def process_anchors(self, dialogues: list[list[dict]]) -> dict:
-        """The inputs of anchored queries; none with `query_anchor="none"`.
-
-        Args:
-            dialogues: chat messages whose content is a string or a list of text and image parts.
-
-        Returns:
-            `dict[str, torch.Tensor]`: those of `AnchorInputs` in `modeling_unimur`. Of a text that is longer than the
-            dual encoder reads, the latest tokens are kept. An encoder of ready embeddings embeds the texts here.
-
-        Raises:
-            ImportError: the encoder needs sentence-transformers, which is not installed.
-        """
+        """The inputs of anchored queries (`AnchorInputs` in `modeling_unimur`) of chat messages; none with
+        `query_anchor="none"`. Of a text that is longer than the dual encoder reads, the latest tokens are kept. An
+        encoder of ready embeddings embeds the texts here."""
         if self.query_anchor == "none":
             return {}
         turns = [[words_of_turn(message) for message in messages] for messages in dialogues]
@@ -587,7 +530,7 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def process_prompt(self, conversations, allow_urls: bool | None = None) -> BatchFeature:
         """Dialogues without readout prompt and [RET], ready for `generate`."""
-        messages, images = self._read_all(conversations, allow_urls, 0)
+        messages, images = self.read_all(conversations, allow_urls, 0)
         return self._without_readout([self.render(dialogue) for dialogue in messages], images)
 
     def process_caption_prompt(self, images, allow_urls: bool | None = None) -> BatchFeature:
@@ -627,6 +570,3 @@ def anchor_words(messages: list[dict]) -> tuple[str, str]:
     any; empty texts where nobody said anything."""
     said = [words for words in map(words_of_turn, messages) if words] or [""]
     return "\n".join(said), said[-1]
-
-
-__all__ = ["ANCHOR_ROWS", "UniMuRProcessor", "anchor_words"]

@@ -52,10 +52,7 @@ class AnswerScorer(TurnEncoder):
 
     @torch.inference_mode()
     def score(self, questions: Sequence[Question]) -> list[np.ndarray]:
-        """Returns the scores `(options,)` of every question; higher is better.
-
-        Args:
-            questions: of one dialogue, as these share what they have in common.
+        """Returns the scores `(options,)` of every question of one dialogue; higher is better.
 
         Raises:
             ValueError: an option without a token; and as `TurnEncoder.encode`.
@@ -92,8 +89,8 @@ class AnswerScorer(TurnEncoder):
 
         Args:
             hidden: last hidden states `(1 + lead + tokens - 1, width)` by the option's number; all options see the
-                same at their beginning.
-            lead: states before an option's beginning.
+                same at
+                their beginning, the first `lead` states.
             options: the tokens of each.
         """
         parts, pairs, place = [hidden[0][lead : lead + 1]], [], 1

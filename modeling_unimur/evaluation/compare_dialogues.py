@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -39,7 +39,7 @@ class ComparedDialogue:
         dialogue_id: of the dialogue.
         messages: chat messages whose `content` is a list of parts; the `image` of a part is a path.
         right_text: the reply; None where there is no gold one.
-        right_images: ids of the images that are right, none where there is no gold one.
+        right_images: ids of the images that are right.
     """
 
     dialogue_id: str
@@ -114,7 +114,7 @@ def own_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
 
 
 def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
-    """Loads the chats of `validation` or `test`; candidates are the replies of all of them, and no images.
+    """Loads the chats of `validation` or `test`, as `text_dialogues`.
 
     Raises:
         ValueError: there is no such split.
@@ -123,27 +123,21 @@ def chat_dialogues(split: str) -> tuple[list[ComparedDialogue], Gallery]:
     chats = find_loader("chats", TEXTS)()
     if split not in chats:
         raise ValueError(f"There is no split {split!r} of the chats: choose from {', '.join(chats)}.")
+    return text_dialogues(chats[split])
+
+
+def text_dialogues(rows: Iterable[dict]) -> tuple[list[ComparedDialogue], Gallery]:
+    """Converts rows with `dialogue_id`, `turns` (messages whose content is a text) and `target_text`; candidates are
+    the replies of all of them, and no images."""
     dialogues = [
-        ComparedDialogue(
-            row["dialogue_id"],
-            tuple(
-                {"role": turn["role"], "content": [{"type": "text", "text": turn["content"]}]} for turn in row["turns"]
-            ),
-            row["target_text"],
-            (),
-        )
-        for row in chats[split]
+        ComparedDialogue(row["dialogue_id"], tuple(map(_in_parts, row["turns"])), row["target_text"], ())
+        for row in rows
     ]
     return dialogues, gallery_of({"image_id": [], "image": [], "title": [], "tags": []}, dialogues)
 
 
 def gallery_of(images, dialogues: Sequence[ComparedDialogue]) -> Gallery:
-    """Makes the candidates from rows of `load_captioned_images` and the dialogues' gold texts.
-
-    Args:
-        images: a dataset with `image_id, image, title, tags`.
-        dialogues: whose gold texts compete.
-    """
+    """Makes the candidates from images (a table with `image_id, image, title, tags`) and the dialogues' gold texts."""
     texts = tuple(dict.fromkeys(d.right_text for d in dialogues if d.right_text is not None))
     rows = zip(images["title"], images["tags"], strict=True)
     words = tuple(", ".join([title, *tags]) for title, tags in rows)
@@ -205,36 +199,30 @@ def _wanted(record: dict) -> list[str]:
 
 def _images(gallery, wanted: Sequence[str], beside: Path) -> dict[str, list]:
     """Returns the columns `image_id, image, title, tags` of the candidates; ids are paths below the gallery."""
-    if gallery is not None:
+    if gallery is None:
+        rows = {name: (str(beside / name), Path(name).stem) for name in wanted}
+    else:
         from ..data.captioned_images import load_image_folder
 
-        folder = Path(gallery).expanduser()
+        folder, rows = Path(gallery).expanduser(), {}
         table = load_image_folder(str(folder))
-        rows = {}
         for path, title in zip(table["image"], table["title"], strict=True):
-            name = (
-                Path(path).relative_to(folder.absolute()).as_posix()
-                if folder.absolute() in Path(path).parents
-                else path
-            )
+            inside = folder.absolute() in Path(path).parents
+            name = Path(path).relative_to(folder.absolute()).as_posix() if inside else path
             rows.setdefault(name, (path, title))
-    else:
-        rows = {name: (str(beside / name), Path(name).stem) for name in dict.fromkeys(wanted)}
-    readable, broken = {}, []
+    columns: dict[str, list] = {"image_id": [], "image": [], "title": [], "tags": []}
+    broken = []
     for name, (path, title) in rows.items():
         try:
             load_image(path)
-            readable[name] = (path, title)
         except (ValueError, OSError) as error:
             broken.append(f"{path} ({error})")
+            continue
+        for column, value in zip(columns.values(), (name, path, title, []), strict=True):
+            column.append(value)
     if broken:
         logger.warning("Left out %d images that cannot be read, such as %s", len(broken), broken[0])
-    return {
-        "image_id": list(readable),
-        "image": [path for path, _ in readable.values()],
-        "title": [title for _, title in readable.values()],
-        "tags": [[] for _ in readable],
-    }
+    return columns
 
 
 def _dialogue(record: dict, where: str, number: int, known: dict, *folders: Path | None) -> ComparedDialogue:
@@ -257,15 +245,7 @@ def _dialogue(record: dict, where: str, number: int, known: dict, *folders: Path
         for turn in record["turns"]
     ]
     read_conversation(turns, where)  # whatever is wrong with a message is said now
-    messages = tuple(
-        {
-            "role": turn["role"],
-            "content": [{"type": "text", "text": turn["content"]}]
-            if isinstance(turn["content"], str)
-            else [part if isinstance(part, dict) else {"type": "text", "text": part} for part in turn["content"]],
-        }
-        for turn in turns
-    )
+    messages = tuple(map(_in_parts, turns))
     missing = [name for name in _wanted(record) if name not in known]
     if missing:
         raise FileNotFoundError(
@@ -277,6 +257,13 @@ def _dialogue(record: dict, where: str, number: int, known: dict, *folders: Path
     )
 
 
+def _in_parts(turn: dict) -> dict:
+    """Returns a chat message whose content is a list of parts."""
+    content = [turn["content"]] if isinstance(turn["content"], str) else turn["content"]
+    parts = [part if isinstance(part, dict) else {"type": "text", "text": part} for part in content]
+    return {"role": turn["role"], "content": parts}
+
+
 def load_compared(source: str | os.PathLike, gallery: str | os.PathLike | None = None):
     """`own_dialogues` for `dev` or `test`, `chat_dialogues` for `chats`, `read_dialogues_file` for a file.
 
@@ -284,8 +271,8 @@ def load_compared(source: str | os.PathLike, gallery: str | os.PathLike | None =
         ValueError: a gallery for `dev`, `test` or `chats`, which have theirs.
     """
     name = os.fspath(source)
-    if name in (*GALLERY_SPLITS, "chats"):
-        if gallery is not None:
-            raise ValueError(f"The dialogues of {source} have their own gallery: leave the gallery out.")
-        return chat_dialogues("test") if name == "chats" else own_dialogues(name)
-    return read_dialogues_file(source, gallery)
+    if name not in (*GALLERY_SPLITS, "chats"):
+        return read_dialogues_file(source, gallery)
+    if gallery is not None:
+        raise ValueError(f"The dialogues of {source} have their own gallery: leave the gallery out.")
+    return chat_dialogues("test") if name == "chats" else own_dialogues(name)

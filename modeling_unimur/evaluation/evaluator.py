@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ _CELLS = 2**25
 
 
 class Chunks:
-    """Keeps arrays on disk, one per batch, with checksums. Without a folder nothing is kept.
+    """Keeps arrays on disk, one per batch, with checksums.
 
     Args:
         folder: `system/kind`, made when the first is written; None keeps nothing.
@@ -70,8 +70,7 @@ class Encoded:
         queries: `(queries, width)`, or what a system without vectors makes of the queries.
         candidates: kind -> `(candidates, width)`, NaN where an image cannot be read; or what a system without vectors
             makes of the candidates.
-        ret: how likely the language model says [RET] after each query, as a logarithm; None where it was not trained
-            to.
+        ret: logarithm of the probability of [RET] after each query; None where the model was not trained to say it.
         coherence: of coherent replies, where that is how these are ranked.
         is_image: of the kind `"both"`, one index of texts and images, which candidates are images `(candidates,)`.
     """
@@ -89,13 +88,12 @@ class Encoded:
         return tuple(self.candidates)
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
-        """Returns scores `(rows, candidates)`; higher is better. A candidate that cannot be read scores minus
-        infinity.
+        """Returns scores `(rows, candidates)`; higher is better. Minus infinity for a candidate that cannot be read,
+        and in one index of texts and images for one of the other kind.
 
         Args:
-            kind: of the candidates; of one index of texts and images, the other kind scores minus infinity.
-            rows: numbers of queries.
-            candidates: numbers of candidates; all by default.
+            kind: of the candidates.
+            rows, candidates: numbers of queries and of candidates; all candidates by default.
         """
         held = kind if kind in self.candidates else BOTH
         if self.system is None or self.system.has_vectors:
@@ -121,16 +119,13 @@ class Encoded:
     def gold_ranks(
         self, kind: str, queries: np.ndarray, golds: np.ndarray, excluded: Sequence[Sequence[int]] | None = None
     ) -> np.ndarray:
-        """Returns the rank of each query's relevant candidate among all candidates, by `right_ranks`.
+        """Returns the rank `(wanted,)` of each query's relevant candidate among all, by `right_ranks`; 0 where the
+        system does not rank the kind.
 
         Args:
             kind: of the candidates.
-            queries (`(wanted,)`): numbers of queries.
-            golds (`(wanted,)`): numbers of the right candidates.
+            queries (`(wanted,)`), golds (`(wanted,)`): numbers of queries, and of their right candidates.
             excluded: for each query, candidates that do not compete.
-
-        Returns:
-            `(wanted,)`: from 1; 0 where the right candidate cannot be read, or the system does not rank the kind.
         """
         queries, golds = np.asarray(queries), np.asarray(golds)
         ranks = np.zeros(len(queries), dtype=np.int64)
@@ -151,15 +146,8 @@ class Encoded:
         return ranks
 
     def query_ranks(self, kind: str, queries: np.ndarray, golds: np.ndarray) -> np.ndarray:
-        """Ranks in the other direction: returns the rank of the best query of each distinct relevant candidate among
-        all queries.
-
-        Args:
-            kind, queries, golds: as `gold_ranks`.
-
-        Returns:
-            `(distinct,)`: in the order of `np.unique(golds)`.
-        """
+        """Ranks in the other direction: the rank `(distinct,)` of the best query of each distinct relevant candidate
+        among all queries, in the order of `np.unique(golds)`. Arguments as `gold_ranks`."""
         golds = np.asarray(golds)
         wanted = np.unique(golds)
         ranks = np.zeros(len(wanted), dtype=np.int64)
@@ -203,7 +191,7 @@ class Evaluator:
             raise ValueError(f"An evaluation needs systems of different names, got {names}.")
         self.systems, self.work = list(systems), work
         self.unreadable: dict[str, None] = {}
-        self._image_keys: dict[str, str] = {}
+        self._image_key = cache(image_key)
 
     def encode(self, groups: Sequence[Sequence[Messages]], gallery: Gallery) -> dict[str, Encoded]:
         """Embeds the contexts of all dialogues and all candidates, by every system.
@@ -215,7 +203,7 @@ class Evaluator:
         Returns:
             `dict[str, Encoded]`: by the systems' names.
         """
-        self._image_keys.clear()  # files may have changed since
+        self._image_key = cache(image_key)  # files may have changed since
         candidates: dict[str, dict] = {system.name: {} for system in self.systems}
         for kind in gallery.kinds():
             chosen = [system for system in self.systems if kind in system.kinds]
@@ -224,9 +212,8 @@ class Evaluator:
             for system in chosen:
                 if not system.has_vectors:
                     candidates[system.name][kind] = system.encode_candidates(gallery, kind)
-        if self.unreadable:
-            first = next(iter(self.unreadable))
-            logger.warning("Left out %d images that cannot be read, such as %s", len(self.unreadable), first)
+        for note in self.notes():
+            logger.warning(note)
         found = {}
         for system in self.systems:
             queries, ret = self._queries(system, groups)
@@ -268,7 +255,7 @@ class Evaluator:
         folders = {system.name: work_folder(system, self.work) for system in systems}
         items = gallery.texts
         if kind == "image":
-            keys = map(self._image_key, gallery.images if any(folders.values()) else ())
+            keys = map(self._key_of, gallery.images if any(folders.values()) else ())
             items = [f"{key}\t{words}" for key, words in zip(keys, gallery.image_words, strict=False)]
         kept = {name: Chunks(folder and folder / kind, items) for name, folder in folders.items()}
         parts: dict[str, list] = {system.name: [] for system in systems}
@@ -288,18 +275,13 @@ class Evaluator:
                 parts[system.name].append(array)
         return {name: _joined(arrays, kind) for name, arrays in parts.items()}
 
-    def _image_key(self, source) -> str:
-        """Returns a hash of an image's content, or its name if it cannot be read."""
-        if not isinstance(source, str):
-            return image_key(source)
-        if source not in self._image_keys:
-            self._image_keys[source] = image_key(source)
-        return self._image_keys[source]
+    def _key_of(self, source) -> str:
+        return self._image_key(source) if isinstance(source, str) else image_key(source)
 
     def _queries(self, system: System, groups: Sequence[Sequence[Messages]]) -> tuple[Any, np.ndarray | None]:
         """Encodes all contexts; also returns the likelihood of [RET] if the system predicts it."""
         folder = work_folder(system, self.work) if system.has_vectors else None
-        read = partial(read_conversation, load=lambda source, allow_urls: self._image_key(source))
+        read = partial(read_conversation, load=lambda source, allow_urls: self._key_of(source))
         items = [repr([read(list(context)) for context in group]) for group in (groups if folder else ())]
         kept = Chunks(folder and folder / "queries", items)
         parts = []

@@ -20,17 +20,12 @@ CUTOFFS = (1, 5, 10)
 
 # -- the first right candidate ----------------------------------------------------------------------------------------
 def right_ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Returns the rank of the best placed relevant candidate of each query.
-
-    Candidates that score as high as the right one stand before it. A candidate that scores minus infinity or NaN is
-    not returned.
+    """Returns the rank `(queries,)` of the best placed relevant candidate of each query, from 1; 0 where no right
+    candidate exists or none is returned.
 
     Args:
-        scores (`(queries, candidates)`): higher is better.
+        scores (`(queries, candidates)`): higher is better; minus infinity and NaN are not returned.
         right (`(queries, candidates)`): which candidates are right.
-
-    Returns:
-        `(queries,)`: ranks from 1; 0 where no right candidate exists or none is returned.
     """
     scores, right = np.asarray(scores), np.asarray(right, dtype=bool)
     # fmax skips NaN.
@@ -40,23 +35,13 @@ def right_ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def first_right_ranks(scores: np.ndarray, query_groups: np.ndarray, candidate_groups: np.ndarray) -> np.ndarray:
-    """Returns `right_ranks` where a candidate is relevant if its group is the query's.
-
-    Args:
-        scores (`(queries, candidates)`): higher is better.
-        query_groups (`(queries,)`), candidate_groups (`(candidates,)`): groups, comparable by `==`.
-    """
+    """Returns `right_ranks` where a candidate is relevant if its group `(candidates,)` is the query's `(queries,)`."""
     return right_ranks(scores, np.asarray(query_groups)[:, None] == np.asarray(candidate_groups)[None, :])
 
 
 def recall_values(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS, prefix: str = "") -> dict[str, np.ndarray]:
-    """Returns `r1`, `r5`, ...: 100 for each query whose first relevant candidate is among the first k, else 0.
-
-    Args:
-        ranks (`(queries,)`): from `right_ranks`; rank 0 counts as missed.
-        cutoffs: values of k.
-        prefix: of the names.
-    """
+    """Returns `r1`, `r5`, ...: 100 for each query whose first relevant candidate is among the first k, else 0; names
+    begin with `prefix`. Rank 0 counts as missed."""
     ranks = np.asarray(ranks)
     return {f"{prefix}r{k}": 100.0 * ((ranks > 0) & (ranks <= k)) for k in cutoffs}
 
@@ -76,12 +61,7 @@ def cross_modal_consistency(
     text_scores: np.ndarray, image_scores: np.ndarray, text_groups: np.ndarray, image_groups: np.ndarray
 ) -> float:
     """Returns the share of queries, in percent, whose first text and first image belong to the same group, relevant or
-    not.
-
-    Args:
-        text_scores (`(queries, texts)`), image_scores (`(queries, images)`): higher is better.
-        text_groups (`(texts,)`), image_groups (`(images,)`): groups, comparable by `==`.
-    """
+    not. Scores are `(queries, candidates)`, groups `(candidates,)`."""
     texts = np.asarray(text_groups)[np.asarray(text_scores).argmax(axis=1)]
     return float(100 * (texts == np.asarray(image_groups)[np.asarray(image_scores).argmax(axis=1)]).mean())
 
@@ -89,11 +69,8 @@ def cross_modal_consistency(
 def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> float:
     """Returns the share of queries, in percent, for which an image leads the joint ranking of texts and images.
 
-    The scores of either kind are standardised over all queries and candidates first, because the texts of a dual
-    encoder lie nearer to one another than to its images.
-
-    Args:
-        text_scores (`(queries, texts)`), image_scores (`(queries, images)`): of queries that ask for an image.
+    The scores of either kind `(queries, candidates)` are standardised over all queries and candidates first, because
+    the texts of a dual encoder lie nearer to one another than to its images.
     """
     best = []
     for scores in (np.asarray(text_scores, dtype=np.float64), np.asarray(image_scores, dtype=np.float64)):
@@ -108,8 +85,7 @@ class GradedRankings:
 
     Args:
         gains (`(queries, depth)`): grade of the document at each rank; 0 where it is not relevant or there is none.
-        ideal (`(queries, most)`): grades of all relevant documents of a query, highest first, then zeros. A query
-            without relevance has zeros alone, and 0 by every measure.
+        ideal (`(queries, most)`): grades of all relevant documents of a query, highest first, then zeros.
     """
 
     gains: np.ndarray
@@ -244,24 +220,14 @@ def _discounted(gains: np.ndarray) -> np.ndarray:
 # Recall, intent F1 and MM-Relevance are those of MMDialog (Feng et al., ACL 2023). Overall recall, image retrieval
 # rate and cross-modal consistency follow the abstract of UniMuR (Findings of EACL 2024); their definitions are ours.
 def intent_f1(returned: Sequence[str], gold: Sequence[str]) -> float:
-    """Returns the F1, 0 to 1, of two sequences of kinds aligned from the left, in which places that agree count.
-
-    Args:
-        returned, gold: such as `["text", "image"]`.
-    """
+    """Returns the F1, 0 to 1, of two sequences of kinds aligned from the left, such as `["text", "image"]`."""
     agree = sum(one == other for one, other in zip(returned, gold, strict=False))
     return 2 * agree / max(len(returned) + len(gold), 1)
 
 
 def mm_relevance(returned: np.ndarray, gold: np.ndarray) -> float:
     """Returns MM-Relevance: the harmonic mean of the similarity place by place, from the left, over the length of
-    either sequence.
-
-    Args:
-        returned (`(elements, width)`), gold (`(elements, width)`): unit vectors of the elements, by one CLIP.
-
-    Returns:
-        1 for equal sequences; 0 where either is empty, or the similarities sum to nothing.
+    either sequence of unit vectors `(elements, width)`. 0 where either is empty, or the similarities sum to nothing.
     """
     shared = min(len(returned), len(gold))
     total = float((np.asarray(returned[:shared]) * np.asarray(gold[:shared])).sum()) if shared else 0.0
@@ -269,9 +235,8 @@ def mm_relevance(returned: np.ndarray, gold: np.ndarray) -> float:
 
 
 def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) -> float:
-    """Returns the least threshold at which no more than a share of the replies without a gold image get one.
-
-    An image is returned where the score is at least the threshold; equal scores are decided alike.
+    """Returns the least threshold at which no more than a share of the replies without a gold image get one. An image
+    is returned where the score is at least the threshold.
 
     Args:
         scores (`(replies,)`): how much the system would return an image.
@@ -304,12 +269,6 @@ def area_under_curve(scores: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def aligned_recall(ranks: Sequence[int], returned: int, k: int) -> float:
-    """Returns the recall@k, 0 to 1, of one reply's elements of a kind, aligned from the left. An element for which
-    nothing was returned, or whose rank is 0, counts 0.
-
-    Args:
-        ranks: of the gold elements, in order.
-        returned: how many elements of the kind the system returned.
-        k: cut-off.
-    """
+    """Returns the recall@k, 0 to 1, of one reply's elements of a kind, aligned from the left: `ranks` of the gold
+    elements in order, of which the first `returned` have a counterpart. Rank 0 counts as missed."""
     return sum(0 < rank <= k for rank in ranks[:returned]) / max(len(ranks), 1)

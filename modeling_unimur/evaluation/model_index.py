@@ -11,8 +11,6 @@ from huggingface_hub import EvalResult, ModelCard
 
 from ..data.atomic_files import atomic_file
 
-_TASK = "retrieval"
-
 
 def read_record(folder: str | os.PathLike) -> dict:
     """Reads `results.json` of a run.
@@ -27,12 +25,8 @@ def read_record(folder: str | os.PathLike) -> dict:
 
 
 def eval_results(record: dict, system: str, measures: Sequence[str] | None = None) -> list[EvalResult]:
-    """Converts a system's figures to the Hub's `model-index`.
-
-    Args:
-        record: of `read_record`.
-        system: its name there.
-        measures: those that are wanted; the task's main ones by default.
+    """Converts a system's figures in the record of a run to the Hub's `model-index`: the given measures, or the task's
+    main ones.
 
     Raises:
         ValueError: no such system, or measure.
@@ -52,7 +46,7 @@ def eval_results(record: dict, system: str, measures: Sequence[str] | None = Non
             raise ValueError(f"{system} has no measure {measure!r}: choose from {known}.")
         found.append(
             EvalResult(
-                task_type=_TASK,
+                task_type="retrieval",
                 task_name=record["task"],
                 dataset_type=record["task"],
                 dataset_name=f"{record['task']}, {data.get('split', 'all')} ({record['queries']} queries)",
@@ -70,14 +64,12 @@ def eval_results(record: dict, system: str, measures: Sequence[str] | None = Non
 def write_model_index(
     card: str | os.PathLike, record: dict, system: str, measures: Sequence[str] | None = None
 ) -> int:
-    """Writes a system's figures into a card. Figures of the same data and measure are replaced; others stay.
+    """Writes a system's figures into a card and returns how many. Figures of the same data and measure are replaced;
+    others stay.
 
     Args:
         card: the card's file, or the folder of a model with its `README.md`.
         record, system, measures: as `eval_results`.
-
-    Returns:
-        How many figures were written.
 
     Raises:
         FileNotFoundError: there is no card.

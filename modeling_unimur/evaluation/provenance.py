@@ -15,7 +15,6 @@ _PACKAGES = (
     "unimur", "torch", "transformers", "tokenizers", "numpy", "pillow", "open_clip_torch", "timm", "bm25s",
     "sentence-transformers",
 )  # fmt: skip
-_BLOCK = 2**22
 
 
 def files_digest(paths: Iterable[str | os.PathLike]) -> str:
@@ -26,9 +25,9 @@ def files_digest(paths: Iterable[str | os.PathLike]) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
+        content = hashlib.sha256()
         with open(path, "rb") as file:
-            content = hashlib.sha256()
-            while block := file.read(_BLOCK):
+            while block := file.read(2**22):
                 content.update(block)
         digest.update(content.digest())
     return digest.hexdigest()[:16]
@@ -45,14 +44,8 @@ def limited(digest: str, limit: int | None) -> str:
 
 
 def model_revision(source: str | os.PathLike, model=None) -> str:
-    """Returns the revision of a model.
-
-    Args:
-        source: folder or Hub id.
-        model: the loaded model; of a Hub id its configuration knows the commit.
-
-    Returns:
-        The commit of a Hub id, or `sha256:` and the digest of a folder's configuration and weights.
+    """Returns the revision of a model: the commit of a Hub id, which the loaded model's configuration knows, or
+    `sha256:` and the digest of a folder's configuration and weights.
 
     Raises:
         FileNotFoundError: a folder without weights.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -114,14 +114,14 @@ class TaskResult:
         return paths
 
     def _record(self, name: str) -> dict:
-        figures = self.systems[name]
-        found = {}
+        figures, found = self.systems[name], {}
+        scalars = {key: float(value) for key, value in figures.scalars.items() if math.isfinite(value)}
         for measure in figures.values:
             interval = self.interval(name, measure)
             count = int((~np.isnan(figures.values[measure])).sum())
             if count:
                 found[measure] = {**vars(interval), "queries": count}
-        return {"name": name, **figures.about, "figures": found, "scalars": _finite(figures.scalars)}
+        return {"name": name, **figures.about, "figures": found, "scalars": scalars}
 
     # -- tables -------------------------------------------------------------------------------------------------------
     def table(self, measures: Sequence[str] | None = None, intervals: bool = True) -> list[list[str]]:
@@ -147,38 +147,23 @@ class TaskResult:
 
     def lines(self) -> list[str]:
         """Returns notes on the figures and on the inputs of each system."""
-        seen = [
-            f"{name} sees {figures.about['sees']}."
-            for name, figures in self.systems.items()
-            if "sees" in figures.about
-        ]
-        return [*self.notes, *seen]
+        about = {name: figures.about for name, figures in self.systems.items()}
+        return [*self.notes, *(f"{name} sees {known['sees']}." for name, known in about.items() if "sees" in known)]
 
     def differences(self, reference: str, systems: Sequence[str] | None = None) -> list[list[str]]:
-        """Returns a header and one row per system: its main measures minus those of `reference`. A star marks a 95 %
-        interval without 0.
-
-        Args:
-            reference: name of a system.
-            systems: names of the others; all by default.
-        """
+        """Returns a header and one row per system, or per chosen one: its main measures minus those of `reference`. A
+        star marks a 95 % interval without 0."""
         wanted = [name for name in self.main if name in self.systems[reference].values]
-        rows = [[f"minus {reference}", *wanted]]
-        for name, figures in self.systems.items():
-            if name == reference or (systems is not None and name not in systems):
-                continue
-            cells = []
-            for measure in wanted:
-                if measure not in figures.values:
-                    cells.append("")
-                    continue
-                found = self.difference(name, reference, measure)
-                star = "*" if found.low > 0 or found.high < 0 else ""
-                cells.append(
-                    "" if math.isnan(found.mean) else f"{found.mean:+.1f}{star} [{found.low:+.1f}, {found.high:+.1f}]"
-                )
-            rows.append([name, *cells])
-        return rows
+
+        def cell(name: str, measure: str) -> str:
+            if measure not in self.systems[name].values:
+                return ""
+            found = self.difference(name, reference, measure)
+            star = "*" if found.low > 0 or found.high < 0 else ""
+            return "" if math.isnan(found.mean) else f"{found.mean:+.1f}{star} [{found.low:+.1f}, {found.high:+.1f}]"
+
+        chosen = [name for name in systems or self.systems if name in self.systems and name != reference]
+        return [[f"minus {reference}", *wanted], *([name, *(cell(name, each) for each in wanted)] for name in chosen)]
 
     def markdown(self) -> str:
         """Returns the whole report."""
@@ -211,10 +196,6 @@ def markdown_table(rows: list[list[str]]) -> str:
     return "\n".join(lines)
 
 
-def _finite(scalars: Mapping[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in scalars.items() if math.isfinite(value)}
-
-
 def load_result(folder: str | os.PathLike) -> TaskResult:
     """Reads what `TaskResult.save` wrote.
 
@@ -225,9 +206,8 @@ def load_result(folder: str | os.PathLike) -> TaskResult:
     if not (folder / _RESULTS).is_file() or not (folder / _VALUES).is_file():
         raise FileNotFoundError(f"{folder} contains no results: it needs {_RESULTS} and {_VALUES} of one run.")
     record = json.loads((folder / _RESULTS).read_text(encoding="utf-8"))
-    known = {"name", "figures", "scalars"}
+    systems = {}
     with np.load(folder / _VALUES) as arrays:
-        systems = {}
         for number, entry in enumerate(record["systems"]):
             parts: dict[str, dict[str, np.ndarray]] = {"values": {}, "weights": {}}
             for key in arrays.files:
@@ -235,19 +215,15 @@ def load_result(folder: str | os.PathLike) -> TaskResult:
                 if owner == str(number):
                     kind, _, name = rest.partition("/")
                     parts[kind][name] = arrays[key]
-            about = {key: value for key, value in entry.items() if key not in known}
+            about = {key: value for key, value in entry.items() if key not in ("name", "figures", "scalars")}
             systems[entry["name"]] = Figures(parts["values"], parts["weights"], entry["scalars"], about)
         ids, clusters = arrays["query_ids"], arrays["clusters"]
-    return TaskResult(
-        record["task"], record["data"], ids, clusters, systems, record["notes"], tuple(record["main"]), record["seed"]
-    )
+    about = {"notes": record["notes"], "main": tuple(record["main"]), "seed": record["seed"]}
+    return TaskResult(record["task"], record["data"], ids, clusters, systems, **about)
 
 
 def merge_results(results: Sequence[TaskResult]) -> TaskResult:
-    """Merges many runs into one table.
-
-    Args:
-        results: of one task on the same queries. A system that is in several is taken from the first.
+    """Merges runs of one task on the same queries into one table; a system that is in several is taken from the first.
 
     Raises:
         ValueError: no run, other tasks, or other queries.

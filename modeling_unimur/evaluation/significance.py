@@ -20,13 +20,9 @@ class Interval:
 
 
 def bootstrap(
-    values: np.ndarray,
-    clusters: np.ndarray | None = None,
-    weights: np.ndarray | None = None,
-    seed: int = 0,
-    samples: int = _SAMPLES,
+    values: np.ndarray, clusters: np.ndarray | None = None, weights: np.ndarray | None = None, seed: int = 0
 ) -> Interval:
-    """Returns the mean and its percentile interval; whole clusters are drawn.
+    """Returns the mean and its percentile interval; whole clusters are drawn. All NaN where nothing applies.
 
     `scipy.stats.bootstrap` is not used: it has neither clusters nor weights, and scipy is no dependency.
 
@@ -35,10 +31,7 @@ def bootstrap(
             out. Runs are averaged first.
         clusters (`(queries,)`, *optional*): what is drawn, such as the dialogue of each query; each query by default.
         weights (`(queries,)`, *optional*): of the mean, 1 each by default.
-        seed, samples: of the resampling.
-
-    Returns:
-        `Interval`: all NaN where nothing applies.
+        seed: of the resampling.
 
     Raises:
         ValueError: without a value.
@@ -58,8 +51,8 @@ def bootstrap(
         owners = numbers if len(names) < len(values) else owners
     sums, counts = np.bincount(owners, weights * values), np.bincount(owners, weights)
     rng = np.random.default_rng(seed)
-    means = np.empty(samples)
-    for sample in range(samples):
+    means = np.empty(_SAMPLES)
+    for sample in range(_SAMPLES):
         drawn = rng.integers(len(sums), size=len(sums))
         means[sample] = sums[drawn].sum() / max(counts[drawn].sum(), 1e-12)
     low, high = np.percentile(means, [2.5, 97.5])
@@ -72,13 +65,9 @@ def paired_bootstrap(
     clusters: np.ndarray | None = None,
     weights: np.ndarray | None = None,
     seed: int = 0,
-    samples: int = _SAMPLES,
 ) -> Interval:
-    """Returns the interval of the mean difference of two systems on the queries that apply to both.
-
-    Args:
-        ours, theirs (`(queries,)` or `(runs, queries)`): in the same order of queries.
-        clusters, weights, seed, samples: as in `bootstrap`.
+    """Returns the interval of the mean difference of two systems on the queries that apply to both; the arguments are
+    those of `bootstrap`, with values in the same order of queries.
 
     Raises:
         ValueError: for other numbers of queries.
@@ -87,4 +76,4 @@ def paired_bootstrap(
     if ours.shape[-1] != theirs.shape[-1]:
         raise ValueError(f"{ours.shape[-1]} queries against {theirs.shape[-1]}: a pair is two figures of one query.")
     means = [values.mean(axis=0) if values.ndim == 2 else values for values in (ours, theirs)]
-    return bootstrap(means[0] - means[1], clusters, weights, seed, samples)
+    return bootstrap(means[0] - means[1], clusters, weights, seed)

@@ -13,7 +13,7 @@ from ..modeling_unimur import UniMuROutput
 from ..processing_unimur import ANCHOR_ROWS
 
 _BY_ROW = ("input_ids", "attention_mask", "labels", *ANCHOR_ROWS)
-_BY_IMAGE = ("pixel_values", "visual_features", "pixel_attention_mask", "spatial_shapes", "anchor_image_features")
+_BY_IMAGE = ("pixel_values", "visual_features", "pixel_attention_mask", "spatial_shapes")
 
 
 def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[dict]":

@@ -18,8 +18,10 @@ def test_vectors_are_the_clip_s(clip_folder, pictures, tmp_path):
         texts = model.get_text_features(**processor.process_texts(["a cat", "the red balloon"]))
         image = model.get_image_features(**processor.process_images([pictures[1]]))
     texts, image = (part if isinstance(part, torch.Tensor) else part.pooler_output for part in (texts, image))
-    np.testing.assert_allclose(judge.texts(["a cat", "the red balloon"]), F.normalize(texts, dim=-1), atol=1e-5)
-    found = judge.images([str(tmp_path / "bad.png"), pictures[1]])
+    np.testing.assert_allclose(
+        judge.vectors("text", ["a cat", "the red balloon"]), F.normalize(texts, dim=-1), atol=1e-5
+    )
+    found = judge.vectors("image", [str(tmp_path / "bad.png"), pictures[1]])
     assert np.isnan(found[0]).all()
     np.testing.assert_allclose(found[1], F.normalize(image, dim=-1)[0], atol=1e-5)
 

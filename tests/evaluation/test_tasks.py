@@ -192,7 +192,7 @@ def test_own_dialogues_as_published_ones(some_systems, pictures, monkeypatch):
     monkeypatch.setattr(own_sets, "own_dialogues", lambda split: own)
     dialogs, files, words = own_sets.own_mmdialog("dev")
     assert [len(dialog.turns) for dialog in dialogs] == [3, 4]
-    assert dialogs[0].turns[-1].text == "look at this"
+    assert dialogs[0].turns[-1].elements[0] == ("text", "look at this")
     assert dialogs[0].negative_texts == ("here it is",)
     assert len(dialogs[0].negative_images) == 2  # without both that are right
     assert len(dialogs[0].turns[0].image_ids) == 1

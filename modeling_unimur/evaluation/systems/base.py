@@ -49,12 +49,8 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Weights:
-    """The memory of a system's weights, in bytes.
-
-    Args:
-        beyond: weights besides those of the dual encoder that made the index of images.
-        total: all weights that it needs to answer and to add candidates.
-    """
+    """The bytes of a system's weights: `beyond` those of the dual encoder that made the index of images, and in
+    `total`."""
 
     beyond: int
     total: int
@@ -112,13 +108,8 @@ class System(ABC):
         return self.encode_queries([context for group in groups for context in group]), None
 
     def scores(self, queries: Any, candidates: Mapping[str, Any], kind: str) -> np.ndarray:
-        """Returns scores `(dialogues, candidates of the kind)`; higher is better.
-
-        Args:
-            queries: of `encode_queries`.
-            candidates: kind -> what `encode_candidates` returned.
-            kind: that is ranked.
-        """
+        """Returns scores `(dialogues, candidates of the kind)`; higher is better. `candidates` are those of every
+        kind."""
         return np.asarray(queries) @ np.asarray(candidates[kind]).T
 
     @abstractmethod

@@ -59,11 +59,8 @@ class BM25(System):
 
 
 class SentenceTransformerSystem(System):
-    """Ranks by a sentence encoder of the whole dialogue's words: candidate texts, and titles and tags of images.
-
-    Args:
-        source: Hub id or folder.
-    """
+    """Ranks by a sentence encoder (`source`, Hub id or folder) of the whole dialogue's words: candidate texts, and
+    titles and tags of images."""
 
     def __init__(self, source: str | os.PathLike):
         self.encoder = load_sentence_transformer(source)
@@ -86,11 +83,7 @@ class SentenceTransformerSystem(System):
 
 
 class Chance(System):
-    """Ranks the candidates in a random order, which differs between dialogues and is fixed by the seed.
-
-    Args:
-        seed: of the order.
-    """
+    """Ranks the candidates in a random order, which differs between dialogues and is fixed by the seed."""
 
     name = "chance"
     sees = "nothing"

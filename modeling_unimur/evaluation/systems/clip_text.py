@@ -60,12 +60,7 @@ class ClipSpace:
 
 
 class ClipText(System):
-    """Ranks by CLIP-T of the dialogue's words.
-
-    Args:
-        space: of the dual encoder.
-        last_turn: whether to read the last turn that has words, and not the whole dialogue.
-    """
+    """Ranks by CLIP-T of the dialogue's words: of the whole dialogue, or of the last turn that has any."""
 
     in_dual_encoder_space = True
 
@@ -89,11 +84,7 @@ class ClipText(System):
 
 class ClipTextAnchor(ClipText):
     """Ranks by CLIP-T of the whole dialogue plus that of its last turn: the anchor of an anchored query without a
-    language model.
-
-    Args:
-        space: of the dual encoder.
-    """
+    language model."""
 
     def __init__(self, space: ClipSpace):
         super().__init__(space)
@@ -124,12 +115,7 @@ class ClipTextLinear(ClipText):
         self.map = None
 
     def fit(self, contexts: Sequence[Sequence[str]], targets: Sequence[str]) -> None:
-        """Fits the map.
-
-        Args:
-            contexts: the texts of each dialogue's turns.
-            targets: the text that each leads to.
-        """
+        """Fits the map from the texts of each dialogue's turns to the text that each leads to."""
         inputs = self.space.texts(["\n".join(turns) for turns in contexts], latest=True, desc="CLIP-T of dialogues")
         distinct = list(dict.fromkeys(targets))
         numbers = {target: number for number, target in enumerate(distinct)}

@@ -18,12 +18,7 @@ _BATCH = 8
 
 
 class UniMuR(System):
-    """Ranks by the unified embedding, which the language model reads at [RET].
-
-    Args:
-        space: of the model's dual encoder.
-        name: its row of a table.
-    """
+    """Ranks by the unified embedding, which the language model reads at [RET]."""
 
     in_dual_encoder_space = True
     scores_answers = True

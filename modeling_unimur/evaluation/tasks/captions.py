@@ -21,11 +21,7 @@ def evaluate_captions(
 ) -> TaskResult:
     """Evaluates caption to image, and image to caption by the same scores, over the whole split.
 
-    Args:
-        data: as `read_captioned`.
-        systems: fitted where they learn.
-        options: `split` (`test` by default), `limit` (images), `seed`.
-        work: folder of finished batches.
+    Options: `split` (`test` by default), `limit` (images), `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as `read_captioned`.

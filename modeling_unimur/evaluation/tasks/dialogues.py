@@ -33,12 +33,11 @@ def compare_systems(
 ) -> TaskResult:
     """Runs every system on every dialogue.
 
-    Recall is the share of dialogues whose first right answer is among the first k; several images may be right, a
-    text is right when it equals the gold one. A dialogue without a gold answer of a kind has no figure of that kind.
+    Recall is the share of dialogues whose first right answer is among the first k; several images may be right, a text
+    is right when it equals the gold one. A dialogue without a gold answer of a kind has no figure of that kind.
 
     Args:
-        dialogues: with what is right for each.
-        gallery: the candidates.
+        dialogues, gallery: with what is right for each, and the candidates.
         systems: fitted where they learn.
         timed: whether to measure times: one dialogue at a time, one system after the other.
         data: what identifies the dialogues.

@@ -52,15 +52,9 @@ _NOTES = (
 
 
 def open_replies(data: str, options: TaskOptions) -> tuple[ReplySet, dict[str, object], list[str]]:
-    """Reads the replies of a split.
-
-    Args:
-        data: folder of MMDialog in either layout; or `dev` or `test`, the hand-written dialogues of this package.
-        options: `split` (`test` by default) and `limit`.
-
-    Returns:
-        the replies, what identifies the data, and notes on what is missing.
-    """
+    """Reads the replies of a split of MMDialog (`test` by default), in either layout, or with `dev` or `test` those of
+    the hand-written dialogues of this package, up to `limit`. Returns them, what identifies them, and notes on what is
+    missing."""
     if data in GALLERY_SPLITS and not Path(data).exists():
         split, digest, missing = "test", own_digest(data), []
         dialogs, files, words = own_mmdialog(data)
@@ -93,11 +87,7 @@ def evaluate_mmdialog(
 ) -> TaskResult:
     """Evaluates multimodal response retrieval with each dialogue's own pools.
 
-    Args:
-        data: as `open_replies`.
-        systems: fitted where they learn.
-        options: `split`, `limit`, `over_return`, `image_threshold`, `returned_images`, `judge`, `seed`.
-        work: folder of finished batches.
+    Options: `split`, `limit`, `over_return`, `image_threshold`, `returned_images`, `judge`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader of the set.
@@ -127,11 +117,8 @@ def evaluate_mmdialog(
 def evaluate_mmdialog_images(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Evaluates context-based image retrieval: every gold image is ranked in its dialogue's pool of images.
-
-    Args, Raises:
-        as `evaluate_mmdialog`.
-    """
+    """Evaluates context-based image retrieval: every gold image is ranked in its dialogue's pool of images. Options
+    `split`, `limit` and `seed`; errors as `evaluate_mmdialog`."""
     replies, about, missing = open_replies(data, options)
     wanted = [(reply, gold) for reply in replies.replies for gold in reply.golds.get("image", ())]
     if not wanted:
@@ -203,19 +190,13 @@ def _coherent(replies: ReplySet, system: Encoded, kind: str) -> Scorer:
 
 
 def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judge: ClipJudge | None = None) -> Figures:
-    """Computes all measures of one system.
-
-    Args:
-        replies: the queries.
-        system: with its queries and candidates embedded.
-        options: as `evaluate_mmdialog`.
-        judge: of MM-Relevance.
-    """
+    """Computes all measures of one system that has embedded the replies; `judge` is that of MM-Relevance."""
     ranks, best, scores = {}, {}, {}
-    for kind in ("text", "image"):
-        wanted = [(reply, gold) for reply in replies.replies for gold in (reply.golds.get(kind) or (-1,))]
+    for kind in KINDS:
+        every = [reply.golds.get(kind) or (-1,) for reply in replies.replies]
+        wanted = [(reply, gold) for reply, golds in zip(replies.replies, every, strict=True) for gold in golds]
         found = _rank(replies, system, kind, wanted)
-        first = np.cumsum([0, *(len(reply.golds.get(kind) or (-1,)) for reply in replies.replies)])
+        first = np.cumsum([0, *map(len, every)])
         ranks[kind] = [found.ranks[a:b].tolist() for a, b in itertools.pairwise(first)]
         best[kind], scores[kind] = found.best[first[:-1]], found.best_scores[first[:-1]]
     golds = {kind: np.array([len(reply.golds.get(kind, ())) for reply in replies.replies]) for kind in ranks}
@@ -225,29 +206,22 @@ def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judg
     text_returned = best["text"] >= 0
     for suffix, returned in _policies(system, scores["image"], has_image, options, scalars).items():
         returned = returned & (best["image"] >= 0)
+        counts = {"text": text_returned.astype(int).tolist(), "image": (options.returned_images * returned).tolist()}
         values[f"image_rate{suffix}"] = np.where(has_image, 100.0 * returned, np.nan)
         values[f"over_return{suffix}"] = np.where(has_image, np.nan, 100.0 * returned)
         for k in CUTOFFS:
-            found = {
-                "text": [
-                    aligned_recall(row, int(some), k) for row, some in zip(ranks["text"], text_returned, strict=True)
-                ],
-                "image": [
-                    aligned_recall(row, options.returned_images * int(some), k)
-                    for row, some in zip(ranks["image"], returned, strict=True)
-                ],
-            }
-            texts, images = (100 * np.array(found[kind]) for kind in ("text", "image"))
+            texts, images = (
+                100
+                * np.array([aligned_recall(row, some, k) for row, some in zip(ranks[kind], counts[kind], strict=True)])
+                for kind in KINDS
+            )
             if not suffix:
                 values[f"text_r{k}"] = np.where(has_text, texts, np.nan)
             values[f"image_r{k}{suffix}"] = np.where(has_image, images, np.nan)
             total = golds["text"] + golds["image"]
             values[f"overall_r{k}{suffix}"] = (texts * golds["text"] + images * golds["image"]) / total
             weights[f"overall_r{k}{suffix}"] = total.astype(np.float64)
-        sequences = [
-            ["text"] * int(text) + ["image"] * (options.returned_images * int(image))
-            for text, image in zip(text_returned, returned, strict=True)
-        ]
+        sequences = (["text"] * text + ["image"] * images for text, images in zip(*counts.values(), strict=True))
         pairs = zip(sequences, replies.replies, strict=True)
         values[f"intent_f1{suffix}"] = np.array([100 * intent_f1(found, reply.kinds) for found, reply in pairs])
     values["consistency"] = _consistency(replies, best, has_text & has_image)
@@ -259,10 +233,8 @@ def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judg
 
 def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars: dict) -> dict[str, np.ndarray]:
     """Returns, by the suffix of a policy's measures, for which replies it returns an image."""
-    found = {"": np.ones(len(scores), dtype=bool)}
-    likely = None
-    if system.ret is not None:
-        likely = system.ret
+    found, likely = {"": np.ones(len(scores), dtype=bool)}, system.ret
+    if likely is not None:
         scalars["ret_auc"] = area_under_curve(likely, has_image)
     threshold = options.image_threshold
     if threshold is None:
@@ -270,12 +242,12 @@ def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars:
     if threshold is not None:
         found["@threshold"] = scores >= threshold
         scalars["threshold"] = threshold
-    if not has_image.all() and has_image.any():
-        over = f"{options.over_return:g}"
-        scalars[f"threshold@over{over}"] = threshold_for(scores, has_image, options.over_return / 100)
+    if has_image.any() and not has_image.all():
+        over, share = f"{options.over_return:g}", options.over_return / 100
+        scalars[f"threshold@over{over}"] = threshold_for(scores, has_image, share)
         found[f"@over{over}"] = scores >= scalars[f"threshold@over{over}"]
         if likely is not None:
-            found[f"@ret_over{over}"] = likely >= threshold_for(likely, has_image, options.over_return / 100)
+            found[f"@ret_over{over}"] = likely >= threshold_for(likely, has_image, share)
     if likely is not None:
         found["@ret"] = likely >= np.log(0.5)
     return found
@@ -292,30 +264,18 @@ def _consistency(replies: ReplySet, best: dict[str, np.ndarray], both: np.ndarra
 
 def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None) -> tuple[str, np.ndarray | None]:
     """Computes MM-Relevance of what the policy `always` returns."""
-    needed: dict[str, set[int]] = {}
-    for kind in ("text", "image"):
-        golds = {gold for reply in replies.replies for gold in reply.golds.get(kind, ())}
-        needed[kind] = golds | {int(number) for number in best[kind] if number >= 0}
     vectors: dict[str, dict[int, np.ndarray]] = {}
-    for kind, numbers in needed.items():
-        order = sorted(numbers)
+    for kind in KINDS:
+        golds = {gold for reply in replies.replies for gold in reply.golds.get(kind, ())}
+        order = sorted(golds | {int(number) for number in best[kind] if number >= 0})
         if judge is not None:
-            gallery = replies.gallery
-            rows = (
-                (
-                    judge.texts([gallery.texts[number] for number in order])
-                    if kind == "text"
-                    else judge.images([gallery.images[number] for number in order])
-                )
-                if order
-                else []
-            )
+            rows = judge.vectors(kind, [getattr(replies.gallery, f"{kind}s")[number] for number in order])
         elif kind in system.candidates and system.system.in_dual_encoder_space:
             rows = system.candidates[kind][order]
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         else:
             return "", None
-        vectors[kind] = {number: np.nan_to_num(row) for number, row in zip(order, rows, strict=True)}
+        vectors[kind] = dict(zip(order, np.nan_to_num(rows), strict=True))
     width = next((len(row) for rows in vectors.values() for row in rows.values()), 1)
 
     def sequence(elements) -> np.ndarray:
@@ -325,16 +285,14 @@ def _relevance(replies: ReplySet, system: Encoded, best, judge: ClipJudge | None
     for row, reply in enumerate(replies.replies):
         left = {kind: list(numbers) for kind, numbers in reply.golds.items()}
         gold = [(kind, left[kind].pop(0)) for kind in reply.kinds]
-        returned = [(kind, int(best[kind][row])) for kind in ("text", "image") if best[kind][row] >= 0]
+        returned = [(kind, int(best[kind][row])) for kind in KINDS if best[kind][row] >= 0]
         found[row] = 100 * mm_relevance(sequence(returned), sequence(gold))
     return "mm_relevance" if judge is not None else "mm_relevance_own_space", found
 
 
 class ClipJudge:
-    """Judges the similarity of replies to the gold ones (MM-Relevance) by a CLIP, SigLIP or open_clip model.
-
-    Args:
-        source: folder or Hub id; MMDialog's own script judges by `openai/clip-vit-base-patch32`.
+    """Judges the similarity of replies to the gold ones (MM-Relevance) by a CLIP, SigLIP or open_clip model, a folder
+    or Hub id; MMDialog's own script judges by `openai/clip-vit-base-patch32`.
 
     Raises:
         ValueError: it cannot be loaded as a CLIP.
@@ -349,13 +307,14 @@ class ClipJudge:
             ) from error
         self.encoder, self.source = Encoder(model, processor, progress=True), source
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encodes texts: `(texts, width)`. A text that is too long is cut."""
-        return F.normalize(self.encoder.encode_texts(texts, desc="Judging texts"), dim=-1).numpy()
-
-    def images(self, paths: Sequence[str]) -> np.ndarray:
-        """Encodes images: `(images, width)`, NaN for an image that cannot be read."""
-        found = self.encoder.encode_images(paths, desc="Judging images")
+    def vectors(self, kind: str, items: Sequence[str]) -> np.ndarray:
+        """Encodes texts, or images by their paths, as unit vectors `(items, width)`. A text that is too long is cut;
+        an image that cannot be read is NaN."""
+        if not items:
+            return np.empty((0, 1))
+        if kind == "text":
+            return F.normalize(self.encoder.encode_texts(items, desc="Judging texts"), dim=-1).numpy()
+        found = self.encoder.encode_images(items, desc="Judging images")
         vectors = F.normalize(found.vectors, dim=-1)
         vectors[~found.readable] = np.nan
         return vectors.numpy()

@@ -23,12 +23,8 @@ def media_key(image_id: str) -> str:
 
 
 def own_mmdialog(split: str) -> tuple[list[Dialog], dict[str, Path], dict[str, str]]:
-    """Converts the dialogues of a part to those of MMDialog: their turns, and the reply with its image.
-
+    """Converts the dialogues of `dev` or `test` to those of MMDialog: their turns, and the reply with its image.
     Negatives are the other replies and the other images of the gallery, without those that are right as well.
-
-    Args:
-        split: `dev` or `test`.
 
     Returns:
         the dialogues, and by image id the images' files and words.
@@ -59,14 +55,9 @@ def own_mmdialog(split: str) -> tuple[list[Dialog], dict[str, Path], dict[str, s
 
 
 def own_visdial(split: str) -> list[VisDialDialog]:
-    """Converts the dialogues of a part to those of VisDial. Two turns are a round, the image is the reply's, and the
-    100 options of a round's answer are drawn from all second turns, in the order of a hash.
-
-    Images within the dialogues are left out, as VisDial has none.
-
-    Args:
-        split: `dev` or `test`.
-    """
+    """Converts the dialogues of `dev` or `test` to those of VisDial. Two turns are a round, the image is the reply's,
+    and the 100 options of a round's answer are drawn from all second turns, in the order of a hash. Images within the
+    dialogues are left out, as VisDial has none."""
     own, gallery = own_dialogues(split)
     files = dict(zip(gallery.image_ids, gallery.images, strict=True))
     said = [[_words(message) for message in dialogue.messages] for dialogue in own]

@@ -34,11 +34,7 @@ def evaluate_photochat(
     """Evaluates retrieval of the shared photo among all photos of the split, from the turns before it, and how well
     the best photo's score separates the turn that shares a photo from the turns before.
 
-    Args:
-        data: folder of PhotoChat.
-        systems: fitted where they learn.
-        options: `split` (`test` by default), `limit`, `over_return`, `seed`.
-        work: folder of finished batches.
+    Options: `split` (`test` by default), `limit`, `over_return`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader; ValueError also where no dialogue has its photo.
@@ -81,11 +77,9 @@ def evaluate_photochat(
 def _when(system: Encoded, ends: np.ndarray, options: TaskOptions) -> tuple[dict[str, float], np.ndarray]:
     """Measures how well the best photo's score separates the turns that share a photo from the others."""
     count = int(ends[-1])
-    best = np.concatenate(
-        [system.scores("image", np.arange(a, min(a + 512, count))).max(axis=1) for a in range(0, count, 512)]
-    )
-    wanted = np.zeros(count, dtype=bool)
-    wanted[ends - 1] = True
+    blocks = np.array_split(np.arange(count), count // 512 + 1)
+    best = np.concatenate([system.scores("image", rows).max(axis=1) for rows in blocks])
+    wanted = np.isin(np.arange(count), ends - 1)
     scalars = {"share_auc": area_under_curve(best, wanted), "share_f1": _best_f1(best, wanted)}
     if wanted.all():
         return scalars, np.full(len(ends), np.nan)

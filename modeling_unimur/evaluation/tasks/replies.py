@@ -6,6 +6,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ...data.dialog_schema import Dialog
 from ..metrics import right_ranks
-from ..systems.base import Gallery
+from ..systems.base import KINDS, Gallery
 
 # They take turns; who begins is the user.
 _ROLES = ("user", "assistant")
@@ -90,19 +91,16 @@ def read_replies(
     Raises:
         ValueError: no dialogue has a reply.
     """
-    corpora = {"text": _Corpus(), "image": _Corpus()}
+    corpora = {kind: _Corpus() for kind in KINDS}
     files: dict[str, str] = {}
-    found = ReplySet([], [], [], Gallery(()), {"text": [], "image": []}, {}, Counter())
-    gone: set[str] = set()
+    found = ReplySet([], [], [], Gallery(()), {kind: [] for kind in KINDS}, {}, Counter())
 
+    @cache
     def has(name: str) -> bool:
-        if name not in files and name not in gone:
-            path = image_file(name)
-            if path is None:
-                gone.add(name)
-            else:
-                files[name] = str(path)
-        return name in files
+        path = image_file(name)
+        if path is not None:
+            files[name] = str(path)
+        return path is not None
 
     queries = 0
     for dialog in tqdm(dialogs, desc="Reading dialogues", unit="dialogue"):
@@ -129,7 +127,6 @@ def read_replies(
             messages.append(turn.message(_ROLES[place % 2], files))
         if not group:
             found.lost["dialogues without a reply"] += 1
-            group = []
         names = [name for name in dialog.negative_images if has(name)]
         found.lost["negative images that are missing"] += len(dialog.negative_images) - len(names)
         for kind, items in (("text", dialog.negative_texts), ("image", names)):
@@ -159,8 +156,8 @@ class PoolRanks:
 
     Args:
         ranks (`(wanted,)`): from 1 on; 0 where nothing is right, or what is right cannot be read.
-        best (`(wanted,)`): number of the candidate that leads; -1 in an empty pool.
-        best_scores (`(wanted,)`): its score; minus infinity in an empty pool.
+        best, best_scores (`(wanted,)`): number of the candidate that leads, and its score; -1 and minus infinity in an
+            empty pool.
     """
 
     ranks: np.ndarray
@@ -171,17 +168,16 @@ class PoolRanks:
 def rank_in_pools(
     scorer: Scorer, queries: np.ndarray, owners: np.ndarray, golds: np.ndarray, pools: Sequence[np.ndarray]
 ) -> PoolRanks:
-    """Ranks each relevant candidate among the negatives of its dialogue.
-
-    Candidates that score exactly as high as the right one stand before it, so a constant score earns nothing. A
-    negative that is the right candidate itself does not count.
+    """Ranks each relevant candidate among the negatives of its dialogue. A negative that is the right candidate itself
+    does not count.
 
     Args:
         scorer: of queries and candidates by their numbers.
         queries (`(wanted,)`): number of the query.
         owners (`(wanted,)`): number of its dialogue, in ascending order.
         golds (`(wanted,)`): number of the right candidate; -1 where there is none, and then only what leads the
-            negatives is found.
+            negatives
+            is found.
         pools: for each dialogue the numbers of its negatives.
 
     Raises:

@@ -20,13 +20,8 @@ SETTINGS = {"1 caption": (1, False), "5 captions": (5, False), "5 captions, 4 im
 
 
 def story_context(story: Story, setting: str, images: dict[str, str]) -> list[dict]:
-    """Converts a story to chat messages, one per sentence, followed by its image; the last sentence's image is wanted.
-
-    Args:
-        story: of five sentences.
-        setting: one of `SETTINGS`.
-        images: image id to file.
-    """
+    """Converts a story of five sentences to chat messages, one per sentence, followed by its image (its file in
+    `images`); the last sentence's image is wanted."""
     count, shown = SETTINGS[setting]
     messages = []
     for place in range(len(story.sentences) - count, len(story.sentences)):
@@ -41,11 +36,7 @@ def evaluate_vist(data: str, systems: Sequence[System], options: TaskOptions, wo
     """Evaluates retrieval of the last image among all images of the split, from one sentence, five sentences, or five
     sentences and four images. Images that a system is shown do not compete.
 
-    Args:
-        data: folder of VIST.
-        systems: fitted where they learn.
-        options: `split` (`val` by default, as FROMAGe), `limit`, `seed`.
-        work: folder of finished batches.
+    Options: `split` (`val` by default, as FROMAGe), `limit`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader; ValueError also where no story has all its images.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ...data.visdial import VisDial, VisDialDialog
+from ...data.visdial import VisDial, VisDialDialog, VisDialRound
 from ..answer_ranking import AnswerScorer, Question
 from ..compare_dialogues import GALLERY_SPLITS
 from ..evaluator import Chunks, Encoded, Evaluator, image_key, work_folder
@@ -25,12 +25,8 @@ _ANSWER_CUTOFFS = (1, 5, 10, 20)
 
 
 def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], dict[str, object], list[str]]:
-    """Reads the dialogues of a split. Returns them, what identifies them, and notes on what is missing.
-
-    Args:
-        data: as `VisDial` takes it; or `dev` or `test`, this package's own dialogues.
-        options: `split` (`val` by default) and `limit`.
-    """
+    """Reads the dialogues of a split (`val` by default; with `dev` or `test`, this package's own) up to `limit`.
+    Returns them, what identifies them, and notes on what is missing."""
     if data in GALLERY_SPLITS and not Path(data).exists():
         dialogs, digest = own_visdial(data)[: options.limit], limited(own_digest(data), options.limit)
         return dialogs, {"path": data, "split": "val", "digest": digest, "dialogues": len(dialogs)}, []
@@ -41,13 +37,7 @@ def open_visdial(data: str, options: TaskOptions) -> tuple[list[VisDialDialog], 
 
 
 def visdial_context(dialog: VisDialDialog, rounds: int, options: TaskOptions) -> list[dict]:
-    """Converts the first rounds of a dialogue to chat messages.
-
-    Args:
-        dialog: with as many rounds at least.
-        rounds: how many are shown.
-        options: `form` and `with_caption`.
-    """
+    """Converts the first `rounds` of a dialogue to chat messages, by the options `form` and `with_caption`."""
     caption = dialog.caption.strip() if options.with_caption else ""
     if options.form == "fromage":
         words = [caption] if caption else []
@@ -74,11 +64,7 @@ def evaluate_visdial(
 
     FROMAGe's script ranks the dialogues for each image, which is `image2dialogue`, and calls it text-to-image.
 
-    Args:
-        data: as `open_visdial`.
-        systems: fitted where they learn.
-        options: `rounds`, `form`, `with_caption`, `split`, `limit`, `seed`.
-        work: folder of finished batches.
+    Options: `rounds`, `form`, `with_caption`, `split`, `limit`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader; ValueError also where no dialogue has its image.
@@ -134,16 +120,12 @@ def evaluate_visdial(
 def evaluate_visdial_answers(
     data: str, systems: Sequence[System], options: TaskOptions, work: Path | None = None
 ) -> TaskResult:
-    """Ranks each round's answer options.
+    """Ranks each round's answer options, which only VisDial's official files have.
 
-    UniMuR and what is like it rank by the likelihood of the answer after the image and the rounds before, as
-    FROMAGe; systems without a language model by the similarity of the answer to the dialogue so far.
+    UniMuR and what is like it rank by the likelihood of the answer after the image and the rounds before, as FROMAGe;
+    systems without a language model by the similarity of the answer to the dialogue so far.
 
-    Args:
-        data: as `open_visdial`; the official files, as the text form has no options.
-        systems: fitted where they learn.
-        options: `normalise`, `with_caption`, `split`, `limit`, `seed`.
-        work: folder of finished batches.
+    Options: `normalise`, `with_caption`, `split`, `limit`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader; ValueError also where no round has options.
@@ -244,7 +226,8 @@ def _by_similarity(dialogs, places, system: System, options: TaskOptions, work) 
     by_dialog: dict[int, list[list[dict]]] = {}
     for number, place in places:
         dialog = dialogs[number]
-        so_far = VisDialDialog(dialog.image_id, None, dialog.caption, (*dialog.rounds[:place], _open(dialog, place)))
+        asked = VisDialRound(dialog.rounds[place].question, "")
+        so_far = VisDialDialog(dialog.image_id, None, dialog.caption, (*dialog.rounds[:place], asked))
         by_dialog.setdefault(number, []).append(visdial_context(so_far, place + 1, options))
     encoded = Evaluator([system], work).encode(list(by_dialog.values()), Gallery(tuple(answers)))[system.name]
     found = []
@@ -252,9 +235,3 @@ def _by_similarity(dialogs, places, system: System, options: TaskOptions, work) 
         chosen = np.array([numbers[option] for option in dialogs[number].rounds[place].options])
         found.append(encoded.scores("text", np.array([query]), chosen)[0])
     return found
-
-
-def _open(dialog: VisDialDialog, place: int):
-    """Returns the question of a round without its answer."""
-    part = dialog.rounds[place]
-    return type(part)(part.question, "")

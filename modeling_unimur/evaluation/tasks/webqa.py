@@ -22,12 +22,8 @@ _CORPUS = (
 
 
 def open_set(data: str, **choices: str | None) -> RetrievalSet:
-    """Opens a retrieval set.
-
-    Args:
-        data: a folder that `RetrievalSet.save` wrote, WebQA in any of the layouts that `load_webqa` reads, or a
-            set's name, as `load_retrieval_set` takes it (`gimp_manual`).
-        choices: `setting`, `captions` and `deduplicate` of WebQA, as that function takes them.
+    """Opens a retrieval set: a folder that `RetrievalSet.save` wrote, WebQA in any of the layouts that `load_webqa`
+    reads (with its `choices`), or a set's name (`gimp_manual`).
 
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is neither.
@@ -39,14 +35,11 @@ def open_set(data: str, **choices: str | None) -> RetrievalSet:
 
 
 def evaluate_webqa(data: str, sources: Sequence[str], options: TaskOptions, work: Path | None = None) -> TaskResult:
-    """Evaluates universal retrieval by releases of UniVL-DR.
+    """Evaluates universal retrieval on `open_set(data)` by releases of UniVL-DR: folders or Hub ids, whose rows are
+    called by their last part. `work` is not used: a corpus is encoded in one go.
 
-    Args:
-        data: as `open_set`.
-        sources: folders or Hub ids of models; each row is called by the last part of its source.
-        options: `split` (`test` by default), `least_score`, `seed`, `reranker`, `truncate_dims`; of WebQA `setting`,
-            `captions` and `deduplicate`.
-        work: not used: a corpus is encoded in one go.
+    Options: `split` (`test` by default), `least_score`, `seed`, `reranker`, `truncate_dims`; of WebQA `setting`,
+    `captions` and `deduplicate`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader and the models' loaders.
