@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from modeling_unimur import RetrievalIndex
+from modeling_unimur.index.folder import FORMAT
 from tests.hits import assert_same_answers
 from tests.index.test_durability import change_about, resign
 from tests.index.vectors import random_units as unit
@@ -119,7 +120,11 @@ def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
 
 @pytest.mark.parametrize(
     ("about", "words"),
-    [({}, "items and vectors do not agree"), ({"format": 99}, "format 99"), ({"factory": "Flat"}, "FAISS")],
+    [
+        ({}, "items and vectors do not agree"),
+        ({"format": FORMAT + 1}, f"format {FORMAT + 1}"),
+        ({"factory": "Flat"}, "FAISS"),
+    ],
 )
 def test_what_does_not_belong_together(index, tmp_path, about, words):
     def change(version):
