@@ -167,9 +167,7 @@ class Talk:
     def _filled(self, statement: str) -> str:
         it, rng = self.it, self.rng
         return statement.format(
-            it=it,
-            it_is=rng.choice([f"{it}'s", f"{it} is"]),
-            it_has=rng.choice([f"{it} has", f"{it}'s got"]),
+            it=it, it_is=rng.choice([f"{it}'s", f"{it} is"]), it_has=rng.choice([f"{it} has", f"{it}'s got"])
         )
 
     def _kind_facts(self) -> list[str]:
