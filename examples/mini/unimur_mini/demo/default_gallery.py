@@ -68,19 +68,15 @@ def images_by_id(image_ids: Collection[str]) -> dict[str, GalleryImage]:
     from modeling_unimur.data.captioned_images import load_captioned_images
     from modeling_unimur.data.registry import IMAGES
 
-    sources = {image_id.partition("/")[0] for image_id in image_ids}
-    for image_id in image_ids:
-        if image_id.partition("/")[0] not in IMAGES:
+    sources = {image_id: image_id.partition("/")[0] for image_id in image_ids}
+    for image_id, source in sources.items():
+        if source not in IMAGES:
             raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(IMAGES)}")
-    wanted = set(image_ids)
-    found = {
-        row["image_id"]: _image(row) for row in load_captioned_images(sorted(sources)) if row["image_id"] in wanted
-    }
-    for image_id in image_ids:
-        if image_id not in found:
-            name = SOURCE_NAMES.get(image_id.partition("/")[0])
-            raise CommandError(f"image id {image_id}: {name} has no such image here")
-    return found
+    rows = {row["image_id"]: row for row in load_captioned_images(sorted(set(sources.values())))}
+    for image_id, source in sources.items():
+        if image_id not in rows:
+            raise CommandError(f"image id {image_id}: {SOURCE_NAMES.get(source)} has no such image here")
+    return {image_id: _image(rows[image_id]) for image_id in image_ids}
 
 
 def _image(row: dict) -> GalleryImage:
