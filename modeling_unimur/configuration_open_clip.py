@@ -118,6 +118,3 @@ def check_matryoshka(dims: list[int] | None, weights: list[float] | None, width:
         raise ValueError(f"matryoshka_dims must be different widths from 1 to {width}, got {dims}.")
     if weights is not None and (len(weights) != len(dims or ()) or not all(weight >= 0 for weight in weights)):
         raise ValueError(f"matryoshka_weights must be one number from 0 on for each of {dims}, got {weights}.")
-
-
-__all__ = ["CUSTOM_PIPELINES", "OpenCLIPConfig", "backbone_config", "check_matryoshka", "joint_width"]

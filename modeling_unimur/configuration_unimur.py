@@ -6,6 +6,21 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .configuration_open_clip import CUSTOM_PIPELINES, OpenCLIPConfig, backbone_config, check_matryoshka, joint_width
 
+_CHOICES = {
+    "visual_feature": ("pooled", "projected"),
+    "query_anchor": ("none", "encoder"),
+    "query_correction": ("linear", "mlp"),
+}
+_RANGES = {
+    "coherence_weight": (lambda x: x >= 0, "a number of at least 0"),
+    "coherence_text_share": (lambda x: x >= 0, "a number of at least 0"),
+    "coherence_temperature": (lambda x: x > 0, "a number above 0"),
+    "num_visual_tokens": (lambda x: x >= 1, "at least 1"),
+    "num_ret_tokens": (lambda x: x >= 1, "at least 1"),
+    "query_correction_size": (lambda x: x >= 1, "at least 1"),
+    "query_correction_dropout": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
+}
+
 
 class UniMuRConfig(PreTrainedConfig):
     """A frozen causal language model, a frozen dual encoder, and the maps between them.
@@ -161,16 +176,14 @@ class UniMuRConfig(PreTrainedConfig):
         return config, {**unused, **named}
 
     def _check(self) -> None:
-        if self.visual_feature not in ("pooled", "projected"):
-            raise ValueError(f"visual_feature is 'pooled' or 'projected', not {self.visual_feature!r}.")
-        for name in ("coherence_weight", "coherence_text_share", "coherence_temperature"):
-            value, least = getattr(self, name), "above 0" if name == "coherence_temperature" else "at least 0"
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name, (holds, wanted) in _RANGES.items():
+            value = getattr(self, name)
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-            if not is_number or value < 0 or (value == 0 and least == "above 0"):
-                raise ValueError(f"{name} must be a number {least}, got {value!r:.60}.")
-        for name in ("num_visual_tokens", "num_ret_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is at least 1, not {getattr(self, name)}.")
+            if not (is_number and holds(value)):
+                raise ValueError(f"{name} must be {wanted}, got {value!r:.60}.")
         if self.max_image_tokens is not None:
             most = 0 if self.visual_feature != "pooled" else image_tokens(self.clip_config, self.max_image_tokens)
             if self.num_visual_tokens != most:
@@ -202,15 +215,6 @@ class UniMuRConfig(PreTrainedConfig):
         self._check_anchor()
 
     def _check_anchor(self) -> None:
-        for name, choices in (("query_anchor", ("none", "encoder")), ("query_correction", ("linear", "mlp"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        if self.query_correction_size < 1:
-            raise ValueError(f"query_correction_size must be at least 1, got {self.query_correction_size}.")
-        if not 0 <= self.query_correction_dropout < 1:
-            raise ValueError(
-                f"query_correction_dropout must be at least 0 and less than 1, got {self.query_correction_dropout}."
-            )
         if self.query_anchor == "none":
             return
         if self.joint_width != self.embedding_width and not self.map_text_targets:
@@ -288,6 +292,3 @@ def lora_arguments(lora) -> dict:
         if (found.get(key) or "none") != "none":
             raise ValueError(f"lora trains adapters alone: leave {key} out.")
     return found
-
-
-__all__ = ["UniMuRConfig", "image_tokens", "lora_arguments"]

@@ -68,6 +68,3 @@ class UniVLDRConfig(PreTrainedConfig):
     def embedding_width(self) -> int:
         """Width of the joint space."""
         return joint_width(self.clip_config)
-
-
-__all__ = ["DUAL_ENCODERS", "FUSIONS", "UniVLDRConfig"]

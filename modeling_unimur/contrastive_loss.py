@@ -125,8 +125,3 @@ def sum_over_prefixes(loss: Callable, vectors: Sequence[torch.Tensor | None], co
     weights = config.matryoshka_weights or [1.0] * len(config.matryoshka_dims)
     cut = ([v if v is None else F.normalize(v[..., :dim], dim=-1) for v in whole] for dim in config.matryoshka_dims)
     return sum(weight * loss(*some) for weight, some in zip(weights, cut, strict=True))
-
-
-__all__ = [
-    "at_least_float32", "contrastive_loss", "gather", "gather_with_gradient", "sum_over_prefixes", "world_size",
-]  # fmt: skip

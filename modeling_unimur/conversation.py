@@ -280,6 +280,20 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         finally:
             self.__dict__.update(kept)
 
+    def read_all(
+        self, queries, allow_urls: bool | None, first: int | None, kind: str = "dialogue"
+    ) -> tuple[list, list]:
+        """Messages and images of one query or several, which errors call `kind` and their number from `first` on."""
+        if is_conversation(queries):
+            queries, first = [queries], None
+        queries = list(queries)
+        if not queries:
+            raise ValueError(f"No {kind}: pass at least one.")
+        allow_urls = self.allow_urls if allow_urls is None else allow_urls
+        names = (f"The {kind}" if first is None else f"{kind.capitalize()} {first + n}" for n in range(len(queries)))
+        read = [read_conversation(one, name, allow_urls) for one, name in zip(queries, names, strict=True)]
+        return [messages for messages, _ in read], [images for _, images in read]
+
     def load_images(self, images, allow_urls: bool | None = None) -> list:
         """One image or a list, as `load_image` takes them, decoded."""
         images = list(images) if isinstance(images, (list, tuple)) else [images]
@@ -338,10 +352,3 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         """Cosines `(queries, candidates)` of `(queries, width)` and `(candidates, width)`."""
         queries, candidates = (F.normalize(one.float(), dim=-1) for one in (query_embeds, candidate_embeds))
         return queries @ candidates.T
-
-
-__all__ = [
-    "CLEANINGS", "TEXT_OPTIONS", "DualEncoderProcessor", "RetrievalProcessorKwargs", "as_batch", "check_cleaning",
-    "clean_texts", "is_conversation", "is_image", "is_message", "read_conversation", "require_unicode", "sort_options",
-    "words_of_turn",
-]  # fmt: skip

@@ -369,8 +369,3 @@ def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
             raise ValueError(f"{name} has values outside 0..{most}; scale it, or give integers in 0..255")
         pixels = np.rint(pixels * 255) if is_real else pixels
     return Image.fromarray(np.ascontiguousarray(pixels.astype(np.uint8)))
-
-
-__all__ = [
-    "IMAGE_FORMATS", "MAX_FILE_BYTES", "MAX_PIXELS", "decode_base64", "image_bytes", "load_image", "source_name",
-]  # fmt: skip

@@ -337,9 +337,3 @@ def load_backbone(part: str, source, revision: str | None = None, classes: dict 
         ) from error
     require_complete(info, f"The frozen {BACKBONE_NAMES[part]} {where}")
     return model, commit
-
-
-__all__ = [
-    "BACKBONES", "BACKBONE_NAMES", "HUB_ARGUMENTS", "CompleteLoadingMixin", "WholeProcessorMixin", "load_backbone",
-    "processor_fingerprint", "readable_weights", "require_complete", "require_finite", "require_intact",
-]  # fmt: skip

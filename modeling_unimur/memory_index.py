@@ -139,11 +139,7 @@ class VectorIndex:
             ids: one per candidate.
             vectors: array or tensor `(candidates, width)`, unit length.
             payloads: a small JSON object a candidate; see `plain_payload`.
-            on_error: `"raise"`, or `"skip"`: what cannot be taken is left out and named in the answer.
-
-        Raises:
-            ValueError: wrong kind, width, id, vector or payload; nothing has been added then.
-            PermissionError: the index was opened for reading.
+            on_error: `"raise"` a ValueError and add nothing, or `"skip"` and report what cannot be taken.
         """
         _require_kind(kind)
         if on_error not in ("raise", "skip"):
@@ -201,9 +197,6 @@ class VectorIndex:
             kind: `"text"` or `"image"`; both in one ranking without it.
             where: what payloads must say; see `conditions`.
             with_vectors: whether hits bring their vectors; those of quantized indexes are decoded ones.
-
-        Raises:
-            ValueError: wrong kind, width, `top_k` or condition, NaN, vectors that are not normalised.
         """
         if kind is not None:
             _require_kind(kind)
@@ -264,9 +257,6 @@ class RetrievalIndex(VectorIndex):
     Args:
         width (`int`, *optional*): of the vectors; that of the first ones by default.
         model (`str`, *optional*): name and revision of their model.
-
-    Attributes:
-        parts (`dict`): the candidates of each kind.
     """
 
     keeps_objects, factory = True, MEMORY
@@ -277,7 +267,7 @@ class RetrievalIndex(VectorIndex):
 
     def __init__(self, width: int | None = None, model: str | None = None):
         self.width, self.model, self.guard = width, model, ThreadLock()
-        self.parts: dict[str, Any] = {kind: Rows() for kind in KINDS}
+        self.parts: dict[str, Any] = {kind: Rows() for kind in KINDS}  # the candidates
 
     @locked
     def count(self, kind: str | None = None) -> int:
@@ -664,13 +654,8 @@ class Coherence:
         return cls(**{name: value for name, value in given.items() if value is not None})
 
     def scores(self, texts: np.ndarray, images: np.ndarray, agreement: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The new scores of one query's texts and images, `(texts,)` and `(images,)`, float64. Where one list is
-        empty, the other keeps its scores.
-
-        Args:
-            texts (`(texts,)`), images (`(images,)`): their cosines with the query, best first.
-            agreement (`(texts, images)`): their cosines with each other.
-        """
+        """The new scores of one query's texts and images, float64, from their cosines with the query, best first, and
+        from those with each other `(texts, images)`. Where one list is empty, the other keeps its scores."""
         texts, images = np.asarray(texts, np.float64), np.asarray(images, np.float64)
         if not (len(texts) and len(images)):
             return texts, images
@@ -718,9 +703,3 @@ def cosines(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Cosines of two matrices' rows, float64. What codes of an index decode to is not of length 1."""
     lengths = [np.sqrt(np.einsum("ij,ij->i", one, one, dtype=np.float64)) for one in (rows, columns)]
     return inner_products(rows, columns) / np.maximum(np.multiply.outer(*lengths), 1e-12)
-
-
-__all__ = [
-    "DEPTH", "KINDS", "MEMORY", "MODALITIES", "Added", "Coherence", "Hit", "RetrievalIndex", "Rows",
-    "VectorIndex", "best_columns", "conditions", "matches",
-]  # fmt: skip

@@ -49,13 +49,8 @@ class ImageGate(nn.Module):
     """How familiar an image is to a head, from 0 to 1: near 1 for images like those that it was trained on.
 
     `sigmoid(sharpness * ln(threshold / d))`, where `d` is the squared Mahalanobis distance of the pooled feature,
-    scaled to a mean square of 1, to those of the training images. Their covariance is kept as its first principal
-    components and one variance for all other directions. The gate is 1 everywhere until it is fitted.
-
-    Args:
-        in_features (`int`): width of the pooled feature.
-        rank (`int`): number of principal components.
-        sharpness (`float`): of the transition in the logarithm of the distance.
+    scaled to a mean square of 1, to those of the training images. Their covariance is kept as its first `rank`
+    principal components and one variance for all other directions. The gate is 1 everywhere until it is fitted.
     """
 
     def __init__(self, in_features: int, rank: int, sharpness: float = 8.0):
@@ -100,8 +95,7 @@ class ImageHead(nn.Module):
 
     Args:
         in_features, out_features (`int`): widths of the pooled feature and of the joint space.
-        hidden_features (`int`): between the two layers.
-        dropout (`float`): before the last layer.
+        hidden_features (`int`), dropout (`float`): between the two layers.
         classes (`int`): of the classifier; 0 leaves it out.
         zero_shot_temperature (`float`, *optional*): `None` leaves the zero-shot vector and the gate out.
         gate_rank (`int`): principal components of the gate.
@@ -275,14 +269,8 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         target_ids: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> OpenCLIPOutput:
-        """Embeds images and texts, row i beside row i, and compares all with all.
-
-        Args:
-            pixel_values (`(batch, 3, height, width)`): images; or `pooled_features (batch, vision_width)`.
-            input_ids, attention_mask (`(batch, tokens)`): texts; or `text_features (batch, projection_dim)`.
-            target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
-            return_loss: whether to compute the loss when both sides are there.
-        """
+        """Embeds images, or `pooled_features (batch, vision_width)`, and texts, or `text_features (batch,
+        projection_dim)`, row i beside row i, and compares all with all; rows with equal `target_ids` match."""
         image_embeds = text_embeds = loss = None
         if pooled_features is not None:
             image_embeds = F.normalize(self.project_image(pooled_features), dim=-1)
@@ -442,10 +430,3 @@ def same_space(name: str, other: str) -> bool:
     parts = [slice(start, start + _DIGITS) for start in range(0, len(found[2]), _DIGITS)]
     turned = [(int(found[2][part], 16) ^ int(wanted[2][part], 16)).bit_count() for part in parts]
     return max(turned) <= _MOST_TURNED
-
-
-__all__ = [
-    "OWN_DUAL_ENCODERS", "ImageGate", "ImageHead", "ImageShapes", "OpenCLIPModel", "OpenCLIPOutput",
-    "build_dual_encoder", "encode_texts", "fuses_captions", "image_inputs", "image_vectors", "load_dual_encoder",
-    "pool_images", "project_images", "run_image_tower", "same_space", "space_name", "text_vectors", "unit_vectors",
-]  # fmt: skip

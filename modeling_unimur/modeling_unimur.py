@@ -536,14 +536,12 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         """Loads a full release, or a heads-only one together with the backbones that it names.
 
         Args:
-            pretrained_model_name_or_path (`str`): Hub id or folder.
-            config (`PreTrainedConfig`, *optional*): instead of the one beside the weights.
+            pretrained_model_name_or_path, config: as in `PreTrainedModel.from_pretrained`.
             language_model, clip (`str` or `PreTrainedModel`, *optional*): backbones in place of those that a
                 heads-only release names.
             dtype (`torch.dtype`, `str` or `dict`, *optional*): of all parts; by default, or with "auto", that of each
                 part's own checkpoint. A dictionary names parts apart, as in `{"language_model": torch.bfloat16}`;
                 those that it leaves out keep their own, and the heads are float32.
-            kwargs: those of `PreTrainedModel.from_pretrained`.
 
         Raises:
             ValueError: when a file lacks weights, a heads-only release comes without backbones, or `dtype` is wrong.
@@ -636,12 +634,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         self._keys_to_ignore_on_save = ignored if heads_only else None
 
     def save_pretrained(self, save_directory, *args, heads_only: bool | None = None, **kwargs):
-        """Saves the trained heads, with or without the frozen backbones, and the code that runs them.
-
-        Args:
-            save_directory (`str`): the folder.
-            heads_only (`bool`, *optional*): by default True where both backbones came from the Hub.
-        """
+        """Saves the trained heads and the code that runs them, by default without backbones that came from the Hub."""
         usual = self.config.heads_only
         heads_only = usual if heads_only is None else heads_only
         if not heads_only and self.config.lora and any(one.merged for one in adapter_layers(self.language_model)):
@@ -674,16 +667,14 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     def encode_images(
         self, pixel_values: torch.Tensor, **shapes: Unpack[ImageShapes]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images through the frozen image tower: `(images, pooled_width)` before the joint space and
-        `(images, joint_width)` in it, not normalised."""
+        """The frozen image tower's outputs `(images, pooled_width)`, and those in the joint space, not normalised."""
         pooled = pool_images(self.require_clip(), pixel_values, **shapes)
         return pooled, self.project_images(pooled)
 
     @torch.no_grad()
     def project_images(self, pooled: torch.Tensor) -> torch.Tensor:
         """Outputs of the frozen image tower `(images, pooled_width)` in the joint space `(images, joint_width)`."""
-        clip = self.require_clip()
-        return project_images(clip, pooled.to(clip.dtype))
+        return project_images(self.require_clip(), pooled.to(self.clip.dtype))
 
     @torch.no_grad()
     def encode_texts(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -714,10 +705,6 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
         Returns:
             `UniMuRQueryOutput`: `pooler_output` of shape `(batch, projection_dim)`, unit vectors.
-
-        Raises:
-            ValueError: when a context does not end with [RET], the number of images is not that of the places, or
-                the inputs of anchored queries are missing.
         """
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
         return self._queries(input_ids, attention_mask, visual_features, prefix_states, **anchors)[0]
@@ -754,10 +741,19 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         if self.heads.query_anchor is None:
             return UniMuRQueryOutput(pooler_output=readout, readout_embeds=readout)
         features, statistics = anchors.get("anchor_features"), anchors.get("turn_statistics")
+        if features is None and self.clip is None:
+            raise ValueError(
+                "Anchored queries of a model without a dual encoder need anchor_features: set anchor_encoder of the "
+                "processor or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
+            )
+        if statistics is None or (features is None and anchors.get("anchor_input_ids") is None):
+            raise ValueError(
+                "Anchored queries need turn_statistics, and anchor_input_ids or anchor_features: "
+                "UniMuRProcessor.process_queries makes them with query_anchor='encoder', as the processor beside the "
+                "model does."
+            )
         if features is None:
-            features = self._anchor_texts(anchors.get("anchor_input_ids"), anchors.get("anchor_attention_mask"))
-        if statistics is None:
-            raise ValueError(_missing_anchor("turn_statistics"))
+            features = self._anchor_texts(anchors["anchor_input_ids"], anchors.get("anchor_attention_mask"))
         wanted = (len(readout), 2, self.config.joint_width)
         if tuple(features.shape) != wanted:
             raise ValueError(f"anchor_features must be of shape {wanted}, got {tuple(features.shape)}.")
@@ -769,15 +765,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         statistics = torch.cat([num_tokens.to(statistics)[:, None], statistics], dim=1)
         return self.heads.query_anchor(readout, vectors[:, 0], vectors[:, 1], image, statistics)
 
-    def _anchor_texts(self, ids: torch.Tensor | None, mask: torch.Tensor | None) -> torch.Tensor:
+    def _anchor_texts(self, ids: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The text tower's output of `(batch, 2, tokens)`; a dialogue of one turn runs once."""
-        if self.clip is None:
-            raise ValueError(
-                "Anchored queries of a model without a dual encoder need anchor_features: set anchor_encoder of the "
-                "processor or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
-            )
-        if ids is None:
-            raise ValueError(_missing_anchor("anchor_input_ids or anchor_features"))
         whole = self.encode_texts(ids[:, 0], None if mask is None else mask[:, 0])
         last, own = whole.clone(), (ids[:, 0] != ids[:, 1]).any(dim=1)
         if bool(own.any()):
@@ -1118,16 +1107,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         spatial_shapes: torch.Tensor | None = None,
         **kwargs,
     ) -> torch.Tensor:
-        """Continues text with images in it, by the language model's own `generate` and its cache.
-
-        Args:
-            input_ids, attention_mask (`(batch, tokens)`): prompts without [RET], made by `processor.process_prompt`.
-            pixel_values, visual_features, pixel_attention_mask, spatial_shapes: as in `get_multimodal_features`.
-            kwargs: of the language model's `generate` (`max_new_tokens`, `num_beams`, ...).
-
-        Returns:
-            `torch.Tensor` of shape `(batch, new tokens)`.
-        """
+        """Continues prompts of `processor.process_prompt` by the language model's own `generate`, whose arguments
+        `kwargs` are: `(batch, new tokens)`. The images are passed as in `get_multimodal_features`."""
         attention_mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         mask, input_ids = align_right(attention_mask, input_ids)
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
@@ -1145,7 +1126,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             self.language_model.generation_config = value
 
     def adjust_generation_fn(self, *args, **kwargs):
-        """Reads the generation settings in a full release; those of a heads-only one come with its language model."""
+        # A full release has generation settings; those of a heads-only one come with its language model.
         if self.language_model is not None:
             kwargs.pop("backbone_dtypes", None)  # an argument of this model's, which would end up among the settings
             super().adjust_generation_fn(*args, **kwargs)
@@ -1263,17 +1244,3 @@ def _known_dtypes(config, dtypes: dict) -> dict[str, torch.dtype]:
 
 def _matching_loss(scale, ids, mask, queries, candidates, negatives) -> torch.Tensor:
     return contrastive_loss(queries, candidates, scale, ids, mask, negatives)
-
-
-def _missing_anchor(names: str) -> str:
-    return (
-        f"Anchored queries (query_anchor='encoder') need {names}: UniMuRProcessor.process_queries makes them with "
-        "query_anchor='encoder', as the processor beside the model does."
-    )
-
-
-__all__ = [
-    "GATE_FEATURES", "LORA", "AnchorInputs", "UniMuRHeads", "UniMuRModel", "UniMuROutput", "UniMuRPreTrainedModel",
-    "UniMuRQueryAnchor", "UniMuRQueryOutput", "adapter_layers", "adapter_weights", "gate_features", "next_token_loss",
-    "vocabulary_logits",
-]  # fmt: skip

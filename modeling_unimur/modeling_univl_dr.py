@@ -239,10 +239,6 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             dtype: of the weights.
             hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
             config_arguments: further arguments of [`UniVLDRConfig`].
-
-        Raises:
-            OSError: it cannot be loaded.
-            ValueError: it lacks weights, or is no dual encoder.
         """
         dual, _ = load_dual_encoder(clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
         if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
@@ -353,9 +349,8 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
         false_negative_threshold: float | None = None,
         return_loss: bool = True,
     ) -> UniVLDROutput:
-        """Embeds queries and documents, each document once, and compares each query with its candidates.
-
-        Documents are numbered texts first, then images.
+        """Embeds queries and documents, each document once (texts, then images), and compares each query with its
+        candidates.
 
         Args:
             input_ids, attention_mask (`(queries, tokens)`): queries.
@@ -425,6 +420,3 @@ def _rest_frozen(module: nn.Module) -> None:
             child.eval()
         else:
             _rest_frozen(child)
-
-
-__all__ = ["DocumentFusion", "UniVLDRModel", "UniVLDROutput", "candidate_losses", "gather_documents"]

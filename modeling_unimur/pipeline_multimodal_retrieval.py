@@ -159,9 +159,6 @@ class MultimodalRetrievalPipeline(Pipeline):
 
         Returns:
             `dict`: `{"images": added, "texts": added, "skipped": [{"item", "reason"}]}`.
-
-        Raises:
-            ValueError: when ids, payloads or captions and candidates do not agree in number.
         """
         require_positive("batch_size", batch_size)
         given = {
@@ -262,7 +259,7 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     @property
     def space(self) -> str | None:
-        """Name and revision of the candidates' space, which an index keeps; see `space_name`."""
+        """The candidates' space, which an index keeps; see `space_name`."""
         with self._model_lock:
             if self._space is None:
                 self._space = space_name(self.model, self.processor)
@@ -281,16 +278,15 @@ class MultimodalRetrievalPipeline(Pipeline):
         """Searches and fills another index from now on.
 
         Args:
-            index: a folder, a database's address (see `open_index`), or an index of `modeling_unimur.index`.
-                All but a folder of `save_index` need that package.
+            index: a folder of `save_index`; or, with the package, what `modeling_unimur.index.open_index` takes, or an
+                index of that module.
             create (`str`, *optional*): makes an index of this kind where there is none: `"memory"`, or in FAISS' words
                 `"Flat"`, `"HNSW32"`, `"IVF1024,PQ48"`.
             read_only (`bool`): for searching only, beside a process that writes.
             model (`str`, *optional*): what the index calls this model, where that is another name than `space`.
-            options: of `modeling_unimur.index.open_index`.
+            options: of `open_index`, which raises the same errors.
 
         Raises:
-            FileNotFoundError, BlockingIOError, ImportError: as `open_index`.
             ValueError: when it is damaged, or was made by a model with another space.
         """
         given = hasattr(index, "search")
@@ -492,8 +488,8 @@ class MultimodalRetrievalPipeline(Pipeline):
                 chats (`chats`), and of nobody else's; one of None runs from its start, with the others of a batch.
 
         Returns:
-            `torch.Tensor`: unit vectors `(dialogues, width)`, float32 on the CPU. With `on_error="skip"` a list of
-            vectors `(width,)`, with the exception in the place of a bad dialogue.
+            `torch.Tensor`: unit vectors `(dialogues, width)`, float32 on the CPU; with `on_error="skip"` a list of
+            vectors, with the exception in the place of a bad dialogue.
         """
         given, _, _ = self._sanitize_parameters(max_length=max_length, allow_urls=allow_urls, on_error=on_error)
         params, size = {**self._preprocess_params, **given}, self._size(batch_size)
@@ -519,16 +515,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         return torch.stack(found) if found else torch.empty(0, self.width)
 
     def rank(self, embeddings: torch.Tensor, words: list[str] | None = None, **kwargs) -> list:
-        """Ranks the candidates for embedded dialogues.
-
-        Args:
-            embeddings (`torch.Tensor`): unit vectors `(dialogues, width)`, as `embed` returns them.
-            words (`list[str]`, *optional*): text of each dialogue, which `hybrid` and `reranker` need.
-            kwargs: options of a call that do not concern reading.
-
-        Returns:
-            `list`: the answer to each dialogue, as in a call.
-        """
+        """The answers to embedded dialogues, unit vectors `(dialogues, width)`; `words` are the text of each, which
+        `hybrid` and `reranker` need, and `kwargs` the options of a call that do not concern reading."""
         pre, _, given = self._sanitize_parameters(**kwargs)
         if pre := set(pre) - {"with_words"}:
             raise TypeError(f"rank does not know {sorted(pre)}: they are options of embed.")
@@ -708,6 +696,3 @@ def _shown(hit: Hit, *more: str) -> dict:
     known = {"id": hit.id, "score": hit.score, **{name: getattr(hit, name) for name in more}}
     known |= {name: value for name in ("cosine", "bm25", "first_score") if (value := getattr(hit, name)) is not None}
     return {**known, hit.kind: None, **hit.payload, **known}
-
-
-__all__ = ["MultimodalRetrievalPipeline"]

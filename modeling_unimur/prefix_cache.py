@@ -461,9 +461,3 @@ class ChatCache:
         while self._chats and self.num_bytes > self.max_bytes:
             self._chats.pop(0)
         return self.model.heads.unify(found.states)
-
-
-__all__ = [
-    "DEFAULT_BYTES", "ChatCache", "ContextReader", "FrozenDecoder", "PrefixCache", "ReadChat", "align_right",
-    "common_length", "group_by_length",
-]  # fmt: skip

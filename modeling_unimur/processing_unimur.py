@@ -19,8 +19,6 @@ from .conversation import (
     RetrievalProcessorKwargs,
     as_batch,
     check_cleaning,
-    is_conversation,
-    read_conversation,
     require_unicode,
     sort_options,
     words_of_turn,
@@ -237,26 +235,11 @@ class UniMuRProcessor(DualEncoderProcessor):
         Returns:
             `BatchFeature`: `input_ids` and `attention_mask` `(batch, tokens)`, padded on the left, `pixel_values`
             `(images, 3, height, width)` in reading order, and what `process_anchors` returns.
-
-        Raises:
-            ValueError, FileNotFoundError: naming the dialogue, the turn and the part that is wrong.
-            TypeError: an unknown option.
         """
-        messages, images = self._read_all(conversations, allow_urls, first)
+        messages, images = self.read_all(conversations, allow_urls, first)
         return self._encode([self.render(dialogue) for dialogue in messages], images, max_length, kwargs, messages)
 
     process_context = process_queries  # its name in the first releases
-
-    def _read_all(self, conversations, allow_urls: bool | None, first: int | None) -> tuple[list, list]:
-        if is_conversation(conversations):
-            conversations, first = [conversations], None
-        conversations = list(conversations)
-        if not conversations:
-            raise ValueError("No dialogue: pass at least one.")
-        allow_urls = self.allow_urls if allow_urls is None else allow_urls
-        names = ("The dialogue" if first is None else f"Dialogue {first + n}" for n in range(len(conversations)))
-        read = [read_conversation(one, name, allow_urls) for one, name in zip(conversations, names, strict=True)]
-        return [messages for messages, _ in read], [images for _, images in read]
 
     def apply_chat_template(
         self,
@@ -275,7 +258,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         options = {key: kwargs.pop(key) for key in (*TEXT_OPTIONS, "allow_urls") if key in kwargs}
         options = {"return_tensors": return_tensors, **(processor_kwargs or {}), **options}
         allow_urls, max_length = options.pop("allow_urls", None), options.pop("max_length", None)
-        messages, images = self._read_all(conversation, allow_urls, 0)
+        messages, images = self.read_all(conversation, allow_urls, 0)
         texts = [self.render(dialogue, chat_template=chat_template, **kwargs) for dialogue in messages]
         batch = self._encode(texts, images, max_length, options, messages)
         return batch if return_dict else batch["input_ids"]
@@ -335,8 +318,7 @@ class UniMuRProcessor(DualEncoderProcessor):
     def tokenize(
         self, texts: list[str], max_length: int | None = None, keep: str = "first", padding="longest", truncation=True
     ) -> tuple[dict, list[int]]:
-        """Rows of token ids and their masks, and how many images fell away from each; as `process_rendered`, for a
-        caller who cuts rows."""
+        """Rows of token ids and their masks, as in `process_rendered`, and how many images fell away from each."""
         limit = self.max_context_tokens if max_length is None else max_length
         room = limit - self.overhead_tokens
         if room < 1:
@@ -548,7 +530,7 @@ class UniMuRProcessor(DualEncoderProcessor):
 
     def process_prompt(self, conversations, allow_urls: bool | None = None) -> BatchFeature:
         """Dialogues without readout prompt and [RET], ready for `generate`."""
-        messages, images = self._read_all(conversations, allow_urls, 0)
+        messages, images = self.read_all(conversations, allow_urls, 0)
         return self._without_readout([self.render(dialogue) for dialogue in messages], images)
 
     def process_caption_prompt(self, images, allow_urls: bool | None = None) -> BatchFeature:
@@ -588,6 +570,3 @@ def anchor_words(messages: list[dict]) -> tuple[str, str]:
     any; empty texts where nobody said anything."""
     said = [words for words in map(words_of_turn, messages) if words] or [""]
     return "\n".join(said), said[-1]
-
-
-__all__ = ["ANCHOR_ROWS", "UniMuRProcessor", "anchor_words"]

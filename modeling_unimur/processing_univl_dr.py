@@ -13,7 +13,6 @@ from .conversation import (
     as_batch,
     check_cleaning,
     is_conversation,
-    read_conversation,
     sort_options,
 )
 
@@ -79,21 +78,15 @@ class UniVLDRProcessor(DualEncoderProcessor):
             first (`int`, *optional*): number of the first query, for errors.
             kwargs: as in `process_texts`.
         """
-        if is_conversation(queries):
-            queries, first = [queries], None
-        queries = list(queries)
-        if not queries:
-            raise ValueError("No query: pass at least one.")
-        texts = []
-        for number, query in enumerate(queries):
-            where = "The query" if first is None else f"Query {first + number}"
-            messages, images = read_conversation(query, where, allow_urls=False)
-            if images:
+        read, images = self.read_all(queries, False, first, "query")
+        for number, shown in enumerate(images):
+            if shown:
+                where = "The query" if first is None or is_conversation(queries) else f"Query {first + number}"
                 raise ValueError(
                     f"{where} holds an image, and UniVL-DR's queries are text: describe what you look for, or search "
                     "with an image's own vector (get_image_features)."
                 )
-            texts.append("\n".join(part["text"] for message in messages for part in message["content"]))
+        texts = ["\n".join(part["text"] for message in messages for part in message["content"]) for messages in read]
         limits = {} if max_length is None else {"max_length": min(max_length, self.max_target_tokens)}
         return self.process_texts(texts, **limits, **kwargs)
 
@@ -152,6 +145,3 @@ class UniVLDRProcessor(DualEncoderProcessor):
         processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
         processor.allow_urls = allow_urls
         return processor
-
-
-__all__ = ["UniVLDRProcessor"]
