@@ -33,34 +33,14 @@ _TEXT_FIXED = {
 # Without effect on the features: how weights are initialised, dropped in training or given out; the tokenizer, which
 # is converted on its own; a final norm before or after taking one token, which is the same.
 _FREE = {
-    "patch_dropout",
-    "pos_embed_type",
-    "final_ln_after_pool",
-    "output_tokens",
-    "attn_pooler_queries",
-    "attn_pooler_heads",
-    "hf_tokenizer_name",
-    "tokenizer_mode",
-    "tokenizer_kwargs",
-    "hf_model_pretrained",
-    "hf_proj_type",
-    "hf_pooler_type",
-    "pad_id",
-}
+    "patch_dropout", "pos_embed_type", "final_ln_after_pool", "output_tokens", "attn_pooler_queries",
+    "attn_pooler_heads", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained",
+    "hf_proj_type", "hf_pooler_type", "pad_id",
+}  # fmt: skip
+_READ_BY_BOTH = {"layers", "width", "mlp_ratio", "act_kwargs", "norm_kwargs"}
 _READ = {
-    "vision": {"layers", "width", "head_width", "mlp_ratio", "patch_size", "image_size", "act_kwargs", "norm_kwargs"},
-    "text": {
-        "context_length",
-        "vocab_size",
-        "width",
-        "heads",
-        "layers",
-        "mlp_ratio",
-        "eos_id",
-        "pool_type",
-        "act_kwargs",
-        "norm_kwargs",
-    },
+    "vision": _READ_BY_BOTH | {"head_width", "patch_size", "image_size"},
+    "text": _READ_BY_BOTH | {"context_length", "vocab_size", "heads", "eos_id", "pool_type"},
 }
 _WHOLE = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "custom_text", "init_logit_scale", "init_logit_bias"}
 _REMEDY = "CLIPModel has no such part; keep it in open_clip, behind OpenCLIPModel.from_open_clip."

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from modeling_unimur import RetrievalIndex
-from modeling_unimur.index.folder import write_memory
-from modeling_unimur.index.versions import IndexFolder
+from modeling_unimur.index.folder import FORMAT
 from tests.hits import assert_same_answers
+from tests.index.test_durability import change_about, resign
 from tests.index.vectors import random_units as unit
 
 
@@ -118,20 +118,24 @@ def test_a_damaged_index_is_one_clear_error(index, tmp_path, name):
         RetrievalIndex.load(tmp_path / "index")
 
 
-def test_what_does_not_belong_together(index, tmp_path):
-    def write(folder, **about):
-        known = write_memory(index, folder)
-        with open(folder / "items.jsonl", "a", encoding="utf-8") as file:
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        ({}, "items and vectors do not agree"),
+        ({"format": FORMAT + 1}, f"format {FORMAT + 1}"),
+        ({"factory": "Flat"}, "FAISS"),
+    ],
+)
+def test_what_does_not_belong_together(index, tmp_path, about, words):
+    def change(version):
+        with open(version / "items.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": "text", "id": "x", "payload": {}}) + "\n")
-        return {"format": 1, **known, **about}
+        change_about(**about)(version)
 
-    cases = [({}, "items and vectors do not agree"), ({"format": 99}, "format 99"), ({"factory": "Flat"}, "FAISS")]
-    for number, (about, words) in enumerate(cases):
-        folder = IndexFolder(tmp_path / str(number))
-        folder.path.mkdir()
-        folder.write(lambda place, about=about: write(place, **about))
-        with pytest.raises(ValueError, match=words):
-            RetrievalIndex.load(folder.path)
+    index.save(tmp_path / "index")
+    resign(tmp_path / "index", change)
+    with pytest.raises(ValueError, match=words):
+        RetrievalIndex.load(tmp_path / "index")
 
 
 def test_an_index_of_an_earlier_version_is_named(tmp_path):

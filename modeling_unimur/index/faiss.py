@@ -61,6 +61,7 @@ class FaissIndex(FolderIndex):
     """
 
     holds_folder = True
+    settings, tunes = ("factory", "ef_search", "nprobe"), ("ef_search", "nprobe")
 
     def __init__(
         self, width: int, model: str, factory: str = "Flat", ef_search: int = EF_SEARCH, nprobe: int = NPROBE
@@ -132,30 +133,6 @@ class FaissIndex(FolderIndex):
             self.forget_words()
         for part in self.parts.values():
             part.compact()
-
-    def write_files(self, folder: Path) -> dict:
-        """Writes two files of each kind and returns what is to be known about them."""
-        for kind, part in self.parts.items():
-            part.write(folder, kind)
-        return {
-            "width": self.width,
-            "model": self.model,
-            "factory": self.factory,
-            "ef_search": self.ef_search,
-            "nprobe": self.nprobe,
-            "counts": {kind: len(part) for kind, part in self.parts.items()},
-        }
-
-    @classmethod
-    def read_files(cls, folder: Path, about: dict) -> FaissIndex:
-        """Reads what `write_files` wrote; raises whatever a damaged file makes it raise."""
-        settings = {key: about[key] for key in ("factory", "ef_search", "nprobe")}
-        index = cls(about["width"], about["model"], **settings)
-        index.parts = {kind: FaissPart.read(folder, kind, width=about["width"], **settings) for kind in KINDS}
-        return index
-
-    def take(self, other: FaissIndex) -> None:
-        other.tune(self.ef_search, self.nprobe)
 
 
 class FaissPart:
@@ -406,6 +383,8 @@ class FaissPart:
                 if size := lists.list_size(cell):
                     numbers = faiss.rev_swig_ptr(lists.get_ids(cell), size)
                     self._places[numbers, 0], self._places[numbers, 1] = cell, np.arange(size)
+        if (self._places[rows] < 0).any():  # FAISS would read any memory
+            raise ValueError("rows that are in no cell")
         found = np.empty((len(rows), inner.d), np.float32)
         for vector, (cell, place) in zip(found, self._places[rows].tolist(), strict=True):
             inner.reconstruct_from_offset(cell, place, faiss.swig_ptr(vector))
@@ -419,24 +398,21 @@ class FaissPart:
             faiss.write_index(self.index, faiss.PyCallbackIOWriter(file.write))
         write_items(folder / f"{name}.jsonl", self.ids, self.payloads)
 
-    @classmethod
-    def read(cls, folder: Path, name: str, factory: str, width: int, ef_search: int, nprobe: int) -> FaissPart:
+    def read(self, folder: Path, name: str) -> None:
         """Reads what `write` wrote.
 
         Raises:
             ValueError: when the two files do not agree, or hold what no `add` can have stored.
         """
-        part = cls(factory, width, ef_search, nprobe)
-        made = part.index
-        part._take(faiss.read_index(str(folder / f"{name}.faiss")))
-        if _kinds(made) != _kinds(part.index):
-            raise ValueError(f"{name}.faiss is no {factory!r} of {width} numbers by inner product")
-        part.ids, part.payloads, part.rows = read_items(folder / f"{name}.jsonl")
-        highest = len(part.ids) if part._numbered else part.index.ntotal
-        if len(part.ids) != highest or part.tombstones < 0:
+        made = self.index
+        self._take(faiss.read_index(str(folder / f"{name}.faiss")))
+        if _kinds(made) != _kinds(self.index):
+            raise ValueError(f"{name}.faiss is no {self.factory!r} of {made.d} numbers by inner product")
+        self.ids, self.payloads, self.rows = read_items(folder / f"{name}.jsonl")
+        highest = len(self.ids) if self._numbered else self.index.ntotal
+        if len(self.ids) != highest or self.tombstones < 0:
             raise ValueError(f"{name}.faiss and {name}.jsonl do not belong together")
-        part._check_vectors()
-        return part
+        self._check_vectors()
 
     def _check_vectors(self) -> None:
         """Refuses vectors that no `add` can have stored: each of an exact index, a sample of the others."""

@@ -24,8 +24,7 @@ class FolderIndex(RetrievalIndex):
     """An index whose payloads are JSON, in whatever form its parts keep vectors.
 
     `parts` holds the candidates of each kind: `add` and `remove` them, `search` them, `vectors` and `payload` by row,
-    `rows` by id. A backend has `write_files(folder)`, which returns what is to be known about them, and
-    `read_files(folder, about)`.
+    `rows` by id; `write(folder, kind)` and `read(folder, kind)` them.
     """
 
     keeps_objects = False
@@ -34,6 +33,9 @@ class FolderIndex(RetrievalIndex):
     # Whether other writers are kept out until `close`; otherwise they are while a version is written, and one that
     # somebody else has written since is not overwritten.
     holds_folder = False
+    # Attributes that a version says beside width and model, as arguments of the class; and those that `tune` changes.
+    settings: tuple[str, ...] = ()
+    tunes: tuple[str, ...] = ()
 
     def __init__(self, width: int, model: str):
         VectorIndex.__init__(self, width, model)
@@ -44,8 +46,19 @@ class FolderIndex(RetrievalIndex):
     def compact(self) -> None:
         """Frees what removed candidates still take."""
 
-    def take(self, other: FolderIndex) -> None:
-        """Searches a newer version of the folder with the settings of this one."""
+    def write_files(self, folder: Path) -> dict:
+        """Writes the files of each kind and returns what is to be known about them."""
+        for kind, part in self.parts.items():
+            part.write(folder, kind)
+        return {name: getattr(self, name) for name in self.settings}
+
+    @classmethod
+    def read_files(cls, folder: Path, about: dict) -> FolderIndex:
+        """Reads what `write_files` wrote; raises whatever a damaged file makes it raise."""
+        index = cls(about["width"], about["model"], **{name: about[name] for name in cls.settings})
+        for kind, part in index.parts.items():
+            part.read(folder, kind)
+        return index
 
 
 def load(
@@ -92,7 +105,7 @@ def refresh(index: RetrievalIndex) -> bool:
         return False
     other = load(type(index), index.home, index.width, index.model, read_only=True)
     if isinstance(index, FolderIndex):
-        index.take(other)
+        other.tune(**{name: getattr(index, name) for name in index.tunes})
     with index.guard:  # others search meanwhile
         index.parts, index.version = other.parts, other.version
         index.keeps_words, index.words = other.keeps_words, None
@@ -138,7 +151,7 @@ def save(
         index.require_writer()
     # The code of a release, which may be an earlier one, has the index in memory alone.
     is_own = isinstance(index, FolderIndex)
-    write_files = index.write_files if is_own else functools.partial(write_memory, index)
+    write_files = index.write_files if is_own else functools.partial(_write_memory, index)
     held = index.lock if is_own and same else None
     lock = held or target.lock()
     try:
@@ -149,7 +162,9 @@ def save(
             raise ValueError(f"{target.path} {what}: open it by load or open_index and change that one.")
         if compact and is_own:
             index.compact()
-        version = target.write(lambda place: {"format": FORMAT, **write_files(place), **write_words(index, place)})
+        about = {"format": FORMAT, "factory": index.factory, "width": index.width, "model": index.model}
+        about["counts"] = {kind: index.count(kind) for kind in KINDS}
+        version = target.write(lambda place: {**about, **write_files(place), **write_words(index, place)})
         if same or index.home is None:
             index.home, index.version, index.has_saved_words = target.path, version, True
             held = _hold(index, lock)
@@ -167,8 +182,8 @@ def _hold(index: RetrievalIndex, lock: WriterLock) -> WriterLock | None:
     return lock
 
 
-def write_memory(index: RetrievalIndex, folder: Path) -> dict:
-    """Writes the files of an index in memory and returns what is to be known about them."""
+def _write_memory(index: RetrievalIndex, folder: Path) -> dict:
+    """Writes the files of an index in memory, of which nothing more is to be known."""
     parts = {kind: part for kind, part in index.parts.items() if len(part)}
     try:
         save_file(
@@ -188,5 +203,4 @@ def write_memory(index: RetrievalIndex, folder: Path) -> dict:
                 file.write(json.dumps({"kind": kind, "id": item, "payload": payload}, ensure_ascii=False) + "\n")
     if lost:
         warnings.warn(f"{lost} images were given as objects: saved without a path.", stacklevel=7)
-    counts = {kind: index.count(kind) for kind in KINDS}
-    return {"factory": MEMORY, "width": index.width, "model": index.model, "counts": counts}
+    return {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -227,6 +226,8 @@ class QuantizedIndex(FolderIndex):
         ValueError: another precision.
     """
 
+    settings, tunes = ("precision", "rescore_multiplier"), ("rescore_multiplier",)
+
     def __init__(self, width: int, model: str, precision: str, rescore_multiplier: int = RESCORE_MULTIPLIER):
         super().__init__(width, model)
         if precision not in (INT8, BINARY):
@@ -249,9 +250,6 @@ class QuantizedIndex(FolderIndex):
         held, mapped = zip(*(part.num_bytes() for part in self.parts.values()), strict=True)
         return sum(held), sum(mapped)
 
-    def take(self, other: QuantizedIndex) -> None:
-        other.tune(self.rescore_multiplier)
-
     @locked
     def save(self, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False) -> None:
         """Writes the folder's next version, as `FolderIndex.save` does; an index of signs then maps its codes."""
@@ -260,24 +258,3 @@ class QuantizedIndex(FolderIndex):
         if self.version != before:
             for kind, part in self.parts.items():
                 part.open(Path(self.home, self.version), kind)
-
-    def write_files(self, folder: Path) -> dict[str, Any]:
-        """Writes two files of each kind and returns what is to be known about them."""
-        for kind, part in self.parts.items():
-            part.write(folder, kind)
-        return {
-            "factory": self.factory,
-            "precision": self.precision,
-            "width": self.width,
-            "model": self.model,
-            "rescore_multiplier": self.rescore_multiplier,
-            "counts": {kind: len(part) for kind, part in self.parts.items()},
-        }
-
-    @classmethod
-    def read_files(cls, folder: Path, about: dict) -> QuantizedIndex:
-        """Reads what `write_files` wrote; raises whatever a damaged file makes it raise."""
-        index = cls(*(about[name] for name in ("width", "model", "precision", "rescore_multiplier")))
-        for kind, part in index.parts.items():
-            part.read(folder, kind)
-        return index
