@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -34,12 +33,14 @@ import torch
 from transformers import set_seed
 
 from benchmarks.curves import draw_curves
-from benchmarks.harness import RESULTS, ROOT, machine, versions
+from benchmarks.harness import RESULTS, ROOT, run_record
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.evaluation.metrics import (
     cross_modal_consistency,
     first_right_ranks,
     image_retrieval_rate,
+    recall_at,
+    recall_values,
 )
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
@@ -154,8 +155,7 @@ def figures_of(result: dict) -> dict[str, float]:
     """Recalls, consistency and image rate of one run."""
     figures = {}
     for name, ranks in ranks_of(result).items():
-        for k in (1, 10):
-            figures[f"{name}_r{k}"] = float(100 * ((ranks > 0) & (ranks <= k)).mean())
+        figures |= {f"{name}_{cut}": value for cut, value in recall_at(ranks, (1, 10)).items()}
     titles = next(dev for dev in result["sets"] if dev.name == "title_title")
     texts, images = result["scores"]["title_title"], result["scores"]["title_image"]
     figures["consistency"] = cross_modal_consistency(texts, images, titles.candidate_ids, titles.candidate_ids)
@@ -182,6 +182,14 @@ def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     }
 
 
+def differences(ours: str, theirs: str, hits: dict) -> dict[str, dict]:
+    """Intervals of the difference of two arms by set; `hits` are 100 or 0 by arm and set, `(seeds, queries)`."""
+    return {
+        f"{ours} - {theirs}, {name}_r10": vars(paired_bootstrap(hits[ours][name], hits[theirs][name]))
+        for name in _SETS
+    }
+
+
 def losses(laboratory: Laboratory, seeds: int) -> dict:
     """The table of the losses."""
     arms, hits = {}, {}
@@ -194,14 +202,13 @@ def losses(laboratory: Laboratory, seeds: int) -> dict:
             runs.append(figures_of(result))
             histories.append(result["history"])
             for name, ranks in ranks_of(result).items():
-                hits[arm][name].append((ranks > 0) & (ranks <= 10))
+                hits[arm][name].append(recall_values(ranks)["r10"])
             print(f"  seed {seed}: {json.dumps({k: round(v, 1) for k, v in runs[-1].items()})}", flush=True)
         arms[arm] = {"learning_rate": rate, "dev": tried, "runs": runs, **summary(runs), "histories": histories}
-    pairs = {}
-    for arm, name in itertools.product(("visual", "textual"), _SETS):
-        interval = paired_bootstrap(100.0 * np.array(hits["both"][name]), 100.0 * np.array(hits[arm][name]))
-        pairs[f"both - {arm}, {name}_r10"] = interval.__dict__
-    return {"arms": arms, "difference": pairs}
+    return {
+        "arms": arms,
+        "difference": {**differences("both", "visual", hits), **differences("both", "textual", hits)},
+    }
 
 
 def hard_negatives(laboratory: Laboratory, seeds: int, rate: float) -> dict:
@@ -214,15 +221,12 @@ def hard_negatives(laboratory: Laboratory, seeds: int, rate: float) -> dict:
             result = laboratory.run(seed, rate / 3, "test", LOSSES["both"], start=first, hard_negatives=count)
             runs[arm].append(figures_of(result))
             for name, ranks in ranks_of(result).items():
-                hits[arm][name].append((ranks > 0) & (ranks <= 10))
+                hits[arm][name].append(recall_values(ranks)["r10"])
             print(
                 f"  seed {seed}, {arm}: {json.dumps({k: round(v, 1) for k, v in runs[arm][-1].items()})}", flush=True
             )
-    pairs = {}
-    for name in _SETS:
-        new, old = (100.0 * np.array(hits[arm][name]) for arm in ("hard negatives", "in-batch"))
-        pairs[f"hard negatives - in-batch, {name}_r10"] = paired_bootstrap(new, old).__dict__
-    return {"arms": {arm: {"runs": found, **summary(found)} for arm, found in runs.items()}, "difference": pairs}
+    found = {arm: {"runs": each, **summary(each)} for arm, each in runs.items()}
+    return {"arms": found, "difference": differences("hard negatives", "in-batch", hits)}
 
 
 def readout(laboratory: Laboratory, seeds: int, rate: float, partial: Path) -> dict:
@@ -268,13 +272,6 @@ def markdown(result: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(result: dict, output: Path) -> Path:
-    """The losses of all arms, mean and spread over seeds."""
-    names = ["visual_matching_loss", "textual_matching_loss", "logit_scale"]
-    title = f"Alignment losses, {result['steps']} steps of batch {result['batch']}, {result['seeds']} seeds"
-    return draw_curves({arm: found["histories"] for arm, found in result["arms"].items()}, output, names, title)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=("losses", "readout", "hard_negatives", "heads"))
@@ -304,9 +301,7 @@ def main() -> None:
     split = "dev" if args.table == "readout" else "test"
     baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets[split], 160, laboratory.store)
     result = {
-        "command": " ".join(["python", "benchmarks/ablation.py", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
+        **run_record(),
         "seeds": args.seeds,
         "steps": laboratory.recipe.training.max_steps,
         "batch": laboratory.recipe.training.per_device_train_batch_size,
@@ -321,7 +316,10 @@ def main() -> None:
     partial.unlink(missing_ok=True)
     print(f"written to {output}")
     if args.table == "losses":
-        print(f"curves in {draw(result, output.with_suffix('.png'))}")
+        arms = {arm: found["histories"] for arm, found in result["arms"].items()}
+        names = ["visual_matching_loss", "textual_matching_loss", "logit_scale"]
+        title = f"Alignment losses, {result['steps']} steps of batch {result['batch']}, {result['seeds']} seeds"
+        print(f"curves in {draw_curves(arms, output.with_suffix('.png'), names, title)}")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from benchmarks.harness import ROOT, argument_parser, report
-from benchmarks.quality import load_models, with_interval
+from benchmarks.harness import ROOT, argument_parser, interval_figures, report
+from benchmarks.quality import load_models
 from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.captioned_images import read_captioned
 from modeling_unimur.data.own_chats import read_own_chats
@@ -51,7 +51,7 @@ from modeling_unimur.evaluation.compare_dialogues import (
     own_dialogues,
     text_dialogues,
 )
-from modeling_unimur.evaluation.significance import paired_bootstrap
+from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import ClipSpace
 from modeling_unimur.evaluation.systems.base import Gallery
 from modeling_unimur.evaluation.systems.coherent import coherent_scores
@@ -267,12 +267,12 @@ def figures_of(values: dict[tuple[str, str], list[np.ndarray]]) -> dict[str, flo
         title = measure.removesuffix("_mrr")
         figures[f"{title}_queries"] = systems["encoder"].shape[1]
         for system, runs in systems.items():
-            figures |= with_interval(f"{system}_{measure}", runs)
+            figures |= interval_figures(f"{system}_{measure}", bootstrap(runs))
         rivals = [system for system in ("encoder", "whole_last", "fitted") if system in systems]
         best = max(rivals, key=lambda system: systems[system].mean())
         for name, rival in (("over_anchor", best), ("over_encoder", "encoder")):
-            for end, value in vars(paired_bootstrap(systems["anchored"], systems[rival])).items():
-                figures[f"{measure}_{name}" if end == "mean" else f"{measure}_{name}_{end}"] = value
+            found = paired_bootstrap(systems["anchored"], systems[rival])
+            figures |= interval_figures(f"{measure}_{name}", found)
     return figures
 
 

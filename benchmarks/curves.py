@@ -120,54 +120,35 @@ def draw_curves(
     figure = Figure(figsize=(3.5 * columns, 2.5 * rows + 0.7), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    lines = {}
     for panel, name in zip(grid, names, strict=False):
         for number, (arm, runs) in enumerate(logs.items()):
             having = [run[name] for run in runs if name in run]
             if not having:
                 continue
             steps, mean, spread = mean_and_spread(having)
-            look = {"color": _COLOURS[number % len(_COLOURS)], "label": arm}
-            dashes = _DASHES[number % len(_DASHES)]
-            panel.plot(steps, mean, linestyle=dashes, linewidth=1.6, **look)
+            colour, dashes = _COLOURS[number % len(_COLOURS)], _DASHES[number % len(_DASHES)]
+            label = arm if len(runs) == 1 else f"{arm} (mean of {len(runs)} runs ± 1 standard deviation)"
+            lines[label] = panel.plot(steps, mean, linestyle=dashes, linewidth=1.6, color=colour)[0]
             if len(having) > 1:
-                panel.fill_between(steps, mean - spread, mean + spread, color=look["color"], alpha=0.18, linewidth=0)
+                panel.fill_between(steps, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
         panel.set_title(_title(name), fontsize=10, loc="left")
-        panel.tick_params(labelsize=8, length=3, color="#777777")
+        panel.set_xlabel("step", fontsize=9)
+        panel.tick_params(labelsize=8, length=3)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.spines[["left", "bottom"]].set_color("#777777")
         panel.grid(axis="y", color="#e6e6e6", linewidth=0.6)
         panel.set_axisbelow(True)
-        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
-        panel.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.margins(x=0.01)
-        panel.set_xlim(left=0)
     for panel in grid[len(names) :]:
         panel.set_axis_off()
-    for panel in grid[max(len(names) - columns, 0) : len(names)]:
-        panel.set_xlabel("step", fontsize=9)
-    _legend(figure, grid[: len(names)], logs)
+    figure.legend(lines.values(), lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
     return output
-
-
-def _legend(figure, panels, logs: dict) -> None:
-    lines = {line.get_label(): line for panel in panels for line in panel.get_lines()}
-    counts = {arm: len(runs) for arm, runs in logs.items()}
-    same = len(set(counts.values())) == 1
-    labels = [arm if same or counts[arm] == 1 else f"{arm} ({counts[arm]} runs)" for arm in lines]
-    most = max(counts.values())
-    note = f"mean of {most} runs ± 1 standard deviation" if same and most > 1 else None
-    if not same:
-        note = "mean ± 1 standard deviation over the runs"
-    if len(lines) > 1 or note:
-        figure.legend(
-            lines.values(), labels, loc="outside lower center", ncols=min(len(lines), 4), frameon=False, fontsize=9,
-            title=note, title_fontsize=8, handlelength=3,
-        )  # fmt: skip
 
 
 def _place(name: str) -> tuple:
@@ -212,9 +193,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         arms[arm] = runs.split(",")
     print(draw_curves(arms, args.output, args.names, args.title))
     return 0
-
-
-__all__ = ["draw_curves", "main", "mean_and_spread", "read_log", "series"]
 
 
 if __name__ == "__main__":

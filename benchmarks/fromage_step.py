@@ -116,6 +116,3 @@ class FromageStep:
             return self.language_model(inputs_embeds=embeds, labels=labels, use_cache=False).loss
         logits = self.language_model(inputs_embeds=embeds, use_cache=False).logits[:, :-1, :vocabulary]
         return F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-
-
-__all__ = ["FromageStep", "right_padded"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +20,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.other_processes import OtherProcesses
+from modeling_unimur.evaluation.provenance import package_versions
+from modeling_unimur.evaluation.significance import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -34,7 +35,6 @@ BUSY_CORES = 0.20
 BUSY_SPREAD = 0.20
 # What `alternate` takes in a quick run.
 QUICK_TIMING = {"rounds": LONG_ROUNDS, "retries": 0}
-_LIBRARIES = ("torch", "transformers", "tokenizers", "open_clip_torch", "timm", "numpy", "pillow")
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -62,10 +62,10 @@ class Conditions:
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
 
-    def add(self, figures: Mapping[str, float]) -> None:
+    def add(self, figures: Mapping[str, float | None]) -> None:
         """Adds what something was measured under; other figures are ignored."""
         for name in ("reference_spread", "other_cores"):
-            if name in figures:
+            if figures.get(name) is not None:
                 self.figures[name] = max(figures[name], self.figures.get(name, 0.0))
         if "busy_retries" in figures:
             self.figures["busy_retries"] = self.figures.get("busy_retries", 0) + figures["busy_retries"]
@@ -87,14 +87,17 @@ def watched() -> Iterator[None]:
     others = OtherProcesses()
     yield
     cores = others.cores()
-    if cores is not None:
-        CONDITIONS.add({"other_cores": cores})
-        if cores > BUSY_CORES:
-            print(f"machine busy: {_what_else(cores, others)}", file=sys.stderr, flush=True)
+    CONDITIONS.add({"other_cores": cores})
+    if cores is not None and cores > BUSY_CORES:
+        _say_busy(_what_else(cores, others))
 
 
 def _what_else(cores: float, others: OtherProcesses) -> str:
     return f"other processes take {cores:.2f} cores, most of it {others.busiest()}"
+
+
+def _say_busy(why: str) -> None:
+    print(f"machine busy: {why}", file=sys.stderr, flush=True)
 
 
 # -- timing -----------------------------------------------------------------------------------------------------------
@@ -161,16 +164,15 @@ def alternate(
         spread = statistics.median(times[reference]) / seconds[reference] - 1
         attempts.append(Timings(seconds, spread, attempt, cores))
         if cores is not None and cores > BUSY_CORES:
-            print(f"machine busy: {_what_else(cores, others)}", file=sys.stderr, flush=True)
+            _say_busy(_what_else(cores, others))
         elif spread > BUSY_SPREAD:
-            print(f"machine busy: {reference} spreads by {100 * spread:.0f} %", file=sys.stderr, flush=True)
+            _say_busy(f"{reference} spreads by {100 * spread:.0f} %")
         else:
             break
     calmest = min(attempts, key=lambda timings: (timings.other_cores or 0.0, timings.spread))
     calmest = dataclasses.replace(calmest, retries=len(attempts) - 1)
-    CONDITIONS.add({"reference_spread": calmest.spread, "busy_retries": calmest.retries})
-    if calmest.other_cores is not None:
-        CONDITIONS.add({"other_cores": calmest.other_cores})
+    found = {"reference_spread": calmest.spread, "busy_retries": calmest.retries, "other_cores": calmest.other_cores}
+    CONDITIONS.add(found)
     return calmest
 
 
@@ -185,21 +187,25 @@ def reset_peak() -> None:
 
 def peak_mib() -> float:
     """Peak of this process's resident memory in MiB, since `reset_peak` where the system can."""
+    kib = _kib("/proc/self/status", "VmHWM")
+    if kib is None:
+        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
+    return kib / 1024
+
+
+def _kib(file: str, field: str) -> int | None:
+    """A field of a file in /proc, None where the system has no such."""
     try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
-    except (OSError, StopIteration):
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; bytes on macOS
-        return peak / 2**20 if sys.platform == "darwin" else peak / 1024
+        lines = Path(file).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
 
 
 def available_mib() -> float:
     """Memory that a new process may take, in MiB."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
+    kib = _kib("/proc/meminfo", "MemAvailable")
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20 if kib is None else kib / 1024
 
 
 def in_fresh_process(arguments: Sequence[str]) -> dict:
@@ -234,15 +240,15 @@ def machine() -> dict:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that do the work."""
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+def run_record() -> dict:
+    """The command of this process, its machine, and the versions of the packages that do the work."""
+    command = ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]
+    return {"command": " ".join(command), "machine": machine(), "versions": package_versions()}
+
+
+def interval_figures(name: str, found: Interval) -> dict[str, float]:
+    """A mean and the ends of its interval as `NAME`, `NAME_low` and `NAME_high`."""
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def print_figures(figures: Mapping[str, float]) -> None:
@@ -278,9 +284,7 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
     if busy and not args.even_if_busy:
         raise SystemExit(f"Not written: {notes[-1]}. Run it on a quiet machine, or with --even-if-busy.")
     result = {
-        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "machine": machine(),
-        "versions": versions(),
+        **run_record(),
         "seed": args.seed,
         "notes": list(notes),
         "figures": figures,
@@ -289,29 +293,3 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     print(f"written to benchmarks/results/{name}.json")
-
-
-__all__ = [
-    "BUSY_CORES",
-    "BUSY_SPREAD",
-    "CONDITIONS",
-    "LONG_ROUNDS",
-    "MIN_ROUNDS",
-    "QUICK_TIMING",
-    "RESULTS",
-    "ROOT",
-    "Conditions",
-    "Timings",
-    "alternate",
-    "argument_parser",
-    "available_mib",
-    "in_fresh_process",
-    "is_busy",
-    "machine",
-    "peak_mib",
-    "print_figures",
-    "report",
-    "reset_peak",
-    "versions",
-    "watched",
-]

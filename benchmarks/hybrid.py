@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, report
+from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, interval_figures, report
+from benchmarks.manuals import WORDS
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.index import hybrid, open_index
 from modeling_unimur.index.second_stage import Reranker, open_reranker
@@ -41,7 +42,6 @@ from modeling_unimur.memory_index import Hit, RetrievalIndex
 TOP_K = 10
 # Lowest grades that count: the section or the image that is meant (as in the ladder), or a part or sibling of it too.
 LEAST_SCORES = (2, 1)
-_WORDS = ("layer", "mask", "brush", "palette", "gradient", "channel", "selection", "path", "filter", "font", "guide")
 
 
 class Questions:
@@ -79,11 +79,11 @@ class Questions:
 def quick_questions(seed: int) -> tuple[RetrievalIndex, Questions, Questions]:
     """Eleven texts that the words find and the vectors do not."""
     rng, index = np.random.default_rng(seed), RetrievalIndex()
-    vectors = rng.standard_normal((3 * len(_WORDS), 16), dtype=np.float32)
+    vectors = rng.standard_normal((3 * len(WORDS), 16), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    index.add("text", list(_WORDS), vectors[: len(_WORDS)], [{"text": f"about a {word}"} for word in _WORDS])
-    texts, grades = [f"what is a {word}?" for word in _WORDS], [{word: 2} for word in _WORDS]
-    parts = np.split(vectors[len(_WORDS) :], 2)
+    index.add("text", list(WORDS), vectors[: len(WORDS)], [{"text": f"about a {word}"} for word in WORDS])
+    texts, grades = [f"what is a {word}?" for word in WORDS], [{word: 2} for word in WORDS]
+    parts = np.split(vectors[len(WORDS) :], 2)
     return index, *(Questions(index, part, texts, grades, [()] * len(texts)) for part in parts)
 
 
@@ -122,14 +122,8 @@ def rankings(validation: Questions, test: Questions, least: int) -> dict[str, fl
         figures |= {f"mrr10_{name}": 100 * mrr, f"recall10_{name}": 100 * recall}
     ranks = {name: test.reciprocal_ranks(setting, least) for name, setting in settings.items()}
     for part in ("bm25", "vectors"):
-        figures |= difference(f"hybrid_over_{part}", ranks["hybrid"], ranks[part])
+        figures |= interval_figures(f"hybrid_over_{part}", paired_bootstrap(ranks["hybrid"], ranks[part]))
     return figures
-
-
-def difference(name: str, ours: np.ndarray, theirs: np.ndarray) -> dict[str, float]:
-    """Mean difference with its interval."""
-    found = paired_bootstrap(ours, theirs)
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def second_stage(name: str, reranker: Reranker, test: Questions, top_k: int) -> dict[str, float]:
@@ -144,7 +138,9 @@ def second_stage(name: str, reranker: Reranker, test: Questions, top_k: int) -> 
         ]
         figures |= {f"mrr10_{name}{end}": 100 * mrr, f"recall10_{name}{end}": 100 * recall}
         figures[f"{name}_within{end}"] = 100 * float(np.mean(within))
-        over = difference(f"{name}_over_rrf", test.ranks(reranked, least), test.ranks(first, least))
+        over = interval_figures(
+            f"{name}_over_rrf", paired_bootstrap(test.ranks(reranked, least), test.ranks(first, least))
+        )
         figures |= {f"{key}{end}": value for key, value in over.items()}
     return figures
 

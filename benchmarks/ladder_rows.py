@@ -9,6 +9,7 @@ import numpy as np
 from modeling_unimur.evaluation.evaluator import Encoded
 from modeling_unimur.evaluation.metrics import MEASURES
 from modeling_unimur.evaluation.report import Figures, TaskResult
+from modeling_unimur.evaluation.significance import Interval
 from modeling_unimur.evaluation.universal import (
     SETTINGS,
     Hybrid,
@@ -55,9 +56,9 @@ class Rows:
         known[name] = Figures({key: np.vstack([*([runs[key]] if runs else []), row]) for key, row in run.items()})
         self.found = self._result(known)
 
-    def difference(self, ours: str, theirs: str) -> dict[str, float]:
+    def difference(self, ours: str, theirs: str) -> Interval:
         """MRR@10 of one row minus another's, paired over queries."""
-        return vars(self.found.difference(ours, theirs, "both mrr@10")).copy()
+        return self.found.difference(ours, theirs, "both mrr@10")
 
     def shares(self, name: str) -> dict[str, dict[str, float]]:
         """By kind of query, the share of images in percent among the first documents, averaged over the runs, and
@@ -95,17 +96,8 @@ class Rows:
 def second_stages(
     space: Space, hybrid: Encoded, bm25_weight: float, reranker: Reranker
 ) -> tuple[dict[str, Encoded], Choice]:
-    """A hybrid whose first documents are in the order of a reranker, and in that of the sum of both scores.
-
-    Args:
-        space: of the dense model.
-        hybrid: of it and BM25.
-        bm25_weight: of the hybrid.
-        reranker: the second stage.
-
-    Returns:
-        both systems, and the choice of the reranker's weight in the sum, on the development split.
-    """
+    """A hybrid (with BM25's weight in it) whose first documents are in the order of a reranker, and in that of the sum
+    of both scores: both systems, and the choice of the reranker's weight in the sum, on the development split."""
     dev, stage = space.dev, SecondStage(hybrid, reranker, space.task, RERANK_TOP_K)
     dense = dense_system(space.dev_queries, space.documents, dev.is_image)
     sparse = bm25_system(dev.query_texts, dev.doc_texts, dev.is_image)
@@ -131,7 +123,7 @@ def comparisons(rows: Rows) -> dict[str, dict[str, float]]:
         (WEIGHTED, HYBRID),
     ]
     return {
-        f"{ours} - {theirs}": rows.difference(ours, theirs)
+        f"{ours} - {theirs}": vars(rows.difference(ours, theirs)).copy()
         for ours, theirs in pairs
         if ours in rows.found.systems and theirs in rows.found.systems
     }

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import argument_parser, report
+from benchmarks.harness import argument_parser, interval_figures, report
 from benchmarks.ladder_rows import RERANK_TOP_K, SECOND, WEIGHTED, Rows, second_stages
 from benchmarks.manuals import CORPORA, LEAST_SCORE, RELEASE, RandomEncoder, encoders, quick_set
 from modeling_unimur.data.registry import load_retrieval_set
@@ -79,13 +79,11 @@ def measure(corpus: str, retrieval: RetrievalSet, encoder: DualEncoder, reranker
     figures |= {"context_weight": context.value, "context_hybrid_weight": own.value}
     for name, system in systems.items():
         rows.add(name, system, (BOTH,))
-        found, shares = rows.found.interval(name, f"{BOTH} mrr@10"), rows.shares(name)["all"]
-        figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        shares = rows.shares(name)["all"]
+        figures |= interval_figures(name, rows.found.interval(name, f"{BOTH} mrr@10"))
         figures |= {f"{name}_images": shares["returned"], "relevant_images": shares["relevant"]}
     for ours, theirs in PAIRS:
-        found = rows.difference(ours, theirs)
-        key = f"{ours}_over_{theirs}"
-        figures |= {key: found["mean"], f"{key}_low": found["low"], f"{key}_high": found["high"]}
+        figures |= interval_figures(f"{ours}_over_{theirs}", rows.difference(ours, theirs))
     asked, relevance = task.within(BOTH)
     first = ranked(systems["context_hybrid"], task, BOTH, asked, RERANK_TOP_K).tolist()
     answered = [not grades.keys().isdisjoint(found) for grades, found in zip(relevance, first, strict=True)]

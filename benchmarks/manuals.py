@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import RESULTS, argument_parser, report
+from benchmarks.harness import RESULTS, argument_parser, interval_figures, report
 from benchmarks.ladder_rows import Rows
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.evaluation.universal import (
@@ -47,7 +47,7 @@ from modeling_unimur.evaluation.universal import (
 CORPORA = ("gimp_manual", "gnucash_manual", "debian_handbook", "scikit_learn_guide")
 LEAST_SCORE = 2
 UNTRAINED, RELEASE = "untrained", "release"
-_WORDS = ("layer", "mask", "brush", "palette", "gradient", "channel", "selection", "path", "filter", "font", "guide")
+WORDS = ("layer", "mask", "brush", "palette", "gradient", "channel", "selection", "path", "filter", "font", "guide")
 
 
 class RandomEncoder:
@@ -74,11 +74,11 @@ def quick_set() -> RetrievalSet:
     """A text and an image of each word."""
     corpus = [
         {"doc_id": f"{kind}-{word}", "kind": kind, "text": f"{start} {word}", "image": ""}
-        for word in _WORDS
+        for word in WORDS
         for kind, start in (("text", "about a"), ("image", "drawing of a"))
     ]
-    queries = [{"query_id": word, "text": f"what is a {word}?", "kind": "text"} for word in _WORDS]
-    qrels = [{"query_id": word, "doc_id": f"text-{word}", "score": 2} for word in _WORDS]
+    queries = [{"query_id": word, "text": f"what is a {word}?", "kind": "text"} for word in WORDS]
+    qrels = [{"query_id": word, "doc_id": f"text-{word}", "score": 2} for word in WORDS]
     splits = ("validation", "test")
     return RetrievalSet.from_rows(dict.fromkeys(splits, queries), corpus, dict.fromkeys(splits, qrels))
 
@@ -130,13 +130,11 @@ def measure(
             found = setting_figures(space.system(dim), task, ("both",)).values["both mrr@10"]
             figures[f"{name}_{dim}"] = float(found.mean())
     for name in rows.found.systems:
-        found = rows.found.interval(name, "both mrr@10")
-        figures |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+        figures |= interval_figures(name, rows.found.interval(name, "both mrr@10"))
     for name in (name for name in models if name != UNTRAINED):
         for end in ("", "_hybrid"):
             found = rows.difference(name + end, UNTRAINED + end)
-            key = f"{name}{end}_over_{UNTRAINED}{end}"
-            figures |= {key: found["mean"], f"{key}_low": found["low"], f"{key}_high": found["high"]}
+            figures |= interval_figures(f"{name}{end}_over_{UNTRAINED}{end}", found)
     return {f"{corpus}_{name}": value for name, value in figures.items()}
 
 
@@ -167,10 +165,8 @@ def main() -> None:
     corpora = ["quick"] if args.quick else args.corpora
     for corpus in corpora:
         if args.quick:
-            retrieval, models = (
-                quick_set(),
-                {UNTRAINED: RandomEncoder(args.seed), RELEASE: RandomEncoder(args.seed + 1)},
-            )
+            retrieval = quick_set()
+            models = {UNTRAINED: RandomEncoder(args.seed), RELEASE: RandomEncoder(args.seed + 1)}
         else:
             from modeling_unimur.data.registry import load_retrieval_set
 

@@ -105,6 +105,3 @@ class OtherProcesses:
 
     def _seconds_before(self, pid: int) -> float:
         return self._before[pid].seconds if pid in self._before else 0.0
-
-
-__all__ = ["PROC", "OtherProcesses", "Process", "own_family", "read_processes"]

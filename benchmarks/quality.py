@@ -34,7 +34,7 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from benchmarks.harness import ROOT, argument_parser, report
+from benchmarks.harness import ROOT, argument_parser, interval_figures, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.compared_systems import training_text
 from modeling_unimur.data.cache import cache_dir
@@ -80,17 +80,11 @@ def hits_by_clip(space: ClipSpace, dev: DevSet) -> np.ndarray:
     return first_right_ranks(found.numpy(), dev.ids, dev.candidate_ids)
 
 
-def with_interval(name: str, hits: np.ndarray) -> dict[str, float]:
-    """A mean and its interval; `hits` is 0 or 100, `(queries,)` or `(runs, queries)`."""
-    found = bootstrap(hits)
-    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
 def recall_figures(name: str, hits: dict[str, np.ndarray]) -> dict[str, float]:
     """Recalls with intervals from `metrics.recall_values`, each `(queries,)` or `(runs, queries)`."""
     figures: dict[str, float] = {}
     for cutoff, values in hits.items():
-        figures.update(with_interval(f"{name}_{cutoff}", values))
+        figures.update(interval_figures(f"{name}_{cutoff}", bootstrap(values)))
     return figures
 
 
@@ -102,7 +96,7 @@ def title_figures(space: ClipSpace, models: list[UniMuRModel], sets: list[DevSet
         ours = np.stack([first_right_ranks(run[dev.name], dev.ids, dev.candidate_ids) for run in runs])
         theirs = hits_by_clip(space, dev)
         if dev.name == "title_title":
-            figures.update(with_interval("distillation_fidelity", 100.0 * (ours == 1)))
+            figures.update(interval_figures("distillation_fidelity", bootstrap(100.0 * (ours == 1))))
             continue
         name = dev.name if dev.name.startswith("gloss") else f"unimur_{dev.name}"
         figures.update(recall_figures(name, recall_values(ours)))
@@ -157,14 +151,13 @@ def dialogue_figures(space: ClipSpace, models: list[UniMuRModel], texts: int) ->
             hits = {f"r{k}": values(name, f"{kind} r{k}")[:, chosen] for k in cutoffs}
             figures.update(recall_figures(f"{name}_{kind}{part}", hits))
     for name, title in (("", "dialogue"), ("clip_whole_", "clip_whole")):
-        figures.update(with_interval(f"{name}consistency_plain", values(title, "consistency")))
-        figures.update(with_interval(f"{name}consistency", values(f"{name}coherent", "consistency")))
+        figures.update(interval_figures(f"{name}consistency_plain", bootstrap(values(title, "consistency"))))
+        figures.update(interval_figures(f"{name}consistency", bootstrap(values(f"{name}coherent", "consistency"))))
     for kind, k in itertools.product(("image", "text"), (1, 10)):
         for part, chosen, _ in parts:
             ours, theirs = (values(name, f"{kind} r{k}")[:, chosen] for name in ("dialogue", "clip_whole"))
-            difference = vars(paired_bootstrap(ours, theirs))
             title = f"dialogue_{kind}_r{k}_over_clip_whole{part}"
-            figures.update({f"{title}_{end}" if end != "mean" else title: v for end, v in difference.items()})
+            figures.update(interval_figures(title, paired_bootstrap(ours, theirs)))
     return figures
 
 

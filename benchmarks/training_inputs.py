@@ -106,14 +106,3 @@ def make_long_batch(
     targets = torch.randn(2, batch, model.config.joint_width, generator=generator)
     contexts = dict(processor.process_rendered(texts, tokens))
     return TrainingBatch(contexts, {}, targets[0], targets[1], targets[0], {})
-
-
-__all__ = [
-    "MAX_CAPTION_TOKENS",
-    "TrainingBatch",
-    "draw_pairs",
-    "encode_targets",
-    "make_batch",
-    "make_long_batch",
-    "read_pairs",
-]

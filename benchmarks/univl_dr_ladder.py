@@ -42,7 +42,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import RESULTS, ROOT, argument_parser, machine, versions
+from benchmarks.harness import RESULTS, ROOT, argument_parser, run_record
 from benchmarks.ladder_rows import (
     BALANCED,
     HIDDEN,
@@ -316,9 +316,7 @@ def main() -> None:
             }
             lines = lines_of(corpus, rows)
             result = {
-                "command": " ".join(["python", "benchmarks/univl_dr_ladder.py", *sys.argv[1:]]),
-                "machine": machine(),
-                "versions": versions(),
+                **run_record(),
                 "recipe": RECIPES[args.full].name,
                 "seeds": args.seeds,
                 "table": aligned(lines).split("\n"),

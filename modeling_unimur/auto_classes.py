@@ -3,9 +3,6 @@
 from transformers import AutoConfig, AutoModel, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_open_clip import OpenCLIPConfig
-from .configuration_unimur import UniMuRConfig
-from .configuration_univl_dr import UniVLDRConfig
 from .modeling_open_clip import OpenCLIPModel
 from .modeling_unimur import UniMuRModel
 from .modeling_univl_dr import UniVLDRModel
@@ -13,24 +10,16 @@ from .pipeline_multimodal_retrieval import MultimodalRetrievalPipeline
 from .processing_unimur import UniMuRProcessor
 from .processing_univl_dr import UniVLDRProcessor
 
-AutoConfig.register("unimur", UniMuRConfig, exist_ok=True)
-AutoConfig.register("univl_dr", UniVLDRConfig, exist_ok=True)
-AutoConfig.register("open_clip", OpenCLIPConfig, exist_ok=True)
-AutoModel.register(UniMuRConfig, UniMuRModel, exist_ok=True)
-AutoModel.register(UniVLDRConfig, UniVLDRModel, exist_ok=True)
-AutoModel.register(OpenCLIPConfig, OpenCLIPModel, exist_ok=True)
-AutoProcessor.register(UniMuRConfig, UniMuRProcessor, exist_ok=True)
-AutoProcessor.register(UniVLDRConfig, UniVLDRProcessor, exist_ok=True)
 PIPELINE_REGISTRY.register_pipeline(
     "multimodal-retrieval", pipeline_class=MultimodalRetrievalPipeline, pt_model=AutoModel, type="multimodal"
 )
-
 # Everything that is saved carries its code, so that it loads where this package is not installed.
-UniMuRConfig.register_for_auto_class()
-UniVLDRConfig.register_for_auto_class()
-OpenCLIPConfig.register_for_auto_class()
-UniMuRModel.register_for_auto_class("AutoModel")
-UniVLDRModel.register_for_auto_class("AutoModel")
-OpenCLIPModel.register_for_auto_class("AutoModel")
-UniMuRProcessor.register_for_auto_class("AutoProcessor")
-UniVLDRProcessor.register_for_auto_class("AutoProcessor")
+for model, processor in ((UniMuRModel, UniMuRProcessor), (UniVLDRModel, UniVLDRProcessor), (OpenCLIPModel, None)):
+    config = model.config_class
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    config.register_for_auto_class()
+    AutoModel.register(config, model, exist_ok=True)
+    model.register_for_auto_class("AutoModel")
+    if processor is not None:
+        AutoProcessor.register(config, processor, exist_ok=True)
+        processor.register_for_auto_class("AutoProcessor")

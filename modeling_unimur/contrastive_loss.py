@@ -10,10 +10,8 @@ from torch.nn import functional as F
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row.
-
-    `torch.distributed.nn.functional.all_gather` is the same and deprecated from torch 2.14 on.
-    """
+    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row. That of
+    `torch.distributed.nn` is deprecated from torch 2.14 on."""
 
     @staticmethod
     def forward(ctx, tensor):

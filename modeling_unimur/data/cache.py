@@ -35,11 +35,8 @@ def files_stamp(files: Iterable[str | os.PathLike], *choices: str) -> str:
 def build_once(target: Path, build: Callable[[Path], object]) -> Path:
     """Makes the folder `target` by `build(empty_folder)`, or returns at once when it is there.
 
-    The folder is filled aside and renamed: an interrupted or a concurrent build never leaves a half-filled one.
-
-    Args:
-        target: the folder to make.
-        build: fills the empty folder it is given; what it raises is passed on and leaves nothing behind.
+    The folder is filled aside and renamed: an interrupted or a concurrent build never leaves a half-filled one. What
+    `build` raises is passed on.
     """
     if target.is_dir():
         return target
@@ -61,13 +58,8 @@ def build_once(target: Path, build: Callable[[Path], object]) -> Path:
 
 
 def build_version(target: Path, version: str, build: Callable[[Path], object]) -> Path:
-    """Makes one version of the folder `target`, by `build_once`, and removes the versions before it.
-
-    Args:
-        target: the name under which the newest version is found; a link to `<target>-<version>`.
-        version: changes with whatever the content depends on.
-        build: fills the empty folder it is given.
-    """
+    """Makes one version of the folder `target`, a link to `<target>-<version>`, by `build_once`, and removes the
+    versions before it. `version` changes with whatever the content depends on."""
     folder = build_once(target.with_name(f"{target.name}-{version}"), build)
     if target.is_symlink() and target.resolve() == folder.resolve():
         return target

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -52,14 +52,11 @@ CAPTIONS_FILE = "captions.tsv"
 
 def load_image_folder(folder: str) -> Dataset:
     """Reads `captions.tsv` of a folder, `file<TAB>caption` a line with or without that header, files relative to the
-    folder; a file may stand on several lines. Without `captions.tsv` every image below the folder has its name as
-    its title, with spaces for `_` and `-`.
+    folder; a file may stand on several lines. Without `captions.tsv` every image below the folder has its name as its
+    title, with spaces for `_` and `-`.
 
-    Lines that cannot be used are skipped, counted and reported in the log. Whether a file is an image shows when it
-    is decoded.
-
-    Args:
-        folder: a path; `~` is filled in.
+    Lines that cannot be used are skipped, counted and reported in the log. Whether a file is an image shows when it is
+    decoded.
 
     Returns:
         `image_id, image, title, description, tags, source, license, author`, as all sources give them.
@@ -128,38 +125,31 @@ def _titled(folder: Path, skipped: Counter) -> Iterator[tuple[Path, str]]:
             yield file, title.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-# Sources of one's own, written `name=PATH`.
-PATH_SOURCES: dict[str, Callable[[str], Dataset]] = {"folder": load_image_folder}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _CAPTION_COLUMNS = ("caption", "captions", "text", "sentences", "raw")
 
 
 def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
-    """Load and join the named sources. A source that is not available here is left out and logged.
+    """Load and join the named sources, in their order. One that is not available here is left out and logged.
 
     Args:
-        sources: names out of `registry.IMAGES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of
-            one's own (`load_image_folder`); or `package.module:function`, a function that returns such a dataset.
-
-    Returns:
-        `image_id, image (path), title, description, tags, source, license, author`, in the order of `sources`.
+        sources: names out of `registry.IMAGES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of one's
+            own
+            (`load_image_folder`); or `package.module:function`, a function that returns such a dataset.
 
     Raises:
         ValueError: an unknown source, or none, or a folder without captioned images.
         FileNotFoundError: a folder that is not there.
         PackageUnavailable: none of the sources can be brought.
     """
-    unknown = [
-        name for name in sources if not (name in IMAGES or is_address(name) or name.partition("=")[0] in PATH_SOURCES)
-    ]
+    unknown = [name for name in sources if not (name in IMAGES or is_address(name) or name.startswith("folder="))]
     if unknown or not sources:
-        choices = [*IMAGES, *(f"{name}=PATH" for name in PATH_SOURCES)]
-        raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(choices)}")
+        raise ValueError(f"unknown image sources {unknown}: choose from {', '.join(IMAGES)}, folder=PATH")
     found, missing = [], []
     for name in sources:
         kind, _, path = name.partition("=")
         try:
-            found.append(PATH_SOURCES[kind](path) if kind in PATH_SOURCES else find_loader(name, IMAGES)())
+            found.append(load_image_folder(path) if kind == "folder" else find_loader(name, IMAGES)())
         except PackageUnavailable as error:
             logger.warning("Images of %s are left out: %s", name, error)
             missing.append(str(error))

@@ -15,12 +15,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says at once.
-
-    Args:
-        speaker: who.
-        elements: `("text", words)` and `("image", image_id)` in their order.
-    """
+    """What one speaker says at once: `elements` are `("text", words)` and `("image", image_id)` in their order."""
 
     speaker: str
     elements: tuple[tuple[str, str], ...]
@@ -31,12 +26,8 @@ class Turn:
         return [value for kind, value in self.elements if kind == "image"]
 
     def message(self, role: str, images: Mapping[str, str]) -> dict:
-        """Convert the turn to a chat message.
-
-        Args:
-            role: `user` or `assistant`.
-            images: image id to file; an image that is not in it is left out.
-        """
+        """Convert the turn to a chat message of a role; an image that is not in `images`, image id to file, is left
+        out."""
         content: list[dict] = []
         for kind, value in self.elements:
             if kind == "text":
@@ -48,13 +39,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Dialog:
-    """One dialogue.
-
-    Args:
-        dialog_id: of the dialogue.
-        turns: in order.
-        negative_texts, negative_images: candidates beside the right ones, where a set gives them.
-    """
+    """One dialogue; negatives are candidates beside the right ones, where a set gives them."""
 
     dialog_id: str
     turns: tuple[Turn, ...]
@@ -112,14 +97,8 @@ class ReadReport:
 
 
 class PublishedSet:
-    """One split of a published set, read as often as it is iterated. Bad records are skipped, counted and reported.
-
-    A reader names its class variables and writes `records` and `images_of`.
-
-    Args:
-        folder: of the set, or a file of it.
-        split: one of `published`.
-        limit: read only so many dialogues.
+    """One split of a published set, read as often as it is iterated, up to `limit` dialogues. Bad records are skipped,
+    counted and reported. A reader names its class variables and writes `records` and `images_of`.
 
     Attributes:
         report (`ReadReport`): of the last whole iteration.

@@ -39,11 +39,8 @@ def decoded_suffixes() -> set[str]:
 def walk_images(folder: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, bool]]:
     """Yield the files below a folder in sorted order, and whether each has the name of an image.
 
-    Hidden files and folders are left out; links to folders are followed once.
-
-    Args:
-        folder: to begin with.
-        onerror: called for a folder that cannot be listed; such are passed over by default.
+    Hidden files and folders are left out; links to folders are followed once. `onerror` is called for a folder that
+    cannot be listed; such are passed over by default.
     """
     suffixes, seen = image_suffixes(), set()
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
@@ -77,11 +74,7 @@ def is_image_file(path: str | os.PathLike) -> bool:
 
 
 class AllowedImages:
-    """Images below the folders that the owner of the computer has allowed.
-
-    Args:
-        folders: whose images may be shown, with those of their sub-folders. None of them: no image may.
-    """
+    """Images below the folders that the owner of the computer has allowed; without folders, none."""
 
     def __init__(self, folders: Iterable[str | os.PathLike] = ()):
         self.folders = [Path(os.path.realpath(os.path.expanduser(folder))) for folder in folders]

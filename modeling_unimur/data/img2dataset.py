@@ -133,13 +133,11 @@ def read_samples(archives: Sequence[str]) -> Iterator[Sample | Skipped]:
 
 
 def read_archives(archives: Sequence[str]) -> Iterator[CaptionedImage | Skipped]:
-    """Read the pairs of webdataset archives in the order of the archives and their members.
-
-    Images stay where they are: their addresses name archive, offset and size.
+    """Read the pairs of webdataset archives in the order of the archives and their members. Images stay where they
+    are: their addresses name archive, offset and size.
 
     Yields:
-        each usable pair, or `archive is missing`, `archive is damaged` (what stands before the damage is read),
-        `no caption`, `image is missing`.
+        each usable pair, what `read_samples` skips, `no caption`, or `image is missing`.
     """
     for sample in read_samples(archives):
         if isinstance(sample, Skipped):

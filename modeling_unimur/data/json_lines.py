@@ -70,11 +70,8 @@ def check_depth(value: Any) -> None:
 
 # -- reading --------------------------------------------------------------------------------------------------------
 def scan_json_lines(file: IO[bytes], name: str = "the file") -> Iterator[JsonLine]:
-    """Yield all non-empty lines of a file, one in memory at a time. The caller decides what happens to bad lines.
-
-    Args:
-        file: opened in binary mode.
-        name: how an error calls it.
+    """Yield all non-empty lines of a file, which errors call `name`, one in memory at a time. The caller decides what
+    happens to bad lines.
 
     Raises:
         ValueError: the file is in UTF-16.

@@ -40,9 +40,6 @@ class MMDialog(PublishedSet):
         split: `train`, `valid` (or `val`) or `test`.
         limit: read only so many dialogues.
 
-    Attributes:
-        image_folder (`Path`): where the images lie.
-
     Raises:
         FileNotFoundError: the split is not there: the message names the places where it was looked for.
         ValueError: an unknown split.

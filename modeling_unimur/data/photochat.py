@@ -23,11 +23,9 @@ class PhotoDialog:
     """One dialogue.
 
     Args:
-        dialog_id: of the dialogue.
-        turns: `(speaker, words)`; the turn that shares the photo has no words.
-        shared: number of that turn.
-        photo_id, photo_url, description: of the photo; the description names the objects in it.
-        image: its file, or None where it is missing.
+        turns: `(speaker, words)`; turn number `shared`, which shares the photo, has no words.
+        description: names the objects in the photo.
+        image: the photo's file, or None where it is missing.
     """
 
     dialog_id: str

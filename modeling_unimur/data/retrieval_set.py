@@ -87,12 +87,8 @@ class RetrievalSet:
 
     @classmethod
     def from_tables(cls, tables: Mapping[str, Mapping[str, Dataset]], group: str | None = None) -> RetrievalSet:
-        """Makes one from tables by name and split, as a reader gives them; other tables are left out.
-
-        Args:
-            tables: with `queries`, `corpus`, `qrels` and perhaps `hard_negatives` and `pairs`.
-            group: the corpus column that becomes `group`.
-        """
+        """Makes one from tables by name and split, as a reader gives them: `queries`, `corpus`, `qrels` and perhaps
+        `hard_negatives` and `pairs`; others are left out. The corpus column named `group` becomes `group`."""
         corpus = tables["corpus"][_CORPUS_SPLIT]
         if group is not None and group != "group":
             corpus = corpus.add_column("group", corpus[group][:])

@@ -102,14 +102,13 @@ class RowStore:
     """Rows of one width and type by key, in one folder.
 
     Each shard is written whole, aside and renamed, so a run that is killed leaves nothing half-written, and several
-    processes may write at once. Keys are held in memory, 24 bytes a row; rows are not.
-
-    Opening a store compares all shards with their checksums, see `shards.read_shards`; the rows of a damaged one are
-    not there.
+    processes may write at once. Keys are held in memory, 24 bytes a row; rows are not. Opening a store compares all
+    shards with their checksums, see `shards.read_shards`; the rows of a damaged one are not there.
 
     Args:
         folder: of this store; made when the first shard is written. Its name is the store's identity, and says what
-            the rows depend on besides their keys.
+            the
+            rows depend on besides their keys.
         dtype: of the rows on disk: float32, bfloat16 or uint8.
 
     Raises:

@@ -29,15 +29,10 @@ _CHECKSUM = "checksum"
 
 
 def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Path:
-    """Write a file atomically, create its folder, and return its path.
+    """Write tensors (of a floating type, or uint8) atomically to `<folder>/<name>.safetensors`, and return its path.
 
     The checksum covers the tensors, `name`, and the folder's name. A store's folder is named after what its content
     depends on, such as the weights of a model, so that a file of another store, or under another name, is refused.
-
-    Args:
-        folder: of the store.
-        name: of the file, without its ending.
-        tensors: of a floating type, or uint8.
     """
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     shard = folder / f"{name}.safetensors"
@@ -49,12 +44,8 @@ def write_shard(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> Pa
 def read_shards(
     folder: Path, parse: Callable[[dict[str, torch.Tensor]], Content], known: Container[Path] = ()
 ) -> Iterator[tuple[Path, Content]]:
-    """Yield the path and the content of all files of a store. Each file is read and compared with its checksum.
-
-    Args:
-        folder: of the store; it need not be there.
-        parse: as in `read_shard`.
-        known: paths that are passed over.
+    """Yield the path and the content of all files of a store but the `known` ones, as `read_shard` reads them. The
+    folder need not be there.
 
     Raises:
         PermissionError: a file may not be read.

@@ -67,11 +67,7 @@ def open_lines(path: str | os.PathLike) -> IO[bytes]:
 
 
 def read_lines(path: str | os.PathLike, errors: str = "surrogatepass") -> Iterator[str]:
-    """All lines of a file, also empty ones, without their ends.
-
-    Args:
-        path: of the file, UTF-8.
-        errors: as `scan_lines` takes it.
+    """All lines of a file in UTF-8, also empty ones, without their ends; `errors` as `scan_lines` takes it.
 
     Raises:
         FileNotFoundError, OSError: as `open_lines` says.

@@ -45,14 +45,7 @@ class VisDialRound:
 
 @dataclass(frozen=True)
 class VisDialDialog:
-    """One dialogue.
-
-    Args:
-        image_id: of its image.
-        image: its file, or None where it is missing.
-        caption: of the image.
-        rounds: in order.
-    """
+    """One dialogue about an image, whose file is None where it is missing."""
 
     image_id: str
     image: Path | None

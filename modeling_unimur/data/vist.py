@@ -21,13 +21,7 @@ _FOLDERS = ("images/{}", "{}", "images", "{}-images")
 
 @dataclass(frozen=True)
 class Story:
-    """One story.
-
-    Args:
-        story_id: of the story; several stories may be told of the same images.
-        sentences: in order.
-        image_ids: one image a sentence.
-    """
+    """One story, with an image for each sentence; several stories may be told of the same images."""
 
     story_id: str
     sentences: tuple[str, ...]

@@ -40,15 +40,8 @@ class Stream:
 
 
 def plan_streams(rows: Sequence[list], last: int) -> list[Stream]:
-    """Groups contexts that share a prefix.
-
-    Args:
-        rows: the places of whole contexts.
-        last: places at the end of each that always are a branch (readout prompt and [RET]).
-
-    Returns:
-        Streams, in whose branches each context is one. Images stand in streams alone.
-    """
+    """Groups contexts (rows of places) that share a prefix into streams, in whose branches each context is one. The
+    `last` places of each always are a branch (readout prompt and [RET]); images stand in streams alone."""
     streams: list[Stream] = []
     for number in sorted(range(len(rows)), key=lambda number: -len(rows[number])):
         row = rows[number]
@@ -99,8 +92,9 @@ class TurnEncoder:
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
-        share: whether contexts share what they have in common; False runs each anew, for comparison. Language models
-            that cannot share (see `BranchingDecoder.supports`) run each anew in any case.
+        share: whether contexts share what they have in common, as far as the language model can; False runs each anew,
+            for
+            comparison.
     """
 
     def __init__(self, model, processor, share: bool = True):
@@ -159,15 +153,11 @@ class TurnEncoder:
     def run(
         self, streams: Sequence[Stream], prefix: PrefixCache | None = None
     ) -> Iterator[tuple[int, list[torch.Tensor], torch.Tensor]]:
-        """Runs the branches of streams together.
-
-        Args:
-            streams: to run together.
-            prefix (*optional*): of `build`, cut to the streams' places.
+        """Runs the branches of streams together, over a prefix of `build` cut to the streams' places if one is given.
 
         Returns:
             For each branch its `row`; hidden states `(places, width)` of each layer that is read; and the last ones
-            `(1 + places, width)`, which begin with the place before the branch.
+                `(1 + places, width)`, which begin with the place before the branch.
         """
         prefix = self.build(streams) if prefix is None else prefix
         if prefix is None:

@@ -77,8 +77,7 @@ class ImageToTextVerbalizer:
         **kwargs,
     ):
         self.model = AutoModelForImageTextToText.from_pretrained(source, **kwargs).to(device).eval()
-        revision = {name: kwargs[name] for name in ("revision",) if name in kwargs}
-        self.processor = AutoProcessor.from_pretrained(source, **revision)
+        self.processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision", "main"))
         self.prompt, self.max_new_tokens = prompt, max_new_tokens
         self.key = f"image-to-text {_state(source)} {kwargs.get('revision')} {prompt!r} {max_new_tokens}"
         self.processor.tokenizer.padding_side = "left"  # what is generated follows the last token
@@ -99,9 +98,10 @@ class ImageToTextVerbalizer:
         if self.prompt is not None:
             prompts = [self.prompt.replace("{caption}", caption) for caption in captions]
         if getattr(self.processor, "chat_template", None):
+            asked = [[{"type": "text", "text": prompt}] if prompt else [] for prompt in prompts or [""] * len(images)]
             talks = [
-                [{"role": "user", "content": [{"type": "image", "image": image}, *_asked(prompt)]}]
-                for image, prompt in zip(images, prompts or [""] * len(images), strict=True)
+                [{"role": "user", "content": [{"type": "image", "image": image}, *parts]}]
+                for image, parts in zip(images, asked, strict=True)
             ]
             return self.processor.apply_chat_template(
                 talks,
@@ -119,10 +119,6 @@ def _state(source: str) -> str:
     """A source, and of a folder also when its weights were written."""
     weights = sorted(Path(source).glob("*.safetensors"))
     return f"{source} {files_stamp(weights)}" if weights else source
-
-
-def _asked(prompt: str) -> list[dict]:
-    return [{"type": "text", "text": prompt}] if prompt else []
 
 
 def _first_line(text: str) -> str:

@@ -94,13 +94,9 @@ class QueryCollator:
 
 
 def next_token_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None):
-    """Cross-entropy of each token's logits with the label behind it; images may stand before the text.
-
-    Args:
-        outputs: with `logits` `(rows, images and tokens, vocabulary)`.
-        labels: `(rows, tokens)`, -100 where nothing is learned.
-        num_items_in_batch (*optional*): what the sum is divided by; the count of labels by default.
-    """
+    """Cross-entropy of each token's logits `(rows, images and tokens, vocabulary)` with the label `(rows, tokens)`
+    behind it, -100 where nothing is learned; images may stand before the text. The sum is divided by
+    `num_items_in_batch`, the count of labels by default."""
     wanted = labels[:, 1:].flatten()
     logits = outputs.logits[:, -labels.shape[1] : -1].flatten(0, 1)
     count = (wanted != -100).sum() if num_items_in_batch is None else num_items_in_batch

@@ -30,16 +30,12 @@ def word_key(image: bytes, caption: str) -> str:
 
 
 class WordStore:
-    """Words by key, for one verbalizer.
+    """Words by key, for one verbalizer (`verbalizer` tells it from others, such as its model and its prompt).
 
     A run that is killed leaves at most one broken line at the end. Each line has a checksum of its words, their key
     and the verbalizer. Lines that do not agree with theirs are passed over and reported; a file without any line of
     this verbalizer is renamed. Lines of earlier versions have no checksum, and are read unless the file names another
     verbalizer.
-
-    Args:
-        folder: where the files are.
-        verbalizer: what tells one verbalizer from another, such as its model and its prompt.
     """
 
     def __init__(self, folder: str | os.PathLike, verbalizer: str):
@@ -123,8 +119,8 @@ def verbalize(
 ) -> dict[str, str]:
     """Put all image documents of a corpus into words.
 
-    Images with equal bytes and caption are put into words once, and never again: what was computed lies in the
-    folder, and a run that was killed goes on there. An image that cannot be read is skipped and reported.
+    Images with equal bytes and caption are put into words once, and never again: what was computed lies in the folder,
+    and a run that was killed goes on there. An image that cannot be read is skipped and reported.
 
     Args:
         corpus: `doc_id`, `kind`, `text`, `image`, as in a `RetrievalSet`.
@@ -178,13 +174,8 @@ def verbalize(
 
 
 def join_caption(processor, caption: str | None, words: str | None) -> str:
-    """`caption [SEP] words`, cut to `max_target_tokens` so that `verbalization_tokens` are left for the latter
-    (UniVL-DR, equation 8).
-
-    Args:
-        processor (`UniVLDRProcessor`): has both limits.
-        caption, words: either may be None or empty; the other is then returned as it is.
-    """
+    """`caption [SEP] words`, cut to `max_target_tokens` of a `UniVLDRProcessor` so that `verbalization_tokens` are
+    left for the latter (UniVL-DR, equation 8). If one of both is None or empty, the other is returned as it is."""
 
     def ids(text: str) -> list:
         (text,) = clean_texts([text], processor.clean_text)
@@ -204,13 +195,8 @@ def join_caption(processor, caption: str | None, words: str | None) -> str:
 
 
 def joined_captions(corpus: Dataset, words: Mapping[str, str], processor) -> Dataset:
-    """The corpus with `caption [SEP] words` as the text of image documents that have words.
-
-    Args:
-        corpus: `doc_id`, `kind`, `text`, `image`.
-        words: by `doc_id`.
-        processor (`UniVLDRProcessor`): whose `verbalization_tokens` say how much room the words keep.
-    """
+    """The corpus with `caption [SEP] words`, words by `doc_id`, as the text of image documents that have words; the
+    processor's `verbalization_tokens` say how much room the words keep."""
 
     def joined(row: dict) -> dict:
         found = words.get(row["doc_id"]) if row["kind"] == "image" else None

@@ -112,12 +112,13 @@ def graded_set():
 
 
 # -- systems ----------------------------------------------------------------------------------------------------------
-def test_divide_and_conquer_takes_turns():
+def test_divide_and_conquer_takes_turns(monkeypatch):
     texts, images, row = given([[0.1, 9, 0.9, 9]]), given([[9, 0.2, 9, 0.3]]), np.array([0])
     fused = DivideAndConquer(texts, images)
     order = np.argsort(-fused.scores("both", row)[0])
     assert order.tolist() == [2, 3, 0, 1]  # best text, best picture, second text, second picture
-    one = DivideAndConquer(texts, images, depth=1).scores("both", row)[0]
+    monkeypatch.setattr("modeling_unimur.evaluation.universal.systems.MERGED_DEPTH", 1)
+    one = fused.scores("both", row)[0]
     assert np.isneginf(one[[0, 1]]).all()
     assert np.isfinite(one[[2, 3]]).all()
 

@@ -35,13 +35,7 @@ _OF_SPLIT = {
 
 class _Spilled:
     """Documents and questions in a database on disk, and which documents stay: the last mention of an id, and of equal
-    contents the first.
-
-    Args:
-        path: of the database; it must not exist.
-        deduplicate: `none`; `texts`: texts that are equal word for word are one document; `all`: so are images of the
-            same bytes under the same caption, which takes reading all of them.
-    """
+    contents (by `deduplicate` of `write_tables`) the first."""
 
     def __init__(self, path: Path, deduplicate: str):
         self.deduplicate, self.unreadable = deduplicate, 0
@@ -113,7 +107,8 @@ def _digest(*parts: bytes) -> bytes:
 
 
 def write_tables(records: Iterable[Document | Question], folder: Path, deduplicate: str = "texts") -> Counter:
-    """Writes `corpus`, and `queries`, `qrels` and `hard_negatives` of each split, as `RetrievalSet.load` reads them.
+    """Writes `corpus`, and `queries`, `qrels` and `hard_negatives` of each split, as `RetrievalSet.load` reads them,
+    into an empty folder.
 
     Relevance and negatives name the documents that stay. A copy of a relevant document is no negative. What was left
     out is counted, in the log and in `report.json`.

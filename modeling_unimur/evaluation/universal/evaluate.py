@@ -25,17 +25,13 @@ HYBRID_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 
 
 def setting_figures(system: Encoded, task: RetrievalTask, settings: Sequence[str] = SETTINGS) -> Figures:
-    """Returns the figures of every query in the settings, in percent; NaN where a setting cannot answer it.
+    """Returns the figures of every query in the settings, in percent; NaN where a setting cannot answer it. A setting
+    that no query can be answered in is left out.
 
     In the settings `text` and `image` only documents of that kind are searched, for the queries that any of them
     answers; documents that are excluded for a query are taken out of its ranking. `both images@10` is the percentage
     of images among a query's first ten documents, NaN where nothing was returned; measures of one kind of query are
     called `both mrr@10, image`.
-
-    Args:
-        system: the task's queries, and one index of its documents.
-        task: the task.
-        settings: those that are wanted; one that no query can be answered in is left out.
 
     Raises:
         ValueError: an unknown setting.
@@ -91,14 +87,8 @@ class Choice:
 
 
 def choose(weights: Sequence[float], system: Callable[[float], Encoded], dev: RetrievalTask, default: float) -> Choice:
-    """Chooses the weight with the highest MRR@10 in the setting `both`; among equals the default, then the first.
-
-    Args:
-        weights: those that are tried.
-        system: of a weight.
-        dev: the development split.
-        default: the weight that is kept where another one is only as good.
-    """
+    """Chooses the weight whose system has the highest MRR@10 in the setting `both` of the development split; among
+    equals the default, then the first."""
     rows, relevance = dev.within(BOTH)
 
     def measure(weight: float) -> float:
@@ -110,16 +100,13 @@ def choose(weights: Sequence[float], system: Callable[[float], Encoded], dev: Re
 
 
 def choose_image_weight(queries: np.ndarray, documents: EncodedDocuments, dev: RetrievalTask) -> Choice:
-    """Chooses the weight of images in `weight x image + caption`.
+    """Chooses the weight of images in `weight x image + caption`, by the development split's queries
+    `(queries, width)`, unit vectors."""
 
-    Args:
-        queries (`(queries, width)`): of the development split, unit vectors.
-        documents: the corpus.
-        dev: the development split.
-    """
-    return choose(
-        IMAGE_WEIGHTS, lambda weight: dense_system(queries, documents.weighted(weight), dev.is_image), dev, 1.0
-    )
+    def weighted(weight: float) -> Encoded:
+        return dense_system(queries, documents.weighted(weight), dev.is_image)
+
+    return choose(IMAGE_WEIGHTS, weighted, dev, 1.0)
 
 
 def choose_hybrid_weight(dense: Encoded, sparse: Encoded, dev: RetrievalTask) -> Choice:

@@ -23,11 +23,8 @@ SECOND_STAGE = "{} + second stage"
 
 
 def dense_system(queries: np.ndarray, documents: np.ndarray, is_image: np.ndarray) -> Encoded:
-    """Ranks by inner products with vectors of any encoder.
-
-    Args:
-        queries (`(queries, width)`), documents (`(documents, width)`): vectors, unit ones as a rule.
-        is_image (`(documents,)`): which documents are images.
+    """Ranks by inner products of queries `(queries, width)` and documents `(documents, width)`, unit vectors as a
+    rule. `is_image` `(documents,)` tells which documents are images.
 
     Raises:
         ValueError: vectors of different widths.
@@ -38,13 +35,8 @@ def dense_system(queries: np.ndarray, documents: np.ndarray, is_image: np.ndarra
 
 
 def bm25_system(query_texts: Sequence[str], document_texts: Sequence[str], is_image: np.ndarray) -> Encoded:
-    """Ranks by BM25 over one index of texts and captions; images are found by their captions.
-
-    A document that shares no word with the query is not returned.
-
-    Args:
-        query_texts, document_texts: in the order of their tables.
-        is_image (`(documents,)`): which documents are images.
+    """Ranks by BM25 over one index of texts and captions; images (`is_image`, `(documents,)`) are found by their
+    captions. A document that shares no word with the query is not returned.
 
     Raises:
         ImportError: without `bm25s`.
@@ -55,55 +47,56 @@ def bm25_system(query_texts: Sequence[str], document_texts: Sequence[str], is_im
     return Encoded(system, system.encode_queries(messages), {BOTH: documents}, is_image=is_image)
 
 
-class DivideAndConquer(Encoded):
-    """Merges the rankings of one system for texts and one for images by reciprocal rank (UniVL-DR's divide and
-    conquer): the first text, the first image, the second text and so on.
+class Combined(Encoded):
+    """A system that is made of others over the same queries and documents; `combined` gives all its scores."""
 
-    Args:
-        texts, images: the systems, over the same documents.
-        depth: length of either ranking.
-    """
+    def __init__(self, one: Encoded):
+        super().__init__(None, one.queries, {BOTH: None}, is_image=one.is_image)
 
-    def __init__(self, texts: Encoded, images: Encoded, depth: int = MERGED_DEPTH):
-        super().__init__(None, images.queries, {BOTH: None}, is_image=images.is_image)
-        self.parts, self.depth = dict(zip(KINDS, (texts, images), strict=True)), depth
+    def combined(self, kind: str, rows: np.ndarray) -> np.ndarray:
+        """Returns scores `(rows, documents)`."""
+        raise NotImplementedError
 
     def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+        found = self.combined(kind, rows)
+        return found if candidates is None else found[:, candidates]
+
+
+class DivideAndConquer(Combined):
+    """Merges the rankings of one system for texts and one for images by reciprocal rank (UniVL-DR's divide and
+    conquer): the first text, the first image, the second text and so on."""
+
+    def __init__(self, texts: Encoded, images: Encoded):
+        super().__init__(images)
+        self.parts = dict(zip(KINDS, (texts, images), strict=True))
+
+    def combined(self, kind: str, rows: np.ndarray) -> np.ndarray:
         merged = np.full((len(rows), len(self.is_image)), -np.inf, dtype=np.float64)
         for number, own in enumerate(KINDS):
-            ranking = rank(self.parts[own].scores(own, rows), self.depth) if kind in (own, BOTH) else ()
+            ranking = rank(self.parts[own].scores(own, rows), MERGED_DEPTH) if kind in (own, BOTH) else ()
             for row, documents in enumerate(ranking):
                 documents = documents[documents >= 0]
                 # Of equal ranks the text comes first.
                 merged[row, documents] = 1 / (np.arange(len(documents)) + 1 + 1e-6 * number)
-        return merged if candidates is None else merged[:, candidates]
+        return merged
 
 
-class OracleModality(Encoded):
-    """Ranks only the kinds of documents that are relevant, which it is told.
-
-    Args:
-        system: the system.
-        relevant_kinds (`(queries, 2)`): whether texts, whether images are relevant.
-    """
+class OracleModality(Combined):
+    """Ranks only the kinds of documents that are relevant, which it is told: whether texts, whether images
+    `(queries, 2)`."""
 
     def __init__(self, system: Encoded, relevant_kinds: np.ndarray):
-        super().__init__(None, system.queries, {BOTH: None}, is_image=system.is_image)
+        super().__init__(system)
         self.whole, self.relevant_kinds = system, relevant_kinds
 
-    def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+    def combined(self, kind: str, rows: np.ndarray) -> np.ndarray:
         told = self.relevant_kinds[rows]
         allowed = np.where(self.is_image[None, :], told[:, 1:], told[:, :1])
-        found = np.where(allowed, self.whole.scores(kind, rows), -np.inf)
-        return found if candidates is None else found[:, candidates]
+        return np.where(allowed, self.whole.scores(kind, rows), -np.inf)
 
 
-class Hybrid(Encoded):
-    """Adds weighted BM25 to dense scores; the best BM25 score of each query counts 1.
-
-    Args:
-        dense, sparse: the systems; what the sparse one does not return has 0 of it.
-        weight: of the sparse one.
+class Hybrid(Combined):
+    """Adds weighted BM25 to dense scores; the best BM25 score of each query counts 1, what BM25 does not return 0.
 
     Raises:
         ValueError: a negative weight.
@@ -112,19 +105,18 @@ class Hybrid(Encoded):
     def __init__(self, dense: Encoded, sparse: Encoded, weight: float):
         if not weight >= 0:
             raise ValueError(f"A hybrid's weight is at least 0, not {weight}.")
-        super().__init__(None, dense.queries, {BOTH: None}, is_image=dense.is_image)
+        super().__init__(dense)
         self.dense, self.sparse, self.weight = dense, sparse, weight
 
-    def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+    def combined(self, kind: str, rows: np.ndarray) -> np.ndarray:
         sparse = self.sparse.scores(kind, rows)
         sparse = np.where(np.isfinite(sparse), sparse, 0.0)
         best = sparse.max(axis=1, keepdims=True, initial=0.0)
         sparse = np.divide(sparse, best, out=np.zeros_like(sparse), where=best > 0)
-        found = self.dense.scores(kind, rows) + self.weight * sparse
-        return found if candidates is None else found[:, candidates]
+        return self.dense.scores(kind, rows) + self.weight * sparse
 
 
-class SecondStage(Encoded):
+class SecondStage(Combined):
     """Reorders the best documents of another system by a reranker; the other documents stay behind them.
 
     Args:
@@ -133,7 +125,8 @@ class SecondStage(Encoded):
         task: whose queries and documents.
         top_k: how many documents of a query are rescored.
         weight: of the reranker's scores beside those of the first stage, both scaled to 0 to 1 over the rescored
-            documents of a query; infinity for the reranker's alone.
+            documents
+            of a query; infinity for the reranker's alone.
     """
 
     def __init__(
@@ -144,7 +137,7 @@ class SecondStage(Encoded):
         top_k: int = RERANK_TOP_K,
         weight: float = math.inf,
     ):
-        super().__init__(None, first.queries, {BOTH: None}, is_image=first.is_image)
+        super().__init__(first)
         self.first, self.reranker, self.task, self.top_k, self.weight = first, reranker, task, top_k, weight
         self._known: dict[tuple[int, int], float] = {}
 
@@ -154,7 +147,7 @@ class SecondStage(Encoded):
         other.weight = weight
         return other
 
-    def scores(self, kind: str, rows: np.ndarray, candidates: np.ndarray | None = None) -> np.ndarray:
+    def combined(self, kind: str, rows: np.ndarray) -> np.ndarray:
         found = np.array(self.first.scores(kind, rows), dtype=np.float64)
         for place, row in enumerate(rows):
             found[place, self.task.excluded[row]] = -np.inf
@@ -167,7 +160,7 @@ class SecondStage(Encoded):
             # Above whatever the first stage gives to the others.
             above = found[place, documents].max(initial=0.0) + np.arange(len(documents), 0, -1)
             found[place, documents[order(scores)]] = above
-        return found if candidates is None else found[:, candidates]
+        return found
 
     def _read(self, places: Sequence[tuple[int, int]]) -> None:
         """Scores what has none yet; settings and weights rescore the same documents."""

@@ -39,16 +39,13 @@ class RetrievalTask:
 
     @classmethod
     def from_set(cls, retrieval: RetrievalSet, split: str, least_score: int = 1) -> RetrievalTask:
-        """Reads the queries of a split that have a relevant document.
-
-        Args:
-            retrieval: the set.
-            split: whose queries.
-            least_score: documents of a lower grade count as not relevant.
+        """Reads the queries of a split that have a relevant document; one of a grade below `least_score` is not
+        relevant.
 
         Raises:
             ValueError: an unknown split, one without a judged query, documents of an unknown kind, or relevance that
-                names documents which are not in the corpus.
+                names
+                documents which are not in the corpus.
         """
         if split not in retrieval.queries:
             raise ValueError(f"The set has no split {split!r}; it has {sorted(retrieval.queries)}.")

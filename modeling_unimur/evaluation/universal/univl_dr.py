@@ -49,7 +49,7 @@ def universal_result(
     reranker: Reranker | None = None,
     truncate_dims: Sequence[int] = (),
 ) -> TaskResult:
-    """All encoders, BM25 and what is made of it with the first encoder.
+    """Measures all encoders, BM25 and what is made of it with the first encoder.
 
     Args:
         task: queries and documents.
@@ -60,10 +60,8 @@ def universal_result(
         truncate_dims: widths for one more row each of every encoder: the first so many numbers of its vectors.
 
     Returns:
-        `TaskResult`: measures are called `both mrr@10`, those of one kind of query `both mrr@10, image`;
-        `both images@10` is the percentage of images among a query's first ten documents. Its `data` have the
-        `modality_gap` of the first encoder: the distance between the mean text and the mean image, both of unit
-        vectors (Liang et al., NeurIPS 2022).
+        `TaskResult`: measures as of `setting_figures`. Its `data` have the `modality_gap` of the first encoder: the
+            distance between the mean text and the mean image, both of unit vectors (Liang et al., NeurIPS 2022).
 
     Raises:
         ValueError: a truncated width that is none.
@@ -160,13 +158,10 @@ def with_bm25(name: str, space: Space) -> tuple[dict[str, Encoded], Choice | Non
     """BM25, its fusion with a dense system (BM25 finds texts, the dense system images), the fusion and the dense
     system with an oracle of the modality, and the hybrid with the weight that dev chooses.
 
-    Args:
-        name: of the dense system.
-        space: in which it searches.
-
     Returns:
         the systems by the names of their rows, and the choice of the hybrid's weight; without a development split
-        there is no hybrid, and None.
+            there is
+            no hybrid, and None.
     """
     task, dense = space.task, space.system()
     sparse = bm25_system(task.query_texts, task.doc_texts, task.is_image)
