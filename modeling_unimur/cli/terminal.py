@@ -36,12 +36,12 @@ class Terminal:
         text = "".join(character for character in text if unicodedata.category(character) != "Cc")
         print(f"{style}{text}{_RESET}" if style and self.colour else text, file=self.stream, flush=True)
 
-    def wrapped(self, text: str, label: str, style: str = "") -> None:
+    def wrapped(self, text: str, label: str) -> None:
         """A paragraph whose lines stand to the right of its label."""
         label = f"  {label:<11}"
         lines = textwrap.wrap(text, self.width, initial_indent=label, subsequent_indent=" " * len(label))
         for line in lines or [label.rstrip()]:
-            self.write(line, style)
+            self.write(line)
 
     def heading(self, text: str) -> None:
         """A line that separates what follows from what stands above."""

@@ -112,10 +112,6 @@ class _Tree(HTMLParser):
         else:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.builder.start(tag, {name: value or "" for name, value in attrs})
-        self.builder.end(tag)
-
     def handle_endtag(self, tag: str) -> None:
         if tag in self.open:
             while self.open[-1] != tag:
