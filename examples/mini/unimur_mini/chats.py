@@ -52,7 +52,6 @@ def load_chats() -> DatasetDict:
     Raises:
         PackageUnavailable: pip cannot bring the package.
     """
-
     return kept(f"chats-{VERSION}", lambda: as_datasets(build_chats(fetch_chats()), CHAT_FEATURES))
 
 

@@ -11,14 +11,9 @@ from modeling_unimur.data.image_files import printable, walk_images
 
 
 def find_images(folder: Path, max_images: int, seed: int) -> tuple[dict[str, GalleryImage], int, int]:
-    """All images below a folder by id, their path; how many were found; and how many other files lie there.
-
-    More than `max_images` are thinned out at random. Hidden files and folders are left out; links to folders are
-    followed once.
-
-    Raises:
-        CommandError: if the folder is missing, is a file, cannot be listed or holds no image.
-    """
+    """All images below a folder by id, their path; how many were found; and how many other files lie there. More than
+    `max_images` are thinned out at random. Hidden files and folders are left out; links to folders are followed
+    once. Raises CommandError if the folder is missing, is a file, cannot be listed or holds no image."""
     if not folder.exists():
         raise CommandError(f"no folder at {folder}; --images takes a folder with images")
     if not folder.is_dir():

@@ -74,12 +74,8 @@ def link_images(lexicon: Lexicon, images: Iterable[dict]) -> tuple[dict[str, lis
 
 
 def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
-    """All things to talk about.
-
-    Args:
-        images: rows of `load_captioned_images`.
-        most: things that the pools of nouns and of other words hold at most; building one takes a while.
-    """
+    """All things to talk about; `most` is how many the pools of nouns and of other words hold, since building one
+    takes a while."""
     linked, rest = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     rng.shuffle(keys)
