@@ -55,11 +55,7 @@ _PREPROCESS = {
 
 
 def import_open_clip():
-    """Imports the package open_clip.
-
-    Raises:
-        ImportError: it is not installed; the message says how to install it.
-    """
+    """Imports the package open_clip. Raises ImportError, which says how to install it."""
     try:
         import open_clip
     except ImportError as error:
@@ -164,11 +160,7 @@ def plain_model(model_cfg: dict, tensors: dict[str, torch.Tensor]) -> torch.nn.M
 
 
 def read_clip_model(folder: str | os.PathLike) -> CLIPModel:
-    """Reads a `CLIPModel` in float32 and checks that no weight is missing.
-
-    Raises:
-        ValueError: the folder holds another model, or the file lacks weights.
-    """
+    """Reads a `CLIPModel` in float32. Raises ValueError for another model, and for a file that lacks weights."""
     found = CLIPConfig.get_config_dict(folder)[0].get("model_type")
     if found != "clip":
         raise ValueError(f"{folder} has the model type {found}; this conversion reads transformers' CLIPModel.")

@@ -88,11 +88,8 @@ def _blocks(openai: str, hf: str, config) -> Iterator[KeyPair]:
 
 
 def to_hf(ledger: KeyLedger, config: CLIPConfig) -> dict[str, torch.Tensor]:
-    """Tensors for `CLIPModel(config)` out of OpenAI's layout, in float32.
-
-    Raises:
-        ValueError: a tensor is missing or of another shape.
-    """
+    """Tensors for `CLIPModel(config)` out of OpenAI's layout, in float32. Raises ValueError for a missing tensor or
+    shape."""
     tensors = {}
     for pair in key_pairs(config):
         shapes = [pair.shape] if pair.shape else [(), (1,)]  # open_clip may keep the temperature as a vector
@@ -103,11 +100,7 @@ def to_hf(ledger: KeyLedger, config: CLIPConfig) -> dict[str, torch.Tensor]:
 
 
 def to_openai(ledger: KeyLedger, config: CLIPConfig) -> dict[str, torch.Tensor]:
-    """Tensors in OpenAI's layout out of those of `CLIPModel(config)`, in float32.
-
-    Raises:
-        ValueError: a tensor is missing or of another shape.
-    """
+    """Tensors in OpenAI's layout out of those of `CLIPModel(config)`, in float32. Raises: as `to_hf`."""
     tensors = {}
     for pair in key_pairs(config):
         parts = [ledger.take(name, pair.openai, pair.hf_shape).float() for name in pair.hf]

@@ -29,11 +29,7 @@ class HeadsPlan:
 
 
 def require_arguments(arguments: dict, kinds: dict[str, type]) -> None:
-    """Checks that `model_args.json` has the required arguments with the right types.
-
-    Raises:
-        ValueError: naming the first that is missing or of another type.
-    """
+    """Raises ValueError for the first argument that `model_args.json` lacks or has in another type."""
     for name, kind in kinds.items():
         value = arguments.get(name)
         if not isinstance(value, kind) or isinstance(value, bool):

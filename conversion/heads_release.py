@@ -76,11 +76,8 @@ Reader = Callable[[KeyLedger, dict, PreTrainedConfig, PreTrainedConfig], HeadsPl
 
 
 def read_arguments(folder: str | os.PathLike) -> dict:
-    """`model_args.json` of a checkpoint folder.
-
-    Raises:
-        FileNotFoundError, ValueError: it is not there, or no JSON object.
-    """
+    """`model_args.json` of a checkpoint folder. Raises FileNotFoundError or ValueError where it is not there or no
+    JSON object."""
     path = Path(folder) / ARGUMENTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: a checkpoint folder holds {CHECKPOINT} and {ARGUMENTS}.")

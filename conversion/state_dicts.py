@@ -55,11 +55,7 @@ def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
 
 
 def new_target(path: str | os.PathLike) -> Path:
-    """The absolute path of a folder or file that is to be made.
-
-    Raises:
-        FileExistsError: it is there.
-    """
+    """The absolute path of a folder or file that is to be made. Raises FileExistsError where it is there."""
     target = Path(path).absolute()
     if target.exists():
         raise FileExistsError(f"{target} exists: remove it or choose another name.")
@@ -82,11 +78,7 @@ class KeyLedger:
         return list(self._left)
 
     def peek(self, key: str) -> torch.Tensor:
-        """Returns a tensor without taking it.
-
-        Raises:
-            ValueError: there is no such tensor.
-        """
+        """Returns a tensor without taking it. Raises ValueError where there is no such tensor."""
         self._require(key)
         return self._left[key]
 
@@ -145,11 +137,7 @@ def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def require_equal(found: torch.Tensor, expected: torch.Tensor, what: str, tolerance: float) -> float:
-    """Checks that `largest_difference` is within a tolerance.
-
-    Raises:
-        ValueError: the difference is larger than `tolerance`, or no number.
-    """
+    """Returns `largest_difference`. Raises ValueError where it is above the tolerance, or no number."""
     if found.shape != expected.shape:
         raise ValueError(f"{what}: shape {tuple(found.shape)}, and {tuple(expected.shape)} in the source.")
     difference = largest_difference(found, expected)

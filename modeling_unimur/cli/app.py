@@ -36,12 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def space() -> ModuleType:
-    """The module of the page.
-
-    Raises:
-        CommandError: it is not there.
-        ImportError: Gradio is not installed.
-    """
+    """The module of the page. Raises CommandError where it is not there, and ImportError where Gradio is not
+    installed."""
     if not SPACE.is_file():
         raise CommandError(f"no page at {SPACE}: install unimur anew")
     if importlib.util.find_spec("gradio") is None:

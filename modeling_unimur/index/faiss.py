@@ -100,11 +100,7 @@ class FaissIndex(FolderIndex):
         cls, folder: str | os.PathLike, width: int | None = None, model: str | None = None, read_only: bool = False
     ) -> FaissIndex:
         """Reads the folder's current version, as `FolderIndex.load` does, and keeps other writers out until `close`,
-        unless it is opened for reading.
-
-        Raises:
-            BlockingIOError: there is another writer.
-        """
+        unless it is opened for reading. Raises BlockingIOError where there is another writer."""
         lock = None if read_only or current_version(folder) is None else IndexFolder(folder).lock()
         try:
             index = super().load(folder, width, model, read_only)

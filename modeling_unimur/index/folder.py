@@ -113,12 +113,8 @@ def refresh(index: RetrievalIndex) -> bool:
 
 
 def keep_in(index: RetrievalIndex, folder: str | os.PathLike) -> None:
-    """Reserves a folder without an index for an index; `save` then needs no folder.
-
-    Raises:
-        ValueError: something lies there already.
-        BlockingIOError: another writer has the folder.
-    """
+    """Reserves a folder without an index for an index; `save` then needs no folder. Raises ValueError where something
+    lies there already, and BlockingIOError for another writer."""
     place = IndexFolder(folder)
     lock = place.lock()
     if index.home is not None or place.current() is not None:

@@ -37,24 +37,14 @@ _WORD = r"(?u)\b\w+\b"
 
 def split_words(texts: Sequence[str]) -> list[list[str]]:
     """The words of texts in lower case, without English stop words. A letter and its accent may be one character or
-    two.
-
-    Raises:
-        ImportError: bm25s is not installed.
-    """
+    two."""
     composed = [unicodedata.normalize("NFC", text) for text in texts]
     return _bm25s().tokenize(composed, token_pattern=_WORD, stopwords="en", return_ids=False, show_progress=False)
 
 
 class WordIndex:
-    """BM25 (Lucene's form, k1 1.5, b 0.75, the defaults of bm25s) of documents.
-
-    Args:
-        documents: their texts.
-
-    Raises:
-        ImportError: bm25s is not installed.
-    """
+    """BM25 (Lucene's form, k1 1.5, b 0.75, the defaults of bm25s) of documents. Raises ImportError where bm25s is not
+    installed."""
 
     def __init__(self, documents: Sequence[str]):
         words = split_words(documents)
@@ -82,11 +72,7 @@ class WordIndex:
 
     @classmethod
     def load(cls, path: Path) -> WordIndex:
-        """Reads what `save` wrote.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
+        """Reads what `save` wrote. Raises FileNotFoundError where there is no such file."""
         arrays = load_file(path)
         found = cls(())
         found.count = int(arrays["count"][0])
@@ -114,25 +100,16 @@ def _bm25s() -> Any:
 
 # -- the words of an index --------------------------------------------------------------------------------------------
 def require_words(uri: str | os.PathLike) -> None:
-    """Checks that an index in this place can keep words, before anything is encoded.
-
-    Raises:
-        ValueError: it is a database.
-        ImportError: bm25s is not installed.
-    """
+    """Checks that an index in this place can keep words, before anything is encoded. Raises ValueError for a database,
+    and ImportError where bm25s is not installed."""
     if is_database(uri):
         raise ValueError(_NO_DATABASE.format(uri))
     _bm25s()
 
 
 def keep_words(index: RetrievalIndex) -> None:
-    """Lets an index keep the words of its candidates beside their vectors; `save` writes them.
-
-    Raises:
-        ValueError: it is an index in a database.
-        PermissionError: it was opened for reading.
-        ImportError: bm25s is not installed.
-    """
+    """Lets an index keep the words of its candidates beside their vectors; `save` writes them. Raises: as
+    `require_words`, and PermissionError for an index that was opened for reading."""
     _require_folder(index)
     index.require_writer()
     _bm25s()

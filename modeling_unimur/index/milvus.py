@@ -162,14 +162,9 @@ class MilvusFile:
 
     @classmethod
     def open(cls, uri: str) -> MilvusFile:
-        """Opens a file, or shares it with those of this process that have it open.
-
-        Raises:
-            FileNotFoundError: there is no folder for it.
-            ImportError: milvus-lite is not installed.
-            BlockingIOError: another process has the file.
-            ValueError: it is no Milvus file.
-        """
+        """Opens a file, or shares it with those of this process that have it open. Raises FileNotFoundError where
+        there is no folder for it, ImportError without milvus-lite, BlockingIOError where another process has the
+        file, and ValueError for what is no Milvus file."""
         try:
             from milvus_lite import DataDirLockedError
         except ImportError as error:

@@ -185,11 +185,7 @@ class IndexFolder:
         return about_index(self.path)
 
     def lock(self) -> WriterLock:
-        """Keeps other writers out until it is released.
-
-        Raises:
-            BlockingIOError: when there is another writer.
-        """
+        """Keeps other writers out until it is released. Raises BlockingIOError where there is one."""
         self.path.mkdir(parents=True, exist_ok=True)
         return WriterLock(self.path / _LOCK, f"The index in {self.path}")
 

@@ -41,11 +41,7 @@ class Base:
 
     @classmethod
     def parse(cls, text: str) -> Base:
-        """`ID@COMMIT` as a base.
-
-        Raises:
-            ValueError: it is something else.
-        """
+        """`ID@COMMIT` as a base. Raises ValueError for something else."""
         model, at, revision = text.partition("@")
         if not at:
             raise ValueError(f"{text!r} names no commit: write ID@COMMIT, 40 hexadecimal digits after the @.")

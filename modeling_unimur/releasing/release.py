@@ -175,10 +175,7 @@ def _forget_folders(config: UniMuRConfig) -> None:
 
 def config_of(folder: Path) -> PreTrainedConfig:
     """The configuration of a model's folder, by this package's class for it; a dual encoder is an untrained UniVL-DR.
-
-    Raises:
-        ValueError: it holds a model of another kind.
-    """
+    Raises ValueError for a model of another kind."""
     raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if raw.get("model_type") in DUAL_ENCODERS:
         return UniVLDRConfig(clip_config=raw)

@@ -20,11 +20,8 @@ _Answer = TypeVar("_Answer")
 
 
 def _patiently(call: Callable[[], _Answer], what: str) -> _Answer:
-    """Calls the Hub, retries while it is busy, and raises one error if it refuses.
-
-    Raises:
-        OSError: naming what was tried, and the remedy.
-    """
+    """Calls the Hub and retries while it is busy. Raises OSError, with what was tried and the remedy, if it
+    refuses."""
     for attempt in range(_ATTEMPTS):
         try:
             return call()

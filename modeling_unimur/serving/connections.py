@@ -20,12 +20,8 @@ _PHRASES = {408: "Request Timeout", 429: "Too Many Requests", 503: "Service Unav
 
 
 def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H11Protocol]:
-    """The protocol class for `uvicorn.Config(http=...)`.
-
-    Args:
-        limits: of the server.
-        proxies: hosts that may open any number of connections, up to the server's own limit.
-    """
+    """The protocol class for `uvicorn.Config(http=...)`. `proxies` are hosts that may open any number of connections,
+    up to the server's own limit."""
     counts: Counter[str] = Counter()
 
     class GuardedProtocol(H11Protocol):
@@ -119,11 +115,7 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
 
 
 class FewerRepeats(logging.Filter):
-    """Suppresses repeated log messages, so that clients cannot fill the disk.
-
-    Args:
-        seconds: for which a message is not repeated.
-    """
+    """Suppresses log messages that repeat within some seconds, so that clients cannot fill the disk."""
 
     def __init__(self, seconds: float = 60.0):
         super().__init__()

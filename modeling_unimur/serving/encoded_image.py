@@ -59,11 +59,8 @@ class EncodedImage:
         self.kept_pixels = math.ceil(width / factor) * math.ceil(height / factor)
 
     def decode(self) -> Image.Image:
-        """The image in 8-bit RGB, as `load_image` decodes it; a large one is reduced.
-
-        Raises:
-            Refused: 422 for a damaged image.
-        """
+        """The image in 8-bit RGB, as `load_image` decodes it; a large one is reduced. Raises Refused, 422, for a
+        damaged image."""
         image, self._image = self._image, None
         try:
             with image:

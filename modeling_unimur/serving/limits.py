@@ -87,22 +87,15 @@ class ServingLimits:
 
 
 class MemoryBudget:
-    """A budget in bytes for the uploads and decoded images of all requests; not thread-safe.
-
-    Args:
-        total: of all clients; one of them has half of it.
-    """
+    """A budget in bytes for the uploads and decoded images of all requests, of which one client has half; not
+    thread-safe."""
 
     def __init__(self, total: int):
         self.total, self.taken = total, 0
         self._clients: dict[str, int] = {}
 
     def take(self, client: str, count: int) -> None:
-        """Takes bytes until `give`.
-
-        Raises:
-            Refused: 429 when this client has too many, 503 when all have.
-        """
+        """Takes bytes until `give`. Raises Refused: 429 when this client has too many, 503 when all have."""
         own = self._clients.get(client, 0) + count
         if own > self.total // 2:
             raise Refused(429, "Your requests that are being answered take too much memory: come back later.")
@@ -120,12 +113,8 @@ class MemoryBudget:
 
 
 class MemoryTrimmer:
-    """Returns freed memory to the system, which glibc otherwise keeps for the process.
-
-    Args:
-        least_bytes: that have been freed since the last time.
-        seconds: between two times.
-    """
+    """Returns freed memory to the system, which glibc otherwise keeps for the process, after `least_bytes` and
+    `seconds`."""
 
     def __init__(self, least_bytes: int = 64 * 2**20, seconds: float = 1.0):
         self.least_bytes, self.seconds = least_bytes, seconds

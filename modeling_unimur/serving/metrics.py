@@ -16,13 +16,8 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Requests by status, their latencies, batches, and the process' own memory and time.
-
-    Args:
-        batcher: whose batches are counted.
-        candidates: called for the number of candidates in the index.
-        not_rescored: called for how many hits the second stage could not rescore so far.
-    """
+    """Requests by status, their latencies, batches, the process' own memory and time, and what the functions
+    `candidates` and `not_rescored` count."""
 
     def __init__(self, batcher: Batcher, candidates, not_rescored=lambda: 0):
         self.registry = CollectorRegistry()

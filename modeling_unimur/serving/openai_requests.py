@@ -37,11 +37,8 @@ class EmbeddingRequest:
     dimensions: int | None = None
 
     def answer(self, vectors: list[torch.Tensor]) -> dict:
-        """The answer by the vectors `(1, width)` of the rows.
-
-        Raises:
-            Refused: 422 for more dimensions than there are.
-        """
+        """The answer by the vectors `(1, width)` of the rows. Raises Refused, 422, for more dimensions than there
+        are."""
         matrix = torch.cat(vectors)
         if self.dimensions is not None:
             if self.dimensions > matrix.shape[1]:

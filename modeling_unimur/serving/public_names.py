@@ -16,12 +16,8 @@ _WORDS = ("text", "caption")
 
 
 class PublicNames:
-    """Replaces absolute paths by names: relative to a known folder, or the file's name behind a short hash.
-
-    Args:
-        folders: that the index was built from.
-        shows_paths: leaves paths as they are.
-    """
+    """Replaces absolute paths by names: relative to one of the folders that the index was built from, or the file's
+    name behind a short hash. `shows_paths` leaves them as they are."""
 
     def __init__(self, folders: Iterable[str | os.PathLike] = (), shows_paths: bool = False):
         roots = {os.path.abspath(folder) for folder in folders} | {os.path.realpath(folder) for folder in folders}

@@ -54,11 +54,7 @@ class RetrievalRequest:
     images: list[EncodedImage] = field(default_factory=list)
 
     def decode(self) -> RetrievalRequest:
-        """Decodes the images.
-
-        Raises:
-            Refused: 422 for a damaged one.
-        """
+        """Decodes the images. Raises Refused, 422, for a damaged one."""
         for number, message in enumerate(self.messages):
             for part in message["content"]:
                 if isinstance(part.get("image"), EncodedImage):
@@ -113,11 +109,8 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
 
 
 def read_object(body: bytes, limits: ServingLimits, fields: Collection[str]) -> dict:
-    """Parses the body as a JSON object.
-
-    Raises:
-        Refused: 422 for another value, for one that is too large, and for fields that are not among `fields`.
-    """
+    """Parses the body as a JSON object. Raises Refused, 422, for another value, for one that is too large, and for
+    fields that are not among `fields`."""
     # Base64 holds none of these signs.
     marks = sum(body.count(sign) for sign in (b"{", b"[", b",", b":"))
     if marks > limits.characters + _MARKS_A_PART * limits.parts:
@@ -136,11 +129,8 @@ def read_object(body: bytes, limits: ServingLimits, fields: Collection[str]) -> 
 
 
 def read_messages(given: Any, limits: ServingLimits) -> tuple[list[dict], MessageReader]:
-    """Reads the messages of a dialogue and counts their contents.
-
-    Raises:
-        Refused: 422 for what is no dialogue, is empty or is too long.
-    """
+    """Reads the messages of a dialogue and counts their contents. Raises Refused, 422, for what is no dialogue, is
+    empty or is too long."""
     if not isinstance(given, list) or not given:
         raise Refused(422, 'The body must be an object with "messages", a list of chat messages or a string.')
     if len(given) > limits.turns:
