@@ -325,10 +325,7 @@ def main() -> None:
                 "aims": found,
                 "notes": rows.notes,
                 "queries": len(rows.task.query_ids),
-                "documents": {
-                    "text": int((~rows.task.is_image).sum()),
-                    "image": int(rows.task.is_image.sum()),
-                },
+                "documents": {"text": int((~rows.task.is_image).sum()), "image": int(rows.task.is_image.sum())},
             }
             if not args.quick:
                 save(corpus, result, args.full)

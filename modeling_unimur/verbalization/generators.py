@@ -69,12 +69,7 @@ class ImageToTextVerbalizer:
     """
 
     def __init__(
-        self,
-        source: str,
-        prompt: str | None = None,
-        max_new_tokens: int = _NEW_TOKENS,
-        device: str = "cpu",
-        **kwargs,
+        self, source: str, prompt: str | None = None, max_new_tokens: int = _NEW_TOKENS, device: str = "cpu", **kwargs
     ):
         self.model = AutoModelForImageTextToText.from_pretrained(source, **kwargs).to(device).eval()
         self.processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision", "main"))

@@ -104,11 +104,7 @@ def next_token_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Ten
 
 
 def train_query_writer(
-    source: str,
-    retrieval: RetrievalSet,
-    output: str | os.PathLike,
-    prompt: str | None = None,
-    **training,
+    source: str, retrieval: RetrievalSet, output: str | os.PathLike, prompt: str | None = None, **training
 ) -> None:
     """Fine-tunes a captioner to write the training split's queries, and saves it with its processor; the folder is
     then a source of `ImageToTextVerbalizer` with the same prompt.
