@@ -25,13 +25,7 @@ from transformers import CLIPConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conversion.clip_folder import (
-    import_open_clip,
-    plain_model,
-    read_clip_model,
-    verify_features,
-    write_clip_folder,
-)
+from conversion.clip_folder import import_open_clip, plain_model, read_clip_model, verify_features, write_clip_folder
 from conversion.clip_layout import half_as_openai, to_hf, to_openai
 from conversion.open_clip_configs import clip_config, open_clip_config
 from conversion.state_dicts import KeyLedger, new_target, read_tensors

@@ -36,13 +36,7 @@ The weights packaged in `{EFFICIENTNET_LITE2_REQUIREMENT}` under the names of ti
 `timm.create_model("local-dir:<this folder>", pretrained=True)` loads them. Licence: Apache-2.0 (ML Illustrated).
 """
 
-_OUTER = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
+_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
 # The first stage has no expansion: its blocks are depthwise-separable, and timm numbers their norms from one lower.
 _SEPARABLE_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
 _INVERTED_BLOCK = {

@@ -280,9 +280,7 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         finally:
             self.__dict__.update(kept)
 
-    def read_all(
-        self, queries, allow_urls: bool | None, first: int | None, kind: str = "dialogue"
-    ) -> tuple[list, list]:
+    def read_all(self, queries, allow_urls: bool | None, first: int | None, kind="dialogue") -> tuple[list, list]:
         """Messages and images of one query or several, which errors call `kind` and their number from `first` on."""
         if is_conversation(queries):
             queries, first = [queries], None

@@ -67,7 +67,7 @@ TESTED_THROUGH = {
     "tests/releasing/test_installed.py": ("modeling_unimur.releasing.hub_cards",),
     "tests/releasing/test_sentence_transformers.py": ("modeling_unimur.releasing.sentence_transformers_unimur",),
     "tests/training/test_two_ranks.py": ("modeling_unimur.training.ranks",),
-    "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery", "unimur_mini.demo.terminal"),
+    "tests/examples_mini/demo/test_command.py": ("unimur_mini.demo.default_gallery",),
     "tests/examples_mini/test_dialogues.py": (
         "unimur_mini.dialogues.forms", "unimur_mini.dialogues.surface",
         "unimur_mini.dialogues.talk",

@@ -135,12 +135,7 @@ def build_page(responder: Responder) -> gr.Blocks:
                 back = gr.Button("Back to the gallery", elem_id="back")
         outputs = [message, conversation, chat, found, status]
         queued = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}  # one at a time
-        message.submit(
-            send,
-            [message, conversation, threshold, coherent, own],
-            outputs,
-            **queued,
-        )
+        message.submit(send, [message, conversation, threshold, coherent, own], outputs, **queued)
         for cleared in (again.click, chat.clear):
             cleared(begin, None, outputs, api_visibility="private")
         words.submit(search, [words, own], images, **queued)

@@ -66,11 +66,7 @@ def opening_arguments(args: argparse.Namespace) -> dict:
     Raises:
         CommandError: a backbone's path is no folder.
     """
-    return {
-        "quiet": not args.debug,
-        "backbones": chosen_backbones(args),
-        "trust_remote_code": args.trust_remote_code,
-    }
+    return {"quiet": not args.debug, "backbones": chosen_backbones(args), "trust_remote_code": args.trust_remote_code}
 
 
 def chosen_backbones(args: argparse.Namespace) -> dict[str, str]:

@@ -6,7 +6,8 @@ import os
 import shutil
 import textwrap
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TextIO
 
 from .gallery import GalleryImage, RankedImage, RankedReply, bar_fractions
@@ -35,12 +36,12 @@ class Terminal:
         text = "".join(character for character in text if unicodedata.category(character) != "Cc")
         print(f"{style}{text}{_RESET}" if style and self.colour else text, file=self.stream, flush=True)
 
-    def wrapped(self, text: str, label: str, style: str = "") -> None:
+    def wrapped(self, text: str, label: str) -> None:
         """A paragraph whose lines stand to the right of its label."""
         label = f"  {label:<11}"
         lines = textwrap.wrap(text, self.width, initial_indent=label, subsequent_indent=" " * len(label))
         for line in lines or [label.rstrip()]:
-            self.write(line, style)
+            self.write(line)
 
     def heading(self, text: str) -> None:
         """A line that separates what follows from what stands above."""
@@ -59,15 +60,17 @@ class Terminal:
                 f"  {place}. {reply.score:6.3f} {self._bar(fraction)}  {reply.text}", "" if place > 1 else _BOLD
             )
 
-    def caption(self, image: GalleryImage) -> str:
-        """What stands for an image."""
-        return image.title
-
-    def images(self, images: Sequence[RankedImage], *, with_paths: bool = False) -> None:
+    def images(
+        self,
+        images: Sequence[RankedImage],
+        *,
+        captions: Callable[[GalleryImage], str] = attrgetter("title"),
+        with_paths: bool = False,
+    ) -> None:
         """Ranked images with their scores and captions, and perhaps their paths."""
         fractions = bar_fractions([ranked.score for ranked in images])
         for place, (ranked, fraction) in enumerate(zip(images, fractions, strict=True), start=1):
-            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {self.caption(ranked.image)}"
+            line = f"  {place}. {ranked.score:6.3f} {self._bar(fraction)}  {captions(ranked.image)}"
             self.write(line, "" if place > 1 else _BLUE)
             if with_paths:
                 self.write(f"{' ' * (BAR_CELLS + 14)}{ranked.image.path}", DIM)

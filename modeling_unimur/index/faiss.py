@@ -8,13 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..memory_index import (
-    KINDS,
-    Condition,
-    check_vectors,
-    locked,
-    matches,
-)
+from ..memory_index import KINDS, Condition, check_vectors, locked, matches
 from .base import EF_SEARCH, NPROBE, read_items, write_items
 from .folder import FolderIndex
 from .versions import IndexFolder, current_version

@@ -13,16 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..memory_index import (
-    KINDS,
-    MEMORY,
-    Condition,
-    Rows,
-    best_columns,
-    locked,
-    matches,
-    require_positive,
-)
+from ..memory_index import KINDS, MEMORY, Condition, Rows, best_columns, locked, matches, require_positive
 from .base import read_items, write_items
 from .folder import FolderIndex
 from .precision import BINARY, INT8

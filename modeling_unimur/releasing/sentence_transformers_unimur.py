@@ -41,20 +41,14 @@ def _says_something(message: dict) -> bool:
 class UniMuRTransformer(InputModule):
     """A model and its processor.
 
-    UniMuR: `encode_query` reads texts, images, `{"text", "image"}` and chat messages as dialogues into the unified
-    embedding; `encode_document` embeds candidates, texts or images, by the frozen dual encoder. `encode` reads an
-    image alone as a candidate and everything else as a dialogue, as the model's processor does.
+    UniMuR: `encode_query` reads texts, images, `{"text", "image"}` and chat messages as dialogues; `encode_document`
+    embeds candidates, texts or images, by the frozen dual encoder. `encode` reads an image alone as a candidate and
+    everything else as a dialogue. UniVL-DR: queries are texts; documents are texts, images, or `{"image", "text"}`, an
+    image with its caption.
 
-    UniVL-DR: queries are texts; documents are texts, images, or `{"image", "text"}`, an image with its caption.
-
-    A list of candidates may mix kinds: each has the vector that it has alone. An empty text has the vector of an empty
-    text. A string is an image where it names an existing image file or is a `data:image` URI, and, with
-    `allow_urls=True`, where it is the URL of one; every other string is a text. All three `encode` methods take
-    `allow_urls` and `max_length`.
-
-    Args:
-        model (`UniMuRModel` or `UniVLDRModel`): with its backbones.
-        processor (`UniMuRProcessor` or `UniVLDRProcessor`): its processor.
+    A list of candidates may mix kinds. A string is an image where it names an existing image file or is a `data:image`
+    URI, and, with `allow_urls=True`, where it is the URL of one; every other string is a text. All three `encode`
+    methods take `allow_urls` and `max_length`.
     """
 
     # What `encode` passes on to `preprocess` and `forward`.
@@ -92,10 +86,9 @@ class UniMuRTransformer(InputModule):
 
     # -- reading ----------------------------------------------------------------------------------------------------
     def preprocess(self, inputs, prompt: "str | None" = None, task: "str | None" = None, **kwargs) -> dict:
-        """Inputs as features.
+        """Features of texts, images, `{"text", "image"}` in reading order, or lists of chat messages.
 
         Args:
-            inputs (`list`): texts, images, `{"text", "image"}` in reading order, or lists of chat messages.
             prompt (`str`, *optional*): put before texts, and as a message of its own before messages.
             task (`str`, *optional*): `"query"` or `"document"`.
             max_length (`int`, *optional*): of dialogues and texts, in tokens.

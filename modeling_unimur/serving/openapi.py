@@ -20,10 +20,7 @@ _PART = {
 }
 _MESSAGE = {
     "type": "object",
-    "properties": {
-        "role": {"enum": list(ROLES)},
-        "content": {"oneOf": [_TEXT, {"type": "array", "items": _PART}]},
-    },
+    "properties": {"role": {"enum": list(ROLES)}, "content": {"oneOf": [_TEXT, {"type": "array", "items": _PART}]}},
     "required": ["role", "content"],
 }
 _DIALOGUE = {"oneOf": [_TEXT, {"type": "array", "items": _MESSAGE}]}

@@ -7,7 +7,7 @@ import pytest
 from modeling_unimur.data.own_chats import chat_split, reply_key
 from tests.installable import loaded_or_skipped
 from unimur_mini import chats as module
-from unimur_mini.chats import build_chats, load_chats, read_chats, without_addresses
+from unimur_mini.chats import build_chats, fetch_chats, load_chats, without_addresses
 
 IDS = {
     split: [chat_id for chat_id in map("chat {}".format, range(60)) if chat_split(chat_id) == split]
@@ -23,9 +23,12 @@ def rows_of(split, texts, number=0):
     return build_chats({IDS[split][number]: texts})[split]
 
 
-def test_what_one_person_sends_in_a_row_is_one_turn():
+def test_what_one_person_sends_in_a_row_is_one_turn(tmp_path, monkeypatch):
     chat = {"messages": [[{"text": "Hello \n there"}, {"text": None}, {"text": "you?"}], [{"text": "yes"}]]}
-    assert read_chats({"a": chat}) == {"a": ["Hello there you?", "yes"]}
+    (tmp_path / "chitchat_dataset").mkdir()
+    (tmp_path / "chitchat_dataset" / "dataset.json").write_text(json.dumps({"a": chat}), encoding="utf-8")
+    monkeypatch.setattr("unimur_mini.chats.pip_package", lambda requirement: tmp_path)
+    assert fetch_chats() == {"a": ["Hello there you?", "yes"]}
 
 
 def test_a_context_is_the_five_turns_before_its_reply_and_ends_with_the_user():

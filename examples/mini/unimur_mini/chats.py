@@ -52,21 +52,16 @@ def load_chats() -> DatasetDict:
     Raises:
         PackageUnavailable: pip cannot bring the package.
     """
-
     return kept(f"chats-{VERSION}", lambda: as_datasets(build_chats(fetch_chats()), CHAT_FEATURES))
 
 
 def fetch_chats() -> dict[str, list[str]]:
-    """Turns of each chat, by the chat's id, from the package. Raises: as `load_chats`."""
+    """Turns of each chat, by the chat's id, from the package; what was sent in a row is one turn. Raises: as
+    `load_chats`."""
     path = pip_package(CHITCHAT_REQUIREMENT) / "chitchat_dataset" / "dataset.json"
-    return read_chats(parse_json(path.read_bytes()))
-
-
-def read_chats(chats: Mapping[str, dict]) -> dict[str, list[str]]:
-    """Turns of each chat of the package's file, by the chat's id; what was sent in a row is one turn."""
     return {
         chat_id: [" ".join(" ".join(sent["text"] or "" for sent in turn).split()) for turn in chat["messages"]]
-        for chat_id, chat in chats.items()
+        for chat_id, chat in parse_json(path.read_bytes()).items()
     }
 
 

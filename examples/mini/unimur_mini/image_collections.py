@@ -47,12 +47,7 @@ def cached_rows(name: str, build: Callable[[], list[ImageRow]]) -> list[ImageRow
 
 
 def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
-    """Draws an SVG on white into a PNG whose longer side has `size` pixels.
-
-    Raises:
-        ImportError: `resvg-py` is not installed.
-        ValueError: resvg cannot draw it.
-    """
+    """Draws an SVG on white into a PNG whose longer side has `size` pixels; ValueError where resvg cannot."""
     try:
         import resvg_py
     except ImportError as error:
@@ -84,11 +79,7 @@ def drawn_svgs(name: str, svgs: Mapping[str, Path], size: int) -> Path:
 
 
 def png_pixels(path: Path) -> int:
-    """Width x height that a PNG's header declares, without decoding it.
-
-    Raises:
-        ValueError: the file does not begin as a PNG; the message names it.
-    """
+    """Width x height that a PNG's header declares, without decoding it. Raises ValueError for another file."""
     with path.open("rb") as file:
         header = file.read(24)
     if len(header) < 24 or header[:8] != b"\x89PNG\r\n\x1a\n" or header[12:16] != b"IHDR":

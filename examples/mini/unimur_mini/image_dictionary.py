@@ -93,10 +93,10 @@ class _Maker:
         self.asked: list[dict] = []
 
     # -- documents ----------------------------------------------------------------------------------------------------
-    def _add(self, doc_id: str, kind: str, text: str, image: str, group: str, source: str, license_name: str) -> None:
-        values = (doc_id, kind, text, image, group, source, license_name)
-        self.corpus.append(dict(zip(_COLUMNS, values, strict=True)))
-        self.of_group[group].append(doc_id)
+    def _add(self, *values: str) -> None:
+        document = dict(zip(_COLUMNS, values, strict=True))
+        self.corpus.append(document)
+        self.of_group[document["group"]].append(document["doc_id"])
 
     def add_images_and_sentences(self) -> None:
         said: dict[str, str] = {}

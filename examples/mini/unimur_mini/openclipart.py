@@ -65,10 +65,7 @@ def load_openclipart(*, deduplicate: bool = True) -> Dataset:
 
 def read_svg_words(svg: bytes) -> ClipArtWords:
     """Title, description, keywords, author and licence address from an SVG's RDF metadata; what is absent is empty.
-
-    Raises:
-        ValueError: the bytes are not XML up to the end of the metadata.
-    """
+    Raises ValueError for bytes that are not XML up to the end of the metadata."""
     metadata = ElementTree.Element("metadata")
     try:
         for _, element in ElementTree.iterparse(io.BytesIO(svg)):

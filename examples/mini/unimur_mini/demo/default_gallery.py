@@ -24,16 +24,9 @@ _LEFT_OUT_STAMPS = ("stamps/symbols/alphabets/", "stamps/symbols/math/")
 
 
 def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, GalleryImage]:
-    """Images by id: clip arts of the test split, stamps of things, and OpenMoji until `max_images` is reached.
-    Collections that cannot be had on this system are left out.
-
-    Args:
-        seed: orders each collection.
-        leave_out: ids that the dialogues show already.
-
-    Raises:
-        PackageUnavailable: if no collection can be had.
-    """
+    """Images by id, each collection ordered by `seed`: clip arts of the test split, stamps of things, and OpenMoji
+    until `max_images` is reached. Those that the dialogues show already (`leave_out`) are none, and collections
+    that cannot be had on this system are left out. Raises PackageUnavailable if there is none."""
     from modeling_unimur.data.captioned_images import load_captioned_images
     from modeling_unimur.data.titles import split_of_title
 
@@ -57,30 +50,22 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
 
 
 def images_by_id(image_ids: Collection[str]) -> dict[str, GalleryImage]:
-    """The images of these ids, read from their collections.
-
-    Raises:
-        CommandError: if a collection or an image does not exist; the message names the id.
-        PackageUnavailable: if a collection is not available.
-    """
+    """The images of these ids, read from their collections. Raises CommandError, which names the id, for one that is
+    not there, and PackageUnavailable for a collection."""
     if not image_ids:
         return {}
     from modeling_unimur.data.captioned_images import load_captioned_images
     from modeling_unimur.data.registry import IMAGES
 
-    sources = {image_id.partition("/")[0] for image_id in image_ids}
-    for image_id in image_ids:
-        if image_id.partition("/")[0] not in IMAGES:
+    sources = {image_id: image_id.partition("/")[0] for image_id in image_ids}
+    for image_id, source in sources.items():
+        if source not in IMAGES:
             raise CommandError(f"image id {image_id}: no such collection; there are {', '.join(IMAGES)}")
-    wanted = set(image_ids)
-    found = {
-        row["image_id"]: _image(row) for row in load_captioned_images(sorted(sources)) if row["image_id"] in wanted
-    }
-    for image_id in image_ids:
-        if image_id not in found:
-            name = SOURCE_NAMES.get(image_id.partition("/")[0])
-            raise CommandError(f"image id {image_id}: {name} has no such image here")
-    return found
+    rows = {row["image_id"]: row for row in load_captioned_images(sorted(set(sources.values())))}
+    for image_id, source in sources.items():
+        if image_id not in rows:
+            raise CommandError(f"image id {image_id}: {SOURCE_NAMES.get(source)} has no such image here")
+    return {image_id: _image(rows[image_id]) for image_id in image_ids}
 
 
 def _image(row: dict) -> GalleryImage:

@@ -36,11 +36,8 @@ def index_folder(model: str, items: str) -> Path:
 
 
 def build_index(retriever: Any, folder: Path, images: Mapping[str, GalleryImage], replies: list[str]) -> Gallery:
-    """Encode the items into the retriever's index and save it with its gallery under `folder`.
-
-    Raises:
-        CommandError: if no image could be read.
-    """
+    """Encode the items into the retriever's index and save it with its gallery under `folder`. Raises CommandError if
+    no image could be read."""
 
     def build(aside: Path) -> None:
         report = retriever.add(

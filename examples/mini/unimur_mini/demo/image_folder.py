@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 from modeling_unimur.cli.errors import CommandError
@@ -11,23 +10,10 @@ from modeling_unimur.cli.gallery import GalleryImage
 from modeling_unimur.data.image_files import printable, walk_images
 
 
-@dataclass(frozen=True)
-class FolderImages:
-    """Images of a folder by id (their path below it), how many other files lie there, and how many were found."""
-
-    images: dict[str, GalleryImage]
-    other_files: int
-    found: int
-
-
-def find_images(folder: Path, max_images: int, seed: int) -> FolderImages:
-    """All images below a folder, sorted by path; more than `max_images` are thinned out at random by `seed`.
-
-    Hidden files and folders are left out; links to folders are followed once.
-
-    Raises:
-        CommandError: if the folder is missing, is a file, cannot be listed or holds no image.
-    """
+def find_images(folder: Path, max_images: int, seed: int) -> tuple[dict[str, GalleryImage], int, int]:
+    """All images below a folder by id, their path; how many were found; and how many other files lie there. More than
+    `max_images` are thinned out at random. Hidden files and folders are left out; links to folders are followed
+    once. Raises CommandError if the folder is missing, is a file, cannot be listed or holds no image."""
     if not folder.exists():
         raise CommandError(f"no folder at {folder}; --images takes a folder with images")
     if not folder.is_dir():
@@ -52,4 +38,4 @@ def find_images(folder: Path, max_images: int, seed: int) -> FolderImages:
         printable(path.relative_to(folder).as_posix()): GalleryImage(path, printable(path.stem), "own")
         for path in sorted(paths)
     }
-    return FolderImages(images, others, found)
+    return images, found, others

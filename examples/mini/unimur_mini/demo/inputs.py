@@ -28,13 +28,8 @@ class ImageId(str):
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation whose images from the collections are still ids.
-
-    Args:
-        title: what it is called.
-        messages: chat messages, with a placeholder for each image.
-        images: those images in their order.
-    """
+    """A conversation: chat messages with a placeholder for each image, and those images, still ids where they come
+    from the collections."""
 
     title: str
     messages: list[dict]
@@ -45,11 +40,8 @@ class Dialogue:
         return [image for image in self.images if isinstance(image, ImageId)]
 
     def resolved(self, images: Mapping[str, GalleryImage]) -> tuple[tuple[Turn, ...], list[dict]]:
-        """The turns to show, and the chat messages (images as paths) to ask the model with.
-
-        Args:
-            images: the image for each of `image_ids()`.
-        """
+        """The turns to show, and the chat messages (images as paths) to ask the model with, with the images of
+        `image_ids()`."""
         found = iter([images[image] if isinstance(image, ImageId) else image for image in self.images])
         turns, messages = [], []
         for message in self.messages:
@@ -64,11 +56,7 @@ class Dialogue:
 
 
 def _all_lines(read: Callable, path: Path) -> list:
-    """What a reader of lines makes of a file.
-
-    Raises:
-        CommandError: if it is missing, a folder, unreadable or not UTF-8, or a line cannot be read.
-    """
+    """What a reader of lines makes of a file; CommandError where it is missing, a folder, unreadable or not UTF-8."""
     try:
         return list(read(path))
     except FileNotFoundError:
@@ -80,11 +68,8 @@ def _all_lines(read: Callable, path: Path) -> list:
 
 
 def read_replies(path: Path) -> list[str]:
-    """The replies of a file in their order, blank lines and repeats left out.
-
-    Raises:
-        CommandError: if the file cannot be read or holds no reply.
-    """
+    """The replies of a file in their order, blank lines and repeats left out. Raises CommandError where there is
+    none."""
     replies = list(dict.fromkeys(line.strip() for line in _all_lines(read_lines, path) if line.strip()))
     if not replies:
         raise CommandError(f"{path} holds no reply; write one a line")
@@ -92,11 +77,8 @@ def read_replies(path: Path) -> list[str]:
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """The dialogues of a JSON lines file; relative image paths are taken from the file's folder.
-
-    Raises:
-        CommandError: if the file or a line cannot be used; the message names the line.
-    """
+    """The dialogues of a JSON lines file; relative image paths are taken from the file's folder. Raises CommandError,
+    which names the line, for one that cannot be used."""
     dialogues = []
     for number, record in _all_lines(read_json_lines, path):
         try:

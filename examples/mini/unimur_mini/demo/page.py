@@ -37,11 +37,7 @@ def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
 
 
 def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
-    """Write a small JPEG of every shown image under `folder`/thumbnails and return its relative link by path.
-
-    Raises:
-        FileNotFoundError, ValueError: if a shown image is missing or cannot be read.
-    """
+    """Write a small JPEG of every shown image under `folder`/thumbnails and return its relative link by path."""
     from PIL import Image
 
     from modeling_unimur.image_loading import load_image

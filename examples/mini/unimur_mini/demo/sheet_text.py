@@ -45,29 +45,29 @@ def drawable(text: str, size: int) -> tuple[str, Font]:
 def wrap(text: str, size: int, width: int, max_lines: int | None = None) -> tuple[list[str], Font]:
     """Break a text into lines of at most `width` pixels; what does not fit `max_lines` ends in an ellipsis."""
     text, font = drawable(text, size)
+
+    def fits(line: str) -> bool:
+        return font.getlength(line) <= width
+
     lines: list[str] = []
     line = ""
     for word in text.split(" "):
-        candidate = f"{line} {word}" if line else word
-        if font.getlength(candidate) <= width:
-            line = candidate
+        if fits(joined := f"{line} {word}".strip()):
+            line = joined
             continue
         if line:
             lines.append(line)
-        while font.getlength(word) > width and len(word) > 1:
-            end = len(word)
-            while end > 1 and font.getlength(word[:end]) > width:
-                end -= 1
-            lines.append(word[:end])
-            word = word[end:]
         line = word
+        while len(line) > 1 and not fits(line):
+            end = next(end for end in range(len(line) - 1, 0, -1) if end == 1 or fits(line[:end]))
+            lines.append(line[:end])
+            line = line[end:]
     if line:
         lines.append(line)
     if max_lines is not None and len(lines) > max_lines:
-        lines = lines[:max_lines]
-        last = lines[-1]
+        last = lines[max_lines - 1]
         # Three dots: the font that draws a text need not have the one-character ellipsis.
-        while last and font.getlength(last + "...") > width:
+        while last and not fits(last + "..."):
             last = last[:-1]
-        lines[-1] = last.rstrip() + "..."
+        lines[max_lines - 1 :] = [last.rstrip() + "..."]
     return lines, font

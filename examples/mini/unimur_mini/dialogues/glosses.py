@@ -11,17 +11,9 @@ from .phrases import word_list
 from .stems import content_stems, says
 
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
-_DETERMINER = re.compile(
-    r"(?:\w+ly |at least )?(?:an?|the|any|one|two|three|four|several|various|many|some|someone|something|somebody|"
-    r"anyone|anything|either|each|all|your|people|persons?)\b",
-    re.I,
-)
+_DETERMINER = re.compile(rf"(?:\w+ly |at least )?(?:{'|'.join(word_list('determiners'))})\b", re.I)
 _ANY_OF = re.compile(r"any (?:one )?(?:of )?(?:the )?(?:various|several|numerous|many|a number of|certain)?\s*", re.I)
-_AFTER_HEAD = re.compile(
-    r"\s(?:of|that|which|who|whose|with|used|having|in|for|on|from|found|made|by|to|consisting|native|at|where|when|"
-    r"similar|related|differing|occurring|noted|belonging|able|capable|resembling|containing|worn|grown|built|designed|formed|as|between|near|under|including|about|into|"
-    r"usually|often|living|intended|causing|especially|being|lacking|characterized|produced|covered)\s|,"
-)
+_AFTER_HEAD = re.compile(rf"\s(?:{'|'.join(word_list('after the head'))})\s|,")
 _VOWEL = re.compile(
     r"(?!uni(?!n|m)|use|usu|ute|eu|one\b|once\b|u\b|ubiq|uran)[aeiou]|[fhlmnrsx]-|hour|honest|honor|heir", re.I
 )

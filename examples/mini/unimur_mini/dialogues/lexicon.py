@@ -29,11 +29,7 @@ def plain_name(name: str) -> str:
 
 
 class Lexicon:
-    """Synsets by id and by name.
-
-    Args:
-        synsets: rows of `wordnet.load_wordnet`, or some of them.
-    """
+    """Synsets, rows of `wordnet.load_wordnet` or some of them, by id and by name."""
 
     def __init__(self, synsets: Iterable[Synset]) -> None:
         self.synsets = {row["synset_id"]: row for row in synsets}

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from .glosses import plain
 from .lexicon import CONCRETE, Lexicon, plain_name
@@ -73,12 +74,8 @@ def link_images(lexicon: Lexicon, images: Iterable[dict]) -> tuple[dict[str, lis
 
 
 def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
-    """All things to talk about.
-
-    Args:
-        images: rows of `load_captioned_images`.
-        most: things that the pools of nouns and of other words hold at most; building one takes a while.
-    """
+    """All things to talk about; `most` is how many the pools of nouns and of other words hold, since building one
+    takes a while."""
     linked, rest = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     rng.shuffle(keys)
@@ -92,8 +89,8 @@ def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, 
     return [
         Pool("linked", _useful(synset_thing(lexicon, key, linked[key]) for key in keys), 0.40, 14),
         Pool("image", _useful(_image_things(lexicon, rest)), 0.10, 5),
-        Pool("word", _first(_useful_one_by_one(lexicon, words), most // 5 + 1), 0.11, 1),
-        Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most), 0.39, 3),
+        Pool("word", _useful((synset_thing(lexicon, key) for key in words), most // 5 + 1), 0.11, 1),
+        Pool("noun", _useful((synset_thing(lexicon, key) for key in nouns), most), 0.39, 3),
     ]
 
 
@@ -111,9 +108,9 @@ def make_question_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Ra
     return [
         Pool("image", captions, 0.20, 4),
         Pool("linked", _useful(synset_thing(lexicon, key, linked[key]) for key in keys), 0.15, 4),
-        Pool("noun", _first(_useful_one_by_one(lexicon, nouns), most // 4 + 1), 0.10, 1),
-        Pool("gloss", _first(_gloss_things(lexicon, [*keys, *nouns]), most), 0.25, 1),
-        Pool("sentence", _first(_example_things(lexicon, spoken), most), 0.30, 2),
+        Pool("noun", _useful((synset_thing(lexicon, key) for key in nouns), most // 4 + 1), 0.10, 1),
+        Pool("gloss", list(islice(_gloss_things(lexicon, [*keys, *nouns]), most)), 0.25, 1),
+        Pool("sentence", list(islice(_example_things(lexicon, spoken), most)), 0.30, 2),
     ]
 
 
@@ -203,19 +200,8 @@ def _usable_caption(image: dict) -> str:
     return text if _NOUN_PHRASE.match(text) else ""
 
 
-def _useful(things: Iterable[Thing]) -> list[Thing]:
-    return [thing for thing in things if _can_be_told(thing)]
-
-
-def _useful_one_by_one(lexicon: Lexicon, keys: Iterable[str]) -> Iterator[Thing]:
-    for key in keys:
-        thing = synset_thing(lexicon, key)
-        if _can_be_told(thing):
-            yield thing
-
-
-def _first(things: Iterator[Thing], count: int) -> list[Thing]:
-    return [thing for thing, _ in zip(things, range(count), strict=False)]
+def _useful(things: Iterable[Thing], most: int | None = None) -> list[Thing]:
+    return list(islice(filter(_can_be_told, things), most))
 
 
 def _can_be_told(thing: Thing) -> bool:

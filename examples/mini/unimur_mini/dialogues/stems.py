@@ -20,11 +20,8 @@ _SHORTEST_PART = 4
 
 @functools.lru_cache(maxsize=200_000)
 def stem(word: str) -> str:
-    """A word without case, accents, plural and common endings, never shorter than three letters.
-
-    Coarse on purpose: where two words share a stem by chance, a sentence is lost; where a stem is missed, a dialogue
-    gives its answer away.
-    """
+    """A word without case, accents, plural and common endings, never shorter than three letters. Coarse on purpose: a
+    shared stem loses a sentence, a missed one gives an answer away."""
     rest = normalise_title(word) or word.casefold()
     for _ in range(2):
         suffix = next((ending for ending in _SUFFIXES if rest.endswith(ending) and len(rest) - len(ending) >= 3), "")

@@ -51,11 +51,7 @@ class Talk:
         return self.rng.choice(PHRASES[section]).format(**slots)
 
     def fact(self) -> str:
-        """One clause about the thing.
-
-        Raises:
-            NothingLeft: everything was said.
-        """
+        """One clause about the thing. Raises NothingLeft where everything was said."""
         if not self._facts:
             raise NothingLeft
         self._said.append(self._facts.pop())
@@ -96,11 +92,8 @@ class Talk:
         )
 
     def wrong(self) -> tuple[str, str]:
-        """Something of the same kind that is not meant: (bare, with its article).
-
-        Raises:
-            NothingLeft: nothing of the kind is known.
-        """
+        """Something of the same kind that is not meant: (bare, with its article). Raises NothingLeft where nothing is
+        known."""
         if not self._wrong:
             raise NothingLeft
         name = self._wrong.pop()
@@ -167,9 +160,7 @@ class Talk:
     def _filled(self, statement: str) -> str:
         it, rng = self.it, self.rng
         return statement.format(
-            it=it,
-            it_is=rng.choice([f"{it}'s", f"{it} is"]),
-            it_has=rng.choice([f"{it} has", f"{it}'s got"]),
+            it=it, it_is=rng.choice([f"{it}'s", f"{it} is"]), it_has=rng.choice([f"{it} has", f"{it}'s got"])
         )
 
     def _kind_facts(self) -> list[str]:

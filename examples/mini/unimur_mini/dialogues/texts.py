@@ -96,7 +96,6 @@ def load_glosses() -> DatasetDict:
 
     Raises: as `load_dialogue_texts`.
     """
-
     return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))
 
 

@@ -19,10 +19,7 @@ from .stems import STOP_WORDS, content_stems, hidden_stems, says
 _EMPTY_TAGS = frozenset(word_list("tags without meaning"))
 _BLANKS = ("___", "[...]", "thingy", "whatsit", "you-know-what", "…", "(blank)")
 # What a clause begins with, left behind where it is cut off.
-_DANGLING = re.compile(
-    r"(?:[\s,]+(?:usually|often|especially|typically|sometimes|normally|chiefly|frequently|originally|formerly|and|or|"
-    r"now|generally|mainly|commonly|primarily|once|widely|used|one|those|the|a|an|of|in|to|for|as|from|by))+$"
-)
+_DANGLING = re.compile(rf"(?:[\s,]+(?:{'|'.join(word_list('dangling words'))}))+$")
 _SPLITS = ("test", "validation", "train")
 _LONGEST_DEFINITION = 24
 _BEFORE_HEAD_ENDS = re.compile(

@@ -165,11 +165,9 @@ def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: fl
 
 
 def file_name_words(path: str, author: str = "") -> str:
-    """What an image's file is named for, without numbers and the end that names the author, as uploads have it.
-
+    """What an image's file is named for, without numbers and the author's name at its end:
     "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
-    remain.
-    """
+    remain."""
     words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
     names = _NOT_LETTERS.sub(" ", author).casefold().split()
     # The library cuts file names at a length, and with them the author's name.

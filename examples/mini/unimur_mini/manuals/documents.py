@@ -71,11 +71,7 @@ class Manual:
 
 
 def page_chain(pages: dict[str, Page], name: str) -> list[str]:
-    """The page and those above it, the book's first page left out, outermost first.
-
-    Raises:
-        ValueError: the pages' "up" links run in a circle.
-    """
+    """The page and those above it, the book's first page left out, outermost first. Raises ValueError for a circle."""
     chain = [name]
     while (up := pages[chain[-1]].up) in pages and not f"/{up}".endswith("/index.html"):
         if up in chain:

@@ -15,12 +15,7 @@ MIN_LEAD_WORDS = 5
 
 
 def generated_queries(manual: Manual, asked: Iterable[Query], split_of: Mapping[str, str]) -> list[Query]:
-    """Generated questions of the kinds `title`, `link` and `lead`.
-
-    Args:
-        asked: the queries of all splits and tables.
-        split_of: chapter -> split.
-    """
+    """Generated questions of the kinds `title`, `link` and `lead`, without those that any table asks (`asked`)."""
     asked = list(asked)
     held_out = {
         doc for query in asked if query_split(manual, query, split_of) != "train"

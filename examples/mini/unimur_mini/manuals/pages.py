@@ -112,10 +112,6 @@ class _Tree(HTMLParser):
         else:
             self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.builder.start(tag, {name: value or "" for name, value in attrs})
-        self.builder.end(tag)
-
     def handle_endtag(self, tag: str) -> None:
         if tag in self.open:
             while self.open[-1] != tag:
@@ -128,11 +124,7 @@ class _Tree(HTMLParser):
 
 
 def parse_tree(html: str) -> Element:
-    """The `html` element of a page.
-
-    Raises:
-        ValueError: there is no element in it.
-    """
+    """The `html` element of a page. Raises ValueError where there is no element in it."""
     parser = _Tree()
     parser.feed(html)
     parser.close()
@@ -195,11 +187,8 @@ def _id(element: Element) -> str:
 
 
 def read_page(name: str, html: str) -> Page:
-    """Sections of one page, whose `name` is its path below the manual's folder.
-
-    Raises:
-        ValueError: the page has no body; the message names it.
-    """
+    """Sections of one page, whose `name` is its path below the manual's folder. Raises ValueError for one without a
+    body."""
     root = parse_tree(html)
     body = root.find(".//*[@role='main']")
     if body is None:
@@ -214,12 +203,8 @@ def read_page(name: str, html: str) -> Page:
 
 
 def read_folder(folder: Path, patterns: Sequence[str] = ("*.html",)) -> dict[str, Page]:
-    """Every page of the folder by its path below it, in their order; images whose file is absent are left out.
-
-    Raises:
-        FileNotFoundError: no page is there.
-        ValueError: a page cannot be read.
-    """
+    """Every page of the folder by its path below it, in their order; images whose file is absent are left out. Raises
+    FileNotFoundError where no page is, and ValueError for one that cannot be read."""
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not files:
         raise FileNotFoundError(f"{folder} holds no {' or '.join(patterns)}: give the folder of the manual's pages")

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ..dialogues.phrases import word_list
 from .documents import Key, Manual
 from .pages import Link, Paragraph, clean, parse_tree, resolve, sentence_spans
 
@@ -19,17 +20,7 @@ MIN_HEADING_WORDS = 2
 MIN_CONTENT_WORDS = 4
 # "The ... dialog is a dockable dialog; see the section ... for help on manipulating it": one question, asked often.
 TEMPLATE_COUNT = 4
-_POINTING = frozenset(
-    re.findall(
-        r"\w+",
-        "a about above after all also an and any are as at be been below but by can chapter command described "
-        "description details dialog do does example explained explanation explanations find for from further "
-        "give given gives has have here how if in information into is it its learn like look made may more "
-        "most much not of on one or other our page please refer reference same section see should so some "
-        "such than that the their them then there these they this those to tool tools topic tutorial use used "
-        "using via was we well what when where which who will with work works would you your",
-    )
-)
+_POINTING = frozenset(word_list("pointing words"))
 
 
 @dataclass

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from modeling_unimur.data.retrieval_set import RetrievalSet
 
 from .generated import section_title
+from .queries import RELEVANT
 
-RIGHT = 2
 # Layers of MiniLM that are trained, the top ones: half the work.
 TRAINED_LAYERS = 3
 MAX_TOKENS = 72
@@ -45,7 +45,7 @@ def training_questions(manual: RetrievalSet) -> list[Question]:
     relevant, found = manual.relevant("train"), []
     for row in manual.queries["train"]:
         graded = relevant.get(row["query_id"], {})
-        answers = [texts[doc] for doc, score in graded.items() if score >= RIGHT and texts[doc]]
+        answers = [texts[doc] for doc, score in graded.items() if score >= RELEVANT and texts[doc]]
         near = {other for doc in graded for other in members[group[doc]]}
         if answers:
             found.append(Question(row["text"], answers, {*graded, *row["excluded"], *near}))
