@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ _CLEANED_NOTE = (
     "tokenizer leaves that out: set `clean_text` of `UniVLDRProcessor` or `UniMuRProcessor` to `clip`."
 )
 OPENAI_VOCABULARY = 49408
+_TOLERANCE = 1e-5  # of features, as a share of the largest value
 _RESAMPLE = {"bicubic": 3, "bilinear": 2}
 _PREPROCESS = {
     "mean": list(OPENAI_CLIP_MEAN),
@@ -96,34 +97,22 @@ def clip_tokenizer(config: CLIPConfig, source: str | os.PathLike | None = None) 
         merges=sorted(reference.bpe_ranks, key=reference.bpe_ranks.get),
         model_max_length=text.max_position_embeddings,
     )
-    rows = tokenizer(list(CHECK_TEXTS), truncation=True)["input_ids"]
-    for sample, found, expected in zip(CHECK_TEXTS, rows, reference(list(CHECK_TEXTS)), strict=True):
-        if found != expected[: len(found)].tolist() or expected[len(found) :].any():
-            raise ValueError(f"The tokenizer differs from open_clip's on {sample!r}.")
-    _check_cleaning(tokenizer, reference)
+    cleaned = clean_texts(list(CLEANED_TEXTS), "clip")
+    wrong = [*_differing(tokenizer, reference, CHECK_TEXTS), *_differing(tokenizer, reference, CLEANED_TEXTS, cleaned)]
+    if wrong:
+        raise ValueError(f"The tokenizer differs from open_clip's on {wrong[0]!r}.")
+    count, all_texts = len(_differing(tokenizer, reference, CLEANED_TEXTS)), len(CLEANED_TEXTS)
+    logger.info("%d of %d texts for that purpose have other tokens uncleaned. %s", count, all_texts, _CLEANED_NOTE)
     return tokenizer
 
 
-def _check_cleaning(tokenizer: PreTrainedTokenizerBase, reference) -> None:
-    """Checks that cleaned texts have open_clip's tokens, and logs how many uncleaned texts do not."""
-
-    def differing(texts: list[str]) -> list[str]:
-        rows = tokenizer(texts, truncation=True)["input_ids"]
-        expected = reference(list(CLEANED_TEXTS))
-        pairs = zip(CLEANED_TEXTS, rows, expected, strict=True)
-        return [
-            sample
-            for sample, found, right in pairs
-            if found != right[: len(found)].tolist() or right[len(found) :].any()
-        ]
-
-    wrong = differing(clean_texts(list(CLEANED_TEXTS), "clip"))
-    if wrong:
-        raise ValueError(f"The tokenizer differs from open_clip's on {wrong[0]!r}, cleaned.")
-    count = len(differing(list(CLEANED_TEXTS)))
-    logger.info(
-        "%d of %d texts for that purpose have other tokens uncleaned. %s", count, len(CLEANED_TEXTS), _CLEANED_NOTE
-    )
+def _differing(
+    tokenizer: PreTrainedTokenizerBase, reference, texts: Sequence[str], given: Sequence[str] | None = None
+) -> list[str]:
+    """Texts that have other tokens than open_clip's; the tokenizer reads `given` in their place."""
+    rows = tokenizer(list(given or texts), truncation=True)["input_ids"]
+    pairs = zip(texts, rows, reference(list(texts)), strict=True)
+    return [text for text, row, right in pairs if row != right[: len(row)].tolist() or right[len(row) :].any()]
 
 
 def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPImageProcessor:
@@ -240,7 +229,7 @@ def write_clip_folder(
 
 
 @torch.no_grad()
-def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float = 1e-5) -> float:
+def verify_features(plain: torch.nn.Module, model: CLIPModel) -> float:
     """Compares a model of open_clip with a `CLIPModel`, both in float32, on random images and random texts of several
     lengths, and returns the largest difference, as a share of the largest value.
 
@@ -258,8 +247,10 @@ def verify_features(plain: torch.nn.Module, model: CLIPModel, tolerance: float =
         ids[row, length - 1] = end
         ids[row, length:] = 0
     worst = max(
-        require_equal(model.get_image_features(pixels).pooler_output, plain.encode_image(pixels), "Images", tolerance),
-        require_equal(model.get_text_features(ids).pooler_output, plain.encode_text(ids), "Texts", tolerance),
+        require_equal(
+            model.get_image_features(pixels).pooler_output, plain.encode_image(pixels), "Images", _TOLERANCE
+        ),
+        require_equal(model.get_text_features(ids).pooler_output, plain.encode_text(ids), "Texts", _TOLERANCE),
         require_equal(model.logit_scale, plain.logit_scale.reshape(()), "The temperature", 0.0),
     )
     logger.info("Features equal open_clip's within %.1e", worst)

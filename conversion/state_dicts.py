@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,12 +12,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 
-def read_tensors(path: str | os.PathLike, entries: Iterable[str] = ("state_dict", "model")) -> dict[str, torch.Tensor]:
+def read_tensors(path: str | os.PathLike) -> dict[str, torch.Tensor]:
     """A checkpoint's state dict, on the CPU, without the `module.` that data-parallel training puts before each key.
 
     Args:
         path: a `.safetensors` file, or one that `torch.save` wrote; of that, tensors and containers only are read.
-        entries: names under which a checkpoint may keep its state dict beside other things.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,7 +41,7 @@ def read_tensors(path: str | os.PathLike, entries: Iterable[str] = ("state_dict"
                 f"{path} is a TorchScript archive, a program with weights: save its state dict with torch.save."
             ) from error
         raise ValueError(f"{path} is damaged or no checkpoint ({str(error).splitlines()[0]}).") from error
-    for entry in entries:
+    for entry in ("state_dict", "model"):  # beside which a checkpoint may keep other things
         if isinstance(content, Mapping) and isinstance(content.get(entry), Mapping):
             content = content[entry]
             break

@@ -114,5 +114,5 @@ def test_the_converter_reports_it(caplog, monkeypatch):
     assert f"{len(CLEANED_TEXTS)} of {len(CLEANED_TEXTS)} texts" in caplog.text
     assert "clean_text" in caplog.text
     monkeypatch.setattr("conversion.clip_folder.clean_texts", lambda texts, how: texts)
-    with pytest.raises(ValueError, match="cleaned"):
+    with pytest.raises(ValueError, match="differs"):
         clip_tokenizer(CLIPConfig())
