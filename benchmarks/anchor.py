@@ -149,12 +149,8 @@ class Fits:
 
 
 def fit_all(heads: Path | None, seed: int) -> Fits:
-    """Read the recipe's dialogues and fit.
-
-    Args:
-        heads: `model.safetensors` of a run; the release's by default.
-        seed: of the network of `fitted`.
-    """
+    """Read the recipe's dialogues and fit, over the release's heads or the `model.safetensors` of a run; `seed` is
+    that of the network of `fitted`."""
     recipe = load_recipe(_RECIPE, [] if heads is None else [f"model.heads={heads}"])
     model, processor = build(recipe)
     data = load_data(model.eval(), recipe.model, recipe.data, recipe.training.seed)

@@ -283,12 +283,7 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
         print(f"{key:<{width}}  {value:>12,.4g}")
     if busy and not args.even_if_busy:
         raise SystemExit(f"Not written: {notes[-1]}. Run it on a quiet machine, or with --even-if-busy.")
-    result = {
-        **run_record(),
-        "seed": args.seed,
-        "notes": list(notes),
-        "figures": figures,
-    }
+    result = {**run_record(), "seed": args.seed, "notes": list(notes), "figures": figures}
     RESULTS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, allow_nan=False) + "\n"
     (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")

@@ -45,15 +45,7 @@ LEAST_SCORES = (2, 1)
 
 
 class Questions:
-    """Questions with their answers and what an index finds for them.
-
-    Args:
-        index: with words.
-        vectors: of the questions.
-        texts: of the questions.
-        grades: of the documents that answer each, by their ids.
-        excluded: ids that do not count for each.
-    """
+    """Questions with their answers (ids with grades, and ids that do not count) and what an index finds for them."""
 
     def __init__(self, index: RetrievalIndex, vectors: np.ndarray, texts: list[str], grades: list, excluded: list):
         self.grades, self.vectors, self.texts = grades, vectors, texts

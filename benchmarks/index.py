@@ -109,13 +109,8 @@ def jittered(rows: np.ndarray, amount: float, rng: np.random.Generator) -> np.nd
 def vectors_like_embeddings(
     count: int, embeddings: Path | None, rng: np.random.Generator, file: Path | None = None
 ) -> np.ndarray:
-    """Unit vectors `(count, width)`: jittered embeddings of a file, or jittered centres.
-
-    Args:
-        count: of them.
-        embeddings: a matrix (.npy).
-        rng: draws.
-        file: where they are made, to be mapped; in memory by default.
+    """Unit vectors `(count, width)`, in a mapped file if one is given: jittered embeddings of a matrix (.npy), or
+    jittered centres.
 
     Raises:
         ValueError: a file without rows of numbers.

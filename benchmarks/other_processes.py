@@ -16,14 +16,7 @@ _SHORTEST_WINDOW = 1.0
 
 @dataclass(frozen=True)
 class Process:
-    """CPU time of one process so far.
-
-    Args:
-        name: of its program.
-        parent: id of the process that began it.
-        seconds: of all its threads.
-        seconds_of_ended: of its children that have ended, and of theirs.
-    """
+    """CPU time of one process so far: of all its threads, and of its children that have ended, and of theirs."""
 
     name: str
     parent: int

@@ -43,13 +43,8 @@ _GATES = {"": None, "_classifier_alone": 1e-6, "_trained_alone": 1e6}
 def photograph_ranks(
     model: OpenCLIPModel, pooled: torch.Tensor, texts: torch.Tensor, owners: np.ndarray
 ) -> np.ndarray:
-    """Rank of the photograph `(captions,)` that each caption belongs to.
-
-    Args:
-        model: the dual encoder.
-        pooled (`(photographs, pooled_width)`), texts (`(captions, width)`): what its frozen towers give.
-        owners (`(captions,)`): number of each caption's photograph.
-    """
+    """Rank `(captions,)` of the photograph, by its number in `owners`, that each caption belongs to. `pooled`
+    `(photographs, pooled_width)` and `texts` `(captions, width)` are what the frozen towers give."""
     scores = F.normalize(texts, dim=-1) @ F.normalize(project(model, pooled), dim=-1).T
     return first_right_ranks(scores.numpy(), owners, np.arange(len(pooled)))
 

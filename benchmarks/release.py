@@ -160,14 +160,8 @@ def half_precision(work: Path, quick: bool) -> dict[str, float]:
 
 # -- layouts of the cache ---------------------------------------------------------------------------------------------
 class Reader:
-    """A process with its own versions of packages that loads the release acme/unimur from a cache.
-
-    Args:
-        path: where it imports from.
-        cache: the cache.
-        work: a folder for the process.
-        environment: of the process.
-    """
+    """A process that imports its own versions of packages from `path`, works in a folder, and loads the release
+    acme/unimur from a cache."""
 
     def __init__(self, path: list[Path], cache: Path, work: Path, environment: dict[str, str]):
         work.mkdir()

@@ -19,10 +19,7 @@ from benchmarks.harness import ROOT, argument_parser, report
 
 
 def over_seeds(runs: list[dict]) -> dict[str, float]:
-    """Means, and standard deviations as `..._std`.
-
-    Args:
-        runs: what their `results.json` hold.
+    """Means of what the runs' `results.json` hold, and standard deviations as `..._std`.
 
     Raises:
         ValueError: for fewer than two runs, or two of one seed.

@@ -75,16 +75,8 @@ def make_index(model_folder: str, folder: Path, count: int, seed: int) -> None:
 
 
 class Client(threading.Thread):
-    """One that asks until it is told to stop.
-
-    Args:
-        port: of the server.
-        number: of the client, which its chats begin with.
-        stopped: says when.
-        path: what it asks.
-        more: what a request holds beside its messages.
-        first: number of its first request, so that no chat is held twice.
-    """
+    """One that asks until it is told to stop: `path`, with `more` beside the messages; `number` and `first`, of its
+    first request, make its chats differ from all others."""
 
     def __init__(self, port: int, number: int, stopped: threading.Event, path: str, more: dict, first: int):
         super().__init__(daemon=True)

@@ -36,11 +36,8 @@ class TrainingBatch:
 
 
 def read_pairs(path: Path | None) -> list[tuple[str, str]]:
-    """Pairs of a caption and its image's path.
-
-    Args:
-        path: lines of `caption<TAB>image`; without it the captions are the titles, descriptions and tags of the
-            installable images' training split.
+    """Pairs of a caption and its image's path: lines of `caption<TAB>image`, or titles, descriptions and tags of the
+    installable images' training split.
 
     Raises:
         ValueError: a line without a tab, or a file without lines.

@@ -163,12 +163,8 @@ class Ladder:
 
     # -- measuring ----------------------------------------------------------------------------------------------------
     def space(self, source: Path | None, retrieval: RetrievalSet | None = None) -> Space:
-        """Vectors of a trained model, or of the dual encoder before training.
-
-        Args:
-            source: folder of a model; None for none.
-            retrieval: with other captions than the corpus'.
-        """
+        """Vectors of a trained model, or of the dual encoder before training; `retrieval` is the corpus with other
+        captions."""
         recipe = self.recipe(self.folder / "none")
         if source is None:
             model, processor = build(recipe)
@@ -325,10 +321,7 @@ def main() -> None:
                 "aims": found,
                 "notes": rows.notes,
                 "queries": len(rows.task.query_ids),
-                "documents": {
-                    "text": int((~rows.task.is_image).sum()),
-                    "image": int(rows.task.is_image.sum()),
-                },
+                "documents": {"text": int((~rows.task.is_image).sum()), "image": int(rows.task.is_image.sum())},
             }
             if not args.quick:
                 save(corpus, result, args.full)

@@ -134,8 +134,7 @@ def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
 
     Args:
         sources: names out of `registry.IMAGES`: `openclipart`, `openmoji`, `stamps`; `folder=PATH`, a folder of one's
-            own
-            (`load_image_folder`); or `package.module:function`, a function that returns such a dataset.
+            own (`load_image_folder`); or `package.module:function`, a function that returns such a dataset.
 
     Raises:
         ValueError: an unknown source, or none, or a folder without captioned images.
@@ -163,8 +162,8 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
 
     Args:
         data: a folder of images (with `captions.tsv`, or their names are their captions), or the JSON file of
-            Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`) with the images' folders beside it.
-        splits: of such a file.
+            Karpathy's splits (`dataset_coco.json`, `dataset_flickr30k.json`), whose `splits` are read, with the
+            images' folders beside it.
 
     Returns:
         files of the images, `(caption, number of its image)`, the files that identify the data, and notes.

@@ -33,12 +33,8 @@ _LAYOUTS = (
 
 
 class MMDialog(PublishedSet):
-    """Dialogues of one split, one in memory at a time.
-
-    Args:
-        folder: with the splits' folders, in either layout.
-        split: `train`, `valid` (or `val`) or `test`.
-        limit: read only so many dialogues.
+    """Dialogues of one split (`train`, `valid` or `test`), one in memory at a time, from a folder with the splits'
+    folders in either layout.
 
     Raises:
         FileNotFoundError: the split is not there: the message names the places where it was looked for.

@@ -38,13 +38,11 @@ class PhotoDialog:
 
 
 class PhotoChat(PublishedSet):
-    """Dialogues of one split.
+    """Dialogues of one split (`train`, `dev` or `test`).
 
     Args:
         folder: with the split's folder of JSON files, as google-research/multimodalchat/photochat has it, and the
             photos in `images`, named by their Open Images id or as in their URL.
-        split: `train`, `dev` or `test`.
-        limit: read only so many dialogues.
 
     Raises:
         FileNotFoundError: no such folder: the message names the places where it was looked for.

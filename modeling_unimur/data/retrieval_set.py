@@ -96,13 +96,11 @@ class RetrievalSet:
 
     @classmethod
     def union(cls, sets: Mapping[str, RetrievalSet]) -> RetrievalSet:
-        """One set over the documents of several, so that one index holds them and one mining finds hard negatives.
+        """One set over the documents of several by name, so that one index holds them and one mining finds hard
+        negatives.
 
         Ids and groups get their set's name in front (`gimp_manual/text-1`), columns that one of the sets lacks are
         left out, and a split has the queries of all sets that have it. The tables are read into memory.
-
-        Args:
-            sets: by name; the names are different from each other and hold no `/`.
 
         Raises:
             ValueError: no set.

@@ -107,8 +107,7 @@ class RowStore:
 
     Args:
         folder: of this store; made when the first shard is written. Its name is the store's identity, and says what
-            the
-            rows depend on besides their keys.
+            the rows depend on besides their keys.
         dtype: of the rows on disk: float32, bfloat16 or uint8.
 
     Raises:

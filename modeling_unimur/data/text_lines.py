@@ -24,13 +24,9 @@ class TextLine(NamedTuple):
 
 
 def scan_lines(file: IO[bytes], name: str = "the file", errors: str = "surrogatepass") -> Iterator[TextLine]:
-    """All lines of a file, also empty ones, one in memory at a time; a byte order mark and CRLF are accepted.
-
-    Args:
-        file: opened in binary mode.
-        name: how an error calls it.
-        errors: what happens to bytes that are not UTF-8, as `bytes.decode` takes it: with `"replace"` no line has that
-            problem.
+    """All lines of a file (opened in binary mode, called `name` in errors), also empty ones, one in memory at a time;
+    a byte order mark and CRLF are accepted. `errors` is that of `bytes.decode`: with `"replace"` no line has that
+    problem.
 
     Raises:
         ValueError: the file is in UTF-16.

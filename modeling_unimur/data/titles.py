@@ -74,13 +74,8 @@ def split_of_title(title: str) -> str:
 
 
 def split_by_title(images: Dataset) -> DatasetDict:
-    """Splits images so that one title, and its near twins, are in one split whatever the order and the sources.
-
-    Args:
-        images: a dataset with a `title` column, such as `load_captioned_images` returns.
-
-    Returns:
-        `train`, `validation` and `test`, each in the order of `images`.
+    """Splits images with a `title` column, so that one title, and its near twins, are in one split (`train`,
+    `validation`, `test`) whatever the order and the sources.
 
     Raises:
         ValueError: no `title` column.

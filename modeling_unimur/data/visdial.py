@@ -54,14 +54,12 @@ class VisDialDialog:
 
 
 class VisDial(PublishedSet):
-    """Dialogues of one split.
+    """Dialogues of one split (`train`, `val` or `test`).
 
     Args:
         source: the folder that holds `visdial_1.0_<split>.json` and the images' folder (and, if it is there,
             `visdial_1.0_<split>_dense_annotations.json`); or that of ChatIR's `VisDial_v1.0_queries_<split>.json`; or
             one of these files itself.
-        split: `train`, `val` or `test`.
-        limit: read only so many dialogues.
 
     Raises:
         FileNotFoundError: no such file: the message names the places where it was looked for.

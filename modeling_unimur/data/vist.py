@@ -29,13 +29,12 @@ class Story:
 
 
 class VIST(PublishedSet):
-    """Stories of one split, in the texts whose names are replaced by `[male]` and the like, as FROMAGe reads them.
+    """Stories of one split (`train`, `val` or `test`), in the texts whose names are replaced by `[male]` and the like,
+    as FROMAGe reads them.
 
     Args:
         folder: with `sis/<split>.story-in-sequence.json` (or the file itself in it), and the images in
             `images/<split>`, `<split>` or `images`, named by their Flickr number.
-        split: `train`, `val` or `test`.
-        limit: read only so many stories.
 
     Raises:
         FileNotFoundError: no such file: the message names the places where it was looked for.

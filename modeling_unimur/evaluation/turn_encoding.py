@@ -93,8 +93,7 @@ class TurnEncoder:
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
         share: whether contexts share what they have in common, as far as the language model can; False runs each anew,
-            for
-            comparison.
+            for comparison.
     """
 
     def __init__(self, model, processor, share: bool = True):

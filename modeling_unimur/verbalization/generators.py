@@ -27,14 +27,8 @@ _WRONG_CACHES = ("git",) if Version(transformers.__version__) < Version("5.18") 
 
 
 class UniMuRVerbalizer:
-    """A UniMuR whose caption loss was trained says what an image shows.
-
-    Args:
-        source: folder or Hub id.
-        max_new_tokens: longest text.
-        device: where it runs.
-        kwargs: of `UniMuRModel.from_pretrained` (`language_model=`, `clip=`, `revision=`).
-    """
+    """A UniMuR whose caption loss was trained says what an image shows, in at most `max_new_tokens`; `kwargs` are
+    those of `UniMuRModel.from_pretrained` (`language_model=`, `clip=`, `revision=`)."""
 
     def __init__(self, source: str, max_new_tokens: int = _NEW_TOKENS, device: str = "cpu", **kwargs):
         self.model = UniMuRModel.from_pretrained(source, **kwargs).to(device).eval()
@@ -69,12 +63,7 @@ class ImageToTextVerbalizer:
     """
 
     def __init__(
-        self,
-        source: str,
-        prompt: str | None = None,
-        max_new_tokens: int = _NEW_TOKENS,
-        device: str = "cpu",
-        **kwargs,
+        self, source: str, prompt: str | None = None, max_new_tokens: int = _NEW_TOKENS, device: str = "cpu", **kwargs
     ):
         self.model = AutoModelForImageTextToText.from_pretrained(source, **kwargs).to(device).eval()
         self.processor = AutoProcessor.from_pretrained(source, revision=kwargs.get("revision", "main"))
@@ -126,12 +115,8 @@ def _first_line(text: str) -> str:
 
 
 def open_verbalizer(name: str, prompt: str | None = None, device: str = "cpu"):
-    """Create a verbalizer from its name on the command line.
-
-    Args:
-        name: `ocr`, `ocr=LANGUAGE`, `unimur=FOLDER` or `model=ID`, any image-to-text model.
-        prompt: of `model=ID`.
-        device: where a model runs.
+    """Create a verbalizer from its name on the command line: `ocr`, `ocr=LANGUAGE`, `unimur=FOLDER`, or `model=ID`,
+    any image-to-text model, which alone takes a prompt.
 
     Raises:
         ValueError: another name, or a prompt that would not be read.
@@ -158,10 +143,8 @@ _LAYOUT, _SCALE, _WORKERS = 11, 2.0, 2
 
 
 class OcrVerbalizer:
-    """Reads images with the command `tesseract`.
-
-    Args:
-        language: of the texts, as `tesseract --list-langs` names it; `eng+deu` for several.
+    """Reads images with the command `tesseract`, in a language as `tesseract --list-langs` names it; `eng+deu` for
+    several.
 
     Raises:
         FileNotFoundError: Tesseract is not installed.

@@ -22,9 +22,6 @@ SPLIT = "train"
 class QueryPairs(Dataset):
     """Images that answer the training split's queries, each with its caption and the query.
 
-    Args:
-        retrieval (`RetrievalSet`): the set.
-
     Raises:
         ValueError: no training query is answered by an image.
     """
@@ -57,13 +54,8 @@ class QueryPairs(Dataset):
 
 
 class QueryCollator:
-    """Collates images and `prompt + query` into model inputs, with labels for the query only.
-
-    Args:
-        processor: the model's, which takes images and texts.
-        prompt (*optional*): as in `ImageToTextVerbalizer`.
-        max_tokens: longest prompt and query together.
-    """
+    """Collates images and `prompt + query`, together at most `max_tokens`, into model inputs, with labels for the
+    query only; the prompt is that of `ImageToTextVerbalizer`."""
 
     def __init__(self, processor, prompt: str | None = None, max_tokens: int = 64):
         self.processor, self.prompt, self.max_tokens = processor, prompt or "", max_tokens
@@ -104,11 +96,7 @@ def next_token_loss(outputs, labels: torch.Tensor, num_items_in_batch: torch.Ten
 
 
 def train_query_writer(
-    source: str,
-    retrieval: RetrievalSet,
-    output: str | os.PathLike,
-    prompt: str | None = None,
-    **training,
+    source: str, retrieval: RetrievalSet, output: str | os.PathLike, prompt: str | None = None, **training
 ) -> None:
     """Fine-tunes a captioner to write the training split's queries, and saves it with its processor; the folder is
     then a source of `ImageToTextVerbalizer` with the same prompt.

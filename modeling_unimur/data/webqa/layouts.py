@@ -83,17 +83,13 @@ SPLIT_SEED, NUM_VALIDATION = 1234, 5000
 
 
 def read_raw(folder: Path, index: LineIndex | None, num_validation: int = NUM_VALIDATION) -> Iterator:
-    """Documents and questions of the two files, a question's facts before it; one question is in memory at a time.
-
-    The test file gives candidates alone, and may be absent.
+    """Documents and questions of the two files, a question's facts before it; one question is in memory at a time. The
+    test file gives candidates alone, and may be absent. Images that the table lacks have an empty address.
 
     Args:
         folder: with the files.
         index: of the images; without one, images have their captions alone.
         num_validation: training questions that are for validation, at most a third of them.
-
-    Yields:
-        `Document` and `Question`; images that the table lacks have an empty address.
 
     Raises:
         FileNotFoundError: no training file.
@@ -160,17 +156,13 @@ _SPLIT_FILES = {"train": "train", "validation": "dev", "test": "test"}
 
 
 def read_released(path: Path, index: LineIndex | None, captions: str = "raw") -> Iterator:
-    """Documents, then the questions of all splits; one line is in memory at a time.
-
-    The questions' mined negatives (`train_all.json`, `dev_all.json`) are taken where they are there, else WebQA's own.
+    """Documents, then the questions of all splits; one line is in memory at a time. The questions' mined negatives
+    (`train_all.json`, `dev_all.json`) are taken where they are there, else WebQA's own.
 
     Args:
         path: folder or zip archive with `train.json`, `dev.json`, `test.json`, `all_docs.json` and the captions.
         index: of the images; without one, images have their captions alone.
         captions: `raw`, `expanded` or `query`.
-
-    Yields:
-        `Document` and `Question`.
 
     Raises:
         ValueError: no such captions, or a line lacks what it must have.
@@ -219,15 +211,10 @@ def is_mbeir(folder: Path) -> bool:
 
 
 def read_mbeir(folder: Path) -> Iterator:
-    """Documents, then the questions of all splits that are there; one line is in memory at a time.
+    """Documents, then the questions of all splits that are there, of M-BEIR's folder with `cand_pool/local`, `query`
+    and `mbeir_images`; one line is in memory at a time. An image whose file is absent has an empty address.
 
     Ids are M-BEIR's (`9:123`), of questions with their split before them: M-BEIR numbers each split anew.
-
-    Args:
-        folder: M-BEIR's, with `cand_pool/local`, `query` and `mbeir_images`.
-
-    Yields:
-        `Document` and `Question`; an image whose file is absent has an empty address.
 
     Raises:
         FileNotFoundError: no pool of candidates, or no queries.

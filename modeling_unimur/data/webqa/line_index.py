@@ -107,12 +107,8 @@ def line_starts(table: str | os.PathLike, start: int = 0) -> Iterator[tuple[byte
 
 
 def write_line_index(table: str | os.PathLike, index: str | os.PathLike) -> int:
-    """Writes `image_id<TAB>offset` for every line of a table; a broken-off run goes on where it stopped.
-
-    What is written so far stands in `<index>.part`, and takes the name `index` when it is whole.
-
-    Returns:
-        the number of lines.
+    """Writes `image_id<TAB>offset` for every line of a table, and returns the number of lines. A broken-off run goes
+    on where it stopped: what is written so far stands in `<index>.part`.
 
     Raises:
         FileNotFoundError: no such table.

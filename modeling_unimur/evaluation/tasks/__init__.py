@@ -19,8 +19,7 @@ class Task:
     Args:
         function: `module:name` of a function of `(data, systems, options, work)` that gives a `TaskResult`: what it
             reads, fitted `systems.System`s, `TaskOptions`, and a folder of finished batches or None. A module that
-                begins
-            with a dot is one of this package.
+            begins with a dot is one of this package.
         summary: what it measures, in a line.
         data: what it reads.
         takes: `systems`, or `models`: the function then takes the models' addresses in their place, and brings its own

@@ -16,15 +16,7 @@ from ...modeling_univl_dr import UniVLDRModel
 from ...processing_univl_dr import UniVLDRProcessor
 from ..compare_dialogues import GALLERY_SPLITS
 from ..evaluator import Encoded, Evaluator
-from ..metrics import (
-    CUTOFFS,
-    aligned_recall,
-    area_under_curve,
-    intent_f1,
-    mm_relevance,
-    recall_values,
-    threshold_for,
-)
+from ..metrics import CUTOFFS, aligned_recall, area_under_curve, intent_f1, mm_relevance, recall_values, threshold_for
 from ..provenance import files_digest, limited
 from ..report import Figures, TaskResult
 from ..systems.base import KINDS, System

@@ -176,8 +176,7 @@ def rank_in_pools(
         queries (`(wanted,)`): number of the query.
         owners (`(wanted,)`): number of its dialogue, in ascending order.
         golds (`(wanted,)`): number of the right candidate; -1 where there is none, and then only what leads the
-            negatives
-            is found.
+            negatives is found.
         pools: for each dialogue the numbers of its negatives.
 
     Raises:

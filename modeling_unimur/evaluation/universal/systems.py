@@ -125,8 +125,7 @@ class SecondStage(Combined):
         task: whose queries and documents.
         top_k: how many documents of a query are rescored.
         weight: of the reranker's scores beside those of the first stage, both scaled to 0 to 1 over the rescored
-            documents
-            of a query; infinity for the reranker's alone.
+            documents of a query; infinity for the reranker's alone.
     """
 
     def __init__(

@@ -44,8 +44,7 @@ class RetrievalTask:
 
         Raises:
             ValueError: an unknown split, one without a judged query, documents of an unknown kind, or relevance that
-                names
-                documents which are not in the corpus.
+                names documents which are not in the corpus.
         """
         if split not in retrieval.queries:
             raise ValueError(f"The set has no split {split!r}; it has {sorted(retrieval.queries)}.")
