@@ -40,7 +40,7 @@ from benchmarks.harness import (
     watched,
 )
 from modeling_unimur.data.cache import cache_dir
-from modeling_unimur.training.mining import GradedRankings, MiningOptions, mine_rows, mine_vectors
+from modeling_unimur.training.mining import MiningOptions, mine_rows, mine_vectors
 
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 QUERIES, QUICK_QUERIES = 4096, 512
@@ -69,22 +69,21 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
     rows, asked = _unit(vectors, rng), _unit(queries, rng)
     kinds = ["image" if number % 3 == 0 else "text" for number in range(vectors)]
     right = rng.integers(vectors, size=(queries, RIGHT)).tolist()
-    judged = GradedRankings([frozenset(row) for row in right], right)
     options = MiningOptions(depth=DEPTH, max_similarity=0.95)
     documents, questions = torch.from_numpy(rows), torch.from_numpy(asked)
     reset_peak()
     before = peak_mib()
-    mined = mine_vectors(questions, documents, kinds, judged, options)
+    mined = mine_vectors(questions, documents, kinds, right, options)
     mib = peak_mib() - before
-    listed, searched = by_faiss(asked, rows, judged.known)
+    listed, searched = by_faiss(asked, rows, [frozenset(row) for row in right])
     found = [sorted(row["image"] + row["text"]) for row in mined]
     differing = sum(one != sorted(other) for one, other in zip(found, listed, strict=True))
     if differing > queries // 100:  # of equal scores at rank 100 either may be taken
         raise RuntimeError(f"For {differing} of {queries} queries mining and FAISS differ.")
     timings = alternate(
         {
-            "faiss": lambda: by_faiss(asked, rows, judged.known),
-            "mining": lambda: mine_vectors(questions, documents, kinds, judged, options),
+            "faiss": lambda: by_faiss(asked, rows, [frozenset(row) for row in right]),
+            "mining": lambda: mine_vectors(questions, documents, kinds, right, options),
         },
         **(QUICK_TIMING if is_quick else {"rounds": LONG_ROUNDS}),
     )

@@ -404,7 +404,7 @@ class _Run:
             many = len(first) if more is None else 2 * options.chunk_size
             workers = worker_count(options.workers, many)
             chunks = ChunkEncoder(self.loaded(), self.store(), self.work / _RECORDS, options.batch_size, workers)
-            self.counts.add(chunks.encode(_after([first, *([more] if more else [])], rest), bar.update))
+            self.counts.add(chunks.encode(chain([first, *([more] if more else [])], rest), bar.update))
 
     # -- the index --------------------------------------------------------------------------------------------------
     def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
@@ -461,8 +461,3 @@ def _first_line(bad: Path) -> str:
         return ""
     _, record = next(read_json_lines(bad))
     return f"{record['item']}: {record['reason']}."
-
-
-def _after(first: list, rest: Iterator) -> Iterator:
-    yield from first
-    yield from rest

@@ -190,7 +190,7 @@ def adapt(
         "width": index.width,
         "distinct_texts": data.distinct_texts,
         "contexts": len(data.rows),
-        "contexts_with_images": sum(row >= 0 for row in data.rows.contexts.shown),
+        "contexts_with_images": sum(one.shown >= 0 for one in data.rows.contexts),
         "kept": kept,
         "chosen_by": selection.merits,
         **({} if selection.anchors is None else {"anchor": selection.anchors.report()}),
@@ -297,7 +297,7 @@ def _untrained(language_model, revision, index: PrecomputedCorpus, data: _Data, 
             f"or the folder. ({str(error).splitlines()[0]})"
         ) from error
     contexts = data.rows.contexts
-    both = max(contexts.text_rows) >= 0 and max(contexts.image_rows) >= 0
+    both = any(one.text_row >= 0 for one in contexts) and any(one.image_row >= 0 for one in contexts)
     model = UniMuRModel.from_backbones(
         source,
         processor=processor,

@@ -110,37 +110,26 @@ class Groups:
 
 
 @dataclass
-class Contexts:
-    """Contexts and their relevant vectors.
+class Context:
+    """A context and its relevant vectors.
 
     Args:
-        turns: of each.
-        groups: number of what is right; equal ones are right for each other.
-        text_rows, image_rows: rows of the tables of targets, -1 for none.
+        turns: of the dialogue.
+        group: number of what is right; equal ones are right for each other.
+        text_row, image_row: rows of the tables of targets, -1 for none.
         shown: row of the table of images that stands before the last turn, -1 for none.
     """
 
-    turns: list[list[str]] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
-    text_rows: list[int] = field(default_factory=list)
-    image_rows: list[int] = field(default_factory=list)
-    shown: list[int] = field(default_factory=list)
-
-    def add(self, turns: list[str], group: int, text_row: int, image_row: int, shown: int = -1) -> None:
-        """Add a context."""
-        self.turns.append(turns)
-        self.groups.append(group)
-        self.text_rows.append(text_row)
-        self.image_rows.append(image_row)
-        self.shown.append(shown)
-
-    def __len__(self) -> int:
-        return len(self.turns)
+    turns: list[str]
+    group: int
+    text_row: int
+    image_row: int = -1
+    shown: int = -1
 
 
 def training_contexts(
     groups: Groups, chosen: Sequence[int], count: int, seed: int, image_share: float = 0.0
-) -> Contexts:
+) -> list[Context]:
     """Makes contexts about some groups; each group is used once before any is used again.
 
     Args:
@@ -151,7 +140,7 @@ def training_contexts(
         image_share: of contexts that show an image: half of them the image of what is right and nothing else, half
             the image of something else before the words.
     """
-    rng, order, found = random.Random(seed), list(chosen), Contexts()
+    rng, order, found = random.Random(seed), list(chosen), []
     rng.shuffle(order)
     for number in range(min(count, len(order) * len(FORMS))):
         group = order[number % len(order)]
@@ -166,7 +155,7 @@ def training_contexts(
                 turns, shown = [""], image
             elif others:
                 shown = rng.choice(others)
-        found.add(turns, group, text, image, shown)
+        found.append(Context(turns, group, text, image, shown))
     return found
 
 
@@ -188,21 +177,20 @@ class AdaptRows(Dataset):
         texts (`(n, width)`), images (`(m, width)`): unit vectors of the right answers.
     """
 
-    def __init__(self, contexts: Contexts, texts: torch.Tensor, images: torch.Tensor):
+    def __init__(self, contexts: list[Context], texts: torch.Tensor, images: torch.Tensor):
         self.contexts, self.texts, self.images = contexts, texts, images
 
     def __len__(self) -> int:
         return len(self.contexts)
 
     def __getitem__(self, row: int) -> dict:
-        text, image = self.contexts.text_rows[row], self.contexts.image_rows[row]
-        shown = self.contexts.shown[row]
+        one = self.contexts[row]
         return {
-            "turns": self.contexts.turns[row],
-            "visual_features": None if shown < 0 else self.images[shown : shown + 1],
-            "target_text_features": None if text < 0 else self.texts[text],
-            "target_image_features": None if image < 0 else self.images[image],
-            "target_ids": torch.tensor(self.contexts.groups[row]),
+            "turns": one.turns,
+            "visual_features": None if one.shown < 0 else self.images[one.shown : one.shown + 1],
+            "target_text_features": None if one.text_row < 0 else self.texts[one.text_row],
+            "target_image_features": None if one.image_row < 0 else self.images[one.image_row],
+            "target_ids": torch.tensor(one.group),
             "caption": None,
         }
 
@@ -279,7 +267,7 @@ def encoder_contexts(
     groups: Groups,
     chosen: Sequence[int],
     held_out: Sequence[int],
-    contexts: Contexts,
+    contexts: list[Context],
     count: int,
     table: torch.Tensor,
     chats: str | None = None,
@@ -299,9 +287,9 @@ def encoder_contexts(
     def row_of(text: str) -> int:
         return targets.setdefault(text, len(table) + len(targets))
 
-    for number, group in enumerate(contexts.groups):
-        if contexts.text_rows[number] < 0:
-            contexts.text_rows[number] = row_of(groups.texts[group])
+    for one in contexts:
+        if one.text_row < 0:
+            one.text_row = row_of(groups.texts[one.group])
     notes: list[str] = []
     sources, untrained = load_texts([f"chats={chats}"]) if chats is not None else {}, {}
     try:
@@ -321,7 +309,7 @@ def encoder_contexts(
             group = places.get(key)
             if group is None:
                 group = fresh.setdefault(key, len(groups) + len(fresh))
-            contexts.add(context.turns, group, row_of(context.target), -1)
+            contexts.append(Context(context.turns, group, row_of(context.target)))
     if targets:
         table = torch.cat([table, space.encode_documents(list(targets), desc="Encoding right answers")])
     found = EncoderContexts(table, notes=notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -419,18 +419,7 @@ class UniVLDRDataArguments:
 
     def mining_options(self) -> MiningOptions:
         """What mining drops."""
-        return MiningOptions(
-            depth=self.mining_depth,
-            joint=self.mining_joint,
-            keep=self.mining_keep,
-            drop_same_text=self.mining_drop_same_text,
-            drop_same_group=self.mining_drop_same_group,
-            max_similarity=self.mining_max_similarity,
-            reranker=self.mining_reranker,
-            max_score=self.mining_max_score,
-            absolute_margin=self.mining_absolute_margin,
-            relative_margin=self.mining_relative_margin,
-        )
+        return MiningOptions(**{one.name: getattr(self, f"mining_{one.name}") for one in fields(MiningOptions)})
 
     def feature_options(self) -> FeatureOptions:
         """How a frozen image tower runs."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from ..data.registry import TEXTS, find_loader
+from .collators import rows_at
 from .pairs import ImagePairs
 
 
@@ -88,7 +89,7 @@ class TextRows(Dataset):
     Args:
         turns (`list[list[str]]`): of each context.
         features (`torch.Tensor` of shape `(targets, width)`): the frozen text tower's output for each distinct target.
-        owners (`torch.Tensor` of shape `(contexts,)`): which target is right, -1 for none.
+        owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
         ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `ImageRows` that
             are trained along included.
         images (`torch.Tensor` of shape `(contexts,)`, *optional*): numbers of the right images, -1 for none.
@@ -127,9 +128,7 @@ class TextRows(Dataset):
             "caption": None,
         }
 
-    def _text_target(self, row: int) -> torch.Tensor | None:
-        if self.owners[row] < 0:
-            return None
+    def _text_target(self, row: int) -> torch.Tensor:
         right = self.features[self.owners[row]]
         if self.own is None or not self.own_share:
             return right
@@ -176,8 +175,7 @@ class MixedRows(Dataset):
         for number, dataset in enumerate(self.datasets):
             order = [position for position, (part, _) in enumerate(wanted) if part == number]
             places = [wanted[position][1] for position in order]
-            many = getattr(dataset, "__getitems__", lambda chosen, one=dataset: [one[place] for place in chosen])
-            found.update(zip(order, many(places) if places else [], strict=True))
+            found.update(zip(order, rows_at(dataset, places) if places else [], strict=True))
         return [found[position] for position in range(len(rows))]
 
 

@@ -142,9 +142,7 @@ class PooledImages:
 
     def __call__(self, documents: "Sequence[Document]") -> "dict[str, torch.Tensor]":
         """`pooled_features` of image documents; `image_mask`, False where there is no image, if any is missing."""
-        places = [self.places.get(document.image) for document in documents]
-        rows = torch.zeros(len(places), self.rows.shape[1])
-        there = torch.tensor([place is not None for place in places], dtype=torch.bool)
-        if bool(there.any()):
-            rows[there] = self.rows[torch.tensor([place for place in places if place is not None])]
+        found, there = self.lookup([document.image for document in documents])
+        rows = torch.zeros(len(there), self.rows.shape[1])
+        rows[there] = found
         return {"pooled_features": rows} | ({} if bool(there.all()) else {"image_mask": there})

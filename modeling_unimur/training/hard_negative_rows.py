@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from ..encoding.encoder import embed_by_length
 from .collators import DualAlignmentCollator, all_rows, rows_at
-from .mining import GradedRankings, MiningOptions, mine_vectors
+from .mining import MiningOptions, mine_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,11 @@ def mine_hard_negatives(
             places.setdefault(owner, []).append(place)
         right = [places.get(int(row["target_ids"]), []) for row in known]
         vectors = target(pool.float().to(model.device)).float()
-        judged = GradedRankings([frozenset(each) for each in right], right)
-        found = mine_vectors(queries, vectors, [kind] * len(pool), judged, _OPTIONS, report=report)
+        found = mine_vectors(queries, vectors, [kind] * len(pool), right, _OPTIONS, report=report)
         every = range(len(pool))
         # A row whose search found right targets alone takes any wrong one.
         mined[kind] = [
-            each[kind] or [n for n in every if n not in known] for each, known in zip(found, judged.known, strict=True)
+            each[kind] or [n for n in every if n not in own] for each, own in zip(found, map(set, right), strict=True)
         ]
         if not all(mined[kind]):
             raise ValueError(f"All targets ({kind}) are right for one context: there are no hard negatives to mine.")

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,29 +89,17 @@ class MiningOptions:
         return min((limit for limit in limits if limit is not None and not math.isnan(limit)), default=best)
 
 
-@dataclass
-class GradedRankings:
-    """What is known of each query, as numbers of documents.
-
-    Args:
-        known: right documents and all others that are no negatives.
-        right: the right ones, which others are compared with.
-    """
-
-    known: Sequence[frozenset[int]]
-    right: Sequence[Sequence[int]]
-
-
 def mine_vectors(
     queries: torch.Tensor,
     vectors: torch.Tensor,
     kinds: Sequence[str],
-    judged: GradedRankings,
+    right: Sequence[Sequence[int]],
     options: MiningOptions | None = None,
     texts: Sequence[str] | None = None,
     groups: Sequence[str] | None = None,
     report: Counter | None = None,
     judge: Callable[[int, list[int]], np.ndarray] | None = None,
+    known: Sequence[Collection[int]] | None = None,
 ) -> list[dict[str, list[int]]]:
     """Searches exactly and drops what is right or nearly so.
 
@@ -119,12 +107,15 @@ def mine_vectors(
         queries (`(queries, width)`), vectors (`(documents, width)`): unit vectors; the search is on the queries'
             device, where a block of the vectors lies at a time.
         kinds: `"text"` or `"image"` of each document.
-        judged (`GradedRankings`): of the queries; documents beyond `vectors` count for texts and groups alone.
+        right: numbers of each query's right documents, which others are compared with; those beyond `vectors` count
+            for texts and groups alone.
         options (`MiningOptions`, *optional*): what is dropped.
         texts, groups (*optional*): of each document; without them nothing is dropped by them.
         report (`Counter`, *optional*): takes what was dropped, by reason.
         judge (*optional*): scores of documents for a query, by their numbers; those that score above
             `MiningOptions.score_limit` are dropped.
+        known (*optional*): of each query, the right documents and all others that are no negatives; `right` by
+            default.
 
     Returns:
         For each query `{"image": numbers, "text": numbers}`, the most similar first.
@@ -142,9 +133,10 @@ def mine_vectors(
     groups = groups if options.drop_same_group else None
     found: list[dict[str, list[int]]] = []
     for query, numbers in enumerate(ranked):
-        kept = _kept(numbers, query, vectors, judged, options, keys, groups, report)
+        own, no_negatives = right[query], set(right[query] if known is None else known[query])
+        kept = _kept(numbers, own, no_negatives, vectors, options, keys, groups, report)
         if judge is not None and kept:
-            limit = options.score_limit(judge(query, list(judged.right[query])))
+            limit = options.score_limit(judge(query, list(own)))
             scores = judge(query, kept).tolist()
             report["right by the reranker"] += sum(score > limit for score in scores)
             kept = [number for number, score in zip(kept, scores, strict=True) if not score > limit]
@@ -174,8 +166,7 @@ def _best(queries: torch.Tensor, vectors: torch.Tensor, among: torch.Tensor, dep
     return places.cpu()
 
 
-def _kept(ranked, query, vectors, judged, options, keys, groups, report) -> list[int]:
-    known, right = judged.known[query], judged.right[query]
+def _kept(ranked, right, known, vectors, options, keys, groups, report) -> list[int]:
     right_keys = {keys[number] for number in right} - {""} if keys is not None else set()
     right_groups = {groups[number] for number in right} - {""} if groups is not None else set()
     alike: set[int] = set()
@@ -224,7 +215,6 @@ def mine_rows(
     encoder = Encoder(model, processor, precision, progress=True)
     vectors, queries = encoder.encode_documents(corpus, images), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
-    judged = GradedRankings(rows.known, [sorted(right) for right in rows.right])
 
     def judge(query: int, numbers: list[int]) -> np.ndarray:
         found = (documents[number] for number in numbers)
@@ -234,12 +224,13 @@ def mine_rows(
         queries.to(model.device),
         vectors,
         documents.kinds[: documents.corpus_size],
-        judged,
+        [sorted(right) for right in rows.right],
         options,
         documents.texts,
         documents.groups,
         report,
         None if reranker is None else judge,
+        rows.known,
     )
     if unread := getattr(reranker, "skipped", None):
         logger.warning("Documents that the reranker could not read: %s", dict(unread))

@@ -37,13 +37,15 @@ class TextSpace:
 
     def encode_documents(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
         """Encodes candidates as unit vectors `(texts, width)`."""
-        return embed_by_length(texts, lambda some: F.normalize(self.encode(some).float().cpu(), dim=-1), desc=desc)
+        return _unit_vectors(self.encode, texts, desc)
 
     def encode_queries(self, texts: Sequence[str], desc: str = "Encoding texts") -> torch.Tensor:
         """Encodes queries as unit vectors `(texts, width)`."""
-        return embed_by_length(
-            texts, lambda some: F.normalize(self.encode_query(some).float().cpu(), dim=-1), desc=desc
-        )
+        return _unit_vectors(self.encode_query, texts, desc)
+
+
+def _unit_vectors(encode: Callable[[list[str]], torch.Tensor], texts: Sequence[str], desc: str) -> torch.Tensor:
+    return embed_by_length(texts, lambda some: F.normalize(encode(some).float().cpu(), dim=-1), desc=desc)
 
 
 def load_text_space(source: str | os.PathLike) -> TextSpace:

@@ -304,12 +304,11 @@ def test_equal_texts_are_one_group():
 def test_every_group_comes_before_one_comes_again():
     groups = _groups([f"text {n}" for n in range(50)])
     found = training_contexts(groups, range(40), 60, seed=0)
-    assert sorted(found.groups[:40]) == list(range(40))
+    assert sorted(one.group for one in found[:40]) == list(range(40))
     assert len(found) == 60
-    assert found.text_rows == found.groups
-    assert set(found.image_rows) == {-1}
+    assert all(one.text_row == one.group and one.image_row == -1 for one in found)
     held_out = {f"text {n}" for n in range(40, 50)}
-    assert not any(turn in held_out for turns in found.turns for turn in turns)
+    assert not any(turn in held_out for one in found for turn in one.turns)
     assert len(training_contexts(groups, range(4), 1000, seed=0)) == 4 * len(FORMS)
 
 

@@ -15,7 +15,6 @@ from modeling_unimur.index.second_stage import Candidate, Reranker
 from modeling_unimur.training import mining
 from modeling_unimur.training.documents import DecodedImages, Documents, PooledImages
 from modeling_unimur.training.mining import (
-    GradedRankings,
     MiningOptions,
     mine_rows,
     mine_vectors,
@@ -34,10 +33,9 @@ def vectors():
     return tuple(torch.nn.functional.normalize(torch.randn(rows, 16), dim=-1) for rows in (20, 300))
 
 
-def judged(queries, per_query=3):
+def right_documents(queries, per_query=3):
     rng = np.random.default_rng(0)
-    right = [rng.choice(300, per_query, replace=False).tolist() for _ in range(len(queries))]
-    return GradedRankings([frozenset(row) for row in right], right)
+    return [rng.choice(300, per_query, replace=False).tolist() for _ in range(len(queries))]
 
 
 @pytest.mark.parametrize("sizes", [(512, 50_000), (7, 23)])
@@ -47,24 +45,24 @@ def test_equals_brute_force(vectors, joint, sizes, monkeypatch):
     monkeypatch.setattr(mining, "_BLOCK", sizes[1])
     queries, documents = vectors
     kinds = ["image" if number % 3 == 0 else "text" for number in range(300)]
-    known = judged(queries)
-    found = mine_vectors(queries, documents, kinds, known, MiningOptions(depth=40, joint=joint))
+    right = right_documents(queries)
+    found = mine_vectors(queries, documents, kinds, right, MiningOptions(depth=40, joint=joint))
     scores = (queries @ documents.T).numpy()
     for row, negatives in enumerate(found):
         order = np.argsort(-scores[row]).tolist()
         for kind in ("image", "text"):
             searched = order[:40] if joint else [n for n in order if kinds[n] == kind][:40]
-            assert negatives[kind] == [n for n in searched if kinds[n] == kind and n not in known.known[row]]
+            assert negatives[kind] == [n for n in searched if kinds[n] == kind and n not in right[row]]
 
 
 def test_no_queries(vectors):
-    assert mine_vectors(vectors[0][:0], vectors[1], ["text"] * 300, GradedRankings([], [])) == []
+    assert mine_vectors(vectors[0][:0], vectors[1], ["text"] * 300, []) == []
 
 
 def test_keeps_no_more_than_asked(vectors):
     queries, documents = vectors
     kinds = ["text"] * 300
-    found = mine_vectors(queries, documents, kinds, judged(queries), MiningOptions(depth=40, keep=5))
+    found = mine_vectors(queries, documents, kinds, right_documents(queries), MiningOptions(depth=40, keep=5))
     assert {len(row["text"]) for row in found} == {5}
     assert {len(row["image"]) for row in found} == {0}
 
@@ -74,11 +72,13 @@ def test_drops_what_is_right_under_another_id():
     documents = torch.stack([torch.cos(angles.deg2rad()), torch.sin(angles.deg2rad())], dim=1)
     texts = ["The  right words", "the right WORDS", "other", "others", "far", "farther"]
     groups = ["one", "", "one", "", "", ""]
-    known = GradedRankings([frozenset({0, 4})], [[0]])  # 4 is excluded, without being right
+    known = [{0, 4}]  # 4 is excluded, without being right
 
     def mined(report=None, **options):
         options = MiningOptions(depth=6, **options)
-        return mine_vectors(documents[:1], documents, ["text"] * 6, known, options, texts, groups, report)[0]["text"]
+        kinds = ["text"] * 6
+        found = mine_vectors(documents[:1], documents, kinds, [[0]], options, texts, groups, report, known=known)
+        return found[0]["text"]
 
     report = Counter()
     assert mined(report) == [3, 5]
@@ -118,13 +118,13 @@ def test_margins_are_those_of_a_reranker(name):
 
 def test_drops_what_the_judge_scores_above_the_best_right_document():
     documents = torch.nn.functional.normalize(torch.arange(1.0, 13).reshape(6, 2), dim=-1)
-    known, report = GradedRankings([frozenset({0, 1})], [[0, 1]]), Counter()
+    report = Counter()
     scores = np.array([0.3, 0.6, 0.9, np.nan, 0.6, 0.1])
 
     def mined(**options):
         chosen = MiningOptions(reranker="judge", **options)
         judge = lambda query, numbers: scores[numbers]  # noqa: E731
-        found = mine_vectors(documents[:1], documents, ["text"] * 6, known, chosen, report=report, judge=judge)
+        found = mine_vectors(documents[:1], documents, ["text"] * 6, [[0, 1]], chosen, report=report, judge=judge)
         return sorted(found[0]["text"])
 
     assert mined() == [3, 4, 5]  # what has no score stays
