@@ -48,7 +48,7 @@ def test_mmdialog(layout, tmp_path, some_systems, clip_folder):
         assert np.nanmean(figures.values["over_return@over50"]) <= 50
         assert figures.weights["overall_r1"].sum() == 11
         assert set(figures.values["consistency"][has_image]) <= {0.0, 100.0}
-        assert 0 <= figures.values["mm_relevance"].min() <= figures.values["mm_relevance"].max() <= 100
+        assert 0 <= figures.values["mm_relevance"].min() <= figures.values["mm_relevance"].max() <= 100.001
     last = found.systems["UniMuR"].values["image_r10"][list(found.query_ids).index("903/1")]
     assert last == 50  # one of two gold pictures is returned, among fewer than ten candidates
     assert "4 dialogues of 10,000 published" in " ".join(found.notes)
@@ -60,7 +60,7 @@ def test_relevance_in_its_own_space_takes_a_dual_encoder(tmp_path, some_systems)
     found = run("mmdialog", tmp_path, some_systems)
     with_it = [name for name, figures in found.systems.items() if "mm_relevance_own_space" in figures.values]
     assert with_it == ["UniMuR", "UniMuR, coherent reply", "CLIP-T, whole dialogue"]
-    assert found.systems["UniMuR"].values["mm_relevance_own_space"].max() <= 100
+    assert found.systems["UniMuR"].values["mm_relevance_own_space"].max() <= 100.001  # float32
 
 
 def test_mmdialog_returns_as_many_pictures_as_it_is_told(tmp_path, some_systems):
