@@ -265,7 +265,11 @@ class UniMuRConfig(PreTrainedConfig):
 
 
 def image_tokens(clip_config, most: int) -> int:
-    """How many input vectors an image becomes with `max_image_tokens`: a square number of at most the patches."""
+    """How many input vectors an image becomes with `max_image_tokens`: a square number of at most the patches.
+
+    Raises:
+        ValueError: `most` is below 1, or the dual encoder has no patches that are at hand.
+    """
     vision = getattr(clip_config, "vision_config", None)
     if vision is None:
         named = "no dual encoder" if clip_config is None else clip_config.model_type

@@ -307,6 +307,10 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
             images: one image or a list: paths, bytes, PIL images or arrays.
             allow_urls (`bool`, *optional*): whether images may be fetched from URLs; the attribute by default.
             kwargs: `return_tensors` and options of the image processor.
+
+        Raises:
+            ValueError, FileNotFoundError: naming the image.
+            TypeError: an unknown option.
         """
         _, options, tensors = sort_options(kwargs)
         loaded = self.load_images(images, allow_urls)
@@ -327,6 +331,10 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
             keep (`str`): which tokens of a longer text are kept, the `"first"` or the `"latest"`.
             kwargs: `padding` (`target_padding` by default), `truncation` (True), `max_length` (`max_target_tokens`)
                 and `return_tensors`.
+
+        Raises:
+            ValueError: a text is not a string, or not valid Unicode.
+            TypeError: an unknown option.
         """
         options, _, tensors = sort_options(kwargs)
         texts = [texts] if isinstance(texts, str) else list(texts)

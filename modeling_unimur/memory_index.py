@@ -197,6 +197,9 @@ class VectorIndex:
             kind: `"text"` or `"image"`; both in one ranking without it.
             where: what payloads must say; see `conditions`.
             with_vectors: whether hits bring their vectors; those of quantized indexes are decoded ones.
+
+        Raises:
+            ValueError: wrong kind, width, `top_k` or condition, NaN, vectors that are not normalised.
         """
         if kind is not None:
             _require_kind(kind)

@@ -705,6 +705,10 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
 
         Returns:
             `UniMuRQueryOutput`: `pooler_output` of shape `(batch, projection_dim)`, unit vectors.
+
+        Raises:
+            ValueError: when a context does not end with [RET], the number of images is not that of the places, or
+                the inputs of anchored queries are missing.
         """
         visual_features = self._visual(pixel_values, visual_features, pixel_attention_mask, spatial_shapes)
         return self._queries(input_ids, attention_mask, visual_features, prefix_states, **anchors)[0]
@@ -735,7 +739,11 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         **anchors: Unpack[AnchorInputs],
     ) -> UniMuRQueryOutput:
         """The queries of dialogues whose readout is known, with `query_anchor="none"` the readout itself. `num_tokens`
-        and `num_images (batch,)` are those of each context; the others are those of `get_multimodal_features`."""
+        and `num_images (batch,)` are those of each context; the others are those of `get_multimodal_features`.
+
+        Raises:
+            ValueError: inputs are missing, or do not fit the batch.
+        """
         if unknown := sorted(anchors.keys() - AnchorInputs.__annotations__.keys()):
             raise TypeError(f"Unexpected keyword argument {unknown[0]!r}.")
         if self.heads.query_anchor is None:
@@ -949,7 +957,11 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
     # -- training ---------------------------------------------------------------------------------------------------
     def context_labels(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """What the next-token loss of contexts learns `(batch, tokens)`: words and the first [RET], which is one more
-        row of the vocabulary; -100 at padding, at images and at the first token, which follows nothing."""
+        row of the vocabulary; -100 at padding, at images and at the first token, which follows nothing.
+
+        Raises:
+            ValueError: a word lies beyond `config.loss_vocab_size`.
+        """
         ignored = (attention_mask.cumsum(dim=1) <= 1) | (attention_mask == 0)
         for token in (self.config.image_token_id, *self.config.ret_token_ids[1:]):
             ignored |= input_ids == token

@@ -78,7 +78,11 @@ class DocumentFusion(nn.Module):
         caption_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Unit vectors `(documents, width)` of images and captions `(documents, width)`, which need not be normalised.
-        The masks `(documents,)` are False where a document has no image, or no caption."""
+        The masks `(documents,)` are False where a document has no image, or no caption.
+
+        Raises:
+            ValueError: with neither.
+        """
         if images is None and captions is None:
             raise ValueError("A document must be a text, an image, or an image with a caption; got none of them.")
         if images is None or captions is None:
@@ -239,6 +243,10 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             dtype: of the weights.
             hub_arguments (`dict`, *optional*): `token`, `cache_dir`, `local_files_only`.
             config_arguments: further arguments of [`UniVLDRConfig`].
+
+        Raises:
+            OSError: it cannot be loaded; the message names it.
+            ValueError: it lacks weights, or is no dual encoder.
         """
         dual, _ = load_dual_encoder(clip, clip_revision, dtype=dtype, **(hub_arguments or {}))
         if not hasattr(dual, "get_image_features") or not hasattr(dual, "logit_scale"):
@@ -313,6 +321,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
 
         Returns:
             `BaseModelOutputWithPooling`: `pooler_output` of shape `(rows, width)`, unit vectors.
+
+        Raises:
+            ValueError: with neither texts nor images, or unequal numbers of them.
         """
         shown = pixel_values is not None or pooled_features is not None
         if not shown and input_ids is not None:
@@ -365,6 +376,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
                 negatives of a query (-1 fills up). With them the documents of all ranks are candidates.
             false_negative_threshold (*optional*): as in `candidate_losses`.
             return_loss: whether to compute losses.
+
+        Raises:
+            ValueError: when the default positives need as many documents as queries, and there are others.
         """
         output = UniVLDROutput(logit_scale=self.logit_scale.exp())
         if input_ids is not None:

@@ -159,6 +159,10 @@ class MultimodalRetrievalPipeline(Pipeline):
 
         Returns:
             `dict`: `{"images": added, "texts": added, "skipped": [{"item", "reason"}]}`.
+
+        Raises:
+            ValueError: when ids, payloads or captions and candidates do not agree in number. Where one of them has no
+                length, this shows only at its end.
         """
         require_positive("batch_size", batch_size)
         given = {
@@ -516,7 +520,11 @@ class MultimodalRetrievalPipeline(Pipeline):
 
     def rank(self, embeddings: torch.Tensor, words: list[str] | None = None, **kwargs) -> list:
         """The answers to embedded dialogues, unit vectors `(dialogues, width)`; `words` are the text of each, which
-        `hybrid` and `reranker` need, and `kwargs` the options of a call that do not concern reading."""
+        `hybrid` and `reranker` need, and `kwargs` the options of a call that do not concern reading.
+
+        Raises:
+            ValueError: for another option or width.
+        """
         pre, _, given = self._sanitize_parameters(**kwargs)
         if pre := set(pre) - {"with_words"}:
             raise TypeError(f"rank does not know {sorted(pre)}: they are options of embed.")

@@ -420,7 +420,11 @@ class UniMuRProcessor(DualEncoderProcessor):
     def process_anchors(self, dialogues: list[list[dict]]) -> dict:
         """The inputs of anchored queries (`AnchorInputs` in `modeling_unimur`) of chat messages; none with
         `query_anchor="none"`. Of a text that is longer than the dual encoder reads, the latest tokens are kept. An
-        encoder of ready embeddings embeds the texts here."""
+        encoder of ready embeddings embeds the texts here.
+
+        Raises:
+            ImportError: the encoder needs sentence-transformers, which is not installed.
+        """
         if self.query_anchor == "none":
             return {}
         turns = [[words_of_turn(message) for message in messages] for messages in dialogues]

@@ -100,7 +100,11 @@ class UniVLDRProcessor(DualEncoderProcessor):
         **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
         """Images, as `process_images` takes them, with a caption each (None or an empty one for an image without), for
-        `get_multimodal_features`: `pixel_values` and what `process_captions` returns."""
+        `get_multimodal_features`: `pixel_values` and what `process_captions` returns.
+
+        Raises:
+            ValueError: another number of captions than images; FileNotFoundError: an image is not there.
+        """
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         captions = [captions] if isinstance(captions, str) else list(captions)
         if len(captions) != len(images):
@@ -123,7 +127,12 @@ class UniVLDRProcessor(DualEncoderProcessor):
     ) -> BatchFeature:
         """The call of every processor of transformers: texts (queries and text documents), images, or images with
         captions. `kwargs` are `padding`, `truncation` and `max_length` of texts, `return_tensors` ("pt", "np" or None
-        for lists), and options of the image processor."""
+        for lists), and options of the image processor.
+
+        Raises:
+            TypeError: an unknown option.
+            ValueError: neither text nor images, or another number of captions than images.
+        """
         if text is None and images is None:
             raise ValueError("Pass text, images, or both.")
         if images is None:
