@@ -91,7 +91,7 @@ def main() -> None:
     retriever = open_retriever(args.model)
     if retriever.chats is not None:
         retriever.chats.max_bytes = 0  # the same dialogue many times over would be read once
-    dialogue = next(d for d in read_dialogues(args.dialogues) if not d.image_ids()).messages
+    dialogue = next(d for d in read_dialogues(args.dialogues) if not d.images).messages
     figures: dict[str, float] = {"candidates": args.candidates}
     for name in args.indexes:
         figures.update(one_index(retriever, name, dialogue, args))
