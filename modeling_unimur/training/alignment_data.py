@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import ConcatDataset, Dataset
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from .. import modeling_open_clip
 from ..data.captioned_images import load_captioned_images
+from ..modeling_open_clip import load_dual_encoder
 from ..modeling_unimur import UniMuRModel
 from .arguments import UniMuRDataArguments, UniMuRModelArguments
 from .context_rows import ImageRows, MixedRows, TextContext, TextRows, load_texts, text_rows
@@ -191,32 +191,6 @@ def load_data(
 logger = logging.getLogger(__name__)
 
 
-def load_dual_encoder(source: str, revision: str | None = None, device: str | None = None):
-    """Loads a recipe's dual encoder exactly as training does, because its weights name the features.
-
-    Args:
-        source: Hub id or folder.
-        revision: branch, tag or commit on the Hub.
-        device: where it runs; an accelerator if there is one, by default.
-
-    Returns:
-        the model, its image processor and its tokenizer.
-
-    Raises:
-        OSError: it cannot be loaded; the message names it.
-        ValueError: it lacks weights, or there is no such device.
-    """
-    clip, commit = modeling_open_clip.load_dual_encoder(source, revision, dtype="auto")
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    try:
-        clip = clip.to(device).eval().requires_grad_(False)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The towers cannot run on {device}: {str(error).splitlines()[0]}") from error
-    hub = {"revision": commit} if commit else {}
-    return clip, AutoImageProcessor.from_pretrained(source, **hub), AutoTokenizer.from_pretrained(source, **hub)
-
-
 def cache_recipe(
     recipe: Recipe, device: str | None = None, tell: Callable[[str], None] | None = None
 ) -> dict[str, ImagePairs]:
@@ -231,13 +205,26 @@ def cache_recipe(
         `dict`: the splits as `load_pairs` gives them.
 
     Raises:
-        ValueError: task univl_dr or `data.images`, whose features are computed when the training begins.
+        OSError: the dual encoder cannot be loaded; the message names it.
+        ValueError: it lacks weights, there is no such device; or task univl_dr or `data.images`, whose features are
+            computed when the training begins.
     """
     if recipe.task == "clip" and recipe.data.images:
         raise ValueError("The features of data.images are computed when training begins: run `unimur train` alone.")
     if recipe.task == "univl_dr":
         raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
-    clip, image_processor, tokenizer = load_dual_encoder(recipe.model.clip, recipe.model.clip_revision, device)
+    source = recipe.model.clip
+    # As training does, because its weights name the features.
+    clip, commit = load_dual_encoder(source, recipe.model.clip_revision, dtype="auto")
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    try:
+        clip = clip.to(device).eval().requires_grad_(False)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"The towers cannot run on {device}: {str(error).splitlines()[0]}") from error
+    hub = {"revision": commit} if commit else {}
+    image_processor = AutoImageProcessor.from_pretrained(source, **hub)
+    tokenizer = AutoTokenizer.from_pretrained(source, **hub)
     data, tell = recipe.data, tell or logger.info
     cleaning = (getattr(recipe.model, "processor", None) or {}).get("clean_text")
     splits = load_pairs(

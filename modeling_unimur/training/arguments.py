@@ -139,22 +139,16 @@ class UniMuRModelArguments:
 
 
 @dataclass
-class _ImageArguments:
-    """Captioned images, and the frozen towers' features of them.
+class _FeatureArguments:
+    """The frozen towers' features.
 
     Args:
-        sources: captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with
-            cc3m_validation=PATH and cc3m_test=PATH.
-        held_out_fraction: share of cc3m=PATH kept for validation, and for test, where they have no path; of
-            `images` for validation.
         feature_dtype: of the frozen towers' outputs on disk; bfloat16 halves them, each value within 2^-8.
         feature_batch_size: images that pass the frozen tower together.
         feature_workers: processes that decode images; by the CPUs and the number of images.
         feature_shard_rows: rows a file; a killed run computes at most as many again.
     """
 
-    sources: list[str] = field(default_factory=lambda: ["openclipart", "openmoji", "stamps"])
-    held_out_fraction: float = 0.005
     feature_dtype: str = "float32"
     feature_batch_size: int = 32
     feature_workers: int | None = None
@@ -167,7 +161,7 @@ class _ImageArguments:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def feature_options(self) -> FeatureOptions:
-        """How `load_pairs` runs and keeps the frozen towers for this recipe."""
+        """How the frozen towers run and what of them is kept."""
         return FeatureOptions(
             stored=getattr(torch, self.feature_dtype),
             workers=self.feature_workers,
@@ -175,6 +169,21 @@ class _ImageArguments:
             text_batch=4 * self.feature_batch_size,
             shard_rows=self.feature_shard_rows,
         )
+
+
+@dataclass
+class _ImageArguments(_FeatureArguments):
+    """Captioned images, and the frozen towers' features of them.
+
+    Args:
+        sources: captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with
+            cc3m_validation=PATH and cc3m_test=PATH.
+        held_out_fraction: share of cc3m=PATH kept for validation, and for test, where they have no path; of
+            `images` for validation.
+    """
+
+    sources: list[str] = field(default_factory=lambda: ["openclipart", "openmoji", "stamps"])
+    held_out_fraction: float = 0.005
 
 
 def _require_one_of(arguments: object, name: str, allowed: tuple) -> None:
@@ -269,9 +278,6 @@ class UniMuRDataArguments(_ImageArguments):
             raise ValueError(f"hard_negatives must be a non-negative integer, got {self.hard_negatives}.")
 
 
-TOWERS = ("trained", "frozen", "unused")
-
-
 @dataclass
 class UniVLDRModelArguments:
     """The dual encoder and which of its parts train.
@@ -294,20 +300,18 @@ class UniVLDRModelArguments:
     processor: dict = field(default_factory=dict)
     image_tower: str = "trained"
     text_layers: int | None = None
-
     trained_share: float = 1.0
 
     def __post_init__(self):
         if not 0 <= self.trained_share <= 1:
             raise ValueError(f"trained_share must be between 0 and 1, got {self.trained_share}.")
-        if self.image_tower not in TOWERS:
-            raise ValueError(f"image_tower must be one of {TOWERS}, got {self.image_tower!r}.")
+        _require_one_of(self, "image_tower", ("trained", "frozen", "unused"))
         if self.text_layers is not None and self.text_layers < 0:
             raise ValueError(f"text_layers must be a non-negative integer, or null for all, got {self.text_layers}.")
 
 
 @dataclass
-class UniVLDRDataArguments:
+class UniVLDRDataArguments(_FeatureArguments):
     """What is trained on, and how candidates are chosen.
 
     Args:
@@ -351,9 +355,6 @@ class UniVLDRDataArguments:
         test_split: split of the figures at the end; null for none.
         final_figures: whether both splits are measured before training and after each stage.
         dev_documents: documents that evaluations during training search; all by default.
-        feature_dtype: of a frozen image tower's outputs on disk.
-        feature_batch_size: images that pass a frozen tower together.
-        feature_workers: processes that decode images for it.
     """
 
     retrieval: str | list[str] = "gimp_manual"
@@ -392,15 +393,11 @@ class UniVLDRDataArguments:
     test_split: str | None = "test"
     final_figures: bool = True
     dev_documents: int | None = None
-    feature_dtype: str = "float32"
-    feature_batch_size: int = 32
-    feature_workers: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if not self.stages or list(self.stages) != sorted(set(self.stages) & {1, 2}):
             raise ValueError(f"stages is [1], [2] or [1, 2], not {self.stages}.")
-        if self.feature_dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"feature_dtype is float32 or bfloat16, not {self.feature_dtype!r}.")
         if self.mine_every is not None and self.mine_every < 1:
             raise ValueError(f"mine_every must be a positive number of steps, got {self.mine_every}.")
         if self.round_trip < 1:
@@ -420,11 +417,3 @@ class UniVLDRDataArguments:
     def mining_options(self) -> MiningOptions:
         """What mining drops."""
         return MiningOptions(**{one.name: getattr(self, f"mining_{one.name}") for one in fields(MiningOptions)})
-
-    def feature_options(self) -> FeatureOptions:
-        """How a frozen image tower runs."""
-        return FeatureOptions(
-            stored=getattr(torch, self.feature_dtype),
-            image_batch=self.feature_batch_size,
-            workers=self.feature_workers,
-        )

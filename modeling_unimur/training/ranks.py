@@ -79,28 +79,21 @@ def give_back_whole_layers(model: nn.Module) -> None:
             module.reshard()
 
 
-def _gather_counts(counts: "dict[str, int]", device) -> "dict[str, list[int]]":
-    """Gather the counts of all ranks, in the order of the ranks."""
-    own = torch.tensor([list(counts.values())], dtype=torch.long, device=device)
-    return dict(zip(counts, gather(own).T.tolist(), strict=True))
-
-
-def require_equal(counts: "dict[str, int]", device) -> None:
-    """Check that the counts are equal on all ranks.
+def require_equal(counts: "dict[str, int]", device, *names: str) -> "dict[str, list[int]]":
+    """Gathers the counts of all ranks, in the order of the ranks; those of these names, or all, must be equal.
 
     Raises:
-        ValueError: on every rank, when it differs.
+        ValueError: on every rank, when one differs.
     """
-    _refuse_unequal(_gather_counts(counts, device))
-
-
-def _refuse_unequal(found: "dict[str, list[int]]") -> None:
-    for name, every in found.items():
-        if len(set(every)) > 1:
+    own = torch.tensor([list(counts.values())], dtype=torch.long, device=device)
+    found = dict(zip(counts, gather(own).T.tolist(), strict=True))
+    for name in names or counts:
+        if len(set(found[name])) > 1:
             raise ValueError(
-                f"The ranks' batches differ in {name} ({', '.join(map(str, every))}), and each needs as many, since "
-                "all candidates compete. Drop what is left over at the end (dataloader_drop_last: true)."
+                f"The ranks' batches differ in {name} ({', '.join(map(str, found[name]))}), and each needs as many, "
+                "since all candidates compete. Drop what is left over at the end (dataloader_drop_last: true)."
             )
+    return found
 
 
 def fit_batch(model: nn.Module, batch: dict) -> dict:
@@ -132,9 +125,8 @@ def fit_batch(model: nn.Module, batch: dict) -> dict:
         "labels of captions": captions,
         **{kind: int(f"target_{kind}_features" in batch or names[kind] in batch) for kind in kinds},
     }
-    found = _gather_counts(counts, device)
     equal = ["contexts", "target ids"] + ["rows of captions"] * model.equal_calls
-    _refuse_unequal({name: found[name] for name in equal})
+    found = require_equal(counts, device, *equal)
     for kind in kinds:
         if any(found[kind]) and not counts[kind] and rows:
             mapped = kind == "image" and model.config.map_image_targets

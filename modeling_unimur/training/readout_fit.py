@@ -1,7 +1,7 @@
 """Solves the readout in closed form, by ridge regression on frozen states, and refines the solution by contrastive
 losses.
 
-`start_in_closed_form` and `start_image_map` set maps before training, `refit_readout` solves the readout once more
+`fit_readout` and `start_image_map` give maps before training, `refit_readout` solves the readout once more
 afterwards. `fit_ridge` also serves the linear baseline of the evaluation.
 """
 
@@ -170,28 +170,6 @@ class ReadContexts:
         """Returns the mean and the standard deviation of each dimension of the states; some are hundreds of times
         larger than others."""
         return self.states.mean(dim=0), self.states.std(dim=0).clamp(min=1e-6)
-
-
-def start_in_closed_form(
-    model: UniMuRModel, rows: Dataset, collator: DualAlignmentCollator, seed: int, with_images: bool = False
-) -> float:
-    """Set the readout maps to the ridge solution over all contexts, and fill the collator's prefix store.
-
-    A context with a right text and a right image counts once for each.
-
-    Args:
-        model: before training, its target maps identical.
-        rows: of `context_rows`, or alike.
-        collator: the run's.
-        seed: of the folds that choose the penalty.
-        with_images: whether contexts that show an image count; not while the map before it is random.
-
-    Returns:
-        `float`: the penalty that was chosen.
-    """
-    found = fit_readout(read_contexts(model, rows, collator, with_images), seed)
-    set_readout(model, found)
-    return found.penalty
 
 
 def fit_readout(read: ReadContexts, seed: int) -> RidgeMap:

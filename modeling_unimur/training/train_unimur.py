@@ -21,7 +21,7 @@ from .hard_negative_rows import mine_hard_negatives
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
 from .query_anchor_fit import fit_query_anchor, read_queries
-from .readout_fit import refit_readout, start_image_map, start_in_closed_form
+from .readout_fit import fit_readout, read_contexts, refit_readout, set_readout, start_image_map
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
 
@@ -142,7 +142,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         )
         if recipe.data.closed_form_start and not args.resume_from_checkpoint:
             start_image_map(model, data.train, collator, args.seed)
-            start_in_closed_form(model, data.train, collator, args.seed, with_images=True)
+            set_readout(model, fit_readout(read_contexts(model, data.train, collator, with_images=True), args.seed))
         model.heads.readout_maps.requires_grad_(recipe.data.train_readout)
         rows = data.train
         if recipe.data.hard_negatives and trains:

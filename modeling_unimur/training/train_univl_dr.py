@@ -12,6 +12,7 @@ import torch
 from transformers import set_seed
 
 from .. import UniVLDRModel, UniVLDRProcessor
+from ..data.atomic_files import write_json
 from ..data.registry import load_retrieval_set
 from ..encoding.encoder import Encoder
 from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_system
@@ -315,7 +316,7 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
         name = f"stage{stage}"
         if name in results:
             logger.info("Stage %d is finished: its model is loaded", stage)
-            _load_weights(run.model, run.output / name)
+            run.model.load_state_dict(UniVLDRModel.from_pretrained(run.output / name).state_dict())
             continue
         _train_stage(run, stage, resume)
         _note(run, results, name, stage)
@@ -328,14 +329,8 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
     return results
 
 
-def _load_weights(model: UniVLDRModel, folder: Path) -> None:
-    trained = UniVLDRModel.from_pretrained(folder)
-    model.load_state_dict(trained.state_dict())
-
-
 def _note(run: _Run, results: dict, name: str, stage: int) -> None:
     """Judges the model as it stands and writes the figures down."""
     results[name] = run.figures(stage) if run.data.final_figures else {}
     if run.args.process_index == 0:
-        run.output.mkdir(parents=True, exist_ok=True)
-        (run.output / _RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        write_json(run.output / _RESULTS, results)

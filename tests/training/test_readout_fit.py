@@ -13,10 +13,11 @@ from modeling_unimur.training.readout_fit import (
     ReadContexts,
     current_readout,
     fit_readout,
+    read_contexts,
     read_turns,
     refit_readout,
+    set_readout,
     start_image_map,
-    start_in_closed_form,
 )
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import train
@@ -35,7 +36,7 @@ def test_linear_targets_are_found(make_model):
             torch.nn.init.normal_(layer.weight)
     before = (embed_contexts(model, processor, turns) * hidden).sum(dim=1).mean()
     collator = DualAlignmentCollator(processor, max_context_tokens=40, captions_per_batch=0)
-    start_in_closed_form(model, rows, collator, seed=0)
+    set_readout(model, fit_readout(read_contexts(model, rows, collator), seed=0))
     after = (embed_contexts(model, processor, turns) * hidden).sum(dim=1).mean()
     assert after > 0.95 > before
     assert not model.equal_calls
