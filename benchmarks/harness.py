@@ -194,7 +194,7 @@ def peak_mib() -> float:
 
 
 def _kib(file: str, field: str) -> int | None:
-    """A field of a file in /proc, None where the system has no such."""
+    """A field of a file in /proc, in KiB; None on a system without the file."""
     try:
         lines = Path(file).read_text(encoding="ascii").splitlines()
     except OSError:

@@ -75,8 +75,8 @@ def make_index(model_folder: str, folder: Path, count: int, seed: int) -> None:
 
 
 class Client(threading.Thread):
-    """One that asks until it is told to stop: `path`, with `more` beside the messages; `number` and `first`, of its
-    first request, make its chats differ from all others."""
+    """A client that sends requests to `path` until it is told to stop, with `more` beside the messages. `number` and
+    `first` (the number of its first request) make its chats differ from those of all others."""
 
     def __init__(self, port: int, number: int, stopped: threading.Event, path: str, more: dict, first: int):
         super().__init__(daemon=True)

@@ -112,7 +112,7 @@ def _differing(
 
 
 def image_processor(config: CLIPConfig, preprocess: dict | None = None) -> CLIPImageProcessor:
-    """The image processor of a CLIP, by open_clip's `preprocess_cfg`; what that leaves out is as OpenAI has it.
+    """The image processor of a CLIP, made from open_clip's `preprocess_cfg`. What that leaves out has OpenAI's values.
 
     Raises:
         ValueError: it asks for what `CLIPImageProcessor` does not do.

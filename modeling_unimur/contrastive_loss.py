@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 
 class _AllGather(torch.autograd.Function):
-    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row. That of
-    `torch.distributed.nn` is deprecated from torch 2.14 on."""
+    """Concatenates the ranks' tensors; the gradient of every rank's loss flows back to the rank of each row. The
+    function of `torch.distributed.nn` does the same and is deprecated from torch 2.14 on."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -67,7 +67,7 @@ def contrastive_loss(
     negatives: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Symmetric InfoNCE between row i of the queries and row i of the candidates (UniMuR's visual and textual
-    matching; the form is FROMAGe's: the mean of both directions). It is zero when the mask leaves no row.
+    matching; the form is FROMAGe's: the mean of both directions). The loss is zero when the mask leaves no row.
 
     With several ranks, which must hold equally many rows, the candidates of all of them compete, and the mean over
     ranks of loss and gradient is what one process with the whole batch computes. Logits are float32 whatever the

@@ -183,8 +183,8 @@ class RetrievalProcessorKwargs(ProcessingKwargs, total=False):
 
 
 def sort_options(options: dict) -> tuple[dict, dict, str | None]:
-    """The options of a call as those of texts, those of images, and the kind of tensors. Raises TypeError for an
-    unknown option or one that is passed twice, and ValueError for a wrong value."""
+    """Sorts the options of a call into those for texts, those for images, and `return_tensors`. Raises TypeError for
+    an unknown option or one that is passed twice, and ValueError for a wrong value."""
     flat: dict = {}
     for key, value in options.items():
         group = value if key in ("text_kwargs", "images_kwargs", "common_kwargs") else {key: value}

@@ -16,8 +16,8 @@ OWN_MODELS = (DEFAULT_MODEL, "univl-dr-mini")
 
 
 def model_folder(given: str | None) -> Path:
-    """The folder that `--model` gives, or that of one of `OWN_MODELS`, the mini model by default; it is checked before
-    anything slow is imported.
+    """The model folder of `--model`: a path, or one of `OWN_MODELS`; UniMuR-mini by default. It is checked before
+    slow packages are imported.
 
     Raises:
         CommandError: the folder is missing or holds no model.

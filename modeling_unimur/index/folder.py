@@ -179,7 +179,7 @@ def _hold(index: RetrievalIndex, lock: WriterLock) -> WriterLock | None:
 
 
 def _write_memory(index: RetrievalIndex, folder: Path) -> dict:
-    """Writes the files of an index in memory, of which nothing more is to be known."""
+    """Writes the files of an in-memory index."""
     parts = {kind: part for kind, part in index.parts.items() if len(part)}
     try:
         save_file(

@@ -19,7 +19,7 @@ _LATEST = 0.3
 
 @dataclass(eq=False)
 class Waiting:
-    """A request that waits; `cost` is that of its answer, in any unit."""
+    """A waiting request. `cost` is the cost of its answer, in any unit."""
 
     request: Any
     client: str
@@ -104,10 +104,10 @@ class Batcher:
 
     Args:
         work: takes a list of requests, returns for each an answer or an exception; runs on a thread of its own.
-        max_batch, max_cost: requests that are answered together, and their cost.
+        max_batch, max_cost: the most requests that are answered together, and the most that they cost.
         wait_seconds: how long the first of them waits for others, if the work is idle. While it is busy, requests
             gather by themselves.
-        max_waiting, max_client_waiting: further ones, in all or of one client, are refused.
+        max_waiting, max_client_waiting: the most requests that wait, in total and of one client. Others are refused.
         threads: that work, each on its own batch.
         name: of the threads.
     """

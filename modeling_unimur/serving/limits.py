@@ -87,7 +87,7 @@ class ServingLimits:
 
 
 class MemoryBudget:
-    """A budget in bytes for the uploads and decoded images of all requests, of which one client has half; not
+    """A budget in bytes for the uploads and decoded images of all requests. One client may use half of it. It is not
     thread-safe."""
 
     def __init__(self, total: int):

@@ -16,8 +16,8 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 
 class Metrics:
-    """Requests by status, their latencies, batches, the process' own memory and time, and what the functions
-    `candidates` and `not_rescored` count."""
+    """Counts requests by status, latencies, batches, the memory and the time of the process, and what the functions
+    `candidates` and `not_rescored` return."""
 
     def __init__(self, batcher: Batcher, candidates, not_rescored=lambda: 0):
         self.registry = CollectorRegistry()

@@ -161,7 +161,7 @@ class _FeatureArguments:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def feature_options(self) -> FeatureOptions:
-        """How the frozen towers run and what of them is kept."""
+        """How the frozen towers run, and how their features are stored."""
         return FeatureOptions(
             stored=getattr(torch, self.feature_dtype),
             workers=self.feature_workers,
