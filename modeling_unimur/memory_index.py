@@ -646,9 +646,9 @@ class Coherence:
         temperature: of the softmax: a low one lets the first few vote alone.
     """
 
-    weight: float = 1.0
-    text_share: float = 0.25
-    temperature: float = 0.02
+    weight: float = 1.5
+    text_share: float = 0.1
+    temperature: float = 0.01
 
     @classmethod
     def of(cls, config) -> Coherence:

@@ -23,7 +23,7 @@ QUERIES = torch.from_numpy(jittered(7, WIDTH, centres=12, noise=0.8, seed=9))
 EXACT = ["memory", "Flat", "HNSW32", "IVF4,Flat", "IVF4,PQ12x4,RFlat", "RR24,Flat"]
 
 
-def by_hand(query, weight=1.0, text_share=0.25, temperature=0.02, texts=TEXTS, images=IMAGES, depth=DEPTH):
+def by_hand(query, weight=1.5, text_share=0.1, temperature=0.01, texts=TEXTS, images=IMAGES, depth=DEPTH):
     """The formula as a loop: numbers of texts and images with their new scores, and their cosines."""
     vectors = {"text": texts.astype(np.float64), "image": images.astype(np.float64)}
     query = np.asarray(query, dtype=np.float64)
@@ -174,8 +174,9 @@ def test_pairs(filled, coherent):
     ):
         scores, cosines = by_hand(query)
         scores = scores if coherent else cosines
+        weight = Coherence().weight
         every = {
-            (text, image): first + second + float(TEXTS[text].astype(np.float64) @ IMAGES[image])
+            (text, image): first + second + weight * float(TEXTS[text].astype(np.float64) @ IMAGES[image])
             for text, first in scores["text"].items()
             for image, second in scores["image"].items()
         }
@@ -293,7 +294,9 @@ def test_every_index_gives_the_same_order(index, retriever, changed):
                 else:
                     assert {(p["text"]["id"][0], p["image"]["id"][0]) for p in answer} == {("t", "i")}
                     best = max(
-                        scores["text"][row] + scores["image"][column] + float(texts[kept][row] @ images[kept][column])
+                        scores["text"][row]
+                        + scores["image"][column]
+                        + Coherence().weight * float(texts[kept][row] @ images[kept][column])
                         for row in scores["text"]
                         for column in scores["image"]
                     )
