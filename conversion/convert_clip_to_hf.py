@@ -5,14 +5,13 @@
 
 There and back: the first writes a Hugging Face folder with tokenizer and image processor, the second the state dict
 again, as safetensors or, where the file is called `.pt`, as `torch.load(...)["model"]`, which UniVL-DR's scripts read.
-Vision transformers only; OpenAI's ResNets have no place in `CLIPModel`. Needs open_clip (`pip install
-unimur[open_clip]`), whose model the features are compared with.
+Vision transformers only; OpenAI's ResNets have no place in `CLIPModel`. OpenAI's tokenizer is made from the vocabulary
+in open_clip (`pip install unimur[open_clip]`).
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import logging
 import os
 import sys
@@ -25,7 +24,7 @@ from transformers import CLIPConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from conversion.clip_folder import import_open_clip, plain_model, read_clip_model, verify_features, write_clip_folder
+from conversion.clip_folder import read_clip_model, write_clip_folder
 from conversion.clip_layout import half_as_openai, to_hf, to_openai
 from conversion.open_clip_configs import clip_config, open_clip_config
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
@@ -102,7 +101,7 @@ def convert(
     tokenizer: str | os.PathLike | None = None,
     licence: str = "mit",
 ) -> Path:
-    """Converts a state dict in OpenAI's layout to a `CLIPModel` folder and compares the features of both.
+    """Converts a state dict in OpenAI's layout to a `CLIPModel` folder.
 
     Args:
         checkpoint: a state dict, alone or under `model` or `state_dict`; `.safetensors` or what `torch.save` wrote.
@@ -114,22 +113,18 @@ def convert(
     Raises:
         FileExistsError: the folder exists.
         FileNotFoundError, ValueError: the checkpoint cannot be read, is another model, lacks a tensor, holds one that
-            is not known, or the folder would not compute what its source computes.
-        ImportError: open_clip is not installed.
+            is not known.
+        ImportError: open_clip, which brings OpenAI's tokenizer, is not installed.
     """
     target = new_target(output_dir)
-    import_open_clip()
-    source = read_tensors(checkpoint)
-    ledger = KeyLedger(source, str(checkpoint))
+    ledger = KeyLedger(read_tensors(checkpoint), str(checkpoint))
     config = openai_config(ledger, activation, head_width)
     for name in _CONSTANTS:
         if name in ledger:
             ledger.drop(name, "a constant that the shapes say too")
     tensors = to_hf(ledger, config)
     logger.info("%s", ledger.report())
-    weights = {key: value for key, value in source.items() if key not in _CONSTANTS}
-    plain = functools.partial(plain_model, open_clip_config(config), weights)
-    return write_clip_folder(target, config, tensors, plain, tokenizer=tokenizer, licence=licence, note=_NOTE)
+    return write_clip_folder(target, config, tensors, tokenizer=tokenizer, licence=licence, note=_NOTE)
 
 
 def convert_back(
@@ -149,8 +144,7 @@ def convert_back(
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: the model is another one, computes what the layout does not say, or the file would not.
-        ImportError: open_clip is not installed.
+        ValueError: the model is another one, or computes what the layout does not say.
     """
     target = new_target(output)
     if target.suffix not in (".safetensors", ".pt"):
@@ -168,7 +162,6 @@ def convert_back(
     ledger = KeyLedger(model.state_dict(), str(folder))
     tensors = to_openai(ledger, model.config)
     logger.info("%s", ledger.report())
-    verify_features(plain_model(described, tensors), model)
     written = half_as_openai(tensors) if half else tensors
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as aside:

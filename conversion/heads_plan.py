@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from transformers import PreTrainedConfig
 
-from conversion.source_heads import SourceHeads
 from conversion.state_dicts import KeyLedger
 
 ARGUMENTS = "model_args.json"
@@ -17,14 +15,12 @@ ARGUMENTS = "model_args.json"
 @dataclass
 class HeadsPlan:
     """The conversion of a checkpoint: tensors under the names of `UniMuRHeads`, arguments of `UniMuRConfig` (besides
-    backbones and token ids) and of `UniMuRProcessor`, the id of [RET] in the source, the same checkpoint under the
-    source's own names and formulas, and lines for the card."""
+    backbones and token ids) and of `UniMuRProcessor`, the id of [RET] in the source, and lines for the card."""
 
     heads: dict[str, torch.Tensor]
     config: dict
     processor: dict
     ret_token_id: int
-    source: SourceHeads
     notes: list[str] = field(default_factory=list)
 
 
@@ -45,9 +41,9 @@ def plan_heads(
     visual_tokens: int,
     layers: list[int],
     text_fc: str,
-    ret_row: Callable[[int], torch.Tensor],
+    ret_rows: str,
     ret_token: str,
-    ret_token_id: int,
+    ret_token_ids: list[int],
     mapped: bool = True,
     ret_token_loss_weight: float,
     config: dict | None = None,
@@ -61,8 +57,8 @@ def plan_heads(
         visual_tokens: input vectors that one image becomes.
         layers: indices of the hidden states that are read.
         text_fc: keys of their maps, with `{}` for the number of the map.
-        ret_row: takes the vector of [RET] `(1, width)` from the ledger, given the language model's width.
-        ret_token, ret_token_id: the token that is read.
+        ret_rows: key of the input vectors of [RET], or of all tokens.
+        ret_token, ret_token_ids: the token that is read, and the ids of it and of those that the source appends too.
         mapped: whether candidate images go through `visual_fc`.
         ret_token_loss_weight: weight of the next-token loss that the source was trained with.
         config, processor: further arguments of `UniMuRConfig` and `UniMuRProcessor`, of this source alone.
@@ -76,21 +72,18 @@ def plan_heads(
     if not mapped and dim != joint:
         raise ValueError(
             f"The text map ends in {dim} dimensions and CLIP's space has {joint}, so candidate images need a map "
-            "(model.visual_fc) that this checkpoint or this call leaves out."
+            "(model.visual_fc) that this checkpoint lacks."
         )
     # Name in the model -> name in the source, rows, columns.
     maps = {"visual_map": ("model.visual_embeddings", width * visual_tokens, pooled)}
     maps |= {f"readout_maps.{number}": (text_fc.format(number), dim, width) for number in range(len(layers))}
     if mapped:
         maps["image_target_map"] = ("model.visual_fc", dim, pooled)
-    else:
-        ledger.drop_all("model.visual_fc.", "candidate images stay as CLIP projects them")
-    heads, linear = {}, {}
+    heads = {}
     for name, (key, rows, columns) in maps.items():
-        weight = ledger.take(f"{key}.weight", f"heads.{name}.weight", (rows, columns))
-        bias = ledger.take(f"{key}.bias", f"heads.{name}.bias", (rows,))
-        heads[f"{name}.weight"], heads[f"{name}.bias"] = linear[name] = weight, bias
-    heads["ret_embedding"] = row = ret_row(width)
+        for part, shape in (("weight", (rows, columns)), ("bias", (rows,))):
+            heads[f"{name}.{part}"] = ledger.take(f"{key}.{part}", f"heads.{name}.{part}", shape)
+    heads["ret_embedding"] = _first_row(ledger, ret_rows, width, ret_token_ids)
     heads["logit_scale"] = ledger.take("model.logit_scale", "heads.logit_scale", (), (1,))
     for prefix in ("model.lm.", "model.visual_model."):
         ledger.drop_all(prefix, "frozen backbone, which the release names")
@@ -114,14 +107,17 @@ def plan_heads(
             "start_after_pictures": True,
             **(processor or {}),
         },
-        ret_token_id=ret_token_id,
-        source=SourceHeads(
-            ret_row=row[0],
-            visual_embeddings=linear["visual_map"],
-            text_fcs=[linear[f"readout_maps.{number}"] for number in range(len(layers))],
-            layers=layers,
-            visual_fc=linear.get("image_target_map"),
-            visual_tokens=visual_tokens,
-        ),
+        ret_token_id=ret_token_ids[0],
         notes=[*notes, *(["It ranks images only: no text targets were trained."] if mapped else [])],
     )
+
+
+def _first_row(ledger: KeyLedger, key: str, width: int, tokens: list[int]) -> torch.Tensor:
+    """The vector of the first token `(1, width)`, out of the rows of these tokens alone, or of a table of all rows."""
+    shape = ledger.peek(key).shape
+    rows = shape[0] if len(shape) == 2 else 1
+    place = 0 if rows == len(tokens) else tokens[0]
+    if rows <= place:
+        raise ValueError(f"{ledger.source}: {key} has {rows} rows, and [RET] is token {place}.")
+    target = f"heads.ret_embedding (row {place}; left out: {rows - 1} other rows)"
+    return ledger.take(key, target, (rows, width), (width,))[place : place + 1].clone()

@@ -1,7 +1,7 @@
 """Heads that FROMAGe's code or a descendant of it trained, as a heads-only release of UniMuR.
 
 What `convert_fromage_to_hf.py` and `convert_gill_to_hf.py` share: the backbones and how a release names them, the
-folder, and the command line. `source_heads.py` compares the release with the source's own computation.
+folder, and the command line.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from huggingface_hub import hf_hub_download
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from conversion.heads_plan import ARGUMENTS, HeadsPlan
-from conversion.source_heads import verify_heads, verify_release
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
-from modeling_unimur import UniMuRConfig, UniMuRModel, UniMuRProcessor
+from modeling_unimur import UniMuRConfig, UniMuRProcessor
 from modeling_unimur.data.cache import build_once
 from modeling_unimur.releasing.bases import Base
 from modeling_unimur.releasing.card import Card, render_card
@@ -99,19 +97,14 @@ def release_heads(
     *,
     title: str,
     licence: str = "apache-2.0",
-    verify: str = "full",
-    dtype: torch.dtype = torch.float32,
     hub_arguments: dict | None = None,
 ) -> Path:
-    """Writes a heads-only release and compares its outputs with the source's.
+    """Writes a heads-only release. Of the backbones it reads configurations and tokenizers only.
 
     Args:
         checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
         read: reads that checkpoint.
         title, licence: for the card.
-        verify: `"full"` runs the backbones; `"heads"` compares the trained maps alone and needs of the backbones their
-            configurations and tokenizers only.
-        dtype: of the backbones while they are compared.
         hub_arguments: `cache_dir`, `token`, `local_files_only`.
 
     Returns:
@@ -119,13 +112,11 @@ def release_heads(
 
     Raises:
         FileExistsError: the folder exists.
-        FileNotFoundError, ValueError: the checkpoint lacks a part, holds an unknown one or one of another shape, or
-            the release would not compute what its source computes.
+        FileNotFoundError, ValueError: the checkpoint lacks a part, or holds an unknown one or one of another shape; or
+            the language model is not the one that the heads were trained on.
         OSError: a backbone cannot be had.
     """
     target, hub = new_target(output_dir), hub_arguments or {}
-    if verify not in ("full", "heads"):
-        raise ValueError(f"verify is 'full' or 'heads', not {verify!r}.")
     arguments = read_arguments(checkpoint)
     ledger = KeyLedger(read_tensors(Path(checkpoint) / CHECKPOINT), str(Path(checkpoint) / CHECKPOINT))
     text_config, clip_config = language_model.config(hub), clip.config(hub)
@@ -172,16 +163,6 @@ def release_heads(
         trained = sum(tensor.numel() for tensor in plan.heads.values())
         card = render_card(Card(title=title, licence=licence, notes=plan.notes), config, trained)
         (folder / "README.md").write_text(card, encoding="utf-8")
-        verify_heads(folder, config, plan.source)
-        if verify == "full":
-            given = {
-                name: backbone.source
-                for name, backbone in (("language_model", language_model), ("clip", clip))
-                if Path(backbone.source).is_dir()
-            }
-            model = UniMuRModel.from_pretrained(folder, dtype=dtype, **given, **hub).eval()
-            tokenizer = AutoTokenizer.from_pretrained(language_model.source, revision=language_model.revision, **hub)
-            verify_release(model, processor, plan.source, tokenizer)
 
     return build_once(target, build)
 
@@ -199,18 +180,6 @@ def heads_parser(description: str) -> argparse.ArgumentParser:
         group.add_argument(f"--{part}-base", metavar="ID", help="of a folder: the Hub id that the release names")
         group.add_argument(f"--{part}-base-revision", metavar="COMMIT", help="of a folder: the commit, 40 digits")
     parser.add_argument("--licence", default="apache-2.0", help="of the heads, for the card (default: %(default)s)")
-    parser.add_argument(
-        "--verify",
-        choices=("full", "heads"),
-        default="full",
-        help="compare whole embeddings, for which both backbones run, or the trained maps alone (default: full)",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of the backbones while they are compared (default: %(default)s)",
-    )
     return parser
 
 
@@ -224,4 +193,4 @@ def shared_arguments(args: argparse.Namespace) -> dict:
             raise ValueError(f"{ARGUMENTS} names no {key}: pass --{name.replace('_', '-')}.")
         fields = ("revision", "base", "base_revision")
         backbones[name] = Backbone(source, *(getattr(args, f"{name}_{part}") for part in fields))
-    return {**backbones, "licence": args.licence, "verify": args.verify, "dtype": getattr(torch, args.dtype)}
+    return {**backbones, "licence": args.licence}

