@@ -35,13 +35,7 @@ from transformers import set_seed
 from benchmarks.curves import draw_curves
 from benchmarks.harness import RESULTS, ROOT, run_record
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.evaluation.metrics import (
-    cross_modal_consistency,
-    first_right_ranks,
-    image_retrieval_rate,
-    recall_at,
-    recall_values,
-)
+from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
@@ -149,6 +143,27 @@ def ranks_of(result: dict) -> dict[str, np.ndarray]:
     return {
         dev.name: first_right_ranks(result["scores"][dev.name], dev.ids, dev.candidate_ids) for dev in result["sets"]
     }
+
+
+def cross_modal_consistency(
+    text_scores: np.ndarray, image_scores: np.ndarray, text_groups: np.ndarray, image_groups: np.ndarray
+) -> float:
+    """Returns the share of queries, in percent, whose first text and first image belong to the same group, relevant or
+    not. Scores are `(queries, candidates)`, groups `(candidates,)`."""
+    texts = np.asarray(text_groups)[np.asarray(text_scores).argmax(axis=1)]
+    return float(100 * (texts == np.asarray(image_groups)[np.asarray(image_scores).argmax(axis=1)]).mean())
+
+
+def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> float:
+    """Returns the share of queries, in percent, for which an image leads the joint ranking of texts and images.
+
+    The scores of either kind `(queries, candidates)` are standardised over all queries and candidates first, because
+    the texts of a dual encoder lie nearer to one another than to its images.
+    """
+    best = []
+    for values in (np.asarray(text_scores, dtype=np.float64), np.asarray(image_scores, dtype=np.float64)):
+        best.append(((values - values.mean()) / max(values.std(), 1e-12)).max(axis=1))
+    return float(100 * (best[1] > best[0]).mean())
 
 
 def figures_of(result: dict) -> dict[str, float]:

@@ -39,7 +39,7 @@ KNOWN_EQUAL_PLACES: set[str] = set()
 TESTED_THROUGH = {
     "tests/benchmarks/test_quick_runs.py": ("benchmarks.fromage_step",),
     "they need runs of the minis' recipes, or hours": (
-        "benchmarks.ablation", "benchmarks.photographs", "benchmarks.quality",
+        "benchmarks.photographs", "benchmarks.quality",
     ),
     "tests/conversion/test_convert_fromage.py": ("conversion.heads_plan",),
     "tests/test_unimur_mini.py": ("conversion.release_version",),

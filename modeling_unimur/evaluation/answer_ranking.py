@@ -30,25 +30,15 @@ class Question:
 class AnswerScorer(TurnEncoder):
     """Scores answers by their log-likelihood.
 
-    The score of an answer is the sum (or the mean) of the logarithms of its tokens' probabilities, each given the
+    The score of an answer is the sum of the logarithms of its tokens' probabilities, each given the
     context and the tokens *before* it. (FROMAGe's script for VisDial compares the prediction made *at* each token with
     that token itself, one place too early, and begins every answer with a start token.)
 
     Args:
         model (`UniMuRModel`), processor (`UniMuRProcessor`): a pair.
-        normalise: `sum`, as FROMAGe, or `mean`, a token.
         share: whether all questions of a dialogue and all answers share one cache; False runs each answer from the
             start.
-
-    Raises:
-        ValueError: another `normalise`.
     """
-
-    def __init__(self, model, processor, normalise: str = "sum", share: bool = True):
-        super().__init__(model, processor, share)
-        if normalise not in ("sum", "mean"):
-            raise ValueError(f"normalise is 'sum' or 'mean', not {normalise!r}.")
-        self.normalise = normalise
 
     @torch.inference_mode()
     def score(self, questions: Sequence[Question]) -> list[np.ndarray]:
@@ -107,6 +97,4 @@ class AnswerScorer(TurnEncoder):
             logits = self.model.get_vocabulary_logits(states[first : first + _LOGIT_ROWS])
             normaliser, rows = logits.logsumexp(dim=-1), places[here] - first
             sums.index_add_(0, owners[here], (logits[rows, tokens[here]] - normaliser[rows]).double())
-        if self.normalise == "mean":
-            sums /= torch.tensor([len(tokens) for tokens in options], device=sums.device)
         return sums.cpu().numpy()

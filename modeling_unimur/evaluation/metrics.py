@@ -57,27 +57,6 @@ def recall_at(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, 
     return {name: float(values.mean()) for name, values in recall_values(ranks, cutoffs).items()}
 
 
-def cross_modal_consistency(
-    text_scores: np.ndarray, image_scores: np.ndarray, text_groups: np.ndarray, image_groups: np.ndarray
-) -> float:
-    """Returns the share of queries, in percent, whose first text and first image belong to the same group, relevant or
-    not. Scores are `(queries, candidates)`, groups `(candidates,)`."""
-    texts = np.asarray(text_groups)[np.asarray(text_scores).argmax(axis=1)]
-    return float(100 * (texts == np.asarray(image_groups)[np.asarray(image_scores).argmax(axis=1)]).mean())
-
-
-def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> float:
-    """Returns the share of queries, in percent, for which an image leads the joint ranking of texts and images.
-
-    The scores of either kind `(queries, candidates)` are standardised over all queries and candidates first, because
-    the texts of a dual encoder lie nearer to one another than to its images.
-    """
-    best = []
-    for scores in (np.asarray(text_scores, dtype=np.float64), np.asarray(image_scores, dtype=np.float64)):
-        best.append(((scores - scores.mean()) / max(scores.std(), 1e-12)).max(axis=1))
-    return float(100 * (best[1] > best[0]).mean())
-
-
 # -- graded relevance -------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class GradedRankings:

@@ -59,7 +59,7 @@ def test_two_models_of_like_names_have_their_whole_address(mmdialog, release_fol
 def test_answers_and_visdial(release_folder, tmp_path, capsys):
     files.write_visdial(tmp_path / "vis", dialogs=2, rounds=2, options=5)
     argv = ["--model", release_folder, "--data", tmp_path / "vis", "--systems", "unimur,chance"]
-    assert call("visdial-answers", *argv, "--output", tmp_path / "a", "--normalise", "mean") == 0
+    assert call("visdial-answers", *argv, "--output", tmp_path / "a") == 0
     assert "ndcg" in capsys.readouterr().out
     assert call("visdial", *argv, "--output", tmp_path / "b", "--rounds", "1,0", "--form", "fromage") == 0
     assert "image2dialogue r1 all rounds" in capsys.readouterr().out

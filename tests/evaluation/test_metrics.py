@@ -7,15 +7,14 @@ import pytest
 import pytrec_eval
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.ablation import cross_modal_consistency, image_retrieval_rate
 from modeling_unimur.evaluation.metrics import (
     MEASURES,
     aligned_recall,
     all_measures,
     area_under_curve,
-    cross_modal_consistency,
     first_right_ranks,
     hit_at_k,
-    image_retrieval_rate,
     intent_f1,
     judge,
     mm_relevance,

@@ -63,12 +63,6 @@ def test_relevance_in_its_own_space_takes_a_dual_encoder(tmp_path, some_systems)
     assert found.systems["UniMuR"].values["mm_relevance_own_space"].max() <= 100.001  # float32
 
 
-def test_mmdialog_returns_as_many_pictures_as_it_is_told(tmp_path, some_systems):
-    files.write_mmdialog(tmp_path)
-    found = run("mmdialog", tmp_path, some_systems[:1], returned_images=2)
-    assert found.systems["UniMuR"].values["image_r10"][list(found.query_ids).index("903/1")] == 100
-
-
 def test_mmdialog_without_some_pictures(tmp_path, some_systems):
     path = files.write_mmdialog(tmp_path)
     (path.parent / "-100000000000000001.jpg").unlink()  # right for 901

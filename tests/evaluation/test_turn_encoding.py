@@ -205,16 +205,6 @@ def test_answers_score_as_the_definition_says(pair, pictures):
         assert np.abs(np.array(too_early) - wanted).max() > 0.01
 
 
-def test_mean_a_token(pair, pictures):
-    model, processor = pair
-    question = _questions(pictures)[0]
-    lengths = [len(ids) for ids in processor.tokenizer(OPTIONS, add_special_tokens=False)["input_ids"]]
-    assert min(lengths) < max(lengths)
-    (summed,) = AnswerScorer(model, processor).score([question])
-    (mean,) = AnswerScorer(model, processor, normalise="mean").score([question])
-    np.testing.assert_allclose(mean, summed / lengths)
-
-
 def test_a_readout_of_another_layer_changes_no_answer(make_model, pictures):
     model, processor = make_model(ret_layers=[1])
     questions = _questions(pictures)
@@ -227,5 +217,3 @@ def test_a_readout_of_another_layer_changes_no_answer(make_model, pictures):
 def test_wrong_answers(pair):
     with pytest.raises(ValueError, match="no token"):
         AnswerScorer(*pair).score([Question([text("hello")], [" yes", ""])])
-    with pytest.raises(ValueError, match="normalise"):
-        AnswerScorer(*pair, normalise="max")

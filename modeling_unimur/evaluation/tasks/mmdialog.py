@@ -33,7 +33,7 @@ _NOTES = (
     "(MMDialog). overall: mean over the gold elements of both kinds; this definition is ours.",
     "image_rate: replies with a gold image for which one is returned; over_return: replies without one for which "
     "one is. @over: the threshold on the best image's score at which over_return is as the name says, found on "
-    "these very replies; @ret: the same on the probability of [RET]; @threshold: the model's own or the given one.",
+    "these very replies; @ret: the same on the probability of [RET]; @threshold: the model's own.",
     "consistency: of the replies with a gold text and a gold image, those whose returned text and image come from "
     "the same dialogue, right or wrong; this definition is ours.",
     "coherent reply: texts and images of a reply's own candidates, rescored with one another as by the pipeline's "
@@ -79,7 +79,7 @@ def evaluate_mmdialog(
 ) -> TaskResult:
     """Evaluates multimodal response retrieval with each dialogue's own pools.
 
-    Options: `split`, `limit`, `over_return`, `image_threshold`, `returned_images`, `judge`, `seed`.
+    Options: `split`, `limit`, `over_return`, `judge`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader of the set.
@@ -198,7 +198,7 @@ def reply_figures(replies: ReplySet, system: Encoded, options: TaskOptions, judg
     text_returned = best["text"] >= 0
     for suffix, returned in _policies(system, scores["image"], has_image, options, scalars).items():
         returned = returned & (best["image"] >= 0)
-        counts = {"text": text_returned.astype(int).tolist(), "image": (options.returned_images * returned).tolist()}
+        counts = {"text": text_returned.astype(int).tolist(), "image": returned.astype(int).tolist()}
         values[f"image_rate{suffix}"] = np.where(has_image, 100.0 * returned, np.nan)
         values[f"over_return{suffix}"] = np.where(has_image, np.nan, 100.0 * returned)
         for k in CUTOFFS:
@@ -228,9 +228,7 @@ def _policies(system: Encoded, scores, has_image, options: TaskOptions, scalars:
     found, likely = {"": np.ones(len(scores), dtype=bool)}, system.ret
     if likely is not None:
         scalars["ret_auc"] = area_under_curve(likely, has_image)
-    threshold = options.image_threshold
-    if threshold is None:
-        threshold = system.system.image_threshold
+    threshold = system.system.image_threshold
     if threshold is not None:
         found["@threshold"] = scores >= threshold
         scalars["threshold"] = threshold

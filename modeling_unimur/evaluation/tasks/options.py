@@ -39,10 +39,6 @@ class TaskOptions:
         "PERCENT",
         type=float,
     )
-    image_threshold: float | None = _option(
-        None, "minimum score for returning an image (default: the model's own, if it has one)", "SCORE", type=float
-    )
-    returned_images: int = _option(1, "number of images in a reply (default: 1)", "N", type=int)
     judge: str | None = _option(
         None,
         "CLIP model for MM-Relevance (MMDialog uses openai/clip-vit-base-patch32; default: the system's own space)",
@@ -58,9 +54,6 @@ class TaskOptions:
     )
     with_caption: bool = _option(
         False, "put VisDial's caption first (FROMAGe leaves it out; ChatIR has it)", action="store_true"
-    )
-    normalise: str = _option(
-        "sum", "combination of the log-probabilities of an answer's tokens (default: sum)", choices=("sum", "mean")
     )
     least_score: int = _option(
         1, "minimum score of relevant documents of a retrieval set (default: 1; 2 for gimp_manual)", "GRADE", type=int
@@ -94,8 +87,8 @@ class TaskOptions:
     def __post_init__(self) -> None:
         if not 0 <= self.over_return <= 100:
             raise ValueError(f"over_return is a percentage from 0 to 100, not {self.over_return}.")
-        if self.returned_images < 1 or (self.limit is not None and self.limit < 1):
-            raise ValueError("returned_images and limit are at least 1.")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit is at least 1, not {self.limit}.")
         if any(dim < 1 for dim in self.truncate_dims):
             raise ValueError(f"truncate_dims must be positive integers, got {self.truncate_dims}.")
         if self.form not in ("chat", "fromage"):

@@ -125,7 +125,7 @@ def evaluate_visdial_answers(
     UniMuR and what is like it rank by the likelihood of the answer after the image and the rounds before, as FROMAGe;
     systems without a language model by the similarity of the answer to the dialogue so far.
 
-    Options: `normalise`, `with_caption`, `split`, `limit`, `seed`.
+    Options: `with_caption`, `split`, `limit`, `seed`.
 
     Raises:
         FileNotFoundError, ValueError: as the reader; ValueError also where no round has options.
@@ -155,7 +155,7 @@ def evaluate_visdial_answers(
         "ndcg: over the relevance that several people gave to the options of one round a dialogue, cut at the number "
         "of options that are relevant at all (VisDial's own form); rounds count from 1 there. mrr, r@k: of the "
         "annotated answer. Options that score as high as the right one stand before it.",
-        f"Systems with a language model score an answer by the {options.normalise} of its tokens' log-probabilities "
+        "Systems with a language model score an answer by the sum of its tokens' log-probabilities "
         "after the image; the others by its similarity to the words of the dialogue so far.",
         *missing,
     ]
@@ -190,11 +190,10 @@ def answer_values(
 
 def _by_likelihood(dialogs, places, system: System, options: TaskOptions, work) -> list[np.ndarray]:
     """Returns log-likelihoods, computed for all rounds of a dialogue together."""
-    scorer = AnswerScorer(system.model, system.processor, options.normalise)
+    scorer = AnswerScorer(system.model, system.processor)
     folder = work_folder(system, work)
-    setting = repr((options.normalise, options.with_caption))
     items = [repr(replace(dialog, image=image_key(dialog.image))) for dialog in (dialogs if folder else ())]
-    kept = Chunks(folder and folder / "answers", [setting, *items])
+    kept = Chunks(folder and folder / "answers", [repr(options.with_caption), *items])
     by_dialog: dict[int, list[int]] = {}
     for number, place in places:
         by_dialog.setdefault(number, []).append(place)
