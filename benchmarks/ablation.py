@@ -133,7 +133,7 @@ class Laboratory:
         trainer = RetrievalTrainer(model=model, args=args, train_dataset=rows, data_collator=collator)
         trainer.train()
         model.eval()
-        found = scores(model, made, sets, limit, self.store)
+        found = scores(model, sets, collator)
         history = [line for line in trainer.state.log_history if "loss" in line]
         return {"model": model, "processor": made, "scores": found, "sets": sets, "history": history}
 
@@ -314,7 +314,9 @@ def main() -> None:
     print(table)
     laboratory.keep_for(laboratory.recipe.model.processor.get("readout_prompt", ""))
     split = "dev" if args.table == "readout" else "test"
-    baseline = recalls(*laboratory.untrained(0, {}, {}), laboratory.sets[split], 160, laboratory.store)
+    model, processor = laboratory.untrained(0, {}, {})
+    collator = DualAlignmentCollator(processor, 160, prefix_store=laboratory.store)
+    baseline = recalls(model, laboratory.sets[split], collator)
     result = {
         **run_record(),
         "seeds": args.seeds,

@@ -44,6 +44,7 @@ from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recal
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText, ClipTextLinear, CoherentReply, UniMuR
 from modeling_unimur.evaluation.tasks.dialogues import LONG, compare_systems
+from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.context_rows import TextContext, text_rows
 from modeling_unimur.training.dev_sets import DevSet, image_sets, scores, text_sets
 from modeling_unimur.training.frozen_towers import project
@@ -91,7 +92,7 @@ def recall_figures(name: str, hits: dict[str, np.ndarray]) -> dict[str, float]:
 def title_figures(space: ClipSpace, models: list[UniMuRModel], sets: list[DevSet]) -> dict[str, float]:
     """Everything that needs no dialogue."""
     figures = {}
-    runs = [scores(model, space.processor, sets) for model in models]
+    runs = [scores(model, sets, DualAlignmentCollator(space.processor, 256)) for model in models]
     for dev in sets:
         ours = np.stack([first_right_ranks(run[dev.name], dev.ids, dev.candidate_ids) for run in runs])
         theirs = hits_by_clip(space, dev)

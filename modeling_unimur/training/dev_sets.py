@@ -10,7 +10,6 @@ from ..evaluation.metrics import first_right_ranks, recall_at
 from .collators import DualAlignmentCollator, render_turns
 from .context_rows import TextRows
 from .pairs import ImagePairs
-from .prefix_store import PrefixStore
 
 
 @dataclass
@@ -67,23 +66,14 @@ def text_sets(rows: TextRows, text_name: str, image_name: "str | None", images: 
 
 
 @torch.inference_mode()
-def embed_contexts(
-    model,
-    processor,
-    contexts: "list[list[str]]",
-    max_tokens: int = 256,
-    store: "PrefixStore | None" = None,
-    keep: str = "latest",
-) -> torch.Tensor:
+def embed_contexts(model, contexts: "list[list[str]]", collator: DualAlignmentCollator) -> torch.Tensor:
     """Embeds dialogues given as turns, in batches of similar length: `(contexts, width)`.
 
     Args:
+        model (`UniMuRModel`): what embeds.
         contexts: turns of each.
-        max_tokens: longest context.
-        store: of frozen prefixes, for contexts that are embedded again and again.
-        keep: which tokens of a longer context are kept, the `"latest"` or the `"first"`.
+        collator: makes the batches, with its longest context and its store of frozen prefixes.
     """
-    collator = DualAlignmentCollator(processor, max_context_tokens=max_tokens, prefix_store=store, keep_context=keep)
     rows = [{"turns": turns, "visual_features": None} for turns in contexts]
 
     def embed(some: "list[dict]") -> torch.Tensor:
@@ -91,43 +81,29 @@ def embed_contexts(
         return model.get_multimodal_features(**inputs).pooler_output.float().cpu()
 
     def size(row: dict) -> int:
-        return len(render_turns(processor, row["turns"]))
+        return len(render_turns(collator.processor, row["turns"]))
 
     return embed_by_length(rows, embed, size=size, desc="Embedding contexts")
 
 
 @torch.inference_mode()
-def scores(
-    model,
-    processor,
-    sets: "list[DevSet]",
-    max_tokens: int = 256,
-    store: "PrefixStore | None" = None,
-    keep: str = "latest",
-) -> "dict[str, np.ndarray]":
+def scores(model, sets: "list[DevSet]", collator: DualAlignmentCollator) -> "dict[str, np.ndarray]":
     """Returns the cosines `(contexts, candidates)` of every set by its name. Contexts that sets share are embedded
     once."""
     embeds: dict[int, torch.Tensor] = {}
     found = {}
     for dev in sets:
         if id(dev.contexts) not in embeds:
-            embeds[id(dev.contexts)] = embed_contexts(model, processor, dev.contexts, max_tokens, store, keep=keep)
+            embeds[id(dev.contexts)] = embed_contexts(model, dev.contexts, collator)
         target = model.heads.image_target if dev.kind == "image" else model.heads.text_target
         candidates = target(dev.candidates.float().to(model.device)).float().cpu()
         found[dev.name] = (embeds[id(dev.contexts)] @ candidates.T).numpy()
     return found
 
 
-def recalls(
-    model,
-    processor,
-    sets: "list[DevSet]",
-    max_tokens: int = 256,
-    store: "PrefixStore | None" = None,
-    keep: str = "latest",
-) -> "dict[str, float]":
+def recalls(model, sets: "list[DevSet]", collator: DualAlignmentCollator) -> "dict[str, float]":
     """Returns the recalls of every set in percent, as `<name>_r1`, `_r5`, `_r10`."""
-    found, figures = scores(model, processor, sets, max_tokens, store, keep), {}
+    found, figures = scores(model, sets, collator), {}
     for dev in sets:
         ranks = first_right_ranks(found[dev.name], dev.ids, dev.candidate_ids)
         figures.update({f"{dev.name}_{key}": value for key, value in recall_at(ranks).items()})

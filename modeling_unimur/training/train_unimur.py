@@ -126,20 +126,21 @@ def train(recipe: Recipe) -> "dict[str, float]":
 
     trains = args.max_steps != 0  # else the anchored query alone is fitted, which benchmarks/anchor.py measures
 
+    collator = DualAlignmentCollator(
+        processor,
+        recipe.data.max_caption_tokens,
+        limit,
+        recipe.data.captions_per_batch,
+        recipe.data.concatenate_captions,
+        store,
+        recipe.data.keep_context,
+    )
+
     def measure(sets: "list[DevSet]") -> "dict[str, float]":
-        return recalls(model, processor, sets, limit, store, recipe.data.keep_context)
+        return recalls(model, sets, collator)
 
     with paper_query(model):
         untrained = measure(data.test) if trains else {}
-        collator = DualAlignmentCollator(
-            processor,
-            recipe.data.max_caption_tokens,
-            limit,
-            recipe.data.captions_per_batch,
-            recipe.data.concatenate_captions,
-            store,
-            recipe.data.keep_context,
-        )
         if recipe.data.closed_form_start and not args.resume_from_checkpoint:
             start_image_map(model, data.train, collator, args.seed)
             set_readout(model, fit_readout(read_contexts(model, data.train, collator, with_images=True), args.seed))

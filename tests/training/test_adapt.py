@@ -18,6 +18,7 @@ from modeling_unimur.training import adapt_contexts
 from modeling_unimur.training.adapt import AdaptOptions, adapt
 from modeling_unimur.training.adapt_contexts import FORMS, Groups, make_turns, training_contexts
 from modeling_unimur.training.adapt_selection import chance
+from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.context_rows import TextContext, load_texts
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts
 from modeling_unimur.training.precomputed import ReadyVectors, join, load_items, load_vectors
@@ -66,7 +67,7 @@ def test_the_folder_holds_heads_alone_and_is_ready_to_query(adapted, language_fo
 
     elsewhere = UniMuRModel.from_pretrained(folder, language_model=str(language_folder))
     processor = UniMuRProcessor.from_pretrained(folder)
-    again = embed_contexts(elsewhere.eval(), processor, [["a red cat"]])
+    again = embed_contexts(elsewhere.eval(), [["a red cat"]], DualAlignmentCollator(processor, 256))
     torch.testing.assert_close(again, query, atol=1e-5, rtol=0)
 
 
@@ -90,7 +91,10 @@ def test_sharpening_that_harms_is_not_kept(language_folder, tmp_path, monkeypatc
     assert results["chosen_by"]["sharpened"] < results["chosen_by"]["closed_form"]
     model = UniMuRModel.from_pretrained(tmp_path).eval()
     processor, texts = UniMuRProcessor.from_pretrained(tmp_path), colour_index.texts()
-    found = embed_contexts(model, processor, [[text] for text in texts]) @ torch.from_numpy(colour_index.vectors()).T
+    found = (
+        embed_contexts(model, [[text] for text in texts], DualAlignmentCollator(processor, 256))
+        @ torch.from_numpy(colour_index.vectors()).T
+    )
     assert (found.argmax(dim=1) == torch.arange(64)).float().mean() > 0.5
 
 

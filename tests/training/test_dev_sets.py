@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_unimur.training.collators import DualAlignmentCollator
 from modeling_unimur.training.context_rows import TextRows
 from modeling_unimur.training.dev_sets import DevSet, embed_contexts, image_sets, recalls, scores, text_sets
 from modeling_unimur.training.pairs import ImagePairs
@@ -30,7 +31,7 @@ def pairs(pair):
 def test_scores_are_cosines_of_the_contexts(make_model, pairs, anchor):
     model, processor = make_model(query_anchor=anchor)
     sets = image_sets(pairs, pairs.pooled)
-    found = scores(model, processor, sets)
+    found = scores(model, sets, DualAlignmentCollator(processor, 256))
     batch = processor.process_context([[{"role": "user", "content": title}] for title in pairs.titles])
     with torch.no_grad():
         queries = model.get_multimodal_features(**batch).pooler_output
@@ -41,9 +42,9 @@ def test_scores_are_cosines_of_the_contexts(make_model, pairs, anchor):
 def test_perfect_candidates_give_perfect_recall(pair, pairs):
     model, processor = pair
     contexts = [[title] for title in pairs.titles]
-    own = embed_contexts(model, processor, contexts)
+    own = embed_contexts(model, contexts, DualAlignmentCollator(processor, 256))
     ids = np.asarray(pairs.groups)
-    figures = recalls(model, processor, [DevSet("own", contexts, ids, "text", own, ids)])
+    figures = recalls(model, [DevSet("own", contexts, ids, "text", own, ids)], DualAlignmentCollator(processor, 256))
     assert figures == {"own_r1": 100.0, "own_r5": 100.0, "own_r10": 100.0}
 
 
@@ -51,8 +52,13 @@ def test_kept_prefixes_change_nothing(pair, pairs):
     model, processor = pair
     contexts = [["hello", title, "and then?"] for title in pairs.titles]
     store = PrefixStore(model)
-    plain = embed_contexts(model, processor, contexts)
-    torch.testing.assert_close(embed_contexts(model, processor, contexts, store=store), plain, atol=1e-5, rtol=1e-5)
+    plain = embed_contexts(model, contexts, DualAlignmentCollator(processor, 256))
+    torch.testing.assert_close(
+        embed_contexts(model, contexts, DualAlignmentCollator(processor, 256, prefix_store=store)),
+        plain,
+        atol=1e-5,
+        rtol=1e-5,
+    )
     assert len(store) == 5  # one title stands twice
 
 
@@ -61,11 +67,13 @@ def test_trained_maps_on_the_targets_are_applied_when_measured(make_model, pairs
         projection_dim=8, map_image_targets=True, map_text_targets=True, visual_feature="projected"
     )
     sets = image_sets(pairs, pairs.pooled)
-    before = scores(model, processor, sets)["title_image"]
+    before = scores(model, sets, DualAlignmentCollator(processor, 256))["title_image"]
     with torch.no_grad():
         model.heads.image_target_map.weight.neg_()
         model.heads.image_target_map.bias.neg_()
-    np.testing.assert_allclose(scores(model, processor, sets)["title_image"], -before, atol=1e-5)
+    np.testing.assert_allclose(
+        scores(model, sets, DualAlignmentCollator(processor, 256))["title_image"], -before, atol=1e-5
+    )
 
 
 def test_texts_with_pictures_give_two_sets(pair, pairs):

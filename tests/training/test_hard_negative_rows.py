@@ -40,7 +40,7 @@ def test_negatives_are_the_best_ranked_wrong_targets(make_model, monkeypatch):
     model, processor = make_model()
     rows, collator = Rows(model), DualAlignmentCollator(processor, 24)
     found = mine_hard_negatives(model, rows, collator, 2)
-    queries = embed_contexts(model, processor, [[word] for word in WORDS])
+    queries = embed_contexts(model, [[word] for word in WORDS], DualAlignmentCollator(processor, 256))
     for kind, features in (("image", rows.images), ("text", rows.texts)):
         assert len(found.pools[kind]) == 6  # each target once
         ranked = (queries @ F.normalize(features, dim=-1).T).argsort(dim=1, descending=True)

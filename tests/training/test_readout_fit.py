@@ -29,15 +29,17 @@ def test_linear_targets_are_found(make_model):
     model, processor = make_model(ret_layers=[1, -1])
     words = ["cat", "red", "town", "cake", "guitar", "morning", "table", "balloon", "keyboard", "picture"]
     turns = [[f"{a} {b}", f"the {b}"] for a in words for b in words]
-    hidden = embed_contexts(model, processor, turns)  # of the untrained maps: linear, up to its length
+    hidden = embed_contexts(
+        model, turns, DualAlignmentCollator(processor, 256)
+    )  # of the untrained maps: linear, up to its length
     rows = TextRows(turns, hidden, torch.arange(len(turns)), torch.arange(len(turns)))
     with torch.no_grad():
         for layer in model.heads.readout_maps:
             torch.nn.init.normal_(layer.weight)
-    before = (embed_contexts(model, processor, turns) * hidden).sum(dim=1).mean()
+    before = (embed_contexts(model, turns, DualAlignmentCollator(processor, 256)) * hidden).sum(dim=1).mean()
     collator = DualAlignmentCollator(processor, max_context_tokens=40, captions_per_batch=0)
     set_readout(model, fit_readout(read_contexts(model, rows, collator), seed=0))
-    after = (embed_contexts(model, processor, turns) * hidden).sum(dim=1).mean()
+    after = (embed_contexts(model, turns, DualAlignmentCollator(processor, 256)) * hidden).sum(dim=1).mean()
     assert after > 0.95 > before
     assert not model.equal_calls
     assert torch.allclose(F.normalize(hidden, dim=-1), hidden, atol=1e-5)
@@ -48,19 +50,24 @@ def test_a_readout_of_states_gives_the_queries_of_the_model(make_model):
     turns = [["a red cat", "and then?"], ["cake"], ["the town", "a guitar", "no, the table"]]
     states = read_turns(model, turns, DualAlignmentCollator(processor, max_context_tokens=40))
     assert states.shape == (3, 2 * model.config.language_width)
-    assert_same_outputs(current_readout(model).queries(states), embed_contexts(model, processor, turns))
+    assert_same_outputs(
+        current_readout(model).queries(states), embed_contexts(model, turns, DualAlignmentCollator(processor, 256))
+    )
 
 
 def test_the_best_of_three_readouts_is_kept(make_model):
     model, processor = make_model(ret_layers=[1, -1])
     words = ["cat", "red", "town", "cake", "guitar", "morning", "table", "balloon", "keyboard", "picture"]
     turns = [[f"{a} {b}", f"the {b}"] for a in words for b in words]
-    hidden = embed_contexts(model, processor, turns)
+    hidden = embed_contexts(model, turns, DualAlignmentCollator(processor, 256))
     rows = TextRows(turns, hidden, torch.arange(len(turns)), torch.arange(len(turns)))
     collator = DualAlignmentCollator(processor, max_context_tokens=40, captions_per_batch=0)
 
     def judge():
-        return {"cosine": 100 * float((embed_contexts(model, processor, turns) * hidden).sum(dim=1).mean())}
+        return {
+            "cosine": 100
+            * float((embed_contexts(model, turns, DualAlignmentCollator(processor, 256)) * hidden).sum(dim=1).mean())
+        }
 
     found = refit_readout(model, rows, collator, judge, seed=0)
     assert found["trained"] > 99.9  # they are what made the targets
@@ -88,7 +95,7 @@ def test_dimensions_of_any_size_share_one_penalty():
 def test_what_the_refit_reads_is_not_kept(make_model):
     model, processor = make_model(ret_layers=[1, -1])
     turns = [[f"{a} {b}"] for a in ("cat", "red", "town", "cake") for b in ("guitar", "morning", "table")]
-    hidden = embed_contexts(model, processor, turns)
+    hidden = embed_contexts(model, turns, DualAlignmentCollator(processor, 256))
     rows = TextRows(turns, hidden, torch.arange(len(turns)), torch.arange(len(turns)))
     store = PrefixStore(model)
     collator = DualAlignmentCollator(processor, max_context_tokens=40, captions_per_batch=0, prefix_store=store)
