@@ -35,7 +35,7 @@ from transformers import set_seed
 from benchmarks.curves import draw_curves
 from benchmarks.harness import RESULTS, ROOT, run_record
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.evaluation.metrics import first_right_ranks, recall_at, recall_values
+from modeling_unimur.evaluation.metrics import consistency_values, first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
 from modeling_unimur.training.collators import DualAlignmentCollator
@@ -145,15 +145,6 @@ def ranks_of(result: dict) -> dict[str, np.ndarray]:
     }
 
 
-def cross_modal_consistency(
-    text_scores: np.ndarray, image_scores: np.ndarray, text_groups: np.ndarray, image_groups: np.ndarray
-) -> float:
-    """Returns the share of queries, in percent, whose first text and first image belong to the same group, relevant or
-    not. Scores are `(queries, candidates)`, groups `(candidates,)`."""
-    texts = np.asarray(text_groups)[np.asarray(text_scores).argmax(axis=1)]
-    return float(100 * (texts == np.asarray(image_groups)[np.asarray(image_scores).argmax(axis=1)]).mean())
-
-
 def image_retrieval_rate(text_scores: np.ndarray, image_scores: np.ndarray) -> float:
     """Returns the share of queries, in percent, for which an image leads the joint ranking of texts and images.
 
@@ -173,7 +164,8 @@ def figures_of(result: dict) -> dict[str, float]:
         figures |= {f"{name}_{cut}": value for cut, value in recall_at(ranks, (1, 10)).items()}
     titles = next(dev for dev in result["sets"] if dev.name == "title_title")
     texts, images = result["scores"]["title_title"], result["scores"]["title_image"]
-    figures["consistency"] = cross_modal_consistency(texts, images, titles.candidate_ids, titles.candidate_ids)
+    right = np.asarray(titles.ids)[:, None] == np.asarray(titles.candidate_ids)
+    figures["consistency"] = float(consistency_values(texts, images, right, right).mean())
     figures["image_rate"] = image_retrieval_rate(texts, images)
     return figures
 

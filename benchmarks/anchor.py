@@ -17,7 +17,7 @@ release is seed 0; further runs of `recipes/unimur_mini_anchor.yaml` (`--heads`,
 - `*_trained_head_mrr`: among images as the trained image head alone embeds them, without the classifier of the image
   tower.
 - `coherent_*`: the anchored query's texts and images as coherent replies. `*_consistency`: share of the hand-written
-  test dialogues whose first text and first image are both right.
+  test dialogues whose first text and first image are right for one and the same dialogue.
 - `left_out_KIND`: held-out dialogues of a kind of the recipe, by anchored queries that were fitted on all others.
 - `*_mrr_over_anchor`: `anchored` minus the best of `encoder`, `whole_last` and `fitted` on that set, paired;
   `*_mrr_over_encoder`: minus `encoder`.
@@ -51,10 +51,12 @@ from modeling_unimur.evaluation.compare_dialogues import (
     own_dialogues,
     text_dialogues,
 )
+from modeling_unimur.evaluation.metrics import consistency_values, right_ranks
 from modeling_unimur.evaluation.significance import bootstrap, paired_bootstrap
 from modeling_unimur.evaluation.systems import ClipSpace
-from modeling_unimur.evaluation.systems.base import Gallery
+from modeling_unimur.evaluation.systems.base import KINDS, Gallery
 from modeling_unimur.evaluation.systems.coherent import coherent_scores
+from modeling_unimur.evaluation.tasks.dialogues import relevance_mask
 from modeling_unimur.memory_index import Coherence
 from modeling_unimur.modeling_unimur import UniMuRQueryAnchor
 from modeling_unimur.training.alignment_data import load_data
@@ -123,14 +125,10 @@ def read(space: ClipSpace, dialogues: list[ComparedDialogue], gallery: Gallery, 
     return found
 
 
-def reciprocal_ranks(scores: np.ndarray, right: list[list[int]]) -> np.ndarray:
-    """100 / rank of the first right candidate, for each query that has one; ties count against it."""
-    found = []
-    for row, numbers in zip(scores, right, strict=True):
-        if numbers:
-            wrong = np.delete(row, numbers)
-            found.append(100 / (1 + (wrong >= row[numbers].max()).sum()))
-    return np.array(found)
+def reciprocal_ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """100 / rank of the first right candidate, for each query that has one; both are `(queries, candidates)`."""
+    ranks = right_ranks(scores, right)
+    return 100 / ranks[ranks > 0]
 
 
 @dataclass
@@ -205,12 +203,12 @@ def run_values(
     name: str,
     parts: dict[str, torch.Tensor],
     queries: dict[str, torch.Tensor],
-    right: dict[str, list[list[int]]],
+    right: dict[str, np.ndarray],
     coherence: Coherence,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Values of one run by measure and system: reciprocal ranks, and the consistency of the test dialogues."""
     found = {}
-    kinds = [kind for kind in ("text", "image") if any(right[kind])]
+    kinds = [kind for kind in KINDS if kind in right and right[kind].any()]
     title = {"test": "dialogue_{}", "dev": "dev_dialogue_{}"}.get(name, name)
     candidates = {kind: parts[f"{kind}s"].numpy() for kind in kinds}
     heads = {"": {}}
@@ -232,7 +230,9 @@ def run_values(
                 for kind in kinds if not suffix else ("image",):
                     found[f"{title.format(kind)}{suffix}_mrr", row] = values[kind]
                 if name == "test":
-                    found[f"consistency{suffix}", row] = 100.0 * np.logical_and(*(v == 100 for v in values.values()))
+                    found[f"consistency{suffix}", row] = consistency_values(
+                        *(ranked[kind] for kind in KINDS), *(right[kind] for kind in KINDS)
+                    )
     return found
 
 
@@ -246,7 +246,7 @@ def left_out_values(fits: Fits) -> dict[tuple[str, str], np.ndarray]:
             parts = dict(zip(_FIELDS, some.inputs, strict=True))
             _, first = np.unique(some.groups.numpy(), return_index=True)
             groups = some.groups[first].numpy()
-            right = [np.flatnonzero(groups == group).tolist() for group in some.groups.numpy()]
+            right = some.groups.numpy()[:, None] == groups
             for system, vectors in queries_of(parts, anchor, None).items():
                 ranks.setdefault(system, []).append(reciprocal_ranks((vectors @ some.targets[first].T).numpy(), right))
         found |= {(f"left_out_{kind}_mrr", system): np.concatenate(each) for system, each in ranks.items()}
@@ -301,12 +301,7 @@ def main() -> None:
             parts = kept or read(space, dialogues, gallery, f"Reading {name}")
             if kept is None and args.vectors is not None:
                 write_shard(args.vectors, f"{number}_{name}", parts)
-            texts = {text: place for place, text in enumerate(gallery.texts)}
-            images = {image: place for place, image in enumerate(gallery.image_ids)}
-            right = {
-                "text": [[texts[d.right_text]] if d.right_text is not None else [] for d in dialogues],
-                "image": [[images[image] for image in d.right_images] for d in dialogues],
-            }
+            right = {kind: relevance_mask(dialogues, gallery, kind) for kind in gallery.kinds()}
             queries = queries_of(parts, model.heads.query_anchor, fits)
             for key, found in run_values(name, parts, queries, right, Coherence.of(model.config)).items():
                 values.setdefault(key, []).append(found)

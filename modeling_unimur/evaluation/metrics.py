@@ -39,6 +39,18 @@ def first_right_ranks(scores: np.ndarray, query_groups: np.ndarray, candidate_gr
     return right_ranks(scores, np.asarray(query_groups)[:, None] == np.asarray(candidate_groups)[None, :])
 
 
+def consistency_values(
+    text_scores: np.ndarray, image_scores: np.ndarray, right_texts: np.ndarray, right_images: np.ndarray
+) -> np.ndarray:
+    """Returns 100 for each query whose first text and first image are right for one and the same query, its own or
+    another, else 0. Scores and masks are `(queries, candidates of the kind)`."""
+    firsts = (
+        np.asarray(right)[:, np.asarray(scores).argmax(axis=1)]
+        for scores, right in ((text_scores, right_texts), (image_scores, right_images))
+    )
+    return 100.0 * np.logical_and(*firsts).any(axis=0)
+
+
 def recall_values(ranks: np.ndarray, cutoffs: Sequence[int] = CUTOFFS, prefix: str = "") -> dict[str, np.ndarray]:
     """Returns `r1`, `r5`, ...: 100 for each query whose first relevant candidate is among the first k, else 0; names
     begin with `prefix`. Rank 0 counts as missed."""

@@ -20,7 +20,8 @@ FIELDS = {"readout": EYE, "whole": EYE, "last": EYE, "image": torch.zeros(3, 3),
 
 def test_ties_count_against_a_query_and_those_without_an_answer_are_left_out():
     scores = np.array([[0.5, 0.5, 0.1], [0.9, 0.1, 0.2], [0.3, 0.2, 0.1]])
-    assert bench.reciprocal_ranks(scores, [[0], [], [1, 2]]).tolist() == [50.0, 50.0]
+    right = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 1]], dtype=bool)
+    assert bench.reciprocal_ranks(scores, right).tolist() == [50.0, 50.0]
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def parts() -> dict[str, torch.Tensor]:
 
 
 def test_the_rows_of_one_run(parts):
-    right = {"text": [[0], [1], [2]], "image": [[0], [1], [2]]}
+    right = {"text": np.eye(3, dtype=bool), "image": np.eye(3, dtype=bool)}
     queries = {"encoder": EYE, "anchored": EYE}
     found = bench.run_values("test", parts, queries, right, Coherence())
     assert {system for _, system in found} == {"encoder", "anchored", "coherent"}
@@ -38,12 +39,12 @@ def test_the_rows_of_one_run(parts):
     assert found["dialogue_image_mrr", "coherent"].tolist() == [100.0] * 3
     assert found["dialogue_image_trained_head_mrr", "encoder"].max() < 100
     assert found["consistency", "anchored"].tolist() == [100.0] * 3
-    assert found["consistency_trained_head", "anchored"].tolist() == [0.0] * 3
+    assert found["consistency_trained_head", "anchored"].tolist() == [0.0] * 3  # of two different dialogues
     assert ("dialogue_text_trained_head_mrr", "anchored") not in found  # texts have one encoder
 
 
 def test_a_set_without_images_has_no_coherent_row(parts):
-    right = {"text": [[0], [1], [2]], "image": [[], [], []]}
+    right = {"text": np.eye(3, dtype=bool)}
     found = bench.run_values("chat", parts, {"encoder": EYE, "anchored": EYE}, right, Coherence())
     assert found.keys() == {("chat_mrr", "encoder"), ("chat_mrr", "anchored")}
 

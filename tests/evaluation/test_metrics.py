@@ -7,12 +7,13 @@ import pytest
 import pytrec_eval
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.ablation import cross_modal_consistency, image_retrieval_rate
+from benchmarks.ablation import image_retrieval_rate
 from modeling_unimur.evaluation.metrics import (
     MEASURES,
     aligned_recall,
     all_measures,
     area_under_curve,
+    consistency_values,
     first_right_ranks,
     hit_at_k,
     intent_f1,
@@ -63,7 +64,9 @@ def test_right_ranks(scores, right, rank):
 
 def test_consistency_looks_at_the_first_of_each_kind():
     texts, images = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([[0.1, 0.7], [0.3, 0.6]])
-    assert cross_modal_consistency(texts, images, np.array([0, 1]), np.array([0, 1])) == 50.0
+    own = np.eye(2, dtype=bool)
+    assert consistency_values(texts, images, own, own).tolist() == [0.0, 100.0]
+    assert consistency_values(texts, images, own, own[::-1]).tolist() == [100.0, 0.0]  # right for another query
 
 
 def test_image_rate_does_not_see_a_gap_between_the_kinds():

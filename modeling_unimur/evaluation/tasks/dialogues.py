@@ -12,7 +12,7 @@ import torch
 
 from ..compare_dialogues import ComparedDialogue
 from ..evaluator import Encoded, Evaluator
-from ..metrics import CUTOFFS, recall_values, right_ranks
+from ..metrics import CUTOFFS, consistency_values, recall_values, right_ranks
 from ..report import Figures, TaskResult
 from ..systems.base import KINDS, Gallery, System, megabytes
 
@@ -48,23 +48,22 @@ def compare_systems(
     """
     if not dialogues:
         raise ValueError("A comparison needs at least one dialogue.")
-    right = {kind: mask for kind in gallery.kinds() if (mask := _right(dialogues, gallery, kind)).any()}
+    right = {kind: mask for kind in gallery.kinds() if (mask := relevance_mask(dialogues, gallery, kind)).any()}
     long = np.array([len(dialogue.messages) >= LONG for dialogue in dialogues])
     messages = [list(dialogue.messages) for dialogue in dialogues]
 
     def measure(system: Encoded) -> Figures:
-        values, firsts = {}, {}
+        values, scores = {}, {}
         for kind, mask in right.items():
-            scores = system.scores(kind, np.arange(len(messages)))
-            firsts[kind] = scores.argmax(axis=1)
-            for name, column in recall_values(right_ranks(scores, mask), prefix=f"{kind} ").items():
+            scores[kind] = system.scores(kind, np.arange(len(messages)))
+            for name, column in recall_values(right_ranks(scores[kind], mask), prefix=f"{kind} ").items():
                 values[name] = np.where(mask.any(axis=1), column, np.nan)
                 for length, chosen in (("short", ~long), ("long", long)):
                     values[f"{name}, {length}"] = np.where(chosen, values[name], np.nan)
         if len(right) == len(KINDS):
             both = np.logical_and.reduce([mask.any(axis=1) for mask in right.values()])
-            agree = np.logical_and(*(mask[:, firsts[kind]] for kind, mask in right.items())).any(axis=0)
-            values["consistency"] = np.where(both, 100.0 * agree, np.nan)
+            agree = consistency_values(*(scores[kind] for kind in KINDS), *(right[kind] for kind in KINDS))
+            values["consistency"] = np.where(both, agree, np.nan)
         weights = system.system.weights()
         scalars = {BEYOND: megabytes(weights.beyond), TOTAL: megabytes(weights.total)}
         if timed:
@@ -93,7 +92,7 @@ def compare_systems(
     return TaskResult("dialogues", about, ids, np.arange(len(ids)), figures, notes, columns, seed)
 
 
-def _right(dialogues: Sequence[ComparedDialogue], gallery: Gallery, kind: str) -> np.ndarray:
+def relevance_mask(dialogues: Sequence[ComparedDialogue], gallery: Gallery, kind: str) -> np.ndarray:
     """Returns the mask of the relevant candidates `(dialogues, candidates)`."""
     if kind == "text":
         return np.array([[text == dialogue.right_text for text in gallery.texts] for dialogue in dialogues])
