@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -148,10 +149,8 @@ def assemble(trained: bool = True, output_dir: str | Path | None = None) -> Path
         model.save_pretrained(folder)
         for part in processors():
             part.save_pretrained(folder)
-        if trained and (CARD_FOLDER / "README.md").is_file():
-            (folder / "README.md").write_text(
-                (CARD_FOLDER / "README.md").read_text(encoding="utf-8"), encoding="utf-8"
-            )
+        if trained:
+            shutil.copyfile(CARD_FOLDER / "README.md", folder / "README.md")
 
     if output_dir:
         return build_once(Path(output_dir), build)

@@ -6,30 +6,6 @@ from typing import Any
 
 from transformers import CLIPConfig
 
-# What CLIPModel computes; a key that is absent has this value, and any other value is another computation.
-_VISION_FIXED = {
-    "timm_model_name": None,
-    "ls_init_value": None,
-    "attentional_pool": False,
-    "no_ln_pre": False,
-    "pool_type": "tok",
-    "block_type": None,
-    "qk_norm": False,
-    "scaled_cosine_attn": False,
-    "scale_heads": False,
-    "scale_attn_inner": False,
-    "scale_attn": False,
-    "scale_fc": False,
-}
-_TEXT_FIXED = {
-    "hf_model_name": None,
-    "ls_init_value": None,
-    "embed_cls": False,
-    "no_causal_mask": False,
-    "proj_bias": False,
-    "proj_type": "linear",
-    **{key: _VISION_FIXED[key] for key in _VISION_FIXED if key.startswith(("block", "qk", "scale"))},
-}
 # Without effect on the features: how weights are initialised, dropped in training or given out; the tokenizer, which
 # is converted on its own; a final norm before or after taking one token, which is the same.
 _FREE = {
@@ -37,6 +13,8 @@ _FREE = {
     "attn_pooler_heads", "hf_tokenizer_name", "tokenizer_mode", "tokenizer_kwargs", "hf_model_pretrained",
     "hf_proj_type", "hf_pooler_type", "pad_id",
 }  # fmt: skip
+# What CLIPModel computes; any other part is off there.
+_FIXED = {"vision_cfg.pool_type": "tok", "text_cfg.proj_type": "linear"}
 _READ_BY_BOTH = {"layers", "width", "mlp_ratio", "act_kwargs", "norm_kwargs"}
 _READ = {
     "vision": _READ_BY_BOTH | {"head_width", "patch_size", "image_size"},
@@ -100,12 +78,12 @@ def clip_config(model_cfg: dict) -> CLIPConfig:
     if model_cfg.get("init_logit_bias") is not None:
         raise _refuse("init_logit_bias", model_cfg["init_logit_bias"])
     vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
-    for name, part, fixed in (("vision", vision, _VISION_FIXED), ("text", text, _TEXT_FIXED)):
+    for name, part in (("vision", vision), ("text", text)):
         for key, value in part.items():
-            if key in fixed and value != fixed[key]:
-                raise _refuse(f"{name}_cfg.{key}", value)
-            if key not in fixed and key not in _FREE | _READ[name] and not key.startswith("timm_"):
-                raise _refuse(f"{name}_cfg.{key}", value)
+            place = f"{name}_cfg.{key}"
+            known = key in _FREE | _READ[name] or (key.startswith("timm_") and key != "timm_model_name")
+            if value and not known and value != _FIXED.get(place):
+                raise _refuse(place, value)
     if isinstance(vision.get("layers", 12), (list, tuple)):
         raise _refuse("vision_cfg.layers (a ResNet)", vision["layers"])
     quick = bool(model_cfg.get("quick_gelu", False))

@@ -205,7 +205,10 @@ def adapt(
         "notes": index.notes,
         "options": asdict(options),
     }
-    _save(model, processor, index if save_index else None, results, output)
+    write_model(output, model, processor, heads_only=True)
+    if save_index:
+        index.to_retrieval_index().save(output / INDEX_FOLDER)
+    write_json(output / "results.json", results)
     return results
 
 
@@ -332,10 +335,3 @@ def _table(selection: Selection, index: PrecomputedCorpus, kept: str) -> dict:
             row[f"{kept}_own_metric"] = recall_of(queries, dev, own_metric_score(raw, index.metric))
         found[dev.name] = row
     return found
-
-
-def _save(model, processor, index: PrecomputedCorpus | None, results: dict, output: Path) -> None:
-    write_model(output, model, processor, heads_only=True)
-    if index is not None:
-        index.to_retrieval_index().save(output / INDEX_FOLDER)
-    write_json(output / "results.json", results)

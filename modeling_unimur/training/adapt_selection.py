@@ -6,6 +6,8 @@ two are chosen as well.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,14 +81,11 @@ def recall_of(queries: torch.Tensor, dev: DevSet, score: Callable | None = None)
 
 def chance(dev: DevSet) -> dict[str, float]:
     """Return the expected recalls of a random order."""
-    names, counts = np.unique(dev.candidate_ids, return_counts=True)
-    right = dict(zip(names.tolist(), counts.tolist(), strict=True))
-    total, found = len(dev.candidates), {}
+    total, right = len(dev.candidates), Counter(dev.candidate_ids.tolist())
+    found = {}
     for cutoff in _CUTOFFS:
-        missed = []
-        for group in dev.ids.tolist():
-            left = [(total - right[group] - n) / (total - n) for n in range(min(cutoff, total))]
-            missed.append(float(np.prod(np.maximum(left, 0))))
+        shown = min(cutoff, total)
+        missed = [math.comb(total - right[group], shown) / math.comb(total, shown) for group in dev.ids.tolist()]
         found[f"r{cutoff}"] = 100 * (1 - float(np.mean(missed)))
     return found
 
@@ -179,12 +178,6 @@ class AnchorChoice:
         names = [name for name in self.choices if name != "encoder"]
         return max(names, key=lambda name: self.choices[name].merit)
 
-    @property
-    def is_encoder_alone(self) -> bool:
-        """Whether neither the last turn nor a readout got a weight."""
-        weights = self.choices[self.best].weights
-        return weights["last_weight"] == weights["readout_weight"] == 0
-
     def own_queries(self) -> list[torch.Tensor]:
         """Returns the encoder's queries of the sets that judge: its vectors of the whole dialogues."""
         return [own[:, 0] for own in self._judged]
@@ -256,7 +249,8 @@ class Selection:
     """Fitted readouts: their queries on the sets that judge, and the choice among them. The language model reads the
     contexts of all sets once, here.
 
-    Without an encoder the mean of the recalls at 1 and 10 over the sets that choose decides.
+    Without an encoder the mean of the recalls at 1 and 10 over the sets that choose decides. `merits` has the figures
+    that decide, by the readouts' names.
 
     Args:
         model, processor: the model whose heads are fitted; `install` changes both.
@@ -280,7 +274,7 @@ class Selection:
         self._judging_states, self._choosing_states = ([read(dev.contexts) for dev in s] for s in (judging, choosing))
         self.anchors = None if space is None else AnchorChoice(space, model.config, choosing, judging)
         self.queries: dict[str, list[torch.Tensor]] = {}
-        self._merits: dict[str, float] = {}
+        self.merits: dict[str, float] = {}
         self._readouts: dict[str, RidgeMap] = {}
 
     def judge(self, name: str, readout: RidgeMap) -> None:
@@ -294,16 +288,10 @@ class Selection:
         found = [readout.queries(states) for states in self._choosing_states]
         if self.anchors is not None:
             self.anchors.offer(name, found)
+            self.merits = {name: choice.merit for name, choice in self.anchors.choices.items()}
         else:
             recalls = [recall_of(queries, dev) for queries, dev in zip(found, self.choosing, strict=True)]
-            self._merits[name] = float(np.mean([sum(recall.values()) / len(recall) for recall in recalls]))
-
-    @property
-    def merits(self) -> dict[str, float]:
-        """The selection criterion by the names of the readouts."""
-        if self.anchors is None:
-            return self._merits
-        return {name: choice.merit for name, choice in self.anchors.choices.items()}
+            self.merits[name] = float(np.mean([sum(recall.values()) / len(recall) for recall in recalls]))
 
     def install(self) -> str:
         """Set the model's readout to the best one, and give model and processor the anchor.
@@ -311,11 +299,12 @@ class Selection:
         Returns:
             `str`: the readout; or `anchored`, or `encoder` where neither the last turn nor a readout got a weight.
         """
-        best = max(self._merits, key=self._merits.__getitem__) if self.anchors is None else self.anchors.best
+        best = max(self._readouts, key=self.merits.__getitem__)
         set_readout(self.model, self._readouts[best])
         if self.anchors is None:
             return best
         self.queries["encoder"] = self.anchors.own_queries()
         self.queries["anchored"] = self.anchors.queries(self.queries[best])
         self.anchors.install(self.model, self.processor)
-        return "encoder" if self.anchors.is_encoder_alone else "anchored"
+        weights = self.anchors.choices[best].weights
+        return "encoder" if weights["last_weight"] == weights["readout_weight"] == 0 else "anchored"

@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from ..data.own_chats import read_own_chats, split_own_chats
 from ..data.registry import TEXTS, find_loader
 from .collators import rows_at
 from .pairs import ImagePairs
@@ -197,13 +198,6 @@ class TextContext:
 Splits = dict[str, list[TextContext]]
 
 
-def _own_chats(path: str) -> Splits:
-    from ..data.own_chats import read_own_chats, split_own_chats
-
-    rows, _ = read_own_chats(path)
-    return {split: _told(part) for split, part in split_own_chats(rows).items()}
-
-
 def _told(rows: Iterable[dict]) -> list[TextContext]:
     """Converts rows with `turns`, `target_text` and, where there is one, `target_picture`."""
     return [
@@ -212,7 +206,6 @@ def _told(rows: Iterable[dict]) -> list[TextContext]:
     ]
 
 
-_PATH_LOADERS: dict[str, Callable[[str], Splits]] = {"chats": _own_chats}
 # What `adapt` and the linear baseline read without being told: all of it comes from WordNet and the images' words.
 DEFAULT_SOURCES = ("glosses", "dialogues")
 
@@ -237,14 +230,14 @@ def load_texts(sources: list[str]) -> dict[str, Splits]:
     """
     found: dict[str, Splits] = {}
     for source in dict.fromkeys(sources):
-        name, at_path, path = source.partition("=")
-        if at_path and name in _PATH_LOADERS and path:
-            found[source] = _PATH_LOADERS[name](path)
+        name, _, path = source.partition("=")
+        if name == "chats" and path:
+            splits = split_own_chats(read_own_chats(path)[0])
         elif (load := find_loader(source, TEXTS)) is not None:
-            found[source] = {split: _told(rows) for split, rows in load().items()}
+            splits = load()
         else:
-            choices = [*TEXTS, *(f"{name}=PATH" for name in _PATH_LOADERS)]
-            raise ValueError(f"Unknown source of texts {source!r}: choose from {', '.join(choices)}.")
+            raise ValueError(f"Unknown source of texts {source!r}: choose from {', '.join(TEXTS)}, chats=PATH.")
+        found[source] = {split: _told(rows) for split, rows in splits.items()}
     return found
 
 

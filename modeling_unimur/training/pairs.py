@@ -113,11 +113,7 @@ def load_pairs(
     Raises:
         FileNotFoundError, ValueError: for sources that are not there or not of their form.
     """
-    towers, options, tell = (
-        frozen_towers(clip, tokenizer, clean_text),
-        options or FeatureOptions(),
-        tell or logger.info,
-    )
+    towers, tell = frozen_towers(clip, tokenizer, clean_text), tell or logger.info
     images = FrozenImages(towers.image_tower, towers.encode_images, image_processor, options)
     texts = FrozenTexts(towers.text_tower, towers.encode_texts, options)
     named = [source for source in sources if source.startswith("cc3m")]
@@ -133,7 +129,12 @@ def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImageP
     group_ids: dict[str, int] = {}
     parts = split_by_title(load_captioned_images(sources))
     parts = {name: rows.filter(lambda row: bool(row["title"].strip())) for name, rows in parts.items()}
-    _require_every_split({name: len(rows) for name, rows in parts.items()}, sources)
+    empty = [name for name, rows in parts.items() if not len(rows)]
+    if empty:  # said before any feature is computed
+        raise ValueError(
+            f"{sum(map(len, parts.values()))} captioned images of {', '.join(sources)} are too few: by title, none is "
+            f"left for {' and '.join(empty)}. Bring more images with different titles; a hundred are enough."
+        )
     for name, rows in parts.items():
         images = frozen_images.features(list(rows["image"]))
         tell(images.describe(f"{name}, images"))
@@ -158,16 +159,6 @@ def _installable(sources, frozen_images, frozen_texts, tell) -> dict[str, ImageP
             title_rows=torch.tensor(title_rows),
         )
     return splits
-
-
-def _require_every_split(sizes: dict[str, int], sources: list[str]) -> None:
-    """Raises before any feature is computed if there are too few pairs."""
-    empty = [name for name, size in sizes.items() if not size]
-    if empty:
-        raise ValueError(
-            f"{sum(sizes.values())} captioned images of {', '.join(sources)} are too few: by title, none is left "
-            f"for {' and '.join(empty)}. Bring more images with different titles; a hundred are enough."
-        )
 
 
 def in_memory_if_small(features: CachedFeatures) -> torch.Tensor | StoredRows:

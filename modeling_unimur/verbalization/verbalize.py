@@ -18,7 +18,6 @@ from ..conversation import clean_texts
 from ..data.cache import cache_dir
 from ..data.image_bytes import read_image_bytes
 from ..data.json_lines import append_json_lines, read_json_lines, scan_json_lines, write_json_lines
-from ..data.shards import put_aside
 from ..image_loading import load_image
 
 logger = logging.getLogger(__name__)
@@ -33,9 +32,7 @@ class WordStore:
     """Words by key, for one verbalizer (`verbalizer` tells it from others, such as its model and its prompt).
 
     A run that is killed leaves at most one broken line at the end. Each line has a checksum of its words, their key
-    and the verbalizer. Lines that do not agree with theirs are passed over and reported; a file without any line of
-    this verbalizer is renamed. Lines of earlier versions have no checksum, and are read unless the file names another
-    verbalizer.
+    and the verbalizer. Lines that do not agree with theirs are passed over and reported.
     """
 
     def __init__(self, folder: str | os.PathLike, verbalizer: str):
@@ -46,36 +43,18 @@ class WordStore:
         self._words: dict[str, str] = {}
         if self.path.is_file():
             self._read()
-        if not self.path.is_file():
-            append_json_lines(self.path, [{"verbalizer": verbalizer}])
 
     def _read(self) -> None:
-        """Reads the lines that are whole and belong here; a file that has none, and does not name this verbalizer, is
-        put aside."""
-        broken, named = 0, None
-        try:
-            with self.path.open("rb") as file:
-                for line in scan_json_lines(file, str(self.path)):
-                    row = line.value if isinstance(line.value, dict) else {}
-                    key, words = row.get("key"), row.get("words")
-                    if isinstance(row.get("verbalizer"), str):
-                        named = row["verbalizer"]
-                    elif isinstance(key, str) and isinstance(words, str) and self._is_own(row, named):
-                        self._words[key] = words
-                    else:
-                        broken += 1
-        except ValueError as error:
-            put_aside(self.path, error)
-            return
-        if not self._words and named != self._verbalizer:
-            put_aside(self.path, "it holds no words of this verbalizer")
-        elif broken:
+        broken = 0
+        with self.path.open("rb") as file:
+            for line in scan_json_lines(file, str(self.path)):
+                row = line.value if isinstance(line.value, dict) else {}
+                if row and row.get("sum") == self._sum(row.get("key"), row.get("words")):
+                    self._words[row["key"]] = row["words"]
+                elif "verbalizer" not in row:  # with which files of earlier versions begin
+                    broken += 1
+        if broken or not self._words:
             logger.warning("%s: %d lines hold no words; those images are put into words again.", self.path, broken)
-
-    def _is_own(self, row: dict, named: str | None) -> bool:
-        if "sum" not in row:
-            return named in (None, self._verbalizer)
-        return row["sum"] == self._sum(row["key"], row["words"])
 
     def _sum(self, key: str, words: str) -> str:
         text = json.dumps([self._verbalizer, key, words])

@@ -78,13 +78,6 @@ def _words(path, rows):
     return list(read_words(path).values())
 
 
-def _stored(path, rows):
-    store = WordStore(path.parent, "verbalizer")
-    store.path.write_bytes(rows({"key": f"k{n}", "words": text} for n, text in enumerate(TEXTS)))
-    store = WordStore(path.parent, "verbalizer")
-    return [store[f"k{n}"] for n in range(len(TEXTS))]
-
-
 def _negatives(path, rows):
     path.write_bytes(rows({"query_id": f"q{n}", "image": [text], "text": []} for n, text in enumerate(TEXTS)))
     return [images[0] for images, _ in read_mined(path).values()]
@@ -105,7 +98,7 @@ def _objects(path, rows):
     return [record["text"] for record in line_objects(io.BytesIO(data), "lines")]
 
 
-ROADS = (_compared, _words, _stored, _negatives, _adapted, _records, _objects)
+ROADS = (_compared, _words, _negatives, _adapted, _records, _objects)
 
 
 @pytest.mark.parametrize("form", FORMS)
