@@ -49,3 +49,8 @@ def assert_same_answers(found: list, expected: list) -> None:
     assert len(found) == len(expected)
     for mine, theirs in zip(found, expected, strict=True):
         assert_same_hits(mine, theirs)
+
+
+def answered(answerer, requests: list) -> list:
+    """What a server's `Answerer` answers to requests that arrive together."""
+    return answerer.rank(list(zip(answerer.embed(requests), requests, strict=True)))

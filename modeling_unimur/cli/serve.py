@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import os
 
 from .arguments import (
@@ -15,7 +14,6 @@ from .arguments import (
     opening_arguments,
     positive_integer,
 )
-from .errors import CommandError
 
 _STOP_SECONDS = 30
 
@@ -76,14 +74,10 @@ def run(args: argparse.Namespace) -> int:
     names = [field.name for field in dataclasses.fields(ServingLimits)]
     limits = ServingLimits(**{name: getattr(args, f"max_{name}") for name in names})
     model, opening = model_folder(args.model), opening_arguments(args)
-    try:
-        import uvicorn
-
-        from ..serving.app import make_app
-        from ..serving.connections import FewerRepeats, protocol_of
-    except ImportError as error:
-        raise CommandError("a server needs FastAPI and uvicorn: pip install unimur[serve]") from error
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from ..serving.app import make_app
+    from ..serving.connections import protocol_of  # both say how to install what is missing
+
     reranker = opened_reranker(args)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     if retriever.chats is not None:
@@ -94,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats,
         api_key=args.api_key or None, model_name=name, reranker=reranker, rerank_top_k=args.rerank_top_k,
     )  # fmt: skip
+    import uvicorn
+
     address = f"http://{args.host}:{args.port}"
     print(f"{len(retriever.index):,} candidates; POST {address}/retrieve, /v1/embeddings (model {name}), /v1/rerank")
     print(f"All requests and their fields: {address}/docs", flush=True)
@@ -101,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         app,
         host=args.host,
         port=args.port,
-        log_level="info" if args.debug else "warning",
+        log_level="info" if args.debug else "error",  # a warning a malformed request would let clients fill the disk
         access_log=args.debug,
         http=protocol_of(_within_open_files(limits), tuple(args.proxy)),
         ws="none",
@@ -109,8 +105,6 @@ def run(args: argparse.Namespace) -> int:
         forwarded_allow_ips=args.proxy or "",
         timeout_graceful_shutdown=_STOP_SECONDS,
     )
-    for name in ("uvicorn.error", "asyncio", "modeling_unimur.serving.answers"):
-        logging.getLogger(name).addFilter(FewerRepeats())
     uvicorn.Server(config).run()
     retriever.index.close()
     return 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,8 +19,6 @@ from .public_names import PublicNames
 from .requests import RetrievalRequest
 
 logger = logging.getLogger(__name__)
-# Seconds after which a newer version of the index does not wait for a pause between searches.
-_PATIENCE = 30.0
 
 
 class Answerer:
@@ -54,17 +50,6 @@ class Answerer:
         self.retriever, self.max_tokens, self.refresh_seconds = retriever, max_tokens, refresh_seconds
         self.names = names or PublicNames()
         self._looked = time.monotonic()
-        self._state, self._searches = threading.Condition(), 0
-
-    def __call__(self, requests: list[RetrievalRequest]) -> list[dict | Exception]:
-        """An answer to each request, or why there is none: `{"text": [...], "image": [...]}`, `{"joint": [...]}` or
-        `{"pair": [{"score", "text", "image"}]}`."""
-        vectors = self.embed(requests)
-        good = [number for number, vector in enumerate(vectors) if not isinstance(vector, Exception)]
-        answers: list = list(vectors)
-        for number, answer in zip(good, self.rank([(vectors[at], requests[at]) for at in good]), strict=True):
-            answers[number] = answer
-        return answers
 
     def embed(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """The vector `(1, width)` of each request, or the exception that prevented it."""
@@ -87,7 +72,7 @@ class Answerer:
 
     def _embedded(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """Vectors of requests of one kind; where the model fails, each alone, since one of them may be the cause."""
-        found = self._tried(lambda: (self._dialogues if kind == "dialogue" else self._documents)(requests))
+        found = self._tried((self._dialogues if kind == "dialogue" else self._documents), requests)
         if isinstance(found, Exception):
             return [found] if len(requests) == 1 else [self._embedded(kind, [request])[0] for request in requests]
         return [self._refused(row) if isinstance(row, Exception) else row[None] for row in found]
@@ -114,57 +99,42 @@ class Answerer:
         return image_vectors(model, image_inputs(processor, images, [{"caption": text or None} for text in texts]))
 
     def rank(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict | Exception]:
-        """The answer to each request by its vector, or why there is none. Requests that are ranked alike are ranked
-        in one search."""
+        """The answer to each request by its vector, `{"text": [...], "image": [...]}`, `{"joint": [...]}` or
+        `{"pair": [{"score", "text", "image"}]}`, or why there is none. Requests that are ranked alike are ranked in
+        one search."""
         alike: dict[tuple, list[int]] = {}
         for number, (_, request) in enumerate(wanted):
             alike.setdefault(request.order, []).append(number)
         answers: dict[int, dict | Exception] = {}
-        with self._current_index():
-            for numbers in alike.values():
-                found = self._tried(
-                    lambda at=numbers: self._ranked(torch.cat([wanted[n][0] for n in at]), [wanted[n][1] for n in at])
-                )
-                rows = [found] * len(numbers) if isinstance(found, Exception) else found
-                answers.update(zip(numbers, rows, strict=True))
+        self._refresh()
+        for numbers in alike.values():
+            found = self._tried(self._ranked, [wanted[number] for number in numbers])
+            rows = [found] * len(numbers) if isinstance(found, Exception) else found
+            answers.update(zip(numbers, rows, strict=True))
         return [answers[number] for number in range(len(wanted))]
 
     def rerank(self, wanted: list[tuple[RerankRequest, list[torch.Tensor]]]) -> list[dict | Exception]:
         """The answer to each request for ranked documents by the vectors of its rows, or why there is none."""
-        return [self._tried(lambda one=one: one[0].answer(one[1], self.reranker)) for one in wanted]
+        return [self._tried(request.answer, vectors, self.reranker) for request, vectors in wanted]
 
     def count(self) -> dict[str, int]:
         """Candidates by kind."""
         return {kind: self.retriever.index.count(kind) for kind in KINDS}
 
-    @contextmanager
-    def _current_index(self) -> Iterator[None]:
-        """Switches to a newer version of the index while no search is running."""
-        with self._state:
-            late = time.monotonic() - self._looked - self.refresh_seconds
-            if late >= 0 and (not self._searches or late > _PATIENCE):
-                while self._searches:
-                    self._state.wait()
-                self._refresh()
-            self._searches += 1
-        try:
-            yield
-        finally:
-            with self._state:
-                self._searches -= 1
-                self._state.notify_all()
-
     def _refresh(self) -> None:
+        """Looks for a newer version of the index, once in `refresh_seconds`. It takes the place of the older one
+        between two searches."""
+        if time.monotonic() - self._looked < self.refresh_seconds:
+            return
         self._looked = time.monotonic()
         try:
-            if hasattr(self.retriever.index, "refresh"):
-                self.retriever.index.refresh()
+            self.retriever.index.refresh()
         except (OSError, ValueError):
             logger.exception("The index' newer version cannot be read; answers come from the one before.")
 
-    def _tried(self, work) -> Any:
+    def _tried(self, work: Callable, *arguments: Any) -> Any:
         try:
-            return work()
+            return work(*arguments)
         except Exception as error:
             return self._refused(error)
 
@@ -176,7 +146,8 @@ class Answerer:
         logger.error("A request could not be answered.", exc_info=error)
         return error
 
-    def _ranked(self, vectors: torch.Tensor, alike: list[RetrievalRequest]) -> list[dict]:
+    def _ranked(self, wanted: list[tuple[torch.Tensor, RetrievalRequest]]) -> list[dict]:
+        vectors, alike = zip(*wanted, strict=True)
         request, options = alike[0], {}
         for name in ("top_k", "modality", "where", "coherent"):
             options[name] = getattr(request, name)
@@ -193,7 +164,7 @@ class Answerer:
             options |= {"reranker": self.reranker, "rerank_top_k": self.rerank_top_k}
         if options.keys() & {"hybrid", "reranker"}:
             options["words"] = [one.words for one in alike]
-        rows = self.retriever.rank(vectors, **options)
+        rows = self.retriever.rank(torch.cat(vectors), **options)
         found = [row if isinstance(row, dict) else {request.modality: row} for row in rows]
         return [{kind: [self._shown(hit, kind) for hit in hits] for kind, hits in row.items()} for row in found]
 

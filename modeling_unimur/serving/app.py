@@ -17,7 +17,6 @@ from .answers import Answerer
 from .batching import Batcher
 from .clients import CLIENT_HEADERS, client_host, client_key, has_api_key
 from .limits import MemoryBudget, MemoryTrimmer, Refused, ServingLimits
-from .metrics import Metrics
 from .openai_requests import EmbeddingRequest, RerankRequest, read_embedding_request, read_rerank_request
 from .openapi import body_of
 from .public_names import PublicNames
@@ -27,8 +26,10 @@ try:
     from fastapi import FastAPI, Request
     from fastapi.responses import Response
     from starlette.requests import ClientDisconnect
+
+    from .metrics import Metrics
 except ImportError as error:
-    raise ImportError("A server needs FastAPI and uvicorn: `pip install unimur[serve]`.") from error
+    raise ImportError("A server needs FastAPI, uvicorn and prometheus-client: `pip install unimur[serve]`.") from error
 
 # Threads that read requests and that decode images, which release Python's lock while they do.
 _READERS, _DECODERS = 2, 2
@@ -208,7 +209,9 @@ class _Server:
                 await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
                 if not answering.done():
                     raise Refused(499, "The client has closed the connection.")
-                return answering.result()
+                answer = answering.result()
+                self.metrics.seconds.observe(client.seconds)
+                return answer
             finally:
                 for task in (answering, leaving):
                     task.cancel()
@@ -226,16 +229,12 @@ class _Server:
         wanted.client = client.key
         [vector] = await self._vectors([wanted], client)
         ranker = self.filter if wanted.where else self.ranker
-        answer = await ranker.answer((vector, wanted), client.seconds_left, client.host)
-        self.metrics.seconds.observe(client.seconds)
-        return answer
+        return await ranker.answer((vector, wanted), client.seconds_left, client.host)
 
     async def embed(self, body: bytearray, client: _Client) -> dict:
         """Vectors of dialogues or candidates."""
         wanted = await self._read(read_embedding_request, body)
-        vectors = await self._vectors_for(wanted, client)
-        self.metrics.seconds.observe(client.seconds)
-        return wanted.answer(vectors)
+        return wanted.answer(await self._vectors_for(wanted, client))
 
     async def rerank(self, body: bytearray, client: _Client) -> dict:
         """Documents, ranked for a query."""
@@ -243,9 +242,7 @@ class _Server:
         for row in wanted.documents:
             row.is_read_again = self.answerer.reranker is not None
         vectors = await self._vectors_for(wanted, client)
-        answer = await self.reranker.answer((wanted, vectors), client.seconds_left, client.host)
-        self.metrics.seconds.observe(client.seconds)
-        return answer
+        return await self.reranker.answer((wanted, vectors), client.seconds_left, client.host)
 
     async def _vectors_for(self, wanted: EmbeddingRequest | RerankRequest, client: _Client) -> list:
         if wanted.model != self.model_name:
@@ -340,13 +337,7 @@ class _Client:
 
 
 def _decode(requests: list[RetrievalRequest]) -> list:
-    answers: list = []
-    for request in requests:
-        try:
-            answers.append(request.decode())
-        except Refused as error:
-            answers.append(error)
-    return answers
+    return [request.decode() for request in requests]
 
 
 async def _left(request: Request) -> None:

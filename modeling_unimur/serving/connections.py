@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import time
 from collections import Counter
 
 from .clients import client_host
@@ -112,26 +110,3 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
             self.transport.close()
 
     return GuardedProtocol
-
-
-class FewerRepeats(logging.Filter):
-    """Suppresses log messages that repeat within some seconds, so that clients cannot fill the disk."""
-
-    def __init__(self, seconds: float = 60.0):
-        super().__init__()
-        self.seconds = seconds
-        self._seen: dict[str, tuple[float, int]] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is logged; one that is carries the number of those that were not."""
-        key, now = f"{record.levelno} {record.msg!s:.200}", time.monotonic()
-        last, silent = self._seen.get(key, (None, 0))
-        if last is not None and now - last < self.seconds:
-            self._seen[key] = last, silent + 1
-            return False
-        if len(self._seen) > 1000:
-            self._seen.clear()
-        self._seen[key] = now, 0
-        if silent:
-            record.msg, record.args = f"{record.getMessage()} ({silent} more of these since the last one)", None
-        return True

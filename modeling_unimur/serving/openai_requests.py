@@ -12,7 +12,7 @@ import torch
 from ..conversation import words_of_dialogue
 from ..memory_index import Hit
 from .limits import Refused, ServingLimits
-from .requests import RetrievalRequest, read_messages, read_object
+from .requests import RetrievalRequest, at_place, one_of, read_messages, read_object, whole_number, yes_or_no
 
 INPUT_TYPES = ("query", "document")
 FORMATS = ("float", "base64")
@@ -110,10 +110,8 @@ def read_embedding_request(body: bytes, limits: ServingLimits) -> EmbeddingReque
         Refused: 422 for what is no such request or is too much.
     """
     request = read_object(body, limits, EMBEDDING_FIELDS)
-    kind = _one_of(request, "input_type", INPUT_TYPES)
-    encoding, dimensions = _one_of(request, "encoding_format", FORMATS), request.get("dimensions")
-    if dimensions is not None:
-        dimensions = _whole_number(request, "dimensions", 1)
+    kind, encoding = one_of(request, "input_type", INPUT_TYPES), one_of(request, "encoding_format", FORMATS)
+    dimensions = whole_number(request, "dimensions", None)
     if ("input" in request) == ("messages" in request):
         raise Refused(422, 'The body needs "input", a text or a list of texts, or "messages", and not both.')
     if "messages" in request:
@@ -121,7 +119,7 @@ def read_embedding_request(body: bytes, limits: ServingLimits) -> EmbeddingReque
         return EmbeddingRequest(_model(request), [row], encoding, dimensions)
     texts = [request["input"]] if isinstance(request["input"], str) else request["input"]
     _require_list(texts, "input", limits)
-    rows = [_in_place("input", at, _row_of_text, text, limits, kind) for at, text in enumerate(texts)]
+    rows = [at_place(f"input[{at}]", _row_of_text, text, limits, kind) for at, text in enumerate(texts)]
     return EmbeddingRequest(_model(request), rows, encoding, dimensions)
 
 
@@ -136,14 +134,11 @@ def read_rerank_request(body: bytes, limits: ServingLimits) -> RerankRequest:
     query, documents = request.get("query"), request.get("documents")
     query = _query([{"role": "user", "content": query}] if isinstance(query, str) else query, limits)
     _require_list(documents, "documents", limits)
-    rows = [_in_place("documents", at, _row_of_document, one, limits) for at, one in enumerate(documents)]
+    rows = [at_place(f"documents[{at}]", _row_of_document, one, limits) for at, one in enumerate(documents)]
     pixels = sum(image.pixels for row in [query, *rows] for image in row.images)
     if pixels > limits.request_pixels:
         raise Refused(422, f"The images have more than {limits.request_pixels} pixels together.")
-    top_n = len(rows) if request.get("top_n") is None else _whole_number(request, "top_n", 1)
-    shown = request.get("return_documents") or False
-    if not isinstance(shown, bool):
-        raise Refused(422, f"return_documents must be true or false, got {shown!r:.40}.")
+    top_n, shown = whole_number(request, "top_n", len(rows)), yes_or_no(request, "return_documents", False)
     return RerankRequest(_model(request), query, rows, documents, top_n, shown)
 
 
@@ -154,32 +149,11 @@ def _model(request: dict) -> str:
     return name
 
 
-def _one_of(request: dict, name: str, values: tuple[str, ...]) -> str:
-    value = values[0] if request.get(name) is None else request[name]
-    if value not in values:
-        raise Refused(422, f"{name} must be one of {values}, got {value!r:.40}.")
-    return value
-
-
-def _whole_number(request: dict, name: str, least: int) -> int:
-    value = request[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise Refused(422, f"{name} must be a whole number of at least {least}, got {value!r:.40}.")
-    return value
-
-
 def _require_list(items: Any, name: str, limits: ServingLimits) -> None:
     if not isinstance(items, list) or not items:
         raise Refused(422, f'"{name}" must be a list with at least one item.')
     if len(items) > limits.inputs:
         raise Refused(422, f'"{name}" holds {len(items)} items; at most {limits.inputs} are read.')
-
-
-def _in_place(name: str, at: int, read, *arguments) -> RetrievalRequest:
-    try:
-        return read(*arguments)
-    except Refused as error:
-        raise Refused(error.status, f"{name}[{at}]: {error.reason}", error.retry_after) from error
 
 
 def _query(messages: Any, limits: ServingLimits) -> RetrievalRequest:

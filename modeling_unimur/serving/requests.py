@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +58,7 @@ class RetrievalRequest:
         for number, message in enumerate(self.messages):
             for part in message["content"]:
                 if isinstance(part.get("image"), EncodedImage):
-                    part["image"] = _in_message(number, part["image"].decode)
+                    part["image"] = at_place(f"Message {number}", part["image"].decode)
         return self
 
     def cost(self, max_tokens: int) -> int:
@@ -85,16 +85,9 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
     request = read_object(body, limits, _FIELDS)
     if isinstance(request.get("messages"), str):
         request["messages"] = [{"role": "user", "content": request["messages"]}]
-    top_k, modality, where = request.get("top_k", 5), request.get("modality", "both"), request.get("where")
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or not 1 <= top_k <= limits.top_k:
-        raise Refused(422, f"top_k must be a whole number from 1 to {limits.top_k}, got {top_k!r:.40}.")
-    if modality not in MODALITIES:
-        raise Refused(422, f"modality must be one of {MODALITIES}, got {modality!r:.40}.")
-    coherent, rerank = request.get("coherent", False), request.get("rerank")
-    for name, value in (("coherent", coherent), ("rerank", False if rerank is None else rerank)):
-        if not isinstance(value, bool):
-            raise Refused(422, f"{name} must be true or false, got {value!r:.40}.")
-    hybrid = request.get("hybrid")
+    top_k, modality = whole_number(request, "top_k", 5, limits.top_k), one_of(request, "modality", MODALITIES)
+    coherent, rerank = yes_or_no(request, "coherent", False), yes_or_no(request, "rerank", None)
+    hybrid, where = request.get("hybrid"), request.get("where")
     if hybrid is not None:
         try:
             check_hybrid(hybrid)
@@ -106,6 +99,42 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
         messages, top_k, modality, where, reader.tokens, coherent=coherent, hybrid=hybrid, rerank=rerank,
         words=words_of_dialogue(messages), images=reader.images,
     )  # fmt: skip
+
+
+def whole_number(request: dict, name: str, default: int | None, most: int | None = None) -> int | None:
+    """A field of a request; without it `default`. Raises Refused, 422, for what is no whole number from 1 on, or up to
+    `most`."""
+    value = request.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= (most or value):
+        limit = "of at least 1" if most is None else f"from 1 to {most}"
+        raise Refused(422, f"{name} must be a whole number {limit}, got {value!r:.40}.")
+    return value
+
+
+def one_of(request: dict, name: str, values: tuple[str, ...]) -> str:
+    """A field of a request; without it the first of `values`. Raises Refused, 422, for another value."""
+    value = values[0] if request.get(name) is None else request[name]
+    if value not in values:
+        raise Refused(422, f"{name} must be one of {values}, got {value!r:.40}.")
+    return value
+
+
+def yes_or_no(request: dict, name: str, default: bool | None) -> bool | None:
+    """A field of a request; without it `default`. Raises Refused, 422, for what is not true or false."""
+    value = default if request.get(name) is None else request[name]
+    if value is not None and not isinstance(value, bool):
+        raise Refused(422, f"{name} must be true or false, got {value!r:.40}.")
+    return value
+
+
+def at_place(place: str, work: Callable, *arguments: Any) -> Any:
+    """What `work` returns; an error of it says where the request is wrong."""
+    try:
+        return work(*arguments)
+    except Refused as error:
+        raise Refused(error.status, f"{place}: {error.reason}", error.retry_after) from error
 
 
 def read_object(body: bytes, limits: ServingLimits, fields: Collection[str]) -> dict:
@@ -136,7 +165,7 @@ def read_messages(given: Any, limits: ServingLimits) -> tuple[list[dict], Messag
     if len(given) > limits.turns:
         raise Refused(422, f"{len(given)} turns; at most {limits.turns} are read.")
     reader = MessageReader(limits)
-    messages = [_in_message(number, reader.message, message) for number, message in enumerate(given)]
+    messages = [at_place(f"Message {number}", reader.message, message) for number, message in enumerate(given)]
     if not (reader.has_words or reader.images):
         raise Refused(422, "The dialogue is empty: it needs at least one word or one image.")
     return messages, reader
@@ -144,13 +173,6 @@ def read_messages(given: Any, limits: ServingLimits) -> tuple[list[dict], Messag
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not a JSON number")
-
-
-def _in_message(number: int, work, *arguments):
-    try:
-        return work(*arguments)
-    except Refused as error:
-        raise Refused(error.status, f"Message {number}: {error.reason}", error.retry_after) from error
 
 
 def _require_text(value: str) -> None:
@@ -164,29 +186,19 @@ def _require_text(value: str) -> None:
 
 
 def _check_filter(where: Any, limits: ServingLimits) -> None:
-    if where is None:
-        return
-    if not isinstance(where, dict):
-        raise Refused(422, "where must be an object of conditions.")
-    scalars: list = list(where)
-    for value in where.values():
-        inside = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else [value]
-        scalars += inside
-        if len(scalars) > limits.filter_values + len(where) or len(where) > limits.filter_values:
-            raise Refused(422, f"where has more than {limits.filter_values} values.")
-    for value in scalars:
-        if isinstance(value, (list, dict)):
-            raise Refused(422, "where is nested too deeply.")
-        if isinstance(value, str):
-            _require_text(value)
-        if isinstance(value, float) and not math.isfinite(value):
-            raise Refused(422, "where holds a number that is not finite.")
-    if sum(len(value) for value in scalars if isinstance(value, str)) > limits.characters:
-        raise Refused(422, f"where has more than {limits.characters} characters.")
     try:
-        conditions(where)
-    except (ValueError, TypeError, OverflowError) as error:
+        values = [value for condition in conditions(where) for value in condition.values]
+    except RecursionError as error:
+        raise Refused(422, "where is nested too deeply.") from error
+    except ValueError as error:
         raise Refused(422, str(error)) from error
+    if len(values) > limits.filter_values:
+        raise Refused(422, f"where has more than {limits.filter_values} values.")
+    texts = [text for text in (*(where or ()), *values) if isinstance(text, str)]
+    if sum(map(len, texts)) > limits.characters:
+        raise Refused(422, f"where has more than {limits.characters} characters.")
+    for text in texts:
+        _require_text(text)
 
 
 class MessageReader:

@@ -16,6 +16,7 @@ from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.limits import ServingLimits
 from modeling_unimur.serving.requests import read_request
 from tests.encoding.corpora import picture
+from tests.hits import answered
 from tests.training.univl_dr_set import write_set
 
 
@@ -56,7 +57,7 @@ def test_a_manual_of_screenshots_and_passages(model, manual, tmp_path, capsys):
         read_request(json.dumps({"messages": messages, "modality": "joint", "top_k": 4}).encode(), ServingLimits())
         for messages in ([{"role": "user", "content": "a cat slept"}], [*turns, {"role": "user", "content": "slept"}])
     ]
-    first, chat = Answerer(retriever)(asked)
+    first, chat = answered(Answerer(retriever), asked)
     assert [hit["id"] for hit in first["joint"]] == [hit["id"] for hit in found]
     assert len(chat["joint"]) == 4
 

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from sentence_transformers import CrossEncoder
 
 from modeling_unimur import MultimodalRetrievalPipeline
@@ -19,7 +18,7 @@ from modeling_unimur.serving.answers import Answerer
 from modeling_unimur.serving.public_names import PublicNames
 from modeling_unimur.serving.requests import RetrievalRequest
 from tests import tiny
-from tests.hits import assert_same_answer, assert_same_hits
+from tests.hits import answered, assert_same_answer, assert_same_hits
 from tests.serving.conftest import TEXTS
 
 pytest.importorskip("fastapi")
@@ -103,15 +102,15 @@ def test_a_newer_version_of_the_index_is_taken_over(retriever, pair, tmp_path):
     writer = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
     writer.load_index(tmp_path / "index")
     asked = [RetrievalRequest([{"role": "user", "content": "hi"}], top_k=9)]
-    assert len(answerer(asked)[0]["text"]) == 3
+    assert len(answered(answerer, asked)[0]["text"]) == 3
     writer.add(texts=["one more"])
     writer.save_index()
-    assert len(answerer(asked)[0]["text"]) == 4
+    assert len(answered(answerer, asked)[0]["text"]) == 4
     # A version that is damaged takes nothing away.
     writer.add(texts=["and another"])
     writer.save_index()
     next((tmp_path / "index").glob("v*/items.jsonl")).write_text("spoilt")
-    assert len(answerer(asked)[0]["text"]) == 4
+    assert len(answered(answerer, asked)[0]["text"]) == 4
 
 
 def test_words_of_requests_that_are_ranked_together(retriever, pair):
@@ -121,7 +120,7 @@ def test_words_of_requests_that_are_ranked_together(retriever, pair):
         RetrievalRequest([{"role": "user", "content": words}], hybrid=hybrid, words=words)
         for words, hybrid in (("guitar", 1.0), ("cake", 1.0), ("cake", "rrf"))
     ]
-    answers = Answerer(own)(asked)
+    answers = answered(Answerer(own), asked)
     assert [[hit["text"] for hit in row["text"]] for row in answers[:2]] == [
         ["she plays guitar"],
         ["the birthday cake"],
@@ -139,9 +138,8 @@ def test_a_second_stage_rescores_what_does_not_refuse_it(pair, pictures, tmp_pat
         ({}, {"reranker": second}), ({"rerank": True}, {"reranker": second}), ({"rerank": False}, {}),
         ({"hybrid": "rrf"}, {"hybrid": "rrf", "reranker": second}), ({"coherent": True}, {"coherent": True}),
     ]  # fmt: skip
-    answers = Answerer(own, reranker=second)(
-        [RetrievalRequest(messages, words="cake", **options) for options, _ in asked]
-    )
+    requests = [RetrievalRequest(messages, words="cake", **options) for options, _ in asked]
+    answers = answered(Answerer(own, reranker=second), requests)
     for answer, (_, options) in zip(answers, asked, strict=True):
         assert_same_answer(answer, public(own("cake", **options)))
     assert "first_score" in answers[0]["text"][0]
@@ -150,7 +148,7 @@ def test_a_second_stage_rescores_what_does_not_refuse_it(pair, pictures, tmp_pat
         (Answerer(own, reranker=second), {"coherent": True}, "coherent"),
         (Answerer(own), {}, "second stage"),
     ):
-        (refused,) = answerer([RetrievalRequest(messages, rerank=True, **options)])
+        (refused,) = answered(answerer, [RetrievalRequest(messages, rerank=True, **options)])
         assert refused.status == 422
         assert word in str(refused)
 
@@ -187,47 +185,12 @@ def test_an_index_without_words_is_named_without_its_folder(pair, tmp_path):
     own = MultimodalRetrievalPipeline(model=pair[0], processor=pair[1])
     own.add(texts=["she plays guitar"])
     own.save_index(tmp_path / "index")
-    (answer,) = Answerer(own)([RetrievalRequest([{"role": "user", "content": "hi"}], hybrid=0.5, words="hi")])
+    (answer,) = answered(
+        Answerer(own), [RetrievalRequest([{"role": "user", "content": "hi"}], hybrid=0.5, words="hi")]
+    )
     assert answer.status == 422
     assert "no words" in str(answer)
     assert str(tmp_path) not in str(answer)
-
-
-def test_an_index_is_not_exchanged_under_a_search(monkeypatch):
-    begun, go_on, events = threading.Event(), threading.Event(), []
-
-    class Index:
-        def refresh(self):
-            events.append("refresh")
-
-    class Retriever:
-        index = Index()
-
-        @staticmethod
-        def rank(embeddings, where, **options):
-            if where:
-                begun.set()
-                assert go_on.wait(10)
-            events.append(where)
-            return [{"text": []}]
-
-    answerer = Answerer(Retriever(), refresh_seconds=3600)
-    ask = [(torch.zeros(1, 2), RetrievalRequest([], where={"a": 1}))], [(torch.zeros(1, 2), RetrievalRequest([]))]
-    slow = threading.Thread(target=answerer.rank, args=(ask[0],))
-    slow.start()
-    assert begun.wait(10)
-    answerer.refresh_seconds = 0
-    answerer.rank(ask[1])  # not held up
-    assert events == [None]
-    monkeypatch.setattr("modeling_unimur.serving.answers._PATIENCE", 0)
-    patient = threading.Thread(target=answerer.rank, args=(ask[1],))
-    patient.start()
-    time.sleep(0.1)
-    assert events == [None]
-    go_on.set()
-    for thread in (slow, patient):
-        thread.join(10)
-    assert events == [None, {"a": 1}, "refresh", None]
 
 
 def test_a_slow_upload_is_given_up(served):
