@@ -32,6 +32,12 @@ def files_stamp(files: Iterable[str | os.PathLike], *choices: str) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
+def folder_stamp(folder: str | os.PathLike) -> str:
+    """Return `files_stamp` of the files of a model folder."""
+    files = (path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+    return files_stamp(files)
+
+
 def build_once(target: Path, build: Callable[[Path], object]) -> Path:
     """Makes the folder `target` by `build(empty_folder)`, or returns at once when it is there.
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .atomic_files import write_json
 from .cache import build_once, cache_dir, files_stamp
 from .dialog_schema import ReadReport
-from .img2dataset import CaptionedImage, Skipped, download_failures, find_archives, read_archives, read_folder
+from .img2dataset import CaptionedImage, Skipped, find_archives, read_archives
 from .text_lines import read_lines
 
 # Rows of the two files that Google publishes (Sharma et al., ACL 2018; the test split is not public).
@@ -183,25 +183,20 @@ def read_cc3m(path: str) -> tuple[str, list[str], Iterator[CaptionedImage | Skip
 
     Args:
         path: a `.tsv` file (`FILE.tsv::FOLDER` names its images' folder); a tar archive, a folder of archives, a
-            wildcard or a pattern with braces (`cc3m/{00000..00331}.tar`); or a folder of img2dataset's `files` format.
+            wildcard or a pattern with braces (`cc3m/{00000..00331}.tar`).
 
     Returns:
         the layout's name, the files and folders that it depends on, and the pairs.
 
     Raises:
         FileNotFoundError: nothing lies there, or the images do not.
-        ValueError: it is none of these layouts.
+        ValueError: a TSV file is in neither form of `read_tsv`.
     """
     file, separator, images = os.path.expanduser(os.path.expandvars(path)).partition("::")
     # A table may be read again from another working folder.
     path, images = os.path.abspath(file), os.path.abspath(os.path.expanduser(images)) if images else None
     if separator or (os.path.isfile(path) and not path.endswith(".tar")):
         return "TSV", [path, images or os.path.dirname(path)], read_tsv(path, images)
-    if os.path.isdir(path) and not any(name.endswith(".tar") for name in os.listdir(path)):
-        parts = sorted(entry.path for entry in os.scandir(path) if entry.is_dir())
-        if not parts and not any(name.endswith((".txt", ".json")) for name in os.listdir(path)):
-            raise ValueError(f"{path} holds neither tar archives nor images with a .txt or .json beside them.")
-        return "img2dataset files", [path, *parts], read_folder(path)
     if path.endswith(".tsv"):
         raise FileNotFoundError(f"There is no file {path}: give the path of a TSV of captions.")
     archives = find_archives(path)
@@ -220,13 +215,13 @@ def load_cc3m(path: str, split: str | None = None) -> CC3MTable:
     """
     layout, parts, pairs = read_cc3m(path)
     name = f"cc3m-{_stamp(path, layout, parts)}"
-    folder = build_once(cache_dir() / "data" / name, lambda aside: _write(path, layout, parts, pairs, aside))
+    folder = build_once(cache_dir() / "data" / name, lambda aside: _write(path, layout, pairs, aside))
     report = ReadReport(**json.loads((folder / "report.json").read_text(encoding="utf-8")))
     report.published = {USABLE: PUBLISHED_ROWS[split]} if split in PUBLISHED_ROWS else {}
     return CC3MTable(Dataset.from_file(str(folder / "pairs.arrow")), report, folder / "skipped.tsv")
 
 
-def _write(path: str, layout: str, parts: list[str], pairs: Iterator[CaptionedImage | Skipped], folder: Path) -> None:
+def _write(path: str, layout: str, pairs: Iterator[CaptionedImage | Skipped], folder: Path) -> None:
     """Writes the table, the list of what was skipped and the report, a batch of rows in memory at a time."""
     report = ReadReport(f"{path} ({layout})")
     with (
@@ -244,8 +239,6 @@ def _write(path: str, layout: str, parts: list[str], pairs: Iterator[CaptionedIm
         report.found[USABLE], _ = writer.finalize()
     if not report.found[USABLE]:
         raise ValueError(f"{path}: no usable pair of caption and image ({report.describe()}).")
-    if layout != "TSV" and (failed := download_failures(parts)):
-        report.lost["failed download"] = failed
     write_json(folder / "report.json", vars(report))
 
 

@@ -1,4 +1,4 @@
-"""What img2dataset writes: webdataset archives, or folders of files, with a caption beside each image."""
+"""What img2dataset writes: webdataset archives with a caption beside each image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 from .image_bytes import member_address
@@ -50,23 +49,27 @@ def expand_braces(pattern: str) -> list[str]:
     return [name for choice in choices for name in expand_braces(f"{head}{choice}{tail}")]
 
 
-def find_archives(pattern: str | os.PathLike) -> list[str]:
-    """Find the archives of a path, a folder, a wildcard or a pattern with braces, sorted within each wildcard.
+def expand_pattern(pattern: str) -> list[str]:
+    """A path that is there as it is; else the paths of a pattern with braces and wildcards, sorted within each
+    wildcard. Names from braces are kept when the file is not there, so that the reader can report it."""
+    if os.path.exists(pattern):
+        return [pattern]
+    names: list[str] = []
+    for name in expand_braces(pattern):
+        names += sorted(glob.glob(name)) if any(sign in name for sign in "*?[") else [name]
+    return names
 
-    Names from braces are kept when the file is not there, so that the reader can report it.
+
+def find_archives(pattern: str | os.PathLike) -> list[str]:
+    """Find the archives of a path, a folder or a pattern, as `expand_pattern` does.
 
     Raises:
         FileNotFoundError: not one of them is there.
     """
-    pattern = os.fspath(pattern)
     names: list[str] = []
-    for name in expand_braces(pattern) if not os.path.exists(pattern) else [pattern]:
-        if os.path.isdir(name):
-            names.extend(sorted(glob.glob(os.path.join(glob.escape(name), "*.tar"))))
-        elif any(character in name for character in "*?["):
-            names.extend(sorted(glob.glob(name)))
-        else:
-            names.append(name)
+    for name in expand_pattern(os.fspath(pattern)):
+        is_folder = os.path.isdir(name)
+        names += sorted(glob.glob(os.path.join(glob.escape(name), "*.tar"))) if is_folder else [name]
     if not any(os.path.isfile(name) for name in names):
         raise FileNotFoundError(f"{pattern}: there is no such tar archive, and no folder that holds one.")
     return names
@@ -142,39 +145,13 @@ def read_archives(archives: Sequence[str]) -> Iterator[CaptionedImage | Skipped]
     for sample in read_samples(archives):
         if isinstance(sample, Skipped):
             yield sample
+            continue
+        caption, image = sample.caption(), sample.image()
+        name = f"{sample.archive}: {next(iter(sample.members.values())).name}"
+        if image is None:
+            yield Skipped("image is missing", name)
         else:
-            first = next(iter(sample.members.values())).name
-            yield _checked(sample.caption(), sample.image(), f"{sample.archive}: {first}")
-
-
-def read_folder(folder: str | os.PathLike) -> Iterator[CaptionedImage | Skipped]:
-    """Pairs of img2dataset's `files` format: `00000/000000012.jpg` with `.txt` or `.json` beside it; sorted by name.
-
-    Raises:
-        FileNotFoundError: no such folder.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
-    for part in [folder, *sorted(entry for entry in folder.iterdir() if entry.is_dir())]:
-        names = sorted(entry.name for entry in os.scandir(part) if entry.is_file())
-        for name in names:
-            stem, _, suffix = name.rpartition(".")
-            if suffix.lower() not in _IMAGES:
-                continue
-            words, about = part / f"{stem}.txt", part / f"{stem}.json"
-            caption = ""
-            if words.is_file():
-                caption = _words(words.read_bytes())
-            elif about.is_file():
-                caption = _json_caption(about.read_bytes())
-            yield _checked(caption, str(part / name), str(part / name))
-
-
-def _checked(caption: str, image: str | None, name: str) -> CaptionedImage | Skipped:
-    if image is None:
-        return Skipped("image is missing", name)
-    return CaptionedImage(caption, image) if caption else Skipped("no caption", name)
+            yield CaptionedImage(caption, image) if caption else Skipped("no caption", name)
 
 
 def _words(data: bytes) -> str:
@@ -187,16 +164,3 @@ def _json_caption(data: bytes) -> str:
     except (ValueError, AttributeError):
         return ""
     return " ".join(caption.split()) if isinstance(caption, str) else ""
-
-
-def download_failures(archives: Sequence[str]) -> int:
-    """Return the number of failed downloads, from the `_stats.json` files beside archives or folders."""
-    failed = 0
-    for archive in archives:
-        statistics = Path(archive).with_name(f"{Path(archive).stem}_stats.json")
-        try:
-            counts = parse_json(statistics.read_bytes())
-            failed += int(counts["count"]) - int(counts["successes"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return failed

@@ -10,10 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from .atomic_files import atomic_file
-from .text_lines import open_lines, scan_lines
+from .text_lines import Line, open_lines, scan_lines
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,6 @@ MAX_DEPTH = 100
 _DECODER = json.JSONDecoder(strict=False)
 # JSON allows these in a string as they are, and other readers take them for the end of a line.
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
-
-
-class JsonLine(NamedTuple):
-    """The value of a line, whose `number` begins at 1, or what is wrong with it."""
-
-    number: int
-    value: Any
-    problem: str | None = None
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -54,22 +46,17 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def check_depth(value: Any) -> None:
+def check_depth(value: Any, depth: int = 0) -> None:
     """Raise a ValueError if a value is nested deeper than `MAX_DEPTH`."""
-    depth, level = 0, [value]
-    while level := [
-        inner
-        for outer in level
-        if isinstance(outer, (dict, list))
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-    ]:
-        depth += 1
-        if depth > MAX_DEPTH:
+    if isinstance(value, (dict, list)):
+        if depth == MAX_DEPTH:
             raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+        for inner in value.values() if isinstance(value, dict) else value:
+            check_depth(inner, depth + 1)
 
 
 # -- reading --------------------------------------------------------------------------------------------------------
-def scan_json_lines(file: IO[bytes], name: str = "the file") -> Iterator[JsonLine]:
+def scan_json_lines(file: IO[bytes], name: str = "the file") -> Iterator[Line]:
     """Yield all non-empty lines of a file, which errors call `name`, one in memory at a time. The caller decides what
     happens to bad lines.
 
@@ -78,12 +65,12 @@ def scan_json_lines(file: IO[bytes], name: str = "the file") -> Iterator[JsonLin
     """
     for number, text, problem in scan_lines(file, name):
         if text is None:
-            yield JsonLine(number, None, problem)
+            yield Line(number, None, problem)
         elif text and not text.isspace():
             try:
-                yield JsonLine(number, parse_json(text))
+                yield Line(number, parse_json(text))
             except ValueError as error:
-                yield JsonLine(number, None, str(error))
+                yield Line(number, None, str(error))
 
 
 def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:

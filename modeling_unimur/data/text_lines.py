@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 # `str.splitlines` and some readers also split at U+0085, U+2028, form feeds and others, which texts may hold.
 _BOM = b"\xef\xbb\xbf"
@@ -15,15 +15,15 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 LONGEST_LINE = 1 << 26
 
 
-class TextLine(NamedTuple):
-    """A line without its end, whose `number` begins at 1, or what is wrong with it."""
+class Line(NamedTuple):
+    """The text of a line without its end, or its JSON value, or what is wrong with it; `number` begins at 1."""
 
     number: int
-    text: str | None
+    value: Any
     problem: str | None = None
 
 
-def scan_lines(file: IO[bytes], name: str = "the file", errors: str = "surrogatepass") -> Iterator[TextLine]:
+def scan_lines(file: IO[bytes], name: str = "the file", errors: str = "surrogatepass") -> Iterator[Line]:
     """All lines of a file (opened in binary mode, called `name` in errors), also empty ones, one in memory at a time;
     a byte order mark and CRLF are accepted. `errors` is that of `bytes.decode`: with `"replace"` no line has that
     problem.
@@ -37,16 +37,16 @@ def scan_lines(file: IO[bytes], name: str = "the file", errors: str = "surrogate
         if len(data) > LONGEST_LINE and not data.endswith(b"\n"):
             while data and not data.endswith(b"\n"):
                 data = file.readline(LONGEST_LINE)
-            yield TextLine(number, None, f"longer than {LONGEST_LINE >> 20} MiB")
+            yield Line(number, None, f"longer than {LONGEST_LINE >> 20} MiB")
             continue
         if number == 1:
             if data.startswith(_UTF_16):
                 raise ValueError(f"{name} is in UTF-16: save it as UTF-8.")
             data = data.removeprefix(_BOM)
         try:
-            yield TextLine(number, data.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors))
+            yield Line(number, data.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", errors))
         except UnicodeDecodeError as error:
-            yield TextLine(number, None, f"not UTF-8 (byte {error.start}): save the file as UTF-8")
+            yield Line(number, None, f"not UTF-8 (byte {error.start}): save the file as UTF-8")
 
 
 def open_lines(path: str | os.PathLike) -> IO[bytes]:
@@ -71,6 +71,6 @@ def read_lines(path: str | os.PathLike, errors: str = "surrogatepass") -> Iterat
     """
     with open_lines(path) as file:
         for line in scan_lines(file, str(path), errors):
-            if line.text is None:
+            if line.problem is not None:
                 raise ValueError(f"{path}, line {line.number}: {line.problem}.")
-            yield line.text
+            yield line.value

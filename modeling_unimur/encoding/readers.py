@@ -140,8 +140,8 @@ def line_items(files: list[str], name_of: Callable[[str], str] = os.path.basenam
                         yield BadItem(place, line.problem)
                     elif not plain:
                         yield _line_item(Path(name), place, line.value)
-                    elif line.text.strip():
-                        yield make_item("text", place, line.text, {"text": line.text})
+                    elif line.value.strip():
+                        yield make_item("text", place, line.value, {"text": line.value})
         except OSError as error:
             # What lies in a file that cannot be read may have ids of its own.
             yield unread_file(printable(name), error, named=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..data.image_files import walk_images
-from ..data.img2dataset import expand_braces
+from ..data.img2dataset import expand_pattern
 from ..data.registry import SOURCES, names_a_set
 from ..memory_index import checked_id
 from .items import BadItem, Item
@@ -69,16 +68,13 @@ def find_source(source: str | os.PathLike) -> Found:
     if os.path.isdir(name):
         next(os.scandir(name), None)
         return Found(name, "folder", base=os.path.abspath(name))
-    names = []
-    is_pattern = not os.path.exists(name)
-    for part in expand_braces(name) if is_pattern else [name]:
-        names += sorted(glob.glob(part)) if is_pattern and any(sign in part for sign in "*?[") else [part]
+    names = expand_pattern(name)
     if not any(os.path.exists(path) for path in names):
         raise FileNotFoundError(f"There is no {source}: name {_TAKES}.")
     endings = {Path(path).suffix.lower() for path in names}
     if len(endings) != 1 or not any(endings <= set(known) for known in _READERS):
         raise ValueError(f"{source} ({', '.join(sorted(endings))}) is no source: name {_TAKES}, of one kind.")
-    fixed = re.split(r"[*?\[{]", name, maxsplit=1)[0] if is_pattern else name
+    fixed = name if os.path.exists(name) else re.split(r"[*?\[{]", name, maxsplit=1)[0]
     files = tuple(os.path.abspath(path) for path in names)
     return Found(name, endings.pop(), files, os.path.abspath(os.path.dirname(fixed)))
 

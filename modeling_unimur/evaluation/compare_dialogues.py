@@ -71,7 +71,7 @@ def _own_lines(split: str, name: str) -> list[str]:
     if split not in GALLERY_SPLITS:
         raise ValueError(f"unknown part {split!r} of the dialogues: choose from {', '.join(GALLERY_SPLITS)}")
     with files(__package__).joinpath("data", name.format(split)).open("rb") as file:
-        return [line.text for line in scan_lines(file)]
+        return [line.value for line in scan_lines(file)]
 
 
 def benchmark_gallery(split: str) -> Dataset:

@@ -131,8 +131,6 @@ def write_archive(path, numbers, cut=None):
 def test_webdataset_archives(tmp_path):
     for shard, numbers in enumerate(([0, 1, 2], [3, 4])):
         write_archive(tmp_path / f"{shard:05d}.tar", numbers)
-        about = {"count": 5, "successes": len(numbers)}
-        (tmp_path / f"{shard:05d}_stats.json").write_text(json.dumps(about))
     names = {
         "a folder": str(tmp_path),
         "braces": str(tmp_path / "{00000..00001}.tar"),
@@ -150,7 +148,6 @@ def test_webdataset_archives(tmp_path):
         assert [pair.caption for pair in pairs] == [" ".join(WORDS[number].split()) for number in numbers]
         assert [read_image_bytes(pair.image) for pair in pairs] == [picture(number) for number in numbers]
     report = load_cc3m(names["braces"], "validation").report
-    assert report.lost["failed download"] == 5
     assert "4 usable pairs of 15,840 published" in report.describe()
 
 
@@ -167,20 +164,6 @@ def test_damaged_and_missing_archives_are_reported_and_the_rest_is_read(tmp_path
     assert all(len(read_image_bytes(pair.image)) > 20 for pair in usable)
 
 
-def test_files_format_of_img2dataset(tmp_path):
-    for number in (4, 0, 2):
-        part = tmp_path / f"{number // 3:05d}"
-        part.mkdir(exist_ok=True)
-        (part / f"{number:09d}.jpg").write_bytes(picture(number))
-        if number:
-            (part / f"{number:09d}.json").write_text(json.dumps({"caption": WORDS[number]}))
-    layout, _, pairs = read_cc3m(str(tmp_path))
-    pairs = list(pairs)
-    assert layout == "img2dataset files"
-    assert pairs.pop(0).reason == "no caption"
-    assert [pair.caption for pair in pairs] == [WORDS[2], WORDS[4]]
-
-
 def test_braces():
     assert expand_braces("{08..11}.tar") == ["08.tar", "09.tar", "10.tar", "11.tar"]
     assert expand_braces("{a,b}/{0..1}") == ["a/0", "a/1", "b/0", "b/1"]
@@ -193,7 +176,7 @@ def test_braces():
         ("nowhere.tsv", FileNotFoundError, "nowhere.tsv"),
         ("{0..3}.tar", FileNotFoundError, "no such tar"),
         ("nowhere", FileNotFoundError, "nowhere"),
-        ("empty", ValueError, "neither tar"),
+        ("empty", FileNotFoundError, "no such tar"),
         ("text.txt", ValueError, "caption<TAB>url"),
         ("header.tsv", ValueError, "caption<TAB>image"),
         ("fine.tsv::nofolder", FileNotFoundError, "nofolder"),
@@ -229,11 +212,8 @@ def test_table_is_made_once_and_again_when_the_files_change(tmp_path, monkeypatc
 
 
 def test_a_name_that_is_no_utf_8_has_a_row(tmp_path):
-    (tmp_path / "images").mkdir()
-    for name in ("0.png", os.fsdecode(b"1\xff.png")):
-        (tmp_path / "images" / name).write_bytes(picture(1))
-        (tmp_path / "images" / name).with_suffix(".txt").write_text("a dog")
-    table = load_cc3m(str(tmp_path / "images"))
-    assert [row["caption"] for row in table.pairs] == ["a dog"] * 2
+    write_archive(tmp_path / os.fsdecode(b"1\xff.tar"), [0, 2])
+    table = load_cc3m(str(tmp_path))
+    assert [row["caption"].split() for row in table.pairs] == [WORDS[number].split() for number in (0, 2)]
     chosen = pickle.loads(pickle.dumps(table.pairs.select([1, 0, 0])["image"]))  # as workers get it
-    assert [Path(name).name for name in chosen] == ["1\ufffd.png", "0.png", "0.png"]
+    assert [Path(name).name.partition("#")[0] for name in chosen] == ["1\ufffd.tar"] * 3

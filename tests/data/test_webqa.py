@@ -11,7 +11,6 @@ from PIL import Image
 from modeling_unimur.data.image_bytes import read_image_bytes
 from modeling_unimur.data.json_lines import line_objects, object_entries
 from modeling_unimur.data.registry import load_retrieval_set
-from modeling_unimur.data.webqa import line_index as line_index_module
 from modeling_unimur.data.webqa.line_index import LineIndex, find_line_index, write_line_index
 from modeling_unimur.data.webqa.load import load_webqa, webqa_layout
 from modeling_unimur.image_loading import load_image
@@ -140,24 +139,11 @@ def test_processes_share_no_position(folder):
     assert found == [jpeg(number) for number in range(8)] * 8
 
 
-def test_index_goes_on_where_it_was_broken_off(folder, monkeypatch):
+def test_index_of_a_table(folder):
     write_pictures(folder, 9)
-    table, index = folder / "imgs.tsv", folder / "made.lineidx"
+    write_line_index(folder / "imgs.tsv", folder / "made.lineidx")
     expected = sorted((folder / "imgs.lineidx.new").read_text().splitlines())
-    assert write_line_index(table, index) == 9
-    assert index.read_text().splitlines() == expected
-    part = folder / "again.lineidx.part"
-    # Three whole lines and half of the fourth.
-    part.write_text("\n".join([*expected[:3], expected[3][:5]]))
-    starts = []
-    scan = line_index_module.line_starts
-    monkeypatch.setattr(
-        line_index_module, "line_starts", lambda path, start=0: starts.append(start) or scan(path, start)
-    )
-    assert write_line_index(table, folder / "again.lineidx") == 9
-    assert (folder / "again.lineidx").read_text().splitlines() == expected
-    assert not part.exists()
-    assert starts == [int(expected[2].split("\t")[1])]  # not from the beginning
+    assert (folder / "made.lineidx").read_text().splitlines() == expected
 
 
 def test_index_is_made_where_there_is_none(folder):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..atomic_files import atomic_file
 from ..image_bytes import line_address
 
 # WebQA numbers its images from 30,000,000; the line is the rest of the division (its notebook).
@@ -96,56 +96,25 @@ class LineIndex:
                     raise ValueError(f"{index} is not the index of {self.table}: it leads to {found[:20]!r}.")
 
 
-def line_starts(table: str | os.PathLike, start: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """(id, byte at which the line begins, byte behind it) of the lines from byte `start` on, one in memory a time."""
-    with open(table, "rb") as file:
-        file.seek(start)
-        position = start
-        for line in file:
-            yield line.partition(b"\t")[0].strip(), position, position + len(line)
-            position += len(line)
-
-
-def write_line_index(table: str | os.PathLike, index: str | os.PathLike) -> int:
-    """Writes `image_id<TAB>offset` for every line of a table, and returns the number of lines. A broken-off run goes
-    on where it stopped: what is written so far stands in `<index>.part`.
+def write_line_index(table: str | os.PathLike, index: str | os.PathLike) -> None:
+    """Writes `image_id<TAB>offset` for every line of a table, which is read once.
 
     Raises:
         FileNotFoundError: no such table.
         ValueError: a line does not begin with a number; the message tells the byte.
     """
-    table, part = Path(table), Path(f"{os.fspath(index)}.part")
-    size = table.stat().st_size
-    lines, start = _written(part)
-    with part.open("ab") as out, tqdm(total=size, unit="B", unit_scale=True, desc=f"Indexing {table.name}") as bar:
-        bar.update(start)
-        rows = line_starts(table, start)
-        if lines:
-            # The last line that was written is passed over.
-            bar.update(next(rows)[2] - start)
-        for name, begin, end in rows:
-            if not name.isdigit():
-                raise ValueError(f"{table}, byte {begin}: a line `image_id<TAB>base64` is expected, not {name[:30]!r}")
-            out.write(b"%s\t%d\n" % (name, begin))
-            lines += 1
-            bar.update(end - begin)
-    os.replace(part, index)
-    return lines
-
-
-def _written(part: Path) -> tuple[int, int]:
-    """Whole lines of an index that was broken off, and the offset in the last of them; what is half is cut away."""
-    if not part.is_file():
-        return 0, 0
-    whole, lines, offset = 0, 0, 0
-    with part.open("rb+") as file:
+    table, position = Path(table), 0
+    bar = tqdm(total=table.stat().st_size, unit="B", unit_scale=True, desc=f"Indexing {table.name}")
+    with atomic_file(index) as aside, table.open("rb") as file, aside.open("wb") as out, bar:
         for line in file:
-            name, tab, number = line.partition(b"\t")
-            if not (line.endswith(b"\n") and tab and name.isdigit() and number.strip().isdigit()):
-                break
-            whole, lines, offset = whole + len(line), lines + 1, int(number)
-        file.truncate(whole)
-    return lines, offset
+            name = line.partition(b"\t")[0].strip()
+            if not name.isdigit():
+                raise ValueError(
+                    f"{table}, byte {position}: a line `image_id<TAB>base64` is expected, not {name[:30]!r}"
+                )
+            out.write(b"%s\t%d\n" % (name, position))
+            position += len(line)
+            bar.update(len(line))
 
 
 def find_line_index(folder: Path) -> LineIndex | None:
