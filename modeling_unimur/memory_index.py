@@ -117,8 +117,7 @@ class VectorIndex:
     keeps_objects = read_only = False
 
     def __init__(self, width: int, model: str):
-        if not isinstance(width, int) or width < 1:
-            raise ValueError(f"width must be a positive integer, got {width!r}.")
+        require_positive("width", width)
         if not isinstance(model, str) or not model.strip():
             raise ValueError("An index needs the model of its vectors: model='<name>@<revision>'.")
         self.width, self.model, self.guard = width, model, ThreadLock()
@@ -248,8 +247,7 @@ class VectorIndex:
 
     def _unit(self, vectors: np.ndarray) -> np.ndarray:
         matrix = self._matrix_of(vectors)
-        for row, fault in vector_faults(matrix).items():
-            raise ValueError(f"Vector {row} {fault}")
+        check_vectors(matrix, matrix.shape[1])
         return matrix
 
 
@@ -360,16 +358,17 @@ class RetrievalIndex(VectorIndex):
 
 
 class Rows:
-    """The candidates of one kind, by row; vectors in blocks that are not yet joined."""
+    """The candidates of one kind, by row; vectors in blocks that are not yet joined. A payload may be JSON, and it is
+    None for a removed row."""
 
     def __init__(self):
         self.ids: list[str] = []
-        self.payloads: list[dict] = []
+        self.payloads: list[dict | str | None] = []
         self.rows: dict[str, int] = {}  # by id
         self.blocks: list[np.ndarray] = []
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.rows)
 
     def matrix(self) -> np.ndarray:
         if len(self.blocks) > 1:
@@ -380,7 +379,8 @@ class Rows:
         return self.matrix()[rows]
 
     def payload(self, row: int) -> dict:
-        return self.payloads[row]
+        stored = self.payloads[row]
+        return json.loads(stored) if isinstance(stored, str) else stored or {}
 
     def search(self, vectors: np.ndarray, top_k: int, where: tuple[Condition, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Scores and rows, both `(queries, at most top_k)`, best first."""
@@ -408,13 +408,17 @@ class Rows:
 
     def remove(self, ids: list[str]) -> None:
         matrix = self.matrix()
-        for item in ids:  # its place goes to the last one
+        self.move_last(ids, matrix)
+        self.blocks = [matrix[: len(self.ids)].copy()]
+
+    def move_last(self, ids: list[str], matrix: np.ndarray) -> None:
+        """Removes candidates; the place of each goes to the last one, in the `matrix` of vectors too."""
+        for item in ids:
             row, last = self.rows.pop(item), len(self.ids) - 1
             moved, payload = self.ids.pop(), self.payloads.pop()
             if row != last:
                 matrix[row] = matrix[last]
                 self.ids[row], self.payloads[row], self.rows[moved] = moved, payload, row
-        self.blocks = [matrix[: len(self.ids)].copy()]
 
 
 def inner_products(rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -468,11 +472,11 @@ def vector_faults(matrix: np.ndarray) -> dict[int, str]:
 
 
 def check_vectors(matrix: np.ndarray, width: int | None) -> None:
-    """Raises ValueError for vectors that were read and that no `add` can have stored."""
+    """Raises ValueError for vectors that no `add` can have stored."""
     if matrix.dtype != np.float32 or matrix.ndim != 2 or matrix.shape[1] != width:
         raise ValueError(f"its vectors are {matrix.dtype} of shape {matrix.shape}, not float32 of (any, {width})")
     for row, fault in vector_faults(matrix).items():
-        raise ValueError(f"vector {row} {fault.rstrip('.')}")
+        raise ValueError(f"Vector {row} {fault}")
 
 
 def require_positive(name: str, value: int) -> None:

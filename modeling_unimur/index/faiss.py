@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..memory_index import KINDS, Condition, check_vectors, locked, matches
+from ..memory_index import KINDS, Condition, Rows, check_vectors, locked, matches
 from .base import EF_SEARCH, NPROBE, read_items, write_items
 from .folder import FolderIndex
 from .versions import IndexFolder, current_version
@@ -125,7 +125,7 @@ class FaissIndex(FolderIndex):
             part.compact()
 
 
-class FaissPart:
+class FaissPart(Rows):
     """Rows of one FAISS index. In an exact index (`"Flat"`) a removed row's place goes to the last row; elsewhere a
     removed row becomes a tombstone, which no search returns, until `compact`.
 
@@ -139,10 +139,8 @@ class FaissPart:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             raise ValueError(f"FAISS makes no index {factory!r} of {width} numbers: {reason}") from error
+        super().__init__()
         self.factory, self.ef_search, self.nprobe = factory, ef_search, nprobe
-        self.ids: list[str | None] = []
-        self.payloads: list[str | None] = []
-        self.rows: dict[str, int] = {}
         self._take(index)
 
     def _take(self, index: faiss.Index) -> None:
@@ -168,9 +166,6 @@ class FaissPart:
         self._numbered = isinstance(inner, faiss.IndexIVF)  # keeps row numbers, may have gaps
         self._selectors: dict[str, tuple] = {}
         self._places: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     @property
     def tombstones(self) -> int:
@@ -209,7 +204,7 @@ class FaissPart:
         fresh = range(len(ids))
         if known and self.exact:
             rows = [self.rows[ids[place]] for place in known]
-            self._matrix()[rows] = vectors[known]
+            self.matrix()[rows] = vectors[known]
             for place, row in zip(known, rows, strict=True):
                 self.payloads[row] = payloads[place]
             fresh = [place for place, item in enumerate(ids) if item not in self.rows]
@@ -229,7 +224,7 @@ class FaissPart:
         self._changed()
         return len(known)
 
-    def _matrix(self) -> np.ndarray:
+    def matrix(self) -> np.ndarray:
         """The vectors of an exact index, in place."""
         total = self._inner.ntotal
         return faiss.rev_swig_ptr(self._inner.get_xb(), total * self._inner.d).reshape(total, self._inner.d)
@@ -245,13 +240,8 @@ class FaissPart:
             for item in ids:
                 self._bury(item)
             return
-        matrix, total = self._matrix(), len(self.ids)
-        for item in ids:
-            row, last = self.rows.pop(item), len(self.ids) - 1
-            moved, payload = self.ids.pop(), self.payloads.pop()
-            if row != last:
-                matrix[row] = matrix[last]
-                self.ids[row], self.payloads[row], self.rows[moved] = moved, payload, row
+        total = len(self.ids)
+        self.move_last(ids, self.matrix())
         self._inner.remove_ids(faiss.IDSelectorRange(len(self.ids), total))
 
     def compact(self) -> None:
@@ -361,9 +351,6 @@ class FaissPart:
                 ) from error
         return found
 
-    def payload(self, row: int) -> dict:
-        return json.loads(self.payloads[row])
-
     def _decoded(self, rows: np.ndarray) -> np.ndarray:
         """Vectors of an inverted file, which finds them by cell and place in it."""
         inner, lists = self._inner, self._inner.invlists
@@ -408,7 +395,7 @@ class FaissPart:
         """Refuses vectors that no `add` can have stored: each of an exact index, a sample of the others."""
         if self.exact:
             if self.ids:
-                check_vectors(self._matrix(), self._inner.d)
+                check_vectors(self.matrix(), self._inner.d)
             return
         alive = np.array([row for row, item in enumerate(self.ids[:_DECODED]) if item is not None], np.int64)
         lengths = np.linalg.norm(self.vectors(alive), axis=1)

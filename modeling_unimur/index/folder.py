@@ -9,13 +9,14 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ..memory_index import KINDS, MEMORY, UNREADABLE, RetrievalIndex, VectorIndex, plain_value
 from .base import payload_text, require_same
 from .hybrid import write_words
-from .versions import IndexFolder, WriterLock, current_version, read_version
+from .versions import IndexFolder, current_version, read_version
 
 FORMAT = 1
 
@@ -169,7 +170,7 @@ def save(
             lock.release()
 
 
-def _hold(index: RetrievalIndex, lock: WriterLock) -> WriterLock | None:
+def _hold(index: RetrievalIndex, lock: FileLock) -> FileLock | None:
     """Keeps the folder until the index is closed, where it is one that does."""
     if not (isinstance(index, FolderIndex) and index.holds_folder):
         lock.release()

@@ -167,15 +167,11 @@ def _saved_words(index: RetrievalIndex) -> WordIndex | None:
 def _documents(index: RetrievalIndex) -> list[str]:
     found = []
     for kind in KINDS:
-        for payload in index.parts[kind].payloads:
-            words = _payload(payload).get(WORD_FIELDS[kind])
+        part = index.parts[kind]
+        for row in range(len(part.ids)):
+            words = part.payload(row).get(WORD_FIELDS[kind])
             found.append(words if isinstance(words, str) else "")
     return found
-
-
-def _payload(stored: dict | str | None) -> dict:
-    """A payload as FAISS' rows keep it, JSON or None for a removed row, or as those in memory do."""
-    return json.loads(stored) if isinstance(stored, str) else stored or {}
 
 
 # -- search -----------------------------------------------------------------------------------------------------------
@@ -270,7 +266,7 @@ def _best_by_words(
     for place in shared[np.argsort(-scores[shared], kind="stable")].tolist():
         one = KINDS[place >= starts[KINDS[1]]]
         row = place - starts[one]
-        payload = _payload(index.parts[one].payloads[row])
+        payload = index.parts[one].payload(row)
         if matches(payload, where):
             best.append((one, row, payload))
             if len(best) == depth:

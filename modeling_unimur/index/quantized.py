@@ -7,7 +7,6 @@ save are in memory.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -106,9 +105,6 @@ class QuantizedRows(Rows):
     def vectors(self, rows: np.ndarray) -> np.ndarray:
         """Vectors `(rows, width)` of rows by their numbers, as the codes decode."""
         return decode_int8(self.matrix()[rows])
-
-    def payload(self, row: int) -> dict:
-        return json.loads(self.payloads[row])
 
     # -- search -----------------------------------------------------------------------------------------------------
     @property

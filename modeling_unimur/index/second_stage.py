@@ -239,18 +239,15 @@ def _kind(name: str) -> str:
 
 def _json(name: str, file: str) -> Any:
     """A file of a model, in a folder or on the Hub; None where it is not there."""
-    if os.path.isdir(name):
-        path = Path(name, file) if Path(name, file).is_file() else None
-    else:
-        from transformers.utils import cached_file
+    from transformers.utils import cached_file
 
-        options = dict.fromkeys(
-            ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
-        )
-        try:
-            path = cached_file(name, file, **options)
-        except OSError as error:
-            raise FileNotFoundError(_MISSING.format(name)) from error
+    options = dict.fromkeys(
+        ("_raise_exceptions_for_missing_entries", "_raise_exceptions_for_connection_errors"), False
+    )
+    try:
+        path = cached_file(name, file, **options)
+    except OSError as error:
+        raise FileNotFoundError(_MISSING.format(name)) from error
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 

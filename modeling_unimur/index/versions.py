@@ -4,7 +4,6 @@ folder/CURRENT            name of the version and checksum of its index.json, re
 folder/v000007/           index.json with what it is and the checksums of the other files
 folder/WRITING            names of the folders that a writer made and has yet to remove; nothing else is removed
 folder/writer.lock        held while a writer has the folder
-folder/writer.json        who that is
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import os
 import re
 import secrets
 import shutil
-import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from filelock import FileLock, Timeout
 
 # How often a reader starts again because new versions landed while it read.
 _READ_ATTEMPTS = 10
-_ABOUT, _LOCK, _WRITER, _WRITING = "index.json", "writer.lock", "writer.json", "WRITING"
+_ABOUT, _LOCK, _WRITING = "index.json", "writer.lock", "WRITING"
 _VERSION, _CURRENT = re.compile(r"v\d{6,}"), re.compile(r"(v\d{6,}) (\S+)")
 _ASIDE = re.compile(r"\.aside-[\w.-]+")
 _POINTER = re.compile(r"\.current-\d+")
@@ -120,38 +117,18 @@ def file_digest(path: Path) -> str:
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
-class WriterLock:
-    """A lock that one process holds from its making until `release`, and that the system lets go when the process
-    ends, however it ends. The lock file stays; who holds it stands beside it, in `*.json`.
-
-    Raises:
-        BlockingIOError: when another writer holds it; the message says who, since when, and of what (`of`).
-    """
-
-    def __init__(self, path: Path, of: str):
-        self._lock, self._about = FileLock(path, thread_local=False), path.with_suffix(".json")
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise BlockingIOError(
-                f"{of} is being written by {self._holder()}. Open it with read_only=True, or wait until that writer "
-                "closes it."
-            ) from error
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        self._about.write_text(json.dumps(about), encoding="utf-8")
-
-    def _holder(self) -> str:
-        try:
-            about = json.loads(self._about.read_text(encoding="utf-8"))
-            return f"process {about['pid']} on {about['host']} since {about['since']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            return "another process"
-
-    def release(self) -> None:
-        """Lets the next writer in."""
-        if self._lock.is_locked:
-            self._about.unlink(missing_ok=True)
-            self._lock.release()
+def writer_lock(path: Path, of: str) -> FileLock:
+    """A lock that one process holds until it releases it, and that the system lets go when the process ends, however
+    it ends. The file stays. Raises BlockingIOError while another writer has it; the message says of what (`of`)."""
+    lock = FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"{of} is being written by another process. Open it with read_only=True, or wait until that writer closes "
+            "it."
+        ) from error
+    return lock
 
 
 class IndexFolder:
@@ -173,7 +150,7 @@ class IndexFolder:
 
     @staticmethod
     def _ours(name: str) -> bool:
-        known = (_LOCK, _WRITER, _WRITING)
+        known = (_LOCK, _WRITING, "writer.json")  # the last of earlier versions
         return name in known or any(form.fullmatch(name) for form in (_VERSION, _ASIDE, _POINTER))
 
     def current(self) -> str | None:
@@ -184,10 +161,10 @@ class IndexFolder:
         """What is known about the current version, none before the first."""
         return about_index(self.path)
 
-    def lock(self) -> WriterLock:
+    def lock(self) -> FileLock:
         """Keeps other writers out until it is released. Raises BlockingIOError where there is one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        return WriterLock(self.path / _LOCK, f"The index in {self.path}")
+        return writer_lock(self.path / _LOCK, f"The index in {self.path}")
 
     def write(self, fill: Callable[[Path], dict]) -> str:
         """Makes the next version, lets readers see it, and returns its name; the caller holds the lock.

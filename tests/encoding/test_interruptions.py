@@ -92,7 +92,7 @@ def test_two_builders_are_told_of_each_other(pair, corpus, tmp_path):
     try:
         while not (tmp_path / "index.encoding" / "manifest.sqlite").exists():
             time.sleep(0.02)
-        with pytest.raises(BlockingIOError, match=f"process {process.pid}"):
+        with pytest.raises(BlockingIOError, match="another process"):
             build_index(corpus, CountingEncoder(*pair), tmp_path / "index", options())
     finally:
         process.kill()

@@ -62,7 +62,7 @@ def test_killed_writers_leave_a_whole_version(tmp_path):
             # What was said to be saved is there; the one after it may be.
             assert rest == 0
             assert written[-1] <= number <= written[-1] + 1
-            versions = {hit.payload["version"] for hit in index.search(index.parts["text"]._matrix()[:1], 5)[0]}
+            versions = {hit.payload["version"] for hit in index.search(index.parts["text"].matrix()[:1], 5)[0]}
             assert versions == {number}
             assert number > last
             last = number
@@ -80,7 +80,7 @@ def test_failed_save_keeps_the_old_version(tmp_path, monkeypatch):
 
 def test_two_writers_are_told_of_each_other(tmp_path):
     with filled(tmp_path / "index"):
-        with pytest.raises(BlockingIOError, match=r"process \d+ .*read_only"):
+        with pytest.raises(BlockingIOError, match=r"another process.*read_only"):
             open_index(tmp_path / "index")
         other = FaissIndex(16, "tiny@1")
         with pytest.raises(BlockingIOError, match="being written"):
@@ -107,7 +107,6 @@ def test_a_reader_goes_on(tmp_path):
         assert sorted(path.name for path in (tmp_path / "index").iterdir()) == [
             "CURRENT",
             "v000003",
-            "writer.json",
             "writer.lock",
         ]
 
@@ -240,7 +239,7 @@ def test_what_a_killed_writer_left_is_removed(tmp_path, monkeypatch):
             index.save()
     assert len(list(folder.glob(".aside-*"))) == 1
     index.save()
-    assert sorted(path.name for path in folder.iterdir()) == ["CURRENT", "v000002", "writer.json", "writer.lock"]
+    assert sorted(path.name for path in folder.iterdir()) == ["CURRENT", "v000002", "writer.lock"]
 
 
 def _note_once():

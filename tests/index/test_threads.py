@@ -57,3 +57,21 @@ def test_many_threads(place, quick_switches):
         hits = index.search(np.ascontiguousarray(vectors[:, :, 1:].reshape(-1, 16)), 1)
         assert [hit.id for (hit,) in hits] == left
         assert all(hit.payload == {"of": hit.id} for (hit,) in hits)
+
+
+def test_a_newer_version_waits_for_a_search(tmp_path):
+    folder, vectors = tmp_path / "index", random_units(2, 16)
+    with open_index(folder, 16, "m@1", index="memory") as writer:
+        writer.add("text", ["a"], vectors[:1])
+        writer.save()
+        reader = open_index(folder, read_only=True)
+        writer.add("text", ["b"], vectors[1:])
+        writer.save()
+    with reader.guard:  # as a search, or an answer of several, holds it
+        refreshing = threading.Thread(target=reader.refresh)
+        refreshing.start()
+        refreshing.join(0.2)
+        assert refreshing.is_alive()
+        assert len(reader) == 1
+    refreshing.join(10)
+    assert len(reader) == 2
