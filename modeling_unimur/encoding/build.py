@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from tqdm.auto import tqdm
 
+from ..data.cache import folder_stamp
 from ..data.image_bytes import worker_count
 from ..data.image_files import printable
 from ..data.json_lines import read_json_lines, write_json_lines
@@ -26,7 +27,7 @@ from ..index import open_index
 from ..index.base import require_same
 from ..index.hybrid import keep_words, require_words
 from ..index.precision import require_kind, with_precision
-from ..index.versions import WriterLock
+from ..index.versions import writer_lock
 from ..memory_index import require_positive
 from .context import Contexts, check_context
 from .indexing import Changes, Held, bring_up_to_date, find_held, stored_vectors, work_folder
@@ -161,13 +162,11 @@ class BuildOptions:
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {ENGINES}, got {self.engine!r}.")
-        for name in ("batch_size", "chunk_size", "ray_workers"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}.")
+        for name in ("batch_size", "chunk_size", "ray_workers", "truncate_dim"):
+            if getattr(self, name) is not None:
+                require_positive(name, getattr(self, name))
         if self.context is not None:
             check_context(self.context)
-        if self.truncate_dim is not None:
-            require_positive("truncate_dim", self.truncate_dim)
 
 
 def build_index(
@@ -216,7 +215,7 @@ def build_index(
             require_same(uri, options.truncate_dim, None, held.width, None)
         found = find_source(source)
         work.mkdir(parents=True, exist_ok=True)
-        lock = WriterLock(work / _LOCK, f"The index in {uri}") if ranks.first else None
+        lock = writer_lock(work / _LOCK, f"The index in {uri}") if ranks.first else None
         try:
             run = _Run(named, work, ranks, options)
             run.name_model(model)
@@ -228,11 +227,10 @@ def build_index(
             reasons = run.write_skipped(listed_bad)
             with Manifest(work / _MANIFEST) as manifest:
                 items = manifest.count(named)
-            counts = run.counts
             return BuildReport(
                 items=items,
-                encoded=counts.encoded,
-                known=counts.known,
+                encoded=run.counts["encoded"],
+                known=run.counts["known"],
                 unchanged=unchanged,
                 **asdict(changes),
                 skipped=reasons.total(),
@@ -261,31 +259,25 @@ class _Run:
         self.encoder = None
         self.folder: str | None = None
         self.name = ""
-        self.counts = None
+        self.counts: Counter[str] = Counter()
         self._store: RowStore | None = None
 
     def name_model(self, model) -> None:
         """Finds out the model's name, by loading it only if its folder has changed since it was last loaded."""
-        from .chunks import Counts
-        from .encoder import folder_stamp
-
-        self.counts = Counts()
         if not isinstance(model, (str, os.PathLike)):
             self.encoder, self.name = model, model.name
             return
         self.folder = os.path.abspath(model)
         if not os.path.isfile(os.path.join(self.folder, "config.json")):
             raise FileNotFoundError(f"{model} is not a model folder: it holds no config.json.")
-        stamp = folder_stamp(self.folder)
+        fact = f"model {folder_stamp(self.folder)}"
         if self.ranks.first:
             with Manifest(self.work / _MANIFEST) as manifest:
-                self.name = manifest.fact(f"model {stamp}") or ""
-                if not self.name:
-                    self.name = manifest.fact(f"model {stamp}", self.loaded().name)
+                if manifest.fact(fact) is None:
+                    manifest.fact(fact, self.loaded().name)
         self.ranks.wait()
-        if not self.ranks.first:
-            with Manifest(self.work / _MANIFEST) as manifest:
-                self.name = manifest.fact(f"model {stamp}")
+        with Manifest(self.work / _MANIFEST) as manifest:
+            self.name = manifest.fact(fact)
 
     def loaded(self):
         """Return the encoder, which is loaded when it is first needed."""
@@ -322,18 +314,17 @@ class _Run:
                 listing, manifest, self.source, self.options.chunk_size, self.work / f".listed-{self.ranks.rank}"
             )
             chunks = (chunk for number, chunk in enumerate(plan) if number % self.ranks.count == self.ranks.rank)
-            first = next(chunks, None)
-            if first is not None:
-                self._encode_chunks(first, chunks)
-            for _ in chunks:  # the engine has taken all
-                pass
+            # A small corpus is decoded before processes have started, and one without news needs no model.
+            if head := list(islice(chunks, 2)):
+                self._encode_chunks(chain(head, chunks), worker_count(self.options.workers, sum(map(len, head))))
             if not plan.listed:  # such as a drive that is not mounted
                 raise ValueError(
                     f"{self.source} holds nothing that can be encoded; {manifest.count(self.source)} items of it are "
                     f"in the index, and stay. {_first_line(plan.bad)}"
                 )
-            totals = self.ranks.total([self.counts.encoded, self.counts.known, self.counts.failed])
-            self.counts.encoded, self.counts.known, self.counts.failed = totals
+            names = ("encoded", "known", "failed")
+            totals = self.ranks.total([self.counts[name] for name in names])
+            self.counts = Counter(dict(zip(names, totals, strict=True)))
             self.ranks.wait()
             if self.ranks.first:
                 manifest.merge(records, self.source)
@@ -388,23 +379,19 @@ class _Run:
         # One name, although other numbers (bfloat16) may turn a digit of it.
         self.name = manifest.fact("model", known or self.name)
 
-    def _encode_chunks(self, first: list[tuple[int, Item]], rest: Iterator[list[tuple[int, Item]]]) -> None:
-        options = self.options
+    def _encode_chunks(self, chunks: Iterator[list[tuple[int, Item]]], workers: int) -> None:
+        options, records = self.options, self.work / _RECORDS
         with tqdm(desc="Encoding", unit=" items", disable=not (options.show_progress and self.ranks.first)) as bar:
             if options.engine == "ray":
                 from .ray_engine import encode_with_ray
 
-                source = self.folder if self.folder is not None else self.encoder
-                self.counts.add(encode_with_ray(source, self.store(), self.work / _RECORDS, first, rest, options, bar))
-                return
-            from .chunks import ChunkEncoder
+                source = self.encoder if self.folder is None else self.folder
+                self.counts = encode_with_ray(source, self.store(), records, chunks, options, bar)
+            else:
+                from .chunks import ChunkEncoder
 
-            # A small corpus is decoded before processes have started.
-            more = next(rest, None)
-            many = len(first) if more is None else 2 * options.chunk_size
-            workers = worker_count(options.workers, many)
-            chunks = ChunkEncoder(self.loaded(), self.store(), self.work / _RECORDS, options.batch_size, workers)
-            self.counts.add(chunks.encode(chain([first, *([more] if more else [])], rest), bar.update))
+                encoder = ChunkEncoder(self.loaded(), self.store(), records, options.batch_size, workers)
+                self.counts = encoder.encode(chunks, bar.update)
 
     # -- the index --------------------------------------------------------------------------------------------------
     def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:

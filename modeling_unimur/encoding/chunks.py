@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -159,34 +160,7 @@ def prepare(batches: Iterable[Batch], preparation: Preparation, workers: int) ->
     """The batches in order, prepared by `workers` processes, or in this one with 0; no more are taken from `batches`
     than are worked on."""
     ahead = {"prefetch_factor": _AHEAD} if workers else {}
-    return iter(
-        DataLoader(preparation, batch_size=None, sampler=batches, num_workers=workers, collate_fn=_as_it_is, **ahead)
-    )
-
-
-def _as_it_is(batch: PreparedBatch) -> PreparedBatch:
-    return batch
-
-
-@dataclass
-class Counts:
-    """Result of encoding, as numbers of items.
-
-    Args:
-        encoded: contents that the model saw.
-        known: whose content was encoded before.
-        failed: that could not be read or decoded.
-    """
-
-    encoded: int = 0
-    known: int = 0
-    failed: int = 0
-
-    def add(self, other: Counts) -> None:
-        """Add the counts of another part."""
-        self.encoded += other.encoded
-        self.known += other.known
-        self.failed += other.failed
+    return iter(DataLoader(preparation, batch_size=None, sampler=batches, num_workers=workers, **ahead))
 
 
 Chunk = list[tuple[int, Item]]
@@ -208,14 +182,19 @@ class ChunkEncoder:
         self.encoder, self.store, self.records = encoder, store, records
         self.batch_size, self.workers = batch_size, workers
 
-    def encode(self, chunks: Iterable[Chunk], done: Callable[[int], object] = lambda items: None) -> Counts:
-        """Encode chunks. `done` is called with the number of items of each batch."""
-        preparation, total = Preparation(self.encoder.processor, self.store.keys()), Counts()
+    def encode(self, chunks: Iterable[Chunk], done: Callable[[int], object] = lambda items: None) -> Counter[str]:
+        """Encode chunks. `done` is called with the number of items of each batch.
+
+        Returns:
+            Numbers of items: `encoded`, contents that the model saw; `known`, whose content was encoded before;
+            `failed`, that could not be read or decoded.
+        """
+        preparation, total = Preparation(self.encoder.processor, self.store.keys()), Counter()
         waiting: list[tuple[PreparedBatch, torch.Tensor]] = []
         pending: set[bytes] = set()
         for prepared in prepare(self._batches(chunks), preparation, self.workers):
             if waiting and waiting[0][0].batch.chunk != prepared.batch.chunk:
-                total.add(self._keep(waiting))
+                total.update(self._keep(waiting))
                 waiting, pending = [], set()
             # The workers do not know of each other's contents.
             keys = [prepared.keys[row] for row in prepared.rows]
@@ -231,7 +210,7 @@ class ChunkEncoder:
             waiting.append((prepared, vectors))
             done(len(prepared.batch.items))
         if waiting:
-            total.add(self._keep(waiting))
+            total.update(self._keep(waiting))
         return total
 
     def _batches(self, chunks: Iterable[Chunk]) -> Iterator[Batch]:
@@ -241,9 +220,9 @@ class ChunkEncoder:
                 for start in range(0, len(items), self.batch_size):
                     yield Batch(number, kind, items[start : start + self.batch_size])
 
-    def _keep(self, prepared: list[tuple[PreparedBatch, torch.Tensor]]) -> Counts:
+    def _keep(self, prepared: list[tuple[PreparedBatch, torch.Tensor]]) -> dict[str, int]:
         rows: dict[bytes, torch.Tensor] = {}
-        records, counts = [], Counts()
+        records, failed = [], 0
         for batch, vectors in prepared:
             rows.update({batch.keys[row]: vector for row, vector in zip(batch.rows, vectors, strict=True)})
         broken = [key for key, vector in rows.items() if not torch.isfinite(vector).all()]
@@ -253,12 +232,10 @@ class ChunkEncoder:
                 batch.fail(key, "the model gives it no vector of finite numbers")
         for batch, _ in prepared:
             for (place, item), key, reason in zip(batch.batch.items, batch.keys, batch.reasons, strict=True):
-                counts.failed += reason is not None
+                failed += reason is not None
                 written = None if reason is not None else key.hex()
                 records.append(Record(place, item.kind, item.id, item.stamp, item.payload, written, reason))
         if rows:
             self.store.append(list(rows), torch.stack(list(rows.values())))
         write_records(self.records, f"{records[0].place:012d}", records)
-        counts.encoded = len(rows)
-        counts.known = len(records) - counts.failed - counts.encoded
-        return counts
+        return {"encoded": len(rows), "known": len(records) - failed - len(rows), "failed": failed}

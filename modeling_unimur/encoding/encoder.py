@@ -7,14 +7,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
 
 from ..configuration_open_clip import joint_width
-from ..data.cache import files_stamp
 from ..data.image_bytes import read_image_bytes
 from ..image_loading import load_image
 from ..modeling_open_clip import image_vectors, pool_images, project_images, space_name, text_vectors
@@ -172,7 +170,9 @@ class Encoder:
         for embed, shown in ((texts, False), (captioned, True)):
             rows = [row for row, document in enumerate(documents) if (document.kind == "image") == shown]
             some = [documents[row] for row in rows]
-            vectors[rows] = self._by_length(some, embed, "Documents", batch_size, _text_length, self.width)
+            vectors[rows] = self._by_length(
+                some, embed, "Documents", batch_size, lambda document: len(document.text), self.width
+            )
         return vectors
 
     def vectors(self, kind: str, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -274,20 +274,9 @@ class Encoder:
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
 
-def _text_length(document) -> int:
-    return len(document.text)
-
-
 def _at(places: torch.Tensor, parts: list[torch.Tensor], width: int = 0) -> torch.Tensor:
     """Rows at the places where there is one, zeros elsewhere."""
     rows = torch.cat(parts) if parts else torch.empty(0, width)
     found = torch.zeros(len(places), rows.shape[1])
     found[places] = rows
     return found
-
-
-def folder_stamp(folder: str | os.PathLike) -> str:
-    """Return a string that changes with the names, sizes and times of the files of a model folder."""
-    return files_stamp(
-        path for path in sorted(Path(folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts
-    )

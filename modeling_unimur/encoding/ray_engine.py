@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from ..data.row_store import RowStore
-from .chunks import Chunk, ChunkEncoder, Counts
+from .chunks import Chunk, ChunkEncoder
 from .encoder import Encoder
 from .items import Item
 
@@ -41,22 +41,23 @@ class RayEncoder:
         self._encoder = ChunkEncoder(encoder, RowStore(store), Path(records), batch_size, workers)
 
     def __call__(self, batch: dict) -> dict:
-        counts = Counts()
+        counts = dict.fromkeys(("encoded", "known", "failed"), 0)  # every row of a table has the same columns
         for written in batch["chunk"]:
             chunk = [(place, Item(*fields)) for place, fields in json.loads(str(written))]
-            counts.add(self._encoder.encode([chunk]))
-        return {name: [value] for name, value in vars(counts).items()}
+            for name, value in self._encoder.encode([chunk]).items():
+                counts[name] += value
+        return {name: [value] for name, value in counts.items()}
 
 
 def encode_with_ray(
-    source, store: RowStore, records: Path, first: Chunk, rest: Iterator[Chunk], options: BuildOptions, bar: tqdm
-) -> Counts:
+    source, store: RowStore, records: Path, chunks: Iterator[Chunk], options: BuildOptions, bar: tqdm
+) -> Counter[str]:
     """Encodes chunks on the workers of a cluster, which all see the work folder.
 
     Args:
         source: a model folder that all machines see, or an encoder.
         store, records: of the work folder.
-        first, rest: the chunks.
+        chunks: of the items to encode.
         options: `ray_address`, `ray_workers`, `workers`, `batch_size`, `device`.
         bar: is told of items.
 
@@ -67,7 +68,7 @@ def encode_with_ray(
     if made:
         ray.init(address=options.ray_address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
-    total, chunks = Counts(), chain([first], rest)
+    total: Counter[str] = Counter()
     arguments = {
         "source": source,
         "store": os.fspath(store.folder),
@@ -87,8 +88,8 @@ def encode_with_ray(
                 compute=ray.data.ActorPoolStrategy(size=min(options.ray_workers, len(rows))),
             )  # fmt: skip
             for row in done.iter_rows():
-                total.add(Counts(**{name: int(value) for name, value in row.items()}))
-                bar.n = total.encoded + total.known + total.failed
+                total.update({name: int(value) for name, value in row.items()})
+                bar.n = total.total()
                 bar.refresh()
     finally:
         if made:

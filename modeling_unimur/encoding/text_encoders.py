@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedConfig
 
 from ..configuration_univl_dr import DUAL_ENCODERS
 from ..conversation import clean_texts
-from ..modeling_open_clip import load_dual_encoder
+from ..modeling_open_clip import encode_texts, load_dual_encoder
 
 # Texts that run through a text tower together.
 _BATCH = 64
@@ -36,19 +36,17 @@ class TextEncoder:
         self.settings = {"padding": "max_length" if self.full else True, "truncation": bool(limits)}
         if limits:
             self.settings["max_length"] = min(limits)
-        self._latest = None
 
     def __call__(self, lines: list[str], keep: str = "first") -> torch.Tensor:
         """Vectors `(texts, joint_width)`, not normalised; of a longer text the `"first"` or the `"latest"` tokens."""
-        if keep == "latest" and self._latest is None:
-            self._latest = copy.deepcopy(self.tokenizer)
-            self._latest.truncation_side = "left"
-        tokenizer = self._latest if keep == "latest" else self.tokenizer
+        tokenizer = self.tokenizer
+        if keep == "latest":
+            tokenizer = copy.copy(tokenizer)  # of the settings; the words are shared
+            tokenizer.truncation_side = "left"
         batch = tokenizer(clean_texts(lines, self.clean_text), return_tensors="pt", **self.settings)
         batch = batch.to(next(self.clip.parameters()).device)
         mask = None if self.full else batch["attention_mask"]
-        features = self.clip.get_text_features(batch["input_ids"], attention_mask=mask)
-        return features if isinstance(features, torch.Tensor) else features.pooler_output
+        return encode_texts(self.clip, batch["input_ids"], mask)
 
     def encode_query(self, texts: list[str]) -> torch.Tensor:
         """Vectors of texts as queries, of a longer one by its latest tokens."""

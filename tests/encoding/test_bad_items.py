@@ -116,15 +116,12 @@ def test_a_folder_of_every_kind_of_bad_file(release_folder, tmp_path, capsys, wo
     reasons = [reason for _, reason in lines]
     assert len(set(reasons)) == len(reasons) == len({one["reason"].partition(": ")[0] for one in skipped})
     for word in (
-        "SVG",
+        "not an image",
         "HEIC",
-        "HDR",
-        "OpenEXR",
         "not a regular file",
         "too large",
         "raw",
         "No such file",
-        "PostScript",
     ):
         assert any(word in reason for reason in reasons), word
     assert main([*arguments[:1], "update", *arguments[2:]]) == 0
