@@ -249,7 +249,6 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
 
     # Whether images are fetched from URLs; no file can set it.
     allow_urls = False
-    squash_images = False
 
     @classmethod
     def dual_encoder_parts(cls, clip: str, revision: str | None, hub: dict, chosen: dict) -> tuple:
@@ -271,17 +270,11 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         processor.allow_urls = allow_urls
         return processor
 
-    def to_dict(self) -> dict:
-        """What is saved. A loaded encoder and the tokenizer's copy are not, and transformers would copy them first."""
-        unsaved = ("anchor_encoder", "_latest_tokenizer")
-        kept = {name: self.__dict__.pop(name) for name in unsaved if name in self.__dict__}
-        try:
-            return super().to_dict()
-        finally:
-            self.__dict__.update(kept)
-
-    def read_all(self, queries, allow_urls: bool | None, first: int | None, kind="dialogue") -> tuple[list, list]:
-        """Messages and images of one query or several, which errors call `kind` and their number from `first` on."""
+    def read_all(
+        self, queries, allow_urls: bool | None, first: int | None, kind: str = "dialogue", load=load_image
+    ) -> tuple[list, list]:
+        """Messages and images of one query or several, which errors call `kind` and their number from `first` on;
+        `load` is that of `read_conversation`."""
         if is_conversation(queries):
             queries, first = [queries], None
         queries = list(queries)
@@ -289,7 +282,7 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
             raise ValueError(f"No {kind}: pass at least one.")
         allow_urls = self.allow_urls if allow_urls is None else allow_urls
         names = (f"The {kind}" if first is None else f"{kind.capitalize()} {first + n}" for n in range(len(queries)))
-        read = [read_conversation(one, name, allow_urls) for one, name in zip(queries, names, strict=True)]
+        read = [read_conversation(one, name, allow_urls, load) for one, name in zip(queries, names, strict=True)]
         return [messages for messages, _ in read], [images for _, images in read]
 
     def load_images(self, images, allow_urls: bool | None = None) -> list:
@@ -314,11 +307,6 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         """
         _, options, tensors = sort_options(kwargs)
         loaded = self.load_images(images, allow_urls)
-        if self.squash_images:
-            cut = getattr(self.image_processor, "do_center_crop", False)
-            size = dict(self.image_processor.crop_size if cut else self.image_processor.size)
-            side = size.get("shortest_edge")
-            loaded = [image.resize((size.get("width", side), size.get("height", side))) for image in loaded]
         return as_batch(dict(self.image_processor(loaded, return_tensors="pt", **options)), tensors)
 
     def process_texts(
@@ -345,10 +333,8 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         options = {"padding": self.target_padding, "truncation": True, "max_length": self.max_target_tokens, **options}
         tokenizer = self.target_tokenizer
         if keep == "latest":
-            if self.__dict__.get("_latest_tokenizer", (None,))[0] is not tokenizer:
-                self._latest_tokenizer = (tokenizer, copy.deepcopy(tokenizer))
-                self._latest_tokenizer[1].truncation_side = "left"
-            tokenizer = self._latest_tokenizer[1]
+            tokenizer = copy.copy(tokenizer)  # of the settings; the words are shared
+            tokenizer.truncation_side = "left"
         encoded = tokenizer(clean_texts(texts, self.clean_text), verbose=False, **options)
         keys = ("input_ids",) if self.target_padding == "max_length" else ("input_ids", "attention_mask")
         return as_batch({key: encoded[key] for key in keys}, tensors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import io
 import os
 import struct
@@ -46,15 +45,6 @@ MAX_FILE_BYTES = 2**30
 _URL_TIMEOUT_SECONDS = 30
 _URL_MAX_BYTES = 200_000_000
 
-# What other kinds of file begin with, and what to do about them.
-_POSTSCRIPT = "PostScript is not read, since Pillow would run another program on it; convert it to PNG"
-_OTHER_FORMATS = {
-    (b"%!PS", b"\xc5\xd0\xd3\xc6"): _POSTSCRIPT,
-    (b"%PDF",): "a PDF is no image; render its pages to PNG",
-    (b"<svg", b"<?xml"): "SVG is a vector format; render it to PNG",
-    (b"v/1\x01",): "OpenEXR is not supported; convert it to PNG",
-    (b"#?RADIANCE",): "Radiance HDR is not supported; convert it to PNG",
-}
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 # Orientation tag of EXIF, and what undoes each of its values.
@@ -105,10 +95,9 @@ def image_bytes(source: str | os.PathLike | bytes, *, allow_urls: bool = False, 
     arrays."""
     name = name or source_name(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
-        if not data:
+        if not source:
             raise ValueError(f"{name}: there are no bytes; give those of an image file")
-        return data
+        return bytes(source)
     if not isinstance(source, (str, os.PathLike)):
         raise ValueError(f"cannot load an image from {name}: give a path, bytes, a PIL image or a numpy array")
     address = os.fsdecode(os.fspath(source))
@@ -121,13 +110,6 @@ def image_bytes(source: str | os.PathLike | bytes, *, allow_urls: bool = False, 
     if address[:5].lower() == "data:":
         return _from_data_uri(address, name)
     return _read_file(address)
-
-
-def content_key(content: bytes | Image.Image) -> str:
-    """A digest that is the same for the same image: of the bytes of its file, or of its pixels."""
-    if isinstance(content, Image.Image):
-        return hashlib.sha256(f"{content.mode} {content.size}".encode() + content.tobytes()).hexdigest()
-    return hashlib.sha256(content).hexdigest()
 
 
 def decode_base64(text: str, name: str = "the base64 text") -> bytes:
@@ -217,23 +199,17 @@ def _identify(data: bytes, name: str) -> Image.Image:
     try:
         return Image.open(io.BytesIO(data), formats=[kind for kind in IMAGE_FORMATS if kind in Image.OPEN])
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name}: {_reason(data)}") from error
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+            remedy = "HEIC needs pillow-heif; install it with `pip install pillow-heif` (the extra unimur[heif])"
+        else:
+            remedy = f"not an image that is read here ({', '.join(IMAGE_FORMATS)}); convert it to PNG or JPEG"
+        raise ValueError(f"{name}: {remedy}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(f"{name}: too large: {error}") from error
     except MemoryError:
         raise
     except Exception as error:  # damaged files make decoders raise nearly anything
         raise ValueError(f"{name}: damaged image file: {error}") from error
-
-
-def _reason(data: bytes) -> str:
-    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for magics, reason in _OTHER_FORMATS.items():
-        if start.startswith(magics):
-            return reason
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        return "HEIC needs pillow-heif; install it with `pip install pillow-heif` (the extra unimur[heif])"
-    return f"not an image that is read here ({', '.join(IMAGE_FORMATS)}); convert it to PNG or JPEG"
 
 
 def _without_metadata(data: bytes) -> bytes | None:
@@ -262,7 +238,10 @@ def _without_metadata(data: bytes) -> bytes | None:
 
 def _decode(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
-    _check_size(width, height, name)
+    if width == 0 or height == 0:
+        raise ValueError(f"{name}: has no pixels ({width} x {height})")
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{name}: too large: {width} x {height} is more than {MAX_PIXELS} pixels; shrink it")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise ValueError(f"{name}: too narrow: {width} x {height} is beyond 1 : {MAX_ASPECT_RATIO}; crop it")
     if isinstance(image, ImageFile.ImageFile) and image.format not in IMAGE_FORMATS:
@@ -277,13 +256,6 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(f"{name}: truncated or damaged image: {error}") from error
     loaded.info = {}  # orientation and profile are applied, and would be once more
     return loaded
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width == 0 or height == 0:
-        raise ValueError(f"{name}: has no pixels ({width} x {height})")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{name}: too large: {width} x {height} is more than {MAX_PIXELS} pixels; shrink it")
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -355,9 +327,8 @@ def _from_array(pixels: np.ndarray, name: str) -> Image.Image:
         pixels = pixels[..., 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[-1] not in (3, 4)):
         raise ValueError(f"{name} is not an image: give (height, width) or (height, width, 3)")
-    _check_size(pixels.shape[1], pixels.shape[0], name)
-    if pixels.dtype.kind not in "biuf":
-        raise ValueError(f"{name} does not hold numbers")
+    if not pixels.size or pixels.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has no pixels, or does not hold numbers")
     if pixels.dtype == bool:
         pixels = pixels * np.uint8(255)
     elif pixels.dtype == np.uint16:

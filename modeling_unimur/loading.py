@@ -40,26 +40,6 @@ def readable_weights(source: str):
         ) from error
 
 
-def require_intact(source: str, revision: str | None = None, cache_dir: str | None = None) -> None:
-    """Raises OSError when the cached weights of a Hub repository are not those that the Hub announced.
-
-    huggingface_hub compares sizes only. A file of a snapshot is a link to `blobs/<announced SHA-256>`, which newer
-    versions make a link in turn, to a store that is named by another hash (Xet's): one link is followed. Every byte is
-    read, so this is for files of a few MB; a folder is not looked at.
-    """
-    if os.path.isdir(source):
-        return
-    file = try_to_load_from_cache(source, "model.safetensors", cache_dir=cache_dir, revision=revision)
-    announced = os.path.basename(os.readlink(file)) if isinstance(file, str) and os.path.islink(file) else ""
-    if len(announced) != 64:  # a system without links keeps no such name
-        return
-    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != announced:
-        raise OSError(
-            f"The weights of {source} are not those that the Hub announced (another SHA-256): the download was "
-            "damaged. Load it once with force_download=True."
-        )
-
-
 def require_complete(loading_info: dict, source: str) -> None:
     """Raises ValueError when a file did not hold every weight of the model, by what
     `from_pretrained(..., output_loading_info=True)` returns beside it."""
@@ -107,10 +87,6 @@ class CompleteLoadingMixin:
 _PROBES = ("A cat slept on MY keyboard, 3 times: naïve café!", "Schöne Grüße\n\tto 東京 and Москва 🎈 (x2 = 0.25)")
 # As many words in each: a tokenizer without words makes as many unknown ones of both.
 _SAID = ("a cat slept here", "the red balloon flew")
-_DIALOGUES = (
-    [{"role": "user", "content": "probe one"}, {"role": "assistant", "content": "Sure, probe two."}],
-    [{"role": "user", "content": "probe three"}],
-)
 _TOKENIZERS = {"tokenizer": "tokenizer.json", "target_tokenizer": "target_tokenizer/tokenizer.json"}
 _TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.json")
 # What tokenizers that are not saved as tokenizer.json are made from.
@@ -127,18 +103,6 @@ def _tokenizers(processor) -> dict:
     return {name: getattr(processor, name) for name in names if getattr(processor, name, None) is not None}
 
 
-def _contexts(processor) -> list | None:
-    """Token ids of dialogues from the template to [RET]; None for a processor without contexts."""
-    if not hasattr(processor, "render") or getattr(processor, "tokenizer", None) is None:
-        return None
-    image = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "probe four"}]}]
-    dialogues = [[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in one] for one in _DIALOGUES]
-    return [
-        processor.process_rendered([processor.render(dialogue)], max_length=4096)["input_ids"][0].tolist()
-        for dialogue in (*dialogues, image)
-    ]
-
-
 def processor_fingerprint(processor) -> dict:
     """What a processor makes of a few fixed texts and dialogues, as hashes, and the sizes of its vocabularies."""
 
@@ -146,7 +110,7 @@ def processor_fingerprint(processor) -> dict:
         return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
     found: dict = {"vocabulary": {}}
-    contexts = _contexts(processor)
+    contexts = processor.probe_contexts()
     for name, tokenizer in _tokenizers(processor).items():
         special = name != "tokenizer" or contexts is None  # otherwise they are the contexts' own
         found[name] = digest(_ids(tokenizer, _PROBES, add_special_tokens=special))
@@ -209,6 +173,11 @@ class WholeProcessorMixin:
     """Saves a processor with its fingerprint, and refuses files that are damaged, belong to another model, or make
     something else of the same texts: no vector changes in silence."""
 
+    def probe_contexts(self) -> list | None:
+        """Token ids of two different dialogues and of one with an image, from the template to the last token; None
+        for a processor without contexts."""
+        return None
+
     def save_pretrained(self, save_directory, **kwargs):
         """Saves all parts. A fast tokenizer writes its last truncation and padding into its file: reset them first."""
         for tokenizer in _tokenizers(self).values():
@@ -255,7 +224,7 @@ def _faults(processor, place: _Place, chosen: bool, config: dict):
         ids = _ids(tokenizer, _SAID, add_special_tokens=False)
         if place.lacks(_TOKENIZERS[name]) or ids[0] == ids[1] or not all(ids):
             yield f"{_TOKENIZERS[name]} is missing or damaged: all texts have the same tokens"
-    contexts = _contexts(processor)
+    contexts = processor.probe_contexts()
     if contexts is not None:
         images = contexts[-1].count(processor.image_token_id)
         if contexts[0] == contexts[1] or images != processor.num_visual_tokens:

@@ -113,8 +113,7 @@ class ImageHead(nn.Module):
     ):
         super().__init__()
         if zero_shot_temperature is not None and not (classes and zero_shot_temperature > 0):
-            given = f"{zero_shot_temperature} with {classes} classes"
-            raise ValueError(f"zero_shot_temperature must be positive and needs classes; got {given}.")
+            raise ValueError(f"zero_shot_temperature must be positive and needs classes, got {zero_shot_temperature}.")
         self.norm = nn.LayerNorm(in_features)
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.dropout = nn.Dropout(dropout)

@@ -1,13 +1,17 @@
 """UniMuR: a frozen language model and a frozen dual encoder, joined by a few trained maps."""
 
+import hashlib
 import math
+import os
 from collections import OrderedDict
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
@@ -28,7 +32,6 @@ from .loading import (
     load_backbone,
     readable_weights,
     require_complete,
-    require_intact,
 )
 from .modeling_open_clip import (
     OWN_DUAL_ENCODERS,
@@ -1210,6 +1213,26 @@ def pool_patches(clip: nn.Module, side: int, pixel_values, **shapes: Unpack[Imag
 
 
 # -- parts of loading and of losses -----------------------------------------------------------------------------------
+def require_intact(source: str, revision: str | None = None, cache_dir: str | None = None) -> None:
+    """Raises OSError when the cached weights of a Hub repository are not those that the Hub announced.
+
+    huggingface_hub compares sizes only. A file of a snapshot is a link to `blobs/<announced SHA-256>`, which newer
+    versions make a link in turn, to a store that is named by another hash (Xet's): one link is followed. Every byte is
+    read, so this is for files of a few MB; a folder is not looked at.
+    """
+    if os.path.isdir(source):
+        return
+    file = try_to_load_from_cache(source, "model.safetensors", cache_dir=cache_dir, revision=revision)
+    announced = os.path.basename(os.readlink(file)) if isinstance(file, str) and os.path.islink(file) else ""
+    if len(announced) != 64:  # a system without links keeps no such name
+        return
+    if hashlib.sha256(Path(file).read_bytes()).hexdigest() != announced:
+        raise OSError(
+            f"The weights of {source} are not those that the Hub announced (another SHA-256): the download was "
+            "damaged. Load it once with force_download=True."
+        )
+
+
 def part_dtypes(dtype) -> dict:
     """The dtype to load `heads`, `language_model` and `clip` in; "auto" is that of a part's own checkpoint."""
     parts = ("heads", *BACKBONES.values())

@@ -254,7 +254,6 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
                 f"{clip!r:.80} is not a dual encoder of texts and images: pass a CLIP, SigLIP or open_clip model, or "
                 "load a finished UniVL-DR with from_pretrained."
             )
-        dual.config._name_or_path = ""  # a nested path would be written out
         model = cls(UniVLDRConfig(clip_config=dual.config, **config_arguments), build_encoder=False)
         model.clip = dual
         model.fusion.to(next(dual.parameters()).dtype)
@@ -263,8 +262,11 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
     def train(self, mode: bool = True):
         """Switches to training; parts that are wholly frozen stay in evaluation mode, without dropout."""
         super().train(mode)
-        if mode:
-            _rest_frozen(self)
+        for module in self.children() if mode else ():
+            for part in module.modules():
+                weights = list(part.parameters())
+                if weights and not any(weight.requires_grad for weight in weights):
+                    part.eval()
         return self
 
     # -- embeddings -------------------------------------------------------------------------------------------------
@@ -419,18 +421,9 @@ class UniVLDRModel(CompleteLoadingMixin, PreTrainedModel):
             output.textual_matching_loss = losses[~shown].mean()
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        self.config.clip_config._name_or_path = ""
+        self.config.clip_config._name_or_path = ""  # a nested path would be written out
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
 def _all(mask: torch.Tensor | None) -> bool:
     return mask is None or bool(mask.all())
-
-
-def _rest_frozen(module: nn.Module) -> None:
-    for child in module.children():
-        weights = list(child.parameters())
-        if weights and not any(weight.requires_grad for weight in weights):
-            child.eval()
-        else:
-            _rest_frozen(child)

@@ -53,10 +53,6 @@ class _Batch(NamedTuple):
     kept: bool = False
     owner: str | None = None
 
-    def name(self, place: int) -> str:
-        number = self.numbers[place]
-        return "The dialogue" if number is None else f"Dialogue {number}"
-
 
 class _Batches(Sequence):
     """A sequence of dialogues as one of batches, which are read when they are asked for."""
@@ -125,7 +121,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         self.index = RetrievalIndex()
         # Turns of a chat that ran already are not run again; `chats.max_bytes = 0` switches that off.
         self.chats = self.model.new_chat_cache(self.processor)
-        self._model_lock, self._space = ThreadLock(), None
+        self._model_lock = ThreadLock()
 
     # -- the candidates ---------------------------------------------------------------------------------------------
     def add(
@@ -219,7 +215,7 @@ class MultimodalRetrievalPipeline(Pipeline):
     def _candidate(self, kind: str, number: int, item: Any, columns: dict, allow_urls: bool | None) -> _Candidate:
         item_id, payload, caption = (columns.get(what) for what in ("ids", "payloads", "captions"))
         if kind == "image":
-            content = load_image(item, allow_urls=self._may_fetch(allow_urls))
+            [content] = self.processor.load_images([item], allow_urls)
         elif not isinstance(item, str) or not item.strip():
             raise ValueError("an empty text" if isinstance(item, str) else f"{type(item).__name__}, not a text")
         else:
@@ -238,9 +234,6 @@ class MultimodalRetrievalPipeline(Pipeline):
         if caption:
             shown["caption"] = require_unicode(caption, "The caption")
         return _Candidate(item_id or f"{kind} {number}", content, item_id, {**shown, **(payload or {})})
-
-    def _may_fetch(self, allow_urls: bool | None) -> bool:
-        return self.processor.allow_urls if allow_urls is None else allow_urls
 
     def add_embeddings(self, kind: str, ids: list[str], embeddings: torch.Tensor, payloads: list) -> None:
         """Adds candidates of `kind` `"text"` or `"image"` with their embeddings `(candidates, width)`, whole or
@@ -261,13 +254,11 @@ class MultimodalRetrievalPipeline(Pipeline):
         """Numbers of each vector: `truncate_dim`, or all of the model's."""
         return self.truncate_dim or self.model.config.embedding_width
 
-    @property
+    @functools.cached_property
     def space(self) -> str | None:
         """The candidates' space, which an index keeps; see `space_name`."""
         with self._model_lock:
-            if self._space is None:
-                self._space = space_name(self.model, self.processor)
-            return self._space
+            return space_name(self.model, self.processor)
 
     def save_index(self, folder: str | os.PathLike | None = None) -> None:
         """Writes the index, by default to where it was loaded from; another index in the folder is replaced whole.
@@ -327,10 +318,7 @@ class MultimodalRetrievalPipeline(Pipeline):
             return opener.open_index(place, read_only=read_only, **options)
         if create is None:
             raise FileNotFoundError(f"{place} contains no index: call `save_index`, or pass create={MEMORY!r}.")
-        width, name = self.width, model or self.space
-        if name is None:
-            raise ValueError("This model's candidates are ready vectors: name the model that made them, model=.")
-        return opener.open_index(place, width, name, index=create, **options)
+        return opener.open_index(place, self.width, model or self.space, index=create, **options)
 
     # -- the call ---------------------------------------------------------------------------------------------------
     def _sanitize_parameters(
@@ -450,9 +438,9 @@ class MultimodalRetrievalPipeline(Pipeline):
             if not fetched and not is_there:  # `load_image` says best why
                 load_image(source, allow_urls=allow_urls)
 
+        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
         for number, dialogue in enumerate(dialogues):
-            name = _Batch([dialogue], [number]).name(0)
-            _, images = read_conversation(dialogue, name, self._may_fetch(allow_urls), load=glance)
+            _, images = read_conversation(dialogue, f"Dialogue {number}", allow_urls, load=glance)
             if images and self.chats is None:  # refused by the processor
                 self._read(_Batch([dialogue], [number]), None, allow_urls)
 
@@ -465,7 +453,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         def answers(dataset, workers: int) -> Iterator:
             if workers:  # tokenizers warn of forks otherwise
                 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            for features in DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=_as_it_is):
+            for features in DataLoader(dataset, batch_size=None, num_workers=workers):
                 yield from self.postprocess(self.forward(features, **forward), **post)
 
         if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
@@ -534,8 +522,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         """The model's inputs of one dialogue or of a list of them."""
         read = functools.partial(self._read, max_length=max_length, allow_urls=allow_urls, with_words=with_words)
         if not isinstance(inputs, _Batch):
-            single = is_conversation(inputs)
-            inputs = _Batch([inputs], [None]) if single else _Batch(list(inputs), range(len(inputs)))
+            inputs = _Batch([inputs], [None]) if is_conversation(inputs) else _Batch(inputs, range(len(inputs)))
         # A process of its own, started while another thread held the lock, would wait for ever.
         with contextlib.nullcontext() if get_worker_info() is not None else self._model_lock:
             with contextlib.suppress(Exception):  # of one of them
@@ -557,7 +544,8 @@ class MultimodalRetrievalPipeline(Pipeline):
         options = {"max_length": max_length, "allow_urls": allow_urls}
         words = {"words": [_words(dialogue) for dialogue in batch.dialogues]} if with_words else {}
         if batch.kept:
-            chat = self.chats.read(batch.dialogues[0], **options, owner=batch.owner, where=batch.name(0))
+            name = "The dialogue" if batch.numbers[0] is None else f"Dialogue {batch.numbers[0]}"
+            chat = self.chats.read(batch.dialogues[0], **options, owner=batch.owner, where=name)
             return {"chat": chat, **words}
         return {**self.processor.process_queries(batch.dialogues, **options, first=batch.numbers[0]), **words}
 
@@ -630,10 +618,6 @@ class MultimodalRetrievalPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         custom_object_save(self, save_directory)
-
-
-def _as_it_is(batch):
-    return batch
 
 
 def _batches(dialogues: Iterator, size: int) -> Iterator[_Batch]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import inspect
 import os
 import threading
@@ -23,7 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from .conversation import is_message, read_conversation
-from .image_loading import content_key, image_bytes, load_image, source_name
+from .image_loading import Image, image_bytes, load_image, source_name
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
 _CALL_COST_CPU = 32
@@ -268,6 +269,13 @@ class FrozenDecoder:
         most = 1e-3 if embeds.dtype in (torch.float32, torch.float64) else 0.14  # cosines of 1 - 1e-6 and 0.99
         pairs = [(one[:, -1], other[:, -1]) for one, other in zip(found, plain, strict=True)]
         return all(bool(((one - other).norm(dim=-1) < most * other.norm(dim=-1)).all()) for one, other in pairs)
+
+
+def content_key(content: bytes | Image.Image) -> str:
+    """A digest that is the same for the same image: of the bytes of its file, or of its pixels."""
+    if isinstance(content, Image.Image):
+        content = f"{content.mode} {content.size}".encode() + content.tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def common_length(one: Sequence, other: Sequence) -> int:

@@ -35,6 +35,11 @@ _CHAT_TEMPLATE = """{%- for message in messages -%}
 {%- endif -%}
 {%- endfor -%}"""
 
+# Dialogues that fingerprints are made of; changing them makes every saved fingerprint another one.
+_PROBES = [
+    [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in turns]
+    for turns in ((("user", "probe one"), ("assistant", "Sure, probe two.")), (("user", "probe three"),))
+] + [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "probe four"}]}]]
 _QUESTION_MARKS = "?\uff1f\u061f"  # also the full-width and the Arabic one
 # The arguments of `UniMuRModel` that `process_anchors` makes, one row a dialogue.
 ANCHOR_ROWS = (
@@ -470,9 +475,15 @@ class UniMuRProcessor(DualEncoderProcessor):
     def process_images(self, images, allow_urls: bool | None = None, **kwargs) -> BatchFeature:
         """As [`DualEncoderProcessor`] does; with an encoder of ready embeddings, its unit vectors of the images:
         `visual_features (images, width)`. Raises ValueError if it reads none."""
+        loaded = self.load_images(images, allow_urls)
         if not self._has_encoder:
-            return super().process_images(images, allow_urls, **kwargs)
-        vectors = self._encode_by("documents", self.load_images(images, allow_urls))
+            if self.squash_images:
+                cut = getattr(self.image_processor, "do_center_crop", False)
+                size = dict(self.image_processor.crop_size if cut else self.image_processor.size)
+                side = size.get("shortest_edge")
+                loaded = [image.resize((size.get("width", side), size.get("height", side))) for image in loaded]
+            return super().process_images(loaded, **kwargs)
+        vectors = self._encode_by("documents", loaded)
         return as_batch({"visual_features": torch.nn.functional.normalize(vectors, dim=-1)}, sort_options(kwargs)[2])
 
     def process_texts(self, texts: str | list[str], keep: str = "first", **kwargs) -> BatchFeature:
@@ -550,6 +561,19 @@ class UniMuRProcessor(DualEncoderProcessor):
         return batch
 
     # -- files ----------------------------------------------------------------------------------------------------
+    def to_dict(self) -> dict:
+        """What is saved. A loaded encoder is not, and transformers would copy it first."""
+        encoder, self.anchor_encoder = self.anchor_encoder, None
+        try:
+            return {name: value for name, value in super().to_dict().items() if name != "anchor_encoder"}
+        finally:
+            self.anchor_encoder = encoder
+
+    def probe_contexts(self) -> list | None:
+        if self.tokenizer is None:
+            return None
+        return [self.process_rendered([self.render(one)], 4096)["input_ids"][0].tolist() for one in _PROBES]
+
     @classmethod
     def _load_tokenizer_from_pretrained(cls, sub_processor_type, *args, **kwargs):
         """Tells transformers that the dual encoder's tokenizer has no configuration beside it: looking for one, older

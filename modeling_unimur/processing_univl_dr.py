@@ -12,7 +12,6 @@ from .conversation import (
     RetrievalProcessorKwargs,
     as_batch,
     check_cleaning,
-    is_conversation,
     sort_options,
 )
 
@@ -78,14 +77,7 @@ class UniVLDRProcessor(DualEncoderProcessor):
             first (`int`, *optional*): number of the first query, for errors.
             kwargs: as in `process_texts`.
         """
-        read, images = self.read_all(queries, False, first, "query")
-        for number, shown in enumerate(images):
-            if shown:
-                where = "The query" if first is None or is_conversation(queries) else f"Query {first + number}"
-                raise ValueError(
-                    f"{where} holds an image, and UniVL-DR's queries are text: describe what you look for, or search "
-                    "with an image's own vector (get_image_features)."
-                )
+        read, _ = self.read_all(queries, False, first, "query", _refuse_image)
         texts = ["\n".join(part["text"] for message in messages for part in message["content"]) for messages in read]
         limits = {} if max_length is None else {"max_length": min(max_length, self.max_target_tokens)}
         return self.process_texts(texts, **limits, **kwargs)
@@ -100,15 +92,11 @@ class UniVLDRProcessor(DualEncoderProcessor):
         **kwargs: Unpack[RetrievalProcessorKwargs],
     ) -> BatchFeature:
         """Images, as `process_images` takes them, with a caption each (None or an empty one for an image without), for
-        `get_multimodal_features`: `pixel_values` and what `process_captions` returns.
-
-        Raises:
-            ValueError: another number of captions than images; FileNotFoundError: an image is not there.
+        `get_multimodal_features`, which wants as many captions as images: `pixel_values` and what `process_captions`
+        returns. Raises FileNotFoundError where an image is not there.
         """
         images = list(images) if isinstance(images, (list, tuple)) else [images]
         captions = [captions] if isinstance(captions, str) else list(captions)
-        if len(captions) != len(images):
-            raise ValueError(f"{len(images)} images and {len(captions)} captions: pass one caption per image.")
         pixels = self.process_images(images, allow_urls=allow_urls, **kwargs)
         return BatchFeature({**pixels, **self.process_captions(captions, **kwargs)})
 
@@ -131,7 +119,7 @@ class UniVLDRProcessor(DualEncoderProcessor):
 
         Raises:
             TypeError: an unknown option.
-            ValueError: neither text nor images, or another number of captions than images.
+            ValueError: neither text nor images.
         """
         if text is None and images is None:
             raise ValueError("Pass text, images, or both.")
@@ -154,3 +142,10 @@ class UniVLDRProcessor(DualEncoderProcessor):
         processor = cls.from_backbones(pretrained_model_name_or_path, **arguments)
         processor.allow_urls = allow_urls
         return processor
+
+
+def _refuse_image(image, allow_urls: bool) -> None:
+    raise ValueError(
+        "it holds an image, and UniVL-DR's queries are text: describe what you look for, or search with an image's "
+        "own vector (get_image_features)."
+    )

@@ -251,7 +251,7 @@ def test_bad_input_is_told(make, model, processor, pictures, tmp_path, language_
     with pytest.raises(ValueError, match="the sum"):
         make(fusion="image", learn_image_weight=True)
     with pytest.raises(ValueError, match="2 captions"):
-        processor.process_documents(pictures[:3], CAPTIONS[:2])
+        model.get_multimodal_features(**processor.process_documents(pictures[:3], CAPTIONS[:2]))
     with pytest.raises(ValueError, match="are text"):
         processor.process_context(pictures[0])
     with pytest.raises(ValueError, match="Query 1"):

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from ..conversation import read_conversation
 from ..data.shards import read_shard, write_shard
-from ..image_loading import content_key, image_bytes, load_image, source_name
+from ..image_loading import image_bytes, load_image, source_name
 from ..memory_index import Coherence
+from ..prefix_cache import content_key
 from .metrics import right_ranks
 from .report import Figures
 from .systems.base import BOTH, Gallery, Messages, System
