@@ -20,9 +20,7 @@ def positive_integer(text: str) -> int:
 
 
 def non_negative_integer(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a non-negative integer, got {text!r}")
-    return int(text)
+    return 0 if text == "0" else positive_integer(text)
 
 
 # -- models -----------------------------------------------------------------------------------------------------------

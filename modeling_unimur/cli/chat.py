@@ -73,10 +73,6 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(ImportError):
             importlib.import_module("readline")
     session = ChatSession(retriever, images, top_k=TOP_K, options={"coherent": args.coherent})
-    converse(session, sys.stdout, input if is_typed else _piped_line)
-    return 0
-
-
-def _piped_line(prompt: str) -> str:
     # Nobody sees a prompt where lines come from a file or a pipe.
-    return input()
+    converse(session, sys.stdout, input if is_typed else lambda prompt: input())
+    return 0

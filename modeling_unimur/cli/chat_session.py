@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
+import webbrowser
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,9 +62,8 @@ class ChatSession:
         return replies, self.last
 
     def _image(self, item: Mapping[str, Any]) -> GalleryImage:
-        known = self.images.get(item["id"])
-        if known is not None:
-            return known
+        if item["id"] in self.images:
+            return self.images[item["id"]]
         path = item.get("image") if isinstance(item.get("image"), (str, os.PathLike)) else item["id"]
         return GalleryImage(Path(path), Path(item["id"]).stem)
 
@@ -171,13 +169,6 @@ def _show(session: ChatSession, terminal: Terminal, argument: str) -> None:
 
 
 def open_image(path: Path) -> bool:
-    """Open an image in the system's viewer without waiting for it; False where there is none."""
-    if sys.platform == "win32":
-        os.startfile(path)
-        return True
-    opener = "open" if sys.platform == "darwin" else "xdg-open"
-    no_screen = opener == "xdg-open" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    if no_screen or shutil.which(opener) is None:
-        return False
-    subprocess.Popen([opener, str(path)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return True
+    """Open an image in the system's viewer; False where there is none."""
+    has_screen = not sys.platform.startswith("linux") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    return has_screen and webbrowser.open(path.resolve().as_uri())

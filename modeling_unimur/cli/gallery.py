@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.cache import cache_dir
+from ..data.cache import cache_dir, folder_stamp
 from .errors import CommandError
 
 INDEX_FOLDER = "index"
@@ -54,14 +53,8 @@ class Gallery:
 
 
 def model_key(folder: Path) -> str:
-    """Hash of the names and contents of a model folder's files."""
-    digest = hashlib.blake2b()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
-        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
-        with open(path, "rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:KEY_LENGTH]
+    """A key that changes with the names, sizes and times of a model folder's files."""
+    return folder_stamp(folder)[:KEY_LENGTH]
 
 
 def newest_index(model: str) -> Path | None:

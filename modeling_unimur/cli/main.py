@@ -90,18 +90,6 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _tolerant_streams() -> None:
-    # A terminal that cannot show a character shows "?", and a pipe with broken UTF-8 is read all the same.
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")
-
-
-def _without_notices() -> None:
-    # transformers imports torchao where it is installed, and torch tells its developers of a registration in it.
-    os.environ.setdefault("TORCH_LOGS", "-torch.utils._pytree")
-
-
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
@@ -118,9 +106,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name, by default those of the process.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    _tolerant_streams()
-    _without_notices()
-    debug = "--debug" in argv
+    # A terminal that cannot show a character shows "?", and a pipe with broken UTF-8 is read all the same.
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    # transformers imports torchao where it is installed, and torch tells its developers of a registration in it.
+    os.environ.setdefault("TORCH_LOGS", "-torch.utils._pytree")
     try:
         parser = build_parser(next((word for word in argv if not word.startswith("-")), None))
         args = parser.parse_args(argv)
@@ -139,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if debug:
+        if "--debug" in argv:
             raise
         print(f"unimur: {_one_line(error)}", file=sys.stderr)
         return FAILED

@@ -74,7 +74,11 @@ def run(args: argparse.Namespace) -> int:
     recipes = [Path(name) for name in args.recipe] or [_own_recipe(name) for name in _RECIPES[args.paper]]
     if len({path.stem for path in recipes}) < len(recipes) or len(recipes) > 2:
         raise CommandError("--recipe: at most two recipes, with different names")
-    _require_task(recipes, args)
+    from ..training.recipes import load_recipe
+
+    for path in recipes:
+        if (task := load_recipe(path, args.overrides).task) != _TASKS[args.paper]:
+            raise CommandError(f"{path} is a recipe of task {task}, not of {_TASKS[args.paper]}")
     trainings, evaluations, models = (_univl_dr if args.paper == "univl-dr" else _unimur)(args, recipes, output)
     for step in trainings:
         _tell_cost(step)
@@ -153,14 +157,6 @@ def _univl_dr(args: argparse.Namespace, recipes: list[Path], output: Path) -> tu
     words = ["evaluate", "webqa", "--data", str(args.data), *(word for name in models for word in ("--model", name))]
     step = Step("webqa", [*words, *setting, "--output", str(output / "webqa")], output / "webqa")
     return [training], [step], [Path(name).name for name in models[::-1]]
-
-
-def _require_task(recipes: list[Path], args: argparse.Namespace) -> None:
-    from ..training.recipes import load_recipe
-
-    for path in recipes:
-        if (task := load_recipe(path, args.overrides).task) != _TASKS[args.paper]:
-            raise CommandError(f"{path} is a recipe of task {task}, not of {_TASKS[args.paper]}")
 
 
 def _tell_cost(step: Step) -> None:

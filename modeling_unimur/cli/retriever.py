@@ -28,8 +28,6 @@ def model_folder(given: str | None) -> Path:
         return folder
     if is_own:
         raise CommandError(f"no model at {folder}; run `make demo` once to build it, or name one with --model FOLDER")
-    if not folder.is_dir():
-        raise CommandError(f"no model folder at {folder}; run `make demo` once to build one")
     raise CommandError(f"{folder} is not a model folder: it holds no config.json; name what `unimur train` wrote")
 
 

@@ -30,12 +30,16 @@ class Base:
     revision: str
 
     def __post_init__(self):
+        is_local = Path(self.model).exists()
         try:
             validate_repo_id(self.model)
-        except HFValidationError as error:
-            raise ValueError(_not_an_id(self.model)) from error
-        if Path(self.model).exists():
-            raise ValueError(_not_an_id(self.model))
+        except HFValidationError:
+            is_local = True
+        if is_local:
+            raise ValueError(
+                f"The backbone {self.model!r} is a local path, which nobody else has: name what it is a copy of with "
+                "ID@COMMIT, or release it inside (--full)."
+            )
         if not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             raise ValueError(f"{self.revision!r} is no commit: 40 hexadecimal digits, as the Hub shows them.")
 
@@ -46,10 +50,3 @@ class Base:
         if not at:
             raise ValueError(f"{text!r} names no commit: write ID@COMMIT, 40 hexadecimal digits after the @.")
         return cls(model, revision)
-
-
-def _not_an_id(model: str) -> str:
-    return (
-        f"The backbone {model!r} is a local path, which nobody else has: name what it is a copy of with ID@COMMIT, or "
-        "release it inside (--full)."
-    )

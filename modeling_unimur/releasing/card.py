@@ -61,10 +61,7 @@ class Card:
         for row in self.results:
             if not isinstance(row, dict) or any(row.get(key) in (None, "") for key in _RESULT):
                 raise ValueError(f"A result has {', '.join(_RESULT)}, not {row!r}.")
-            if isinstance(row["value"], bool) or not isinstance(row["value"], (int, float)):
-                raise ValueError(f"The value of a result is a number, not {row['value']!r}.")
-            if not math.isfinite(row["value"]):
-                raise ValueError(f"The value of a result is a finite number, not {row['value']!r}.")
+            _require_number(row["metric"], row["value"])
             if bool(row.get("dataset_id")) != bool(row.get("task_id")):
                 raise ValueError(f"A result on a benchmark of the Hub has dataset_id and task_id, not {row!r}.")
 
@@ -238,10 +235,11 @@ def check_card(text: str) -> None:
         if not data.get(key):
             raise ValueError(f"The card's metadata lacks {key}: the block between two lines of --- at its top has it.")
     for result in data.eval_results or []:
-        value = result.metric_value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(
-                f"The card's result {result.metric_name or result.metric_type} is not a number: {value!r}."
-            )
+        _require_number(result.metric_name or result.metric_type, result.metric_value)
     if UNFILLED in text:
         raise ValueError(f"The card still has something to fill in ({UNFILLED}).")
+
+
+def _require_number(metric: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"The value of a result is a finite number; that of {metric} is {value!r}.")

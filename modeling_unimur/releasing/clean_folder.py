@@ -81,11 +81,9 @@ def write_heads(
     write_model(folder, model, processor, heads_only=True)
 
 
-def write_model(
-    folder: Path, model: PreTrainedModel, processor: ProcessorMixin, heads_only: bool | None = None
-) -> None:
-    """Writes a release without its card; `heads_only` says of UniMuR whether to leave the backbones out."""
-    model.save_pretrained(folder, **({} if heads_only is None else {"heads_only": heads_only}))
+def write_model(folder: Path, model: PreTrainedModel, processor: ProcessorMixin, **options: bool) -> None:
+    """Writes a release without its card; `options` are those of `model.save_pretrained`: of UniMuR `heads_only`."""
+    model.save_pretrained(folder, **options)
     processor.save_pretrained(folder)
     write_sentence_transformers(folder)
 

@@ -102,13 +102,10 @@ def release(
             for path in source.rglob("*")
             if path.is_file() and path.relative_to(source).as_posix() not in files
         )
-        made = Release(repo_id, config.get("heads_only", False), files, left_out, found)
         if keep is not None:
             shutil.copytree(folder, keep)
-        if dry_run:
-            return made
-        url = upload(folder, repo_id, private=private, tag=tag)
-        return Release(repo_id, made.heads_only, files, left_out, found, url)
+        url = None if dry_run else upload(folder, repo_id, private=private, tag=tag)
+        return Release(repo_id, config.get("heads_only", False), files, left_out, found, url)
 
 
 def build_release(
@@ -153,10 +150,10 @@ def build_release(
         given |= {"config": config} if is_unimur else {}
         model = model_class.from_pretrained(source, **given).eval()
         if is_unimur:
-            _forget_folders(model.config)
-            write_model(target, model, processor, heads_only=False)
-        else:
-            write_model(target, model, processor)
+            for part in PARTS:  # backbones that are folders of this machine: the release holds them
+                if getattr(model.config, f"{part}_base_revision") is None:
+                    setattr(model.config, f"{part}_base_model", None)
+        write_model(target, model, processor, **({"heads_only": False} if is_unimur else {}))
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         expected = embeddings(model, processor)
         config = config_of(target)
@@ -164,13 +161,6 @@ def build_release(
     if card is not None:
         write_benchmark_results(read_card(card), target)
     return expected
-
-
-def _forget_folders(config: UniMuRConfig) -> None:
-    """Leaves out backbones that are folders of this machine: a full release holds them."""
-    for part in PARTS:
-        if getattr(config, f"{part}_base_revision") is None:
-            setattr(config, f"{part}_base_model", None)
 
 
 def config_of(folder: Path) -> PreTrainedConfig:
