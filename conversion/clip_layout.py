@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import torch
 from transformers import CLIPConfig
 
 from conversion.state_dicts import KeyLedger
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = {
     "ln_1": "layer_norm1",
@@ -89,13 +92,14 @@ def _blocks(openai: str, hf: str, config) -> Iterator[KeyPair]:
 
 def to_hf(ledger: KeyLedger, config: CLIPConfig) -> dict[str, torch.Tensor]:
     """Tensors for `CLIPModel(config)` out of OpenAI's layout, in float32. Raises ValueError for a missing tensor or
-    shape."""
+    shape, or one that is left over."""
     tensors = {}
     for pair in key_pairs(config):
         shapes = [pair.shape] if pair.shape else [(), (1,)]  # open_clip may keep the temperature as a vector
         tensor = ledger.take(pair.openai, ", ".join(pair.hf), *shapes).float()
         parts = [tensor.T] if pair.transposed else tensor.chunk(len(pair.hf)) if pair.shape else [tensor]
         tensors |= {name: part.contiguous().clone() for name, part in zip(pair.hf, parts, strict=True)}
+    logger.info("%s", ledger.report())
     return tensors
 
 
@@ -106,6 +110,7 @@ def to_openai(ledger: KeyLedger, config: CLIPConfig) -> dict[str, torch.Tensor]:
         parts = [ledger.take(name, pair.openai, pair.hf_shape).float() for name in pair.hf]
         tensor = parts[0].T if pair.transposed else torch.cat(parts) if len(parts) > 1 else parts[0]
         tensors[pair.openai] = tensor.contiguous().clone()
+    logger.info("%s", ledger.report())
     return tensors
 
 

@@ -29,8 +29,6 @@ from conversion.clip_layout import half_as_openai, to_hf, to_openai
 from conversion.open_clip_configs import clip_config, open_clip_config
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
 
-logger = logging.getLogger(__name__)
-
 HEAD_WIDTH = 64  # of every CLIP of OpenAI's, whose code divides the width by it
 _CONSTANTS = ("input_resolution", "context_length", "vocab_size")
 _NOTE = "A CLIP state dict under OpenAI's names, as transformers' `CLIPModel`, in float32."
@@ -123,7 +121,6 @@ def convert(
         if name in ledger:
             ledger.drop(name, "a constant that the shapes say too")
     tensors = to_hf(ledger, config)
-    logger.info("%s", ledger.report())
     return write_clip_folder(target, config, tensors, tokenizer=tokenizer, licence=licence, note=_NOTE)
 
 
@@ -161,7 +158,6 @@ def convert_back(
         raise ValueError(f"{folder} ends texts with token {text.eos_token_id}; OpenAI's code, with the highest one.")
     ledger = KeyLedger(model.state_dict(), str(folder))
     tensors = to_openai(ledger, model.config)
-    logger.info("%s", ledger.report())
     written = half_as_openai(tensors) if half else tensors
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as aside:

@@ -11,8 +11,7 @@ checkpoint is read under FROMAGe's names, with targets as CLIP projects them whe
 
 from __future__ import annotations
 
-import logging
-import os
+import functools
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from transformers import PreTrainedConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conversion.heads_plan import HeadsPlan, plan_heads, require_arguments
-from conversion.heads_release import Backbone, heads_parser, release_heads, shared_arguments
+from conversion.heads_release import release_heads, run_command
 from conversion.state_dicts import KeyLedger
 
 _TABLE, _ROW = "model.input_embeddings.weight", "ret_input_embeddings.weight"
@@ -41,31 +40,6 @@ _NOTES = (
     "is too early by the number of input vectors of the images before it; its evaluation scripts read [RET].",
     "Images are resized to a square whatever their shape, as in FROMAGe's evaluations (`squash_images`).",
 )
-
-
-def convert(
-    checkpoint: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    language_model: Backbone,
-    clip: Backbone,
-    **release_arguments,
-) -> Path:
-    """Converts a checkpoint folder to a heads-only release.
-
-    Args:
-        checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
-        output_dir: folder to make.
-        language_model, clip: the frozen backbones.
-        release_arguments: `licence`, `hub_arguments` of `release_heads`.
-
-    Returns:
-        The folder, for `AutoModel.from_pretrained(folder, trust_remote_code=True)`.
-
-    Raises:
-        FileExistsError, FileNotFoundError, ValueError, OSError: as `release_heads` says.
-    """
-    title = f"FROMAGe's heads on {Path(str(language_model.source)).name}"
-    return release_heads(checkpoint, output_dir, read_heads, language_model, clip, title=title, **release_arguments)
 
 
 def read_heads(
@@ -112,11 +86,8 @@ def read_heads(
     )
 
 
-def main() -> None:
-    """Command line of the conversion."""
-    args = heads_parser(__doc__).parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(convert(args.checkpoint, args.output, **shared_arguments(args)))
+convert = functools.partial(release_heads, read=read_heads, name="FROMAGe's heads")
+main = functools.partial(run_command, __doc__, convert)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ the mapper to Stable Diffusion, and the classifier that decides between both.
 
 from __future__ import annotations
 
-import logging
-import os
+import functools
 import sys
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from transformers import PreTrainedConfig
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from conversion.heads_plan import HeadsPlan, plan_heads, require_arguments
-from conversion.heads_release import Backbone, heads_parser, release_heads, shared_arguments
+from conversion.heads_release import release_heads, run_command
 from conversion.state_dicts import KeyLedger
 
 _REQUIRED = {
@@ -34,19 +33,6 @@ _NOTES = (
     "The retrieval part of a GILL checkpoint (Koh et al., Generating Images with Multimodal Language Models, NeurIPS "
     "2023). Left out: the vectors of [IMG1] to [IMG7], the mapper to Stable Diffusion, the decision classifier.",
 )
-
-
-def convert(
-    checkpoint: str | os.PathLike,
-    output_dir: str | os.PathLike,
-    language_model: Backbone,
-    clip: Backbone,
-    **release_arguments,
-) -> Path:
-    """Converts a checkpoint folder with `pretrained_ckpt.pth.tar` and `model_args.json`, as
-    `convert_fromage_to_hf.convert` does."""
-    title = f"GILL's retrieval heads on {Path(str(language_model.source)).name}"
-    return release_heads(checkpoint, output_dir, read_heads, language_model, clip, title=title, **release_arguments)
 
 
 def read_heads(
@@ -78,11 +64,8 @@ def read_heads(
     )
 
 
-def main() -> None:
-    """Command line of the conversion."""
-    args = heads_parser(__doc__).parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    print(convert(args.checkpoint, args.output, **shared_arguments(args)))
+convert = functools.partial(release_heads, read=read_heads, name="GILL's retrieval heads")
+main = functools.partial(run_command, __doc__, convert)
 
 
 if __name__ == "__main__":

@@ -38,8 +38,6 @@ from conversion.open_clip_configs import clip_config, open_clip_config
 from conversion.state_dicts import KeyLedger, new_target, read_tensors
 from modeling_unimur.data.cache import build_once
 
-logger = logging.getLogger(__name__)
-
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 # The names of weights in an open_clip folder, by open_clip's own preference.
 _WEIGHT_FILES = (
@@ -65,8 +63,6 @@ def read_source(
     """
     folder = Path(source)
     if folder.is_dir():
-        if not (folder / CONFIG).is_file():
-            raise FileNotFoundError(f"{folder} holds no {CONFIG}.")
         about = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "model_cfg" not in about:
             raise ValueError(f"{folder / CONFIG} has no model_cfg.")
@@ -114,7 +110,6 @@ def convert(
     # A model with a text tower of its own has its tensors under `text.`, and is otherwise the same.
     ledger = KeyLedger({key.removeprefix("text."): value for key, value in source_tensors.items()}, origin)
     tensors = to_hf(ledger, config)
-    logger.info("%s", ledger.report())
     if tokenizer is None and (Path(source) / "tokenizer_config.json").is_file():
         tokenizer = source
     return write_clip_folder(
@@ -135,7 +130,6 @@ def convert_back(folder: str | os.PathLike, output_dir: str | os.PathLike) -> Pa
     model_cfg = open_clip_config(model.config)
     ledger = KeyLedger(model.state_dict(), str(folder))
     tensors = to_openai(ledger, model.config)
-    logger.info("%s", ledger.report())
     words = None
     if model_cfg["text_cfg"]["vocab_size"] != OPENAI_VOCABULARY:
         words = AutoTokenizer.from_pretrained(folder)

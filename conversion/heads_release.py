@@ -75,27 +75,18 @@ Reader = Callable[[KeyLedger, dict, PreTrainedConfig, PreTrainedConfig], HeadsPl
 
 def read_arguments(folder: str | os.PathLike) -> dict:
     """`model_args.json` of a checkpoint folder. Raises FileNotFoundError or ValueError where it is not there or no
-    JSON object."""
-    path = Path(folder) / ARGUMENTS
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: a checkpoint folder holds {CHECKPOINT} and {ARGUMENTS}.")
-    try:
-        arguments = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}).") from error
-    if not isinstance(arguments, dict):
-        raise ValueError(f"{path} holds {type(arguments).__name__}, not the arguments of a model.")
-    return arguments
+    JSON."""
+    return json.loads((Path(folder) / ARGUMENTS).read_text(encoding="utf-8"))
 
 
 def release_heads(
     checkpoint: str | os.PathLike,
     output_dir: str | os.PathLike,
-    read: Reader,
     language_model: Backbone,
     clip: Backbone,
     *,
-    title: str,
+    read: Reader,
+    name: str,
     licence: str = "apache-2.0",
     hub_arguments: dict | None = None,
 ) -> Path:
@@ -103,8 +94,10 @@ def release_heads(
 
     Args:
         checkpoint: folder with `pretrained_ckpt.pth.tar` and `model_args.json`.
+        output_dir: folder to make.
+        language_model, clip: the frozen backbones.
         read: reads that checkpoint.
-        title, licence: for the card.
+        name, licence: of the heads, for the card.
         hub_arguments: `cache_dir`, `token`, `local_files_only`.
 
     Returns:
@@ -117,6 +110,7 @@ def release_heads(
         OSError: a backbone cannot be had.
     """
     target, hub = new_target(output_dir), hub_arguments or {}
+    title = f"{name} on {Path(language_model.source).name}"
     arguments = read_arguments(checkpoint)
     ledger = KeyLedger(read_tensors(Path(checkpoint) / CHECKPOINT), str(Path(checkpoint) / CHECKPOINT))
     text_config, clip_config = language_model.config(hub), clip.config(hub)
@@ -168,29 +162,26 @@ def release_heads(
 
 
 # -- the command line -----------------------------------------------------------------------------------------------
-def heads_parser(description: str) -> argparse.ArgumentParser:
-    """The parser of the arguments that all conversions of heads share."""
+def run_command(description: str, convert: Callable[..., Path]) -> None:
+    """The command line of a conversion of heads, and the conversion."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help=f"folder with {CHECKPOINT} and {ARGUMENTS}")
     parser.add_argument("output", help="folder to make")
-    for part, words, key in (("language-model", "language model", "opt_version"), ("clip", "CLIP", "visual_encoder")):
-        group = parser.add_argument_group(f"the frozen {words}")
-        group.add_argument(f"--{part}", help=f"Hub id or folder (default: {key} of {ARGUMENTS})")
-        group.add_argument(f"--{part}-revision", help="branch, tag or commit of the Hub id")
-        group.add_argument(f"--{part}-base", metavar="ID", help="of a folder: the Hub id that the release names")
-        group.add_argument(f"--{part}-base-revision", metavar="COMMIT", help="of a folder: the commit, 40 digits")
+    parts = (("language_model", "language model", "opt_version"), ("clip", "CLIP", "visual_encoder"))
+    for part, words, key in parts:
+        group, option = parser.add_argument_group(f"the frozen {words}"), f"--{part.replace('_', '-')}"
+        group.add_argument(option, help=f"Hub id or folder (default: {key} of {ARGUMENTS})")
+        group.add_argument(f"{option}-revision", help="branch, tag or commit of the Hub id")
+        group.add_argument(f"{option}-base", metavar="ID", help="of a folder: the Hub id that the release names")
+        group.add_argument(f"{option}-base-revision", metavar="COMMIT", help="of a folder: the commit, 40 digits")
     parser.add_argument("--licence", default="apache-2.0", help="of the heads, for the card (default: %(default)s)")
-    return parser
-
-
-def shared_arguments(args: argparse.Namespace) -> dict:
-    """Converts what `heads_parser` parsed to arguments of a conversion."""
-    arguments = read_arguments(args.checkpoint)
-    backbones = {}
-    for name, key in (("language_model", "opt_version"), ("clip", "visual_encoder")):
-        source = getattr(args, name) or arguments.get(key)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    arguments, backbones = read_arguments(args.checkpoint), []
+    for part, _, key in parts:
+        source = getattr(args, part) or arguments.get(key)
         if not source:
-            raise ValueError(f"{ARGUMENTS} names no {key}: pass --{name.replace('_', '-')}.")
+            parser.error(f"{ARGUMENTS} names no {key}: pass --{part.replace('_', '-')}.")
         fields = ("revision", "base", "base_revision")
-        backbones[name] = Backbone(source, *(getattr(args, f"{name}_{part}") for part in fields))
-    return {**backbones, "licence": args.licence}
+        backbones.append(Backbone(source, *(getattr(args, f"{part}_{field}") for field in fields)))
+    print(convert(args.checkpoint, args.output, *backbones, licence=args.licence))

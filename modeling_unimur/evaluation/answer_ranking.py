@@ -51,7 +51,10 @@ class AnswerScorer(TurnEncoder):
             self.reader.read(question.messages, f"Dialogue {number}", allow_urls=False)[0]
             for number, question in enumerate(questions)
         ]
-        options = [self._option_tokens(question.options) for question in questions]
+        tokenizer = self.processor.tokenizer
+        options = [tokenizer(list(q.options), add_special_tokens=False)["input_ids"] for q in questions]
+        if any(not tokens for some in options for tokens in some):
+            raise ValueError("An option has no token: leave it out.")
         last = self.processor.readout_length
         scores: list[np.ndarray | None] = [None] * len(questions)
         for stream in plan_streams([places[: len(places) - last] for places in contexts], 0):
@@ -66,13 +69,6 @@ class AnswerScorer(TurnEncoder):
                 hidden = {number: states for number, _, states in self.run([Stream(head, parts)], cut)}
                 scores[context.row] = self._sums(hidden, len(context.places), options[context.row])
         return scores
-
-    def _option_tokens(self, options: Sequence[str]) -> list[list[int]]:
-        found = self.processor.tokenizer(list(options), add_special_tokens=False)["input_ids"]
-        empty = next((option for option, tokens in zip(options, found, strict=True) if not tokens), None)
-        if empty is not None:
-            raise ValueError(f"The option {empty!r} has no token: leave it out.")
-        return found
 
     def _sums(self, hidden: dict[int, torch.Tensor], lead: int, options: list[list[int]]) -> np.ndarray:
         """Adds up the log-probabilities of each option.

@@ -100,15 +100,8 @@ def rank(scores: np.ndarray, depth: int) -> np.ndarray:
 
     Returns:
         `(queries, min(depth, documents))`: document numbers, -1 behind the last one returned.
-
-    Raises:
-        ValueError: scores that are no matrix, or a depth under 1.
     """
     scores = np.asarray(scores)
-    if scores.ndim != 2 or depth < 1:
-        raise ValueError(
-            f"Scores of shape {scores.shape} at depth {depth}: pass (queries, documents), and at least 1."
-        )
     depth = min(depth, scores.shape[1])
     if not depth:
         return np.empty((len(scores), 0), dtype=np.int64)
@@ -150,7 +143,7 @@ def judge(rankings: np.ndarray, relevance: Sequence[Mapping[int, float]]) -> Gra
 
 def mrr_at_k(judged: GradedRankings, k: int) -> np.ndarray:
     """Returns 1 / rank of the first relevant document among the first k, else 0 `(queries,)`; its mean is MRR@k."""
-    hits = judged.gains[:, : _cut(k)] > 0
+    hits = judged.gains[:, :k] > 0
     if not hits.shape[1]:
         return np.zeros(len(hits))
     return np.where(hits.any(axis=1), 1 / (hits.argmax(axis=1) + 1), 0.0)
@@ -159,13 +152,13 @@ def mrr_at_k(judged: GradedRankings, k: int) -> np.ndarray:
 def ndcg_at_k(judged: GradedRankings, k: int) -> np.ndarray:
     """Returns the discounted gain over the best possible one `(queries,)`. The gain is the grade itself and the
     discount 1 / log2(rank + 1), as `ndcg_cut` of trec_eval."""
-    best = _discounted(judged.ideal[:, : _cut(k)])
+    best = _discounted(judged.ideal[:, :k])
     return np.divide(_discounted(judged.gains[:, :k]), best, out=np.zeros(len(best)), where=best > 0)
 
 
 def recall_at_k(judged: GradedRankings, k: int) -> np.ndarray:
     """Returns the share of the relevant documents that are among the first k `(queries,)`."""
-    found = (judged.gains[:, : _cut(k)] > 0).sum(axis=1)
+    found = (judged.gains[:, :k] > 0).sum(axis=1)
     return np.divide(found, judged.relevant, out=np.zeros(len(found)), where=judged.relevant > 0)
 
 
@@ -174,7 +167,7 @@ def hit_at_k(judged: GradedRankings, k: int) -> np.ndarray:
 
     Some reports call this recall: with two relevant documents it can be 1 where the recall is 0.5.
     """
-    return (judged.gains[:, : _cut(k)] > 0).any(axis=1).astype(np.float64)
+    return (judged.gains[:, :k] > 0).any(axis=1).astype(np.float64)
 
 
 # The columns of UniVL-DR's tables (Liu et al., ICLR 2023), and hits beside them.
@@ -195,12 +188,6 @@ DEPTH = max(k for _, k in MEASURES.values())
 def all_measures(judged: GradedRankings) -> dict[str, np.ndarray]:
     """Returns every measure of `MEASURES`, in percent, one figure per query."""
     return {name: 100 * measure(judged, k) for name, (measure, k) in MEASURES.items()}
-
-
-def _cut(k: int) -> int:
-    if k < 1:
-        raise ValueError(f"A cut-off of {k}: pass at least 1.")
-    return k
 
 
 def _discounted(gains: np.ndarray) -> np.ndarray:
@@ -235,10 +222,8 @@ def threshold_for(scores: np.ndarray, wanted: np.ndarray, over_return: float) ->
         over_return: share, 0 to 1, of those that are not wanted.
 
     Raises:
-        ValueError: a share outside 0 to 1, or no reply without a gold image.
+        ValueError: no reply without a gold image.
     """
-    if not 0 <= over_return <= 1:
-        raise ValueError(f"The over-return rate must be between 0 and 1, got {over_return}.")
     others = np.sort(np.asarray(scores, dtype=np.float64)[~np.asarray(wanted, dtype=bool)])
     if not len(others):
         raise ValueError("Every reply has a gold image, so the over-return rate cannot be matched.")

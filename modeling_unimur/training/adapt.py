@@ -249,9 +249,10 @@ def _data(index: PrecomputedCorpus, encoder, chats, options: AdaptOptions) -> _D
     deciding = held_out_sets(index, groups, choosing, options.seed + 1)
     if space is not None:
         unseen, count = [*held_out, *choosing], options.contexts - own_share
-        extra = encoder_contexts(space, groups, chosen, unseen, contexts, count, table, chats)
-        table, judges, deciding = extra.table, [*judges, *extra.sets], [*deciding, *extra.choosing]
-        index.notes.extend(extra.notes)
+        table, judging, further, notes = encoder_contexts(space, groups, chosen, unseen, contexts, count, table, chats)
+        judges.extend(judging)
+        deciding.extend(further)
+        index.notes.extend(notes)
     counts = {
         "trained": len(chosen),
         "choosing": len(choosing),

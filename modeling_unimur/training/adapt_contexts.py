@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -245,23 +245,6 @@ def require_same_space(space: TextSpace, index: PrecomputedCorpus) -> str:
     return f"{note}." if median >= _SAME else f"{note}: perhaps a prompt, or a cut, that it does not know of."
 
 
-@dataclass
-class EncoderContexts:
-    """Contexts and development sets made with the encoder.
-
-    Args:
-        table (`(rows, width)`): the right texts so far, then the new ones.
-        sets: from glosses, built dialogues, own chats and rounds of questions to their texts, to judge by.
-        choosing: the same of other contexts, to choose by.
-        notes: what a person should know.
-    """
-
-    table: torch.Tensor
-    sets: list[DevSet] = field(default_factory=list)
-    choosing: list[DevSet] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
 def encoder_contexts(
     space: TextSpace,
     groups: Groups,
@@ -271,7 +254,7 @@ def encoder_contexts(
     count: int,
     table: torch.Tensor,
     chats: str | None = None,
-) -> EncoderContexts:
+) -> tuple[torch.Tensor, list[DevSet], list[DevSet], list[str]]:
     """Adds to the contexts: a right text for images that have only a caption, dialogues and glosses, and own chats.
 
     Args:
@@ -281,6 +264,10 @@ def encoder_contexts(
         count: of what is added, at most; each source has an equal share.
         table (`(rows, width)`): the right texts so far.
         chats: path of a person's own chats, as `read_own_chats` takes them.
+
+    Returns:
+        the right texts so far and the new ones `(rows, width)`; sets that judge, from glosses, built dialogues, own
+        chats and rounds of questions to their texts; sets that choose, of other contexts; and notes for a person.
     """
     targets: dict[str, int] = {}
 
@@ -312,14 +299,15 @@ def encoder_contexts(
             contexts.append(Context(context.turns, group, row_of(context.target)))
     if targets:
         table = torch.cat([table, space.encode_documents(list(targets), desc="Encoding right answers")])
-    found = EncoderContexts(table, notes=notes)
+    judges: list[DevSet] = []
+    deciding: list[DevSet] = []
     for name, parts in (sources | untrained).items():
         choosing, judging = _held_out(parts)
-        found.choosing += [_dev_set(space, name, choosing)] if choosing else []
-        found.sets += [_dev_set(space, name, judging)] if judging else []
+        deciding += [_dev_set(space, name, choosing)] if choosing else []
+        judges += [_dev_set(space, name, judging)] if judging else []
         if not choosing:
             notes.append(f"Too few contexts of {name.partition('=')[0]} to hold any out: nothing is chosen by them.")
-    return found
+    return table, judges, deciding, notes
 
 
 def _held_out(parts: dict[str, list[TextContext]]) -> tuple[list[TextContext], list[TextContext]]:

@@ -45,9 +45,8 @@ def why_incomplete(checkpoint: Path) -> "str | None":
             return f"{file.name} is damaged"
         if file.suffix == ".safetensors" and not _is_whole(file):
             return f"{file.name} is damaged"
-    in_folders = any(
-        path.is_dir() and path.name.startswith(("pytorch_model", "global_step")) for path in _list(checkpoint)
-    )
+    folders = [path.name for path in checkpoint.iterdir() if path.is_dir()]
+    in_folders = any(name.startswith(("pytorch_model", "global_step")) for name in folders)
     if not in_folders and not any((checkpoint / name).is_file() for name in _WEIGHTS):
         return "no weights"
     return None
@@ -73,7 +72,13 @@ def starting_point(args: TrainingArguments, resume: bool = False, overwrite: boo
         named = named.lower() == "true"
     output = Path(args.output_dir)
     if named and not isinstance(named, bool):
-        return _named_checkpoint(Path(named), args)
+        if not Path(named).is_dir():
+            raise FileNotFoundError(f"training.resume_from_checkpoint: there is no folder {named}.")
+        reason = why_incomplete(Path(named))
+        if reason:
+            raise ValueError(f"training.resume_from_checkpoint: {named} is incomplete ({reason}); name another.")
+        _require_optimizer(Path(named), args)
+        return str(named)
     if resume or named:
         return _last_complete(output, args)
     present = checkpoints(output)
@@ -89,16 +94,6 @@ def starting_point(args: TrainingArguments, resume: bool = False, overwrite: boo
             shutil.rmtree(checkpoint)
         logger.info("Removed %d checkpoint(s) of %s.", len(present), output)
     return None
-
-
-def _named_checkpoint(checkpoint: Path, args: TrainingArguments) -> str:
-    if not checkpoint.is_dir():
-        raise FileNotFoundError(f"training.resume_from_checkpoint: there is no folder {checkpoint}.")
-    reason = why_incomplete(checkpoint)
-    if reason:
-        raise ValueError(f"training.resume_from_checkpoint: {checkpoint} is incomplete ({reason}); name another.")
-    _require_optimizer(checkpoint, args)
-    return str(checkpoint)
 
 
 def _last_complete(output: Path, args: TrainingArguments) -> "str | None":
@@ -126,16 +121,13 @@ def _last_complete(output: Path, args: TrainingArguments) -> "str | None":
 
 
 def _require_optimizer(checkpoint: Path, args: TrainingArguments) -> None:
-    kept = any(path.name.startswith(("optimizer", "global_step", "pytorch_model_fsdp")) for path in _list(checkpoint))
+    names = [path.name for path in checkpoint.iterdir()]
+    kept = any(name.startswith(("optimizer", "global_step", "pytorch_model_fsdp")) for name in names)
     if args.save_only_model or not kept:
         raise ValueError(
             f"{checkpoint} was saved without its optimizer (training.save_only_model): its run cannot be continued. "
             "Start again with --overwrite, or in another training.output_dir."
         )
-
-
-def _list(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 def _is_whole(file: Path) -> bool:

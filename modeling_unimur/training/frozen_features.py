@@ -104,13 +104,12 @@ class _Writer:
         self._start()
 
     def _start(self) -> None:
-        self.keys, self.parts, self.since = [], [], time.monotonic()
-        self.held: set[bytes] = set()
+        self.parts, self.since = [], time.monotonic()
+        self.keys: dict[bytes, None] = {}
 
     def add(self, keys: "list[bytes]", features: torch.Tensor) -> None:
         """Add rows, which are written by `flush` at the latest."""
-        self.keys.extend(keys)
-        self.held.update(keys)
+        self.keys.update(dict.fromkeys(keys))
         self.parts.append(features.detach().cpu())
 
     def due(self) -> bool:
@@ -120,7 +119,7 @@ class _Writer:
     def flush(self) -> None:
         """Write all rows."""
         if self.keys:
-            self.store.append(self.keys, torch.cat(self.parts))
+            self.store.append(list(self.keys), torch.cat(self.parts))
             self.count += len(self.keys)
         self._start()
 
@@ -188,7 +187,10 @@ class FrozenImages:
 
         def flush() -> None:
             writer.flush()  # before the contents are noted: a kill in between costs reading, not computing
-            self.contents.append([stamp for stamp, _ in read], _as_rows([content for _, content in read]))
+            contents = np.array([content for _, content in read], dtype=KEY_TYPE).view(np.uint8)
+            self.contents.append(
+                [stamp for stamp, _ in read], torch.from_numpy(contents.reshape(-1, KEY_BYTES).copy())
+            )
             read.clear()
 
         with tqdm(total=len(images), initial=len(images) - len(todo), desc="Images", disable=not len(todo)) as bar:
@@ -241,7 +243,7 @@ class FrozenImages:
         """Runs the tower on those images of a batch that are neither stored nor held: files may be copies."""
         fresh: dict[bytes, int] = {}
         for row, key in enumerate(done.keys[number] for number in done.rows):
-            if key not in writer.held and key not in self.store:
+            if key not in writer.keys and key not in self.store:
                 fresh.setdefault(key, row)
         if not fresh:
             return
@@ -260,10 +262,6 @@ class FrozenImages:
         self.store.folder.mkdir(parents=True, exist_ok=True)
         with self._listing.open("a", encoding="utf-8", errors="replace") as file:
             file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (image, reason))]) + "\n")
-
-
-def _as_rows(contents: "list[bytes]") -> torch.Tensor:
-    return torch.from_numpy(np.array(contents, dtype=KEY_TYPE).view(np.uint8).reshape(-1, KEY_BYTES).copy())
 
 
 class FrozenTexts:

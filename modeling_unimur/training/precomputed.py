@@ -148,18 +148,14 @@ def _read_parquet(path: Path, column: str | None) -> ReadyVectors:
             f"name one of {columns or 'none that holds lists of numbers'} (its columns are {table.column_names})."
         )
     vectors = table.column(column).combine_chunks()
-    widths = pc.list_value_length(vectors).to_numpy(zero_copy_only=False).astype(float)
-    if not len(widths):
-        return ReadyVectors(np.empty((0, 0), dtype=np.float32))
-    wrong = np.flatnonzero(widths != widths[0])  # NaN, for a row without a vector, differs from itself
+    widths = pc.list_value_length(vectors).fill_null(0).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero((widths == 0) | (widths != widths[:1]))
     if len(wrong):
-        row = int(np.flatnonzero(np.isnan(widths))[0]) if np.isnan(widths).any() else int(wrong[0])
-        count = "no" if np.isnan(widths[row]) else int(widths[row])
         raise ValueError(
-            f"{path}, column {column}: row {row} has a vector of {count} numbers, unlike others: embed all items "
-            "with one encoder."
+            f"{path}, column {column}: row {wrong[0]} has a vector of {widths[wrong[0]]} numbers, unlike others: "
+            "embed all items with one encoder."
         )
-    values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(widths), int(widths[0]))
+    values = vectors.flatten().to_numpy(zero_copy_only=False).reshape(len(widths), *widths[:1])
     if "id" not in table.column_names:
         return ReadyVectors(values)
     ids = table.column("id").to_pylist()

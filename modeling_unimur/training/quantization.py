@@ -49,11 +49,6 @@ def quantization_config(kind: "str | None", dtype: torch.dtype = torch.bfloat16)
     return TorchAoConfig(chosen(set_inductor_config=False))
 
 
-def _packed_layers(language_model: nn.Module) -> "list[nn.Module]":
-    linear = (module for module in language_model.modules() if isinstance(module, nn.Linear))
-    return [module for module in linear if type(module.weight) is not nn.Parameter]
-
-
 def prepare_quantised(language_model: nn.Module) -> None:
     """Makes sure that a quantised language model can be trained through: its packed weights stay as they are, and a
     gradient passes them, which is how [RET] learns. Some kernels for packed weights have no derivative, and then the
@@ -62,7 +57,9 @@ def prepare_quantised(language_model: nn.Module) -> None:
     Raises:
         ValueError: when the language model has no packed layer, or its derivative is wrong.
     """
-    layers, name = _packed_layers(language_model), type(language_model).__name__
+    name = type(language_model).__name__
+    linear = (module for module in language_model.modules() if isinstance(module, nn.Linear))
+    layers = [module for module in linear if type(module.weight) is not nn.Parameter]
     if not layers:
         raise ValueError(f"No layer of {name} was quantised: leave language_model_quantization out.")
     for layer in layers:

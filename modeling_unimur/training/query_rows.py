@@ -62,12 +62,9 @@ class Sampler:
         if not self.hard:
             return []
         total = self.images + self.texts
-        if self.name == "unbalanced":
-            return _some([*images, *texts], total, rng)
-        if self.name == "image_only":
-            return _some(images, total, rng)
-        if self.name == "text_only":
-            return _some(texts, total, rng)
+        pools = {"unbalanced": [*images, *texts], "image_only": images, "text_only": texts}
+        if self.name in pools:
+            return _some(pools[self.name], total, rng)
         images, texts = _some(images, total, rng), _some(texts, total, rng)
         missing_images, missing_texts = max(self.images - len(images), 0), max(self.texts - len(texts), 0)
         return images[: self.images + missing_texts] + texts[: self.texts + missing_images]

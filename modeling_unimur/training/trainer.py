@@ -130,16 +130,13 @@ class RetrievalTrainer(Trainer):
             self._chunk,
             bare=self.accelerator.unwrap_model(model),
             backward=lambda loss: self.accelerator.backward(loss * share),
-            no_sync=lambda: self._no_sync(model),
+            # Not the accelerator's own: at its end it would turn reduction on again inside an accumulation step's.
+            no_sync=getattr(model, "no_sync", contextlib.nullcontext),
             autocast=self.compute_loss_context_manager,
             finish=lambda loss: reach_all_weights(loss, self._trained()),
         )
         self._note(outputs)
         return outputs.loss * share
-
-    def _no_sync(self, model):
-        # Not the accelerator's own: at its end it would turn reduction on again inside an accumulation step's.
-        return model.no_sync() if hasattr(model, "no_sync") else contextlib.nullcontext()
 
     def _trained(self) -> "list[torch.nn.Parameter]":
         return [weight for weight in self.model.parameters() if weight.requires_grad]
