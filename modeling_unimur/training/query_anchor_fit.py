@@ -10,7 +10,8 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,7 +124,8 @@ def read_queries(
     if folder is not None:
         read = [processor_fingerprint(collator.processor), collator.max_context_tokens, collator.keep_context]
         key = hashlib.sha256(json.dumps([read, [row["turns"] for row in known]]).encode())
-        place = folder / _fingerprint(model) / f"{key.hexdigest()[:32]}.safetensors"
+        with paper_query(model):  # its own weights do not count
+            place = folder / fingerprint(model) / f"{key.hexdigest()[:32]}.safetensors"
         vectors = read_shard(place, lambda tensors: {name: tensors[name].clone() for name in _VECTORS})
     if vectors is None:
         vectors = _run(model, name, known, collator)
@@ -140,13 +142,15 @@ def read_queries(
     return found
 
 
-def _fingerprint(model: UniMuRModel) -> str:
-    """Returns the fingerprint of all weights that the vectors depend on: all but those of the anchored query."""
+@contextmanager
+def paper_query(model: UniMuRModel) -> Iterator[None]:
+    """Makes the readout alone the query, as in the paper. The anchored query is fitted on top of a trained readout."""
     anchor, model.heads.query_anchor = model.heads.query_anchor, None
+    kind, model.config.query_anchor = model.config.query_anchor, "none"
     try:
-        return fingerprint(model)
+        yield
     finally:
-        model.heads.query_anchor = anchor
+        model.heads.query_anchor, model.config.query_anchor = anchor, kind
 
 
 def _run(model: UniMuRModel, name: str, known: list[dict], collator: DualAlignmentCollator) -> dict[str, torch.Tensor]:

@@ -1,8 +1,6 @@
 """Trains UniMuR's heads by dual alignment."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,7 +18,7 @@ from .dev_sets import DevSet, recalls
 from .hard_negative_rows import mine_hard_negatives
 from .prefix_store import PrefixStore
 from .quantization import prepare_quantised, quantization_config
-from .query_anchor_fit import fit_query_anchor, read_queries
+from .query_anchor_fit import fit_query_anchor, paper_query, read_queries
 from .readout_fit import fit_readout, read_contexts, refit_readout, set_readout, start_image_map
 from .recipes import Recipe
 from .trainer import RetrievalTrainer, parameter_report
@@ -71,11 +69,6 @@ def _require_whole(recipe: Recipe) -> None:
             "A recipe keeps one vector of each image, and max_image_tokens reads its patches: leave it out, or train "
             "with pixel_values (docs/backbones.md)."
         )
-    heads = recipe.model.heads
-    if heads is not None and not Path(heads).is_file():
-        raise FileNotFoundError(
-            f"There is no file {heads}: set model.heads to the model.safetensors of trained heads."
-        )
 
 
 def _take_heads(model: UniMuRModel, source: Path) -> None:
@@ -86,17 +79,6 @@ def _take_heads(model: UniMuRModel, source: Path) -> None:
     missing = [n for n in missing if n.startswith("heads.") and not n.startswith("heads.query_anchor.")]
     if missing or unknown:
         raise ValueError(f"{source} does not hold the heads of this model: missing {missing}, unknown {unknown}.")
-
-
-@contextmanager
-def paper_query(model: UniMuRModel) -> "Iterator[None]":
-    """Makes the readout alone the query, as in the paper. The anchored query is fitted on top of a trained readout."""
-    anchor, model.heads.query_anchor = model.heads.query_anchor, None
-    kind, model.config.query_anchor = model.config.query_anchor, "none"
-    try:
-        yield
-    finally:
-        model.heads.query_anchor, model.config.query_anchor = anchor, kind
 
 
 def prefix_store(model: UniMuRModel, recipe: Recipe) -> "PrefixStore | None":

@@ -49,11 +49,11 @@ class RetrievalTrainer(Trainer):
         recalls (`Callable`, *optional*): the model to a dictionary of figures; it is evaluation.
     """
 
-    def __init__(self, *args, recalls: "Callable[[torch.nn.Module], dict[str, float]] | None" = None, **kwargs):
-        given = dict(zip(("model", "args"), args, strict=False)) | kwargs
-        if given.get("model") is not None and given.get("args") is not None:
-            self._prepare_ranks(given["model"], given["args"], given.get("data_collator"))
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self, model, args, *, recalls: "Callable[[torch.nn.Module], dict[str, float]] | None" = None, **kwargs
+    ):
+        self._prepare_ranks(model, args, kwargs.get("data_collator"))
+        super().__init__(model, args, **kwargs)
         self._require_a_step()
         self._recalls = recalls
         self._chunk = getattr(self.args, "gradient_cache_chunk", None)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modeling_unimur.evaluation.compare_dialogues import chat_dialogues, load_compared, read_dialogues_file
-from modeling_unimur.evaluation.systems import BM25
+from modeling_unimur.evaluation.systems import BM25, ClipSpace, ClipText
 from modeling_unimur.evaluation.tasks.dialogues import compare_systems
 
 
@@ -109,9 +109,10 @@ def test_files_that_are_not_there(tmp_path, own):
         load_compared("dev", tmp_path)
 
 
-def test_a_picture_that_cannot_be_read_is_left_out(own, caplog):
+def test_a_picture_that_cannot_be_read_is_no_candidate(own, pair):
     folder, write_lines = own
     (folder / "p3.png").write_bytes(b"no picture")
-    _, gallery = read_dialogues_file(write_lines({"turns": TURNS, "gold_text": "y"}), folder)
-    assert gallery.image_ids == ("p0.png", "p1.png", "p2.png")
-    assert "Left out 1 images" in caplog.text
+    dialogues, gallery = read_dialogues_file(write_lines({"turns": TURNS, "gold_text": "y"}), folder)
+    assert gallery.image_ids == ("p0.png", "p1.png", "p2.png", "p3.png")
+    found = compare_systems(dialogues, gallery, [ClipText(ClipSpace(*pair))], timed=False)
+    assert any("1 images cannot be read, such as p3.png" in note for note in found.notes)
