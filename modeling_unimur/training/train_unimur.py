@@ -69,6 +69,10 @@ def _require_whole(recipe: Recipe) -> None:
             "A recipe keeps one vector of each image, and max_image_tokens reads its patches: leave it out, or train "
             "with pixel_values (docs/backbones.md)."
         )
+    if recipe.model.heads is not None and not Path(recipe.model.heads).is_file():
+        raise FileNotFoundError(
+            f"There is no file {recipe.model.heads}: set model.heads to the model.safetensors of trained heads."
+        )
 
 
 def _take_heads(model: UniMuRModel, source: Path) -> None:
