@@ -68,12 +68,7 @@ def paired_bootstrap(
 ) -> Interval:
     """Returns the interval of the mean difference of two systems on the queries that apply to both; the arguments are
     those of `bootstrap`, with values in the same order of queries.
-
-    Raises:
-        ValueError: for other numbers of queries.
     """
-    ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
-    if ours.shape[-1] != theirs.shape[-1]:
-        raise ValueError(f"{ours.shape[-1]} queries against {theirs.shape[-1]}: a pair is two figures of one query.")
-    means = [values.mean(axis=0) if values.ndim == 2 else values for values in (ours, theirs)]
+    both = (np.asarray(values, dtype=np.float64) for values in (ours, theirs))
+    means = [values.mean(axis=0) if values.ndim == 2 else values for values in both]
     return bootstrap(means[0] - means[1], clusters, weights, seed)

@@ -74,7 +74,12 @@ def embed_contexts(model, contexts: "list[list[str]]", collator: DualAlignmentCo
         contexts: turns of each.
         collator: makes the batches, with its longest context and its store of frozen prefixes.
     """
-    rows = [{"turns": turns, "visual_features": None} for turns in contexts]
+    return embed_rows(model, [{"turns": turns, "visual_features": None} for turns in contexts], collator)
+
+
+@torch.inference_mode()
+def embed_rows(model, rows: "list[dict]", collator: DualAlignmentCollator) -> torch.Tensor:
+    """Embeds rows of `context_rows` as `embed_contexts` does."""
 
     def embed(some: "list[dict]") -> torch.Tensor:
         inputs = {name: value.to(model.device) for name, value in collator.contexts(some).items()}

@@ -11,17 +11,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from ..encoding.encoder import embed_by_length
 from .collators import DualAlignmentCollator, all_rows, rows_at
+from .dev_sets import embed_rows
 from .mining import MiningOptions, mine_vectors
 
 logger = logging.getLogger(__name__)
 
 # A candidate of such a cosine with a right target counts as right as well.
 _OPTIONS = MiningOptions(joint=False, max_similarity=0.95)
-# Rows that are embedded at a time.
-_BATCH = 64
-_INPUTS = ("input_ids", "attention_mask", "visual_features", "prefix_states")
 
 
 class HardNegativeRows(Dataset):
@@ -92,7 +89,9 @@ def mine_hard_negatives(
         ValueError: all targets of a modality are right for a context.
     """
     known = all_rows(rows)
-    queries = _unified_embeddings(model, known, collator)
+    was_training = model.training
+    queries = embed_rows(model.eval(), known, collator).to(model.device)
+    model.train(was_training)
     pools, mined, report = {}, {}, Counter()
     for kind, target in (("image", model.heads.image_target), ("text", model.heads.text_target)):
         pool, ids = _distinct([row[f"target_{kind}_features"] for row in known], [int(r["target_ids"]) for r in known])
@@ -119,20 +118,6 @@ def mine_hard_negatives(
         dict(report) or "none",
     )
     return HardNegativeRows(rows, pools, mined, count, seed)
-
-
-def _unified_embeddings(model, rows: list[dict], collator: DualAlignmentCollator) -> torch.Tensor:
-    """Embeds rows in batches of similar length, and returns the vectors in the order of the rows."""
-
-    def embed(some: list[dict]) -> torch.Tensor:
-        inputs = {key: value.to(model.device) for key, value in collator(some).items() if key in _INPUTS}
-        return model.get_multimodal_features(**inputs).pooler_output.float()
-
-    was_training = model.training
-    model.eval()
-    embeds = embed_by_length(rows, embed, _BATCH, lambda row: sum(map(len, row["turns"])))
-    model.train(was_training)
-    return embeds
 
 
 def _distinct(features: list[torch.Tensor | None], ids: list[int]) -> tuple[torch.Tensor, list[int]]:

@@ -70,7 +70,7 @@ def load_vectors(source: str | os.PathLike | np.ndarray, column: str | None = No
             raise FileNotFoundError(f"There are no embeddings {name}: give {_VECTOR_FORMATS}.")
         ending = path.suffix.lower()
         if ending == ".npy":
-            found = ReadyVectors(_read_npy(path))
+            found = ReadyVectors(np.load(path, mmap_mode="r", allow_pickle=False))
         elif ending == ".parquet":
             found = _read_parquet(path, column)
         elif ending in FAISS_ENDINGS:
@@ -101,16 +101,6 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _read_npy(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not a plain array ({error}): save it with numpy.save(path, array), numbers of shape (items, "
-            "width)."
-        ) from error
-
-
 def read_table(path: Path):
     """Read a parquet file as an Arrow table.
 
@@ -119,14 +109,10 @@ def read_table(path: Path):
         ValueError: when it is none.
     """
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(f"{path.name} is a parquet file: `pip install unimur[adapt]` brings pyarrow.") from error
-    try:
-        return pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a parquet file: {str(error).splitlines()[0]}") from error
+    return pq.read_table(path)
 
 
 def _read_parquet(path: Path, column: str | None) -> ReadyVectors:

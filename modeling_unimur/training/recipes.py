@@ -1,6 +1,5 @@
 """Typed YAML recipes: one file says everything about one training run."""
 
-import logging
 import os
 import re
 from dataclasses import dataclass
@@ -21,8 +20,6 @@ from .arguments import (
     UniVLDRModelArguments,
 )
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass
 class Recipe:
@@ -34,8 +31,6 @@ class Recipe:
     training: RetrievalTrainingArguments
 
 
-# Fields of `data` under the names of earlier versions.
-_RENAMED = {"picture_context_fraction": "image_context_fraction"}
 # The arguments of each task: `model`, `data`.
 TASKS = {
     "clip": (ClipModelArguments, ClipDataArguments),
@@ -102,9 +97,6 @@ def load_recipe(path: "str | os.PathLike", overrides: "list[str] | None" = None)
             raw.setdefault(section, {})[name] = _read_yaml(value)
         except ValueError as error:
             raise ValueError(f"{override!r} is {error}") from error
-    for old in _RENAMED.keys() & (raw.get("data") or {}).keys():
-        logger.warning("%s: data.%s is called data.%s now.", path, old, _RENAMED[old])
-        raw["data"][_RENAMED[old]] = raw["data"].pop(old)
     defaults = {"report_to": "none", "remove_unused_columns": False}
     if not torch.accelerator.is_available():  # else a recipe with bf16 could not even be read here
         defaults["use_cpu"] = True

@@ -35,7 +35,7 @@ def test_runs_are_averaged_and_queries_resampled():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="no values"):
         bootstrap(np.array([]))
-    with pytest.raises(ValueError, match="2 queries"):
+    with pytest.raises(ValueError, match=r"shapes? .*\(2,\) \(3,\)"):
         paired_bootstrap(np.ones(2), np.ones(3))
 
 
@@ -64,5 +64,5 @@ def test_paired_intervals():
     ours = rng.normal(size=100)
     found = paired_bootstrap(ours + 0.5, ours, np.arange(100))
     assert (found.mean, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
-    with pytest.raises(ValueError, match="pair"):
+    with pytest.raises(ValueError, match=r"\(100,\) \(99,\)"):
         paired_bootstrap(ours, ours[1:], np.arange(100))

@@ -99,10 +99,10 @@ def test_faiss_with_the_l2_metric(tmp_path):
         (lambda path: np.save(path, np.zeros((0, 4))), "no vector"),
         (lambda path: np.save(path, np.ones(4)), "shape"),
         (lambda path: np.save(path, np.full((2, 2), "x")), "not numbers"),
-        (lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True), "plain array"),
+        (lambda path: np.save(path, np.array([{}], dtype=object), allow_pickle=True), "Python objects"),
         (lambda path: np.save(path, np.array([[1, 2], [np.nan, 1], [1, np.inf]])), "NaN .* row 1"),
         (lambda path: np.save(path, np.zeros((3, 4))), "zeros alone"),
-        (lambda path: path.with_suffix(".parquet").write_text("x"), "parquet file"),
+        (lambda path: path.with_suffix(".parquet").write_text("x"), "Parquet"),
         (lambda path: path.with_suffix(".faiss").write_bytes(b"nothing of an index"), "FAISS index"),
         (
             lambda path: faiss.write_index(faiss.IndexFlatL2(4), str(path.with_suffix(".faiss"))),

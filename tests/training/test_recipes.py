@@ -71,10 +71,3 @@ def test_a_missing_recipe_and_a_bad_override_are_told(tmp_path):
         load_recipe(RECIPES[0], ["training.max_steps=[7"])
     with pytest.raises(ValueError, match=r"section\.field=value"):
         load_recipe(RECIPES[0], ["max_steps=7"])
-
-
-def test_a_field_under_its_former_name_is_read_with_a_warning(tmp_path, caplog):
-    path = tmp_path / "recipe.yaml"
-    path.write_text("task: unimur\nmodel: {clip: x, language_model: y}\ndata: {picture_context_fraction: 0.5}\n")
-    assert load_recipe(path).data.image_context_fraction == 0.5
-    assert "image_context_fraction" in caplog.text

@@ -89,8 +89,6 @@ class TaskOptions:
             raise ValueError(f"over_return is a percentage from 0 to 100, not {self.over_return}.")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit is at least 1, not {self.limit}.")
-        if any(dim < 1 for dim in self.truncate_dims):
-            raise ValueError(f"truncate_dims must be positive integers, got {self.truncate_dims}.")
         if self.form not in ("chat", "fromage"):
             raise ValueError(f"form is 'chat' or 'fromage', not {self.form!r}.")
         if not self.rounds or any(count < 0 for count in self.rounds):

@@ -25,12 +25,7 @@ SECOND_STAGE = "{} + second stage"
 def dense_system(queries: np.ndarray, documents: np.ndarray, is_image: np.ndarray) -> Encoded:
     """Ranks by inner products of queries `(queries, width)` and documents `(documents, width)`, unit vectors as a
     rule. `is_image` `(documents,)` tells which documents are images.
-
-    Raises:
-        ValueError: vectors of different widths.
     """
-    if queries.shape[1] != documents.shape[1]:
-        raise ValueError(f"The widths differ: queries of width {queries.shape[1]}, documents of {documents.shape[1]}.")
     return Encoded(None, queries, {BOTH: documents}, is_image=is_image)
 
 

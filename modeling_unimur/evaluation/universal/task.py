@@ -46,8 +46,7 @@ class RetrievalTask:
             ValueError: an unknown split, one without a judged query, documents of an unknown kind, or relevance that
                 names documents which are not in the corpus.
         """
-        if split not in retrieval.queries:
-            raise ValueError(f"The set has no split {split!r}; it has {sorted(retrieval.queries)}.")
+        judgements = retrieval.relevant(split)
         corpus, queries = retrieval.corpus, retrieval.queries[split]
         doc_ids, kinds = corpus["doc_id"][:], corpus["kind"][:]
         unknown = sorted(set(kinds) - set(KINDS))
@@ -57,7 +56,7 @@ class RetrievalTask:
         left_out = retrieval.excluded(split)
         graded = {
             query: {doc: grade for doc, grade in grades.items() if grade >= least_score}
-            for query, grades in retrieval.relevant(split).items()
+            for query, grades in judgements.items()
         }
         relevant = {query: grades for query, grades in graded.items() if grades}
         lost = sorted({doc for grades in relevant.values() for doc in grades if doc not in numbers})
