@@ -153,7 +153,7 @@ def test_bm25_returns_what_shares_a_word():
 
 def test_dense_needs_one_width():
     system = dense_system(np.zeros((1, 2)), np.zeros((1, 3)), np.zeros(1, bool))
-    with pytest.raises(ValueError, match=r"size 3 is different from 2|core dimension"):
+    with pytest.raises(ValueError, match="core dimension"):
         system.scores("both", np.array([0]))
 
 
