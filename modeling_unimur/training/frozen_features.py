@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from ..data.cache import cache_dir
 from ..data.image_bytes import file_stamp, worker_count
 from ..data.row_store import KEY_BYTES, KEY_TYPE, RowStore, StoredRows, key_of
-from ..data.text_lines import read_lines
 from ..encoding.chunks import Batch, Preparation, PreparedBatch, prepare
 from ..encoding.items import Item
 
@@ -72,9 +71,7 @@ class CachedFeatures:
         """Describe the features in one line."""
         text = f"{what}: {len(self.kept):,} rows of width {self.rows.shape[1]}; {self.present:,} were there, "
         text += f"{self.computed:,} computed now, {len(self.skipped):,} skipped; in {self.folder}"
-        if not self.skipped:
-            return text
-        return f"{text} (the first: {self.skipped[0][1]}; unreadable.tsv there names those that cannot be decoded)"
+        return f"{text} (the first: {self.skipped[0][1]})" if self.skipped else text
 
 
 def fingerprint(module: nn.Module, *extra: str) -> str:
@@ -166,20 +163,15 @@ class FrozenImages:
         extra = (_settings(image_processor), type(image_processor).__name__)
         self.store = _open("pictures", tower, self.options, extra)
         self.contents = RowStore(cache_dir() / "features" / "file-contents", torch.uint8)
-        self._listing = self.store.folder / "unreadable.tsv"
 
     def features(self, images: Sequence[str]) -> CachedFeatures:
         """Returns the features of images by address (`data.image_bytes`), and computes those that are missing.
 
-        An image that is missing or cannot be decoded is skipped and reported. One that cannot be decoded is named in
-        `unreadable.tsv` of the store, and not tried again while it stands there.
+        An image that is missing or cannot be decoded is skipped and reported.
         """
         stamps, keys, skipped = self._remembered(images)
-        unreadable = self._unreadable()
         settled = self.store.find(keys) >= 0
-        refused = np.isin(keys, np.array(sorted(unreadable), dtype=KEY_TYPE))
-        skipped.extend((int(n), unreadable[keys[n]]) for n in np.flatnonzero(refused))
-        todo = np.flatnonzero(~settled & ~refused & (stamps != b""))
+        todo = np.flatnonzero(~settled & (stamps != b""))
         present, writer = int(settled.sum()), _Writer(self.store, self.options.shard_rows)
         preparation = _ImagePreparation(self.image_processor, self.store.keys())
         workers = worker_count(self.options.workers, len(todo)) if len(todo) else 0
@@ -203,8 +195,6 @@ class FrozenImages:
                         continue
                     skipped.append((position, f"{item.content}: {reason}"))
                     logger.warning("Left out: %s", skipped[-1][1])
-                    if key is not None:
-                        self._refuse(key, item.content, skipped[-1][1])
                 self._encode(done, writer)
                 if writer.due() or len(read) >= 4 * self.options.shard_rows:
                     flush()
@@ -251,17 +241,6 @@ class FrozenImages:
         if len(fresh) < len(done.rows):
             inputs = {name: value[torch.tensor(list(fresh.values()))] for name, value in inputs.items()}
         writer.add(list(fresh), self.encode(inputs.pop("pixel_values"), **inputs))
-
-    def _unreadable(self) -> "dict[bytes, str]":
-        if not self._listing.is_file():
-            return {}
-        parts = [line.split("\t", 2) for line in read_lines(self._listing)]
-        return {bytes.fromhex(part[0]): part[2] for part in parts if len(part) == 3}
-
-    def _refuse(self, key: bytes, image: str, reason: str) -> None:
-        self.store.folder.mkdir(parents=True, exist_ok=True)
-        with self._listing.open("a", encoding="utf-8", errors="replace") as file:
-            file.write("\t".join([key.hex(), *(" ".join(text.split()) for text in (image, reason))]) + "\n")
 
 
 class FrozenTexts:

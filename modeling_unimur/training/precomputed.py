@@ -347,20 +347,14 @@ def join(vectors: ReadyVectors, items: ReadyItems) -> PrecomputedCorpus:
         )
     if vectors.ids is not None and items.own_ids:
         places = {item_id: row for row, item_id in enumerate(items.ids)}
-        missing = [item_id for item_id in vectors.ids if item_id not in places]
-        if missing and vectors.ids != [str(n) for n in range(count)]:
-            raise ValueError(
-                f"{len(missing)} ids of the vectors are not among those of the texts, such as {missing[0]!r}: name "
-                "them alike, or leave the ids out where both have one order."
-            )
-        if not missing and len(places) == count == len(set(vectors.ids)):
+        # Of an id that stands twice only one order for both says which text is meant.
+        unclear = [i for i, times in Counter(vectors.ids).items() if times > 1 or i not in places]
+        if not unclear:
             items = items.select([places[item_id] for item_id in vectors.ids])
-        elif not missing and vectors.ids != items.ids:
-            # An id that stands twice does not say which text is meant; only the same ids in the same order do.
-            twice = next(i for ids in (vectors.ids, items.ids) for i, times in Counter(ids).items() if times > 1)
+        elif vectors.ids not in (items.ids, [str(n) for n in range(count)]):
             raise ValueError(
-                f"The id {twice!r} stands more than once, and vectors and texts are in different orders: give each "
-                "vector and its text an id of their own, or write both in one order."
+                f"{len(unclear)} ids of the vectors, such as {unclear[0]!r}, are not among those of the texts, or "
+                "stand twice: give each vector and its text one id, or leave the ids out where both have one order."
             )
     elif vectors.ids is not None and len(set(vectors.ids)) == count:
         items = ReadyItems(vectors.ids, items.texts, items.kinds, items.payloads)

@@ -185,11 +185,8 @@ class QueryRows(Dataset):
             raise ValueError("No query has hard negatives: mine them first, or mine more (data.mining_depth).")
         if len(kept) < len(self.queries):
             logger.warning("%d queries left out: without hard negatives", len(self.queries) - len(kept))
-        if hasattr(self, "_length"):
-            self.rows = [kept[place % len(kept)] for place in range(self._length)]
-        else:
-            self.rows = kept
-            self._length = len(kept)
+        self._length = getattr(self, "_length", len(kept))
+        self.rows = [kept[place % len(kept)] for place in range(self._length)]
 
     def draw(self, epoch: int) -> None:
         """Lets the rows of another epoch be drawn."""
