@@ -136,13 +136,9 @@ class Encoded:
         for start in range(0, len(queries), block):
             rows = slice(start, start + block)
             scores = self.scores(kind, queries[rows])
-            right = np.zeros(scores.shape, dtype=bool)
-            right[np.arange(len(scores)), golds[rows]] = True
-            if excluded is not None:
-                hidden = np.zeros(scores.shape, dtype=bool)
-                for place, names in enumerate(excluded[rows]):
-                    hidden[place, list(names)] = True
-                scores = np.where(hidden & ~right, -np.inf, scores)
+            right = np.arange(scores.shape[1]) == golds[rows, None]
+            for place, hidden in enumerate(() if excluded is None else excluded[rows]):
+                scores[place, [number for number in hidden if not right[place, number]]] = -np.inf
             ranks[rows] = right_ranks(scores, right)
         return ranks
 

@@ -209,10 +209,8 @@ def cache_recipe(
         ValueError: it lacks weights, there is no such device; or task univl_dr or `data.images`, whose features are
             computed when the training begins.
     """
-    if recipe.task == "clip" and recipe.data.images:
-        raise ValueError("The features of data.images are computed when training begins: run `unimur train` alone.")
-    if recipe.task == "univl_dr":
-        raise ValueError("Task univl_dr computes its frozen features when it begins to train: `unimur train` alone.")
+    if recipe.task == "univl_dr" or (recipe.task == "clip" and recipe.data.images):
+        raise ValueError("The features of task univl_dr and of data.images are computed by `unimur train` itself.")
     source = recipe.model.clip
     # As training does, because its weights name the features.
     clip, commit = load_dual_encoder(source, recipe.model.clip_revision, dtype="auto")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -61,22 +61,6 @@ class ReplySet:
     lost: Counter
 
 
-class _Corpus:
-    """Candidates of one kind, each once."""
-
-    def __init__(self):
-        self.numbers: dict[str, int] = {}
-        self.dialogs: list[set[int]] = []
-
-    def number(self, item: str, dialog: int | None = None) -> int:
-        number = self.numbers.setdefault(item, len(self.numbers))
-        if number == len(self.dialogs):
-            self.dialogs.append(set())
-        if dialog is not None:
-            self.dialogs[number].add(dialog)
-        return number
-
-
 def read_replies(
     dialogs: Iterable[Dialog], image_file: Callable[[str], Path | None], words: Callable[[str], str] = lambda name: ""
 ) -> ReplySet:
@@ -91,7 +75,9 @@ def read_replies(
     Raises:
         ValueError: no dialogue has a reply.
     """
-    corpora = {kind: _Corpus() for kind in KINDS}
+    # A candidate gets its number when it is first asked for.
+    numbers = {kind: defaultdict(itertools.count().__next__) for kind in KINDS}
+    owners = {kind: defaultdict(set) for kind in KINDS}
     files: dict[str, str] = {}
     found = ReplySet([], [], [], Gallery(()), {kind: [] for kind in KINDS}, {}, Counter())
 
@@ -115,7 +101,8 @@ def read_replies(
                     found.lost["gold images that are missing"] += place > 0
                     continue
                 kinds.append(kind)
-                golds[kind] = (*golds.get(kind, ()), corpora[kind].number(value, number))
+                golds[kind] = (*golds.get(kind, ()), numbers[kind][value])
+                owners[kind][value].add(number)
             if place and not any(message["content"] for message in messages):
                 found.lost["replies without a readable context"] += 1
             elif place and not kinds:
@@ -130,17 +117,17 @@ def read_replies(
         names = [name for name in dialog.negative_images if has(name)]
         found.lost["negative images that are missing"] += len(dialog.negative_images) - len(names)
         for kind, items in (("text", dialog.negative_texts), ("image", names)):
-            pool = [corpora[kind].number(item) for item in dict.fromkeys(items)]
+            pool = [numbers[kind][item] for item in dict.fromkeys(items)]
             found.pools[kind].append(np.array(pool, dtype=np.int32))
         found.dialog_ids.append(dialog.dialog_id)
         found.groups.append(group)
     if not found.replies:
         raise ValueError("No dialogue has a reply: a dialogue needs two turns at least.")
-    images = list(corpora["image"].numbers)
+    images = list(numbers["image"])
     found.gallery = Gallery(
-        tuple(corpora["text"].numbers), tuple(images), tuple(files[n] for n in images), tuple(map(words, images))
+        tuple(numbers["text"]), tuple(images), tuple(files[n] for n in images), tuple(map(words, images))
     )
-    found.sources = {kind: [frozenset(owners) for owners in corpus.dialogs] for kind, corpus in corpora.items()}
+    found.sources = {kind: [frozenset(owners[kind][item]) for item in numbers[kind]] for kind in KINDS}
     found.lost = Counter({reason: count for reason, count in found.lost.items() if count})
     return found
 
