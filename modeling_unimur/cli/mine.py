@@ -27,15 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_reranker(parser, "exclude what scores above the best positive", with_top_k=False)
     parser.add_argument("--max-score", type=float, metavar="SCORE", help="exclude what the reranker scores above this")
-    parser.add_argument(
-        "--absolute-margin", type=float, metavar="M", help="exclude what scores above the best positive minus M"
-    )
-    parser.add_argument(
-        "--relative-margin",
-        type=float,
-        metavar="SHARE",
-        help="exclude what scores above 1 - SHARE of the best positive",
-    )
     parser.add_argument("--keep-same-text", action="store_true", help="keep copies of a positive's text")
     parser.add_argument("--keep-same-group", action="store_true", help="keep documents of a positive's section")
     parser.add_argument("--pairs", action="store_true", help="mine for the training pairs of the set as well")
@@ -68,8 +59,6 @@ def run(args: argparse.Namespace) -> int:
         max_similarity=args.max_similarity,
         reranker=args.reranker,
         max_score=args.max_score,
-        absolute_margin=args.absolute_margin,
-        relative_margin=args.relative_margin,
     )
     retrieval = load_retrieval_set(args.source, args.captions, args.deduplicate)
     if args.split not in retrieval.queries:

@@ -11,22 +11,10 @@ from PIL import Image
 
 from ..image_loading import IMAGE_FORMATS, pillow_heif
 
-# Containers that Pillow opens by extension but that hold documents, films or measurements.
-NOT_IMAGES = {"BUFR", "EPS", "FITS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"}
 # Images that Pillow may be unable to open: they are tried, and reported when they fail, not passed over in silence.
-TRIED_ANYWAY = {".avif", ".exr", ".hdr", ".heic", ".heif", ".jxl", ".svg", ".svgz"}
+TRIED_ANYWAY = {".avif", ".dds", ".exr", ".hdr", ".heic", ".heif", ".icns", ".jxl", ".psd", ".svg", ".svgz", ".xbm"}
 # Of these Pillow would read the small preview that lies in front.
 CAMERA_RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}
-
-
-def image_suffixes() -> set[str]:
-    """Lower-case file name endings of the formats that this Pillow reads, and of a few more image formats."""
-    readable = {
-        suffix
-        for suffix, kind in Image.registered_extensions().items()
-        if kind in Image.OPEN and kind not in NOT_IMAGES
-    }
-    return readable | TRIED_ANYWAY | CAMERA_RAW
 
 
 def decoded_suffixes() -> set[str]:
@@ -42,7 +30,7 @@ def walk_images(folder: Path, onerror: Callable[[OSError], None] | None = None) 
     Hidden files and folders are left out; links to folders are followed once. `onerror` is called for a folder that
     cannot be listed; such are passed over by default.
     """
-    suffixes, seen = image_suffixes(), set()
+    suffixes, seen = decoded_suffixes() | TRIED_ANYWAY | CAMERA_RAW, set()
     for root, folders, names in os.walk(folder, onerror=onerror, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:

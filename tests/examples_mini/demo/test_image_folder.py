@@ -3,7 +3,7 @@
 import pytest
 
 from modeling_unimur.cli.errors import CommandError
-from modeling_unimur.data.image_files import image_suffixes
+from modeling_unimur.data.image_files import walk_images
 from unimur_mini.demo.image_folder import find_images
 
 
@@ -41,10 +41,15 @@ def test_a_name_that_is_no_unicode_is_made_printable(tmp_path):
     assert picture.path.exists()
 
 
-def test_formats():
-    suffixes = image_suffixes()
-    assert {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"} <= suffixes
-    assert not {".pdf", ".eps", ".mpg", ".h5", ".txt", ".mp4"} & suffixes
+def test_formats(tmp_path):
+    images = {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".heic"}
+    others = {".pdf", ".eps", ".mpg", ".h5", ".txt", ".mp4"}
+    for suffix in images | others:
+        (tmp_path / f"a{suffix}").touch()
+    assert {path.suffix: is_image for path, is_image in walk_images(tmp_path)} == {
+        **dict.fromkeys(images, True),
+        **dict.fromkeys(others, False),
+    }
 
 
 def test_no_folder_no_picture(tmp_path):
