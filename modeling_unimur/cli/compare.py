@@ -7,8 +7,7 @@ from pathlib import Path
 
 from .arguments import add_backbones, add_trust
 from .compared_systems import SYSTEMS as ALL_SYSTEMS
-from .compared_systems import add_systems, open_systems
-from .errors import CommandError
+from .compared_systems import add_systems, open_systems, require_folder, show_and_save
 from .retriever import chosen_systems, model_source
 
 SYSTEMS = tuple(name for name in ALL_SYSTEMS if name != "chance")
@@ -40,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the systems, prints the table and writes `results.json`, `values.npz` and `table.md`."""
     chosen = chosen_systems(args.systems, SYSTEMS)
-    if args.output.exists() and not args.output.is_dir():
-        raise CommandError(f"{args.output} is a file; --output takes a folder")
+    require_folder(args.output)
     source = model_source(args.model)
 
     from ..evaluation.compare_dialogues import load_compared
@@ -54,14 +52,8 @@ def run(args: argparse.Namespace) -> int:
         left_out["sentence-transformers"] = "name a model with --sentence-transformer ID."
     data = {"path": str(args.dialogues), "model": str(args.model or "unimur-mini")}
     found = compare_systems(dialogues, gallery, systems, timed=not args.no_times, data=data, seed=args.seed)
-    found.notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-    print(found.text())
-    print()
+    show_and_save(found, args.output, left_out)
     rival = "CLIP-T, whole dialogue"
     if {"UniMuR", rival} <= set(found.systems):
         print(aligned(found.differences(rival, ["UniMuR"])))
-    for line in found.lines():
-        print(line)
-    paths = found.save(args.output)
-    print(f"Written to {', '.join(map(str, paths))}, with intervals and by number of turns")
     return 0

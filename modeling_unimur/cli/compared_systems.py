@@ -113,3 +113,19 @@ def _name(source: str, sources: list[str]) -> str:
     """The last part of a model's address, or all of it where two end alike."""
     last = [Path(other).name for other in sources]
     return Path(source).name if last.count(Path(source).name) == 1 else source
+
+
+def require_folder(output: Path | None) -> None:
+    """Raises CommandError where the folder of results is a file."""
+    if output is not None and output.is_file():
+        raise CommandError(f"{output} is a file; --output takes a folder")
+
+
+def show_and_save(found, output: Path, left_out: dict[str, str]) -> None:
+    """Prints a result, with the reasons for which systems are left out of it, and writes it."""
+    found.notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
+    paths = found.save(output)
+    print(found.text())
+    for line in found.lines():
+        print(line)
+    print(f"Written to {', '.join(map(str, paths))}, with intervals and paired differences")

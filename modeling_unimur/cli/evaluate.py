@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 from .arguments import add_backbones, add_trust, chosen_backbones
-from .compared_systems import SYSTEMS, add_systems, open_systems
+from .compared_systems import SYSTEMS, add_systems, open_systems, require_folder, show_and_save
 from .errors import CommandError
 from .retriever import chosen_systems, model_source
 
@@ -53,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs a task, prints its table and writes the results; or makes one table out of several."""
     from ..evaluation.tasks import TASKS, TaskOptions
 
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
-        raise CommandError(f"{args.output} is a file; --output takes a folder")
+    require_folder(args.output)
     if args.task == _TABLE:
         return _merge(args)
     if args.task not in TASKS:
@@ -82,9 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if TASKS[args.task].takes == "systems":
         compared, left_out = open_systems(chosen, sources, args)
     found = task_function(args.task)(args.data, compared, options, args.output / "batches")
-    found.notes += [f"{name} is left out: {reason}" for name, reason in left_out.items()]
-    paths = found.save(args.output)
-    _show(found, paths)
+    show_and_save(found, args.output, left_out)
     if args.card is not None:
         from ..evaluation.model_index import read_record, write_model_index
 
@@ -100,12 +97,5 @@ def _merge(args: argparse.Namespace) -> int:
     if not args.runs or args.output is None:
         raise CommandError("a table needs --runs FOLDER... and --output FOLDER")
     found = merge_results([load_result(folder) for folder in args.runs])
-    _show(found, found.save(args.output))
+    show_and_save(found, args.output, {})
     return 0
-
-
-def _show(found, paths: list[Path]) -> None:
-    print(found.text())
-    for line in found.lines():
-        print(line)
-    print(f"Written to {', '.join(map(str, paths))}, with intervals and paired differences")

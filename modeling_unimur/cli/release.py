@@ -42,9 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Releases the model and prints the uploaded files."""
-    source = Path(args.folder).expanduser()
-    if not source.is_dir():
-        raise CommandError(f"there is no folder {args.folder}; name what `unimur train` or `save_pretrained` wrote")
     owner, _, name = args.repo_id.partition("/")
     if not owner or not name or "/" in name:
         raise CommandError(f"--repo-id is OWNER/NAME, not {args.repo_id!r}")
@@ -54,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     named = (("text", args.language_model_base), ("clip", args.clip_base))
     bases = {part: Base.parse(text) for part, text in named if text}
     made = release(
-        source,
+        Path(args.folder).expanduser(),
         args.repo_id,
         heads_only=True if args.heads_only else False if args.full else None,
         bases=bases,
