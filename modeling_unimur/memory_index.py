@@ -143,7 +143,7 @@ class VectorIndex:
         _require_kind(kind)
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}.")
-        ids, matrix = list(ids), self._matrix_of(vectors)
+        ids, matrix = list(ids), self.matrix_of(vectors)
         payloads = [{}] * len(ids) if payloads is None else list(payloads)
         if not len(ids) == len(matrix) == len(payloads):
             raise ValueError(f"{len(ids)} ids, {len(matrix)} vectors and {len(payloads)} payloads do not agree.")
@@ -236,7 +236,8 @@ class VectorIndex:
         """What a backend stores of a payload."""
         return plain_payload(item, payload, but=("image",) if self.keeps_objects else ())
 
-    def _matrix_of(self, vectors: np.ndarray) -> np.ndarray:
+    def matrix_of(self, vectors: np.ndarray) -> np.ndarray:
+        """Vectors, an array or a tensor, as float32. Raises ValueError for another width."""
         if hasattr(vectors, "detach"):  # a tensor
             vectors = vectors.detach().float().cpu().numpy()
         matrix = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -246,7 +247,7 @@ class VectorIndex:
         return matrix
 
     def _unit(self, vectors: np.ndarray) -> np.ndarray:
-        matrix = self._matrix_of(vectors)
+        matrix = self.matrix_of(vectors)
         check_vectors(matrix, matrix.shape[1])
         return matrix
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .arguments import positive_integer
+from .errors import CommandError
 
 _ROWS = (
     ("chance", "a random order"),
@@ -51,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Fits heads and prints their recalls, those of the baselines, and how to query."""
+    for name in filter(None, (args.embeddings, args.texts, args.chats)):
+        if not Path(name).expanduser().is_file():
+            raise CommandError(f"there is no file {name}")
     from ..training.adapt import INDEX_FOLDER, AdaptOptions, adapt
 
     given = {name: getattr(args, name) for name in ("contexts", "seed") if getattr(args, name) is not None}

@@ -40,9 +40,7 @@ IMAGE_FEATURES = Features(
 
 def image_dataset(rows: Iterable[ImageRow]) -> Dataset:
     """Return the rows as a `datasets.Dataset` with the columns of `IMAGE_FEATURES`."""
-    rows = list(rows)
-    columns = {name: [row[name] for row in rows] for name in IMAGE_FEATURES}
-    return Dataset.from_dict(columns, features=IMAGE_FEATURES)
+    return Dataset.from_list(list(rows), features=IMAGE_FEATURES)
 
 
 logger = logging.getLogger(__name__)

@@ -76,19 +76,18 @@ def read_tsv(path: str | os.PathLike, images: str | os.PathLike | None = None) -
     first = next(read_lines(path, errors="replace"), "")
     fields = [_unquote(field).strip().lower() for field in first.split("\t")]
     if {"caption", "image"} <= set(fields):
-        return _read_named(path, (fields.index("caption"), fields.index("image")), images)
+        columns, names = (
+            (fields.index("caption"), fields.index("image")),
+            {"in the column `image`": lambda _, name: name},
+        )
+        return _read(path, images, 1, columns, names, ("",))
     if len(fields) == 2 and fields[1].startswith(("http://", "https://")):
-        return _read_official(path, images)
+        names = {f"{how} with or without a suffix": name for how, name in _NAMES.items()}
+        return _read(path, images, 0, (0, 1), names, _SUFFIXES)
     raise ValueError(
         f"{path} begins with {first[:80]!r}: that is neither `caption<TAB>url` (Google's file, no header) nor the "
         "header `caption<TAB>image` (FROMAGe's)."
     )
-
-
-def _rows(path: Path, header: int = 0) -> Iterator[tuple[int, list[str]]]:
-    """Yield the number (from 0) and the fields of each line after the header."""
-    lines = (line.split("\t") for line in read_lines(path, errors="replace"))
-    return itertools.islice(enumerate(lines), header, None)
 
 
 def _unquote(field: str) -> str:
@@ -99,66 +98,47 @@ def _unquote(field: str) -> str:
     return field
 
 
-def _read_named(path: Path, columns: tuple[int, int], images) -> Iterator[CaptionedImage | Skipped]:
-    caption_column, image_column = columns
+def _read(
+    path: Path, images, header: int, columns: tuple[int, int], names: dict[str, Callable[[int, str], str]], suffixes
+) -> Iterator[CaptionedImage | Skipped]:
+    """Pairs of a file with so many lines of `header`, by the columns of captions and of images. `names` make the name
+    of a file, without a suffix, of the number of a line and what it says of its image."""
 
-    def file_of(folder: Path, line: int, fields: list[str]) -> str | None:
-        name = _unquote(fields[image_column]) if len(fields) > image_column else ""
-        file = os.path.join(folder, name)
-        return file if name and os.path.isfile(file) else None
+    def rows() -> Iterator[tuple[int, str, str]]:
+        lines = enumerate(read_lines(path, errors="replace"))
+        for line, text in itertools.islice(lines, header, None):
+            fields = [_unquote(field) for field in text.split("\t")] if header else text.split("\t")
+            is_whole = len(fields) > max(columns) if header else len(fields) == 2
+            caption, image = (fields[column] for column in columns) if is_whole else ("", "")
+            yield line, " ".join(caption.split()), image.strip()
 
-    folder, _ = _best_place(path, images, _rows(path, 1), {"in the column `image`": file_of})
-    for line, fields in _rows(path, 1):
-        if len(fields) <= max(columns) or not _unquote(fields[image_column]):
-            yield Skipped("malformed line", f"{path}:{line + 1}")
-            continue
-        wanted = os.path.join(folder, _unquote(fields[image_column]))
-        yield _pair(_unquote(fields[caption_column]), file_of(folder, line, fields), wanted, f"{path}:{line + 1}")
+    def file_of(folder: Path, name: Callable[[int, str], str], line: int, image: str) -> str | None:
+        stem = os.path.join(folder, name(line, image))
+        return next((stem + suffix for suffix in suffixes if image and os.path.isfile(stem + suffix)), None)
 
-
-def _read_official(path: Path, images) -> Iterator[CaptionedImage | Skipped]:
-    def finder(name: Callable[[int, str], str]) -> Callable[[Path, int, list[str]], str | None]:
-        def file_of(folder: Path, line: int, fields: list[str]) -> str | None:
-            if len(fields) != 2:
-                return None
-            stem = os.path.join(folder, name(line, fields[1].strip()))
-            return next((stem + suffix for suffix in _SUFFIXES if os.path.isfile(stem + suffix)), None)
-
-        return file_of
-
-    finders = {f"{how} with or without a suffix": finder(name) for how, name in _NAMES.items()}
-    folder, file_of = _best_place(path, images, _rows(path), finders)
-    for line, fields in _rows(path):
-        if len(fields) != 2:
-            yield Skipped("malformed line", f"{path}:{line + 1}")
-            continue
-        yield _pair(fields[0], file_of(folder, line, fields), fields[1].strip(), f"{path}:{line + 1}")
-
-
-def _pair(caption: str, file: str | None, wanted: str, line: str) -> CaptionedImage | Skipped:
-    caption = " ".join(caption.split())
-    if not caption:
-        return Skipped("no caption", line)
-    return Skipped("image is missing", wanted) if file is None else CaptionedImage(caption, file)
-
-
-def _best_place(path: Path, given, rows: Iterator, finders: dict[str, Callable]) -> tuple[Path, Callable]:
-    """The folder and the way of naming files by which most of the first lines' images are found."""
-    sample = list(itertools.islice(rows, _SAMPLE))
+    sample = list(itertools.islice(rows(), _SAMPLE))
     beside = [Path(os.path.normpath(path.parent / name)) for name in (*_IMAGE_FOLDERS, path.stem)]
-    tried = [Path(given)] if given is not None else [folder for folder in beside if folder.is_dir()]
+    tried = [Path(images)] if images is not None else [folder for folder in beside if folder.is_dir()]
+    # The folder and the way of naming files by which most of the first lines' images are found.
     hits = {
-        (folder, find): sum(find(folder, line, fields) is not None for line, fields in sample)
+        (folder, name): sum(file_of(folder, name, line, image) is not None for line, _, image in sample)
         for folder in tried
-        for find in finders.values()
+        for name in names.values()
     }
     best = max(hits, key=hits.__getitem__, default=None)
     if best is None or not hits[best]:
         raise FileNotFoundError(
-            f"None of the first {len(sample)} images of {path} was found, named {' or '.join(finders)}, in "
+            f"None of the first {len(sample)} images of {path} was found, named {' or '.join(names)}, in "
             f"{', '.join(map(str, tried)) or 'any folder beside it'}. Name the folder: {path}::FOLDER."
         )
-    return best
+    for line, caption, image in rows():
+        file = file_of(*best, line, image)
+        if not image or not caption:
+            yield Skipped("no caption" if image else "malformed line", f"{path}:{line + 1}")
+        elif file is None:
+            yield Skipped("image is missing", os.path.join(best[0], image) if header else image)
+        else:
+            yield CaptionedImage(caption, file)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------

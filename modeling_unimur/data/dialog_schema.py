@@ -72,14 +72,10 @@ class ReadReport:
         if len(named) < _NAMED:
             named.append(item)
 
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is lost and every published count is met."""
-        return not self.lost and all(self.found[name] == count for name, count in self.published.items())
-
     def problems(self) -> list[str]:
-        """Return the report as one line if it is not complete, else nothing."""
-        return [] if self.complete else [self.describe()]
+        """Return the report as one line if something is lost or a published count is not met, else nothing."""
+        is_complete = not self.lost and all(self.found[name] == count for name, count in self.published.items())
+        return [] if is_complete else [self.describe()]
 
     def describe(self) -> str:
         """Return the report as one line."""

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -30,7 +30,7 @@ from ..index.precision import require_kind, with_precision
 from ..index.versions import writer_lock
 from ..memory_index import require_positive
 from .context import Contexts, check_context
-from .indexing import Changes, Held, bring_up_to_date, find_held, stored_vectors, work_folder
+from .indexing import Held, bring_up_to_date, find_held, stored_vectors, work_folder
 from .items import Item
 from .manifest import Manifest, Plan
 from .sources import Found, find_source, first_reading, list_items
@@ -99,16 +99,16 @@ class BuildReport:
         reasons: why items were skipped, and how many for each reason, the most frequent first.
     """
 
-    items: int
-    encoded: int
-    known: int
-    unchanged: int
-    added: int
-    replaced: int
-    removed: int
-    skipped: int
-    skipped_file: str
-    seconds: float
+    items: int = 0
+    encoded: int = 0
+    known: int = 0
+    unchanged: int = 0
+    added: int = 0
+    replaced: int = 0
+    removed: int = 0
+    skipped: int = 0
+    skipped_file: str = ""
+    seconds: float = 0.0
     reasons: dict[str, int] = field(default_factory=dict)
 
 
@@ -221,7 +221,7 @@ def build_index(
             run.name_model(model)
             unchanged, listed_bad = run.encode(found, held, must_exist)
             if not ranks.first:
-                return BuildReport(0, 0, 0, 0, 0, 0, 0, 0, "", time.perf_counter() - start)
+                return BuildReport(seconds=time.perf_counter() - start)
             changes = run.fill(uri, held, extra)
             record_sources(uri, [folder_of_source(source)])
             reasons = run.write_skipped(listed_bad)
@@ -232,7 +232,7 @@ def build_index(
                 encoded=run.counts["encoded"],
                 known=run.counts["known"],
                 unchanged=unchanged,
-                **asdict(changes),
+                **changes,
                 skipped=reasons.total(),
                 skipped_file=os.fspath(work / SKIPPED_FILE),
                 seconds=time.perf_counter() - start,
@@ -394,7 +394,7 @@ class _Run:
                 self.counts = encoder.encode(chunks, bar.update)
 
     # -- the index --------------------------------------------------------------------------------------------------
-    def fill(self, uri: str, held: Held | None, extra: dict) -> Changes:
+    def fill(self, uri: str, held: Held | None, extra: dict) -> Counter[str]:
         """Update the index, unless nothing has changed."""
         from ..modeling_open_clip import same_space
 
@@ -405,7 +405,7 @@ class _Run:
             contexts = Contexts(manifest, partial(stored_vectors, store), self.options.context)
             contexts.outdate()
             if held is not None and not begins_words and next(manifest.waiting(1), None) is None:
-                return Changes()
+                return Counter()
             width = store.rows(store.find(store.keys()[:1])).shape[1] if len(store) else self.loaded().width
             if held is not None and held.width is not None:
                 width = min(width, held.width)

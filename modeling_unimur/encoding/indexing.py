@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -24,15 +24,6 @@ from .manifest import Manifest
 _BLOCK = 2048
 # Vectors that an inverted file is fitted to; FAISS takes no more than 256 a cell.
 _SAMPLE = 131_072
-
-
-@dataclass
-class Changes:
-    """Numbers of candidates that were added, replaced and removed."""
-
-    added: int = 0
-    replaced: int = 0
-    removed: int = 0
 
 
 class Held(NamedTuple):
@@ -60,14 +51,15 @@ def find_held(uri: str, **options: object) -> Held | None:
 
 def bring_up_to_date(
     manifest: Manifest, store: RowStore, index: VectorIndex, contexts: Contexts, show_progress: bool = False
-) -> Changes:
-    """Apply all pending changes of the manifest to the index, save it, and record that in the manifest.
+) -> Counter[str]:
+    """Apply all pending changes of the manifest to the index, save it, and record that in the manifest. Returns how
+    many candidates were `added`, `replaced` and `removed`.
 
     Images get their contexts. An index that is narrower than the vectors takes the first numbers of each.
 
     Whatever it is interrupted by, doing it again gives the same index.
     """
-    changes = Changes()
+    changes: Counter[str] = Counter()
     for kind in KINDS:
         needs = getattr(index, "needs_training", None)
         keys = manifest.waiting_keys(kind, _SAMPLE) if needs is not None and needs(kind) else []
@@ -85,12 +77,12 @@ def bring_up_to_date(
                 if kind == "image":
                     vectors = contexts.add_to(vectors, payloads)
                 added = index.add(kind, list(ids), _at_width(vectors, index.width), payloads, on_error="skip")
-                changes.added += added.added
-                changes.replaced += added.replaced
+                changes["added"] += added.added
+                changes["replaced"] += added.replaced
                 refused += [(kind, item, f"the index does not take it: {reason}") for item, reason in added.skipped]
             left_out = {item for one, item, _ in refused if one == kind}
             gone = [item for _, item, key, _ in mine if (key is None or item in left_out) and (kind, item) in index]
-            changes.removed += index.remove(kind, gone)
+            changes["removed"] += index.remove(kind, gone)
         bar.update(len(rows))
     bar.close()
     index.save()

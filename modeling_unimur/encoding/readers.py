@@ -32,7 +32,7 @@ def folder_items(folder: Path) -> Iterator[Item | BadItem]:
         if suffix in CAMERA_RAW:
             yield BadItem(name, "a camera's raw image is not read; export it to JPEG")
         elif is_image:
-            yield _file_item(path, name)
+            yield _record_item({"image": os.fspath(path), "text": _caption_beside(path)}, name)
         elif suffix in ARCHIVES_AND_TABLES and path.parent != folder:
             yield BadItem(name, "an archive or a table is read at the top of a folder only; name it as a source")
     for error in failed:
@@ -40,17 +40,6 @@ def folder_items(folder: Path) -> Iterator[Item | BadItem]:
         name = printable(below.relative_to(folder).as_posix() if below.is_relative_to(folder) else str(below))
         hides = "" if name == "." else f"{name}/"
         yield BadItem(name, f"the folder cannot be listed: {error.strerror}", hides)
-
-
-def _file_item(path: Path, name: str) -> Item | BadItem:
-    try:
-        stamp = file_stamp(os.fspath(path))
-    except OSError as error:
-        return unread_file(name, error)
-    fields = {"image": printable(str(path))}
-    if caption := _caption_beside(path):
-        fields["caption"] = caption
-    return make_item("image", name, os.fspath(path), fields, stamp)
 
 
 def unread_file(name: str, error: OSError, named: bool = False) -> BadItem:
@@ -157,8 +146,8 @@ def _line_item(file: Path, place: str, record: Any) -> Item | BadItem:
     return _record_item(record, place, file.parent)
 
 
-def _record_item(record: dict, place: str, folder: Path) -> Item | BadItem:
-    """The item of a record, which is called `place` if it says no `id` of its own."""
+def _record_item(record: dict, place: str, folder: Path | str = "") -> Item | BadItem:
+    """The item of a record, which is called `place` if it says no `id` of its own; images lie in the folder."""
     given, named = record.get("id"), record.get("id") is not None
     if named and (isinstance(given, bool) or not isinstance(given, (str, int, float))):
         return BadItem(place, f"its id is no string: {printable(repr(given)[:60])}")
@@ -180,7 +169,7 @@ def _record_item(record: dict, place: str, folder: Path) -> Item | BadItem:
         return unread_file(printable(item_id), error, named)
     except ValueError as error:  # a path with a NUL in it
         return BadItem(printable(item_id), f"its image is no path: {error}")
-    return make_item("image", item_id, address, {"image": address, **fields}, stamp, named)
+    return make_item("image", item_id, address, {"image": printable(address), **fields}, stamp, named)
 
 
 def table_items(tables: list[str], name_of: Callable[[str], str] = os.path.basename) -> Iterator[Item | BadItem]:
@@ -263,16 +252,6 @@ def _cells_without_bytes(file, group: int) -> dict[int, str | None]:
 def set_items(source: str) -> Iterator[Item | BadItem]:
     """Documents of a retrieval set: texts, and images with their captions; further columns go into the payload."""
     for record in load_retrieval_set(source).corpus:
-        name, text, image = record["doc_id"], record["text"] or "", record["image"]
-        fields = plain_fields(record, "doc_id", "kind", "text", "image")
-        if record["kind"] == "text":
-            yield make_item("text", name, text, {"text": text, **fields}, named=True)
-            continue
-        caption = {"caption": text} if text.strip() else {}
-        try:
-            stamp = file_stamp(image)
-            yield make_item("image", name, image, {"image": image, **caption, **fields}, stamp, named=True)
-        except OSError as error:
-            yield unread_file(name, error, named=True)
-        except (TypeError, ValueError) as error:
-            yield BadItem(name, f"its image is no path: {error}")
+        name, kind = record.pop("doc_id"), record.pop("kind")
+        image = None if kind == "text" else record["image"] or ""
+        yield _record_item({**record, "id": name, "text": record["text"] or "", "image": image}, name)

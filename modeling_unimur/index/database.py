@@ -27,8 +27,8 @@ class DatabaseIndex(VectorIndex):
 
     A database has these methods; a row is a dictionary of `key`, `item`, `kind`, `vector` and `payload`:
 
-    - `_has(collection)`: whether there is such a collection, which is ready to be searched then; `_drop(collection)`,
-      `_flush(collection)` and `_create(collection, width, factory)`.
+    - `_has(collection)`: whether there is such a collection, which is ready to be searched then; `_flush(collection)`
+      and `_create(collection, width, factory)`.
     - `_upsert(collection, rows)`, `_delete(keys)`, and `_get(collection, keys, field)`: a field of the rows that are
       there, by their keys.
     - `_ask(vectors, limit, kind, where)`: the hits of each query, best first; of those that `where` does not hold for,
@@ -196,13 +196,6 @@ class DatabaseIndex(VectorIndex):
     def save(self) -> None:
         """Flushes; what `add` returned from is in the database's log already."""
         self._flush(self.collection)
-
-    @locked
-    def drop(self) -> None:
-        """Deletes the index with all its candidates."""
-        self.require_writer()
-        for name in (self.collection, about_name(self.collection)):
-            self._drop(name)
 
     @locked
     def close(self) -> None:

@@ -18,8 +18,6 @@ try:
 except ImportError as error:
     raise ImportError("An index in a folder is kept by FAISS: `pip install unimur[faiss]`.") from error
 
-# A graph of 32 links a vector; from about a million vectors on, where an exact search takes too long.
-APPROXIMATE = "HNSW32"
 # Where fewer than this share of the candidates match a filter, a graph is not walked: their vectors are compared.
 _FEW = 0.1
 # How many times the hits an index of codes brings, for the whole vectors to rank.

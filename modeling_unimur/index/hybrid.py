@@ -227,9 +227,7 @@ def candidates(
     if texts is None or len(texts) != len(vectors):
         given = "no" if texts is None else len(texts)
         raise ValueError(f"Hybrid search needs the words of each query: {len(vectors)} vectors and {given} texts.")
-    if hasattr(vectors, "detach"):  # a tensor
-        vectors = vectors.detach().float().cpu().numpy()
-    matrix, checked = np.asarray(vectors, np.float32), conditions(where)
+    matrix, checked = index.matrix_of(vectors), conditions(where)
     with index.guard:
         words = words_of(index)
         dense = index.search(matrix, depth, kind, where)

@@ -127,10 +127,6 @@ class LanceDBIndex(DatabaseIndex):
             table.create_index(metric="dot", vector_column_name="vector", index_type=kind, **numbers)
         table.optimize()
 
-    def _drop(self, collection: str) -> None:
-        self._database.drop_table(collection)
-        self._tables.pop(collection, None)
-
     def _disconnect(self) -> None:
         self._tables.clear()
 

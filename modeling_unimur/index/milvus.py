@@ -124,9 +124,6 @@ class MilvusIndex(DatabaseIndex):
     def _flush(self, collection: str) -> None:
         self._client.flush(collection)
 
-    def _drop(self, collection: str) -> None:
-        self._client.drop_collection(collection)
-
     def _disconnect(self) -> None:
         self._client.close()
         if self._file is not None:

@@ -109,9 +109,6 @@ class QdrantIndex(DatabaseIndex):
     def _flush(self, collection: str) -> None:
         """Qdrant has written what `add` returned from."""
 
-    def _drop(self, collection: str) -> None:
-        self._client.delete_collection(collection)
-
     def _disconnect(self) -> None:
         self._client.close()
 

@@ -160,12 +160,6 @@ class QuantizedRows(Rows):
         return scores, rows
 
     # -- files ------------------------------------------------------------------------------------------------------
-    def num_bytes(self) -> tuple[int, int]:
-        """Bytes of the vectors in memory, and of those that are mapped from a file."""
-        mapped = sum(block.nbytes for block in self.blocks if isinstance(block, np.memmap))
-        held = sum(block.nbytes for block in self.blocks) - mapped
-        return held + (self.signs if self.binary else self.lengths).nbytes, mapped
-
     def write(self, folder: Path, name: str) -> None:
         """Writes `NAME.npy` and `NAME.jsonl`."""
         codes = np.ascontiguousarray(self.matrix())
@@ -185,9 +179,8 @@ class QuantizedRows(Rows):
         codes = self.matrix()
         if codes.dtype != np.int8 or codes.shape != (len(self.rows), self.width):
             raise ValueError(f"{name}.npy holds {codes.dtype} of shape {codes.shape}, not {len(self.rows)} rows")
-        if self.binary:
-            inverse_lengths(codes)
-        self.num_bytes()  # makes what is searched
+        lengths = inverse_lengths(codes)  # refuses zeros
+        self._lengths, self._signs = (None, pack_signs(codes)) if self.binary else (lengths, None)
 
     def open(self, folder: Path, name: str) -> None:
         """Takes the codes of a file, mapped where signs are searched; changes of mapped ones stay in memory."""
@@ -230,12 +223,6 @@ class QuantizedIndex(FolderIndex):
         self.rescore_multiplier = rescore_multiplier
         for part in self.parts.values():
             part.rescore_multiplier = rescore_multiplier
-
-    @locked
-    def num_bytes(self) -> tuple[int, int]:
-        """Bytes of the vectors in memory, and of those that are mapped from files."""
-        held, mapped = zip(*(part.num_bytes() for part in self.parts.values()), strict=True)
-        return sum(held), sum(mapped)
 
     @locked
     def save(self, folder: str | os.PathLike | None = None, compact: bool = True, replace: bool = False) -> None:

@@ -116,9 +116,11 @@ class Reranker:
                 queries.append(self._text(query))
                 places.append(place)
         with self._lock:
-            if places:
-                score = self._late_interaction if self.late else self._cross_encoder
-                found[places] = score(queries, documents)
+            if places and self.late:
+                found[places] = self._late_interaction(queries, documents)
+            elif places:
+                both = list(zip(queries, documents, strict=True))
+                found[places] = self.model.predict(both, batch_size=self.batch_size, show_progress_bar=False)
             found[~np.isfinite(found)] = np.nan
             lost[NO_SCORE] += int(np.isnan(found[places]).sum())
             self.skipped += lost
@@ -147,10 +149,6 @@ class Reranker:
     def _text(self, words: str) -> Any:
         # sentence-transformers would take a text like "http://x/y.png" for an image, and fetch it.
         return {"text": words} if self.reads_images else words
-
-    def _cross_encoder(self, queries: list[str], documents: list) -> np.ndarray:
-        pairs = list(zip(queries, documents, strict=True))
-        return self.model.predict(pairs, batch_size=self.batch_size, show_progress_bar=False)
 
     def _late_interaction(self, queries: list[str], documents: list) -> np.ndarray:
         """Each query and each text is embedded once."""

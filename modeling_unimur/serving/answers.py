@@ -53,7 +53,11 @@ class Answerer:
 
     def embed(self, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """The vector `(1, width)` of each request, or the exception that prevented it."""
-        self._count_tokens([request for request in requests if request.prompt_tokens is not None])
+        if counted := [request for request in requests if request.prompt_tokens is not None]:
+            texts = [words_of_dialogue(request.messages) for request in counted]
+            read = self.retriever.processor.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for request, ids in zip(counted, read, strict=True):
+                request.prompt_tokens = len(ids)
         found: list = [None] * len(requests)
         kinds: dict[str, list[int]] = {}
         for number, request in enumerate(requests):
@@ -63,12 +67,6 @@ class Answerer:
             for number, row in zip(numbers, rows, strict=True):
                 found[number] = row
         return found
-
-    def _count_tokens(self, requests: list[RetrievalRequest]) -> None:
-        texts = [words_of_dialogue(request.messages) for request in requests]
-        read = self.retriever.processor.tokenizer(texts, add_special_tokens=False) if texts else {"input_ids": []}
-        for request, ids in zip(requests, read["input_ids"], strict=True):
-            request.prompt_tokens = len(ids)
 
     def _embedded(self, kind: str, requests: list[RetrievalRequest]) -> list[torch.Tensor | Exception]:
         """Vectors of requests of one kind; where the model fails, each alone, since one of them may be the cause."""

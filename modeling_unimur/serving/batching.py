@@ -118,14 +118,13 @@ class Batcher:
         max_batch: int = 16,
         wait_seconds: float = 0.004,
         max_waiting: int = 512,
-        max_client_waiting: int | None = None,
+        max_client_waiting: int = 512,
         max_cost: float = math.inf,
         threads: int = 1,
         name: str = "model",
     ):
-        self.work, self.max_batch, self.wait_seconds, self.max_waiting = work, max_batch, wait_seconds, max_waiting
-        self.max_client_waiting = max_waiting if max_client_waiting is None else max_client_waiting
-        self.max_cost = max_cost
+        self.work, self.max_batch, self.max_cost, self.wait_seconds = work, max_batch, max_cost, wait_seconds
+        self.max_waiting, self.max_client_waiting = max_waiting, max_client_waiting
         self.batches = self.answered = 0
         self._queue = FairQueue()
         self._arrived = asyncio.Event()

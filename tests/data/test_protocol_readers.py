@@ -76,7 +76,7 @@ def test_mmdialog_reports_what_is_missing(tmp_path):
     found = MMDialog(tmp_path, "test")
     assert len(list(found)) == 3
     report = found.report
-    assert not report.complete
+    assert report.problems()
     assert report.found == {"dialogues": 3, "turns": 9, "images": 2}
     assert report.lost["image is missing"] == 1
     assert report.lost["malformed dialogue (a turn is empty)"] == 1

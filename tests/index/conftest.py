@@ -6,6 +6,7 @@ import os
 import pytest
 
 from modeling_unimur.index import open_index
+from modeling_unimur.index.database import about_name
 from tests.index.databases import DATABASES, PLACES, database
 
 MODEL = "tiny@1"
@@ -33,7 +34,9 @@ def place(request, tmp_path):
         found = {"uri": SERVERS[request.param], "collection": collection}
         yield {**found, "width": 16, "model": MODEL}
         with open_index(**found) as index:
-            index.drop()
+            drop = getattr(index._client, "drop_collection", None) or index._client.delete_collection
+            for name in (collection, about_name(collection)):
+                drop(name)
         return
     if request.param in PLACES:
         yield {"uri": database(request.param, tmp_path), "width": 16, "model": MODEL}

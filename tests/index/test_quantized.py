@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from benchmarks.index import bytes_of
 from modeling_unimur.index import open_index
 from modeling_unimur.index.quantized import (
     QuantizedIndex,
@@ -134,11 +135,11 @@ def test_bytes_of_a_vector(tmp_path, precision, in_memory, mapped):
     with open_index(tmp_path / "index", WIDTH, MODEL, "memory", precision=precision) as index:
         index.add("image", IDS, VECTORS)
         if precision == "binary":
-            assert index.num_bytes() == (len(IDS) * (in_memory + mapped), 0)  # until they are saved
+            assert bytes_of(index) == (len(IDS) * (in_memory + mapped), 0)  # until they are saved
         index.save()
-        assert index.num_bytes() == (len(IDS) * in_memory, len(IDS) * mapped)
+        assert bytes_of(index) == (len(IDS) * in_memory, len(IDS) * mapped)
     with open_index(tmp_path / "index", read_only=True) as index:
-        assert index.num_bytes() == (len(IDS) * in_memory, len(IDS) * mapped)
+        assert bytes_of(index) == (len(IDS) * in_memory, len(IDS) * mapped)
     about = json.loads(next((tmp_path / "index").glob("v*/index.json")).read_text(encoding="utf-8"))
     assert (about["precision"], about["width"]) == (precision, WIDTH)
 

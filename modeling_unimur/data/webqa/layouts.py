@@ -13,8 +13,6 @@ from ..json_lines import line_objects, object_entries
 from ..text_lines import open_lines
 from .line_index import LineIndex
 
-SPLITS = ("train", "validation", "test")
-
 
 @dataclass(frozen=True)
 class Document:
