@@ -119,7 +119,7 @@ def manual_figures() -> dict[str, float]:
     return {
         "manual_seconds": seconds,
         "manual_queries": len(mined),
-        "manual_documents": documents.corpus_size,
+        "manual_documents": len(documents),
         "manual_negatives": sum(len(images) + len(texts) for images, texts in mined.values()),
     }
 

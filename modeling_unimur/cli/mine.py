@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-score", type=float, metavar="SCORE", help="exclude what the reranker scores above this")
     parser.add_argument("--keep-same-text", action="store_true", help="keep copies of a positive's text")
     parser.add_argument("--keep-same-group", action="store_true", help="keep documents of a positive's section")
-    parser.add_argument("--pairs", action="store_true", help="mine for the training pairs of the set as well")
     parser.add_argument("--device", help="device of the model (default: an accelerator if available)")
 
 
@@ -65,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--split {args.split}: the set has {', '.join(sorted(retrieval.queries))}")
     device = args.device or (torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     model, processor = UniVLDRModel.from_pretrained(args.model), UniVLDRProcessor.from_pretrained(args.model)
-    documents = Documents(retrieval, args.split if args.pairs else None)
-    rows = QueryRows(retrieval, documents, args.split, pairs=args.pairs)
+    documents = Documents(retrieval)
+    rows = QueryRows(retrieval, documents, args.split)
     images = None if model.config.fusion == "caption" else DecodedImages(processor)
     mined = mine_rows(model.to(device).eval(), processor, rows, documents, images, options)
     write_mined(mined, args.output)

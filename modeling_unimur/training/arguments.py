@@ -334,7 +334,6 @@ class UniVLDRDataArguments(_FeatureArguments):
         image_negatives: image negatives a query (k1).
         text_negatives: text negatives a query (k2).
         least_score: of a positive; relevant documents of a lower score are not negatives either.
-        pairs: train on the set's pairs too, where it has some.
         mask_known: whether further right documents of a query are no in-batch negatives; false as released.
         false_negative_threshold: cosine with the positive from which on a document of the batch is left out.
         mining_depth: ranks that hard negatives are taken from.
@@ -373,7 +372,6 @@ class UniVLDRDataArguments(_FeatureArguments):
     image_negatives: int = 1
     text_negatives: int = 1
     least_score: int = 1
-    pairs: bool = False
     mask_known: bool = True
     false_negative_threshold: float | None = None
     mining_depth: int = 100

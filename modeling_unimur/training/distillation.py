@@ -138,9 +138,7 @@ class SystemTeacher:
 
     def __call__(self, rows: Sequence[dict], numbers: Sequence[int], candidates: np.ndarray) -> np.ndarray:
         scores = self.system.scores(BOTH, np.array([self.places[row["query"]] for row in rows]))
-        numbers = np.asarray(numbers)
-        behind = numbers >= scores.shape[1]  # texts that only pairs have
-        return np.where(behind, np.nan, scores[:, np.where(behind, 0, numbers)])
+        return scores[:, np.asarray(numbers)]
 
 
 class PairTeacher:

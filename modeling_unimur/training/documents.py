@@ -31,33 +31,22 @@ class Document(NamedTuple):
 
 
 class Documents(Sequence):
-    """Numbers the documents of the corpus in order, followed by the texts that only pairs have.
+    """Numbers the documents of the corpus in order.
 
     Args:
         retrieval (`RetrievalSet`): the set.
-        pairs (`str`, *optional*): split whose pairs are added, each `positive` under the id `pair:<query_id>`.
 
     Raises:
         ValueError: an id stands twice, a kind is neither text nor image, or a document has nothing in it.
     """
 
-    def __init__(self, retrieval: RetrievalSet, pairs: "str | None" = None):
+    def __init__(self, retrieval: RetrievalSet):
         corpus = retrieval.corpus
         self.ids, self.kinds = list(corpus["doc_id"][:]), list(corpus["kind"][:])
         self.texts = [text or "" for text in corpus["text"][:]]
         self.images = [image or "" for image in corpus["image"][:]]
         grouped = "group" in corpus.column_names
         self.groups = [group or "" for group in corpus["group"][:]] if grouped else [""] * len(self.ids)
-        self.corpus_size = len(self.ids)
-        if pairs is not None and pairs in retrieval.pairs:
-            table = retrieval.pairs[pairs]
-            group_of = dict(zip(self.ids, self.groups, strict=True))
-            for query, text, doc in zip(table["query_id"], table["positive"], table["doc_id"], strict=True):
-                self.ids.append(f"pair:{query}")
-                self.kinds.append("text")
-                self.texts.append(text)
-                self.images.append("")
-                self.groups.append(group_of.get(doc, ""))
         self.numbers = {doc_id: number for number, doc_id in enumerate(self.ids)}
         self._check()
 

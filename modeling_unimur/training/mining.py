@@ -107,8 +107,7 @@ def mine_vectors(
         queries (`(queries, width)`), vectors (`(documents, width)`): unit vectors; the search is on the queries'
             device, where a block of the vectors lies at a time.
         kinds: `"text"` or `"image"` of each document.
-        right: numbers of each query's right documents, which others are compared with; those beyond `vectors` count
-            for texts and groups alone.
+        right: numbers of each query's right documents, which others are compared with.
         options (`MiningOptions`, *optional*): what is dropped.
         texts, groups (*optional*): of each document; without them nothing is dropped by them.
         report (`Counter`, *optional*): takes what was dropped, by reason.
@@ -170,9 +169,8 @@ def _kept(ranked, right, known, vectors, options, keys, groups, report) -> list[
     right_keys = {keys[number] for number in right} - {""} if keys is not None else set()
     right_groups = {groups[number] for number in right} - {""} if groups is not None else set()
     alike: set[int] = set()
-    inside = [number for number in right if number < len(vectors)]
-    if options.max_similarity is not None and inside and ranked:
-        cosines = (vectors[ranked] @ vectors[inside].T).amax(dim=1)
+    if options.max_similarity is not None and right and ranked:
+        cosines = (vectors[ranked] @ vectors[list(right)].T).amax(dim=1)
         alike = {
             number for number, value in zip(ranked, cosines.tolist(), strict=True) if value >= options.max_similarity
         }
@@ -205,15 +203,14 @@ def mine_rows(
     Args:
         model (`UniVLDRModel`), processor (`UniVLDRProcessor`): what embeds.
         rows (`QueryRows`): whose queries.
-        documents (`Documents`): of the set; those that only pairs have are not searched.
+        documents (`Documents`): of the set.
         images: as in `QueryCollator`.
         options (`MiningOptions`, *optional*): what is dropped.
         precision: of autocast.
     """
     reranker = None if options is None or options.reranker is None else open_reranker(options.reranker)
-    corpus = [documents[number] for number in range(documents.corpus_size)]
     encoder = Encoder(model, processor, precision, progress=True)
-    vectors, queries = encoder.encode_documents(corpus, images), encoder.encode_queries(rows.texts)
+    vectors, queries = encoder.encode_documents(list(documents), images), encoder.encode_queries(rows.texts)
     report: Counter = Counter()
 
     def judge(query: int, numbers: list[int]) -> np.ndarray:
@@ -223,7 +220,7 @@ def mine_rows(
     found = mine_vectors(
         queries.to(model.device),
         vectors,
-        documents.kinds[: documents.corpus_size],
+        documents.kinds,
         [sorted(right) for right in rows.right],
         options,
         documents.texts,

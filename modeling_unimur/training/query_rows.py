@@ -81,9 +81,6 @@ logger = logging.getLogger(__name__)
 Mined = Mapping[str, "tuple[list[str], list[str]]"]
 
 
-_NO_PAIRS: dict[str, list] = {"query_id": [], "text": [], "doc_id": []}
-
-
 class QueryRows(Dataset):
     """One row per query.
 
@@ -98,7 +95,6 @@ class QueryRows(Dataset):
         mined: hard negatives by query; queries without any are left out when the sampler needs some.
         seed: of the draws.
         least_score: of a positive; relevant documents of a lower score are neither positives nor negatives.
-        pairs: whether the splits' pairs are rows too.
         without: ids of queries that are left out.
 
     Raises:
@@ -114,7 +110,6 @@ class QueryRows(Dataset):
         mined: Mined | None = None,
         seed: int = 0,
         least_score: int = 1,
-        pairs: bool = False,
         without: Container[str] = (),
     ):
         self.documents, self.sampler, self.seed = documents, sampler or Sampler("in_batch"), seed
@@ -131,11 +126,6 @@ class QueryRows(Dataset):
         for name in splits:
             if name in retrieval.queries:
                 self._add_split(retrieval, name, least_score, lost)
-        for name in splits if pairs else ():
-            table = retrieval.pairs.get(name, _NO_PAIRS)
-            for query, text, doc in zip(table["query_id"], table["text"], table["doc_id"], strict=True):
-                own = documents.numbers[f"pair:{query}"]
-                self._add(query, text, [own], {own, documents.numbers.get(doc, own)})
         self.rows = list(range(len(self.queries)))
         if self.sampler.hard:
             self.use_mined(self.mined)
@@ -159,14 +149,11 @@ class QueryRows(Dataset):
             if not text.strip() or not right:
                 lost["without a positive" if not right else "empty"] += 1
             else:
-                self._add(query, text, shown or right, scores.keys(), others)
-
-    def _add(self, query: str, text: str, positives: list[int], right, excluded=()) -> None:
-        self.queries.append(query)
-        self.texts.append(text)
-        self.positives.append(positives)
-        self.right.append(frozenset(right))
-        self.known.append(frozenset(right) | frozenset(excluded))
+                self.queries.append(query)
+                self.texts.append(text)
+                self.positives.append(shown or right)
+                self.right.append(frozenset(scores))
+                self.known.append(frozenset(scores) | others)
 
     def use_mined(self, mined: Mined) -> None:
         """Takes other hard negatives from now on; queries that have none are left out.

@@ -75,13 +75,12 @@ class _Run:
         captions = [self.data.captions, self.data.stage2_captions or self.data.captions]
         source, merged = self.data.retrieval, self.data.deduplicate
         loaded = {name: load_retrieval_set(source, name, merged) for name in dict.fromkeys(captions)}
-        pairs = "train" if self.data.pairs else None
         sets = [loaded[name] for name in captions]
         if self.data.verbalizations:
             words = read_words(self.data.verbalizations)
             sets[1] = replace(sets[1], corpus=joined_captions(sets[1].corpus, words, self.processor))
-        documents = [Documents(sets[0], pairs)]
-        documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1], pairs))
+        documents = [Documents(sets[0])]
+        documents.append(documents[0] if sets[1] is sets[0] else Documents(sets[1]))
         self.sets = {stage: (sets[stage - 1], documents[stage - 1]) for stage in (1, 2)}
         self.images = self._images(documents[0])
         self.failed = self._failed_round_trips()
@@ -100,9 +99,7 @@ class _Run:
     def start_vectors(self) -> torch.Tensor:
         """Vectors of the corpus before training `(documents, width)`, by what stage 1 reads."""
         self.model.to(self.args.device)
-        documents = self.sets[1][1]
-        corpus = [documents[number] for number in range(documents.corpus_size)]
-        return self._encoder().encode_documents(corpus, self.images)
+        return self._encoder().encode_documents(list(self.sets[1][1]), self.images)
 
     def _encoder(self) -> Encoder:
         return Encoder(self.model, self.processor, self.precision, progress=True)
@@ -131,8 +128,7 @@ class _Run:
                 return PairTeacher(open_reranker(name), documents)
             except ValueError:  # it gives no scores of pairs: an encoder
                 space = load_text_space(name)
-        texts, kinds = documents.texts[: documents.corpus_size], documents.kinds[: documents.corpus_size]
-        is_image = np.array(kinds) == "image"
+        texts, is_image = documents.texts, np.array(documents.kinds) == "image"
         if space is None:
             queries, vectors = self._encoder().encode_queries(rows.texts), self.start_vectors
         else:
@@ -186,7 +182,6 @@ class _Run:
             mined,
             self.args.seed,
             self.data.least_score,
-            self.data.pairs,
             self.failed,
         )
 
@@ -305,7 +300,7 @@ def train(recipe: Recipe, resume: bool = False, overwrite: bool = False) -> dict
     set_seed(args.seed)
     run = _Run(recipe)
     logger.info("%s", parameter_report(run.model))
-    results = {"task": "univl_dr", "seed": args.seed, "documents": run.sets[1][1].corpus_size}
+    results = {"task": "univl_dr", "seed": args.seed, "documents": len(run.sets[1][1])}
     results |= {f"stage{stage}_corpus": about for stage in (1, 2) if (about := dict(run.sets[stage][0].about))}
     if resume and (output / _RESULTS).is_file():
         results = json.loads((output / _RESULTS).read_text(encoding="utf-8"))

@@ -73,7 +73,7 @@ def retrieval(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def documents(retrieval):
-    return Documents(retrieval, "train")
+    return Documents(retrieval)
 
 
 @pytest.fixture(scope="module")
@@ -128,15 +128,6 @@ def test_queries_without_hard_negatives_are_left_out(retrieval, documents):
         rows.use_mined({"text-query-red-cat": (["image-pink-cat"], [])})
 
 
-def test_pairs_are_rows_whose_passage_is_known(retrieval, documents):
-    rows = QueryRows(retrieval, documents, pairs=True)
-    row = rows[len(rows) - 1]
-    assert documents[row["positive"]].text == "guitar in the morning"
-    assert {documents.ids[number] for number in row["known"]} == {"pair:lead", "text-red-guitar"}
-    assert documents[row["positive"]].group == "guitar"
-    assert len(QueryRows(retrieval, documents)) == len(rows) - 1
-
-
 def batch_of(rows, queries):
     return [rows[rows.rows.index(rows.queries.index(query))] for query in queries]
 
@@ -156,7 +147,7 @@ def test_a_balanced_batch_by_hand(retrieval, documents, parts):
         output = model(**batch)
     names = {"text": {}, "image": {}}
     with torch.no_grad():
-        for number in range(documents.corpus_size):
+        for number in range(len(documents)):
             one = documents[number]
             if one.kind == "text":
                 vector = model.get_text_features(**parts[1].process_texts([one.text])).pooler_output
