@@ -19,15 +19,15 @@ class CandidateVectors:
         self.encoder = Encoder(retriever.model, retriever.processor)
 
     def queries(self, queries: Sequence[Any]) -> list[list[float]]:
-        """Of dialogues: texts or lists of chat messages."""
+        """Vectors of dialogues, which are texts or lists of chat messages."""
         return self.retriever.embed(list(queries), batch_size=self.batch_size).tolist()
 
     def texts(self, texts: Sequence[str]) -> list[list[float]]:
-        """Of candidate texts."""
+        """Vectors of candidate texts."""
         return self._candidates("text", texts, self.retriever.processor.process_texts)
 
     def images(self, images: Sequence[Any]) -> list[list[float]]:
-        """Of candidate images: paths, or images that Pillow holds."""
+        """Vectors of candidate images, which are paths or images of Pillow."""
         return self._candidates("image", images, self.retriever.processor.process_images)
 
     def _candidates(self, kind: str, items: Sequence[Any], read) -> list[list[float]]:
@@ -41,9 +41,9 @@ class FoundCandidate(NamedTuple):
     """A hit of a pipeline.
 
     Args:
-        id, score, kind: of the hit.
-        text: of a text; the caption of an image, "" for one without.
-        image: path of an image, None for a text.
+        id, score, kind: those of the hit.
+        text: the text, or the caption of an image, which is "" for an image without one.
+        image: the path of an image, None for a text.
         payload: what else the index holds about it.
     """
 

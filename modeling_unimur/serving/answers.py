@@ -28,7 +28,7 @@ class Answerer:
     says who it is.
 
     Args:
-        max_tokens: of a context; None for the processor's own bound.
+        max_tokens: the length of a context in tokens; None for the processor's own limit.
         refresh_seconds: how often to look for a newer version of an index in a folder.
         names: how hits are shown.
         reranker: a second stage, as the pipeline takes it, for all requests that do not refuse it; coherent replies
@@ -116,7 +116,7 @@ class Answerer:
         return [self._tried(request.answer, vectors, self.reranker) for request, vectors in wanted]
 
     def count(self) -> dict[str, int]:
-        """Candidates by kind."""
+        """The number of candidates of each kind."""
         return {kind: self.retriever.index.count(kind) for kind in KINDS}
 
     def _refresh(self) -> None:

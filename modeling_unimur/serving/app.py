@@ -55,14 +55,14 @@ def make_app(
 
     Args:
         retriever: a `multimodal-retrieval` pipeline, which only this application uses from now on.
-        limits: of requests.
-        max_batch, wait_seconds: of `Batcher`.
+        limits: the limits of requests.
+        max_batch, wait_seconds: arguments of `Batcher`.
         names: how hits are shown; by default without absolute paths.
         shares_chats: whether all clients are trusted to continue one another's chats; otherwise a client could tell
             by the time of an answer what another one has asked.
         api_key: all requests but those for `/health` must show it, as `Authorization: Bearer KEY`.
-        model_name: that requests below `/v1` name.
-        reranker, rerank_top_k: of `Answerer`.
+        model_name: the name of the model in requests below `/v1`.
+        reranker, rerank_top_k: arguments of `Answerer`.
     """
     limits = limits or ServingLimits()
     answerer = Answerer(retriever, limits.tokens, names=names, reranker=reranker, rerank_top_k=rerank_top_k)
@@ -306,10 +306,10 @@ class _Client:
     """A client that waits for an answer, and what its request holds of the memory.
 
     Args:
-        host: whose turns and limits they are.
-        key: of its kept chats.
-        memory: of all requests.
-        limit: seconds until it is given up.
+        host: the address by which its turns and its limits are counted.
+        key: the key of its kept chats.
+        memory: the memory that all requests share.
+        limit: the seconds until the request is given up.
     """
 
     def __init__(self, host: str, key: str | None, memory: MemoryBudget, limit: float):

@@ -40,7 +40,7 @@ class FairQueue:
         return self._length
 
     def count(self, client: str) -> int:
-        """Requests of a client that wait."""
+        """The number of requests of a client that wait."""
         return len(self._lines.get(client, ()))
 
     def cost_before(self, client: str) -> float:
@@ -108,8 +108,8 @@ class Batcher:
         wait_seconds: how long the first of them waits for others, if the work is idle. While it is busy, requests
             gather by themselves.
         max_waiting, max_client_waiting: the most requests that wait, in total and of one client. Others are refused.
-        threads: that work, each on its own batch.
-        name: of the threads.
+        threads: the number of threads that work, each on its own batch.
+        name: the name of the threads.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        """Requests whose work has not begun."""
+        """The number of requests whose work has not begun."""
         return len(self._queue)
 
     def start(self) -> None:

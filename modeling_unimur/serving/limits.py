@@ -12,9 +12,9 @@ class Refused(Exception):
     """A request that is not answered.
 
     Args:
-        status: of HTTP.
+        status: the status code of the HTTP response.
         reason: one sentence for the client.
-        retry_after: seconds after which the client may ask again.
+        retry_after: the seconds after which the client may ask again.
     """
 
     def __init__(self, status: int, reason: str, retry_after: float | None = None):
@@ -26,7 +26,7 @@ class Refused(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Of the response."""
+        """The headers of the response."""
         return {} if self.retry_after is None else {"Retry-After": str(max(1, round(self.retry_after)))}
 
 
@@ -35,25 +35,27 @@ class ServingLimits:
     """Limits of a server. What exceeds one is refused with a 4xx status or 503, and other clients are not affected.
 
     Args:
-        upload_bytes: of a request's body (status 413).
-        turns, parts, characters, images: of a dialogue (422).
-        pixels: of an image as it is stored (422).
-        request_pixels: of all images of a request as they are decoded: a JPEG image at a reduced size (422).
-        side: of an image, in pixels (422).
-        aspect: the longer side of an image divided by the shorter one (422).
-        inputs: vectors that one request for embeddings asks for, or documents that it ranks (422).
-        filter_values: values of all conditions in `where` (422).
-        tokens: of a context; the latest are kept. None for the model's own limit.
-        batch_tokens: of the contexts that the model reads together.
-        top_k: hits of each kind (422).
-        seconds: from the end of the upload to the answer (504).
-        header_seconds: for the request line and the headers (the connection is closed).
-        upload_seconds: for the upload (408).
-        waiting: requests that wait for the model (503).
-        client_waiting: requests of one client that wait for the model (429).
-        connections: open connections (503).
-        client_connections: open connections of one client (429).
-        memory_bytes: uploads and decoded images of all requests together (503); one client has half of it (429).
+        upload_bytes: size of a request's body (status 413).
+        turns, parts, characters, images: how many of each a dialogue may have (422).
+        pixels: number of pixels of an image as it is stored (422).
+        request_pixels: number of pixels of all images of a request as they are decoded; a JPEG image is decoded at a
+            reduced size (422).
+        side: longer side of an image in pixels (422).
+        aspect: longer side of an image divided by the shorter one (422).
+        inputs: number of vectors that one request for embeddings asks for, or of documents that it ranks (422).
+        filter_values: number of values of all conditions in `where` (422).
+        tokens: length of a context, of which the latest tokens are kept; None for the model's own limit.
+        batch_tokens: number of tokens of the contexts that the model reads together.
+        top_k: number of hits of each kind (422).
+        seconds: time from the end of the upload to the answer (504).
+        header_seconds: time for the request line and the headers (the connection is closed).
+        upload_seconds: time for the upload (408).
+        waiting: number of requests that wait for the model (503).
+        client_waiting: number of requests of one client that wait for the model (429).
+        connections: number of open connections (503).
+        client_connections: number of open connections of one client (429).
+        memory_bytes: memory for the uploads and decoded images of all requests together (503); one client may use half
+            of it (429).
     """
 
     upload_bytes: int = 20 * 2**20

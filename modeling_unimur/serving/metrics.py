@@ -35,5 +35,5 @@ class Metrics:
             Gauge(name, about, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
-        """All of them now."""
+        """All metrics as they are now."""
         return generate_latest(self.registry)

@@ -28,7 +28,7 @@ class EmbeddingRequest:
         model: the name that the client gives.
         rows: one for each vector of the answer.
         encoding_format: `"float"`, lists of numbers, or `"base64"`, little-endian float32.
-        dimensions: of the vectors, which are cut and normalised; None for all.
+        dimensions: the number of dimensions to which vectors are cut and normalised; None for all of them.
     """
 
     model: str

@@ -28,14 +28,15 @@ class RetrievalRequest:
 
     Args:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
-        top_k, modality, where, coherent, hybrid: of the pipeline.
-        tokens: of its words, about.
+        top_k, modality, where, coherent, hybrid: options of the pipeline.
+        tokens: the approximate number of tokens of its words.
         client: whose chat this is; None for a client that does not say.
         words: the text of all turns, which `hybrid` and a second stage read.
         rerank: whether the server's second stage rescores the hits; None where the client does not say.
         is_read_again: whether a second stage reads the messages after the vector is there.
         is_document: whether the one message is a candidate, a text or an image, and not a dialogue.
-        prompt_tokens: of the words, as the tokenizer counts them with the vector; None where nobody asks.
+        prompt_tokens: the number of tokens of the words, which the tokenizer counts when the vector is computed; None
+            where nobody asks for it.
     """
 
     messages: list[dict]
@@ -67,7 +68,7 @@ class RetrievalRequest:
 
     @property
     def order(self) -> tuple:
-        """A key: requests with the same key are ranked in one search."""
+        """Requests for which this is equal are ranked in one search."""
         where = json.dumps(self.where, sort_keys=True)
         return self.top_k, self.modality, self.coherent, self.hybrid, self.rerank, where
 
@@ -102,8 +103,8 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
 
 
 def whole_number(request: dict, name: str, default: int | None, most: int | None = None) -> int | None:
-    """A field of a request; without it `default`. Raises Refused, 422, for what is no whole number from 1 on, or up to
-    `most`."""
+    """Returns a field of a request, or `default` where it is missing or null. Raises Refused, 422, unless it is a whole
+    number of at least 1 and, with `most`, at most that."""
     value = request.get(name)
     if value is None:
         return default
@@ -114,7 +115,8 @@ def whole_number(request: dict, name: str, default: int | None, most: int | None
 
 
 def one_of(request: dict, name: str, values: tuple[str, ...]) -> str:
-    """A field of a request; without it the first of `values`. Raises Refused, 422, for another value."""
+    """Returns a field of a request, or the first of `values` where it is missing or null. Raises Refused, 422, for any
+    other value."""
     value = values[0] if request.get(name) is None else request[name]
     if value not in values:
         raise Refused(422, f"{name} must be one of {values}, got {value!r:.40}.")
@@ -122,7 +124,8 @@ def one_of(request: dict, name: str, values: tuple[str, ...]) -> str:
 
 
 def yes_or_no(request: dict, name: str, default: bool | None) -> bool | None:
-    """A field of a request; without it `default`. Raises Refused, 422, for what is not true or false."""
+    """Returns a field of a request, or `default` where it is missing or null. Raises Refused, 422, unless it is true or
+    false."""
     value = default if request.get(name) is None else request[name]
     if value is not None and not isinstance(value, bool):
         raise Refused(422, f"{name} must be true or false, got {value!r:.40}.")
@@ -130,7 +133,7 @@ def yes_or_no(request: dict, name: str, default: bool | None) -> bool | None:
 
 
 def at_place(place: str, work: Callable, *arguments: Any) -> Any:
-    """What `work` returns; an error of it says where the request is wrong."""
+    """Returns what `work` returns. If it raises Refused, the reason then begins with the place in the request."""
     try:
         return work(*arguments)
     except Refused as error:
@@ -212,7 +215,8 @@ class MessageReader:
 
     @property
     def tokens(self) -> int:
-        """Of the words, about: a token has about four bytes of English, and never less than one of anything."""
+        """The approximate number of tokens of the words. A token has about four bytes of English, and never less than
+        one byte."""
         return self.bytes // 2 + 1
 
     def message(self, message: Any) -> dict:
