@@ -14,7 +14,6 @@ from typing import Any
 from ..data.source_folders import source_folders
 from ..releasing.hub_cards import hub_cards
 from . import chat
-from .errors import CommandError
 from .gallery import INDEX_FOLDER
 
 SPACE = hub_cards("space") / "app.py"
@@ -36,10 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def space() -> ModuleType:
-    """The module of the page. Raises CommandError where it is not there, and ImportError where Gradio is not
-    installed."""
-    if not SPACE.is_file():
-        raise CommandError(f"no page at {SPACE}: install unimur anew")
+    """The module of the page. Raises ImportError where Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise ImportError("The page needs Gradio: `pip install unimur[app]`.")
     sys.path.insert(0, str(SPACE.parent))  # where its own imports are

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shlex
 import sys
 import webbrowser
 from collections.abc import Callable, Mapping
@@ -129,12 +131,11 @@ def _command(session: ChatSession, terminal: Terminal, line: str) -> bool:
 
 def _typed_path(text: str) -> Path:
     # People paste paths with quotes, with backslashes before spaces, or as file://.
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
-        text = text[1:-1]
     text = text.removeprefix("file://")
     path = Path(text).expanduser()
-    if os.name != "nt" and not path.exists() and "\\" in text:
-        path = Path(text.replace("\\", "")).expanduser()
+    if os.name != "nt" and not path.exists():
+        with contextlib.suppress(ValueError):  # a quote that is not closed
+            path = Path(" ".join(shlex.split(text)).removeprefix("file://")).expanduser()
     return path
 
 

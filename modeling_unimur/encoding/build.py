@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -260,7 +260,6 @@ class _Run:
         self.folder: str | None = None
         self.name = ""
         self.counts: Counter[str] = Counter()
-        self._store: RowStore | None = None
 
     def name_model(self, model) -> None:
         """Finds out the model's name, by loading it only if its folder has changed since it was last loaded."""
@@ -287,11 +286,10 @@ class _Run:
             self.encoder = Encoder.load(self.folder, self.options.device, self.options.clip)
         return self.encoder
 
+    @cached_property
     def store(self) -> RowStore:
         """Return the store of this model's vectors. It is opened once, since that reads all vectors."""
-        if self._store is None:
-            self._store = RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
-        return self._store
+        return RowStore(self.work / _VECTORS / self.name.rpartition("@")[2])
 
     # -- encoding ---------------------------------------------------------------------------------------------------
     def encode(self, found: Found, held: Held | None, must_be_known: bool) -> tuple[int, Path]:
@@ -304,7 +302,7 @@ class _Run:
                 self._decide_reading(found, manifest, must_be_known)
                 manifest.merge(records, manifest.fact("source of records") or self.source)
                 manifest.fact("source of records", self.source)
-                manifest.forget_lost(self.store().holds)
+                manifest.forget_lost(self.store.holds)
                 counts = {} if held is None else held.counts
                 if any(count > counts.get(kind, 0) for kind, count in manifest.indexed().items()):
                     manifest.nothing_indexed()  # it is another index than the one that was filled
@@ -386,11 +384,11 @@ class _Run:
                 from .ray_engine import encode_with_ray
 
                 source = self.encoder if self.folder is None else self.folder
-                self.counts = encode_with_ray(source, self.store(), records, chunks, options, bar)
+                self.counts = encode_with_ray(source, self.store, records, chunks, options, bar)
             else:
                 from .chunks import ChunkEncoder
 
-                encoder = ChunkEncoder(self.loaded(), self.store(), records, options.batch_size, workers)
+                encoder = ChunkEncoder(self.loaded(), self.store, records, options.batch_size, workers)
                 self.counts = encoder.encode(chunks, bar.update)
 
     # -- the index --------------------------------------------------------------------------------------------------
@@ -400,7 +398,7 @@ class _Run:
 
         with Manifest(self.work / _MANIFEST) as manifest:
             begins_words = self.options.bm25 and not (held is not None and held.words)
-            store = self.store()
+            store = self.store
             store.refresh()  # others may have encoded, too
             contexts = Contexts(manifest, partial(stored_vectors, store), self.options.context)
             contexts.outdate()

@@ -195,14 +195,9 @@ def render_card(card: Card, config: PreTrainedConfig, trained: int, repo_id: str
         needs += ", and `open_clip_torch`"
     if getattr(config, "anchor_base_model", None) is not None:
         needs += ", and `sentence-transformers`"
-    missing = {"text": "language_model", "clip": "clip"}
-    missing = [
-        name
-        for part, name in missing.items()
-        if heads_only
-        and getattr(config, f"{part}_config") is not None
-        and getattr(config, f"{part}_base_model") is None
-    ]
+    parts = {"text": "language_model", "clip": "clip"} if heads_only else {}
+    own = [part for part in parts if getattr(config, f"{part}_config") is not None]
+    missing = [parts[part] for part in own if getattr(config, f"{part}_base_model") is None]
     given = "".join(f', {name}="<folder>"' for name in missing)
     given_st = ", model_kwargs={" + ", ".join(f'"{name}": "<folder>"' for name in missing) + "}" if missing else ""
     text = str(

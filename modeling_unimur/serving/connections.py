@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from http import HTTPStatus
 
 from .clients import client_host
 from .limits import Refused, ServingLimits
@@ -13,8 +14,6 @@ try:
     from uvicorn.protocols.http.h11_impl import H11Protocol
 except ImportError as error:
     raise ImportError("A server needs FastAPI and uvicorn: `pip install unimur[serve]`.") from error
-
-_PHRASES = {408: "Request Timeout", 429: "Too Many Requests", 503: "Service Unavailable"}
 
 
 def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H11Protocol]:
@@ -100,7 +99,7 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
         def _refuse(self, refused: Refused) -> None:
             body = json.dumps({"error": refused.reason}).encode()
             lines = [
-                f"HTTP/1.1 {refused.status} {_PHRASES[refused.status]}",
+                f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}",
                 "Content-Type: application/json",
                 f"Content-Length: {len(body)}",
                 "Connection: close",

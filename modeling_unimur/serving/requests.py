@@ -103,8 +103,8 @@ def read_request(body: bytes, limits: ServingLimits) -> RetrievalRequest:
 
 
 def whole_number(request: dict, name: str, default: int | None, most: int | None = None) -> int | None:
-    """Returns a field of a request, or `default` where it is missing or null. Raises Refused, 422, unless it is a whole
-    number of at least 1 and, with `most`, at most that."""
+    """Returns a field of a request, or `default` where it is missing or null. Raises Refused, 422, unless it is a
+    whole number of at least 1 and, with `most`, at most that."""
     value = request.get(name)
     if value is None:
         return default
@@ -124,8 +124,8 @@ def one_of(request: dict, name: str, values: tuple[str, ...]) -> str:
 
 
 def yes_or_no(request: dict, name: str, default: bool | None) -> bool | None:
-    """Returns a field of a request, or `default` where it is missing or null. Raises Refused, 422, unless it is true or
-    false."""
+    """Returns a field of a request, or `default` where it is missing or null. Raises Refused, 422, unless it is true
+    or false."""
     value = default if request.get(name) is None else request[name]
     if value is not None and not isinstance(value, bool):
         raise Refused(422, f"{name} must be true or false, got {value!r:.40}.")
