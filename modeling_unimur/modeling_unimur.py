@@ -752,19 +752,16 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
         if self.heads.query_anchor is None:
             return UniMuRQueryOutput(pooler_output=readout, readout_embeds=readout)
         features, statistics = anchors.get("anchor_features"), anchors.get("turn_statistics")
-        if features is None and self.clip is None:
-            raise ValueError(
-                "Anchored queries of a model without a dual encoder need anchor_features: set anchor_encoder of the "
-                "processor or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
-            )
-        if statistics is None or (features is None and anchors.get("anchor_input_ids") is None):
+        ids = None if self.clip is None else anchors.get("anchor_input_ids")
+        if statistics is None or (features is None and ids is None):
             raise ValueError(
                 "Anchored queries need turn_statistics, and anchor_input_ids or anchor_features: "
                 "UniMuRProcessor.process_queries makes them with query_anchor='encoder', as the processor beside the "
-                "model does."
+                "model does. A model without a dual encoder needs anchor_features: set anchor_encoder of the processor "
+                "or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
             )
         if features is None:
-            features = self._anchor_texts(anchors["anchor_input_ids"], anchors.get("anchor_attention_mask"))
+            features = self._anchor_texts(ids, anchors.get("anchor_attention_mask"))
         wanted = (len(readout), 2, self.config.joint_width)
         if tuple(features.shape) != wanted:
             raise ValueError(f"anchor_features must be of shape {wanted}, got {tuple(features.shape)}.")

@@ -68,14 +68,10 @@ def write_heads(
     with torch.device("meta"):  # the backbones are not written, so they need no memory
         model = UniMuRModel(config)
     model.to(dtype)
-    wanted = {key: value.shape for key, value in model.heads.state_dict().items()}
-    if {key: value.shape for key, value in heads.items()} != wanted:
-        raise ValueError(f"The heads given are {sorted(heads)}; the model has {sorted(wanted)}, or other shapes.")
-    wanted = {f"language_model.{key}": value.shape for key, value in adapter_weights(model.language_model).items()}
-    if {key: value.shape for key, value in adapters.items()} != wanted:
-        raise ValueError(
-            f"The adapters given are {sorted(adapters)}; the model has {sorted(wanted)}, or other shapes."
-        )
+    own_adapters = {f"language_model.{key}": value for key, value in adapter_weights(model.language_model).items()}
+    for what, given, own in (("heads", heads, model.heads.state_dict()), ("adapters", adapters, own_adapters)):
+        if {key: value.shape for key, value in given.items()} != {key: value.shape for key, value in own.items()}:
+            raise ValueError(f"The {what} given are {sorted(given)}; the model has {sorted(own)}, or other shapes.")
     model.load_state_dict(adapters, strict=False, assign=True)
     model.heads.load_state_dict({k: v.to(dtype).contiguous().clone() for k, v in heads.items()}, assign=True)
     write_model(folder, model, processor, heads_only=True)
