@@ -146,8 +146,9 @@ def _line_item(file: Path, place: str, record: Any) -> Item | BadItem:
     return _record_item(record, place, file.parent)
 
 
-def _record_item(record: dict, place: str, folder: Path | str = "") -> Item | BadItem:
-    """The item of a record, which is called `place` if it says no `id` of its own; images lie in the folder."""
+def _record_item(record: dict, place: str, folder: Path | str = "", stamp: str | None = None) -> Item | BadItem:
+    """The item of a record, which is called `place` if it says no `id` of its own; images lie in the folder. `stamp`
+    is that of the image, by default its file's."""
     given, named = record.get("id"), record.get("id") is not None
     if named and (isinstance(given, bool) or not isinstance(given, (str, int, float))):
         return BadItem(place, f"its id is no string: {printable(repr(given)[:60])}")
@@ -164,7 +165,7 @@ def _record_item(record: dict, place: str, folder: Path | str = "") -> Item | Ba
     if isinstance(text, str) and text.strip():
         fields.setdefault("caption", text)
     try:
-        stamp = file_stamp(address)
+        stamp = stamp or file_stamp(address)
     except OSError as error:
         return unread_file(printable(item_id), error, named)
     except ValueError as error:  # a path with a NUL in it
@@ -219,12 +220,8 @@ def _rows(name: str, called: str, file, stamp: str) -> Iterator[Item | BadItem]:
             if not embedded or row in elsewhere:
                 yield _record_item({**record, "image": elsewhere.get(row, record.get("image"))}, place, folder)
                 continue
-            named = record.get("id") is not None
-            address, fields = cell_address(name, "image", group, row), plain_fields(record, "id", "text")
-            if isinstance(record.get("text"), str):
-                fields.setdefault("caption", record["text"])
-            item_id, key = str(record["id"]) if named else place, f"{stamp}\0{group}/{row}"
-            yield make_item("image", item_id, address, {"image": printable(address), **fields}, key, named)
+            address = cell_address(name, "image", group, row)
+            yield _record_item({**record, "image": address}, place, stamp=f"{stamp}\0{group}/{row}")
 
 
 def _cells_without_bytes(file, group: int) -> dict[int, str | None]:
