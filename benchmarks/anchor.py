@@ -86,7 +86,9 @@ def more_dialogues(path: Path, seed: int) -> tuple[list[ComparedDialogue], Galle
 
 def photographs(folder: Path) -> tuple[list[ComparedDialogue], Gallery]:
     """Each caption of a folder as a dialogue of one turn, with its photograph as the reply."""
-    files, pairs, _, _ = read_captioned(str(folder))
+    captions, _, _ = read_captioned(str(folder))
+    files = list(captions)
+    pairs = [(caption, number) for number, file in enumerate(files) for caption in captions[file]]
     names = [str(number) for number in range(len(files))]
     dialogues = [
         ComparedDialogue(

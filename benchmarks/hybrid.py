@@ -110,7 +110,8 @@ def rankings(validation: Questions, test: Questions, least: int) -> dict[str, fl
     settings = {"bm25": 1.0, "vectors": 0.0, "hybrid": weight, "rrf": hybrid.RRF}
     figures = {"weight": float(weight)}
     for name, setting in settings.items():
-        mrr, recall = hybrid.measure_setting(test.found, test.relevant(least), setting, TOP_K)
+        fused = [hybrid.fuse(hits, setting) for hits in test.found]
+        mrr, recall = hybrid.measure_rankings(fused, test.relevant(least), TOP_K)
         figures |= {f"mrr10_{name}": 100 * mrr, f"recall10_{name}": 100 * recall}
     ranks = {name: test.reciprocal_ranks(setting, least) for name, setting in settings.items()}
     for part in ("bm25", "vectors"):

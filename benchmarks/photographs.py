@@ -73,7 +73,9 @@ def main() -> None:
     processors = AutoImageProcessor.from_pretrained(args.runs[0]), AutoTokenizer.from_pretrained(args.runs[0])
     recipe = load_recipe(ROOT / "recipes" / "clip_lite2_minilm.yaml")
     titles = load_pairs(models[0], *processors, recipe.data.sources, recipe.data.feature_options())["test"]
-    files, pairs, _, _ = read_captioned(str(args.photographs))
+    captions, _, _ = read_captioned(str(args.photographs))
+    files = list(captions)
+    pairs = [(caption, number) for number, file in enumerate(files) for caption in captions[file]]
     if args.quick:
         files, pairs = files[:20], [pair for pair in pairs if pair[1] < 20]
     towers = frozen_towers(models[0], processors[1])

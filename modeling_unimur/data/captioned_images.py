@@ -155,7 +155,7 @@ def load_captioned_images(sources: Sequence[str] = tuple(IMAGES)) -> Dataset:
     return concatenate_datasets(found)
 
 
-def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, int]], list[Path], list[str]]:
+def read_captioned(data: str, *splits: str) -> tuple[dict[str, list[str]], list[Path], list[str]]:
     """Read images and their captions.
 
     Args:
@@ -164,19 +164,17 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
             images' folders beside it.
 
     Returns:
-        files of the images, `(caption, number of its image)`, the files that identify the data, and notes.
+        files of images, each with its captions; the files that identify the data; and notes.
 
     Raises:
         FileNotFoundError, ValueError: nothing is there, or it is no such file.
     """
-    path = Path(data).expanduser()
+    path, captions = Path(data).expanduser(), {}
     if path.is_dir():
-        table = load_image_folder(str(path))
-        files = list(dict.fromkeys(table["image"]))
-        numbers = {file: number for number, file in enumerate(files)}
-        pairs = [(title, numbers[file]) for title, file in zip(table["title"], table["image"], strict=True)]
-        named = path / CAPTIONS_FILE
-        return files, pairs, [named] if named.is_file() else list(map(Path, files)), []
+        table, named = load_image_folder(str(path)), path / CAPTIONS_FILE
+        for file, title in zip(table["image"], table["title"], strict=True):
+            captions.setdefault(file, []).append(title)
+        return captions, [named] if named.is_file() else list(map(Path, captions)), []
     if not path.is_file():
         raise FileNotFoundError(f"There is neither a folder nor a file {path}.")
     try:
@@ -184,19 +182,18 @@ def read_captioned(data: str, *splits: str) -> tuple[list[str], list[tuple[str, 
         chosen = [entry for entry in entries if entry["split"] in splits]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file of Karpathy's splits ({error!r}).") from error
-    files, pairs, missing = [], [], 0
+    missing = 0
     for entry in chosen:
         names = [Path(entry.get("filepath", ""), entry["filename"]), Path("images", entry["filename"])]
         file = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
         if file is None:
             missing += 1
-            continue
-        pairs += [(sentence["raw"].strip(), len(files)) for sentence in entry["sentences"]]
-        files.append(str(file))
-    if not files:
+        else:
+            captions[str(file)] = [sentence["raw"].strip() for sentence in entry["sentences"]]
+    if not captions:
         named = ", ".join(map(repr, splits))
         raise ValueError(f"{path}: none of the {len(chosen)} images of the split {named} lies beside it.")
-    return files, pairs, [path], [f"{missing} images are missing."] if missing else []
+    return captions, [path], [f"{missing} images are missing."] if missing else []
 
 
 def captioned_image_splits(data: str, held_out_fraction: float) -> dict[str, dict[str, list[str]]]:
@@ -217,11 +214,11 @@ def captioned_image_splits(data: str, held_out_fraction: float) -> dict[str, dic
     path = Path(data).expanduser()
     if path.is_file():
         return {
-            name: _by_file(*read_captioned(data, *splits))
+            name: _with_captions(*read_captioned(data, *splits))
             for name, splits in (("train", ("train", "restval")), ("validation", ("val",)))
         }
     if path.is_dir():
-        captions = _by_file(*read_captioned(data))
+        captions = _with_captions(*read_captioned(data))
     elif _HUB_ID.fullmatch(data):
         captions = _from_datasets(data)
     else:
@@ -243,14 +240,10 @@ def captioned_image_splits(data: str, held_out_fraction: float) -> dict[str, dic
     }
 
 
-def _by_file(files: list[str], pairs: list[tuple[str, int]], _, notes: list[str]) -> dict[str, list[str]]:
+def _with_captions(captions: dict[str, list[str]], _, notes: list[str]) -> dict[str, list[str]]:
     for note in notes:
         logger.warning("%s", note)
-    captions: dict[str, list[str]] = {file: [] for file in files}
-    for caption, number in pairs:
-        if caption:
-            captions[files[number]].append(caption)
-    return {file: texts for file, texts in captions.items() if texts}
+    return {file: said for file, texts in captions.items() if (said := [text for text in texts if text])}
 
 
 def _from_datasets(name: str) -> dict[str, list[str]]:

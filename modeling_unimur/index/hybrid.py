@@ -310,14 +310,8 @@ def compare_weights(
 ) -> dict[float | str, tuple[float, float]]:
     """MRR and recall at `top_k`, from 0 to 1, of each of `WEIGHTS` and of `"rrf"`: 0 is the vectors alone, 1 BM25
     alone. `found` is that of `candidates`, `relevant` the ids that answer each query."""
-    return {hybrid: measure_setting(found, relevant, hybrid, top_k) for hybrid in (*WEIGHTS, RRF)}
-
-
-def measure_setting(
-    found: Sequence[Sequence[Hit]], relevant: Sequence[set[str]], hybrid: float | str, top_k: int = 10
-) -> tuple[float, float]:
-    """MRR and recall of one setting; see `compare_weights`."""
-    return measure_rankings([fuse(hits, hybrid) for hits in found], relevant, top_k)
+    settings = (*WEIGHTS, RRF)
+    return {one: measure_rankings([fuse(hits, one) for hits in found], relevant, top_k) for one in settings}
 
 
 def measure_rankings(

@@ -43,7 +43,6 @@ def make_app(
     retriever: Any,
     limits: ServingLimits | None = None,
     max_batch: int = 16,
-    wait_seconds: float = 0.004,
     names: PublicNames | None = None,
     shares_chats: bool = False,
     api_key: str | None = None,
@@ -56,7 +55,7 @@ def make_app(
     Args:
         retriever: a `multimodal-retrieval` pipeline, which only this application uses from now on.
         limits: the limits of requests.
-        max_batch, wait_seconds: arguments of `Batcher`.
+        max_batch: the most requests that the model answers together.
         names: how hits are shown; by default without absolute paths.
         shares_chats: whether all clients are trusted to continue one another's chats; otherwise a client could tell
             by the time of an answer what another one has asked.
@@ -66,7 +65,7 @@ def make_app(
     """
     limits = limits or ServingLimits()
     answerer = Answerer(retriever, limits.tokens, names=names, reranker=reranker, rerank_top_k=rerank_top_k)
-    server = _Server(answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name)
+    server = _Server(answerer, limits, max_batch, shares_chats, api_key, model_name)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
@@ -143,9 +142,7 @@ def _json(value: Any, status: int = 200, headers: dict | None = None) -> Respons
 class _Server:
     """Runs requests through their stages: upload, image decoding, encoding, ranking."""
 
-    def __init__(
-        self, answerer: Answerer, limits, max_batch, wait_seconds, shares_chats, api_key, model_name
-    ):  # fmt: skip
+    def __init__(self, answerer: Answerer, limits, max_batch, shares_chats, api_key, model_name):
         self.answerer, self.limits, self.shares_chats = answerer, limits, shares_chats
         self.api_key, self.model_name = api_key, model_name
         # One API key for all clients does not say whose a chat is.
@@ -154,9 +151,7 @@ class _Server:
         self.most_tokens = limits.tokens or getattr(processor, "max_context_tokens", limits.batch_tokens)
         waiting = {"max_waiting": limits.waiting, "max_client_waiting": limits.client_waiting}
         self.decoder = Batcher(_decode, 1, 0, threads=_DECODERS, name="decode", **waiting)
-        self.model = Batcher(
-            self.answerer.embed, max_batch, wait_seconds, max_cost=limits.batch_tokens, name="model", **waiting
-        )
+        self.model = Batcher(self.answerer.embed, max_batch, max_cost=limits.batch_tokens, name="model", **waiting)
         self.ranker = Batcher(self.answerer.rank, max_batch, 0, name="rank", **waiting)
         self.filter = Batcher(self.answerer.rank, 1, 0, name="filter", **waiting)
         self.reranker = Batcher(self.answerer.rerank, 1, 0, name="rerank", **waiting)

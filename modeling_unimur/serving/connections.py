@@ -60,11 +60,10 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
         def _watch(self) -> None:
             """Determines what the connection waits for, and restarts the timer when that changes."""
             state = self.conn.their_state
-            if self.cycle is not None and not self.cycle.response_complete:
-                # The application counts the time of an upload as well, and answers with 408.
-                self._enter("body" if state is h11.SEND_BODY else "answer", id(self.cycle))
-            elif state is h11.SEND_BODY:
-                self._enter("rest", id(self.cycle))
+            if state is h11.SEND_BODY:  # the application counts the time of an upload as well, and answers with 408
+                self._enter("body", id(self.cycle))
+            elif self.cycle is not None and not self.cycle.response_complete:
+                self._enter("answer", id(self.cycle))
             elif state is h11.IDLE and (self.timeout_keep_alive_task is None):
                 self._enter("head")
             else:
@@ -81,7 +80,6 @@ def protocol_of(limits: ServingLimits, proxies: tuple[str, ...] = ()) -> type[H1
                 seconds = {
                     "head": limits.header_seconds,
                     "body": limits.upload_seconds + 5,
-                    "rest": limits.header_seconds,
                     "answer": limits.upload_seconds + 2 * limits.seconds + 5,
                 }[name]
                 self._deadline = self.loop.call_later(seconds, self._late, name)

@@ -26,9 +26,9 @@ def evaluate_captions(
     Raises:
         FileNotFoundError, ValueError: as `read_captioned`.
     """
-    files, pairs, sources, notes = read_captioned(data, options.split or "test")
-    if options.limit:
-        files, pairs = files[: options.limit], [pair for pair in pairs if pair[1] < options.limit]
+    captions, sources, notes = read_captioned(data, options.split or "test")
+    files = list(captions)[: options.limit]
+    pairs = [(caption, number) for number, file in enumerate(files) for caption in captions[file]]
     gallery = Gallery((), tuple(files), tuple(files), ("",) * len(files))
     groups = [[[{"role": "user", "content": [{"type": "text", "text": caption}]}]] for caption, _ in pairs]
     golds, every = np.array([number for _, number in pairs]), np.arange(len(pairs))
