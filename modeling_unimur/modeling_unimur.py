@@ -757,8 +757,8 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             raise ValueError(
                 "Anchored queries need turn_statistics, and anchor_input_ids or anchor_features: "
                 "UniMuRProcessor.process_queries makes them with query_anchor='encoder', as the processor beside the "
-                "model does. A model without a dual encoder needs anchor_features: set anchor_encoder of the processor "
-                "or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
+                "model does. A model without a dual encoder needs anchor_features: set anchor_encoder of the "
+                "processor or the pipeline, or anchor_base_model of the configuration, to the encoder of the index."
             )
         if features is None:
             features = self._anchor_texts(ids, anchors.get("anchor_attention_mask"))
