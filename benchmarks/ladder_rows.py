@@ -20,7 +20,7 @@ from modeling_unimur.evaluation.universal import (
     dense_system,
     setting_figures,
 )
-from modeling_unimur.evaluation.universal.evaluate import HYBRID_WEIGHTS, SHARE_DEPTH, Choice, choose
+from modeling_unimur.evaluation.universal.evaluate import SHARE_DEPTH, Choice, choose
 from modeling_unimur.index.second_stage import Reranker
 
 # The columns of UniVL-DR's main table.
@@ -31,6 +31,8 @@ VERBAL, HIDDEN = "+ verbalization", ", captions hidden"
 HYBRID = "balanced + BM25 (hybrid)"
 # Documents that a second stage reads.
 RERANK_TOP_K = 20
+# Weights of its scores in the sum with those of the first stage.
+RERANKER_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 SECOND, WEIGHTED = "hybrid + second stage", "hybrid + weighted second stage"
 
 
@@ -102,7 +104,7 @@ def second_stages(
     dense = dense_system(space.dev_queries, space.documents, dev.is_image)
     sparse = bm25_system(dev.query_texts, dev.doc_texts, dev.is_image)
     on_dev = SecondStage(Hybrid(dense, sparse, bm25_weight), reranker, dev, RERANK_TOP_K)
-    choice = choose(HYBRID_WEIGHTS, on_dev.weighted, dev, 0.0)
+    choice = choose(RERANKER_WEIGHTS, on_dev.weighted, dev, 0.0)
     return {SECOND: stage, WEIGHTED: stage.weighted(choice.value)}, choice
 
 

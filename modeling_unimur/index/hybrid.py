@@ -280,14 +280,29 @@ def fuse(hits: Sequence[Hit], hybrid: float | str) -> list[Hit]:
     - `"rrf"`: the sum of `1 / (60 + rank)` over both rankings of the candidates; one that shares no word has no rank
       by BM25.
     """
-    cosines = np.array([hit.cosine for hit in hits], np.float64)
-    bm25 = np.array([hit.bm25 for hit in hits], np.float64)
+    order, scores = fuse_scores(
+        np.array([hit.cosine for hit in hits], np.float64), np.array([hit.bm25 for hit in hits], np.float64), hybrid
+    )
+    return [replace(hits[at], score=float(scores[at])) for at in order.tolist()]
+
+
+def fuse_scores(cosines: np.ndarray, bm25: np.ndarray, hybrid: float | str) -> tuple[np.ndarray, np.ndarray]:
+    """The fusion of `fuse` on bare scores, which evaluation shares.
+
+    Args:
+        cosines, bm25 (`(candidates,)`): both scores of one query's candidates.
+        hybrid: weight of BM25 from 0 to 1, or `"rrf"`.
+
+    Returns:
+        the numbers of the candidates, best first, without those that are left out; and the fused scores
+            `(candidates,)`.
+    """
     if hybrid == RRF:
         scores = 1 / (RRF_K + _ranks(cosines)) + np.where(bm25 > 0, 1 / (RRF_K + _ranks(bm25)), 0.0)
     else:
         scores = (1 - hybrid) * _scaled(cosines) + hybrid * _scaled(bm25)
-    order = np.lexsort((-cosines, -scores)).tolist()
-    return [replace(hits[at], score=float(scores[at])) for at in order if hybrid != 1 or bm25[at] > 0]
+    order = np.lexsort((-cosines, -scores))
+    return order[bm25[order] > 0] if hybrid == 1 else order, scores
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:

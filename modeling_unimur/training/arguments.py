@@ -322,7 +322,7 @@ class UniVLDRDataArguments(_FeatureArguments):
             that the set lacks are left out.
         round_trip: a generated query trains if the model, before training, finds a positive of it among so many
             documents.
-        round_trip_bm25: weight of BM25 beside the model in that search.
+        round_trip_bm25: weight of BM25 in that search from 0, the model alone, to 1 (`index.hybrid.fuse`).
         distillation: arguments of training.distillation.Distillation, such as teacher; none if empty.
         captions: of UniVL-DR's data.zip: raw, expanded or query (verbalized images).
         stage2_captions: those that stage 2 trains on and is judged by, where they are others.
@@ -400,6 +400,8 @@ class UniVLDRDataArguments(_FeatureArguments):
             raise ValueError(f"mine_every must be a positive number of steps, got {self.mine_every}.")
         if self.round_trip < 1:
             raise ValueError(f"round_trip must be a positive number of documents, got {self.round_trip}.")
+        if not 0 <= self.round_trip_bm25 <= 1:
+            raise ValueError(f"round_trip_bm25 must be a weight from 0 to 1, got {self.round_trip_bm25}.")
         self.stage_sampler(2)
         self.mining_options()
         self.distillation_options()

@@ -42,7 +42,8 @@ class Distillation:
         temperature: that the student's cosines are divided by in `kl`.
         teacher_temperature (*optional*): the same for the teacher's scores; `temperature` by default. Token vectors
             (MaxSim) give sums of cosines, which need a larger one.
-        bm25: weight of BM25 in the scores of `start` or a `SentenceTransformer`, as in a hybrid search.
+        bm25: weight of BM25 that is added to the cosines of `start` or a `SentenceTransformer`. The best BM25 score of
+            a query counts 1, and a document that shares no word with it has 0.
 
     Raises:
         ValueError: another loss, or numbers that are not positive.
@@ -126,18 +127,28 @@ def margin_mse_loss(scores: torch.Tensor, teacher: torch.Tensor, positives: torc
 
 # -- teachers ---------------------------------------------------------------------------------------------------------
 class SystemTeacher:
-    """A search system over the corpus, such as vectors, or vectors and BM25.
+    """Vectors of the corpus, or vectors and BM25: cosines plus BM25 by its best score of the query. Unlike a hybrid
+    search it scores every document, not only the best, and keeps the scale of the cosines, on which the temperature
+    depends.
 
     Args:
         system: over the documents of the corpus; `system.scores(BOTH, rows)` are its scores.
         queries: ids of its queries.
+        words (*optional*): BM25 over the same queries and documents.
+        bm25: its weight.
     """
 
-    def __init__(self, system: Encoded, queries: Sequence[str]):
+    def __init__(self, system: Encoded, queries: Sequence[str], words: Encoded | None = None, bm25: float = 0.0):
         self.system, self.places = system, {query: place for place, query in enumerate(queries)}
+        self.words, self.bm25 = words, bm25
 
     def __call__(self, rows: Sequence[dict], numbers: Sequence[int], candidates: np.ndarray) -> np.ndarray:
-        scores = self.system.scores(BOTH, np.array([self.places[row["query"]] for row in rows]))
+        places = np.array([self.places[row["query"]] for row in rows])
+        scores = self.system.scores(BOTH, places)
+        if self.words is not None:
+            shared = np.maximum(self.words.scores(BOTH, places), 0.0)
+            best = shared.max(axis=1, keepdims=True, initial=0.0)
+            scores = scores + self.bm25 * np.divide(shared, best, out=np.zeros_like(shared), where=best > 0)
         return scores[:, np.asarray(numbers)]
 
 

@@ -20,7 +20,7 @@ def failed_round_trips(
         queries (`(queries, width)`), documents (`(documents, width)`): unit vectors of an encoder that was not
             trained on them.
         depth: ranks that are looked at.
-        bm25_weight: of BM25 beside the vectors, as in `Hybrid`.
+        bm25_weight: of BM25 in a hybrid search from 0, the vectors alone, to 1.
     """
     system = dense_system(queries.numpy(), documents.numpy(), task.is_image)
     if bm25_weight:

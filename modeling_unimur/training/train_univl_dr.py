@@ -15,7 +15,7 @@ from .. import UniVLDRModel, UniVLDRProcessor
 from ..data.atomic_files import write_json
 from ..data.registry import load_retrieval_set
 from ..encoding.encoder import Encoder
-from ..evaluation.universal import Hybrid, RetrievalTask, bm25_system, dense_system
+from ..evaluation.universal import RetrievalTask, bm25_system, dense_system
 from ..index.second_stage import open_reranker
 from ..verbalization.verbalize import joined_captions, read_words
 from .arguments import RetrievalTrainingArguments
@@ -134,9 +134,8 @@ class _Run:
         else:
             queries, vectors = space.encode_queries(rows.texts), space.encode_documents(texts)
         system = dense_system(queries.numpy(), vectors.numpy(), is_image)
-        if chosen.bm25:
-            system = Hybrid(system, bm25_system(rows.texts, texts, is_image), chosen.bm25)
-        return SystemTeacher(system, rows.queries)
+        words = bm25_system(rows.texts, texts, is_image) if chosen.bm25 else None
+        return SystemTeacher(system, rows.queries, words, chosen.bm25)
 
     @property
     def precision(self) -> "torch.dtype | None":

@@ -11,6 +11,7 @@ from modeling_unimur import UniVLDRModel, UniVLDRProcessor
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
 from modeling_unimur.evaluation.evaluator import Encoded
+from modeling_unimur.evaluation.metrics import rank
 from modeling_unimur.evaluation.report import load_result
 from modeling_unimur.evaluation.systems.base import BOTH
 from modeling_unimur.evaluation.universal import (
@@ -31,6 +32,8 @@ from modeling_unimur.evaluation.universal import (
     with_bm25,
 )
 from modeling_unimur.evaluation.universal.encoding import EncodedDocuments, unit
+from modeling_unimur.index.hybrid import search
+from modeling_unimur.memory_index import RetrievalIndex
 from tests.evaluation.universal_sets import TOPICS, TopicEncoder, retrieval_set
 
 KINDS = np.array([False, True, False, True])
@@ -131,16 +134,38 @@ def test_oracle_returns_the_right_kinds_alone():
     assert found[1, :4].tolist() == [3, 2, 1, 0]
 
 
-def test_hybrid_adds_scaled_scores():
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.8, 1.0, "rrf"])
+@pytest.mark.parametrize("setting", ["both", "text", "image"])
+def test_hybrid_ranks_as_the_index_does(weight, setting, monkeypatch):
+    words = ["lion", "rock", "sun", "the moon", "lion lion", "rock and sun", "moon lion", "river", "sun sun", "lion"]
+    rng = np.random.default_rng(0)
+    vectors, queries = (unit(rng.standard_normal((count, 4)).astype(np.float32)) for count in (40, 6))
+    # Of different lengths, so that hardly two documents have the same score by BM25.
+    texts = [f"{words[n % len(words)]} {n % 3}" + " filler" * n for n in range(40)]
+    kinds = np.arange(40) >= 27  # an index lists images last
+    asked = ["a lion on a rock", "sun", "moon 2", "zebra", "river rock 1", "lion lion sun"]
+    index = RetrievalIndex()
+    for kind, field in (("text", "text"), ("image", "caption")):
+        rows = np.flatnonzero(kinds == (kind == "image"))
+        index.add(kind, [str(row) for row in rows], vectors[rows], [{field: texts[row]} for row in rows])
+    for module in ("modeling_unimur.index.hybrid", "modeling_unimur.evaluation.universal.systems"):
+        monkeypatch.setattr(f"{module}.FUSED_DEPTH", 8)
+    system = Hybrid(dense_system(queries, vectors, kinds), bm25_system(asked, texts, kinds), weight)
+    found = rank(system.scores(setting, np.arange(len(asked))), 8)
+    kind = None if setting == "both" else setting
+    expected = search(index, queries, asked, weight, 8, kind)
+    ranked_ids = [[str(row) for row in rows if row >= 0] for rows in found]
+    assert ranked_ids == [[hit.id for hit in hits] for hits in expected]
+
+
+def test_hybrid_scales_both_scores_over_the_candidates():
     dense, sparse = given([[0.5, 0.4, 0.1, 0.0]]), given([[-np.inf, 4.0, 8.0, -np.inf]])
     row = np.array([0])
-    np.testing.assert_allclose(Hybrid(dense, sparse, 0.3).scores("both", row), [[0.5, 0.55, 0.4, 0.0]])
-    np.testing.assert_allclose(Hybrid(dense, sparse, 0).scores("both", row), [[0.5, 0.4, 0.1, 0.0]])
-    # The best BM25 score of the kind that is searched counts 1.
-    found = Hybrid(dense, sparse, 0.3).scores("image", row)[0]
-    np.testing.assert_allclose(found, [-np.inf, 0.7, -np.inf, 0.0])
-    with pytest.raises(ValueError, match="at least 0"):
-        Hybrid(dense, sparse, -1)
+    np.testing.assert_allclose(Hybrid(dense, sparse, 0.5).scores("both", row), [[0.5, 0.65, 0.6, 0.0]])
+    np.testing.assert_allclose(Hybrid(dense, sparse, 1).scores("both", row), [[-np.inf, 0.5, 1.0, -np.inf]])
+    for wrong in (-1, 1.5, "sum"):
+        with pytest.raises(ValueError, match="from 0 to 1"):
+            Hybrid(dense, sparse, wrong)
 
 
 def test_bm25_returns_what_shares_a_word():

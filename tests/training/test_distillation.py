@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from modeling_unimur import UniVLDRModel
 from modeling_unimur.data.json_lines import write_json_lines
 from modeling_unimur.data.retrieval_set import RetrievalSet
-from modeling_unimur.evaluation.universal import dense_system
+from modeling_unimur.evaluation.universal import bm25_system, dense_system
 from modeling_unimur.index.second_stage import open_reranker
 from modeling_unimur.training.distillation import (
     Distillation,
@@ -112,6 +112,15 @@ def test_teachers_score_a_batch(folder, tmp_path):
     shown = np.array([kind == "image" for kind in documents.kinds])
     found = SystemTeacher(dense_system(queries, vectors, shown), ["a", "b"])(rows, numbers, chosen)
     np.testing.assert_allclose(found, queries[[1, 0]] @ vectors[numbers].T)
+
+    texts = documents.texts[: documents.corpus_size]
+    words = bm25_system(["a cake", "red cat"], texts, shown)
+    both = SystemTeacher(dense_system(queries, vectors, shown), ["a", "b"], words, 0.3)(rows, numbers, chosen)
+    shared = np.maximum(words.scores("both", np.array([1, 0])), 0)
+    assert shared.any(axis=1).all()
+    np.testing.assert_allclose(
+        both - found, 0.3 * (shared / shared.max(axis=1, keepdims=True))[:, [-1, 2, 0]] + 0 * found
+    )
 
     reranker = open_reranker(tiny.cross_encoder(tmp_path))
     found = PairTeacher(reranker, documents)(rows, numbers, chosen)

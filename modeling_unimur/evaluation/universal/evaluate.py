@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...index.hybrid import WEIGHTS
 from ..evaluator import Encoded
 from ..metrics import DEPTH, all_measures, judge, mrr_at_k, rank
 from ..report import Figures
@@ -19,9 +20,8 @@ from .task import SETTINGS, RetrievalTask
 _SCORES_AT_A_TIME = 2**25
 # Ranks within which the kinds of documents are counted.
 SHARE_DEPTH = 10
-# Weights that are tried on a development split: 0 is the caption alone, 1 the paper's plain sum.
+# Weights of images that are tried on a development split: 0 is the caption alone, 1 the paper's plain sum.
 IMAGE_WEIGHTS = (0.0, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0)
-HYBRID_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 5.0)
 
 
 def setting_figures(system: Encoded, task: RetrievalTask, settings: Sequence[str] = SETTINGS) -> Figures:
@@ -110,5 +110,5 @@ def choose_image_weight(queries: np.ndarray, documents: EncodedDocuments, dev: R
 
 
 def choose_hybrid_weight(dense: Encoded, sparse: Encoded, dev: RetrievalTask) -> Choice:
-    """Chooses BM25's weight beside a dense system."""
-    return choose(HYBRID_WEIGHTS, lambda weight: Hybrid(dense, sparse, weight), dev, 0.0)
+    """Chooses BM25's weight beside a dense system, of those that `unimur index tune-hybrid` compares."""
+    return choose(WEIGHTS, lambda weight: Hybrid(dense, sparse, weight), dev, 0.0)

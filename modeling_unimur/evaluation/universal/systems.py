@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from ...index.hybrid import FUSED_DEPTH, check_hybrid, fuse_scores
 from ...index.second_stage import RERANK_TOP_K, Candidate, Reranker, order
 from ..evaluator import Encoded
 from ..metrics import rank
@@ -91,24 +93,36 @@ class OracleModality(Combined):
 
 
 class Hybrid(Combined):
-    """Adds weighted BM25 to dense scores; the best BM25 score of each query counts 1, what BM25 does not return 0.
+    """Hybrid search as an index does it (`index.hybrid.search`): the `FUSED_DEPTH` best by a dense system and the
+    `FUSED_DEPTH` best by BM25 are fused, and no other document is returned.
+
+    Args:
+        dense, sparse: a dense system and BM25 over the same queries and documents.
+        weight: of BM25 from 0 to 1, or `"rrf"`.
 
     Raises:
-        ValueError: a negative weight.
+        ValueError: neither of them.
     """
 
-    def __init__(self, dense: Encoded, sparse: Encoded, weight: float):
-        if not weight >= 0:
-            raise ValueError(f"A hybrid's weight is at least 0, not {weight}.")
+    def __init__(self, dense: Encoded, sparse: Encoded, weight: float | str):
         super().__init__(dense)
-        self.dense, self.sparse, self.weight = dense, sparse, weight
+        self.dense, self.sparse, self.weight = dense, sparse, check_hybrid(weight)
 
     def combined(self, kind: str, rows: np.ndarray) -> np.ndarray:
-        sparse = self.sparse.scores(kind, rows)
-        sparse = np.where(np.isfinite(sparse), sparse, 0.0)
-        best = sparse.max(axis=1, keepdims=True, initial=0.0)
-        sparse = np.divide(sparse, best, out=np.zeros_like(sparse), where=best > 0)
-        return self.dense.scores(kind, rows) + self.weight * sparse
+        dense, sparse = self.dense.scores(kind, rows), self.sparse.scores(kind, rows)
+        found = np.full(dense.shape, -np.inf)
+        best = zip(rank(dense, FUSED_DEPTH), rank(np.where(sparse > 0, sparse, -np.inf), FUSED_DEPTH), strict=True)
+        for row, rankings in enumerate(best):
+            # Unique, and the best by cosine first, as `index.hybrid.candidates` lists them.
+            documents = np.array(list(dict.fromkeys(np.concatenate(rankings).tolist())), np.int64)
+            documents = documents[(documents >= 0) & ~np.isneginf(dense[row, documents])]
+            words = np.maximum(sparse[row, documents], 0.0)
+            places, scores = fuse_scores(dense[row, documents].astype(np.float64), words, self.weight)
+            # Equal scores are told apart, so that their order stays that of the fusion.
+            for before, place in itertools.pairwise(places):
+                scores[place] = min(scores[place], np.nextafter(scores[before], -np.inf))
+            found[row, documents[places]] = scores[places]
+        return found
 
 
 class SecondStage(Combined):
