@@ -587,6 +587,8 @@ def ladder_differences() -> Rows:
         "+ hard negatives, balanced": "balanced",
         "+ hard negatives, unbalanced": "unbalanced",
         "balanced + BM25 (hybrid)": "hybrid",
+        "hybrid + second stage": "first 20 by token vectors",
+        "hybrid + weighted second stage": "first 20 by both scores",
         "+ verbalization": "verbalization",
     }
     names = {"gimp_manual": "GIMP manual", "image_dictionary": "image dictionary"}

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ..data.source_folders import source_folders
+from ..index.base import local_path
 from ..releasing.hub_cards import hub_cards
 from . import chat
 from .gallery import INDEX_FOLDER
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     page = space()
     retriever, known = chat.open_with_index(args)
     images = {key: (str(image.path), image.title) for key, image in known.items()} or images_of(retriever)
-    built_from = [folder for place in (args.index, args.index / INDEX_FOLDER) for folder in source_folders(place)]
+    place = local_path(args.index) or args.index
+    built_from = [*source_folders(place), *source_folders(os.path.join(place, INDEX_FOLDER))]
     shown = shown_images(images, [*args.allow_folder, *built_from])
     if len(shown) < len(images):
         print(

@@ -201,6 +201,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _search(args: argparse.Namespace) -> int:
+    from ..index.hybrid import require_words
     from .retriever import model_folder, open_with_index
     from .terminal import Terminal
 
@@ -210,6 +211,8 @@ def _search(args: argparse.Namespace) -> int:
     if not parts:
         raise CommandError("what to search for? Give a TEXT, an --image, or both")
     model, opening, reranker = model_folder(args.model), opening_arguments(args), opened_reranker(args)
+    if args.hybrid is not None:
+        require_words(args.index)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     messages = [{"role": "user", "content": parts}]
     options = {"top_k": args.top_k, "modality": args.modality, "coherent": args.coherent, "hybrid": args.hybrid}
@@ -230,11 +233,12 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _tune(args: argparse.Namespace) -> int:
-    from ..index.hybrid import FUSED_DEPTH, RRF, best_weight, candidates, compare_weights
+    from ..index.hybrid import FUSED_DEPTH, RRF, best_weight, candidates, compare_weights, require_words
     from ..memory_index import KINDS
     from .retriever import model_folder, open_with_index
 
     questions = read_questions(args.questions)
+    require_words(args.index)
     model, opening = model_folder(args.model), opening_arguments(args)
     retriever = open_with_index(model, args.index, args.collection, **opening)
     queries, relevant = map(list, zip(*questions, strict=True))

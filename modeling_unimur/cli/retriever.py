@@ -57,28 +57,32 @@ def chosen_systems(names: str, known: Sequence[str]) -> list[str]:
 
 
 def open_with_index(folder: Path, uri: str, collection: str | None = None, **opening: Any) -> Any:
-    """`open_retriever` with the index at `uri`, and in a database its `collection`. A typo in a folder's path is told
-    before the model is loaded.
+    """`open_retriever` with the index at `uri`, and in a database its `collection`. The index is opened before the
+    model is loaded, so that a typing error is told at once.
 
     Raises:
-        CommandError: the folder holds no index.
+        CommandError: there is no index.
     """
-    from ..index import is_database
+    from ..index import is_database, open_index
     from ..index.versions import IndexFolder
 
+    named, told = ({}, "") if collection is None else ({"collection": collection}, f" --collection {collection}")
+    missing = CommandError(f"{uri} contains no index; `unimur index build SOURCE --index {uri}{told}` makes one")
     if not is_database(uri) and IndexFolder(uri).about() is None:
-        raise CommandError(f"{uri} contains no index; `unimur index build SOURCE --index {uri}` makes one")
+        raise missing
+    try:
+        index = open_index(uri, read_only=True, **named)
+    except FileNotFoundError as error:
+        if not is_database(uri):  # a file of a damaged folder
+            raise
+        raise missing from error
     retriever = open_retriever(folder, **opening)
-    load_as_built(retriever, uri, read_only=True, **({} if collection is None else {"collection": collection}))
+    load_as_built(retriever, index)
     return retriever
 
 
-def load_as_built(retriever: Any, uri: str, **options: Any) -> None:
-    """Loads an index, by `open_index`, into a pipeline, whose queries are truncated from now on where the index's
-    vectors are."""
-    from ..index import open_index
-
-    index = open_index(uri, **options)
+def load_as_built(retriever: Any, index: Any) -> None:
+    """Loads an open index into a pipeline, whose queries are truncated from now on where the index's vectors are."""
     if index.width is not None and index.width < retriever.width:
         retriever.truncate_dim = index.width
     retriever.load_index(index)

@@ -67,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; requests that have begun are answered first."""
     from ..data.source_folders import source_folders
+    from ..index.base import local_path
     from ..serving.limits import ServingLimits
     from ..serving.public_names import PublicNames
     from .retriever import model_folder, open_with_index
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     retriever = open_with_index(model, args.index, args.collection, **opening)
     if retriever.chats is not None:
         retriever.chats.max_bytes = args.chat_cache_mib * 2**20
-    shown = PublicNames(source_folders(args.index), args.show_paths)
+    shown = PublicNames(source_folders(local_path(args.index) or args.index), args.show_paths)
     name = args.served_name or os.path.basename(os.path.normpath(model))
     app = make_app(
         retriever, limits, max_batch=args.max_batch, names=shown, shares_chats=args.share_chats,

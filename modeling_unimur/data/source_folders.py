@@ -17,7 +17,7 @@ from .atomic_files import write_json
 from .cache import cache_dir
 from .registry import names_a_set
 
-_ADDRESS = re.compile(r"\w+://|[\w.-]+:\d{1,5}$")
+_ADDRESS = re.compile(r"[\w+]+://|[\w.-]+:\d{1,5}$")
 _WILDCARDS = re.compile(r"[*?\[{]")
 
 

@@ -24,7 +24,7 @@ from ..data.registry import names_a_set
 from ..data.row_store import RowStore
 from ..data.source_folders import folder_of_source, record_sources
 from ..index import open_index
-from ..index.base import require_same
+from ..index.base import is_in_memory, local_path, require_same
 from ..index.hybrid import keep_words, require_words
 from ..index.precision import require_kind, with_precision
 from ..index.versions import writer_lock
@@ -201,6 +201,8 @@ def build_index(
     uri, named = os.fspath(uri), _named(source)
     extra = {} if options.collection is None else {"collection": options.collection}
     work = Path(options.work or work_folder(uri, options.collection))
+    if is_in_memory(uri):
+        raise ValueError(f"{uri} would be gone after the build: name a folder or a server.")
     if options.bm25:
         require_words(uri)
     with Ranks() as ranks:
@@ -223,7 +225,7 @@ def build_index(
             if not ranks.first:
                 return BuildReport(seconds=time.perf_counter() - start)
             changes = run.fill(uri, held, extra)
-            record_sources(uri, [folder_of_source(source)])
+            record_sources(local_path(uri) or uri, [folder_of_source(source)])
             reasons = run.write_skipped(listed_bad)
             with Manifest(work / _MANIFEST) as manifest:
                 items = manifest.count(named)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -16,19 +17,41 @@ PAYLOAD_BYTES = 65_535
 # By benchmarks/index.py on a million vectors: recall 0.98 in HNSW32, 0.99 in IVF4096,SQ8.
 EF_SEARCH = 48
 NPROBE = 16
-_ADDRESS = re.compile(r"(https?|tcp|grpc)://.+|[\w.-]+:\d{1,5}")
+_SERVER = r"[\w.-]+:\d{1,5}"
+_ADDRESS = re.compile(rf"(https?|tcp|grpc)://.+|{_SERVER}")
 # Databases that are named before the place, as in `qdrant+http://localhost:6333` or `lancedb+items`.
 _NAMED = ("qdrant", "lancedb")
+# How similar a name must be to one of theirs to be taken for a typing error, from 0 to 1.
+_SIMILAR = 0.75
+# Places that last as long as the process.
+_MEMORY = (":memory:", "memory://")
 
 
 def database_of(uri: str | os.PathLike) -> tuple[str, str] | None:
     """The database that keeps an index (`qdrant+PLACE`, `lancedb+PLACE`, a Milvus file `*.db` or server) and its place
-    there; None for a folder of this package."""
+    there; None for a folder of this package. `~` in such a place is the user's folder.
+
+    Raises:
+        ValueError: a database without a place, or an address that is most likely mistyped, such as `qdrnt+items` or
+            `lancedb://items`.
+    """
     uri = os.fspath(uri)
     name, plus, place = uri.partition("+")
     if plus and name in _NAMED:
-        return name, place
-    return ("milvus", uri) if uri.endswith(".db") or _ADDRESS.fullmatch(uri) else None
+        if not place:
+            raise ValueError(f"{uri} names no place: write {name}+FOLDER.")
+        if name == "qdrant" and re.fullmatch(_SERVER, place):
+            raise ValueError(f"{uri} names no place: a server is {name}+http://{place}.")
+        return name, os.path.expanduser(place)
+    if _ADDRESS.fullmatch(uri):
+        return "milvus", uri
+    first = re.match(r"([^+:/]+)[+:]", uri)
+    if "://" in uri or (first and difflib.get_close_matches(first[1].lower(), _NAMED, 1, _SIMILAR)):
+        raise ValueError(
+            f"{uri} is no address of an index: write FOLDER, FILE.db, http://HOST:PORT (Milvus), qdrant+PLACE or "
+            "lancedb+PLACE; before the name of a folder that looks like an address write ./."
+        )
+    return ("milvus", uri) if uri.endswith(".db") else None
 
 
 def is_database(uri: str | os.PathLike) -> bool:
@@ -39,8 +62,14 @@ def is_database(uri: str | os.PathLike) -> bool:
 def local_path(uri: str | os.PathLike) -> str | None:
     """The file or folder that an index lies in; None for a server, for storage by an address, and for memory."""
     name, place = database_of(uri) or ("", os.fspath(uri))
-    remote = not place.endswith(".db") if name == "milvus" else "://" in place or place == ":memory:"
+    remote = not place.endswith(".db") if name == "milvus" else "://" in place or place in _MEMORY
     return None if name and remote else place
+
+
+def is_in_memory(uri: str | os.PathLike) -> bool:
+    """Whether an index lasts only as long as the process: `qdrant+:memory:`, `lancedb+memory://`."""
+    _, place = database_of(uri) or ("", "")
+    return place in _MEMORY
 
 
 def require_same(

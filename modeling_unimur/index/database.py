@@ -69,7 +69,7 @@ class DatabaseIndex(VectorIndex):
             f"{uri} contains no index {collection!r}; to make one, give width and model and open it for writing."
         )
         makes, place = not read_only and None not in (width, model), local_path(uri)
-        if not makes and place is not None and not os.path.exists(place):
+        if not makes and place is not None and not cls._may_hold_index(place):
             raise absent
         found = cls(uri, collection, read_only, **options)
         try:
@@ -79,6 +79,11 @@ class DatabaseIndex(VectorIndex):
             found.close()
             raise
         return found
+
+    @staticmethod
+    def _may_hold_index(place: str) -> bool:
+        """Whether a file or folder is worth opening for reading."""
+        return os.path.exists(place)
 
     def _find(self, width: int | None, model: str | None, index: str | None, precision: str | None) -> bool:
         """Takes the index that is there, or makes one where that may be; whether there is one now."""

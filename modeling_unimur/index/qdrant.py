@@ -50,6 +50,11 @@ class QdrantIndex(DatabaseIndex):
         self._ef_search, self._is_server = ef_search, "://" in uri
         self._client = _connect(uri, token, timeout)
 
+    @staticmethod
+    def _may_hold_index(place: str) -> bool:
+        # Qdrant's client writes into every folder that it opens, also one of images that is named by mistake.
+        return os.path.isfile(place) or os.path.isfile(os.path.join(place, "meta.json"))
+
     def _has(self, collection: str) -> bool:
         try:
             return self._client.collection_exists(collection)

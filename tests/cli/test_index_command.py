@@ -1,5 +1,6 @@
 """`unimur index`: build, update and search from the command line."""
 
+import io
 import json
 
 import pytest
@@ -9,6 +10,7 @@ from modeling_unimur.cli.index import read_conditions, read_questions
 from modeling_unimur.cli.main import main
 from tests import tiny
 from tests.encoding.corpora import image_folder, picture
+from tests.index.databases import DATABASES, database
 
 
 def test_build_update_and_search(release_folder, tmp_path, capsys):
@@ -110,6 +112,52 @@ def test_mistakes_are_one_line(release_folder, tmp_path, capsys, arguments, word
     error = capsys.readouterr().err.strip()
     assert word in error
     assert "\n" not in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["build", "texts.jsonl", "--index", "qdrant+:memory:"], "gone after the build"),
+        (["build", "texts.jsonl", "--index", "lancedb+memory://"], "gone after the build"),
+        (["build", "texts.jsonl", "--index", "lancedb://items"], "lancedb+PLACE"),
+        (["search", "hello", "--index", "qdrnt+items"], "qdrant+PLACE"),
+        (["search", "hello", "--index", "items.db", "--hybrid", "0.5"], "hybrid search"),
+        (["tune-hybrid", "questions.jsonl", "--index", "items.db"], "hybrid search"),
+    ],
+)
+def test_mistakes_in_addresses_are_told_before_the_model_is_loaded(
+    release_folder, tmp_path, capsys, monkeypatch, arguments, word
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modeling_unimur.cli.retriever.open_retriever", None)
+    (tmp_path / "texts.jsonl").write_text('{"id": "t", "text": "a harbour"}')
+    (tmp_path / "questions.jsonl").write_text('{"query": "bread", "ids": ["t2"]}')
+    before = set(tmp_path.iterdir())
+    assert main(["index", *arguments, "--model", str(release_folder)]) == 2
+    error = capsys.readouterr().err.strip()
+    assert word in error
+    assert "\n" not in error
+    assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("name", DATABASES)
+def test_commands_take_databases(release_folder, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"id": "t0", "text": "a harbour"}\n{"id": "t1", "text": "red bread"}')
+    common = ["--model", str(release_folder), "--index", database(name, tmp_path)]
+    asked = ["index", "search", "bread", *common, "--json"]
+    assert main(asked) == 2
+    assert "index build SOURCE --index" in capsys.readouterr().err
+    for counts in ("2 added", "2 unchanged"):
+        assert main(["index", "build", "texts.jsonl", *common]) == 0
+        assert counts in capsys.readouterr().out
+    assert main(asked) == 0
+    assert {hit["id"] for hit in json.loads(capsys.readouterr().out)["text"]} == {"t0", "t1"}
+    assert main([*asked, "--collection", "other"]) == 2
+    assert "--collection other" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO("bread\n"))
+    assert main(["chat", *common]) == 0
+    assert "red bread" in capsys.readouterr().out
 
 
 def test_conditions():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modeling_unimur.index import Added, is_database, open_index
-from modeling_unimur.index.base import database_of, local_path
+from modeling_unimur.index.base import database_of, is_in_memory, local_path
 from modeling_unimur.index.precision import FLOAT32, precision_of
 from tests.hits import assert_same_answers
 from tests.index.vectors import random_units
@@ -212,3 +212,32 @@ def test_reading_only(place):
 )
 def test_addresses(uri, database, local):
     assert (database_of(uri), local_path(uri), is_database(uri)) == (database, local, database is not None)
+
+
+def test_an_address_may_lie_in_the_user_s_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert database_of("lancedb+~/items") == ("lancedb", "/home/me/items")
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("qdrnt+items", "qdrant[+]PLACE"),
+        ("Qdrant+items", "qdrant[+]PLACE"),
+        ("lancedb:items", "lancedb[+]PLACE"),
+        ("lancedb://items", "lancedb[+]PLACE"),
+        ("qdrant+", "qdrant[+]FOLDER"),
+        ("lancedb+", "lancedb[+]FOLDER"),
+        ("qdrant+localhost:6333", "qdrant[+]http://localhost:6333"),
+    ],
+)
+def test_addresses_with_a_typing_error(uri, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=told):
+        open_index(uri, 16, "tiny@1")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("uri", "memory"), [("qdrant+:memory:", True), ("lancedb+memory://", True), ("items", False)])
+def test_indexes_in_memory(uri, memory):
+    assert is_in_memory(uri) == memory

@@ -23,6 +23,13 @@ def test_a_folder_has_one_client(tmp_path):
         assert len(index) == 600
 
 
+def test_reading_leaves_a_folder_of_something_else_as_it_is(tmp_path):
+    (tmp_path / "image.png").write_bytes(b"")
+    with pytest.raises(FileNotFoundError):
+        open_index(f"qdrant+{tmp_path}", read_only=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+
+
 @pytest.mark.parametrize("kind", ["Flat", "HNSW16"])
 def test_memory_of_the_process(kind):
     with open_index("qdrant+:memory:", 32, "tiny@1", kind) as index:
