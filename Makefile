@@ -3,14 +3,14 @@
 # make test-newest   runs the tests on the newest release of every dependency; make test-oldest on the oldest (TESTS=paths)
 # make test-page   runs the chat page in a browser (apt-get install chromium chromium-driver)
 # make docs   writes the documentation as a site to site/
-# make constraints   writes the pinned versions anew; make audit asks for their known vulnerabilities
+# make constraints   rewrites the pinned versions; make audit checks them for known vulnerabilities
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip
 IMAGES ?=
 OUTPUT ?= demo_output
-# Processes that run the tests, and what they run.
+# Number of test processes, and the tests that they run (empty: all).
 WORKERS ?= 2
 TESTS ?=
 # Pinned versions that are installed; empty: the newest that setup.py allows.
@@ -38,7 +38,7 @@ else
 endif
 	@touch $@
 
-# As in modeling_unimur/cli/main.py: what torch says of a registration in torchao is for their developers.
+# Hides a message of torch about torchao, as modeling_unimur/cli/main.py does.
 demo: export TORCH_LOGS ?= -torch.utils._pytree
 demo: $(VENV)/.installed
 	@echo "Building UniMuR-mini and UniVL-DR-mini from packaged weights (once)"
@@ -68,7 +68,7 @@ test-slow: $(VENV)/.installed $(GRADIO)/.installed
 	$(PIP) install --quiet --disable-pip-version-check --editable ".[ray,mteb,langchain,llama_index,haystack,clients,lora,qdrant,lancedb,docs]"
 	$(BIN)/python -m pytest
 
-# Gradio holds Pillow back, so it is installed aside.
+# Gradio requires an older Pillow, so it is installed in a folder of its own.
 $(GRADIO)/.installed: $(VENV)/.installed tests/environments/gradio.txt
 	$(PIP) install --quiet --disable-pip-version-check --no-deps --target $(GRADIO) --requirement tests/environments/gradio.txt
 	@touch $@
@@ -106,7 +106,7 @@ constraints: $(TOOLS)/.installed
 	$(COMPILE) --extra all --extra dev --generate-hashes --resolution lowest-direct --output-file $(OLDEST)
 	$(COMPILE) --resolution lowest-direct --output-file $(FLOOR)
 
-# A version that the database cannot be asked about is an error.
+# A version that the vulnerability database cannot check is an error.
 audit: $(TOOLS)/.installed
 	$(TOOLS)/bin/pip-audit --strict --disable-pip $(foreach pins,constraints.txt $(OLDEST),--requirement $(pins))
 

@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     chat.add_arguments(parser)
     parser.add_argument("--port", type=int, default=7860, help="port of the page (default: %(default)s)")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 accepts all (default: %(default)s)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; 0.0.0.0 accepts other machines (default: %(default)s)",
     )
     parser.add_argument(
         "--allow-folder", action="append", default=[], metavar="DIR",

@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dialogues",
         default="dev",
         metavar="FILE",
-        help="JSON lines with turns, and gold_text or gold_image; dev or test, written by hand; or chats, 1,000 of "
-        "real people (default: dev)",
+        help="JSON lines with turns, and gold_text or gold_image; dev or test, written by hand; or chats, 1,000 "
+        "contexts of real chats (default: dev)",
     )
     add_backbones(parser)
     add_trust(parser)
@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_systems(parser, SYSTEMS, SYSTEMS)
     parser.add_argument("--no-times", action="store_true", help="do not measure times")
-    parser.add_argument("--seed", type=int, default=0, help="random seed for choosing these texts (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the linear map's texts, intervals and chance (default: 0)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("compare_output"), metavar="FOLDER", help="folder for the report"
     )

@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--precision",
         choices=PRECISIONS,
-        help="of the numbers of a new index: binary with --kind memory, int8 also with Flat, HNSW32 and IVF1024,Flat "
+        help="precision of a new index: binary with --kind memory, int8 also with Flat, HNSW32 and IVF1024,Flat "
         "(default: float32)",
     )
     build.add_argument(

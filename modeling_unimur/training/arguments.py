@@ -342,7 +342,7 @@ class UniVLDRDataArguments(_FeatureArguments):
         mining_drop_same_text: drop copies of a right document's words.
         mining_drop_same_group: drop documents of a right document's section or figure.
         mining_max_similarity: cosine with a right document from which on one is dropped.
-        mining_reranker: crossEncoder or MultiVectorEncoder that drops what it scores above the best right
+        mining_reranker: CrossEncoder or MultiVectorEncoder that drops what it scores above the best right
             document.
         mining_max_score: score above which it drops a document.
         mining_absolute_margin: distance below the best right document from which on it drops one.
