@@ -208,9 +208,10 @@ def seeds() -> Rows:
 @table
 def hand_written() -> Rows:
     found = figures("quality")
+    runs = f"{found['seeds']:.0f} trainings"
     systems = {
-        "coherent": "**UniMuR-mini**, coherent replies, 3 seeds",
-        "dialogue": "UniMuR-mini, two rankings, 3 seeds",
+        "coherent": f"**UniMuR-mini**, coherent replies, {runs}",
+        "dialogue": f"UniMuR-mini, two rankings, {runs}",
         "clip_whole_coherent": "CLIP-T, whole dialogue, coherent replies",
         "clip_whole": "CLIP-T, whole dialogue",
         "clip_last": "CLIP-T, last turn",
@@ -228,7 +229,7 @@ def hand_written() -> Rows:
 def consistency() -> Rows:
     found = figures("quality")
     header = ["consistency, 100 test dialogues", "two rankings", "coherent replies"]
-    names = {"clip_whole_": "CLIP-T, whole dialogue", "": "**UniMuR-mini**, 3 seeds"}
+    names = {"clip_whole_": "CLIP-T, whole dialogue", "": f"**UniMuR-mini**, {found['seeds']:.0f} trainings"}
     return rows_of(
         header, names, lambda key: (with_interval(found, f"{key}consistency{end}") for end in ("_plain", ""))
     )
@@ -237,7 +238,7 @@ def consistency() -> Rows:
 @table
 def quality_titles() -> Rows:
     found = figures("quality")
-    rows = [["query", "candidates", "measure", "UniMuR-mini, 3 seeds", "CLIP-T"]]
+    rows = [["query", "candidates", "measure", f"UniMuR-mini, {found['seeds']:.0f} trainings", "CLIP-T"]]
     for words, candidates, ours, theirs in (
         ("title of an image", "619 images", "unimur_title_image_r10", "clip_title_image_r10"),
         ("WordNet gloss without the title, 59", "59 titles", "gloss_title_r1", "clip_gloss_title_r1"),
