@@ -40,7 +40,8 @@ IMAGE_FEATURES = Features(
 
 def image_dataset(rows: Iterable[ImageRow]) -> Dataset:
     """Return the rows as a `datasets.Dataset` with the columns of `IMAGE_FEATURES`."""
-    return Dataset.from_list(list(rows), features=IMAGE_FEATURES)
+    rows = list(rows)  # `Dataset.from_list` refuses features without rows
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in IMAGE_FEATURES}, features=IMAGE_FEATURES)
 
 
 logger = logging.getLogger(__name__)
