@@ -49,7 +49,7 @@ def database_of(uri: str | os.PathLike) -> tuple[str, str] | None:
     if "://" in uri or (first and difflib.get_close_matches(first[1].lower(), _NAMED, 1, _SIMILAR)):
         raise ValueError(
             f"{uri} is no address of an index: write FOLDER, FILE.db, http://HOST:PORT (Milvus), qdrant+PLACE or "
-            "lancedb+PLACE; before the name of a folder that looks like an address write ./."
+            "lancedb+PLACE. If it is the name of a folder, write ./ before it."
         )
     return ("milvus", uri) if uri.endswith(".db") else None
 
