@@ -98,7 +98,8 @@ def run(args: argparse.Namespace) -> int:
         app,
         host=args.host,
         port=args.port,
-        log_level="info" if args.debug else "error",  # a warning a malformed request would let clients fill the disk
+        # One warning for each malformed request would let clients fill the disk.
+        log_level="info" if args.debug else "error",
         access_log=args.debug,
         http=protocol_of(_within_open_files(limits), tuple(args.proxy)),
         ws="none",
