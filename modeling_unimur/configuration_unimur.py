@@ -17,6 +17,7 @@ _RANGES = {
     "coherence_temperature": (lambda x: x > 0, "a number above 0"),
     "num_visual_tokens": (lambda x: x >= 1, "at least 1"),
     "num_ret_tokens": (lambda x: x >= 1, "at least 1"),
+    "query_attention": (lambda x: x >= 0, "a number of at least 0"),
     "query_correction_size": (lambda x: x >= 1, "at least 1"),
     "query_correction_dropout": (lambda x: 0 <= x < 1, "at least 0 and less than 1"),
 }
@@ -66,6 +67,8 @@ class UniMuRConfig(PreTrainedConfig):
         query_correction (`str`): of an anchored query. `"linear"`: a weight on the readout. `"mlp"`: also a network
             of one hidden layer on the readout and the vectors of all words and of the last turn's.
         query_correction_size (`int`), query_correction_dropout (`float`): units and dropout of that hidden layer.
+        query_attention (`float`): of an anchored query, how much more the last turn counts where its vector is nearer
+            to the readout than the vector of all words is; 0 weights it alike in every dialogue.
         query_gate (`bool`): whether a logistic regression on `modeling_unimur.gate_features` decides for each dialogue
             how much of the correction is added.
         anchor_base_model, anchor_base_revision (`str`, *optional*): without a dual encoder, the id (or the folder) and
@@ -118,6 +121,7 @@ class UniMuRConfig(PreTrainedConfig):
         query_correction: str = "linear",
         query_correction_size: int = 512,
         query_correction_dropout: float = 0.5,
+        query_attention: float = 0.0,
         query_gate: bool = False,
         anchor_base_model: str | None = None,
         anchor_base_revision: str | None = None,
@@ -152,7 +156,7 @@ class UniMuRConfig(PreTrainedConfig):
         self.query_anchor, self.query_correction = query_anchor, query_correction
         self.query_correction_size = query_correction_size
         self.query_correction_dropout = query_correction_dropout
-        self.query_gate = query_gate
+        self.query_attention, self.query_gate = query_attention, query_gate
         self.anchor_base_model, self.anchor_base_revision = anchor_base_model, anchor_base_revision
         self.lora = lora if lora is None else lora_arguments(lora)
         self.initializer_range = initializer_range

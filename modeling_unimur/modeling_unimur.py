@@ -144,7 +144,9 @@ class UniMuRQueryAnchor(nn.Module):
 
     The query is `normalise(anchor + gate * correction)` with
 
-    - `anchor = whole_weight * whole + last_weight * last + image_weight * image`,
+    - `anchor = whole_weight * whole + last_weight * attention * last + image_weight * image`,
+    - `attention = exp(query_attention * (cos(readout, last) - cos(readout, whole)))`: the last turn counts more where
+      it is nearer to what the language model reads than all turns are,
     - `correction = readout_weight * readout`, plus a network of `[readout, whole, last]` with the correction `"mlp"`,
     - `gate` a logistic regression on `gate_features` with `query_gate`, otherwise 1. The features are standardised by
       the buffers `feature_mean` and `feature_spread`, which a fit sets.
@@ -157,6 +159,7 @@ class UniMuRQueryAnchor(nn.Module):
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(())))
         # Where contexts hold no images, no gradient would ever reach their weight.
         self.image_weight = None if config.visual_width is None else nn.Parameter(torch.empty(()))
+        self.attention = config.query_attention
         self.correction = None
         if config.query_correction == "mlp":
             dropout = nn.Dropout(config.query_correction_dropout)
@@ -188,7 +191,11 @@ class UniMuRQueryAnchor(nn.Module):
     ) -> UniMuRQueryOutput:
         """The queries of dialogues, from unit vectors `(batch, width)`: readouts of the language model, words of all
         turns, words of the last turn, and the mean of the images, zeros where there are none."""
-        anchor = self.whole_weight * whole + self.last_weight * last
+        last_weight = self.last_weight
+        if self.attention:  # through which no gradient reaches the vectors
+            near = [F.cosine_similarity(readout.float(), one.float(), dim=-1) for one in (last, whole)]
+            last_weight = last_weight * (self.attention * (near[0] - near[1]).detach()).exp()[:, None].to(last)
+        anchor = self.whole_weight * whole + last_weight * last
         if self.image_weight is not None:
             anchor = anchor + self.image_weight * image
         correction = self.readout_weight * readout

@@ -16,7 +16,7 @@ from modeling_unimur.prefix_cache import ChatCache
 from tests import tiny
 from tests.test_chat_cache import chat
 
-FULL = {"query_correction": "mlp", "query_correction_size": 16, "query_gate": True}
+FULL = {"query_attention": 2.0, "query_correction": "mlp", "query_correction_size": 16, "query_gate": True}
 
 
 def shake(model) -> None:
@@ -122,7 +122,9 @@ def test_the_whole_formula(anchored, dialogues, pictures):
             image = torch.zeros_like(u)
             if images:
                 image = model.get_image_features(**processor.process_images(images)).pooler_output.mean(0, True)
-            anchor = head.whole_weight * whole + head.last_weight * last + head.image_weight * image
+            attention = torch.exp(2 * (F.cosine_similarity(u, last) - F.cosine_similarity(u, whole)))
+            anchor = head.whole_weight * whole + head.last_weight * attention[:, None] * last
+            anchor = anchor + head.image_weight * image
             correction = head.readout_weight * u + head.correction(torch.cat([u, whole, last], dim=-1))
             tokens, turns = batch["input_ids"].shape[1], len(dialogues[kind])
             asked = sum("?" in line for line in lines) / turns
@@ -142,9 +144,22 @@ def test_initial_values_leave_the_gate_open_and_the_network_silent(make_model):
     model, _ = make_model(query_anchor="encoder", **FULL)
     vectors = F.normalize(torch.randn(3, 4, model.config.joint_width), dim=-1).unbind()
     found = model.heads.query_anchor.eval()(*vectors, torch.zeros(4, model.config.joint_width), torch.ones(4, 3))
-    close(found.anchor_embeds, vectors[1] + vectors[2])
+    attention = torch.exp(2 * (F.cosine_similarity(*vectors[::2]) - F.cosine_similarity(*vectors[:2])))
+    close(found.anchor_embeds, vectors[1] + attention[:, None] * vectors[2])
     close(found.correction_embeds, 0.7 * vectors[0])
     assert bool(((found.gate > 0.85) & (found.gate < 0.95)).all())
+
+
+def test_attention_raises_the_last_turn_where_the_readout_is_near_it(make_model):
+    model, _ = make_model(query_anchor="encoder", query_attention=4.0)
+    whole, last = F.normalize(torch.randn(2, 1, model.config.joint_width), dim=-1)
+    zeros, statistics = torch.zeros_like(whole), torch.ones(1, 3)
+    shares = []
+    for readout in (whole, F.normalize(whole + last, dim=-1), last):
+        found = model.heads.query_anchor.eval()(readout, whole, last, zeros, statistics)
+        shares.append(float((found.anchor_embeds - whole).norm().detach()))
+    assert shares[0] < 1 < shares[2]
+    assert shares[1] == pytest.approx(1, abs=1e-5)
 
 
 def test_dropout_is_for_training_alone(anchored, dialogues):
@@ -299,6 +314,7 @@ def test_features_of_another_shape_are_refused(anchored):
     [
         ({"query_anchor": "clip"}, "query_anchor"),
         ({"query_correction": "deep"}, "query_correction"),
+        ({"query_attention": -1.0}, "query_attention"),
         ({"query_correction_size": 0}, "query_correction_size"),
         ({"query_correction_dropout": 1.0}, "query_correction_dropout"),
         (

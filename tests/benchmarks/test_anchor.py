@@ -51,7 +51,12 @@ def test_a_set_without_images_has_no_coherent_row(parts):
 
 def test_a_kind_is_ranked_by_the_query_that_was_fitted_without_it():
     config = SimpleNamespace(
-        embedding_width=3, visual_width=3, query_correction="linear", query_correction_size=0, query_gate=True
+        embedding_width=3,
+        visual_width=3,
+        query_attention=0.0,
+        query_correction="linear",
+        query_correction_size=0,
+        query_gate=True,
     )
     anchor = UniMuRQueryAnchor(config).eval()
     with torch.no_grad():

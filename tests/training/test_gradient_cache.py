@@ -22,7 +22,7 @@ _EVERYTHING = {
     "ret_layers": [1, -1],
 }
 
-_ANCHOR = {"query_anchor": "encoder", "query_correction": "mlp", "query_gate": True}
+_ANCHOR = {"query_anchor": "encoder", "query_attention": 1.0, "query_correction": "mlp", "query_gate": True}
 
 
 def batch_for(processor, rows: int = len(_TEXTS), captions: int = 5, visual: int = 48, width: int = 24) -> dict:

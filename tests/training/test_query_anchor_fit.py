@@ -29,6 +29,7 @@ def anchor(correction: str = "mlp", gate: bool = True) -> UniMuRQueryAnchor:
         query_correction=correction,
         query_correction_size=32,
         query_correction_dropout=0.0,
+        query_attention=0.0,
         query_gate=gate,
         visual_width=WIDTH,
     )

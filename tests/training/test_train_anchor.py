@@ -13,7 +13,13 @@ from modeling_unimur.training.train_unimur import train
 from tests.training.folder_run import write_pictures, write_recipe
 from tests.training.test_alignment_data import chats
 
-CONFIG = {"query_anchor": "encoder", "query_correction": "mlp", "query_correction_size": 8, "query_gate": True}
+CONFIG = {
+    "query_anchor": "encoder",
+    "query_attention": 1.0,
+    "query_correction": "mlp",
+    "query_correction_size": 8,
+    "query_gate": True,
+}
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def build(language_model: str, clip: str) -> UniMuRModel:
     model = UniMuRModel.from_backbones(
         language_model, clip, processor=processor, projection_dim=16, map_image_targets=True, map_text_targets=True,
         separate_logit_scales=True, ret_token_loss_weight=0.5,
-        query_anchor="encoder", query_correction="mlp", query_gate=True,
+        query_anchor="encoder", query_attention=1.0, query_correction="mlp", query_gate=True,
     )  # fmt: skip
     shake(model)
     return model.double()  # so that what differs is the method and not the rounding

@@ -10,6 +10,7 @@ from modeling_unimur.cli import retriever as retriever_module
 from modeling_unimur.cli.gallery import GalleryImage, model_key, newest_index
 from modeling_unimur.cli.main import main
 from unimur_mini.demo.gallery_index import items_key
+from unimur_mini.demo.inputs import EXAMPLE_NOTE
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def test_demo_writes_its_files_and_reports_bad_pictures(arguments, capsys, empty
     assert "[image: context]" in shown
     page = (tmp_path / "output" / "index.html").read_text(encoding="utf-8")
     assert page.count("<article") == 2
+    assert EXAMPLE_NOTE.split()[0] not in page  # these are the person's own images and conversations
     assert "مرحبا" in page
     # Four pictures were readable; both dialogues rank all of them, and one shows its context.
     assert len(list((tmp_path / "output" / "thumbnails").iterdir())) == 4

@@ -1,5 +1,6 @@
 """The demo's page: what it shows, that text stays text, and that the folder holds all it links."""
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -40,6 +41,13 @@ class Page(HTMLParser):
 
 def links_for(results):
     return {picture.path: f"t/{picture.path.name}" for picture in results.shown_images()}
+
+
+def test_the_page_says_how_the_examples_were_chosen(make_results):
+    results = make_results()
+    noted = replace(results, note="Chosen by <hand>.")
+    assert "Chosen by <hand>." in Page(render_page(noted, links_for(noted))).texts
+    assert "Chosen" not in render_page(results, links_for(results))
 
 
 def test_page_shows_conversation_ranking_and_credits(make_results):

@@ -25,7 +25,7 @@ from modeling_unimur.cli.terminal import DIM, Terminal
 
 from .default_gallery import default_gallery, images_by_id
 from .gallery_index import build_index, index_folder, items_key
-from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_REPLIES, Dialogue, read_dialogues, read_replies
+from .inputs import EXAMPLE_DIALOGUES, EXAMPLE_NOTE, EXAMPLE_REPLIES, Dialogue, read_dialogues, read_replies
 from .results import SOURCE_NAMES, AnsweredDialogue, DemoResults, count_sources
 
 TOP_K = 4
@@ -71,7 +71,8 @@ def run(args: argparse.Namespace) -> int:
     retriever = open_retriever(model, quiet=not args.debug, trust_remote_code=args.trust_remote_code)
     gallery = _fill(retriever, folder, gallery_images, replies)
     answered = answer(retriever, dialogues, gallery, context)
-    _write(collect_results(model.name, answered, gallery, args.seed), output)
+    note = "" if own or args.dialogues else EXAMPLE_NOTE
+    _write(collect_results(model.name, answered, gallery, args.seed, note), output)
     print(f"Done in {time.monotonic() - started:.0f} s. Go on by hand: unimur chat")
     return 0
 
@@ -150,7 +151,9 @@ def answer(
     )
 
 
-def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int) -> DemoResults:
+def collect_results(
+    model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int, note: str = ""
+) -> DemoResults:
     """Everything that the page and the sheet show, with the versions that ran."""
     shown = {
         part.path: part
@@ -169,6 +172,7 @@ def collect_results(model: str, dialogues: tuple[AnsweredDialogue, ...], gallery
         seed=seed,
         versions=library_versions(),
         source_counts=count_sources(list(counted.values())),
+        note=note,
     )
 
 

@@ -15,6 +15,10 @@ from .results import Turn
 
 # The dialogues and replies that the demo answers by default.
 EXAMPLE_DIALOGUES = Path(__file__).with_name("dialogues.jsonl")
+# How they were chosen, with the default model and gallery.
+EXAMPLE_NOTE = """Seven of these conversations were written for the demo; three are development conversations. They
+were chosen by their answers from the default gallery: the first image fits in the first eight and not in the last two.
+The shares on 100 test conversations, which nobody chose, are lower; docs/results.md has them."""
 EXAMPLE_REPLIES = Path(__file__).with_name("replies.txt")
 
 ROLES = ("system", "user", "assistant")

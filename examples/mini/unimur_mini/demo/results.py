@@ -52,7 +52,8 @@ class AnsweredDialogue:
 class DemoResults:
     """Everything the page and the contact sheet show.
 
-    `source_counts` holds one entry for each (source, licence) of the gallery with its number of images.
+    `source_counts` holds one entry for each (source, licence) of the gallery with its number of images; `note` says
+    how the conversations were chosen, where that is known.
     """
 
     model: str
@@ -62,6 +63,7 @@ class DemoResults:
     seed: int
     versions: dict[str, str]
     source_counts: dict[tuple[str, str], int]
+    note: str = ""
 
     def shown_images(self) -> Iterator[GalleryImage]:
         """Every image that appears anywhere, each path once."""
