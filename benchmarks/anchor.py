@@ -12,8 +12,9 @@ release is seed 0; further runs of `recipes/unimur_mini_anchor.yaml` (`--heads`,
   `photos`: `--photographs`, caption -> photograph.
 - `encoder_*`: the whole dialogue by the dual encoder's text tower; `last_*`: its last turn; `whole_last_*`: the sum.
 - `fitted_*`: weights and a network of these two, fitted like the anchored query but without the language model.
-- `readout_*`: the language model's vector alone (the paper's query); `built_*`: the anchored query, fitted on built
-  dialogues and glosses; `anchored_*`: on real chats too, as released; `ungated_*`: with its gate open.
+- `readout_*`: the language model's vector alone (the paper's query); `built_*`: the anchored query without attention,
+  fitted on built dialogues and glosses; `fixed_*`: on real chats too; `anchored_*`: with attention, as released;
+  `ungated_*`: with its gate open.
 - `*_trained_head_mrr`: among images as the trained image head alone embeds them, without the classifier of the image
   tower.
 - `coherent_*`: the anchored query's texts and images as coherent replies. `*_consistency`: share of the hand-written
@@ -138,13 +139,15 @@ class Fits:
     """Anchored queries that are fitted here, over the readout of one run.
 
     Args:
-        built: on built dialogues and glosses.
-        left_out: by kind, on all the others, and the held-out dialogues of that kind.
+        built: on built dialogues and glosses, without attention.
+        fixed: on all kinds, without attention.
+        left_out: by kind, on all the others, with attention and without it, and the held-out dialogues of that kind.
         fitted: on all kinds with a readout of zeros, and without a gate.
     """
 
     built: UniMuRQueryAnchor
-    left_out: dict[str, tuple[UniMuRQueryAnchor, list[QuerySet]]]
+    fixed: UniMuRQueryAnchor
+    left_out: dict[str, tuple[UniMuRQueryAnchor, UniMuRQueryAnchor, list[QuerySet]]]
     fitted: UniMuRQueryAnchor
 
 
@@ -160,19 +163,23 @@ def fit_all(heads: Path | None, seed: int) -> Fits:
         for sets, rows in zip((train, dev), parts, strict=True):
             sets += read_queries(model, name, rows, collator, cache_dir() / "queries")
 
-    def fit(keep: Callable[[str], bool], without_readout: bool = False) -> UniMuRQueryAnchor:
+    def fit(
+        keep: Callable[[str], bool], without_readout: bool = False, attention: float = model.config.query_attention
+    ) -> UniMuRQueryAnchor:
         anchor = copy.deepcopy(model.heads.query_anchor)
+        anchor.attention = attention
         sets = [[_silent(one) if without_readout else one for one in part if keep(one.name)] for part in (train, dev)]
         fit_query_anchor(anchor, *sets, seed)
         return anchor.eval()
 
     fitted = fit(lambda name: True, without_readout=True)
     fitted.gate = None  # there is nothing to be held back
-    left_out = {
-        kind: (fit(lambda name, kind=kind: name != kind), [one for one in dev if one.name == kind])
-        for kind in data.anchor
-    }
-    return Fits(fit(lambda name: name in _BUILT), left_out, fitted)
+    left_out = {}
+    for kind in data.anchor:
+        others = [fit(lambda name, kind=kind: name != kind, attention=a) for a in (model.config.query_attention, 0.0)]
+        left_out[kind] = (*others, [one for one in dev if one.name == kind])
+    built, fixed = fit(lambda name: name in _BUILT, attention=0.0), fit(lambda name: True, attention=0.0)
+    return Fits(built, fixed, left_out, fitted)
 
 
 def _silent(some: QuerySet) -> QuerySet:
@@ -197,6 +204,7 @@ def queries_of(
     }
     if fits is not None:
         queries["built"] = fits.built(*inputs).pooler_output
+        queries["fixed"] = fits.fixed(*inputs).pooler_output
         queries["fitted"] = fits.fitted(torch.zeros_like(readout), *inputs[1:]).pooler_output
     return queries
 
@@ -242,14 +250,15 @@ def run_values(
 def left_out_values(fits: Fits) -> dict[tuple[str, str], np.ndarray]:
     """Values of one run on the kinds that a fit has left out."""
     found: dict[tuple[str, str], np.ndarray] = {}
-    for kind, (anchor, sets) in fits.left_out.items():
+    for kind, (anchor, fixed, sets) in fits.left_out.items():
         ranks: dict[str, list[np.ndarray]] = {}
         for some in sets:
             parts = dict(zip(_FIELDS, some.inputs, strict=True))
             _, first = np.unique(some.groups.numpy(), return_index=True)
             groups = some.groups[first].numpy()
             right = some.groups.numpy()[:, None] == groups
-            for system, vectors in queries_of(parts, anchor, None).items():
+            queries = queries_of(parts, anchor, None) | {"fixed": fixed(*some.inputs).pooler_output}
+            for system, vectors in queries.items():
                 ranks.setdefault(system, []).append(reciprocal_ranks((vectors @ some.targets[first].T).numpy(), right))
         found |= {(f"left_out_{kind}_mrr", system): np.concatenate(each) for system, each in ranks.items()}
     return found

@@ -104,6 +104,7 @@ _QUERIES = {
     "fitted": "the same two with fitted weights and a network, no language model",
     "readout": "language model alone (the paper's query)",
     "anchored": "**UniMuR-mini** (anchored query)",
+    "fixed": "UniMuR-mini without attention",
     "ungated": "UniMuR-mini without the gate",
 }
 
@@ -143,7 +144,8 @@ def anchor_differences() -> Rows:
 _CHANGES = (
     ("readout", "_trained_head", "the paper: the language model alone"),
     ("built", "_trained_head", "+ anchor, fitted on built dialogues and glosses"),
-    ("anchored", "_trained_head", "+ real chats and questions in its fit"),
+    ("fixed", "_trained_head", "+ real chats and questions in its fit"),
+    ("anchored", "_trained_head", "+ attention on the last turn"),
     ("anchored", "", "+ classifier in the image head"),
     ("coherent", "", "+ coherent replies"),
 )
@@ -175,14 +177,15 @@ _LEFT_OUT = {
 
 @table
 def anchor_left_out() -> Rows:
-    found, systems = figures("anchor"), ("encoder", "whole_last", "readout", "anchored")
+    found, systems = figures("anchor"), ("encoder", "whole_last", "readout", "fixed", "anchored")
     header = ["a kind that the fit has not seen", *(_QUERIES[one].replace("**", "") for one in systems)]
 
     def cells(one: str) -> list[str]:
         means = [number(found[f"{system}_{one}_mrr"]) for system in systems]
-        return [*means, with_interval(found, f"{one}_mrr_over_encoder")]
+        return [*means, *(with_interval(found, f"{one}_mrr_over_{rival}") for rival in ("encoder", "anchor"))]
 
-    return rows_of([*header, f"UniMuR-mini {MINUS} CLIP-T, whole dialogue"], _LEFT_OUT, cells)
+    rivals = (_QUERIES["encoder"], "the best row without a language model")
+    return rows_of([*header, *(f"UniMuR-mini {MINUS} {rival}" for rival in rivals)], _LEFT_OUT, cells)
 
 
 _CONTEXTS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,9 +64,11 @@ def test_a_kind_is_ranked_by_the_query_that_was_fitted_without_it():
         for tensor, value in anchor.initial_values():
             tensor.fill_(value)
     away = QuerySet("chats", *(FIELDS[name] for name in bench._FIELDS), EYE.roll(1, dims=0), torch.arange(3))
-    fits = bench.Fits(built=anchor, left_out={"chats": (anchor, [away])}, fitted=anchor)
+    turned = copy.deepcopy(anchor)
+    turned.attention = 4.0
+    fits = bench.Fits(built=anchor, fixed=anchor, left_out={"chats": (turned, anchor, [away])}, fitted=anchor)
     found = bench.left_out_values(fits)
-    assert found["left_out_chats_mrr", "anchored"].shape == (3,)
+    assert found["left_out_chats_mrr", "anchored"].shape == found["left_out_chats_mrr", "fixed"].shape == (3,)
     assert found["left_out_chats_mrr", "encoder"].max() < 100
 
 
