@@ -33,8 +33,9 @@ import torch
 from transformers import set_seed
 
 from benchmarks.curves import draw_curves
-from benchmarks.harness import RESULTS, ROOT, run_record
+from benchmarks.harness import RESULTS, ROOT, Partial, run_record
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.data.atomic_files import write_json
 from modeling_unimur.evaluation.metrics import consistency_values, first_right_ranks, recall_at, recall_values
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.training.alignment_data import load_data
@@ -236,24 +237,20 @@ def hard_negatives(laboratory: Laboratory, seeds: int, rate: float) -> dict:
     return {"arms": found, "difference": differences("hard negatives", "in-batch", hits)}
 
 
-def readout(laboratory: Laboratory, seeds: int, rate: float, partial: Path) -> dict:
-    """The table of the readouts, on the development split; `both` at its learning rate. Finished arms lie in `partial`
-    until all are; a run that was killed goes on from there."""
-    settings = [seeds, rate, laboratory.recipe.training.max_steps]
-    kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() else {}
-    arms = kept["arms"] if kept.get("settings") == settings else {}
+def readout(laboratory: Laboratory, seeds: int, rate: float) -> dict:
+    """The table of the readouts, on the development split; `both` at its learning rate."""
+    partial = Partial("ablation_readout", [seeds, rate, laboratory.recipe.training.max_steps])
     for arm, changes in READOUT.items():
-        if arm in arms:
+        if arm in partial.parts:
             continue
         config = {**LOSSES["both"], **changes.get("config", {})}
         runs = []
         for seed in range(seeds):
             processor, data = changes.get("processor"), changes.get("data")
             runs.append(figures_of(laboratory.run(seed, rate, "dev", config, processor, data)))
-        arms[arm] = {"learning_rate": rate, "runs": runs, **summary(runs)}
+        partial.add(arm, {"learning_rate": rate, "runs": runs, **summary(runs)})
         print(f"{arm}: {json.dumps({k: round(v['mean'], 1) for k, v in summary(runs).items()})}", flush=True)
-        partial.write_text(json.dumps({"settings": settings, "arms": arms}), encoding="utf-8")
-    return {"arms": arms}
+    return {"arms": partial.parts}
 
 
 def heads(laboratory: Laboratory, rate: float, folder: Path) -> list[Path]:
@@ -293,14 +290,12 @@ def main() -> None:
         heads(laboratory, args.rate, args.output or ROOT / "runs" / "ablation_heads")
         laboratory.store.flush()
         return
-    partial = ROOT / "runs" / "ablation_readout.partial.json"
-    partial.parent.mkdir(exist_ok=True)
     if args.table == "losses":
         result = losses(laboratory, args.seeds)
     elif args.table == "hard_negatives":
         result = hard_negatives(laboratory, args.seeds, args.rate)
     else:
-        result = readout(laboratory, args.seeds, args.rate, partial)
+        result = readout(laboratory, args.seeds, args.rate)
     laboratory.store.flush()
     table = markdown(result)
     print(table)
@@ -321,8 +316,8 @@ def main() -> None:
         **result,
     }
     output = args.output or RESULTS / f"ablation_{args.table}.json"
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    partial.unlink(missing_ok=True)
+    write_json(output, result)
+    Partial("ablation_readout").remove()
     print(f"written to {output}")
     if args.table == "losses":
         arms = {arm: found["histories"] for arm, found in result["arms"].items()}

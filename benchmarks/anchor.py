@@ -284,8 +284,7 @@ def figures_of(values: dict[tuple[str, str], list[np.ndarray]]) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of further runs of its recipe")
     parser.add_argument("--dialogues", type=Path, help="JSON lines of chat messages, one dialogue a line")
     parser.add_argument("--photographs", type=Path, help="a folder with captions.tsv")

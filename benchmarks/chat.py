@@ -25,7 +25,6 @@ import torch
 
 from benchmarks.harness import argument_parser, report, watched
 from modeling_unimur import MultimodalRetrievalPipeline, UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.cache import cache_dir
 
 TURNS, CHATS, QUICK_CHATS = 20, 7, 2
 _SENTENCE = (
@@ -77,12 +76,10 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
-    args = parser.parse_args()
+    args = argument_parser(__doc__, "unimur-mini").parse_args()
     with watched():
         figures = run(args)
-    report("chat", args, figures, [f"{Path(args.model).name}, {torch.get_num_threads()} threads"])
+    report("chat", args, figures, [f"{args.model.name}, {torch.get_num_threads()} threads"])
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import numpy as np
 
 from benchmarks.harness import argument_parser, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
 from modeling_unimur.evaluation.metrics import consistency_values, right_ranks
 from modeling_unimur.evaluation.systems import ClipSpace, ClipText, ClipTextAnchor, UniMuR
@@ -66,9 +65,7 @@ def measure(
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
-    args = parser.parse_args()
+    args = argument_parser(__doc__, "unimur-mini").parse_args()
     space = ClipSpace(UniMuRModel.from_pretrained(args.model).eval(), UniMuRProcessor.from_pretrained(args.model))
     dialogues, gallery = own_dialogues("dev")
     dialogues = dialogues[:10] if args.quick else dialogues

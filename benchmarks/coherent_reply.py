@@ -25,10 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 
-from benchmarks.harness import QUICK_TIMING, alternate, argument_parser, report
+from benchmarks.harness import alternate, argument_parser, report
 from benchmarks.index import JITTER, jittered
 from modeling_unimur.cli.retriever import open_retriever
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
 from modeling_unimur.memory_index import KINDS, VectorIndex
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
@@ -69,7 +68,7 @@ def one_index(retriever, name: str, dialogue: list[dict], args: argparse.Namespa
                 variants[f"call_{title}"] = lambda o=options: retriever(dialogue, **o)
                 variants[f"rank_{title}"] = lambda o=options: retriever.rank(vectors, **o)
                 variants[f"rank_{title}_b8"] = lambda o=options: retriever.rank(together, **o)
-            timings = alternate(variants, reference="call_plain", **(QUICK_TIMING if args.quick else {"retries": 1}))
+            timings = alternate(variants, reference="call_plain", retries=1, quick=args.quick)
     seconds, figures = timings.seconds, {}
     for title, value in seconds.items():
         part, suffix = (title.removesuffix("_b8"), "_b8") if title.endswith("_b8") else (title, "")
@@ -81,8 +80,7 @@ def one_index(retriever, name: str, dialogue: list[dict], args: argparse.Namespa
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--dialogues", type=Path, default=EXAMPLE_DIALOGUES)
     parser.add_argument("--candidates", type=int, help=f"default: {CANDIDATES:,}")
     parser.add_argument("--indexes", nargs="+", choices=INDEXES, default=list(INDEXES), help="default: all")

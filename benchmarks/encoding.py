@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import os
 import resource
 import sys
@@ -36,7 +35,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from benchmarks.harness import argument_parser, in_fresh_process, peak_mib, report, reset_peak, watched
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.image_bytes import worker_count
 from modeling_unimur.data.image_files import walk_images
 from modeling_unimur.encoding.build import BuildOptions, build_index
@@ -98,11 +96,11 @@ def timed(encoder: Encoder) -> list[float]:
     return taken
 
 
-def one_corpus(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+def one_corpus(folder: str, args: argparse.Namespace) -> dict[str, float]:
     """Figures of one folder, in this process."""
     torch.set_num_threads(args.threads)
-    encoder = Encoder.load(args.model, args.device)
-    files = [path for path, _ in walk_images(folder)]
+    encoder = Encoder.load(str(args.model), args.device)
+    files = [path for path, _ in walk_images(Path(folder))]
     seconds = _QUICK_SECONDS if args.quick else _BACKBONE_SECONDS
     before = backbone_speed(encoder, files, seconds)
     taken = timed(encoder)
@@ -138,10 +136,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
             for number, path in enumerate(files[:count]):
                 os.symlink(path, Path(folder, f"{number:05d}{path.suffix.lower()}"))
-            words = [__file__, "--corpus", folder, "--model", args.model, *(["--quick"] if args.quick else [])]
-            words += ["--workers", args.workers, "--threads", args.threads]
-            words += [] if args.device is None else ["--device", args.device]
-            found[name] = in_fresh_process([str(word) for word in words])
+            found[name] = in_fresh_process(one_corpus, folder, args)
     whole = found[ALL]
     speed = whole["encoded"] / whole["seconds"]
     return {
@@ -160,22 +155,17 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--images", type=Path, help="folder of images (default: open clip art)")
-    parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
     parser.add_argument("--workers", type=int, help="decoding processes (default: the spare CPUs)")
     parser.add_argument("--threads", type=int, help="of the model (default: the CPUs that the workers leave)")
     parser.add_argument("--device", help="of the model (default: an accelerator if there is one)")
-    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.workers is None:
         args.workers = worker_count(None, ALL)
     args.threads = args.threads or max(1, (os.cpu_count() or 1) - args.workers)
-    if args.corpus is not None:
-        print(json.dumps(one_corpus(args.corpus, args)), flush=True)
-        return
     notes = [
-        f"{Path(args.model).name}, batches of {BATCH}; {args.threads} threads for the model, "
+        f"{args.model.name}, batches of {BATCH}; {args.threads} threads for the model, "
         f"{args.workers} decoding processes",
         "images a second; MiB of resident memory",
     ]

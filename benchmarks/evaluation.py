@@ -18,7 +18,6 @@ The words are drawn by the seed; time depends on the number of tokens, which `an
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
 import time
@@ -32,7 +31,6 @@ import torch
 from benchmarks.harness import (
     LONG_ROUNDS,
     MIN_ROUNDS,
-    QUICK_TIMING,
     alternate,
     argument_parser,
     in_fresh_process,
@@ -42,7 +40,6 @@ from benchmarks.harness import (
     watched,
 )
 from modeling_unimur.cli.retriever import open_retriever
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.evaluation.answer_ranking import AnswerScorer, Question
 from modeling_unimur.evaluation.tasks.replies import rank_in_pools
 from modeling_unimur.evaluation.turn_encoding import TurnEncoder
@@ -87,7 +84,6 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
     """What one cache saves."""
     retriever = open_retriever(args.model)
     model, processor = retriever.model.float(), retriever.processor
-    timing = QUICK_TIMING if args.quick else {}
     rounds, options, turns = (3, 20, 8) if args.quick else (ROUNDS, OPTIONS, TURNS)
 
     asked = questions(args.seed, rounds, options, str(args.image))
@@ -98,8 +94,9 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
             "plain": lambda: scores.update(plain=plain.score(asked)),
             "shared": lambda: scores.update(shared=shared.score(asked)),
         },
+        LONG_ROUNDS,
         reference="shared",
-        **{"rounds": LONG_ROUNDS, **timing},
+        quick=args.quick,
     )
     error = max(float(np.abs(one - two).max()) for one, two in zip(scores["plain"], scores["shared"], strict=True))
     tokenizer = processor.tokenizer
@@ -120,7 +117,7 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
     timings = alternate(
         {"plain": lambda: plain.encode([group]), "shared": lambda: shared.encode([group])},
         reference="shared",
-        **timing,
+        quick=args.quick,
     )
     figures["turn_encoding_speedup"] = timings.seconds["plain"] / timings.seconds["shared"]
     figures["turns_seconds"] = timings.seconds["shared"]
@@ -138,6 +135,7 @@ def pools(seed: int, dialogues: int) -> dict[str, float]:
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         return rows
 
+    reset_peak()
     replies = round(dialogues * REPLIES)
     owners = np.sort(rng.integers(0, dialogues, replies))
     queries, work = unit(replies), {}
@@ -157,23 +155,16 @@ def pools(seed: int, dialogues: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--image", type=Path, help="that the answers are about; one of the images by default")
-    parser.add_argument("--only-pools", type=int, metavar="DIALOGUES", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only_pools:
-        reset_peak()
-        print(json.dumps(pools(args.seed, args.only_pools)))
-        return
     if args.image is None:
         from modeling_unimur.evaluation.compare_dialogues import benchmark_gallery
 
         args.image = benchmark_gallery("dev")["image"][0]
     dialogues = 200 if args.quick else DIALOGUES
-    script = str(Path(__file__).resolve())
     with watched():
-        figures = in_fresh_process([script, "--only-pools", str(dialogues), "--seed", str(args.seed)])
+        figures = in_fresh_process(pools, args.seed, dialogues)
     with torch.inference_mode():
         figures = {**sharing(args), **figures, "pools_dialogues": dialogues}
     notes = [

@@ -6,20 +6,25 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import platform
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 
 from benchmarks.other_processes import OtherProcesses
+from modeling_unimur.data.atomic_files import write_json
+from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.evaluation.provenance import package_versions
 from modeling_unimur.evaluation.significance import Interval
 
@@ -30,15 +35,18 @@ MIN_ROUNDS = 7
 LONG_ROUNDS = 3
 # The machine is busy when other processes take more than this share of one core.
 BUSY_CORES = 0.20
-# A reference whose median lies this far above its minimum is measured again: where /proc is missing, nothing else says
-# that the machine is busy, and other guests of a virtual machine are never in /proc.
+# A reference whose median lies this far above its minimum is measured again: other guests of a virtual machine are not
+# among the processes that can be seen.
 BUSY_SPREAD = 0.20
-# What `alternate` takes in a quick run.
-QUICK_TIMING = {"rounds": LONG_ROUNDS, "retries": 0}
 
 
-def argument_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with the options of every benchmark: `--quick`, `--seed` and `--even-if-busy`."""
+def argument_parser(description: str, model: str | None = None) -> argparse.ArgumentParser:
+    """Returns a parser with the options of every benchmark: `--quick`, `--seed` and `--even-if-busy`.
+
+    Args:
+        description: The documentation of the benchmark.
+        model: Name of a model in the cache folder that is the default of a further option, `--model`.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--quick", action="store_true", help="smaller inputs, within a minute; prints one line of JSON, writes nothing"
@@ -47,6 +55,9 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--even-if-busy", action="store_true", help="write the result of a busy machine too, with a note that says so"
     )
+    if model is not None:
+        default = cache_dir() / "models" / model
+        parser.add_argument("--model", type=Path, default=default, help=f"folder of a full release (default: {model})")
     return parser
 
 
@@ -56,16 +67,16 @@ class Conditions:
 
     `report` adds the figures to every result that was timed: `reference_spread` (how far a reference's median lay
     above its minimum, as a share of it), `busy_retries` (how often rounds were repeated) and `other_cores` (cores that
-    other processes kept busy; missing where the system has no /proc).
+    other processes kept busy).
     """
 
     def __init__(self) -> None:
         self.figures: dict[str, float] = {}
 
-    def add(self, figures: Mapping[str, float | None]) -> None:
+    def add(self, figures: Mapping[str, float]) -> None:
         """Adds what something was measured under; other figures are ignored."""
         for name in ("reference_spread", "other_cores"):
-            if figures.get(name) is not None:
+            if name in figures:
                 self.figures[name] = max(figures[name], self.figures.get(name, 0.0))
         if "busy_retries" in figures:
             self.figures["busy_retries"] = self.figures.get("busy_retries", 0) + figures["busy_retries"]
@@ -75,10 +86,8 @@ CONDITIONS = Conditions()
 
 
 def is_busy(figures: Mapping[str, float]) -> bool:
-    """Whether other processes took too much; by the spread of the reference where that is not known."""
-    if "other_cores" in figures:
-        return figures["other_cores"] > BUSY_CORES
-    return figures.get("reference_spread", 0.0) > BUSY_SPREAD
+    """Whether other processes took too much."""
+    return figures.get("other_cores", 0.0) > BUSY_CORES
 
 
 @contextlib.contextmanager
@@ -88,7 +97,7 @@ def watched() -> Iterator[None]:
     yield
     cores = others.cores()
     CONDITIONS.add({"other_cores": cores})
-    if cores is not None and cores > BUSY_CORES:
+    if cores > BUSY_CORES:
         _say_busy(_what_else(cores, others))
 
 
@@ -109,13 +118,13 @@ class Timings:
         seconds: minimum of each variant over the rounds.
         spread: how far the reference's median lay above its minimum, as a share of it.
         retries: how often the machine was busy and the rounds were repeated.
-        other_cores: that other processes kept busy; None where the system does not say.
+        other_cores: that other processes kept busy.
     """
 
     seconds: dict[str, float]
     spread: float
     retries: int
-    other_cores: float | None = None
+    other_cores: float
 
 
 def alternate(
@@ -124,6 +133,7 @@ def alternate(
     reference: str | None = None,
     retries: int = 3,
     pause_seconds: float = 20.0,
+    quick: bool = False,
 ) -> Timings:
     """Times variants in turn within one loop and takes the minimum of each.
 
@@ -137,10 +147,12 @@ def alternate(
         reference: the variant whose spread is watched, the first by default.
         retries: how many more attempts a busy machine gets.
         pause_seconds: before each of them.
+        quick: `LONG_ROUNDS` rounds and no more attempts, whatever the others say.
 
     Raises:
         ValueError: too few rounds, or a reference that is no variant.
     """
+    rounds, retries = (LONG_ROUNDS, 0) if quick else (rounds, retries)
     if rounds < LONG_ROUNDS:
         raise ValueError(f"A minimum is taken of at least {LONG_ROUNDS} rounds, not of {rounds}.")
     reference = reference or next(iter(variants))
@@ -163,13 +175,13 @@ def alternate(
         seconds = {name: min(values) for name, values in times.items()}
         spread = statistics.median(times[reference]) / seconds[reference] - 1
         attempts.append(Timings(seconds, spread, attempt, cores))
-        if cores is not None and cores > BUSY_CORES:
+        if cores > BUSY_CORES:
             _say_busy(_what_else(cores, others))
         elif spread > BUSY_SPREAD:
             _say_busy(f"{reference} spreads by {100 * spread:.0f} %")
         else:
             break
-    calmest = min(attempts, key=lambda timings: (timings.other_cores or 0.0, timings.spread))
+    calmest = min(attempts, key=lambda timings: (timings.other_cores, timings.spread))
     calmest = dataclasses.replace(calmest, retries=len(attempts) - 1)
     found = {"reference_spread": calmest.spread, "busy_retries": calmest.retries, "other_cores": calmest.other_cores}
     CONDITIONS.add(found)
@@ -187,38 +199,64 @@ def reset_peak() -> None:
 
 def peak_mib() -> float:
     """Peak of this process's resident memory in MiB, since `reset_peak` where the system can."""
-    kib = _kib("/proc/self/status", "VmHWM")
-    if kib is None:
-        kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
-    return kib / 1024
-
-
-def _kib(file: str, field: str) -> int | None:
-    """A field of a file in /proc, in KiB; None on a system without the file."""
     try:
-        lines = Path(file).read_text(encoding="ascii").splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(field)), None)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (2**20 if sys.platform == "darwin" else 1024)
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def available_mib() -> float:
-    """Memory that a new process may take, in MiB."""
-    kib = _kib("/proc/meminfo", "MemAvailable")
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20 if kib is None else kib / 1024
+def in_fresh_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """Calls a function in a new Python process and returns its result. What it measured under is added
+    to `CONDITIONS` of this process.
 
-
-def in_fresh_process(arguments: Sequence[str]) -> dict:
-    """Runs Python with these arguments and reads the last line that it prints, a JSON object.
+    Args:
+        function: A function of a module; the new process imports it.
+        arguments: Positional arguments that can be pickled, as the result can.
 
     Raises:
-        RuntimeError: with the end of what it wrote, when it fails.
+        Exception: What the function raised.
+        BrokenProcessPool: The process was killed.
     """
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, check=False)
-    if done.returncode:
-        tail = "\n".join(done.stderr.strip().splitlines()[-5:])
-        raise RuntimeError(f"{' '.join(arguments[:3])} failed with status {done.returncode}: {tail}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found, conditions = pool.submit(_call, function, arguments).result()
+    CONDITIONS.add(conditions)
+    return found
+
+
+def _call(function: Callable[..., Any], arguments: tuple) -> tuple[Any, dict[str, float]]:
+    return function(*arguments), CONDITIONS.figures
+
+
+class Partial:
+    """The finished parts of a run that takes hours, in `runs/NAME.partial.json` until all are there: a killed run goes
+    on from them.
+
+    Args:
+        name: Of the file of results.
+        settings: What the parts depend on; parts of other settings are not taken.
+        quick: Whether nothing is read or written.
+
+    Attributes:
+        parts: Name of a part -> its figures.
+    """
+
+    def __init__(self, name: str, settings: object = None, quick: bool = False):
+        self.path, self.settings, self.quick = ROOT / "runs" / f"{name}.partial.json", settings, quick
+        kept = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() and not quick else {}
+        self.parts: dict[str, dict] = kept.get("parts", {}) if kept.get("settings") == settings else {}
+
+    def add(self, name: str, figures: dict) -> None:
+        """Keeps the figures of a part."""
+        self.parts[name] = figures
+        if not self.quick:
+            write_json(self.path, {"settings": self.settings, "parts": self.parts})
+
+    def remove(self) -> None:
+        """Removes the file."""
+        if not self.quick:
+            self.path.unlink(missing_ok=True)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -230,12 +268,11 @@ def machine() -> dict:
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "processor": processor,
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "memory_gib": round(memory, 1),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
     }
 
@@ -249,11 +286,6 @@ def run_record() -> dict:
 def interval_figures(name: str, found: Interval) -> dict[str, float]:
     """A mean and the ends of its interval as `NAME`, `NAME_low` and `NAME_high`."""
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def print_figures(figures: Mapping[str, float]) -> None:
-    """Prints one line of JSON, with what was measured under: the answer of a quick run and of a fresh process."""
-    print(json.dumps({**figures, **CONDITIONS.figures}, allow_nan=False), flush=True)
 
 
 def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], notes: Sequence[str] = ()) -> None:
@@ -274,9 +306,8 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
         return
     busy = is_busy(CONDITIONS.figures)
     if busy:
-        other = CONDITIONS.figures.get("other_cores")
-        by = "the reference spread" if other is None else f"other processes took {other:.2f} cores"
-        notes = [*notes, f"measured on a busy machine: {by}"]
+        cores = CONDITIONS.figures["other_cores"]
+        notes = [*notes, f"measured on a busy machine: other processes took {cores:.2f} cores"]
     width = max(map(len, figures))
     print("\n".join(notes))
     for key, value in figures.items():
@@ -284,7 +315,5 @@ def report(name: str, args: argparse.Namespace, figures: Mapping[str, float], no
     if busy and not args.even_if_busy:
         raise SystemExit(f"Not written: {notes[-1]}. Run it on a quiet machine, or with --even-if-busy.")
     result = {**run_record(), "seed": args.seed, "notes": list(notes), "figures": figures}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
-    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
+    write_json(RESULTS / f"{name}.json", result, allow_nan=False)
     print(f"written to benchmarks/results/{name}.json")

@@ -46,17 +46,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import faiss
 import numpy as np
+import psutil
 
 from benchmarks.harness import (
     CONDITIONS,
-    QUICK_TIMING,
     ROOT,
+    Partial,
     Timings,
     alternate,
     argument_parser,
     in_fresh_process,
     is_busy,
-    print_figures,
     report,
 )
 from modeling_unimur.data.cache import cache_dir
@@ -135,8 +135,8 @@ def own_mib() -> float:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+    memory = psutil.Process().memory_info()
+    return (memory.rss - memory.shared) / 2**20
 
 
 def truncated(vectors: np.ndarray, width: int) -> np.ndarray:
@@ -197,10 +197,8 @@ def _batches(queries: np.ndarray, size: int) -> list[np.ndarray]:
     return [queries[start : start + size] for start in range(0, len(queries), size)]
 
 
-def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.ndarray, quick: dict | None) -> None:
-    """Adds the microseconds a query of each search, in turn; without options of `alternate`, of none."""
-    if quick is None:
-        return
+def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.ndarray, quick: bool) -> None:
+    """Adds the microseconds a query of each search, in turn."""
     start = time.perf_counter()
     next(iter(searches.values()))(queries[:1])
     count = int(_ROUND_SECONDS / (time.perf_counter() - start))
@@ -211,14 +209,21 @@ def _time(figures: dict[str, float], searches: dict[str, Callable], queries: np.
                 name: lambda work=work, batches=batches: [work(batch) for batch in batches]
                 for name, work in searches.items()
             },
-            **quick,
+            quick=quick,
         )
         for name, value in timings.seconds.items():
             figures[f"{name}_microseconds_b{size}"] = 1e6 * value / sum(map(len, batches))
 
 
-def one_part(name: str, folder: Path, quick: dict | None) -> dict[str, float]:
-    """Figures of one index, in this process; times with the options of `alternate`, none without them."""
+def one_part(name: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Figures of one part, in this process, with what they were measured under."""
+    figures = hybrid_part(folder, args.seed, args.quick) if name == "hybrid" else one_index(name, folder, args)
+    return {**figures, **CONDITIONS.figures}
+
+
+def one_index(name: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Figures of one index; no times with `--recall-only`."""
+    timed = not args.recall_only
     vectors, queries = np.load(folder / "vectors.npy", mmap_mode="r"), np.load(folder / "queries.npy")
     kind, factory, *dims = PARTS[name]
     width = min([*dims, vectors.shape[1]])
@@ -236,7 +241,7 @@ def one_part(name: str, folder: Path, quick: dict | None) -> dict[str, float]:
     if kind == "memory":
         index.save()
         index = open_index(folder / name)
-    figures = {} if quick is None else {f"{name}_build_seconds": time.perf_counter() - start}
+    figures = {f"{name}_build_seconds": time.perf_counter() - start} if timed else {}
     figures[f"{name}_mib"] = own_mib() - before
     searches = {name: lambda batch: index.search(batch, TOP_K, "image")}
     if name == "exact":
@@ -244,8 +249,9 @@ def one_part(name: str, folder: Path, quick: dict | None) -> dict[str, float]:
         for first in range(0, len(vectors), _BLOCK):
             raw.add(vectors[first : first + _BLOCK])
         searches = {"raw": lambda batch: raw.search(batch, TOP_K), **searches}
-    _time(figures, searches, queries, quick)
-    if name == "exact" and quick is not None:
+    if timed:
+        _time(figures, searches, queries, args.quick)
+    if timed and name == "exact":
         for size in BATCHES:
             ours, theirs = (figures[f"{which}_microseconds_b{size}"] for which in ("exact", "raw"))
             figures[f"search_overhead_percent_b{size}"] = 100 * (ours / theirs - 1)
@@ -260,7 +266,8 @@ def one_part(name: str, folder: Path, quick: dict | None) -> dict[str, float]:
     for value in values:
         index.tune(**{effort: value})
         setting = f"{name}_{effort}{value}"
-        _time(figures, {setting: searches[name]}, queries, quick)
+        if timed:
+            _time(figures, {setting: searches[name]}, queries, args.quick)
         figures[f"{setting}_recall_at_10"] = _recall(index, queries, truth)
     index.close()
     return figures
@@ -281,7 +288,7 @@ def hybrid_part(folder: Path, seed: int, is_quick: bool) -> dict[str, float]:
             "vectors": lambda: [index.search(query, TOP_K, "image") for query, _ in some],
             "hybrid": lambda: [hybrid.search(index, query, [text], 0.5, TOP_K, "image") for query, text in some],
         },
-        **QUICK_TIMING if is_quick else {},
+        quick=is_quick,
     )
     each = {name: 1000 * seconds / len(some) for name, seconds in timings.seconds.items()}
     figures |= {f"hybrid_{name}_ms": value for name, value in each.items()}
@@ -309,12 +316,8 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     Parts that a busy machine has measured are not among them.
     """
     rng, count = np.random.default_rng(args.seed), args.vectors or (QUICK_VECTORS if args.quick else VECTORS)
-    partial, settings = (
-        ROOT / "runs" / f"{args.name}.partial.json",
-        [args.seed, count, str(args.embeddings), args.as_they_are, args.recall_only],
-    )
-    kept = json.loads(partial.read_text(encoding="utf-8")) if partial.is_file() and not args.quick else {}
-    done: dict[str, dict[str, float]] = kept["parts"] if kept.get("settings") == settings else {}
+    settings = [args.seed, count, str(args.embeddings), args.as_they_are, args.recall_only]
+    partial = Partial(args.name, settings, args.quick)
     figures: dict[str, float] = {"vectors": count}
     with tempfile.TemporaryDirectory() as folder:
         source = args.embeddings
@@ -332,18 +335,15 @@ def run(args: argparse.Namespace) -> dict[str, float]:
         np.save(Path(folder, "queries.npy"), queries)
         Path(folder, "truth.json").write_text(json.dumps(exact_hits(vectors, queries)), encoding="utf-8")
         for name in args.parts:
-            if name not in done:
-                words = [__file__, "--part", name, "--folder", folder]
-                words += [f"--{flag}" for flag in ("quick", "recall-only") if vars(args)[flag.replace("-", "_")]]
-                done[name] = in_fresh_process(words)
-                print(json.dumps(done[name]), file=sys.stderr, flush=True)
-                if not args.quick:
-                    partial.parent.mkdir(exist_ok=True)
-                    quiet = {part: found for part, found in done.items() if not is_busy(found)}
-                    partial.write_text(json.dumps({"settings": settings, "parts": quiet}), encoding="utf-8")
-    for name in args.parts:
-        CONDITIONS.add(done[name])
-        figures.update(done[name])
+            found = partial.parts.get(name)
+            if found is None:
+                found = in_fresh_process(one_part, name, Path(folder), args)
+                print(json.dumps(found), file=sys.stderr, flush=True)
+                if not is_busy(found):
+                    partial.add(name, found)
+            else:
+                CONDITIONS.add(found)
+            figures.update(found)
     return figures
 
 
@@ -383,15 +383,8 @@ def main() -> None:
     parser.add_argument("--recall-only", action="store_true", help="measure no time, so that a busy machine does")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help=f"default: all; quick: {' '.join(QUICK_PARTS)}")
     parser.add_argument("--name", default="index", help="of the file of results")
-    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.parts = args.parts or (QUICK_PARTS if args.quick else list(PARTS))
-    if args.part is not None:
-        quick = None if args.recall_only else QUICK_TIMING if args.quick else {}
-        made = hybrid_part(args.folder, args.seed, args.quick) if args.part == "hybrid" else None
-        print_figures(made or one_part(args.part, args.folder, quick))
-        return
     if args.as_they_are and args.quick and args.embeddings is None:
         parser.error("--as-they-are needs real embeddings: leave --quick out, or name --embeddings")
     source = args.embeddings.name if args.embeddings else "CLIP-T of WordNet's titles and glosses"
@@ -403,7 +396,7 @@ def main() -> None:
         "nothing was timed" if args.recall_only else "minimum of 7 rounds, variants in turn; microseconds a query",
     ]
     report(args.name, args, run(args), notes)
-    (ROOT / "runs" / f"{args.name}.partial.json").unlink(missing_ok=True)
+    Partial(args.name, quick=args.quick).remove()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ The documents are random unit vectors, every third one an image; each query has 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
@@ -27,14 +26,11 @@ import numpy as np
 import torch
 
 from benchmarks.harness import (
-    CONDITIONS,
     LONG_ROUNDS,
-    QUICK_TIMING,
     alternate,
     argument_parser,
     in_fresh_process,
     peak_mib,
-    print_figures,
     report,
     reset_peak,
     watched,
@@ -85,7 +81,8 @@ def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dic
             "faiss": lambda: by_faiss(asked, rows, [frozenset(row) for row in right]),
             "mining": lambda: mine_vectors(questions, documents, kinds, right, options),
         },
-        **(QUICK_TIMING if is_quick else {"rounds": LONG_ROUNDS}),
+        LONG_ROUNDS,
+        quick=is_quick,
     )
     seconds = timings.seconds
     return {
@@ -129,21 +126,12 @@ def main() -> None:
     parser.add_argument("--vectors", type=int, help=f"documents (default {VECTORS:,}; quick: {QUICK_VECTORS:,})")
     parser.add_argument("--queries", type=int, help=f"(default {QUERIES:,}; quick: {QUICK_QUERIES:,})")
     parser.add_argument("--no-manual", action="store_true", help="random vectors alone; so does --quick")
-    parser.add_argument("--part", choices=("random", "manual"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     vectors = args.vectors or (QUICK_VECTORS if args.quick else VECTORS)
     queries = args.queries or (QUICK_QUERIES if args.quick else QUERIES)
-    if args.part is not None:
-        made = random_figures(vectors, queries, args.seed, args.quick) if args.part == "random" else manual_figures()
-        print_figures(made)
-        return
-    figures: dict[str, float] = {}
-    for part in ("random",) if args.quick or args.no_manual else ("random", "manual"):
-        words = [__file__, "--part", part, "--vectors", str(vectors), "--queries", str(queries)]
-        words += ["--seed", str(args.seed), *(["--quick"] if args.quick else [])]
-        found = in_fresh_process(words)
-        CONDITIONS.add(found)
-        figures.update(found)
+    figures = in_fresh_process(random_figures, vectors, queries, args.seed, args.quick)
+    if not (args.quick or args.no_manual):
+        figures |= in_fresh_process(manual_figures)
     notes = [f"float32, {WIDTH} wide, {faiss.omp_get_max_threads()} threads; minimum of {LONG_ROUNDS} rounds in turn"]
     report("mining", args, figures, notes)
 

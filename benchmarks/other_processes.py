@@ -1,15 +1,15 @@
-"""The CPU time that other processes take while a benchmark measures, read from /proc (Linux)."""
+"""The CPU time that other processes take while a benchmark measures, read by psutil."""
 
 from __future__ import annotations
 
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
-# The flag PF_KTHREAD of Linux. Kernel threads work for somebody, often for the benchmark itself.
-_KERNEL_THREAD = 0x00200000
+import psutil
+
+# The process of Linux whose children are the threads of the kernel.
+_KERNEL = "kthreadd"
 # CPU time is counted in ticks of 10 ms: over a shorter window a single tick would look like much.
 _SHORTEST_WINDOW = 1.0
 
@@ -24,23 +24,15 @@ class Process:
     seconds_of_ended: float
 
 
-def read_processes(proc: Path = PROC) -> dict[int, Process]:
-    """All processes but the threads of the kernel, by their ids; none where the system has no /proc."""
-    ticks, found = os.sysconf("SC_CLK_TCK"), {}
-    for file in proc.glob("[0-9]*/stat"):
-        try:
-            # A name may hold spaces and brackets: the fields begin after the last bracket.
-            start, _, rest = file.read_text(encoding="utf-8", errors="replace").rpartition(")")
-        except OSError:
-            continue  # it has ended
-        fields = rest.split()
-        if int(fields[6]) & _KERNEL_THREAD:
-            continue
-        user, system, ended_user, ended_system = map(int, fields[11:15])
-        name = start.partition("(")[2]
-        found[int(file.parent.name)] = Process(
-            name, int(fields[1]), (user + system) / ticks, (ended_user + ended_system) / ticks
-        )
+def read_processes() -> dict[int, Process]:
+    """All processes but the threads of Linux's kernel, which work for somebody, often for the benchmark itself."""
+    every = {process.pid: process.info for process in psutil.process_iter(["name", "ppid", "cpu_times"])}
+    kernel, found = {pid for pid, info in every.items() if info["name"] == _KERNEL}, {}
+    for pid, info in every.items():
+        times = info["cpu_times"]  # None where it may not be read
+        if times is not None and not {pid, info["ppid"]} & kernel:
+            ended = getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+            found[pid] = Process(info["name"], info["ppid"], times.user + times.system, ended)
     return found
 
 
@@ -66,13 +58,11 @@ class OtherProcesses:
         """CPU seconds since then of every other process that runs now, by its id."""
         return {pid: process.seconds - self._seconds_before(pid) for pid, process in self._now().items()}
 
-    def cores(self) -> float | None:
-        """Cores that others have kept busy since then, on average; None where the system has no /proc.
+    def cores(self) -> float:
+        """Cores that others have kept busy since then, on average.
 
         A window shorter than a second is made one by waiting.
         """
-        if not self._before:
-            return None
         time.sleep(max(0.0, self._start + _SHORTEST_WINDOW - time.monotonic()))
         window, now = time.monotonic() - self._start, self._now()
         running = sum(process.seconds - self._seconds_before(pid) for pid, process in now.items())

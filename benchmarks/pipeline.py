@@ -35,8 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.harness import QUICK_TIMING, alternate, argument_parser, report, watched
-from modeling_unimur.data.cache import cache_dir
+from benchmarks.harness import alternate, argument_parser, report, watched
 from unimur_mini.demo.default_gallery import images_by_id
 from unimur_mini.demo.inputs import EXAMPLE_DIALOGUES, read_dialogues
 
@@ -206,8 +205,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
     totals = {"bare": 0.0, "call": 0.0, "decoding": 0.0}
     for kind, dialogues in kinds.items():
         for size in sizes:
-            timing = QUICK_TIMING if args.quick else {}
-            timings = alternate(parts_of_a_call(retriever, dialogues, size), reference="bare", **timing)
+            timings = alternate(parts_of_a_call(retriever, dialogues, size), reference="bare", quick=args.quick)
             seconds, where = timings.seconds, f"{kind}_batch{size}"
             seconds["tokenising"] = max(seconds.pop("preprocessing") - seconds["decoding"], 0.0)
             figures[f"queries_per_second_{where}"] = len(dialogues) / seconds["call"]
@@ -226,8 +224,7 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--dialogues", type=Path, default=EXAMPLE_DIALOGUES, help="JSON lines of dialogues")
     args = parser.parse_args()
     notes = [

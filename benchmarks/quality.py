@@ -37,7 +37,6 @@ from torch.nn import functional as F
 from benchmarks.harness import ROOT, argument_parser, interval_figures, report
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.cli.compared_systems import training_text
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.data.captioned_images import load_captioned_images
 from modeling_unimur.evaluation.compare_dialogues import own_dialogues
 from modeling_unimur.evaluation.metrics import CUTOFFS, first_right_ranks, recall_at, recall_values
@@ -191,8 +190,7 @@ def load_models(release: Path, heads: list[Path]) -> tuple[list[UniMuRModel], Un
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of further runs of its recipe")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured (default: all)")
     parser.add_argument("--name", default="quality", help="of the file of results")

@@ -39,7 +39,6 @@ from packaging.utils import canonicalize_name
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, CLIPConfig, OPTConfig
 
 from benchmarks.harness import (
-    QUICK_TIMING,
     Timings,
     alternate,
     argument_parser,
@@ -103,8 +102,7 @@ def load_times(release: Path, cache: Path, quick: bool) -> Timings:
             AutoModel.from_pretrained(clip.model, revision=clip.revision, cache_dir=cache),
         )
 
-    timing = QUICK_TIMING if quick else {}
-    return alternate({"release": load_release, "backbones": load_backbones}, reference="backbones", **timing)
+    return alternate({"release": load_release, "backbones": load_backbones}, reference="backbones", quick=quick)
 
 
 # -- half precision ---------------------------------------------------------------------------------------------------
@@ -154,7 +152,7 @@ def half_precision(work: Path, quick: bool) -> dict[str, float]:
     folders = random_backbones(work, quick)
     release, cache = untrained_heads(folders, work / "release"), cache_of(folders, work)
     timings = load_times(release, cache, quick)
-    peak = in_fresh_process([__file__, "--only-peak", str(release), str(cache)])
+    peak = in_fresh_process(measure_peak, release, cache)
     return {"load_over_backbones_half_precision": timings.seconds["release"] / timings.seconds["backbones"], **peak}
 
 
@@ -241,15 +239,10 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
 def main() -> None:
     models = cache_dir() / "models"
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=models / "unimur-mini", help="with the heads, full or not")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--language-model", type=Path, default=models / "smollm2-135m-instruct", help="its own")
     parser.add_argument("--clip", type=Path, default=models / "clip-lite2-minilm", help="its own")
-    parser.add_argument("--only-peak", nargs=2, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only_peak:
-        print(json.dumps(measure_peak(*args.only_peak)))
-        return
     for folder in (args.model, args.language_model, args.clip):
         if not (folder / "config.json").is_file():
             parser.error(f"there is no model in {folder}: run conversion/assemble_unimur_mini.py, or name others")

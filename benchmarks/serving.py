@@ -37,10 +37,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+import psutil
 
 from benchmarks.harness import ROOT, argument_parser, report, watched
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.index import open_index
 from modeling_unimur.modeling_open_clip import space_name
 
@@ -61,7 +61,7 @@ _SENTENCES = (
 )
 
 
-def make_index(model_folder: str, folder: Path, count: int, seed: int) -> None:
+def make_index(model_folder: Path, folder: Path, count: int, seed: int) -> None:
     """An exact index of random vectors, half of them texts."""
     model, processor = UniMuRModel.from_pretrained(model_folder), UniMuRProcessor.from_pretrained(model_folder)
     rng, width = np.random.default_rng(seed), model.config.embedding_width
@@ -124,9 +124,8 @@ class Client(threading.Thread):
 
 
 def resident_mib(pid: int) -> float:
-    """Resident memory of a process in MiB (Linux)."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+    """Resident memory of a process in MiB."""
+    return psutil.Process(pid).memory_info().rss / 2**20
 
 
 def _get(port: int, path: str) -> str:
@@ -141,7 +140,7 @@ def _get(port: int, path: str) -> str:
         connection.close()
 
 
-def _begin(model: str, index: Path) -> tuple[subprocess.Popen, int]:
+def _begin(model: Path, index: Path) -> tuple[subprocess.Popen, int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -158,7 +157,7 @@ def _begin(model: str, index: Path) -> tuple[subprocess.Popen, int]:
 
 
 @contextlib.contextmanager
-def serving(model: str, candidates: int, seed: int) -> Iterator[tuple[subprocess.Popen, int]]:
+def serving(model: Path, candidates: int, seed: int) -> Iterator[tuple[subprocess.Popen, int]]:
     """A server over an index of random vectors, and its port."""
     with tempfile.TemporaryDirectory() as folder:
         make_index(model, Path(folder, "index"), candidates, seed)
@@ -243,14 +242,13 @@ def run(args: argparse.Namespace) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", default=str(cache_dir() / "models" / "unimur-mini"), help="model folder")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--clients", type=int, help=f"default {CLIENTS}; quick: {QUICK_CLIENTS}")
     parser.add_argument("--seconds", type=float, help=f"default {SECONDS:g}; quick: {QUICK_SECONDS:g}")
     args = parser.parse_args()
     with watched():
         figures = run(args)
-    report("serving", args, figures, [f"{Path(args.model).name}; clients and server share the machine"])
+    report("serving", args, figures, [f"{args.model.name}; clients and server share the machine"])
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ import argparse
 import copy
 import dataclasses
 import gc
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -41,17 +40,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import psutil
 import torch
 
 from benchmarks.fromage_step import FromageStep, right_padded
 from benchmarks.harness import (
     LONG_ROUNDS,
     MIN_ROUNDS,
-    QUICK_TIMING,
     Timings,
     alternate,
     argument_parser,
-    available_mib,
     in_fresh_process,
     peak_mib,
     report,
@@ -66,7 +64,6 @@ from benchmarks.training_inputs import (
     read_pairs,
 )
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.data.cache import cache_dir
 from modeling_unimur.training.prefix_store import prefix_states
 
 VARIANTS = (
@@ -248,8 +245,11 @@ def _bf16_errors(model: UniMuRModel, batch: TrainingBatch) -> dict[str, float]:
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------
-def _measure_memory(model: UniMuRModel, batch: TrainingBatch, variant: str) -> None:
-    """Prints what two steps of one variant take beyond what was loaded (two: the optimizer's state is born late)."""
+def _measure_memory(args: argparse.Namespace, file: Path, variant: str) -> float:
+    """Returns the MiB that two steps of one variant take beyond what was loaded, in this process. Two, because the
+    first step creates the optimizer's state.
+    """
+    model, batch = _load(args)[0], TrainingBatch(**torch.load(file, weights_only=True))
     step = _steps(model, batch, (variant,))[variant]
     if variant == "plain_step" or variant == "plain_caption_step":
         model.language_model = None  # the plain step has its copy
@@ -258,7 +258,7 @@ def _measure_memory(model: UniMuRModel, batch: TrainingBatch, variant: str) -> N
     held = _resident_mib()
     step()
     step()
-    print(json.dumps({"mib": peak_mib() - held}))
+    return peak_mib() - held
 
 
 def _resident_mib() -> float:
@@ -271,10 +271,9 @@ def _memory(args: argparse.Namespace, batch: TrainingBatch, names: tuple[str, ..
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "batch.pt"
         torch.save(dataclasses.asdict(batch), file)
-        command = [str(Path(__file__).resolve()), "--model", str(args.model), "--batch-file", str(file), "--memory"]
         with ThreadPoolExecutor(max_workers=2 if args.quick else 1) as pool:  # small ones fit beside each other
-            results = pool.map(lambda name: in_fresh_process([*command, name]), names)
-            return {name: result["mib"] for name, result in zip(names, results, strict=True)}
+            found = pool.map(lambda name: in_fresh_process(_measure_memory, args, file, name), names)
+            return dict(zip(names, found, strict=True))
 
 
 # -- the run ----------------------------------------------------------------------------------------------------------
@@ -286,17 +285,14 @@ def _load(args: argparse.Namespace) -> tuple[UniMuRModel, UniMuRProcessor]:
 
 
 def _alternate(args: argparse.Namespace, steps: dict[str, Callable[[], object]]) -> Timings:
-    options = QUICK_TIMING if args.quick else {}
-    if args.growth:
-        options = {"rounds": LONG_ROUNDS, "retries": 0}
-    return alternate(steps, reference="forward", **options)
+    return alternate(steps, reference="forward", quick=args.quick or args.growth)
 
 
 def _growth(args: argparse.Namespace, model, processor, pairs, mib_a_token: float) -> dict[str, float]:
     figures: dict[str, float] = {}
     for batch, tokens in QUICK_GROWTH if args.quick else GROWTH:
         where, names = f"batch{batch}_tokens{tokens}", GROWTH_VARIANTS
-        if mib_a_token * batch * tokens > _ROOM * available_mib():
+        if mib_a_token * batch * tokens > _ROOM * psutil.virtual_memory().available / 2**20:
             names = names[:2]
             print(f"{where}: the plain step does not fit into memory", file=sys.stderr)
         inputs = make_long_batch(model, processor, pairs, batch, tokens, args.seed)
@@ -367,17 +363,10 @@ def _size(batch: TrainingBatch) -> int:
 
 
 def main() -> None:
-    parser = argument_parser(__doc__)
-    parser.add_argument("--model", type=Path, default=cache_dir() / "models" / "unimur-mini", help="a full release")
+    parser = argument_parser(__doc__, "unimur-mini")
     parser.add_argument("--pairs", type=Path, help="`caption<TAB>image` lines (default: installable images)")
     parser.add_argument("--growth", action="store_true", help="at other lengths and batches, in half an hour")
-    parser.add_argument("--memory", choices=VARIANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--batch-file", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.memory:
-        batch = TrainingBatch(**torch.load(args.batch_file, weights_only=True))
-        _measure_memory(_load(args)[0], batch, args.memory)
-        return
     report(
         "training_step_growth" if args.growth else "training_step",
         args,

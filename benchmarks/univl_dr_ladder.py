@@ -59,6 +59,7 @@ from benchmarks.ladder_rows import (
     second_stages,
 )
 from modeling_unimur import UniVLDRModel, UniVLDRProcessor
+from modeling_unimur.data.atomic_files import write_json
 from modeling_unimur.data.registry import load_retrieval_set
 from modeling_unimur.data.retrieval_set import RetrievalSet
 from modeling_unimur.encoding.encoder import Encoder
@@ -262,10 +263,9 @@ class Ladder:
 def save(corpus: str, result: dict, full: bool) -> None:
     """Puts one corpus' result into the file, beside those of other corpora."""
     output = RESULTS / ("univl_dr_ladder_full.json" if full else "univl_dr_ladder.json")
-    output.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(output.read_text(encoding="utf-8")) if output.is_file() else {"corpora": {}}
     kept["corpora"][corpus] = result
-    output.write_text(json.dumps(kept, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(output, kept, allow_nan=False)
     print(f"{corpus}: written to {output.relative_to(ROOT)}")
 
 

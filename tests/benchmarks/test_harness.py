@@ -3,10 +3,12 @@
 import argparse
 import itertools
 import json
+import os
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from benchmarks import harness
 
@@ -101,11 +103,9 @@ def test_conditions_are_the_worst_of_all_measurements(monkeypatch):
         ({}, False),
         ({"other_cores": 0.1, "reference_spread": 0.5}, False),
         ({"other_cores": 0.3, "reference_spread": 0.0}, True),
-        ({"reference_spread": 0.1}, False),
-        ({"reference_spread": 0.3}, True),
     ],
 )
-def test_the_spread_decides_only_where_other_processes_are_unknown(figures, busy):
+def test_other_processes_decide_whether_a_result_is_written(figures, busy):
     assert harness.is_busy(figures) is busy
 
 
@@ -117,40 +117,60 @@ def test_own_clocks_are_watched(monkeypatch, capsys):
     assert "machine busy" in capsys.readouterr().err
 
 
-def test_without_proc_the_figure_is_missing(monkeypatch):
-    _clock(monkeypatch, [1.0] * 7)
-    _others(monkeypatch, None)
-    assert harness.alternate({"a": lambda: None}).other_cores is None
-    assert "other_cores" not in harness.CONDITIONS.figures
-
-
 @pytest.mark.parametrize(("arguments", "message"), [({"rounds": 2}, "3 rounds"), ({"reference": "x"}, "none of the")])
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         harness.alternate({"a": lambda: None}, **arguments)
 
 
-_PEAK = """
-import json, torch
-from benchmarks import harness
+def _peak_of_a_block(mib):
+    harness.reset_peak()
+    before = harness.peak_mib()
+    block = torch.ones(mib * 2**18)
+    del block
+    return harness.peak_mib() - before
 
-harness.reset_peak()
-before = harness.peak_mib()
-block = torch.ones(64 * 2**18)  # 64 MiB
-del block
-print(json.dumps({"mib": harness.peak_mib() - before}))
-"""
+
+def _timed(seconds):
+    harness.CONDITIONS.add({"other_cores": seconds, "busy_retries": 1})
+    return {"process": os.getpid()}
+
+
+def _failing():
+    raise ValueError("no such part")
 
 
 def test_peak_counts_what_was_freed():
     # in a process of its own: this one may hold free memory, which takes the block without growing
-    assert 60 < harness.in_fresh_process(["-c", _PEAK])["mib"] < 100
+    assert 60 < harness.in_fresh_process(_peak_of_a_block, 64) < 100
 
 
-def test_fresh_process_reads_the_last_line_and_names_failures():
-    assert harness.in_fresh_process(["-c", "print('words'); print('{\"mib\": 2}')"]) == {"mib": 2}
-    with pytest.raises(RuntimeError, match="status 3"):
-        harness.in_fresh_process(["-c", "raise SystemExit(3)"])
+def test_fresh_process_says_what_it_measured_under_and_what_failed():
+    harness.CONDITIONS.add({"other_cores": 0.1, "busy_retries": 2})
+    assert harness.in_fresh_process(_timed, 0.5)["process"] != os.getpid()
+    assert harness.CONDITIONS.figures == {"other_cores": 0.5, "busy_retries": 3}
+    with pytest.raises(ValueError, match="no such part"):
+        harness.in_fresh_process(_failing)
+
+
+def test_partial_results_are_taken_again_under_the_same_settings_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    harness.Partial("index", [0, "a"]).add("exact", {"mib": 2.0})
+    assert harness.Partial("index", [0, "a"]).parts == {"exact": {"mib": 2.0}}
+    assert harness.Partial("index", [1, "a"]).parts == {}
+    quick = harness.Partial("index", [0, "a"], quick=True)
+    quick.add("ann", {"mib": 3.0})
+    assert quick.parts == {"ann": {"mib": 3.0}}
+    quick.remove()
+    assert list(harness.Partial("index", [0, "a"]).parts) == ["exact"]
+    harness.Partial("index").remove()
+    harness.Partial("index").remove()
+    assert harness.Partial("index", [0, "a"]).parts == {}
+
+
+def test_quick_timing_takes_few_rounds_and_no_retries(monkeypatch):
+    _clock(monkeypatch, [1.0, 2.0, 2.0])
+    assert harness.alternate({"a": lambda: None}, quick=True) == harness.Timings({"a": 1.0}, 1.0, 0, 0.0)
 
 
 def _arguments(**given):
@@ -177,8 +197,8 @@ def test_quick_report_prints_json_and_writes_nothing(monkeypatch, tmp_path, caps
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("conditions", [{"other_cores": 1.3}, {"reference_spread": 0.4}])
-def test_result_of_a_busy_machine_is_written_on_demand_only(monkeypatch, tmp_path, capsys, conditions):
+def test_result_of_a_busy_machine_is_written_on_demand_only(monkeypatch, tmp_path, capsys):
+    conditions = {"other_cores": 1.3, "reference_spread": 0.4}
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     harness.CONDITIONS.add(conditions)
     with pytest.raises(SystemExit, match="--even-if-busy"):

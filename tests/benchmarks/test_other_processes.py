@@ -6,15 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks import other_processes
 from benchmarks.harness import ROOT
 from benchmarks.other_processes import OtherProcesses, own_family, read_processes
-
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="/proc is of Linux")
 
 _SPIN = "while True: pass"
 _SPIN_BY_CHILDREN = """
@@ -80,44 +78,38 @@ def test_processes_that_have_ended_count():
     assert found["cores"] * found["window"] > sum(found["seconds"].values()) + 0.05
 
 
-def _folder(proc, processes):
-    """A /proc of `pid: (name, flags, parent, user, system, ended)` in ticks."""
-    for pid, (name, flags, parent, user, system, ended) in processes.items():
-        (proc / str(pid)).mkdir(parents=True, exist_ok=True)
-        fields = ["S", parent, 0, 0, 0, 0, flags, 0, 0, 0, 0, user, system, ended, 0, 20, 0]
-        (proc / str(pid) / "stat").write_text(f"{pid} ({name}) {' '.join(map(str, fields))}\n", encoding="utf-8")
+def _processes(rows):
+    """What psutil tells of `pid: (name, parent, user, system, ended)`; `user` is None where it may not be read."""
+    for pid, (name, parent, user, system, ended) in rows.items():
+        times = None
+        if user is not None:
+            times = SimpleNamespace(user=user, system=system, children_user=ended, children_system=0.0)
+        yield SimpleNamespace(pid=pid, info={"name": name, "ppid": parent, "cpu_times": times})
 
 
-def test_fields_of_the_file(tmp_path):
-    _folder(tmp_path, {7: ("a b) c", 0, 1, 100, 50, 30), 9: ("kworker", 0x00200000, 2, 900, 0, 0)})
-    (tmp_path / "8").mkdir()  # it has just ended
-    (tmp_path / "uptime").write_text("1 2", encoding="utf-8")
-    ticks = os.sysconf("SC_CLK_TCK")
-    assert read_processes(tmp_path) == {7: other_processes.Process("a b) c", 1, 150 / ticks, 30 / ticks)}
+def test_threads_of_the_kernel_are_left_out(monkeypatch):
+    rows = {2: ("kthreadd", 0, 1, 1, 0), 7: ("a b) c", 1, 1.0, 0.5, 0.3), 8: ("root's", 1, None, None, None)}
+    rows |= {9: ("kworker", 2, 900, 0, 0)}
+    monkeypatch.setattr(other_processes.psutil, "process_iter", lambda _: _processes(rows))
+    assert read_processes() == {7: other_processes.Process("a b) c", 1, 1.5, 0.3)}
+    rows[2] = ("make", 1, 1, 1, 0)  # in a container
+    assert read_processes().keys() == {2, 7, 9}
 
 
-def test_family(tmp_path):
+def test_family():
     own = os.getpid()
-    rows = {own: 1, own + 1: own, own + 2: own + 1, own + 3: 1}
-    _folder(tmp_path, {pid: ("p", 0, parent, 0, 0, 0) for pid, parent in rows.items()})
-    assert own_family(read_processes(tmp_path)) == {own, own + 1, own + 2}
+    parents = {own: 1, own + 1: own, own + 2: own + 1, own + 3: 1}
+    processes = {pid: other_processes.Process("p", parent, 0, 0) for pid, parent in parents.items()}
+    assert own_family(processes) == {own, own + 1, own + 2}
 
 
-def test_what_a_process_took_before_the_window_is_not_counted_when_it_ends(tmp_path, monkeypatch):
-    ticks, own = os.sysconf("SC_CLK_TCK"), os.getpid()
-    monkeypatch.setattr(other_processes, "read_processes", lambda: read_processes(tmp_path))
-    _folder(
-        tmp_path, {own: ("own", 0, 1, 0, 0, 0), 7: ("make", 0, 1, 0, 0, 5 * ticks), 8: ("cc", 0, 7, 100 * ticks, 0, 0)}
-    )
+def test_what_a_process_took_before_the_window_is_not_counted_when_it_ends(monkeypatch):
+    process, own = other_processes.Process, os.getpid()
+    found = {own: process("own", 1, 0, 0), 7: process("make", 1, 0, 5), 8: process("cc", 7, 100, 0)}
+    monkeypatch.setattr(other_processes, "read_processes", lambda: found)
     others = OtherProcesses()
-    (tmp_path / "8" / "stat").unlink()
-    _folder(tmp_path, {7: ("make", 0, 1, 0, 0, (5 + 100 + 3) * ticks)})
+    found = {own: found[own], 7: process("make", 1, 0, 5 + 100 + 3)}
     clock = iter((1e9, 1e9, 1e9))
     monkeypatch.setattr(other_processes.time, "monotonic", lambda: next(clock))
     others._start = 1e9 - 2  # a window of two seconds
     assert others.cores() == pytest.approx(3 / 2)
-
-
-def test_without_proc_nothing_is_known(tmp_path, monkeypatch):
-    monkeypatch.setattr(other_processes, "read_processes", lambda: read_processes(tmp_path / "none"))
-    assert OtherProcesses().cores() is None
