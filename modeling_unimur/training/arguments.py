@@ -1,4 +1,4 @@
-"""Arguments of training runs: those of each task, and what a run has beyond `transformers.TrainingArguments`."""
+"""Arguments of training runs: those of each task, and those that a run has beyond `transformers.TrainingArguments`."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ from .query_rows import Sampler
 
 logger = logging.getLogger(__name__)
 
-# `accelerate launch --use_fsdp` says so by the environment alone.
+# `accelerate launch --use_fsdp` sets nothing but environment variables.
 _LAUNCHER_SHARDS = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 _SHARDING = {"reshard_after_forward": True, "cpu_offload": False}
 
 
 def _is_true(value) -> bool:
-    # Also FSDP1's names of strategies, which accelerate still writes.
+    # accelerate still writes the names of FSDP1's strategies.
     return str(value).lower() in ("true", "1", "full_shard", "hybrid_shard")
 
 
 @dataclass
 class RetrievalTrainingArguments(TrainingArguments):
-    """`TrainingArguments` and what contrastive training adds.
+    """`transformers.TrainingArguments` with the arguments of contrastive training.
 
-    `fsdp` and `fsdp_config` (or `accelerate launch --use_fsdp`) shard the frozen language model over the ranks. What
-    trains is a few MB, and is replicated and reduced as without sharding, so a checkpoint is the same file either way
-    and a run may go on under another launcher. Of `fsdp_config`, `reshard_after_forward` and `cpu_offload` are used.
+    `fsdp` and `fsdp_config` (or `accelerate launch --use_fsdp`) shard the frozen language model over the processes.
+    The trained weights are a few MB: they are replicated, and their gradients are reduced as they are without
+    sharding. So checkpoints are the same with and without sharding, and a run can be resumed under another launcher.
+    Of `fsdp_config`, only `reshard_after_forward` and `cpu_offload` are used.
 
-    With `gradient_accumulation_steps` the loss is the mean over the micro-batches, each with its own negatives and its
-    own mean over label tokens. `gradient_cache_chunk` is what makes the batch itself bigger.
+    With `gradient_accumulation_steps`, the loss is the mean over the micro-batches, each of which has its own
+    negatives and its own mean over label tokens. To enlarge the batch itself, and with it the number of negatives, use
+    `gradient_cache_chunk`.
 
     Args:
-        gradient_cache_chunk: rows of a batch that run at one time; the loss still sees the whole batch
-            (GradCache).
-        max_logit_scale: largest factor on the cosines (CLIP: 100, against unstable training); null for no
-            limit.
-        rescale_ret: bring the [RET] vectors to the mean norm of the vocabulary after each step (FROMAGe).
-        early_stopping_patience: evaluations in a row without a better metric_for_best_model after which
+        gradient_cache_chunk: Number of rows of a batch that run through the model at a time. The loss still sees the
+            whole batch (GradCache).
+        max_logit_scale: Largest factor on the cosines, which keeps training stable (100 in CLIP). Null sets no limit.
+        rescale_ret: Whether to rescale the [RET] vectors to the mean norm of the vocabulary after each step, as
+            FROMAGe does.
+        early_stopping_patience: Number of evaluations in a row without a better metric_for_best_model after which
             training stops.
     """
 
@@ -69,10 +71,14 @@ class RetrievalTrainingArguments(TrainingArguments):
                 "eval_strategy and load_best_model_at_end too."
             )
         if self.early_stopping_patience is not None:
-            self.restore_callback_states_from_checkpoint = True  # its count is one of them
+            self.restore_callback_states_from_checkpoint = True  # the count of evaluations is such a state
 
     def _take_sharding(self) -> dict | None:
-        """What shards the frozen part; Trainer's own sharding, which takes trained scalars too, stays off."""
+        """Takes `fsdp` and `fsdp_config` away from `Trainer`, whose own sharding would shard trained scalars too.
+
+        Returns:
+            The options with which the frozen part is sharded, or None where it is not.
+        """
         asked = [word for word in str(self.fsdp or "").lower().split() if word not in ("false", "none")]
         if not asked and not _LAUNCHER_SHARDS:
             return None
@@ -97,12 +103,12 @@ class RetrievalTrainingArguments(TrainingArguments):
 
 @dataclass
 class ClipModelArguments:
-    """The dual encoder that task clip trains.
+    """The dual encoder that the task clip trains.
 
     Args:
-        clip: Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in.
-        clip_revision: commit, tag or branch on the Hub.
-        image_head: with data.images: arguments of a new ImageHead of an open_clip model, which then trains.
+        clip: Hub id or folder of the dual encoder. $UNIMUR_CACHE is expanded.
+        clip_revision: Commit, tag or branch on the Hub of the dual encoder.
+        image_head: Arguments of a new ImageHead of an open_clip model, which is then trained. Needs data.images.
     """
 
     clip: str
@@ -112,19 +118,21 @@ class ClipModelArguments:
 
 @dataclass
 class UniMuRModelArguments:
-    """The backbones and the heads on them.
+    """The backbones of UniMuR and the heads on them.
 
     Args:
-        clip: Hub id or folder of the dual encoder. $UNIMUR_CACHE is filled in.
-        language_model: Hub id or folder.
-        language_model_dtype: of the frozen language model; bfloat16 is 2.6 times faster with AMX.
-        language_model_quantization: of the frozen language model: int8, int4 (torchao) or nf4 (bitsandbytes).
-        clip_revision: commit, tag or branch on the Hub.
-        language_model_revision: commit, tag or branch on the Hub.
-        config: arguments of UniMuRConfig.
-        heads: file of trained heads to begin with; with training.max_steps: 0 only the anchored query is
+        clip: Hub id or folder of the dual encoder. $UNIMUR_CACHE is expanded.
+        language_model: Hub id or folder of the language model.
+        language_model_dtype: Data type of the frozen language model. bfloat16 is 2.6 times faster on processors with
+            AMX.
+        language_model_quantization: Quantization of the frozen language model: int8, int4 (both by torchao) or nf4 (by
+            bitsandbytes).
+        clip_revision: Commit, tag or branch on the Hub of the dual encoder.
+        language_model_revision: Commit, tag or branch on the Hub of the language model.
+        config: Arguments of UniMuRConfig.
+        heads: Path of a file of trained heads to start from. With training.max_steps: 0, only the anchored query is
             fitted.
-        processor: arguments of UniMuRProcessor.
+        processor: Arguments of UniMuRProcessor.
     """
 
     clip: str
@@ -140,13 +148,16 @@ class UniMuRModelArguments:
 
 @dataclass
 class _FeatureArguments:
-    """The frozen towers' features.
+    """How the features of the frozen towers are computed and stored.
 
     Args:
-        feature_dtype: of the frozen towers' outputs on disk; bfloat16 halves them, each value within 2^-8.
-        feature_batch_size: images that pass the frozen tower together.
-        feature_workers: processes that decode images; by the CPUs and the number of images.
-        feature_shard_rows: rows a file; a killed run computes at most as many again.
+        feature_dtype: Data type of the features on disk. bfloat16 halves their size, with a relative error of at most
+            2^-8 in each value.
+        feature_batch_size: Number of images that pass through the frozen tower at a time.
+        feature_workers: Number of processes that decode images. Depends on the number of CPUs and of images by
+            default.
+        feature_shard_rows: Number of rows in a file of features, which is also the most that a killed run has to
+            compute again.
     """
 
     feature_dtype: str = "float32"
@@ -161,7 +172,7 @@ class _FeatureArguments:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
 
     def feature_options(self) -> FeatureOptions:
-        """How the frozen towers run, and how their features are stored."""
+        """Returns how the frozen towers run and how their features are stored."""
         return FeatureOptions(
             stored=getattr(torch, self.feature_dtype),
             workers=self.feature_workers,
@@ -173,13 +184,13 @@ class _FeatureArguments:
 
 @dataclass
 class _ImageArguments(_FeatureArguments):
-    """Captioned images, and the frozen towers' features of them.
+    """Captioned images, and the features that the frozen towers compute of them.
 
     Args:
-        sources: captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, with
+        sources: Captioned images: openclipart, openmoji, stamps, folder=PATH; or cc3m=PATH alone, optionally with
             cc3m_validation=PATH and cc3m_test=PATH.
-        held_out_fraction: share of cc3m=PATH kept for validation, and for test, where they have no path; of
-            `images` for validation.
+        held_out_fraction: Share of cc3m=PATH that is kept for validation and for test, for each of them that has no
+            path of its own. Share of `images` that is kept for validation.
     """
 
     sources: list[str] = field(default_factory=lambda: ["openclipart", "openmoji", "stamps"])
@@ -193,12 +204,12 @@ def _require_one_of(arguments: object, name: str, allowed: tuple) -> None:
 
 @dataclass
 class ClipDataArguments(_ImageArguments):
-    """What task clip trains on.
+    """The data of the task clip.
 
     Args:
-        images: captioned images in place of `sources`; a folder with captions.tsv (file, tab, caption), the
-            JSON file of Karpathy's splits, or a `datasets` id.
-        title_share: share of rows with the title of their image, not any text of it.
+        images: Captioned images to use in place of `sources`: a folder with captions.tsv (columns: file, tab,
+            caption), the JSON file of Karpathy's splits, or the id of a dataset for `datasets`.
+        title_share: Share of the rows that pair an image with its title. The other rows pair it with any of its texts.
     """
 
     images: str | None = None
@@ -207,39 +218,44 @@ class ClipDataArguments(_ImageArguments):
 
 @dataclass
 class UniMuRDataArguments(_ImageArguments):
-    """What task unimur trains on.
+    """The data of the task unimur.
 
     Args:
-        max_caption_tokens: longest caption (FROMAGe: 24).
-        image_context_fraction: share of contexts that hold an image and words, not words alone.
-        two_pairs_fraction: share of contexts with another pair's caption before them, as in a dialogue.
-        max_context_tokens: longest context; as a caption by default.
-        keep_context: which tokens of a longer context are kept: latest, or first (FROMAGe).
-        equal_captions_match: whether training pairs with equal captions are right for each other (FROMAGe:
-            false).
-        concatenate_captions: probability of two images with their captions in one row (FROMAGe: 0.5).
-        anchor_texts: kinds of dialogue that the anchored query is fitted on (query_anchor), named as `texts`,
-            and how many of each.
-        max_anchor_tokens: longest of these dialogues; the latest tokens are kept.
-        texts: unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues,
-            long_chats; chats=PATH, your own, JSON lines of chat messages; or package.module:function.
-        text_fraction: share of rows that come from `texts`, if there are.
-        texts_per_source: contexts taken of each source of texts, evenly spaced; all by default.
-        own_words_share: share of its own words, read by the frozen text tower, in the target of an unpaired
-            context; the rest is the right text's. So the readout learns both what is said and what is meant.
-        keep_prefixes_gb: memory for what the frozen language model made of contexts; 0 keeps nothing.
-        keep_prefixes_on_disk: whether those lie in the cache folder for the next run too.
-        closed_form_start: start the image map and the readout from ridge regressions over all rows.
-        train_readout: whether gradients train the readout too. Dimensions of a language model's hidden states differ
-            hundredfold, and the first steps undo a closed-form start at any learning rate; a short run does better
-            with `false` and a refit.
-        refit_readout: solve the readout once more at the end, where the dev split gains by it.
-        refit_texts_per_source: as texts_per_source, of what the refit reads, once each; all by default.
-        refit_texts: further texts that the refit alone reads: as in `texts`, or words (of the glosses) and
-            turns (of the dialogues), which are their own right answers.
-        hard_negatives: hard negatives of each modality a context, mined by the model as it stands before the
-            first step (UniVL-DR's balanced sampler, 1); 0 for none, as in UniMuR.
-        captions_per_batch: rows of the caption loss in a batch; all by default.
+        max_caption_tokens: Maximum number of tokens of a caption (24 in FROMAGe).
+        image_context_fraction: Share of the contexts that hold an image and words. The other contexts hold words
+            alone.
+        two_pairs_fraction: Share of the contexts that begin with the caption of another pair, as an earlier turn of a
+            dialogue.
+        max_context_tokens: Maximum number of tokens of a context. The maximum of a caption by default.
+        keep_context: Which tokens of a longer context are kept: latest, or first (as in FROMAGe).
+        equal_captions_match: Whether training pairs with equal captions are positives of each other (false in
+            FROMAGe).
+        concatenate_captions: Probability that a row holds two images and their captions (0.5 in FROMAGe).
+        anchor_texts: Kinds of dialogue that the anchored query is fitted on (see query_anchor), named as in `texts`,
+            and the number of dialogues of each kind.
+        max_anchor_tokens: Maximum number of tokens of such a dialogue. The latest tokens are kept.
+        texts: Unpaired texts for textual matching: glosses, dialogues, questions, chats, long_dialogues, long_chats;
+            chats=PATH, a file of your own chats in JSON lines; or package.module:function.
+        text_fraction: Share of the rows that come from `texts`, if there are any.
+        texts_per_source: Number of contexts that are taken from each source of texts, evenly spaced. All by default.
+        own_words_share: Weight, in the target of an unpaired context, of the context's own words as the frozen text
+            tower encodes them. The rest of the target is the text that answers the context. So the readout learns both
+            what is said and what is meant.
+        keep_prefixes_gb: Gigabytes of memory in which the outputs of the frozen language model are kept for reuse.
+            With 0 none are kept.
+        keep_prefixes_on_disk: Whether to keep these outputs in the cache folder for the next run too.
+        closed_form_start: Whether to initialize the image map and the readout with ridge regressions over all rows.
+        train_readout: Whether to train the readout with gradients too. The dimensions of a language model's hidden
+            states differ a hundredfold in size, and the first steps undo a closed-form start at any learning rate. A
+            short run does better with `false` and refit_readout.
+        refit_readout: Whether to solve the readout once more after training. The solution is kept if it is better on
+            the dev split.
+        refit_texts_per_source: Number of contexts of each source that the refit reads, once each. All by default.
+        refit_texts: Further texts that only the refit reads: the names that `texts` takes, or words (of the glosses)
+            and turns (of the dialogues), each of which is its own target.
+        hard_negatives: Number of hard negatives of each modality for a context. They are mined with the model as it is
+            before the first step (UniVL-DR's balanced sampler takes 1). 0 for none, as in UniMuR.
+        captions_per_batch: Number of rows of a batch on which the caption loss is computed. All by default.
     """
 
     max_caption_tokens: int = 24
@@ -280,18 +296,20 @@ class UniMuRDataArguments(_ImageArguments):
 
 @dataclass
 class UniVLDRModelArguments:
-    """The dual encoder and which of its parts train.
+    """The dual encoder, and which of its parts are trained.
 
     Args:
-        clip: Hub id or folder of a dual encoder, or of a UniVL-DR to go on from. $UNIMUR_CACHE is filled in.
-        clip_revision: commit, tag or branch on the Hub.
-        config: arguments of UniVLDRConfig, such as fusion.
-        processor: arguments of UniVLDRProcessor.
-        image_tower: trained; frozen: its outputs are computed once and kept, its projection still trains; or
-            unused: captions alone stand for images in training, and the image side stays as it is.
-        text_layers: top layers of the text tower that train; all, and its embeddings, by default.
-        trained_share: share of the trained weights in those that are saved, the rest being the start's
-            (WiSE-FT); the stages' folders keep the trained ones.
+        clip: Hub id or folder of a dual encoder, or of a UniVL-DR to train further. $UNIMUR_CACHE is expanded.
+        clip_revision: Commit, tag or branch on the Hub of the dual encoder.
+        config: Arguments of UniVLDRConfig, such as fusion.
+        processor: Arguments of UniVLDRProcessor.
+        image_tower: How the image tower takes part. trained: it is trained. frozen: its outputs are computed once and
+            kept, and only its projection is trained. unused: captions alone stand for images in training, and the
+            image tower does not change.
+        text_layers: Number of top layers of the text tower that are trained. All of them and the embeddings by
+            default.
+        trained_share: Weight of the trained weights in the saved ones. The rest comes from the weights at the start
+            (WiSE-FT). The folders of the stages keep the trained weights.
     """
 
     clip: str
@@ -312,48 +330,57 @@ class UniVLDRModelArguments:
 
 @dataclass
 class UniVLDRDataArguments(_FeatureArguments):
-    """What is trained on, and how candidates are chosen.
+    """The data of the task univl_dr, and how the candidates of a query are chosen.
 
     Args:
-        retrieval: gimp_manual, gnucash_manual, debian_handbook; webqa=PATH, in any layout; folder=PATH of a
-            saved RetrievalSet; or a list of these, whose documents lie in one index.
-        train_splits: splits whose queries train; those that the set lacks are left out.
-        generated_splits: splits of generated queries that train too, without those that fail the round trip; those
-            that the set lacks are left out.
-        round_trip: a generated query trains if the model, before training, finds a positive of it among so many
-            documents.
-        round_trip_bm25: weight of BM25 in that search from 0, the model alone, to 1 (`index.hybrid.fuse`).
-        distillation: arguments of training.distillation.Distillation, such as teacher; none if empty.
-        captions: of UniVL-DR's data.zip: raw, expanded or query (verbalized images).
-        stage2_captions: those that stage 2 trains on and is judged by, where they are others.
-        deduplicate: of WebQA: none (as released), texts (equal texts are one document) or all; texts if null.
-        verbalizations: a file of `unimur verbalize`, whose words stage 2 reads behind the captions.
-        train_tokens: longest query, text and caption in training; the processor's max_target_tokens if null.
-        stages: 1: in-batch training; 2: mining, and training against hard negatives.
-        sampler: of stage 2: balanced, unbalanced, image_only, text_only, hard_in_batch; or in_batch.
-        image_negatives: image negatives a query (k1).
-        text_negatives: text negatives a query (k2).
-        least_score: of a positive; relevant documents of a lower score are not negatives either.
-        mask_known: whether further right documents of a query are no in-batch negatives; false as released.
-        false_negative_threshold: cosine with the positive from which on a document of the batch is left out.
-        mining_depth: ranks that hard negatives are taken from.
-        mining_joint: one ranking of both kinds; or one of each.
-        mining_keep: most hard negatives of each kind a query.
-        mining_drop_same_text: drop copies of a right document's words.
-        mining_drop_same_group: drop documents of a right document's section or figure.
-        mining_max_similarity: cosine with a right document from which on one is dropped.
-        mining_reranker: CrossEncoder or MultiVectorEncoder that drops what it scores above the best right
-            document.
-        mining_max_score: score above which it drops a document.
-        mining_absolute_margin: distance below the best right document from which on it drops one.
-        mining_relative_margin: the same as a share of the best right document's score.
-        mine_every: steps of stage 2 between minings; once if null.
-        hard_negatives: in place of mining before stage 2: a file of `unimur mine`, or own, those of the set.
-        stage2_training: fields of `training` that stage 2 has otherwise.
-        dev_split: split that evaluations and early stopping use.
-        test_split: split of the figures at the end; null for none.
-        final_figures: whether both splits are measured before training and after each stage.
-        dev_documents: documents that evaluations during training search; all by default.
+        retrieval: Retrieval set to train on: gimp_manual, gnucash_manual or debian_handbook; webqa=PATH, in any of its
+            layouts; folder=PATH of a saved RetrievalSet; or a list of these, whose documents share one index.
+        train_splits: Splits whose queries are trained on. Splits that the set lacks are ignored.
+        generated_splits: Splits of generated queries to train on too, without the queries that fail the round trip.
+            Splits that the set lacks are ignored.
+        round_trip: Number of top documents among which the model, before training, must find a positive of a generated
+            query. Other generated queries are left out.
+        round_trip_bm25: Weight of BM25 in that search, from 0 (the model alone) to 1 (see `index.hybrid.fuse`).
+        distillation: Arguments of training.distillation.Distillation, such as teacher. Without them there is no
+            distillation.
+        captions: Which captions of UniVL-DR's data.zip to read: raw, expanded or query (verbalized images).
+        stage2_captions: Which captions stage 2 is trained and evaluated with. Those of `captions` by default.
+        deduplicate: Which documents of WebQA to merge: none (as released), texts (equal texts become one document) or
+            all. texts by default.
+        verbalizations: Path of a file of `unimur verbalize`. Stage 2 reads its words after the captions.
+        train_tokens: Maximum number of tokens of a query, text or caption in training. max_target_tokens of the
+            processor by default.
+        stages: Stages to run. 1: training with in-batch negatives. 2: mining, and training with hard negatives.
+        sampler: Sampler of stage 2: balanced, unbalanced, image_only, text_only, hard_in_batch or in_batch.
+        image_negatives: Number of image negatives for a query (k1 in the paper).
+        text_negatives: Number of text negatives for a query (k2 in the paper).
+        least_score: Lowest relevance score of a positive. Documents with a lower score are not used as negatives
+            either.
+        mask_known: Whether to leave the other positives of a query out of its in-batch negatives (false in the
+            released code).
+        false_negative_threshold: Cosine with the positive from which a document of the batch is not used as a
+            negative.
+        mining_depth: Number of ranks that hard negatives are taken from.
+        mining_joint: Whether to mine from one ranking of texts and images. Otherwise each kind has its own ranking.
+        mining_keep: Maximum number of hard negatives of each kind for a query.
+        mining_drop_same_text: Whether to drop documents with the same words as a positive.
+        mining_drop_same_group: Whether to drop documents of the section or figure that a positive belongs to.
+        mining_max_similarity: Cosine with a positive from which a document is dropped.
+        mining_reranker: Name or folder of a CrossEncoder or MultiVectorEncoder, which drops what it scores above the
+            best positive.
+        mining_max_score: Score of the reranker above which a document is dropped.
+        mining_absolute_margin: Documents are dropped unless the reranker scores them at least this much below the best
+            positive.
+        mining_relative_margin: As mining_absolute_margin, but as a share of the score of the best positive.
+        mine_every: Number of steps of stage 2 after which hard negatives are mined anew. They are mined once by
+            default.
+        hard_negatives: Hard negatives to use in place of mining before stage 2: path of a file of `unimur mine`, or
+            own for those of the set.
+        stage2_training: Fields of `training` that differ in stage 2.
+        dev_split: Split that evaluations during training, and with them early stopping, use.
+        test_split: Split that the final figures are measured on too. Null for none.
+        final_figures: Whether to evaluate on both splits before training and after each stage.
+        dev_documents: Number of documents that evaluations during training search. All by default.
     """
 
     retrieval: str | list[str] = "gimp_manual"
@@ -407,13 +434,13 @@ class UniVLDRDataArguments(_FeatureArguments):
         self.distillation_options()
 
     def stage_sampler(self, stage: int) -> Sampler:
-        """How a stage chooses candidates."""
+        """Returns how a stage chooses the candidates of a query."""
         return Sampler("in_batch" if stage == 1 else self.sampler, self.image_negatives, self.text_negatives)
 
     def distillation_options(self) -> Distillation | None:
-        """What is learned from a teacher's scores."""
+        """Returns how the model learns from a teacher's scores, or None if it does not."""
         return Distillation(**self.distillation) if self.distillation else None
 
     def mining_options(self) -> MiningOptions:
-        """What mining drops."""
+        """Returns what mining takes for a hard negative."""
         return MiningOptions(**{one.name: getattr(self, f"mining_{one.name}") for one in fields(MiningOptions)})
