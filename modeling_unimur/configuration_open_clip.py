@@ -43,32 +43,28 @@ class OpenCLIPConfig(PreTrainedConfig):
 
     model_type = "open_clip"
 
-    def __init__(
-        self,
-        model_cfg: dict | None = None,
-        text_tower_config: dict | None = None,
-        vision_width: int | None = None,
-        pad_token_id: int = 0,
-        picture_head: dict | None = None,
-        **kwargs,
-    ):
-        model_cfg = dict(model_cfg or _SMALLEST)
+    model_cfg: dict | None = None
+    text_tower_config: dict | None = None
+    vision_width: int | None = None
+    pad_token_id: int = 0
+    picture_head: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        self.model_cfg = dict(self.model_cfg or _SMALLEST)
         for part, switches in _PRETRAINED_SWITCHES.items():
-            model_cfg[part] = {**model_cfg[part], **{key: False for key in switches if key in model_cfg[part]}}
-        if model_cfg["text_cfg"].get("hf_model_name"):
-            if text_tower_config is None:
+            given = self.model_cfg[part]
+            self.model_cfg[part] = {**given, **{key: False for key in switches if key in given}}
+        text = self.model_cfg["text_cfg"]
+        if text.get("hf_model_name"):
+            if self.text_tower_config is None:
                 raise ValueError(
-                    f"The text tower {model_cfg['text_cfg']['hf_model_name']!r} is a Hugging Face model: pass its "
-                    "configuration as `text_tower_config`."
+                    f"The text tower {text['hf_model_name']!r} is a Hugging Face model: pass its configuration as "
+                    "`text_tower_config`."
                 )
-            model_cfg["text_cfg"]["hf_model_pretrained"] = False
-        self.model_cfg = model_cfg
-        self.text_tower_config = text_tower_config
-        if picture_head is not None and vision_width is None:
+            text["hf_model_pretrained"] = False
+        if self.picture_head is not None and self.vision_width is None:
             raise ValueError("An image head reads pooled image features: pass their width as `vision_width`.")
-        self.vision_width = vision_width
-        self.picture_head = picture_head
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__post_init__(**kwargs)
 
     @property
     def projection_dim(self) -> int:
@@ -109,6 +105,28 @@ def joint_width(config) -> int:
     if hasattr(config, "projection_dim"):
         return config.projection_dim
     return config.vision_config.hidden_size  # SigLIP has no projection
+
+
+class RetrievalConfig(PreTrainedConfig):
+    """Base class of the configurations of both models, which say what their common arguments are."""
+
+    clip_config: dict | PreTrainedConfig | None = None
+    image_threshold: float | None = None
+    matryoshka_dims: list | None = None
+    matryoshka_weights: list | None = None
+    initializer_range: float = 0.02
+
+    has_no_defaults_at_init = False
+
+    def __post_init__(self, **kwargs):
+        self.clip_config = backbone_config(self.clip_config)
+        kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
+        subs = [sub for name in self.sub_configs if (sub := getattr(self, name)) is not None]
+        attention = [getattr(sub, "_attn_implementation", None) for sub in subs]
+        super().__post_init__(**kwargs)
+        if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over loaded backbones
+            for sub, choice in zip(subs, attention, strict=True):
+                sub._attn_implementation = choice
 
 
 def check_matryoshka(dims: list[int] | None, weights: list[float] | None, width: int | None) -> None:

@@ -4,7 +4,7 @@ import math
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .configuration_open_clip import CUSTOM_PIPELINES, OpenCLIPConfig, backbone_config, check_matryoshka, joint_width
+from .configuration_open_clip import OpenCLIPConfig, RetrievalConfig, backbone_config, check_matryoshka, joint_width
 
 _CHOICES = {
     "visual_feature": ("pooled", "projected"),
@@ -23,7 +23,7 @@ _RANGES = {
 }
 
 
-class UniMuRConfig(PreTrainedConfig):
+class UniMuRConfig(RetrievalConfig):
     """A frozen causal language model, a frozen dual encoder, and the maps between them.
 
     Args:
@@ -82,91 +82,50 @@ class UniMuRConfig(PreTrainedConfig):
     model_type = "unimur"
     sub_configs = {"text_config": AutoConfig, "clip_config": AutoConfig}
     keys_to_ignore_at_inference = ["logit_scale", "text_logit_scale"]
-    has_no_defaults_at_init = False
 
-    def __init__(
-        self,
-        text_config=None,
-        clip_config=None,
-        text_base_model: str | None = None,
-        text_base_revision: str | None = None,
-        clip_base_model: str | None = None,
-        clip_base_revision: str | None = None,
-        heads_only: bool = False,
-        projection_dim: int | None = None,
-        map_image_targets: bool = False,
-        map_text_targets: bool = False,
-        num_visual_tokens: int = 1,
-        max_image_tokens: int | None = None,
-        visual_feature: str = "pooled",
-        num_ret_tokens: int = 1,
-        ret_layers: list | None = None,
-        ret_token_ids: list | None = None,
-        image_token_id: int | None = None,
-        caption_loss_weight: float = 1.0,
-        visual_matching_weight: float = 1.0,
-        textual_matching_weight: float = 1.0,
-        ret_token_loss_weight: float = 0.0,
-        ret_in_caption_loss: bool = False,
-        loss_vocab_size: int | None = None,
-        separate_logit_scales: bool = False,
-        logit_scale_init_value: float = math.log(1 / 0.07),
-        coherence_weight: float = 1.5,
-        coherence_text_share: float = 0.1,
-        coherence_temperature: float = 0.01,
-        image_threshold: float | None = None,
-        matryoshka_dims: list | None = None,
-        matryoshka_weights: list | None = None,
-        query_anchor: str = "none",
-        query_correction: str = "linear",
-        query_correction_size: int = 512,
-        query_correction_dropout: float = 0.5,
-        query_attention: float = 0.0,
-        query_gate: bool = False,
-        anchor_base_model: str | None = None,
-        anchor_base_revision: str | None = None,
-        lora: dict | None = None,
-        initializer_range: float = 0.02,
-        **kwargs,
-    ):
-        self.text_config = backbone_config(text_config if text_config is not None else {"model_type": "opt"})
-        self.clip_config = backbone_config(clip_config)
-        self.text_base_model, self.text_base_revision = text_base_model, text_base_revision
-        self.clip_base_model, self.clip_base_revision = clip_base_model, clip_base_revision
-        self.heads_only = heads_only
-        self.projection_dim = projection_dim
-        self.map_image_targets, self.map_text_targets = map_image_targets, map_text_targets
-        self.num_visual_tokens, self.max_image_tokens = num_visual_tokens, max_image_tokens
-        self.visual_feature = visual_feature
-        self.num_ret_tokens = num_ret_tokens
-        self.ret_layers = list(ret_layers) if ret_layers is not None else [-1]
-        self.ret_token_ids = list(ret_token_ids) if ret_token_ids is not None else None
-        self.image_token_id = image_token_id
-        self.caption_loss_weight = caption_loss_weight
-        self.visual_matching_weight = visual_matching_weight
-        self.textual_matching_weight = textual_matching_weight
-        self.ret_token_loss_weight = ret_token_loss_weight
-        self.ret_in_caption_loss, self.loss_vocab_size = ret_in_caption_loss, loss_vocab_size
-        self.separate_logit_scales = separate_logit_scales
-        self.logit_scale_init_value = logit_scale_init_value
-        self.coherence_weight, self.coherence_text_share = coherence_weight, coherence_text_share
-        self.coherence_temperature = coherence_temperature
-        self.image_threshold = image_threshold
-        self.matryoshka_dims, self.matryoshka_weights = matryoshka_dims, matryoshka_weights
-        self.query_anchor, self.query_correction = query_anchor, query_correction
-        self.query_correction_size = query_correction_size
-        self.query_correction_dropout = query_correction_dropout
-        self.query_attention, self.query_gate = query_attention, query_gate
-        self.anchor_base_model, self.anchor_base_revision = anchor_base_model, anchor_base_revision
-        self.lora = lora if lora is None else lora_arguments(lora)
-        self.initializer_range = initializer_range
-        kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
-        subs = [sub for sub in (self.text_config, self.clip_config) if sub is not None]
-        attention = [getattr(sub, "_attn_implementation", None) for sub in subs]
-        super().__init__(**kwargs)
-        if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over loaded backbones
-            for sub, choice in zip(subs, attention, strict=True):
-                sub._attn_implementation = choice
+    text_config: dict | PreTrainedConfig | None = None
+    text_base_model: str | None = None
+    text_base_revision: str | None = None
+    clip_base_model: str | None = None
+    clip_base_revision: str | None = None
+    heads_only: bool = False
+    projection_dim: int | None = None
+    map_image_targets: bool = False
+    map_text_targets: bool = False
+    num_visual_tokens: int = 1
+    max_image_tokens: int | None = None
+    visual_feature: str = "pooled"
+    num_ret_tokens: int = 1
+    ret_layers: list | None = None
+    ret_token_ids: list | None = None
+    image_token_id: int | None = None
+    caption_loss_weight: float = 1.0
+    visual_matching_weight: float = 1.0
+    textual_matching_weight: float = 1.0
+    ret_token_loss_weight: float = 0.0
+    ret_in_caption_loss: bool = False
+    loss_vocab_size: int | None = None
+    separate_logit_scales: bool = False
+    logit_scale_init_value: float = math.log(1 / 0.07)
+    coherence_weight: float = 1.5
+    coherence_text_share: float = 0.1
+    coherence_temperature: float = 0.01
+    query_anchor: str = "none"
+    query_correction: str = "linear"
+    query_correction_size: int = 512
+    query_correction_dropout: float = 0.5
+    query_attention: float = 0.0
+    query_gate: bool = False
+    anchor_base_model: str | None = None
+    anchor_base_revision: str | None = None
+    lora: dict | None = None
+
+    def __post_init__(self, **kwargs):
+        self.text_config = backbone_config({"model_type": "opt"} if self.text_config is None else self.text_config)
+        self.ret_layers = [-1] if self.ret_layers is None else list(self.ret_layers)
+        self.ret_token_ids = None if self.ret_token_ids is None else list(self.ret_token_ids)
+        self.lora = None if self.lora is None else lora_arguments(self.lora)
+        super().__post_init__(**kwargs)
         self._check()
 
     @classmethod

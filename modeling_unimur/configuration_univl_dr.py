@@ -1,8 +1,8 @@
 """Configuration of UniVL-DR."""
 
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig
 
-from .configuration_open_clip import CUSTOM_PIPELINES, backbone_config, check_matryoshka, joint_width
+from .configuration_open_clip import RetrievalConfig, check_matryoshka, joint_width
 
 FUSIONS = ("sum", "image", "caption", "concat")
 
@@ -11,7 +11,7 @@ FUSIONS = ("sum", "image", "caption", "concat")
 DUAL_ENCODERS = ("clip", "siglip", "siglip2", "open_clip")
 
 
-class UniVLDRConfig(PreTrainedConfig):
+class UniVLDRConfig(RetrievalConfig):
     """One dual encoder for queries, texts and captioned images (Liu et al., ICLR 2023).
 
     Args:
@@ -32,37 +32,20 @@ class UniVLDRConfig(PreTrainedConfig):
     model_type = "univl_dr"
     sub_configs = {"clip_config": AutoConfig}
     keys_to_ignore_at_inference = ["logit_scale", "visual_matching_loss", "textual_matching_loss"]
-    has_no_defaults_at_init = False
 
-    def __init__(
-        self,
-        clip_config=None,
-        fusion: str = "sum",
-        image_weight: float = 1.0,
-        learn_image_weight: bool = False,
-        image_threshold: float | None = None,
-        matryoshka_dims: list | None = None,
-        matryoshka_weights: list | None = None,
-        initializer_range: float = 0.02,
-        **kwargs,
-    ):
-        self.clip_config = backbone_config(clip_config if clip_config is not None else {"model_type": "clip"})
-        self.fusion = fusion
-        self.image_weight = float(image_weight)
-        self.learn_image_weight = learn_image_weight
-        self.image_threshold = image_threshold
-        self.matryoshka_dims, self.matryoshka_weights = matryoshka_dims, matryoshka_weights
-        self.initializer_range = initializer_range
-        kwargs.setdefault("custom_pipelines", dict(CUSTOM_PIPELINES))
-        attention = getattr(self.clip_config, "_attn_implementation", None)
-        super().__init__(**kwargs)
-        if kwargs.get("attn_implementation") is None:  # a choice of None has just been spread over a loaded backbone
-            self.clip_config._attn_implementation = attention
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion must be one of {FUSIONS}, got {fusion!r}.")
-        if learn_image_weight and fusion != "sum":
-            raise ValueError(f"learn_image_weight belongs to the sum; fusion={fusion!r} has no such weight.")
-        check_matryoshka(matryoshka_dims, matryoshka_weights, self.embedding_width)
+    fusion: str = "sum"
+    image_weight: float = 1.0
+    learn_image_weight: bool = False
+
+    def __post_init__(self, **kwargs):
+        self.clip_config = {"model_type": "clip"} if self.clip_config is None else self.clip_config
+        self.image_weight = float(self.image_weight)
+        super().__post_init__(**kwargs)
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion must be one of {FUSIONS}, got {self.fusion!r}.")
+        if self.learn_image_weight and self.fusion != "sum":
+            raise ValueError(f"learn_image_weight belongs to the sum; fusion={self.fusion!r} has no such weight.")
+        check_matryoshka(self.matryoshka_dims, self.matryoshka_weights, self.embedding_width)
 
     @property
     def embedding_width(self) -> int:

@@ -217,7 +217,10 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
             tower.pop("_name_or_path", None)
         trunk = getattr(model.visual, "trunk", None)
         width = trunk.num_features if trunk is not None and len(model.visual.head) else None
-        wrapped = cls(OpenCLIPConfig(model_cfg, tower, width, pad_token_id))
+        config = OpenCLIPConfig(
+            model_cfg=model_cfg, text_tower_config=tower, vision_width=width, pad_token_id=pad_token_id
+        )
+        wrapped = cls(config)
         wrapped.model.load_state_dict(model.state_dict())
         return wrapped.eval()
 

@@ -149,7 +149,8 @@ def _unimur(recipe: Recipe, clip, rows: int | None) -> Cost:
         name: chosen.processor[name] for name in ("num_ret_tokens", "num_visual_tokens") if name in chosen.processor
     }
     ids = list(range(numbers.get("num_ret_tokens", 1)))
-    config = UniMuRConfig(text, clip, ret_token_ids=ids, image_token_id=len(ids), **numbers, **chosen.config)
+    numbers |= {"ret_token_ids": ids, "image_token_id": len(ids)}
+    config = UniMuRConfig(text_config=text, clip_config=clip, **numbers, **chosen.config)
     with torch.device("meta"):
         model = UniMuRModel(config)
     text, size = text.get_text_config(), getattr(torch, chosen.language_model_dtype).itemsize
@@ -180,7 +181,7 @@ def _unimur(recipe: Recipe, clip, rows: int | None) -> Cost:
 def _univl_dr(recipe: Recipe, clip, rows: int | None) -> Cost:
     chosen, batch = recipe.model, recipe.training.train_batch_size
     with torch.device("meta"):
-        model = UniVLDRModel(UniVLDRConfig(clip, **chosen.config))
+        model = UniVLDRModel(UniVLDRConfig(clip_config=clip, **chosen.config))
     weights = _count(model)
     cost = Cost(weights, weights, {"weights and AdamW": _ADAM * weights})
     towers = _towers(model.clip, clip)
