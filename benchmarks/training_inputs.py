@@ -10,6 +10,7 @@ import torch
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.data.text_lines import read_lines
+from modeling_unimur.training.collators import caption_inputs
 
 # FROMAGe's longest caption.
 MAX_CAPTION_TOKENS = 24
@@ -73,7 +74,7 @@ def make_batch(model: UniMuRModel, processor: UniMuRProcessor, pairs: list[tuple
     image_features, text_features = encode_targets(model, towers)
     return TrainingBatch(
         contexts=dict(processor.process_rendered(texts, MAX_CAPTION_TOKENS + processor.overhead_tokens)),
-        captions=dict(processor.process_captions(texts, MAX_CAPTION_TOKENS)),
+        captions=caption_inputs(processor, texts, MAX_CAPTION_TOKENS),
         image_features=image_features,
         text_features=text_features,
         visual_features=visual,

@@ -26,7 +26,6 @@ TEXT_OPTIONS = {
     "truncation": (True, False, "longest_first", "do_not_truncate"),
     "max_length": None,
 }
-_TENSORS = ("pt", "np", None)
 # None leaves texts as they are; "clip" is what OpenAI's CLIP and open_clip do.
 CLEANINGS = (None, "clip")
 _IMAGE_ENDINGS = tuple(suffix for suffix, kind in Image.registered_extensions().items() if kind in IMAGE_FORMATS)
@@ -193,9 +192,6 @@ def sort_options(options: dict) -> tuple[dict, dict, str | None]:
                 raise TypeError(f"{name} is passed twice, by itself and in {key}.")
             flat[name] = choice
     text, images, tensors = {}, {}, flat.pop("return_tensors", "pt")
-    tensors = getattr(tensors, "value", tensors)  # of transformers' TensorType
-    if tensors not in _TENSORS:
-        raise ValueError(f"return_tensors must be one of 'pt', 'np' and None, got {tensors!r}.")
     for name, choice in flat.items():
         if name in TEXT_OPTIONS:
             allowed = TEXT_OPTIONS[name]
@@ -213,16 +209,11 @@ def sort_options(options: dict) -> tuple[dict, dict, str | None]:
 
 
 def as_batch(data: dict, tensors: str | None) -> BatchFeature:
-    """Lists or tensors as a batch of one kind of tensors. Raises ValueError for rows of different lengths."""
+    """Lists or tensors as a batch of one kind of tensors. Raises ValueError for rows of different lengths, and for
+    another kind than "pt", "np" and None."""
     if tensors is None:
-        return BatchFeature({name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in data.items()})
-    try:
-        made = {name: torch.as_tensor(rows) for name, rows in data.items()}
-    except ValueError as error:
-        raise ValueError(
-            "The rows have different lengths and become no tensor: pass padding=True, or return_tensors=None."
-        ) from error
-    return BatchFeature({name: rows.numpy() if tensors == "np" else rows for name, rows in made.items()})
+        data = {name: rows.tolist() if hasattr(rows, "tolist") else rows for name, rows in data.items()}
+    return BatchFeature(data, tensor_type=tensors)
 
 
 def check_cleaning(how: str | None) -> str | None:
@@ -249,6 +240,8 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
 
     # Whether images are fetched from URLs; no file can set it.
     allow_urls = False
+    # What errors call a query.
+    query_kind = "dialogue"
 
     @classmethod
     def dual_encoder_parts(cls, clip: str, revision: str | None, hub: dict, chosen: dict) -> tuple:
@@ -270,18 +263,17 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         processor.allow_urls = allow_urls
         return processor
 
-    def read_all(
-        self, queries, allow_urls: bool | None, first: int | None, kind: str = "dialogue", load=load_image
-    ) -> tuple[list, list]:
-        """Messages and images of one query or several, which errors call `kind` and their number from `first` on;
-        `load` is that of `read_conversation`."""
+    def read_all(self, queries, allow_urls: bool | None, first: int | None, load=load_image) -> tuple[list, list]:
+        """Messages and images of one query or several, which errors call by their number from `first` on; `load` is
+        that of `read_conversation`."""
         if is_conversation(queries):
             queries, first = [queries], None
         queries = list(queries)
         if not queries:
-            raise ValueError(f"No {kind}: pass at least one.")
+            raise ValueError(f"No {self.query_kind}: pass at least one.")
         allow_urls = self.allow_urls if allow_urls is None else allow_urls
-        names = (f"The {kind}" if first is None else f"{kind.capitalize()} {first + n}" for n in range(len(queries)))
+        kind, several = self.query_kind, range(len(queries))
+        names = (f"The {kind}" if first is None else f"{kind.capitalize()} {first + number}" for number in several)
         read = [read_conversation(one, name, allow_urls, load) for one, name in zip(queries, names, strict=True)]
         return [messages for messages, _ in read], [images for _, images in read]
 

@@ -337,8 +337,7 @@ def encode_texts(
     clip: PreTrainedModel, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Texts `(texts, tokens)` in the joint space `(texts, joint_width)`, not normalised."""
-    features = clip.get_text_features(input_ids, attention_mask=attention_mask)
-    return features if isinstance(features, torch.Tensor) else features.pooler_output
+    return clip.get_text_features(input_ids, attention_mask=attention_mask).pooler_output
 
 
 # -- candidates, and the name of the space that they lie in -----------------------------------------------------------

@@ -393,12 +393,6 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
             )
         return self.clip
 
-    def get_input_embeddings(self):
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value):
-        self.language_model.set_input_embeddings(value)
-
     def get_output_embeddings(self):
         return self.language_model.get_output_embeddings()
 
@@ -1064,7 +1058,7 @@ class UniMuRModel(CompleteLoadingMixin, UniMuRPreTrainedModel, GenerationMixin):
                 i, as the features of the targets; only query i is compared with them.
             target_ids (`(batch,)`, *optional*): rows with equal ids are right answers for each other.
             caption_input_ids, caption_attention_mask, caption_labels (`(batch, tokens)`, *optional*): of
-                `UniMuRProcessor.process_captions`.
+                `training.collators.caption_inputs`.
             caption_pixel_values (`(batch, 3, height, width)`, *optional*): their images; or
                 `caption_visual_features (batch, visual_width)`.
             multimodal_embeds (`(batch, projection_dim)`, *optional*): queries in place of the contexts.

@@ -438,11 +438,8 @@ class MultimodalRetrievalPipeline(Pipeline):
             if not fetched and not is_there:  # `load_image` says best why
                 load_image(source, allow_urls=allow_urls)
 
-        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
-        for number, dialogue in enumerate(dialogues):
-            _, images = read_conversation(dialogue, f"Dialogue {number}", allow_urls, load=glance)
-            if images and self.chats is None:  # refused by the processor
-                self._read(_Batch([dialogue], [number]), None, allow_urls)
+        if dialogues:
+            self.processor.read_all(dialogues, allow_urls, 0, glance)
 
     def _keeps(self, dialogue) -> bool:
         return self.chats is not None and self.chats.takes(dialogue)

@@ -7,7 +7,6 @@ import json
 
 import torch
 from tokenizers import processors
-from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BatchFeature, CLIPImageProcessor, PreTrainedConfig
 from transformers.processing_utils import Unpack
 
@@ -274,7 +273,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         tokens = (self.image_token, *self.ret_tokens)
 
         def plain(part: dict) -> dict:
-            return {**part, "text": self._defuse(part["text"], tokens)} if part["type"] == "text" else part
+            return {**part, "text": self.defuse(part["text"], tokens)} if part["type"] == "text" else part
 
         messages = [{**message, "content": [plain(part) for part in message["content"]]} for message in messages]
         try:
@@ -286,7 +285,8 @@ class UniMuRProcessor(DualEncoderProcessor):
             raise ValueError(f"The chat template cannot render this dialogue ({first:.200}).") from error
 
     @staticmethod
-    def _defuse(text: str, tokens) -> str:
+    def defuse(text: str, tokens) -> str:
+        """A text in which none of the tokens counts as a token."""
         for token in tokens:
             text = text.replace(token, f"{token[0]} {token[1:]}")
         return text
@@ -338,7 +338,7 @@ class UniMuRProcessor(DualEncoderProcessor):
             if truncation not in (False, "do_not_truncate"):
                 row, dropped[number] = (row[:room], 0) if keep == "first" else self._latest(row, room)
             if not start or row[: len(start)] != start:  # which a template may have written
-                lead = self._images_before_start(row)
+                lead = self.images_before_start(row)
                 row = [*row[:lead], *start, *row[lead:]]
             rows[number] = [*row, *suffix]
         width = 0 if padding in (False, "do_not_pad") else max(map(len, rows))
@@ -350,7 +350,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         }
         return data, dropped
 
-    def _images_before_start(self, body: list[int]) -> int:
+    def images_before_start(self, body: list[int]) -> int:
         """How many places of images in front the start token stands behind."""
         lead = 0
         while self.start_after_pictures and lead < len(body) and body[lead] == self.image_token_id:
@@ -392,7 +392,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         texts = [text] if isinstance(text, str) else list(text)
         nested = self._per_text(images, len(texts))
         for number, (line, shown) in enumerate(zip(texts, nested, strict=True)):
-            line = self._defuse(require_unicode(line, f"Text {number}"), self.ret_tokens)
+            line = self.defuse(require_unicode(line, f"Text {number}"), self.ret_tokens)
             places = line.count(self.image_token)
             if shown and not places:
                 line = self.picture_prompt * len(shown) + line
@@ -460,7 +460,8 @@ class UniMuRProcessor(DualEncoderProcessor):
         """Vectors `(items, width)` by the encoder of ready embeddings, as `"queries"` or as `"documents"`, float32 on
         the CPU."""
         if self.anchor_encoder is None:
-            self.anchor_encoder = self._load_anchor_encoder()
+            encoders = _text_encoders()
+            self.anchor_encoder = encoders.load_anchor_encoder(self.anchor_base_model, self.anchor_base_revision)
         if not hasattr(self.anchor_encoder, "encode_query") and isinstance(items[0], str):  # a function
             return torch.as_tensor(self.anchor_encoder(items)).detach().float().cpu()
         return getattr(_text_encoders(), f"encode_{role}")(self.anchor_encoder, items)
@@ -494,55 +495,7 @@ class UniMuRProcessor(DualEncoderProcessor):
         texts = [texts] if isinstance(texts, str) else list(texts)
         return as_batch({"text_features": self._encode_by("documents", texts)}, sort_options(kwargs)[2])
 
-    def _load_anchor_encoder(self):
-        try:
-            return _text_encoders().load_text_encoder(self.anchor_base_model, self.anchor_base_revision)
-        except (ImportError, OSError, ValueError) as error:
-            kind = ImportError if isinstance(error, ImportError) else ValueError
-            raise kind(
-                f"The encoder of anchored queries cannot be loaded: {error} Or pass anchor_encoder, a "
-                "SentenceTransformer or a callable from texts to vectors, to the pipeline or the processor."
-            ) from error
-
-    # -- captions --------------------------------------------------------------------------------------------------
-    def process_captions(self, captions: list[str], max_length: int = 24, together: int = 1) -> BatchFeature:
-        """Captions after their images and `caption_prompt`, for the caption loss.
-
-        Args:
-            captions (`list[str]`): one per image.
-            max_length (`int`): of a caption, in tokens (FROMAGe: 24).
-            together (`int`): images with their captions in a row (FROMAGe: 2 in half of its batches).
-
-        Returns:
-            `BatchFeature`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` `(rows, tokens)`; labels
-            are -100 on images, prompt and padding.
-        """
-        begin = self.tokenizer("")["input_ids"][: self._prefix_length]
-        prompt = self.caption_prompt.replace(self.image_token, self.image_token * self.num_visual_tokens)
-        prompt = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        captions = [self._defuse(caption, (self.image_token, *self.ret_tokens)) for caption in captions]
-        bodies = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        end = [self.tokenizer.eos_token_id] if self.caption_ends else []
-        starts = [-100] * len(begin) if self.caption_ends else begin
-        rows, labels = [], []
-        for first in range(0, len(bodies), together):
-            row, learned = [], []
-            for body in bodies[first : first + together]:
-                body = [*body[:max_length], *end]
-                part, words = [*prompt, *body], [-100] * len(prompt) + body
-                if not row or self.start_each_caption:
-                    lead = self._images_before_start(part)
-                    part[lead:lead], words[lead:lead] = begin, starts
-                row, learned = row + part, learned + words
-            rows.append(torch.tensor(row))
-            labels.append(torch.tensor(learned))
-        columns = {
-            "caption_input_ids": (rows, self.tokenizer.pad_token_id),
-            "caption_attention_mask": ([torch.ones_like(row) for row in rows], 0),
-            "caption_labels": (labels, -100),
-        }
-        return BatchFeature({key: pad_sequence(some, True, pad, "left") for key, (some, pad) in columns.items()})
-
+    # -- prompts ---------------------------------------------------------------------------------------------------
     def process_prompt(self, conversations, allow_urls: bool | None = None) -> BatchFeature:
         """Dialogues without readout prompt and [RET], ready for `generate`."""
         messages, images = self.read_all(conversations, allow_urls, 0)
@@ -589,7 +542,8 @@ def _text_encoders():
         return importlib.import_module("modeling_unimur.encoding.text_encoders")
     except ModuleNotFoundError as error:
         raise ImportError(
-            "Encoders of ready embeddings are run by the package: `pip install unimur[sentence_transformers]`."
+            "Encoders of ready embeddings are run by the package: `pip install unimur[sentence_transformers]`. Or "
+            "pass anchor_encoder, a callable from texts to vectors, to the pipeline or the processor."
         ) from error
 
 

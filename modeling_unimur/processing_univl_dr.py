@@ -54,6 +54,8 @@ class UniVLDRProcessor(DualEncoderProcessor):
         hub = {key: kwargs.pop(key) for key in ("token", "cache_dir", "local_files_only") if key in kwargs}
         return cls(*cls.dual_encoder_parts(clip, clip_revision, hub, kwargs), **kwargs)
 
+    query_kind = "query"
+
     # -- queries and documents --------------------------------------------------------------------------------------
     @property
     def target_tokenizer(self):
@@ -77,12 +79,16 @@ class UniVLDRProcessor(DualEncoderProcessor):
             first (`int`, *optional*): number of the first query, for errors.
             kwargs: as in `process_texts`.
         """
-        read, _ = self.read_all(queries, False, first, "query", _refuse_image)
+        read, _ = self.read_all(queries, allow_urls, first)
         texts = ["\n".join(part["text"] for message in messages for part in message["content"]) for messages in read]
         limits = {} if max_length is None else {"max_length": min(max_length, self.max_target_tokens)}
         return self.process_texts(texts, **limits, **kwargs)
 
     process_context = process_queries  # its name in the first releases
+
+    def read_all(self, queries, allow_urls: bool | None = None, first: int | None = 0, load=None) -> tuple[list, list]:
+        """As in [`DualEncoderProcessor`]; images are refused, whatever would load them."""
+        return super().read_all(queries, False, first, _refuse_image)
 
     def process_documents(
         self,

@@ -10,6 +10,7 @@ from transformers import AutoModel, AutoModelForCausalLM, pipeline
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.prefix_cache import ChatCache
+from modeling_unimur.training.collators import caption_inputs
 from modeling_unimur.training.prefix_store import prefix_states
 from tests import tiny
 from tests.hub_cache import publish
@@ -224,7 +225,7 @@ def test_captions(model, processor, pictures):
 @pytest.mark.parametrize("kept", [False, True], ids=["whole contexts", "kept prefixes"])
 def test_training(model, exact, processor, batch, pictures, kept):
     """Losses and their gradients are those of float32 to a few percent."""
-    texts, captions = processor.process_texts(["she plays guitar", "no"]), processor.process_captions(["a cat", "no"])
+    texts, captions = processor.process_texts(["she plays guitar", "no"]), caption_inputs(processor, ["a cat", "no"])
     inputs = {
         **(processor.process_context(["a cat slept", "she plays guitar and sings"]) if kept else batch),
         "target_pixel_values": processor.process_images(pictures[:2])["pixel_values"],

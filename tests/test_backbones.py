@@ -14,6 +14,7 @@ from transformers import AutoModel, GemmaTokenizer, GPT2Tokenizer, LlamaTokenize
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.prefix_cache import ChatCache, FrozenDecoder
+from modeling_unimur.training.collators import caption_inputs
 from tests import house, tiny
 from tests.test_chat_cache import chat, plain
 
@@ -96,7 +97,7 @@ def training_inputs(model, processor, pictures) -> dict:
     inputs |= {"target_text_features": torch.randn(4, width, generator=wide)}
     if takes_images(model):
         inputs |= {"target_image_features": torch.randn(4, width, generator=wide)}
-        inputs |= dict(processor.process_captions(["a cat", "the lighthouse"]))
+        inputs |= caption_inputs(processor, ["a cat", "the lighthouse"])
         features = torch.randn(2, model.config.visual_width, generator=wide)
         inputs |= {"caption_visual_features": features}
     return inputs

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from transformers import OPTConfig, OPTForCausalLM
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
-from modeling_unimur.training.collators import DualAlignmentCollator
+from modeling_unimur.training.collators import DualAlignmentCollator, caption_inputs
 from tests import tiny
 
 # `fromage_opt6.7b_cc3m.yaml` and the converter set these.
@@ -184,7 +184,7 @@ def test_a_token_beyond_the_vocabulary_is_named(backbones):
     model, processor = fromage(backbones, loss_vocab_size=8)
     with pytest.raises(ValueError, match="loss_vocab_size=8"):
         model(**processor.process_context("a cat"))
-    captions = processor.process_captions(["a cat"])
+    captions = caption_inputs(processor, ["a cat"])
     with pytest.raises(ValueError, match="loss_vocab_size=8"):
         model(**captions, caption_visual_features=torch.zeros(1, 48).double())
 

@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, CLIPConfig
 
 from modeling_unimur import UniMuRConfig, UniMuRModel
 from modeling_unimur.prefix_cache import FrozenDecoder
+from modeling_unimur.training.collators import caption_inputs
 from tests import tiny
 
 FAMILIES = (
@@ -218,7 +219,7 @@ def all_losses(model, processor, conversations, pictures) -> dict:
     """Inputs of every loss term."""
     images = processor.process_images([pictures[i % 4] for i in range(len(conversations))])["pixel_values"]
     texts = processor.process_texts([f"she plays guitar {i}" for i in range(len(conversations))])
-    captions = processor.process_captions(["a cat", "the red balloon over the town"])
+    captions = caption_inputs(processor, ["a cat", "the red balloon over the town"])
     return {
         **processor.process_context(conversations),
         **captions,
@@ -331,7 +332,7 @@ def test_loss_is_the_weighted_sum_of_its_terms(make_model, conversations, pictur
 
 def test_caption_loss_is_the_language_models_own(make_model, pictures):
     model, processor = make_model(processor={"num_visual_tokens": 2})
-    captions = processor.process_captions(["a cat", "the red balloon over the town"])
+    captions = caption_inputs(processor, ["a cat", "the red balloon over the town"])
     pixels = processor.process_images(pictures[:2])["pixel_values"]
     with torch.no_grad():
         loss = model(**captions, caption_pixel_values=pixels).caption_loss

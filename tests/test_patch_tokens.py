@@ -9,6 +9,7 @@ from PIL import Image
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.modeling_unimur import pool_patches
 from modeling_unimur.prefix_cache import ChatCache
+from modeling_unimur.training.collators import caption_inputs
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import train
 from tests import tiny
@@ -94,7 +95,7 @@ def test_training_batches_chats_and_words_give_the_same(patched, pictures):
     batch = processor.process_queries(conversations)
     generator = torch.Generator().manual_seed(0)
     inputs = {**batch, "target_text_features": torch.randn(4, model.config.joint_width, generator=generator)}
-    inputs |= dict(processor.process_captions(["a cat", "the lighthouse"]))
+    inputs |= caption_inputs(processor, ["a cat", "the lighthouse"])
     own = {name: value[:2] for name, value in processor.process_images(pictures[:2]).items()}
     inputs["caption_visual_features"] = model.get_visual_features(**own)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from transformers.utils import generic
 
 from modeling_unimur import prefix_cache
 from modeling_unimur.prefix_cache import FrozenDecoder, cache_argument, cache_of, group_by_length
+from modeling_unimur.training.collators import caption_inputs
 
 
 def _mask(lengths, width=None):
@@ -117,7 +118,7 @@ def test_a_cache_comes_out_under_either_name():
 
 def _batch(processor):
     texts = ["she plays guitar", "what a beautiful morning it is " * 6, "a cat", "the red balloon over the town " * 4]
-    return dict(processor.process_rendered(texts)), dict(processor.process_captions(texts, max_length=40))
+    return dict(processor.process_rendered(texts)), caption_inputs(processor, texts, max_length=40)
 
 
 def test_training_in_parts_gives_the_same_losses_and_gradients(make_model, monkeypatch):

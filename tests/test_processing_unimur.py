@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from modeling_unimur import UniMuRModel, UniMuRProcessor
+from modeling_unimur.training.collators import caption_inputs
 from tests import tiny
 from tests.rounding import assert_same_outputs
 
@@ -153,7 +154,7 @@ def test_typed_tokens_are_words(make_model, pictures, text, form):
 
 def test_typed_tokens_in_captions_are_words(pair, pictures):
     model, processor = pair
-    captions = processor.process_captions(["a <image> of [RET]", "a cat"])
+    captions = caption_inputs(processor, ["a <image> of [RET]", "a cat"])
     assert (captions["caption_input_ids"] == processor.image_token_id).sum() == 2
     assert captions["caption_labels"].max() < model.get_input_embeddings().num_embeddings
     pixels = processor.process_images(pictures[:2])["pixel_values"]
@@ -241,7 +242,7 @@ def test_candidate_texts_are_cut_and_keep_their_end(pair):
 
 def test_captions_follow_their_picture(make_model):
     _, processor = make_model(processor={"num_visual_tokens": 2})
-    batch = processor.process_captions(["a cat", "the red balloon over the town"], max_length=4)
+    batch = caption_inputs(processor, ["a cat", "the red balloon over the town"], max_length=4)
     ids, mask, labels = (batch[f"caption_{name}"] for name in ("input_ids", "attention_mask", "labels"))
     picture, end = processor.image_token_id, processor.tokenizer.eos_token_id
     for row, caption in enumerate(["a cat", "the red balloon over the town"]):
@@ -290,7 +291,7 @@ def test_the_start_token_may_follow_pictures_in_front(tmp_path, clip_folder):
     assert late[0][:3] == [image, image, start]
     assert sorted(early[0]) == sorted(late[0])
     assert early[1] == late[1]  # words come first
-    captions = made[True].process_captions(["a cat", "no"], together=2)
+    captions = caption_inputs(made[True], ["a cat", "no"], together=2)
     ids, labels = captions["caption_input_ids"][0].tolist(), captions["caption_labels"][0].tolist()
     assert ids[:3] == [image, image, start]
     assert ids.count(start) == 1
@@ -323,7 +324,7 @@ def test_a_picture_in_words_of_its_own(language_folder, clip_folder, pictures):
 def test_what_a_caption_follows(language_folder, clip_folder, pictures, together):
     """The caption loss and `generate` see the same text before a caption, and learn nothing of it."""
     made = UniMuRProcessor.from_backbones(str(language_folder), str(clip_folder), caption_prompt="name <image>: ")
-    batch = made.process_captions(["a cat", "the red balloon"], together=together)
+    batch = caption_inputs(made, ["a cat", "the red balloon"], together=together)
     prompt = made.process_caption_prompt(pictures[:2])
     assert prompt["pixel_values"].shape[0] == 2
     overhead = made.overhead_tokens - made.num_ret_tokens  # the start token, where there is one

@@ -90,6 +90,18 @@ def load_text_encoder(name: str, revision: str | None = None):
     return TextEncoder(clip.eval(), AutoTokenizer.from_pretrained(name, revision=commit))
 
 
+def load_anchor_encoder(name: str | None, revision: str | None = None):
+    """`load_text_encoder` for a processor. Raises ImportError or ValueError, which say what to pass instead."""
+    try:
+        return load_text_encoder(name, revision)
+    except (ImportError, OSError, ValueError) as error:
+        kind = ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(
+            f"The encoder of anchored queries cannot be loaded: {error} Or pass anchor_encoder, a SentenceTransformer "
+            "or a callable from texts to vectors, to the pipeline or the processor."
+        ) from error
+
+
 def load_sentence_transformer(source: str | os.PathLike, revision: str | None = None):
     """A `SentenceTransformer` from a Hub id or a folder.
 

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Sequence
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from ..processing_unimur import UniMuRProcessor
@@ -91,9 +92,51 @@ class DualAlignmentCollator:
         if self.concatenate_captions and len(rows) > 1:
             draw = zlib.crc32("\n".join(captions).encode()) / 2**32
             together = 2 if draw < self.concatenate_captions else 1
-        batch = dict(self.processor.process_captions(captions, self.max_caption_tokens, together=together))
+        batch = caption_inputs(self.processor, captions, self.max_caption_tokens, together)
         batch["caption_visual_features"] = torch.stack([row["caption_visual_features"] for row in rows])
         return batch
+
+
+def caption_inputs(
+    processor: UniMuRProcessor, captions: "list[str]", max_length: int = 24, together: int = 1
+) -> dict[str, torch.Tensor]:
+    """Returns captions after their images and the processor's `caption_prompt`, for the caption loss.
+
+    Args:
+        captions (`list[str]`): one per image.
+        max_length (`int`): of a caption, in tokens (FROMAGe: 24).
+        together (`int`): images with their captions in a row (FROMAGe: 2 in half of its batches).
+
+    Returns:
+        `dict`: `caption_input_ids`, `caption_attention_mask` and `caption_labels` `(rows, tokens)`; labels are -100 on
+        images, prompt and padding.
+    """
+    tokenizer, image = processor.tokenizer, processor.image_token
+    begin = tokenizer("")["input_ids"][: -processor.readout_length]
+    prompt = processor.caption_prompt.replace(image, image * processor.num_visual_tokens)
+    prompt = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    captions = [processor.defuse(caption, (image, *processor.ret_tokens)) for caption in captions]
+    bodies = tokenizer(captions, add_special_tokens=False)["input_ids"]
+    end = [tokenizer.eos_token_id] if processor.caption_ends else []
+    starts = [-100] * len(begin) if processor.caption_ends else begin
+    rows, labels = [], []
+    for first in range(0, len(bodies), together):
+        row, learned = [], []
+        for body in bodies[first : first + together]:
+            body = [*body[:max_length], *end]
+            part, words = [*prompt, *body], [-100] * len(prompt) + body
+            if not row or processor.start_each_caption:
+                lead = processor.images_before_start(part)
+                part[lead:lead], words[lead:lead] = begin, starts
+            row, learned = row + part, learned + words
+        rows.append(torch.tensor(row))
+        labels.append(torch.tensor(learned))
+    columns = {
+        "caption_input_ids": (rows, tokenizer.pad_token_id),
+        "caption_attention_mask": ([torch.ones_like(row) for row in rows], 0),
+        "caption_labels": (labels, -100),
+    }
+    return {key: pad_sequence(some, True, pad, "left") for key, (some, pad) in columns.items()}
 
 
 def turn_messages(turns: "list[str]", image_first: bool = False) -> "list[dict]":

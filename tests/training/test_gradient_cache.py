@@ -5,6 +5,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
+from modeling_unimur.training.collators import caption_inputs
 from modeling_unimur.training.gradient_cache import gradient_cached_step, label_counts, split_rows
 from modeling_unimur.training.prefix_store import prefix_states
 from tests.test_query_anchor import shake
@@ -40,7 +41,7 @@ def batch_for(processor, rows: int = len(_TEXTS), captions: int = 5, visual: int
     batch["target_text_features"] = features(rows, width)
     batch["target_ids"] = torch.tensor([0, 1, 2, 0, 4, 5, 2][:rows])
     batch["target_image_mask"] = torch.tensor([True, True, False, True, True, True, False][:rows])
-    batch.update(processor.process_captions(_TEXTS[:captions], 24))
+    batch.update(caption_inputs(processor, _TEXTS[:captions], 24))
     batch["caption_visual_features"] = features(captions, visual)
     return batch
 

@@ -17,6 +17,7 @@ from modeling_unimur.modeling_unimur import LORA, adapter_weights
 from modeling_unimur.prefix_cache import ChatCache
 from modeling_unimur.releasing.clean_folder import read_heads, write_heads
 from modeling_unimur.training import lora
+from modeling_unimur.training.collators import caption_inputs
 from modeling_unimur.training.prefix_store import PrefixStore
 from modeling_unimur.training.recipes import load_recipe
 from modeling_unimur.training.train_unimur import build, train
@@ -50,7 +51,7 @@ def turn(model, seed: int = 0) -> None:
 
 def training_inputs(model, processor, pictures) -> dict:
     inputs = dict(processor.process_queries([chat(2, pictures), "she plays guitar and sings", "no"]))
-    inputs |= dict(processor.process_captions(["a cat", "the lighthouse"]))
+    inputs |= caption_inputs(processor, ["a cat", "the lighthouse"])
     generator = torch.Generator().manual_seed(0)
     width = model.config.joint_width
     shapes = {"target_text_features": (3, width), "target_image_features": (3, width)}

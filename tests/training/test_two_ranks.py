@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modeling_unimur.training.collators import caption_inputs
 from tests.training.two_ranks import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +43,7 @@ def whole_batch(processor, special: str) -> dict:
     batch["anchor_features"], batch["turn_statistics"] = features(12, 24).unflatten(0, (6, 2)), features(6, 2).abs()
     # Only the first rank has captions, and pictures in its contexts, in the uneven batch.
     captions = _TEXTS[:3] if special == "uneven" else _TEXTS
-    batch.update(processor.process_captions(captions, 24))
+    batch.update(caption_inputs(processor, captions, 24))
     batch["caption_visual_features"] = features(len(captions), 48)
     if special == "shared targets and missing pictures":
         batch["target_ids"] = torch.tensor([5, 1, 2, 5, 4, 2])
