@@ -541,8 +541,7 @@ class MultimodalRetrievalPipeline(Pipeline):
         options = {"max_length": max_length, "allow_urls": allow_urls}
         words = {"words": [_words(dialogue) for dialogue in batch.dialogues]} if with_words else {}
         if batch.kept:
-            name = "The dialogue" if batch.numbers[0] is None else f"Dialogue {batch.numbers[0]}"
-            chat = self.chats.read(batch.dialogues[0], **options, owner=batch.owner, where=name)
+            chat = self.chats.read(batch.dialogues[0], **options, owner=batch.owner, number=batch.numbers[0])
             return {"chat": chat, **words}
         return {**self.processor.process_queries(batch.dialogues, **options, first=batch.numbers[0]), **words}
 

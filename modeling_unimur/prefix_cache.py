@@ -23,7 +23,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from .conversation import is_message, read_conversation
+from .conversation import is_message
 from .image_loading import Image, image_bytes, load_image, source_name
 
 # What one more pass through the language model costs, in tokens: on a CPU little, on an accelerator a full one.
@@ -296,14 +296,14 @@ class ContextReader:
     def read(
         self,
         conversation,
-        where: str,
+        number: int | None = None,
         max_length: int | None = None,
         allow_urls: bool | None = None,
         owner: str | None = None,
     ) -> tuple[list, list[dict]]:
         """Places and messages of a dialogue; arguments as of `ChatCache.read`."""
-        allow_urls = self.processor.allow_urls if allow_urls is None else allow_urls
-        messages, keys = read_conversation(conversation, where, allow_urls, load=partial(self._load, owner=owner))
+        load = partial(self._load, owner=owner)
+        [messages], [keys] = self.processor.read_all([conversation], allow_urls, number, load)
         rows, (lost,) = self.processor.tokenize([self.processor.render(messages)], max_length, keep="latest")
         image, width = self.processor.image_token_id, self.processor.num_visual_tokens
         shown = iter([key for key in keys[lost:] for _ in range(width)])
@@ -424,7 +424,7 @@ class ChatCache:
         max_length: int | None = None,
         allow_urls: bool | None = None,
         owner: str | None = None,
-        where: str = "The dialogue",
+        number: int | None = None,
     ) -> ReadChat:
         """The first half of `embed`.
 
@@ -434,10 +434,10 @@ class ChatCache:
             allow_urls (`bool`): whether images may be fetched from URLs.
             owner (`str`, *optional*): whose dialogue it is. What is kept of another owner's is not used: the time of
                 an answer would tell what others have asked.
-            where: how errors call the dialogue.
+            number (`int`, *optional*): of the dialogue, for errors.
         """
         with self._lock:
-            places, messages = self._reader.read(conversation, where, max_length, allow_urls, owner)
+            places, messages = self._reader.read(conversation, number, max_length, allow_urls, owner)
             return ReadChat(places, self._reader.features([places]), owner, self.processor.process_anchors([messages]))
 
     @torch.inference_mode()

@@ -48,7 +48,7 @@ class AnswerScorer(TurnEncoder):
             ValueError: an option without a token; and as `TurnEncoder.encode`.
         """
         contexts = [
-            self.reader.read(question.messages, f"Dialogue {number}", allow_urls=False)[0]
+            self.reader.read(question.messages, number, allow_urls=False)[0]
             for number, question in enumerate(questions)
         ]
         tokenizer = self.processor.tokenizer

@@ -127,7 +127,7 @@ class TurnEncoder:
         contexts: list[tuple[list, list[dict]]] = []
         streams: list[Stream] = []
         for number, group in enumerate(groups):
-            some = [self.reader.read(context, f"Dialogue {number}", allow_urls=False) for context in group]
+            some = [self.reader.read(context, number, allow_urls=False) for context in group]
             for stream in plan_streams([places for places, _ in some], self.processor.readout_length):
                 for branch in stream.branches:
                     branch.row += len(contexts)
