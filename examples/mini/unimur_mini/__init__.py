@@ -1,4 +1,4 @@
-"""What only the mini models need: their corpora, the training of their small dual encoder, and the demo.
+"""Code that only the mini models need: their corpora, the training of their small dual encoder, and the demo.
 
-`modeling_unimur` imports nothing of it but by the names in `modeling_unimur.data.registry`.
+`modeling_unimur` imports this package only by the names in `modeling_unimur.data.registry`.
 """

@@ -1,8 +1,8 @@
-"""Chats between people (`chitchat-dataset` on the Python package index, MIT): a context of some turns and its reply.
+"""Chats between people: contexts of a few turns and their replies (`chitchat-dataset` on PyPI, licence MIT).
 
 Students of Brigham Young University chatted in pairs in 2018 (Myers, Etchart and Fulda, "Conversational Scaffolding",
-2020): 7,168 chats of 1,315 people, half of which nobody answered. A turn is what one person sent before the other one
-answered. Splits are by chat: the hash of its id decides. A person may have chats in several splits.
+2020): 7,168 chats of 1,315 people, half of which were never answered. A turn holds all messages that one person sent
+before the other one answered. The hash of a chat's id decides its split, so a person may have chats in several splits.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from .kept_rows import SPLITS, as_datasets, columns, kept
 from .packages import CHITCHAT_REQUIREMENT, pip_package
 
 CHATS_LICENSE = "MIT"
-# Replies in the pool of a held-out split.
+# Number of replies in the pool of a held-out split.
 POOL_SIZE = 1_000
 CONTEXT_TURNS = 5
 FEWEST_WORDS, MOST_WORDS = 4, 25
-# Raised whenever the rows change, so that tables cached by an older version are not read.
+# Increased whenever the rows change, so that tables cached by an older version are not read.
 VERSION = 1
 
 CHAT_FEATURES = columns("dialogue_id", "turns", "target_text", "group", "license")
-# Addresses of e-mail and of pages, names of accounts, telephone numbers.
+# E-mail addresses, web addresses, account names and telephone numbers.
 _ADDRESS = re.compile(
     r"\S+@\S+\.\w\S*|(?<!\S)@\w[\w.]+|\bhttps?:\S*|\bwww\.\S+|\b[\w-]+(?:\.[\w-]+)*\.(?:com|org|net|edu|gov|io)\b\S*"
     r"|(?<!\d)\(?\d{3}\)?[-. ]?\d{3}[-. ]?\d{4}(?!\d)",
@@ -39,25 +39,29 @@ _LETTERS = re.compile(r"[^\W_]+")
 
 
 def load_chats() -> DatasetDict:
-    """Reads the chats, made once and kept in the cache.
+    """Reads the chats, which are built once and kept in the cache.
 
-    In `validation` and `test` each reply stands once in all chats, so that nothing but its context asks for it, and no
-    reply of the pool stands in a context. In `train` equal replies, but for case and punctuation, share one wording.
+    In `validation` and `test`, each reply occurs only once in all chats, so that only its own context asks for it, and
+    no reply of the pool occurs in a context. In `train`, replies that differ only in case and punctuation are given
+    the same wording.
 
     Returns:
-        `train`, `validation` and `test` (1,000 contexts each, whose replies are the pool) with `dialogue_id` (chat and
-        place of the reply), `turns` (up to five messages, the last one the user's), `target_text` (a reply of 4 to 25
-        words without addresses or telephone numbers), `group` (the chat's id), `license`.
+        The splits `train`, `validation` and `test` (the held-out ones have 1,000 contexts each, whose replies are the
+        pool) with the columns `dialogue_id` (chat and position of the reply), `turns` (up to five messages, of which
+        the last one is the user's), `target_text` (a reply of 4 to 25 words without addresses or telephone numbers),
+        `group` (id of the chat) and `license`.
 
     Raises:
-        PackageUnavailable: pip cannot bring the package.
+        PackageUnavailable: if pip cannot download the package.
     """
     return kept(f"chats-{VERSION}", lambda: as_datasets(build_chats(fetch_chats()), CHAT_FEATURES))
 
 
 def fetch_chats() -> dict[str, list[str]]:
-    """Turns of each chat, by the chat's id, from the package; what was sent in a row is one turn. Raises: as
-    `load_chats`."""
+    """Reads the turns of each chat, by the chat's id, from the package.
+
+    Messages that one person sent in a row are one turn. Raises what `load_chats` raises.
+    """
     path = pip_package(CHITCHAT_REQUIREMENT) / "chitchat_dataset" / "dataset.json"
     return {
         chat_id: [" ".join(" ".join(sent["text"] or "" for sent in turn).split()) for turn in chat["messages"]]
@@ -66,7 +70,10 @@ def fetch_chats() -> dict[str, list[str]]:
 
 
 def build_chats(chats: Mapping[str, list[str]], context_turns: int = CONTEXT_TURNS) -> dict[str, list[dict]]:
-    """Rows of each split from the turns of each chat, as `load_chats` keeps them, with contexts of so many turns."""
+    """Builds the rows of each split, as `load_chats` keeps them, from the turns of each chat.
+
+    A context has at most `context_turns` turns.
+    """
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for chat_id, turns in chats.items():
         rows[chat_split(chat_id)] += _pairs(chat_id, turns, context_turns)
@@ -81,7 +88,7 @@ def build_chats(chats: Mapping[str, list[str]], context_turns: int = CONTEXT_TUR
 
 
 def without_addresses(text: str) -> str:
-    """A turn without addresses of e-mail and of pages, names of accounts (`@name`) and telephone numbers."""
+    """Removes e-mail addresses, web addresses, account names (`@name`) and telephone numbers from a turn."""
     return " ".join(_ADDRESS.sub(" ", text).split())
 
 
@@ -105,7 +112,7 @@ def _pairs(chat_id: str, turns: list[str], context_turns: int) -> Iterator[dict]
 
 
 def _pool(rows: Iterable[dict], context_turns: int) -> list[dict]:
-    """Up to `POOL_SIZE` rows, none of whose replies stands in the context of another one."""
+    """Chooses up to `POOL_SIZE` rows such that no reply occurs in the context of another row."""
     rows = sorted(rows, key=lambda row: hashlib.sha256(row["dialogue_id"].encode()).digest())
     taken: dict[str, list[int]] = {}
     chosen = []

@@ -18,14 +18,14 @@ from modeling_unimur.data.captioned_images import IMAGE_FEATURES, ImageRow
 
 logger = logging.getLogger(__name__)
 
-# Raised whenever a reader's rows change, so that tables cached by an older version are not read.
+# Increased whenever a reader's rows change, so that tables cached by an older version are not read.
 TABLE_VERSION = 1
 
 
 def cached_rows(name: str, build: Callable[[], list[ImageRow]]) -> list[ImageRow]:
-    """The rows that `build` returns, kept as a parquet file in the cache.
+    """Returns the rows of `build`, which are kept as a parquet file in the cache.
 
-    Paths are stored relative to the cache, which may be moved. A table that names a file which is gone is built anew.
+    Paths are stored relative to the cache, so that it can be moved. A table is rebuilt if an image of it is missing.
     """
     cache = cache_dir()
     path = cache / "data" / f"{name}-{TABLE_VERSION}.parquet"
@@ -47,14 +47,19 @@ def cached_rows(name: str, build: Callable[[], list[ImageRow]]) -> list[ImageRow
 
 
 def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
-    """Draws an SVG on white into a PNG whose longer side has `size` pixels; ValueError where resvg cannot."""
+    """Draws an SVG on a white background into a PNG whose longer side has `size` pixels.
+
+    Raises:
+        ImportError: if `resvg-py` is not installed.
+        ValueError: if resvg cannot draw the file.
+    """
     try:
         import resvg_py
     except ImportError as error:
         raise ImportError("Drawing SVG files needs resvg-py: pip install unimur[demo]") from error
     try:
-        # 96 dots per inch is CSS's own; without it sizes in pt or mm come out as nothing.
-        # System fonts would make the image differ from machine to machine.
+        # CSS assumes 96 dots per inch; without `dpi`, sizes in pt or mm become 0.
+        # With system fonts, the image would differ between machines.
         drawn = resvg_py.svg_to_bytes(
             svg_path=str(svg), background="white", width=size, height=size, dpi=96, skip_system_fonts=True
         )
@@ -65,8 +70,13 @@ def rasterise_svg(svg: Path, png: Path, *, size: int) -> None:
 
 
 def drawn_svgs(name: str, svgs: Mapping[str, Path], size: int) -> Path:
-    """A folder of the cache, by `name`, with a PNG of each SVG, drawn once by `rasterise_svg`; those that fail are
-    logged. `svgs` goes by the paths of the PNGs below it, without `.png`."""
+    """Draws SVGs into PNGs once, and returns the folder of the cache that holds them. SVGs that fail are logged.
+
+    Args:
+        name: Name of the folder.
+        svgs: Path of each PNG below the folder, without `.png`, and the SVG that is drawn into it.
+        size: Number of pixels of the longer side.
+    """
 
     def draw(folder: Path) -> None:
         for png, svg in tqdm(svgs.items(), desc=f"Drawing {name}", unit="image"):
@@ -79,7 +89,11 @@ def drawn_svgs(name: str, svgs: Mapping[str, Path], size: int) -> Path:
 
 
 def png_pixels(path: Path) -> int:
-    """Width x height that a PNG's header declares, without decoding it. Raises ValueError for another file."""
+    """Reads the number of pixels (width x height) from a PNG's header, without decoding the image.
+
+    Raises:
+        ValueError: if the file is not a PNG.
+    """
     with path.open("rb") as file:
         header = file.read(24)
     if len(header) < 24 or header[:8] != b"\x89PNG\r\n\x1a\n" or header[12:16] != b"IHDR":

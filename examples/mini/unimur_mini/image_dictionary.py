@@ -1,6 +1,6 @@
 """An image dictionary as a multimodal retrieval set: drawings, photographs and emoji beside definitions.
 
-examples/mini/README.md says what its documents and queries are.
+examples/mini/README.md describes its documents and queries.
 """
 
 from __future__ import annotations
@@ -27,38 +27,39 @@ from .wordnet import load_wordnet
 
 logger = logging.getLogger(__name__)
 
-# About as many as there are images, as in WebQA's halves.
+# About the number of images: the two halves of WebQA have about the same size, too.
 NUM_DEFINITIONS = 6000
-# Entries with their word, of all definitions, and words that a sentence with it has at least.
+# Share of the definitions that are entries with their word, and the fewest words of a sentence that uses the word.
 _ENTRY_SHARE, _USAGE_WORDS = 1 / 3, 4
-# A tag of more images names none of them.
+# A tag that more images have does not identify any of them.
 _MOST_TAGGED = 3
-# Tags that one image gives: what is left must still tell something of it.
+# Number of tags of an image that become queries: the remaining ones must still describe it.
 _MOST_GIVEN = 2
 _MOST_TAGS = 8
 _DESCRIPTION_WORDS = range(3, 31)
 _COLUMNS = ("doc_id", "kind", "text", "image", "group", "source", "license")
 _NO_SENTENCE = re.compile(r"<|https?:|www\.|inkscape|\.svg|\.png|public domain|collection|clip ?art", re.IGNORECASE)
 _TAG = re.compile(r"[a-z][a-z' -]{2,24}")
-# Raised whenever the rows change, so that tables cached by an older version are not read.
+# Increased whenever the rows change, so that tables cached by an older version are not read.
 TABLE_VERSION = 2
 
 
 def load_image_dictionary() -> RetrievalSet:
-    """Reads the image dictionary: about 5,700 images and 6,100 texts; made once and kept in the cache.
+    """Reads the image dictionary: about 5,700 images and 6,100 texts. It is built once and kept in the cache.
 
     Returns:
-        splits train, validation and test; `queries` with `kind` ("image" or "text": what mainly answers it), `form`
-        and `excluded`; `corpus` with `group`, `source` and `license`.
+        The set with the splits train, validation and test. `queries` also has the columns `kind` ("image" or "text":
+        the kind of document that mainly answers the query), `form` and `excluded`; `corpus` also has `group`, `source`
+        and `license`.
 
     Raises:
-        PackageUnavailable: WordNet, or all sources of images, are not available.
+        PackageUnavailable: if WordNet or all sources of images are unavailable.
     """
 
     def build(folder: Path) -> None:
         rows, images = rows_of(load_wordnet()), rows_of(load_captioned_images())
         for image in images:
-            # The cache may be moved.
+            # Relative paths allow the cache to be moved.
             image["image"] = os.path.relpath(image["image"], folder)
         build_image_dictionary(Lexicon(rows), images).save(folder)
 
@@ -68,8 +69,10 @@ def load_image_dictionary() -> RetrievalSet:
 def build_image_dictionary(
     lexicon: Lexicon, images: Sequence[dict], num_definitions: int = NUM_DEFINITIONS
 ) -> RetrievalSet:
-    """The set of a lexicon and of rows of `load_captioned_images`, with at most `num_definitions` definitions beside
-    those of words that images are called by."""
+    """Builds the set from a lexicon and from rows of `load_captioned_images`.
+
+    Beside the definitions of words that name images, it holds at most `num_definitions` definitions.
+    """
     maker = _Maker(lexicon, [image for image in images if image["title"].strip()])
     maker.add_tag_queries()
     maker.add_descriptions()
@@ -80,7 +83,7 @@ def build_image_dictionary(
 
 
 class _Maker:
-    """Collects documents and queries."""
+    """Collects the documents and queries of the set."""
 
     def __init__(self, lexicon: Lexicon, images: Sequence[dict]):
         self.lexicon, self.images = lexicon, images
@@ -116,7 +119,7 @@ class _Maker:
                 self.sentences[image_id] = said[sentence]
 
     def add_definitions(self, count: int) -> None:
-        """Definitions, and as many queries for one as there are queries for images, in each split."""
+        """Adds definitions, and as many queries for definitions as there are queries for images in each split."""
         usable: list[tuple[str, str, dict]] = []
         linked = {query["synset"] for query in self.asked if query["form"] == "gloss"}
         for key, row in self.lexicon.synsets.items():
@@ -154,10 +157,10 @@ class _Maker:
         self.asked.append(query | {"name": name, "excluded": list(excluded), "synset": synset})
 
     def add_tag_queries(self) -> None:
-        """Tags of few images, all in one split; an image gives two of its tags at most."""
+        """Adds queries from tags that few images have, all of one split. An image gives at most two of its tags."""
         tagged: dict[str, list[dict]] = defaultdict(list)
         for image in self.images:
-            if image["source"] != "stamps":  # whose tags are folders
+            if image["source"] != "stamps":  # tags of stamps are names of folders
                 for tag in _tags(image):
                     tagged[tag].append(image)
         for tag in sorted(tagged, key=_order):
@@ -178,7 +181,7 @@ class _Maker:
             self._ask("tag", tag, splits.pop(), [image["image_id"] for image in shown], name=tag)
 
     def add_descriptions(self) -> None:
-        """Descriptions of clip art that say more than its title."""
+        """Adds queries from descriptions of clip art that say more than its title."""
         written = Counter(image["description"].casefold() for image in self.images)
         for image in self.images:
             text = " ".join(image["description"].split())
@@ -191,7 +194,7 @@ class _Maker:
                 self._ask("description", text, self.split[image_id], [image_id], excluded=twins)
 
     def add_glosses(self) -> None:
-        """Definitions of things that images show."""
+        """Adds queries from definitions of things that images show."""
         linked, _ = link_images(self.lexicon, self.images)
         for key in sorted(linked):
             row, shown = self.lexicon.synsets[key], [image["image_id"] for image in linked[key]]
@@ -202,7 +205,7 @@ class _Maker:
             if not gloss or not relevant:
                 continue
             relevant += [self.sentences[image_id] for image_id in relevant if image_id in self.sentences]
-            # Images of the name in another sense, or in another split.
+            # Images that have the name in another sense, or that belong to another split.
             groups = dict.fromkeys(self.group[image_id] for image_id in shown)
             near = [doc for group in groups for doc in self.of_group[group]]
             near += [doc for lemma in row["lemmas"] for doc in self.of_group[title_group(lemma)]]
@@ -215,7 +218,7 @@ class _Maker:
             query_id = f"{query['form']}-{number}"
             relevant = set(query["relevant"])
             same = self.of_group[title_group(query["name"])] if query["name"] else []
-            if query["form"] == "usage":  # the entry of another sense is wrong
+            if query["form"] == "usage":  # an entry of another sense does not answer it
                 same = [doc for doc in same if not doc.startswith("gloss/")]
             near = [*query["excluded"], *same]
             queries[query["split"]].append(
@@ -242,12 +245,12 @@ def _tags(image: dict) -> list[str]:
 
 
 def _usage(examples: Sequence[str], word: str) -> str:
-    """The longest sentence that holds the word, or ""."""
+    """Returns the longest sentence that contains the word, or "" if there is none."""
     pattern = re.compile(rf"\b{re.escape(word)}\w{{0,2}}\b", re.IGNORECASE)
     found = [text for text in examples if pattern.search(text) and len(text.split()) >= _USAGE_WORDS]
     return max(found, key=len, default="")
 
 
 def _order(name: str) -> str:
-    """A hash to sort by, for a random order that is the same on every machine."""
+    """Returns a hash to sort by, which gives a random order that is the same on every machine."""
     return hashlib.sha256(name.encode()).hexdigest()

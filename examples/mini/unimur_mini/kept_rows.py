@@ -14,12 +14,12 @@ _TURNS = ListFeature({"role": Value("string"), "content": Value("string")})
 
 
 def columns(*names: str) -> Features:
-    """Columns of texts; `turns` are messages with `role` and `content`."""
+    """Returns the features of text columns. `turns` is a list of messages with `role` and `content`."""
     return Features({name: _TURNS if name == "turns" else Value("string") for name in names})
 
 
 def as_datasets(parts: Mapping[str, Sequence[dict]], features: Features) -> DatasetDict:
-    """Rows of each split with the columns of `features`; what else a row holds is left out."""
+    """Converts the rows of each split to a dataset with the columns of `features`. Other keys of a row are dropped."""
     return DatasetDict(
         {
             split: Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)
@@ -29,11 +29,11 @@ def as_datasets(parts: Mapping[str, Sequence[dict]], features: Features) -> Data
 
 
 def kept(name: str, build: Callable[[], DatasetDict]) -> DatasetDict:
-    """Builds a dataset with all of `SPLITS` once and reads it from the cache later; `name` includes its version."""
+    """Builds a dataset with all of `SPLITS` once, and reads it from the cache later. `name` includes its version."""
     folder = build_once(cache_dir() / "data" / name, lambda aside: build().save_to_disk(aside))
     return DatasetDict({split: load_from_disk(folder / split) for split in SPLITS})
 
 
 def rows_of(dataset: Dataset) -> list[dict]:
-    """All rows, by Arrow's own conversion: a dataset's iterator decodes row by row."""
+    """Returns all rows. Arrow converts them all at once, which is faster than iterating over the dataset."""
     return dataset.with_format("arrow")[:].to_pylist()

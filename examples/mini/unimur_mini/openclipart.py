@@ -21,20 +21,20 @@ from .packages import debian_package
 logger = logging.getLogger(__name__)
 
 _EMAIL = re.compile(r"(?:contact:\s*)?\S+@\S+\.\w+", re.IGNORECASE)
-# What the library's own tools left in place of words: printed Perl references and the name of a whole upload.
+# Text that the library's tools wrote in place of words: printed Perl references, or the name of a whole upload.
 _NOISE = re.compile(r"HASH(?:\(0x|$)|clip ?art by", re.IGNORECASE)
 _RESOURCE = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}resource"
 _LICENSES = {
     "http://web.resource.org/cc/PublicDomain": "Public Domain",
     "http://creativecommons.org/licenses/publicdomain/": "Public Domain",
     "http://creativecommons.org/licenses/GPL/2.0/": "GPL-2.0",
-    # The package as a whole is dedicated to the public domain.
+    # The package as a whole is in the public domain.
     "": "Public Domain",
 }
 
 
 class ClipArtWords(NamedTuple):
-    """What an SVG says about itself in its RDF metadata, as it stands there."""
+    """The RDF metadata of an SVG, unchanged."""
 
     title: str
     description: str
@@ -44,15 +44,16 @@ class ClipArtWords(NamedTuple):
 
 
 def load_openclipart(*, deduplicate: bool = True) -> Dataset:
-    """Reads public-domain drawings with the columns of `captioned_images`. Those with more pixels than `load_image`
-    takes are left out.
+    """Reads public-domain drawings with the columns of `captioned_images`.
+
+    Drawings with more pixels than `load_image` accepts are left out.
 
     Args:
-        deduplicate: drop images without a title, and all but the first of those with equal title and keywords or with
-            equal bytes.
+        deduplicate: Whether to drop images without a title, and all but the first of the images that have equal titles
+            and keywords, or equal bytes.
 
     Raises:
-        PackageUnavailable: apt cannot bring the two Debian packages.
+        PackageUnavailable: if apt cannot download the two Debian packages.
     """
 
     def all_rows() -> list[ImageRow]:
@@ -64,13 +65,18 @@ def load_openclipart(*, deduplicate: bool = True) -> Dataset:
 
 
 def read_svg_words(svg: bytes) -> ClipArtWords:
-    """Title, description, keywords, author and licence address from an SVG's RDF metadata; what is absent is empty.
-    Raises ValueError for bytes that are not XML up to the end of the metadata."""
+    """Reads title, description, keywords, author and licence address from an SVG's RDF metadata.
+
+    Missing fields are empty.
+
+    Raises:
+        ValueError: if the bytes up to the end of the metadata are not XML.
+    """
     metadata = ElementTree.Element("metadata")
     try:
         for _, element in ElementTree.iterparse(io.BytesIO(svg)):
             if element.tag.rpartition("}")[2] == "metadata":
-                metadata = element  # nothing behind it is of interest: most of an SVG is paths
+                metadata = element  # the rest of an SVG, which is mostly paths, is not needed
                 break
     except ElementTree.ParseError as error:
         raise ValueError(f"not an SVG file: {error}") from error
@@ -92,12 +98,12 @@ def read_svg_words(svg: bytes) -> ClipArtWords:
 
 
 def clean_title(title: str) -> str:
-    """The title, or an empty string where it is noise."""
+    """Returns the title, or an empty string if it is noise."""
     return "" if _NOISE.search(title) or _EMAIL.search(title) else title
 
 
 def clean_description(description: str) -> str:
-    """The description without e-mail addresses, empty where nothing else or only noise stands in it."""
+    """Returns the description without e-mail addresses, or an empty string if nothing else or only noise is left."""
     rest = _EMAIL.sub("", description).strip(" ,;:-")
     return "" if _NOISE.search(rest) else rest
 
@@ -109,7 +115,7 @@ def _read_packages() -> list[ImageRow]:
 
 
 def read_folders(pngs: Path, svgs: Path) -> list[ImageRow]:
-    """Rows of every PNG below `pngs`, described by the SVG of the same name below `svgs`, sorted by name."""
+    """Reads a row for every PNG below `pngs`, sorted by name. The SVG of the same name below `svgs` describes it."""
     rows: list[ImageRow] = []
     too_large = unreadable = 0
     for png in sorted(pngs.rglob("*.png")):
@@ -147,7 +153,7 @@ def _deduplicated(rows: list[ImageRow]) -> list[ImageRow]:
         if not row["title"]:
             continue
         words = (row["title"].casefold(), frozenset(tag.casefold() for tag in row["tags"]))
-        # The library files one drawing in several folders, under other keywords, as a copy or as a link.
+        # The library keeps some drawings in several folders with other keywords, as copies or links.
         content = hashlib.sha256(Path(row["image"]).read_bytes()).digest()
         if words not in seen and content not in seen:
             kept.append(row)

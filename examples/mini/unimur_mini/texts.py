@@ -1,4 +1,4 @@
-"""Texts of WordNet and of the dialogues as rows with turns and the text they lead to."""
+"""Texts of WordNet and of the dialogues as rows of turns and a target text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from .dialogues.texts import load_dialogue_texts, load_glosses
 from .dialogues.things import split_of
 
 Rows = dict[str, list[dict]]
-"""Split -> rows."""
+"""Rows of each split."""
 
 
 def glosses() -> Rows:
-    """Definitions that lead to their words."""
+    """Returns definitions whose targets are the words that they define."""
     return {split: [_row(row["gloss"], row["title"]) for row in rows] for split, rows in load_glosses().items()}
 
 
 def words() -> Rows:
-    """Words of the glosses, each its own right answer, for training alone."""
-    # A held-out thing may share its name with another one that is not held out.
+    """Returns the words of the glosses, each of which is its own target. There is only a train split."""
+    # A held-out thing and one that is not held out may have the same name.
     titles = [row["title"] for row in load_glosses()["train"]]
     return _themselves(title for title in titles if split_of([title])[0] == "train")
 
 
 def turns() -> Rows:
-    """Single turns of the dialogues, each its own right answer, for training alone."""
+    """Returns single turns of the dialogues, each of which is its own target. There is only a train split."""
     return _themselves(turn["content"] for row in load_dialogue_texts()["train"] for turn in row["turns"])
 
 

@@ -15,15 +15,15 @@ from modeling_unimur.data.cache import build_once, cache_dir
 from .packages import debian_package
 
 WORDNET_LICENSE = "WordNet-3.0"
-# Raised whenever the rows change, so that tables cached by an older version are not read.
+# Increased whenever the rows change, so that tables cached by an older version are not read.
 TABLE_VERSION = 1
 
 _FILES = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
-# ss_type, wndb(5WN); a satellite is an adjective that hangs on a head adjective.
+# ss_type in wndb(5WN). A satellite is an adjective that belongs to a head adjective.
 _PARTS_OF_SPEECH = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 _KEY_TYPES = {"n": 1, "v": 2, "a": 3, "r": 4, "s": 5}
 _POINTERS = {"@": "hypernyms", "@i": "instance_hypernyms", "%p": "part_meronyms", "#p": "part_holonyms"}
-# In the order of their numbers, lexnames(5WN).
+# Names of lexicographer files in the order of their numbers, see lexnames(5WN).
 _FIELDS = {
     "noun": "Tops act animal artifact attribute body cognition communication event feeling food group location motive "
     "object person phenomenon plant possession process quantity relation shape state substance time",
@@ -36,15 +36,15 @@ _LEXNAMES = (
     "adj.ppl",
 )
 _MARKER = re.compile(r"\((?:a|p|ip)\)$")
-# A mark without its partner is a letter like any other.
+# A quotation mark without a partner is treated as a letter.
 _SEGMENT = re.compile(r'(?:"[^"]*"|[^;"]|"(?![^"]*"))+')
 _EXAMPLE = re.compile(r'\W*"([^"]+)"')
-# A few examples follow the definition without a semicolon.
+# There is no semicolon before a few examples.
 _RUN_ON_EXAMPLE = re.compile(r'^([^"]*\w)\s*[:,]\s*"([^"]+)"$')
 
 
 class Synset(TypedDict):
-    """One synset; lists are parallel to `lemmas` or hold ids of other synsets."""
+    """One synset. Its lists are parallel to `lemmas`, or they hold ids of other synsets."""
 
     synset_id: str
     lemmas: list[str]
@@ -69,13 +69,14 @@ def load_wordnet() -> Dataset:
     """Reads the 117,659 synsets of WordNet 3.0, in the order of its files: nouns, verbs, adjectives, adverbs.
 
     Returns:
-        the columns of `Synset`, such as `synset_id` (`n02084071`: the letter of the file and the offset in it),
-            `lemmas` (spaces for underscores), `sense_numbers` (1 is the lemma's most frequent sense), `sense_counts`
-            (how often WordNet's tagged texts mean it), `lexname` (`noun.animal`), `gloss` (the definition alone).
+        A dataset with the columns of `Synset`, such as `synset_id` (`n02084071`: the letter of the file and the offset
+            in it), `lemmas` (with spaces for underscores), `sense_numbers` (1 is the lemma's most frequent sense),
+            `sense_counts` (how often the sense occurs in WordNet's tagged texts), `lexname` (`noun.animal`) and
+            `gloss` (only the definition).
 
     Raises:
-        PackageUnavailable: apt cannot bring the package.
-        ValueError: a file is not in WordNet's format.
+        PackageUnavailable: if apt cannot download the package.
+        ValueError: if a file is not in WordNet's format.
     """
 
     def build(folder: Path) -> None:
@@ -87,15 +88,18 @@ def load_wordnet() -> Dataset:
 
 
 def read_folder(folder: Path) -> Iterator[Synset]:
-    """Synsets of a folder with WordNet's `data.*`, `index.*` and `cntlist.rev`. Raises ValueError, which names file
-    and line, for what is not in the format of wndb(5WN)."""
+    """Reads the synsets of a folder with WordNet's `data.*`, `index.*` and `cntlist.rev`.
+
+    Raises:
+        ValueError: if a line is not in the format of wndb(5WN). The message names the file and the synset.
+    """
     counts = _sense_counts(folder / "cntlist.rev")
     for name, letter in _FILES.items():
         numbers = _sense_numbers(folder / f"index.{name}")
         heads: dict[str, str] = {}
         path = folder / f"data.{name}"
         if name == "adj":
-            # A satellite's key names its head, which may stand behind it.
+            # The key of a satellite contains its head, which may come later in the file.
             heads = dict(_head_key(line) for line in _lines(path))
         for count, line in enumerate(_lines(path), start=1):
             try:
@@ -105,9 +109,9 @@ def read_folder(folder: Path) -> Iterator[Synset]:
 
 
 def split_gloss(gloss: str) -> tuple[str, list[str]]:
-    """Definition and example sentences: `a cat; "the cat sat"` -> `("a cat", ["the cat sat"])`.
+    """Splits a gloss into definition and example sentences: `a cat; "the cat sat"` -> `("a cat", ["the cat sat"])`.
 
-    Quotation marks inside the definition stay; an example's source behind it ("- Shakespeare") goes.
+    Quotation marks inside the definition are kept. The source after an example ("- Shakespeare") is removed.
     """
     definition: list[str] = []
     examples: list[str] = []
@@ -128,7 +132,7 @@ def split_gloss(gloss: str) -> tuple[str, list[str]]:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    # The licence stands first, each line after two spaces.
+    # The file begins with the licence, whose lines begin with two spaces.
     with path.open(encoding="utf-8") as file:
         yield from (line for line in file if not line.startswith("  ") and line.strip())
 
@@ -139,7 +143,7 @@ def _words(fields: list[str]) -> list[tuple[str, int]]:
 
 
 def _head_key(line: str) -> tuple[str, str]:
-    # Unlike the word of a key, its head keeps the marker of its syntax.
+    # In a sense key, the head keeps its syntactic marker, unlike the word.
     fields = line.split(maxsplit=6)
     return fields[0], f"{fields[4].lower()}:{int(fields[5], 16):02d}"
 
@@ -177,7 +181,7 @@ def _synset(
 
 
 def _sense_numbers(path: Path) -> dict[tuple[str, str], int]:
-    """(lemma, offset) -> rank of the sense; an index lists the offsets of a lemma by frequency."""
+    """Reads the rank of the sense for each (lemma, offset). An index lists the offsets of a lemma by frequency."""
     numbers: dict[tuple[str, str], int] = {}
     for line in _lines(path):
         fields = line.split()
@@ -187,6 +191,6 @@ def _sense_numbers(path: Path) -> dict[tuple[str, str], int]:
 
 
 def _sense_counts(path: Path) -> dict[str, int]:
-    """Sense key -> how often it was tagged; senses that never were are absent."""
+    """Reads how often each sense key was tagged. Senses that were never tagged are absent."""
     rows = (line.split() for line in _lines(path))
     return {key: int(count) for key, _, count in rows}

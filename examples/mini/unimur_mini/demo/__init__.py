@@ -1,1 +1,1 @@
-"""`unimur demo`: example dialogues, answered from a gallery of real images, on a page and a contact sheet."""
+"""`unimur demo`: example dialogues with answers from a gallery of real images, as a page and a contact sheet."""

@@ -1,4 +1,4 @@
-"""`unimur demo`: answers example dialogues from real images and short replies, by the public pipeline."""
+"""`unimur demo`: answers example dialogues with real images and short replies, using the public pipeline."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from .results import SOURCE_NAMES, AnsweredDialogue, DemoResults, count_sources
 TOP_K = 4
 MAX_IMAGES = 1600
 SEED = 0
-# Items that could not be read and are named one by one; the rest is only counted.
+# Number of unreadable items that are named one by one. Further ones are only counted.
 SHOWN_SKIPPED = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this sub-command's arguments."""
+    """Adds the arguments of this subcommand."""
     parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the mini model of `make demo`)")
     add_trust(parser)
     parser.add_argument("--images", metavar="DIR", type=Path, help="search the images of this folder, recursively")
-    parser.add_argument("--replies", metavar="FILE", type=Path, help="pool of text replies, one a line")
-    parser.add_argument("--dialogues", metavar="FILE", type=Path, help="dialogues, one JSON object a line")
+    parser.add_argument("--replies", metavar="FILE", type=Path, help="pool of text replies, one per line")
+    parser.add_argument("--dialogues", metavar="FILE", type=Path, help="dialogues, one JSON object per line")
     parser.add_argument(
         "--output", metavar="DIR", type=Path, default=Path("demo_output"), help="where to write (default: %(default)s)"
     )
@@ -52,13 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=MAX_IMAGES,
         help="gallery size (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="chooses the gallery's images (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="seed that chooses the images (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demo and return the exit status."""
+    """Runs the demo and returns the exit status."""
     started = time.monotonic()
-    # Everything a person can get wrong is checked before anything slow begins.
+    # All arguments and files of the user are checked before anything slow begins.
     own = _own_images(args)
     replies = read_replies(args.replies or EXAMPLE_REPLIES)
     dialogues = read_dialogues(args.dialogues or EXAMPLE_DIALOGUES)
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
 def _own_images(args: argparse.Namespace) -> dict[str, GalleryImage] | None:
     if args.images is None:
         return None
-    from .image_folder import find_images  # and Pillow
+    from .image_folder import find_images  # imports Pillow
 
     images, found, others = find_images(args.images.expanduser(), args.max_images, args.seed)
     print(f"{found:,} images in {args.images}" + (f"; {others:,} other files passed over" if others else ""))
@@ -136,8 +136,10 @@ def _fill(retriever: Any, folder: Path, images: dict[str, GalleryImage], replies
 def answer(
     retriever: Any, dialogues: list[Dialogue], gallery: Gallery, context: dict[str, GalleryImage]
 ) -> tuple[AnsweredDialogue, ...]:
-    """Ask the retriever, whose index holds the gallery and the replies, for the next turn of each dialogue; `context`
-    are the images inside the dialogues by id."""
+    """Retrieves the next turn of each dialogue.
+
+    The retriever's index holds the gallery and the replies. `context` holds the images inside the dialogues by id.
+    """
     resolved = [dialogue.resolved(context) for dialogue in dialogues]
     found = retriever([messages for _, messages in resolved], top_k=TOP_K, coherent=True)
     return tuple(
@@ -154,7 +156,7 @@ def answer(
 def collect_results(
     model: str, dialogues: tuple[AnsweredDialogue, ...], gallery: Gallery, seed: int, note: str = ""
 ) -> DemoResults:
-    """Everything that the page and the sheet show, with the versions that ran."""
+    """Collects everything that the page and the sheet show, including the versions of the libraries."""
     shown = {
         part.path: part
         for dialogue in dialogues
@@ -162,7 +164,7 @@ def collect_results(
         for part in turn.parts
         if isinstance(part, GalleryImage)
     }
-    # The images of the conversations need their credit too.
+    # Images inside the conversations are credited too.
     counted = {**{image.path: image for image in gallery.images.values()}, **shown}
     return DemoResults(
         model=model,
@@ -177,7 +179,7 @@ def collect_results(
 
 
 def _caption(image: GalleryImage) -> str:
-    """Title and source."""
+    """Returns the title and the source of an image."""
     return image.title + (f"  ({SOURCE_NAMES.get(image.source, image.source)})" if image.source else "")
 
 

@@ -1,4 +1,4 @@
-"""The contact sheet of the demo: one image with a row for each dialogue, its top reply and its ranked images."""
+"""The contact sheet of the demo: an image with a row for each dialogue, its top reply and its ranked images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modeling_unimur.image_loading import load_image
 from .results import AnsweredDialogue, DemoResults, Turn, credit
 from .sheet_text import wrap
 
-# Layout in pixels for a sheet of WIDTH; the text sizes are chosen to be read on a screen that shows the whole width.
+# Layout in pixels for a sheet of WIDTH. The text is readable on a screen that shows the whole width.
 WIDTH = 1600
 MARGIN, PADDING, GAP = 44, 26, 20
 CHAT_WIDTH = 580
@@ -25,7 +25,7 @@ ACCENT, OTHER, ANSWER, ANSWER_LINE, TRACK = "#3f51b5", "#eeede8", "#e8ecfb", "#b
 
 
 class _Canvas:
-    """A drawing that grows downwards with what is drawn; `height` is where that ends."""
+    """An image that grows downwards as content is drawn. `height` is the lower end of the content."""
 
     def __init__(self, width: int, ground: str):
         self.image, self.ground, self.height = Image.new("RGB", (width, 1000), ground), ground, 0
@@ -39,7 +39,7 @@ class _Canvas:
         return ImageDraw.Draw(self.image)
 
     def text(self, x: int, y: int, text: str, size: int, width: int, fill: str, max_lines: int | None = 1) -> int:
-        """Draws wrapped text and returns the y below it."""
+        """Draws wrapped text and returns the y coordinate below it."""
         lines, font = wrap(text, size, width, max_lines)
         step = round(size * 1.32)
         for line in lines:
@@ -58,12 +58,12 @@ class _Canvas:
 
     def paste(self, x: int, y: int, other: _Canvas) -> None:
         self._pen(y + other.height)
-        # The lower and the right edge of a box are drawn behind it.
+        # The lower and right edges of a box are drawn one pixel beyond it.
         self.image.paste(other.image.crop((0, 0, other.image.width, other.height + 1)), (x, y))
 
 
 def _bubble(row: _Canvas, y: int, turn: Turn) -> int:
-    """Draws a turn and returns the y below it."""
+    """Draws a turn and returns the y coordinate below it."""
     is_user, most = turn.role == "user", round(CHAT_WIDTH * 0.86) - 32
     width, height = 0, 23
     for part in turn.parts:
@@ -116,7 +116,7 @@ def _row(number: int, dialogue: AnsweredDialogue) -> _Canvas:
 
 
 def draw_contact_sheet(results: DemoResults) -> Image.Image:
-    """Draw the sheet (RGB, `WIDTH` pixels wide, as high as its rows need); a row has room for four images."""
+    """Draws the sheet as an RGB image that is `WIDTH` pixels wide. A row has room for four images."""
     sheet, width = _Canvas(WIDTH, GROUND), WIDTH - 2 * MARGIN
     y = sheet.text(MARGIN, MARGIN, "A conversation in, words and an image out", TITLE, width, INK)
     y = sheet.text(MARGIN, y + 2, f"{results.model}: {results.summary()}", BODY, width, SOFT) + 28
@@ -133,7 +133,7 @@ def draw_contact_sheet(results: DemoResults) -> Image.Image:
 
 
 def write_contact_sheet(results: DemoResults, folder: Path) -> Path:
-    """Write contact_sheet.png into `folder` and return its path."""
+    """Writes contact_sheet.png into `folder` and returns its path."""
     path = folder / "contact_sheet.png"
     draw_contact_sheet(results).save(path, optimize=True)
     return path

@@ -1,4 +1,4 @@
-"""The images that the demo searches when the person names no folder, and the images inside its dialogues."""
+"""The images that the demo searches by default, and the images inside its dialogues."""
 
 from __future__ import annotations
 
@@ -12,21 +12,31 @@ from modeling_unimur.cli.gallery import GalleryImage
 
 from .results import SOURCE_NAMES
 
-# Emoji that a reply in images seldom needs; they come last, and are used where emoji are all there is.
+# Emoji that are rarely a good reply. They come last, and are only used if there are no other images.
 _LESS_IMAGED = re.compile(
     r"\b(face|man|men|woman|women|person|people|family|couple|kiss|holding hands|hand|finger|flag|keycap|button|sign|"
     r"symbol|arrow|circle|square|diamond|triangle|heart|letter|regional indicator|mark|clock|thirty|o.clock|"
     r"japanese|input|squared|black|white|medium|large|small|component|hair|selector|cross|star of|wheel of|"
     r"double|brand|logo)\b"
 )
-# Letters and formulae answer nobody.
+# Letters and formulae are not good replies.
 _LEFT_OUT_STAMPS = ("stamps/symbols/alphabets/", "stamps/symbols/math/")
 
 
 def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> dict[str, GalleryImage]:
-    """Images by id, each collection ordered by `seed`: clip arts of the test split, stamps of things, and OpenMoji
-    until `max_images` is reached. Those that the dialogues show already (`leave_out`) are none, and collections
-    that cannot be had on this system are left out. Raises PackageUnavailable if there is none."""
+    """Returns the images of the default gallery by id: clip art of the test split, stamps of things, and OpenMoji.
+
+    Images that the dialogues already show (`leave_out`) and collections that are unavailable on this system are left
+    out.
+
+    Args:
+        max_images: Number of images at which the gallery is full.
+        seed: Seed for the order of each collection.
+        leave_out: Ids of the images inside the dialogues.
+
+    Raises:
+        PackageUnavailable: if no collection is available.
+    """
     from modeling_unimur.data.captioned_images import load_captioned_images
     from modeling_unimur.data.titles import split_of_title
 
@@ -50,8 +60,12 @@ def default_gallery(max_images: int, seed: int, leave_out: Collection[str]) -> d
 
 
 def images_by_id(image_ids: Collection[str]) -> dict[str, GalleryImage]:
-    """The images of these ids, read from their collections. Raises CommandError, which names the id, for one that is
-    not there, and PackageUnavailable for a collection."""
+    """Returns the images with the given ids from their collections.
+
+    Raises:
+        CommandError: if there is no image of an id. The message names the id.
+        PackageUnavailable: if a collection is unavailable.
+    """
     if not image_ids:
         return {}
     from modeling_unimur.data.captioned_images import load_captioned_images

@@ -1,4 +1,4 @@
-"""The demo's index: built once for a model and a list of items, kept in the cache while both are unchanged."""
+"""The index of the demo: it is built once for a model and a list of items, and kept in the cache."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from modeling_unimur.cli.gallery import GALLERY_FILE, INDEX_FOLDER, KEY_LENGTH, 
 from modeling_unimur.data.cache import build_once, cache_dir
 from modeling_unimur.data.source_folders import record_sources
 
-# Of the index' files; indexes of another one are built again.
+# Layout of the files of an index. Indexes with another layout are rebuilt.
 _LAYOUT = b"versions"
 
 
 def items_key(images: Mapping[str, GalleryImage], replies: Iterable[str]) -> str:
-    """Hash of the items: ids, what is known of the images, their files' sizes and times, and the replies."""
+    """Returns a hash of the replies, and of the ids, metadata, file sizes and file times of the images."""
     digest = hashlib.blake2b(_LAYOUT)
     for image_id, image in images.items():
-        # A link that leads nowhere is for the encoder to report.
+        # The encoder reports broken links.
         stat = image.path.stat() if image.path.exists() else None
         known = [image_id, str(image.path), image.title, image.source, image.license, image.author]
         digest.update(json.dumps([*known, stat and stat.st_size, stat and stat.st_mtime_ns]).encode())
@@ -31,13 +31,16 @@ def items_key(images: Mapping[str, GalleryImage], replies: Iterable[str]) -> str
 
 
 def index_folder(model: str, items: str) -> Path:
-    """Where the index for a model's and an item list's keys lies."""
+    """Returns the folder of the index for the key of a model and the key of a list of items."""
     return cache_dir() / "demo" / f"{model}-{items}"
 
 
 def build_index(retriever: Any, folder: Path, images: Mapping[str, GalleryImage], replies: list[str]) -> Gallery:
-    """Encode the items into the retriever's index and save it with its gallery under `folder`. Raises CommandError if
-    no image could be read."""
+    """Encodes the items into the retriever's index, and saves it with its gallery under `folder`.
+
+    Raises:
+        CommandError: if no image could be read.
+    """
 
     def build(aside: Path) -> None:
         report = retriever.add(
@@ -67,5 +70,5 @@ def build_index(retriever: Any, folder: Path, images: Mapping[str, GalleryImage]
 
 def _skipped(item: Mapping[str, Any]) -> dict[str, str]:
     name, reason = str(item["item"]), str(item["reason"])
-    # A reason often begins with the name that is printed before it anyway.
+    # The reason often begins with the name, which is printed before it anyway.
     return {"item": name, "reason": reason.removeprefix(f"{name}: ")}

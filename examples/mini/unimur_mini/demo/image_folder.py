@@ -1,4 +1,4 @@
-"""The images of a person's own folder."""
+"""The images of the user's own folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,21 @@ from modeling_unimur.data.image_files import printable, walk_images
 
 
 def find_images(folder: Path, max_images: int, seed: int) -> tuple[dict[str, GalleryImage], int, int]:
-    """All images below a folder by id, their path; how many were found; and how many other files lie there. More than
-    `max_images` are thinned out at random. Hidden files and folders are left out; links to folders are followed
-    once. Raises CommandError if the folder is missing, is a file, cannot be listed or holds no image."""
+    """Finds all images below a folder.
+
+    Hidden files and folders are left out, and links to folders are followed once.
+
+    Args:
+        folder: Folder to search.
+        max_images: Maximum number of images. If there are more, some are chosen at random.
+        seed: Seed of that choice.
+
+    Returns:
+        The images by id, which is their path; the number of images that were found; and the number of other files.
+
+    Raises:
+        CommandError: if the folder is missing, is a file, cannot be listed or holds no image.
+    """
     if not folder.exists():
         raise CommandError(f"no folder at {folder}; --images takes a folder with images")
     if not folder.is_dir():

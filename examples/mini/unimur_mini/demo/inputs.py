@@ -15,7 +15,7 @@ from .results import Turn
 
 # The dialogues and replies that the demo answers by default.
 EXAMPLE_DIALOGUES = Path(__file__).with_name("dialogues.jsonl")
-# How they were chosen, with the default model and gallery.
+# How the dialogues were chosen, for the default model and gallery.
 EXAMPLE_NOTE = """Seven of these conversations were written for the demo; three are development conversations. They
 were chosen by their answers from the default gallery: the first image fits in the first eight and not in the last two.
 The shares on 100 test conversations, which nobody chose, are lower; docs/results.md has them."""
@@ -25,27 +25,31 @@ ROLES = ("system", "user", "assistant")
 
 
 class ImageId(str):
-    """The id of an image in the collections; a part of a message names it by `image_id`."""
+    """The id of an image in the collections, which a part of a message gives as `image_id`."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A conversation: chat messages with a placeholder for each image, and those images, still ids where they come
-    from the collections."""
+    """A conversation: chat messages with a placeholder for each image, and the images.
+
+    Images from the collections are given by their ids.
+    """
 
     title: str
     messages: list[dict]
     images: list[ImageId | GalleryImage]
 
     def image_ids(self) -> list[str]:
-        """Ids of the images that come from the image collections."""
+        """Returns the ids of the images that come from the image collections."""
         return [image for image in self.images if isinstance(image, ImageId)]
 
     def resolved(self, images: Mapping[str, GalleryImage]) -> tuple[tuple[Turn, ...], list[dict]]:
-        """The turns to show, and the chat messages (images as paths) to ask the model with, with the images of
-        `image_ids()`."""
+        """Returns the turns to show and the chat messages for the model, in which images are paths.
+
+        `images` holds the images of `image_ids()`.
+        """
         found = iter([images[image] if isinstance(image, ImageId) else image for image in self.images])
         turns, messages = [], []
         for message in self.messages:
@@ -60,7 +64,11 @@ class Dialogue:
 
 
 def _all_lines(read: Callable, path: Path) -> list:
-    """What a reader of lines makes of a file; CommandError where it is missing, a folder, unreadable or not UTF-8."""
+    """Reads a file with a reader of lines.
+
+    Raises:
+        CommandError: if the file is missing, is a folder, or is not readable as UTF-8.
+    """
     try:
         return list(read(path))
     except FileNotFoundError:
@@ -72,8 +80,11 @@ def _all_lines(read: Callable, path: Path) -> list:
 
 
 def read_replies(path: Path) -> list[str]:
-    """The replies of a file in their order, blank lines and repeats left out. Raises CommandError where there is
-    none."""
+    """Reads the replies of a file in their order, without blank lines and repetitions.
+
+    Raises:
+        CommandError: if there are no replies.
+    """
     replies = list(dict.fromkeys(line.strip() for line in _all_lines(read_lines, path) if line.strip()))
     if not replies:
         raise CommandError(f"{path} holds no reply; write one a line")
@@ -81,8 +92,11 @@ def read_replies(path: Path) -> list[str]:
 
 
 def read_dialogues(path: Path) -> list[Dialogue]:
-    """The dialogues of a JSON lines file; relative image paths are taken from the file's folder. Raises CommandError,
-    which names the line, for one that cannot be used."""
+    """Reads the dialogues of a JSON lines file. Paths of images may be relative to the file's folder.
+
+    Raises:
+        CommandError: if a line is not a valid dialogue. The message names the line.
+    """
     dialogues = []
     for number, record in _all_lines(read_json_lines, path):
         try:
@@ -97,7 +111,7 @@ def read_dialogues(path: Path) -> list[Dialogue]:
 def _dialogue(record: object, folder: Path, number: int) -> Dialogue:
     if not isinstance(record, dict) or not isinstance(record.get("messages"), list) or not record["messages"]:
         raise ValueError('a dialogue is {"title": ..., "messages": [...]} with at least one message')
-    from modeling_unimur.conversation import read_conversation  # and transformers
+    from modeling_unimur.conversation import read_conversation  # imports transformers
 
     def load(source: object, allow_urls: bool) -> ImageId | GalleryImage:
         if isinstance(source, ImageId):
@@ -117,7 +131,7 @@ def _dialogue(record: object, folder: Path, number: int) -> Dialogue:
 
 
 def _with_ids(message: object) -> object:
-    """A message whose images from the collections are `ImageId`s."""
+    """Returns the message with the images from the collections as `ImageId`."""
     if not isinstance(message, dict) or not isinstance(message.get("content"), list):
         return message
     content = [

@@ -1,4 +1,4 @@
-"""The page of the demo: conversations as chat bubbles, ranked replies and images beside them, in one folder."""
+"""The HTML page of the demo: conversations as chat bubbles, with ranked replies and images beside them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from modeling_unimur.cli.gallery import bar_fractions
 from .results import DemoResults, credit
 
 THUMBNAIL_FOLDER = "thumbnails"
-# Pixels of the longer side: twice the largest size that the style shows, for dense screens.
+# Pixels of the longer side, which is twice the largest size on the page, for high-resolution screens.
 THUMBNAIL_SIZE = 360
 _HERE = Path(__file__).parent
 _THUMBNAIL_NAME = re.compile(r"[0-9a-f]{16}\.jpg")
 
 
 def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
-    """The whole HTML page; `links` gives the address (relative, or a data URI) of each image that is shown, by its
-    path."""
+    """Returns the HTML page. `links` maps the path of each shown image to a relative address or a data URI."""
 
     def with_bars(ranked: Sequence) -> Iterator[tuple]:
         return zip(ranked, bar_fractions([item.score for item in ranked]), strict=True)
@@ -37,7 +36,7 @@ def render_page(results: DemoResults, links: Mapping[Path, str]) -> str:
 
 
 def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
-    """Write a small JPEG of every shown image under `folder`/thumbnails and return its relative link by path."""
+    """Writes a small JPEG of each shown image to `folder`/thumbnails, and returns the relative links by path."""
     from PIL import Image
 
     from modeling_unimur.image_loading import load_image
@@ -48,11 +47,11 @@ def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
     for image in results.shown_images():
         thumbnail = load_image(image.path)
         thumbnail.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE), Image.Resampling.LANCZOS)
-        # A name out of the content: own file names may hold anything, and two folders may hold equal ones.
+        # Names are hashes of the content, because file names may hold any characters and occur in several folders.
         name = hashlib.sha256(thumbnail.tobytes() + repr(thumbnail.size).encode()).hexdigest()[:16] + ".jpg"
         thumbnail.save(target / name, quality=90, subsampling=0)
         links[image.path] = f"{THUMBNAIL_FOLDER}/{name}"
-    # What an earlier run wrote here and this page does not show; other files are not ours to delete.
+    # Delete the thumbnails of earlier runs that this page does not show, but no other files.
     for old in target.iterdir():
         if _THUMBNAIL_NAME.fullmatch(old.name) and f"{THUMBNAIL_FOLDER}/{old.name}" not in links.values():
             old.unlink()
@@ -60,7 +59,7 @@ def write_thumbnails(results: DemoResults, folder: Path) -> dict[Path, str]:
 
 
 def write_page(results: DemoResults, folder: Path) -> Path:
-    """Write index.html and its thumbnails into `folder` and return the page's path."""
+    """Writes index.html and its thumbnails into `folder`, and returns the path of the page."""
     links = write_thumbnails(results, folder)
     page = folder / "index.html"
     page.write_text(render_page(results, links), encoding="utf-8")

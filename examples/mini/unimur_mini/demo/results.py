@@ -1,4 +1,4 @@
-"""Results of a demo run: plain records that the terminal, the page and the contact sheet show."""
+"""Results of a demo run, which the terminal, the page and the contact sheet show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modeling_unimur.cli.gallery import GalleryImage, RankedImage, RankedReply
 
-# Names and credit lines as the collections ask for them; a collection that is not listed is shown by its own name.
+# Names and credit lines that the collections require. Other collections are shown by their own name.
 SOURCE_NAMES = {
     "openmoji": "OpenMoji",
     "openclipart": "Open Clip Art Library",
@@ -22,9 +22,9 @@ SOURCE_CREDITS = {
 
 
 def credit(image: GalleryImage) -> str:
-    """Source, author and licence in one line, without the parts that are not known."""
+    """Returns source, author and licence in one line, without unknown parts."""
     name = SOURCE_NAMES.get(image.source, image.source)
-    # "OpenMoji · OpenMoji project" would say it twice.
+    # Avoid repetitions such as "OpenMoji · OpenMoji project".
     author = "" if name and name.lower() in image.author.lower() else image.author
     parts = [name, author, image.license]
     return " · ".join(dict.fromkeys(part for part in parts if part))
@@ -32,7 +32,7 @@ def credit(image: GalleryImage) -> str:
 
 @dataclass(frozen=True)
 class Turn:
-    """One message of a conversation: who speaks, and the texts and images in their order."""
+    """One message of a conversation: its speaker, and its texts and images in their order."""
 
     role: str
     parts: tuple[str | GalleryImage, ...]
@@ -40,7 +40,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class AnsweredDialogue:
-    """A conversation and what was retrieved for its next turn, best first."""
+    """A conversation and the items that were retrieved for its next turn, best first."""
 
     title: str
     turns: tuple[Turn, ...]
@@ -50,10 +50,10 @@ class AnsweredDialogue:
 
 @dataclass(frozen=True)
 class DemoResults:
-    """Everything the page and the contact sheet show.
+    """Everything that the page and the contact sheet show.
 
-    `source_counts` holds one entry for each (source, licence) of the gallery with its number of images; `note` says
-    how the conversations were chosen, where that is known.
+    `source_counts` holds the number of images of each (source, licence) in the gallery. `note` says how the
+    conversations were chosen, if that is known.
     """
 
     model: str
@@ -66,7 +66,7 @@ class DemoResults:
     note: str = ""
 
     def shown_images(self) -> Iterator[GalleryImage]:
-        """Every image that appears anywhere, each path once."""
+        """Yields every image that is shown anywhere, each path once."""
         seen = set()
         for dialogue in self.dialogues:
             context = [part for turn in dialogue.turns for part in turn.parts if isinstance(part, GalleryImage)]
@@ -76,11 +76,11 @@ class DemoResults:
                     yield image
 
     def summary(self) -> str:
-        """One line with the sizes of what was searched."""
+        """Returns a line with the numbers of images and replies that were searched."""
         return f"{len(self.dialogues)} dialogues, {self.gallery_size:,} images, {self.pool_size:,} replies"
 
     def credits(self) -> list[str]:
-        """One line for each source of images: name, number, licence, attribution."""
+        """Returns a line for each source of images: its name, number of images, licence and attribution."""
         lines = []
         for (source, license_name), number in sorted(self.source_counts.items()):
             name = SOURCE_NAMES.get(source, source or "unnamed source")
@@ -90,5 +90,5 @@ class DemoResults:
 
 
 def count_sources(images: list[GalleryImage]) -> dict[tuple[str, str], int]:
-    """Number of images for each (source, licence)."""
+    """Counts the images of each (source, licence)."""
     return dict(Counter((image.source, image.license) for image in images))

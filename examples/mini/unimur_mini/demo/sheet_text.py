@@ -1,4 +1,4 @@
-"""Text for the contact sheet: a font that can draw it, and lines that fit a width."""
+"""Text of the contact sheet: choice of a font that can draw it, and line breaks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import ImageFont
 
 Font = ImageFont.FreeTypeFont
 
-# Pillow's own font first (it is everywhere, Latin only), then wide fonts of the common systems, found by name.
+# Fonts of common systems with many characters, by name. They follow Pillow's own font, which has only Latin ones.
 WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf", "segoeui.ttf")
 
 
@@ -34,7 +34,10 @@ def _has_glyph(font: Font, character: str) -> bool:
 
 
 def drawable(text: str, size: int) -> tuple[str, Font]:
-    """The text on one line without what no font here can draw (emoji, say), and the font that draws most of it."""
+    """Returns the text on one line and the font that can draw most of it.
+
+    Characters that this font cannot draw, such as emoji, are removed.
+    """
     text = " ".join(unicodedata.normalize("NFC", text).split())
     text = "".join(character for character in text if unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co"})
     font = max(_fonts(size), key=lambda font: sum(_has_glyph(font, character) for character in text))
@@ -43,7 +46,7 @@ def drawable(text: str, size: int) -> tuple[str, Font]:
 
 
 def wrap(text: str, size: int, width: int, max_lines: int | None = None) -> tuple[list[str], Font]:
-    """Break a text into lines of at most `width` pixels; what does not fit `max_lines` ends in an ellipsis."""
+    """Breaks a text into lines of at most `width` pixels. If it needs more than `max_lines`, it ends in "..."."""
     text, font = drawable(text, size)
 
     def fits(line: str) -> bool:
@@ -66,7 +69,7 @@ def wrap(text: str, size: int, width: int, max_lines: int | None = None) -> tupl
         lines.append(line)
     if max_lines is not None and len(lines) > max_lines:
         last = lines[max_lines - 1]
-        # Three dots: the font that draws a text need not have the one-character ellipsis.
+        # Three dots are used because the font may lack the ellipsis character.
         while last and not fits(last + "..."):
             last = last[:-1]
         lines[max_lines - 1 :] = [last.rstrip() + "..."]

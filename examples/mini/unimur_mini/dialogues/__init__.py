@@ -1,4 +1,4 @@
-"""Dialogues that lead to an image or a text without naming it, built from WordNet and images' words."""
+"""Dialogues about an image or a text that do not name it, built from WordNet and the words of images."""
 
 from .texts import load_dialogue_texts, load_glosses, load_questions
 

@@ -1,4 +1,4 @@
-"""Builds dialogues about things: draws a form, writes and types its turns, and drops those that name the thing."""
+"""Builds dialogues about things: draws a form, writes its turns, and drops dialogues that name the thing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .things import Thing
 
 _TRIES = 16
 _GLOSS_SHARE = 0.1
-# How often each form is drawn, by what is talked about.
+# How often each form is drawn for each kind of thing.
 _NOUN_FORMS, _CAPTION_FORMS, _IMAGE_FORMS, _WORD_FORMS = (
     {form: int(weight) for form, weight in map(str.split, WORDS[f"forms.{kind}"])}
     for kind in ("noun", "caption", "image", "word")
@@ -31,7 +31,7 @@ class Turn(TypedDict):
 
 
 class Dialogue(TypedDict):
-    """One example; `things.split_of` says what `group` keeps together."""
+    """One dialogue. See `things.split_of` for the meaning of `group`."""
 
     dialogue_id: str
     form: str
@@ -46,11 +46,12 @@ class Dialogue(TypedDict):
 
 
 def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: int) -> Dialogue | None:
-    """One dialogue about a thing; None where no form could be told without naming it.
+    """Makes a dialogue about a thing, or returns None if no form of it is possible without naming the thing.
 
     Args:
-        others: things of the same split that the early turns may be about instead.
-        seed, number: with the thing's id they decide everything.
+        thing: What the dialogue is about.
+        others: Things of the same split, which early turns may be about.
+        seed, number: Together with the id of the thing, they determine all random choices.
     """
     rng = random.Random(f"{seed}:{thing.thing_id}:{number}")
     weights = _form_weights(thing)
@@ -75,7 +76,7 @@ def make_dialogue(thing: Thing, others: Sequence[Thing], *, seed: int, number: i
 def dialogue_of(
     thing: Thing, dialogue_id: str, texts: Sequence[str], target: str, kind: str, image_id: str
 ) -> Dialogue:
-    """The record of a dialogue about a thing, whose id begins with the form; the user speaks first."""
+    """Returns the record of a dialogue about a thing. Its id begins with the form, and the user speaks first."""
     return Dialogue(
         dialogue_id=dialogue_id,
         form=dialogue_id.partition("/")[0],
@@ -99,7 +100,7 @@ def _form_weights(thing: Thing) -> dict[str, int]:
 
 
 def _speak(form: str, thing: Thing, others: Sequence[Thing], rng: random.Random) -> tuple[list[str], str, str]:
-    """Messages, the text they lead to and its kind: title, gloss or sentence."""
+    """Returns the messages, their target text and its kind: title, gloss or sentence."""
     talk = Talk(thing, rng, with_definition=form != "definition")
     if form == "sentence":
         turns, full = forms.sentence(talk)

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from .phrases import word_list
 from .stems import content_stems
 
-# What a word before the noun is asked for by.
+# The kinds of question that ask for a word before the noun.
 _KINDS = {word: kind for kind in ("colour", "size", "number") for word in word_list(f"words.{kind}")}
 _PLACES, _HAVING, _DETERMINERS, _AUXILIARIES, _PRONOUNS, _CLAUSES, _CONJUNCTIONS = (
     frozenset(word_list(f"words.{kind}"))
     for kind in ("place", "having", "determiner", "auxiliary", "pronoun", "clause", "conjunction")
 )
-# Behind these a phrase is not at its end.
+# A phrase does not end after these words.
 _OPEN = _DETERMINERS | _AUXILIARIES | _PLACES | _HAVING | {"used", "made", "for", "of", "to", "not"}
 _WORD = re.compile(r"[^\W_]")
 _STOPS = ",;:."
@@ -26,10 +26,10 @@ class Piece(NamedTuple):
     """A part of a caption.
 
     Args:
-        kind: `what` (a noun), `event` (a sentence), `colour`, `size`, `number`, `modifier`, `where`, `having`,
+        kind: One of `what` (a noun), `event` (a sentence), `colour`, `size`, `number`, `modifier`, `where`, `having`,
             `purpose`, `doing`, `clause`, `more`, or `tag`.
-        text: the words that answer.
-        noun: what a question about it may call its thing, empty where nothing.
+        text: The words that answer the question.
+        noun: The noun that a question about the piece may use, or an empty string if there is none.
     """
 
     kind: str
@@ -38,8 +38,10 @@ class Piece(NamedTuple):
 
 
 def caption_pieces(caption: str, is_noun: Callable[[str], bool]) -> tuple[Piece, ...]:
-    """The pieces of a caption (a noun phrase or a sentence), in its order; their words together are most of its words.
-    `is_noun` says whether a word can be a noun."""
+    """Splits a caption, which is a noun phrase or a sentence, into pieces in the order of its words.
+
+    The pieces contain most of the words. `is_noun` tells whether a word can be a noun.
+    """
     pieces: list[Piece] = []
     for number, (kind, words) in enumerate(_segments(caption)):
         if number == 0:
@@ -50,14 +52,14 @@ def caption_pieces(caption: str, is_noun: Callable[[str], bool]) -> tuple[Piece,
 
 
 def _segments(caption: str) -> list[tuple[str, list[str]]]:
-    """Kinds and words of what stands between prepositions, marks and conjunctions."""
+    """Returns kinds and words of the parts between prepositions, punctuation marks and conjunctions."""
     found: list[tuple[str, list[str]]] = []
     kind, words = "what", []
 
     def close(following: str) -> None:
         nonlocal kind, words
         if words and found and not content_stems(" ".join(words)):
-            # "of it", "in this": nothing to ask for.
+            # No question asks for "of it" or "in this".
             found[-1][1].extend(words)
         elif words:
             found.append((kind, words))
@@ -80,7 +82,7 @@ def _segments(caption: str) -> list[tuple[str, list[str]]]:
 
 
 def _begins(word: str) -> str:
-    """The kind of the piece that a word begins, empty where it begins none."""
+    """Returns the kind of the piece that a word begins, or an empty string."""
     if word in _PLACES:
         return "where"
     if word in _HAVING:
@@ -95,7 +97,7 @@ def _begins(word: str) -> str:
 
 
 def _first(words: list[str], is_noun: Callable[[str], bool]) -> list[Piece]:
-    """The first piece: a noun phrase falls into its noun and what stands before it, a sentence stays whole."""
+    """Splits the first part: a noun phrase into its noun and the words before it; a sentence remains one piece."""
     head, _, rest = " ".join(words).partition(" of ")
     parts = head.split()
     while len(parts) > 1 and parts[0].casefold() in _DETERMINERS:
@@ -109,7 +111,7 @@ def _first(words: list[str], is_noun: Callable[[str], bool]) -> list[Piece]:
 
 
 def _bare(words: list[str]) -> str:
-    """A short noun phrase without its article, for "is there ...?"; empty where it is none."""
+    """Returns a short noun phrase without its article, for "is there ...?", or an empty string."""
     if words and words[0].casefold() in _DETERMINERS:
         words = words[1:]
     return " ".join(words) if 0 < len(words) < 4 else ""

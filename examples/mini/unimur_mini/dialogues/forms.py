@@ -1,6 +1,6 @@
 """The forms of a dialogue: who describes the thing, who asks, and which mistakes are made.
 
-Every form returns the messages in turn, the user's first; the reply to be retrieved comes after the last of them.
+Every form returns alternating messages, of which the user's is the first. The reply to retrieve follows the last one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ MOST_TURNS = 8
 
 
 def chat(talk: Talk) -> list[str]:
-    """Two people talk around the thing: one asks and the other tells, or one tells and the other reacts."""
+    """Two people talk about the thing: one asks and the other tells, or one tells and the other reacts."""
     rng = talk.rng
     turns: list[str] = []
     if rng.random() < 0.5:
@@ -32,7 +32,7 @@ def chat(talk: Talk) -> list[str]:
 
 
 def statements(talk: Talk) -> list[str]:
-    """One side states facts over several messages, the other one takes note; the last message may ask for it."""
+    """One side states facts in several messages, and the other one reacts. The last message may ask for the thing."""
     rng = talk.rng
     rounds = rng.randint(1, 3)
     turns = [talk.greeted(talk.dressed(talk.facts(rng.randint(1, 3))))]
@@ -48,7 +48,7 @@ def statements(talk: Talk) -> list[str]:
 
 
 def question_answer(talk: Talk) -> list[str]:
-    """Questions of yes and no and open ones, with their answers; either side asks."""
+    """Yes-no questions and open questions with their answers. Either side asks."""
     rng = talk.rng
     user_asks = rng.random() < 0.5
     turns = [] if user_asks else [talk.greeted(talk.choose(PHRASES["question_openers"]))]
@@ -68,7 +68,7 @@ def question_answer(talk: Talk) -> list[str]:
 
 
 def guessing_game(talk: Talk) -> list[str]:
-    """Hints and wrong guesses in turn."""
+    """Hints and wrong guesses alternate."""
     rng = talk.rng
     turns = [talk.greeted(talk.choose(PHRASES["game_openers"], fact=talk.fact()))]
     for _ in range(rng.randint(1, 3)):
@@ -86,7 +86,7 @@ def guessing_game(talk: Talk) -> list[str]:
 
 
 def distractor(talk: Talk) -> list[str]:
-    """The thing is described, the answers name another of its kind, and each is denied."""
+    """The thing is described. The answers name other things of its kind, and each is denied."""
     rng = talk.rng
     turns = [talk.greeted(talk.choose(PHRASES["tell_openers"], fact=talk.facts(rng.randint(1, 2))))]
     for _ in range(rng.randint(1, 3)):
@@ -100,7 +100,7 @@ def distractor(talk: Talk) -> list[str]:
 
 
 def correction(talk: Talk) -> list[str]:
-    """Another thing is asked for and given; then the speaker says what was meant."""
+    """The speaker asks for another thing, gets it, and then says what was meant."""
     rng = talk.rng
     bare, name = talk.wrong()
     turns = [talk.greeted(talk.choose(PHRASES["asked_for_wrong"], name=name))]
@@ -115,7 +115,7 @@ def correction(talk: Talk) -> list[str]:
 
 
 def topic_switch(talk: Talk, other: Talk) -> list[str]:
-    """The first turns are small talk, or about another thing; the last ones decide."""
+    """The first turns are small talk or about another thing. Only the last ones are about the thing."""
     rng = talk.rng
     if rng.random() < 0.4:
         turns = [talk.greeted(talk.choose(PHRASES["small_talk"])), talk.choose(PHRASES["small_answers"])]
@@ -136,7 +136,7 @@ def topic_switch(talk: Talk, other: Talk) -> list[str]:
 
 
 def reverse_dictionary(talk: Talk) -> list[str]:
-    """What is the word for ...?, with an exchange about the word."""
+    """Asks "What is the word for ...?", with an exchange about the word."""
     rng, thing = talk.rng, talk.thing
     if not thing.definition:
         raise NothingLeft
@@ -166,7 +166,7 @@ def reverse_dictionary(talk: Talk) -> list[str]:
 
 
 def sentence(talk: Talk) -> tuple[list[str], str]:
-    """Talk about an example sentence whose word is left out. Returns the messages and the sentence in full."""
+    """Talk about an example sentence whose word is left out. Returns the messages and the whole sentence."""
     rng, thing = talk.rng, talk.thing
     if not thing.usages or not thing.definition:
         raise NothingLeft
@@ -181,7 +181,7 @@ def sentence(talk: Talk) -> tuple[list[str], str]:
 
 
 def caption(talk: Talk) -> list[str]:
-    """Questions about an image and their answers, as in visual dialogue; the target is the image's caption."""
+    """Questions about an image and their answers, as in visual dialogue. The target is the caption of the image."""
     rng = talk.rng
     turns = [talk.greeted(talk.choose(PHRASES["image_questions"])), talk.tell()]
     for question, answer in category_pairs(talk, rng.randint(0, 2)):
@@ -192,7 +192,7 @@ def caption(talk: Talk) -> list[str]:
 
 
 def definition(talk: Talk) -> list[str]:
-    """A chat whose target is the gloss: everything but the definition is told."""
+    """A chat whose target is the gloss. It tells everything except the definition."""
     if talk.left < 3:
         raise NothingLeft
     turns = [talk.greeted(talk.choose(PHRASES["tell_openers"], fact=talk.facts(2)))]
@@ -204,7 +204,7 @@ def definition(talk: Talk) -> list[str]:
 
 
 def _reply(talk: Talk) -> str:
-    """What the other side says in between: a question, a short reaction, or a fact as a question."""
+    """Returns a reply of the other side: a question, a short reaction, or a fact as a question."""
     roll = talk.rng.random()
     if roll < 0.12 and talk.left > 1:
         return _echo(talk)
@@ -216,7 +216,7 @@ def _echo(talk: Talk) -> str:
 
 
 def category_pairs(talk: Talk, count: int) -> list[tuple[str, str]]:
-    """Questions about the kind of thing with true answers, at most one of them yes."""
+    """Returns questions about the kind of thing and their true answers, at most one of which is yes."""
     rng, answers = talk.rng, talk.thing.categories
     right = [asked for asked, yes in answers.items() if yes]
     wrong = [asked for asked, yes in answers.items() if not yes]

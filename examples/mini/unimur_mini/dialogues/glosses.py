@@ -1,4 +1,4 @@
-"""Rewrites glosses as people would say them: without brackets, with an article, as single statements."""
+"""Rewrites glosses as spoken language: single statements with articles and without brackets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _VOWEL = re.compile(
     r"(?!uni(?!n|m)|use|usu|ute|eu|one\b|once\b|u\b|ubiq|uran)[aeiou]|[fhlmnrsx]-|hour|honest|honor|heir", re.I
 )
 _COUNTED = frozenset(f"noun.{name}" for name in word_list("counted fields"))
-# Words at the head of a definition that take no article although their kin are counted.
+# Head words of definitions that take no article, unlike similar words.
 _MASS = frozenset(word_list("mass nouns"))
 _RELATIVE = re.compile(r"(?:^|[\s,])(?:that|which|who)\s+((?!(?:is|was|has|its|this|his|as)\b)[a-z]+(?:s|ed)\b.*)")
 _RELATIVE_BE = re.compile(r"(?:^|[\s,])(?:that|which|who)\s+((?:is|are|has|have|can|may|must|will)\b.*)")
@@ -51,7 +51,7 @@ _PLURAL_VERB = re.compile(r"(?:have|are)\b")
 
 
 def plain(gloss: str) -> list[str]:
-    """The statements of a definition, without what stands in brackets; the first one defines, the others add."""
+    """Returns the statements of a definition without text in brackets. The first one defines, the others add facts."""
     while (shorter := _BRACKETS.sub("", gloss)) != gloss:
         gloss = shorter
     gloss = re.sub(r"[()]", "", gloss).replace("`", "'")
@@ -60,12 +60,12 @@ def plain(gloss: str) -> list[str]:
 
 
 def article(phrase: str) -> str:
-    """`a` or `an`, as the phrase sounds: "an hour", "a unicorn"."""
+    """Returns `a` or `an` according to the sound of the phrase: "an hour", "a unicorn"."""
     return "an" if _VOWEL.match(phrase) else "a"
 
 
 def with_article(name: str) -> str:
-    """A counted noun in the singular with its article; plurals, names and mass nouns as they are."""
+    """Adds the article to a countable noun in the singular. Plurals, names and mass nouns are unchanged."""
     last = name.split()[-1] if name.split() else ""
     if not last or name[0].isupper() or last.casefold() in _MASS or is_plural(last):
         return name
@@ -73,7 +73,7 @@ def with_article(name: str) -> str:
 
 
 def is_plural(noun: str) -> bool:
-    """Whether a noun has the form of a plural."""
+    """Returns whether a noun has the form of a plural."""
     word = noun.casefold()
     return word in ("people", "species", "genera") or (word.isalpha() and normalise_title(word) != word)
 
@@ -84,19 +84,19 @@ def _head_end(definition: str) -> int:
 
 
 def head(definition: str) -> str:
-    """The noun that a definition turns on: "large mammal of the forest" -> "mammal"."""
+    """Returns the head noun of a definition: "large mammal of the forest" -> "mammal"."""
     said = definition[: _head_end(definition)].split()
     return said[-1].casefold() if said else ""
 
 
 def is_noun_phrase(definition: str) -> bool:
-    """Whether a noun's definition names a kind of thing, and does not only say what is done with it."""
+    """Returns whether a noun's definition names a kind of thing, and not only a use of it."""
     first = definition.split()[0].casefold()
     return head(definition) != first or not first.endswith(("ed", "ing"))
 
 
 def noun_phrase(definition: str, lexname: str) -> str:
-    """A noun's definition as something that can stand behind "it's": with an article, or as one of many."""
+    """Returns a noun's definition in a form that can follow "it's": with an article, or as one of many."""
     any_of = _ANY_OF.match(definition)
     if any_of and definition[:3].casefold() == "any":
         rest = definition[any_of.end() :]
@@ -112,8 +112,10 @@ def noun_phrase(definition: str, lexname: str) -> str:
 
 
 def statements(pieces: Sequence[str], hidden: frozenset[str], *, longest: int = 22) -> list[str]:
-    """What a noun's definition (pieces of `plain`) says of it, one clause each, with the slots `{it}`, `{it_is}`,
-    `{it_has}`; no clause says one of the `hidden` stems."""
+    """Returns the facts of a noun's definition, which is given as pieces of `plain`, as clauses.
+
+    The clauses have the slots `{it}`, `{it_is}` and `{it_has}`. No clause contains one of the `hidden` stems.
+    """
     found: list[str] = []
     for number, piece in enumerate(pieces):
         plural = is_plural(head(piece))
@@ -123,7 +125,7 @@ def statements(pieces: Sequence[str], hidden: frozenset[str], *, longest: int = 
                 found.append(template.replace("{}", _braceless(match[1])))
         for pattern in (_RELATIVE, _RELATIVE_BE):
             match = pattern.search(piece)
-            # The clause must be about the head, and the verb agrees with what it was written for.
+            # The clause must be about the head, and the verb must agree with it.
             if (
                 match
                 and number == 0
@@ -136,12 +138,12 @@ def statements(pieces: Sequence[str], hidden: frozenset[str], *, longest: int = 
     texts = [text for text in dict.fromkeys(found) if text and 3 <= len(text.split()) <= longest]
     texts = [text for text in texts if not says(text, hidden) and _whole(text)]
     stems = [content_stems(_SLOT.sub("", text)) for text in texts]
-    # Of two that say the same, the longer one stays.
+    # Of two clauses with the same content, the longer one is kept.
     return [text for text, own in zip(texts, stems, strict=True) if not any(own < other for other in stems)]
 
 
 def _added(piece: str) -> str:
-    """A later statement of a gloss, which mostly lacks its subject ("occurs in many breeds", "used as fuel")."""
+    """Completes a later statement of a gloss, which often has no subject ("occurs in many breeds", "used as fuel")."""
     text = _braceless(piece)
     first = text.split()[0]
     if _VERB.match(text):
@@ -164,6 +166,6 @@ def _braceless(text: str) -> str:
 
 
 def _whole(text: str) -> bool:
-    """Whether a clause was not cut in the middle."""
+    """Returns whether a clause is complete."""
     last = text.split()[-1].strip(".,'\"").casefold()
     return last not in {"a", "an", "the", "of", "and", "or", "to", "in", "with", "for", "by", "as", "that", "which"}

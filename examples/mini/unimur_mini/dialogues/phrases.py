@@ -1,4 +1,4 @@
-"""The phrases and the words of the dialogues, read from the text files beside this one."""
+"""Reads the phrases and words of the dialogues from the text files in this folder."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def read_phrases(path: Path) -> dict[str, tuple[str, ...]]:
-    """Phrases by section: `[section]` opens one, each further line is one phrase, lines with `#` are comments.
+    """Reads phrases by section. `[section]` begins a section, each other line is a phrase, and `#` begins a comment.
 
     Raises:
-        ValueError: a phrase before the first section, or a section that stands twice; the message names the line.
+        ValueError: if a phrase precedes the first section, or a section occurs twice. The message names the line.
     """
     sections: dict[str, list[str]] = {}
     phrases = None
@@ -36,5 +36,5 @@ WORDS = read_phrases(_HERE / "words.txt")
 
 
 def word_list(section: str) -> tuple[str, ...]:
-    """The words of a section of `words.txt`, in their order."""
+    """Returns the words of a section of `words.txt` in their order."""
     return tuple(" ".join(WORDS[section]).split())

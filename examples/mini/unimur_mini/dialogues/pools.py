@@ -1,4 +1,4 @@
-"""Selects the things that dialogues are about and the number of dialogues of each kind."""
+"""Selects the things that dialogues are about, and the number of dialogues of each kind."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from .lexicon import CONCRETE, Lexicon, plain_name
 from .stems import content_stems
 from .things import Thing, caption_thing, head_noun, image_thing, image_words, synset_thing
 
-# Of a pool's dialogues: no field of words may rule the others out.
+# Largest share of a lexical field in a pool, so that no field dominates it.
 LARGEST_LEXNAME_SHARE = 0.3
-# Of sentences and glosses that serve as captions.
+# Number of words of sentences and glosses that are used as captions.
 _FEWEST_WORDS, _MOST_WORDS = 5, 20
-# A title that is a file's name, a code or a whole remark.
+# Titles that are file names, codes or remarks.
 _ODD_TITLE = re.compile(r"[_#@\d]|\b(?:the letter|letter|kanji|flag of|sign for)\b", re.I)
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
 _LONE_LETTER = re.compile(r"\b[b-zB-HJ-Z]\b(?!')")
-# Faces of clocks, which share their name with a flower.
+# Clock faces, which have the name of a flower.
 _CLOCK = re.compile(r"o\Wclock", re.I)
-# A stamp's sentence that says what there is to see, and not a fact about it.
+# A sentence of a stamp that describes the image, and does not state a fact about its subject.
 _NOUN_PHRASE = re.compile(
     r"(?:an?|the|some|two|three) (?!.*\b(?:is|are|was|were|has|have|had|can|stands?|you)\b)", re.I
 )
-# Icons of programs and faces are named after things that they do not show.
+# Icons of programs and smileys are named after things that they do not show.
 _NAMED_FOR_ELSE = content_stems("applications smilies appicon software")
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Things of one kind: `linked` (a synset that images are named after), `image`, `noun` or `word`.
+    """Things of one kind: `linked` (a synset that is the title of images), `image`, `noun` or `word`.
 
     Args:
-        things: in the order in which they are used.
-        share: of all dialogues.
-        rounds: dialogues that one thing has at most.
+        things: The things, in the order in which they are used.
+        share: Share of the pool in all dialogues.
+        rounds: Maximum number of dialogues about one thing.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Pool:
 
 
 def link_images(lexicon: Lexicon, images: Iterable[dict]) -> tuple[dict[str, list[dict]], list[dict]]:
-    """Images by the synset whose first noun sense is their title, and those that no synset is named like.
+    """Returns the images by the synset whose first noun sense is their title, and the images without a synset.
 
     Images that show another sense of their title are in neither.
     """
@@ -74,8 +74,10 @@ def link_images(lexicon: Lexicon, images: Iterable[dict]) -> tuple[dict[str, lis
 
 
 def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
-    """All things to talk about; `most` is how many the pools of nouns and of other words hold, since building one
-    takes a while."""
+    """Builds all pools of things to talk about.
+
+    `most` limits the number of things in the pools of nouns and of other words, because building them takes a while.
+    """
     linked, rest = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     rng.shuffle(keys)
@@ -95,7 +97,7 @@ def make_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, 
 
 
 def make_question_pools(lexicon: Lexicon, images: Sequence[dict], rng: random.Random, *, most: int) -> list[Pool]:
-    """What ten rounds of questions are about: captions of images, things to be guessed, sentences and glosses."""
+    """Builds the pools for dialogues of questions: captions of images, things to guess, sentences and glosses."""
     linked, _ = link_images(lexicon, images)
     keys = [key for key in sorted(linked) if not lexicon.is_ambiguous(key)]
     nouns = [key for key in lexicon.synsets if key not in linked and _is_common_noun(lexicon, key)]
@@ -151,7 +153,7 @@ def _example_things(lexicon: Lexicon, keys: Iterable[str]) -> Iterator[Thing]:
 
 
 def take(pool: Pool, split: str, count: int) -> Iterator[tuple[Thing, int]]:
-    """Up to `count` (thing, round) of one split, every thing once before any of them twice."""
+    """Yields up to `count` (thing, round) of one split. Every thing is used once before any is used twice."""
     things = [thing for thing in pool.things if thing.split == split]
     most = LARGEST_LEXNAME_SHARE * count if pool.name in ("linked", "noun") else count
     taken: Counter[str] = Counter()
@@ -194,7 +196,7 @@ def _image_things(lexicon: Lexicon, images: Iterable[dict]) -> Iterator[Thing]:
 def _usable_caption(image: dict) -> str:
     text = " ".join(image["description"].split())
     foreign = not text.isascii() or re.search(r"https?:|www\.|[@_#<>]", text)
-    # A stamp's sentence describes its image; what uploaders of clip art write is mostly about the file.
+    # Sentences of stamps describe their image. Descriptions of clip art are mostly about the file.
     if image["source"] != "stamps" or foreign or not 3 <= len(text.split()) <= 20:
         return ""
     return text if _NOUN_PHRASE.match(text) else ""
@@ -206,7 +208,7 @@ def _useful(things: Iterable[Thing], most: int | None = None) -> list[Thing]:
 
 def _can_be_told(thing: Thing) -> bool:
     if not all(map(content_stems, thing.names)):
-        # A name such as "one" or "US" cannot be kept out of what is said.
+        # Names such as "one" or "US" cannot be avoided in a dialogue.
         return False
     if thing.part_of_speech != "noun":
         return bool(thing.definition)

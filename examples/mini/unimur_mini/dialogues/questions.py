@@ -1,4 +1,4 @@
-"""Dialogues of rounds: a question and its answer, five to ten of them about one thing."""
+"""Dialogues of five to ten rounds about one thing, each of which is a question and its answer."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from .talk import NothingLeft, Talk
 from .things import Thing
 
 FEWEST_ROUNDS, MOST_ROUNDS = 5, 10
-# Dialogues of all ten rounds.
+# Share of the dialogues with all ten rounds.
 _LONGEST_SHARE = 0.6
-# Of a caption's words, in one message.
+# Largest share of a caption's words in one message.
 _MOST_SAID = 0.6
 _TRIES = 8
 Round = tuple[str, str]
 
 
 def make_questions(thing: Thing, others: Sequence[Thing], *, seed: int, number: int) -> Dialogue | None:
-    """One dialogue of questions and answers.
+    """Makes a dialogue of questions and answers.
 
     Args:
-        thing: with pieces of its caption, which is then the target; or to be guessed without being named.
-        others: things of the same split; their pieces are asked for in vain.
-        seed, number: with the thing's id they decide everything.
+        thing: What the dialogue is about. If it has pieces of a caption, the caption is the target. Otherwise the
+            thing is to be guessed and is not named.
+        others: Things of the same split, whose pieces are the subjects of questions that have no answer.
+        seed, number: Together with the id of the thing, they determine all random choices.
 
     Returns:
-        None where too little is known of the thing, or a message would say most of the caption.
+        The dialogue, or None if too little is known about the thing or a message would contain most of the caption.
     """
     rng = random.Random(f"{seed}:questions:{thing.thing_id}:{number}")
     for _ in range(_TRIES):
@@ -63,7 +64,7 @@ def _gives_away(text: str, thing: Thing) -> bool:
 
 
 def _guessing(talk: Talk, count: int) -> list[Round]:
-    """Questions of yes and no, wrong guesses, and facts; the last rounds tell most."""
+    """Returns rounds of yes-no questions, wrong guesses and facts. The last rounds tell most."""
     rng = talk.rng
     wrong = rng.randint(0, min(2, len(talk.thing.siblings)))
     told = rng.randint(2, 4)
@@ -80,7 +81,7 @@ def _guessing(talk: Talk, count: int) -> list[Round]:
 
 
 def _about_caption(talk: Talk, others: Sequence[Thing], count: int) -> list[Round]:
-    """Each piece of the caption once, among questions in vain; the first thing mostly first."""
+    """Returns a round for each piece of a caption, among unanswered questions. Mostly the first piece comes first."""
     rng, thing = talk.rng, talk.thing
     words = content_stems(thing.caption)
     if len(words) < 2 or len(thing.pieces) < 2:
@@ -101,7 +102,7 @@ def _about_caption(talk: Talk, others: Sequence[Thing], count: int) -> list[Roun
 
 
 def _asked(talk: Talk, piece: Piece) -> Round:
-    """A question that a piece answers, or that says it and is answered by yes."""
+    """Returns a question that a piece answers, or a question that contains the piece and is answered by yes."""
     rng = talk.rng
     polar = _polar(talk, piece) if rng.random() < 0.4 else ""
     if polar:
@@ -111,7 +112,7 @@ def _asked(talk: Talk, piece: Piece) -> Round:
 
 
 def _polar(talk: Talk, piece: Piece) -> str:
-    """A question of yes and no that says the piece, empty where it cannot be said so."""
+    """Returns a yes-no question that contains the piece, or an empty string if there is none."""
     templates = PHRASES.get(f"polar_questions.{piece.kind}", ())
     templates = [template for template in templates if piece.noun or "{noun}" not in template]
     if not templates:
@@ -123,7 +124,7 @@ def _polar(talk: Talk, piece: Piece) -> str:
 
 
 def _in_vain(talk: Talk, others: list[Thing], words: frozenset[str]) -> Round:
-    """A question about something else, or one that nothing is known of."""
+    """Returns a question about something else, or one whose answer is unknown."""
     rng = talk.rng
     pieces = [piece for other in others[:3] for piece in other.pieces]
     others[:] = others[3:]

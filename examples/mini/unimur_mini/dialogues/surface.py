@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-# Faces and hands only: any other emoji would name a thing.
+# Only faces and hands, because other emoji would name a thing.
 _EMOJI = tuple("😀😄😂🙂😉😅🤔😊🙈😎👍🙏🤷😐")
 _SHARES = {"lower": 0.3, "bare": 0.35, "emoji": 0.06, "typo": 0.04, "marks": 0.06, "stretch": 0.03}
 _SENTENCE = re.compile(r"(^|[.!?]\s+)([a-z])")
@@ -13,7 +13,7 @@ _PRONOUN = re.compile(r"\bi('m|'d|'ve|'ll)?\b(?!\.)")
 
 
 class Typing:
-    """The typing habits of one speaker, decided by `rng`, as each slip is."""
+    """The typing habits of one speaker. `rng` determines them and each typo."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -21,7 +21,7 @@ class Typing:
         self._bare = rng.random() < _SHARES["bare"]
 
     def __call__(self, text: str) -> str:
-        """The message as this speaker would type it."""
+        """Returns the message as this speaker would type it."""
         rng = self._rng
         text = re.sub(r"\s+([,.;?!])", r"\1", " ".join(text.split()))
         text = re.sub(r"([?!])[.,;]", r"\1", re.sub(r",\.", ".", re.sub(r"\.\.(?!\.)(?<!\.\.\.)", ".", text)))
@@ -44,7 +44,7 @@ class Typing:
 
 
 def _slip(text: str, rng: random.Random) -> str:
-    """Two neighbouring letters swapped, or one left out, in one of the longer words."""
+    """Swaps two neighbouring letters or leaves one out in one of the longer words."""
     words = list(re.finditer(r"[a-z]{5,}", text))
     if not words:
         return text

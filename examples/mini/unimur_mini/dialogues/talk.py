@@ -1,4 +1,4 @@
-"""The facts and phrases of one dialogue; each fact is used once."""
+"""The facts and phrases of one dialogue. Each fact is used once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from .things import Thing
 
 
 class NothingLeft(Exception):
-    """The thing has too little to be told in this form."""
+    """Too little is known about the thing for this form."""
 
 
 _JOINTS = (", and ", ". ", ", also ", "; ", ". Also, ", " and ", ". Oh, and ", ", plus ", ". And ", " - ")
 _OBJECTS = {"it": "it", "he": "him", "she": "her"}
-# Facts that make up for a definition.
+# Number of facts that can replace a definition.
 _ENOUGH = 3
 _PERSON_HINTS = {"she": ("woman", "girl", "female", "wife", "mother"), "he": ("man", "boy", "male", "husband")}
 
 
 class Talk:
-    """Draws facts, phrases and wrong guesses for one dialogue; `with_definition=False` leaves the definition out,
-    where it is the target itself."""
+    """Draws facts, phrases and wrong guesses for one dialogue.
+
+    `with_definition=False` leaves the definition out, for dialogues whose target it is.
+    """
 
     def __init__(self, thing: Thing, rng: random.Random, *, with_definition: bool = True) -> None:
         self.thing, self.rng = thing, rng
@@ -40,43 +42,43 @@ class Talk:
         rng.shuffle(self._wrong)
 
     def choose(self, templates: Sequence[str], **slots: str) -> str:
-        """A template, not one of those used before in this dialogue, with its slots filled."""
+        """Fills the slots of a template that this dialogue has not used before."""
         fresh = [template for template in templates if template not in self._used] or list(templates)
         template = self.rng.choice(fresh)
         self._used.add(template)
         return template.format(**{"it": "it", **self._slots, **slots})
 
     def _drawn(self, section: str, **slots: str) -> str:
-        """A template of a section, whether it was used before or not, with its slots filled."""
+        """Fills the slots of a template of a section, which may have been used before."""
         return self.rng.choice(PHRASES[section]).format(**slots)
 
     def fact(self) -> str:
-        """One clause about the thing. Raises NothingLeft where everything was said."""
+        """Returns a clause about the thing. Raises NothingLeft if everything was said."""
         if not self._facts:
             raise NothingLeft
         self._said.append(self._facts.pop())
         return self._said[-1]
 
     def facts(self, count: int) -> str:
-        """Up to `count` clauses as one message; at least one."""
+        """Returns a message of at least one and up to `count` clauses."""
         clauses = [self.fact()]
         while len(clauses) < count and self._facts:
             clauses.append(self.fact())
         return self.joined(clauses)
 
     def joined(self, clauses: Sequence[str]) -> str:
-        """Clauses in one message."""
+        """Joins clauses to one message."""
         text = clauses[0]
         for clause in clauses[1:]:
             text = text + self.rng.choice(_JOINTS) + clause
         return text
 
     def tell(self, *, most: int = 2) -> str:
-        """A message that tells one fact or more, with or without words around it."""
+        """Returns a message with one or more facts, with or without filler words."""
         return self.dressed(self.facts(self.rng.randint(1, most)))
 
     def dressed(self, text: str) -> str:
-        """The text with a filler before or behind it, now and then."""
+        """Returns the text, sometimes with filler words before or after it."""
         if self.rng.random() < 0.25:
             text = f"{self.choose(PHRASES['fillers'])}, {text}"
         if self.rng.random() < 0.12:
@@ -84,7 +86,7 @@ class Talk:
         return text
 
     def greeted(self, text: str) -> str:
-        """The text of a first turn, sometimes behind a greeting."""
+        """Returns the text of a first turn, sometimes after a greeting."""
         return (
             f"{self.choose(PHRASES['greetings'])}{self.rng.choice([', ', '! ', '. ', ' '])}{text}"
             if self.rng.random() < 0.3
@@ -92,8 +94,11 @@ class Talk:
         )
 
     def wrong(self) -> tuple[str, str]:
-        """Something of the same kind that is not meant: (bare, with its article). Raises NothingLeft where nothing is
-        known."""
+        """Returns the name of another thing of the same kind, without and with its article.
+
+        Raises:
+            NothingLeft: if no such thing is known.
+        """
         if not self._wrong:
             raise NothingLeft
         name = self._wrong.pop()
@@ -101,12 +106,12 @@ class Talk:
 
     @property
     def left(self) -> int:
-        """How many facts were not said."""
+        """The number of facts that were not said."""
         return len(self._facts)
 
     @property
     def is_told(self) -> bool:
-        """Whether the definition was told, its beginning with something else, or a few facts in its place."""
+        """Whether the definition was told, or its beginning and another fact, or a few facts instead of it."""
         if not self._defining:
             return len(self._said) >= _ENOUGH
         whole = self._told_noun == self.thing.definition or not self._enough
@@ -137,17 +142,17 @@ class Talk:
             facts.append(self._drawn("near_facts", name=near, it=self.it, him=_OBJECTS[self.it]))
         rng.shuffle(facts)
         if self._defining:
-            # Told last to first: mostly early, sometimes only at the end.
+            # Facts are told from last to first, so the definition mostly comes early and sometimes at the end.
             facts.insert(len(facts) if rng.random() < 0.6 else rng.randint(0, len(facts)), self._defining)
         return facts
 
     def _choose_definition(self) -> str:
-        """The whole definition, or only its beginning, so that the rest is told in other turns."""
+        """Returns the whole definition, or only its beginning, so that other turns tell the rest."""
         short = self.thing.short_definition
         return short if short and self.rng.random() < 0.5 else self.thing.definition
 
     def _covers(self, statement: str) -> bool:
-        """Whether the definition that will be told says a statement already."""
+        """Returns whether the chosen definition already contains a statement."""
         words = content_stems(statement.replace("{it_is}", "").replace("{it_has}", "").replace("{it}", ""))
         return len(words & content_stems(self._told_noun)) > 0.6 * len(words)
 

@@ -1,4 +1,4 @@
-"""The datasets: dialogues with the text they lead to, and glosses with their titles, each in its fixed splits."""
+"""The datasets in their fixed splits: dialogues with their target texts, and glosses with their titles."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from .things import free_gloss, split_of
 logger = logging.getLogger(__name__)
 
 SIZE = 24_000
-# Each held-out split, as a share of the dialogues in training.
+# Size of each held-out split, as a share of the number of training dialogues.
 HELD_OUT_SHARE = 0.1
-# Raised whenever the dialogues change, so that those cached by an older version are not read.
+# Increased whenever the dialogues change, so that those cached by an older version are not read.
 VERSION = 1
 QUESTIONS_VERSION = 1
 
@@ -35,43 +35,46 @@ _GLOSS_FEATURES = columns("gloss", "title", "synset_id", "part_of_speech", "targ
 
 
 def load_dialogue_texts() -> DatasetDict:
-    """Dialogues built from WordNet and the installable images' words, made once and kept in the cache.
+    """Reads dialogues that are built once from WordNet and the words of the installable images, and kept in the cache.
 
-    Nothing in a dialogue names what it is about; `target_text` does: the title, the gloss or a sentence whose
+    A dialogue does not name what it is about. `target_text` does: it is the title, the gloss or a sentence whose
     embedding the dialogue should lead to.
 
     Returns:
-        `train`, `validation` and `test` with the columns of `Dialogue`; `target_picture` is an `image_id` of the same
-        split of `split_by_title`, empty where no image has the thing's name.
+        The splits `train`, `validation` and `test` with the columns of `Dialogue`. `target_picture` is an `image_id`
+        of the same split of `split_by_title`, or an empty string if no image has the name of the thing.
 
     Raises:
-        PackageUnavailable: WordNet or all sources of images are missing.
+        PackageUnavailable: if WordNet or all sources of images are unavailable.
     """
     name = f"dialogues-{VERSION}-0-{SIZE}"
     return kept(name, lambda: build_dialogues(*_words(), seed=0, size=SIZE))
 
 
 def build_dialogues(lexicon: Lexicon, images: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
-    """The dialogues that `load_dialogue_texts` keeps, from a lexicon and rows of `load_captioned_images`: `size` in
-    `train`, as far as there is enough to talk about; the other two splits have a tenth each."""
+    """Builds the dialogues of `load_dialogue_texts` from a lexicon and rows of `load_captioned_images`.
+
+    `train` has up to `size` dialogues, depending on how many things there are. The other two splits have a tenth each.
+    """
     return _told(make_pools(lexicon, images, random.Random(seed), most=size), make_dialogue, seed=seed, size=size)
 
 
 def load_questions() -> DatasetDict:
-    """Dialogues of five to ten questions and answers about one thing, made once and kept in the cache.
+    """Reads dialogues of five to ten questions and answers about one thing, built once and kept in the cache.
 
-    `form` is `caption_questions`: pieces of a caption (of an image, a gloss, an example sentence) are asked for or
-    asked about, among questions that nothing is known of; the caption is the target and no message holds most of it.
-    Or it is `twenty_questions`: about a thing that nobody names, with its title as the target.
+    The column `form` has two values. In `caption_questions`, the questions are about pieces of a caption (of an image,
+    a gloss or an example sentence), among other questions whose answers are unknown. The caption is the target, and no
+    message contains most of it. In `twenty_questions`, they are about a thing that nobody names, whose title is the
+    target.
 
-    Returns, Raises: as `load_dialogue_texts`; `target_kind` is `caption` or `title`.
+    Returns and raises what `load_dialogue_texts` does. `target_kind` is `caption` or `title`.
     """
     name = f"questions-{QUESTIONS_VERSION}-0-{SIZE // 2}"
     return kept(name, lambda: build_questions(*_words(), seed=0, size=SIZE // 2))
 
 
 def build_questions(lexicon: Lexicon, images: Sequence[dict], *, seed: int, size: int) -> DatasetDict:
-    """The dialogues that `load_questions` keeps, from a lexicon and rows of `load_captioned_images`."""
+    """Builds the dialogues of `load_questions` from a lexicon and rows of `load_captioned_images`."""
     pools = make_question_pools(lexicon, images, random.Random(seed), most=size)
     return _told(pools, make_questions, seed=seed, size=size)
 
@@ -87,20 +90,22 @@ def _told(pools: Sequence[Pool], make: Make, *, seed: int, size: int) -> Dataset
 
 
 def load_glosses() -> DatasetDict:
-    """Reverse dictionary: definitions that do not name the word, with the word, in the splits of the dialogues. Named
-    people and places are left out unless an image has their name.
+    """Reads a reverse dictionary: definitions that do not contain their word, and the word.
+
+    Names of people and places are left out unless an image has the name.
 
     Returns:
-        `train`, `validation` and `test` with `gloss` (without what stood in brackets), `title` (the image's title, or
-        the lemma most often used), `synset_id, part_of_speech, target_picture, group, license`.
+        The splits `train`, `validation` and `test` of the dialogues with `gloss` (without text in brackets), `title`
+        (the title of the image, or the most frequent lemma), `synset_id`, `part_of_speech`, `target_picture`, `group`
+        and `license`.
 
-    Raises: as `load_dialogue_texts`.
+    Raises what `load_dialogue_texts` raises.
     """
     return kept(f"glosses-{VERSION}", lambda: build_glosses(*_words()))
 
 
 def build_glosses(lexicon: Lexicon, images: Sequence[dict]) -> DatasetDict:
-    """The pairs that `load_glosses` keeps."""
+    """Builds the pairs of `load_glosses`."""
     linked, _ = link_images(lexicon, images)
     parts: dict[str, list[dict]] = {split: [] for split in SPLITS}
     for key, row in tqdm(lexicon.synsets.items(), desc="Reading glosses", unit="synset"):
@@ -131,7 +136,7 @@ def _split_rows(pools: Sequence[Pool], split: str, make: Make, *, seed: int, siz
     failed = 0
     for pool in pools:
         things = [thing for thing in pool.things if thing.split == split]
-        # There are more nouns than can be used: the last pool makes up for what the others lack.
+        # There are more nouns than needed, so the last pool fills up what the others lack.
         wanted = size - len(rows) if pool is pools[-1] else round(size * pool.share)
         jobs = list(take(pool, split, wanted))
         for thing, number in tqdm(jobs, desc=f"Writing dialogues ({split}, {pool.name})", unit="dialogue"):

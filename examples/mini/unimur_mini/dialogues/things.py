@@ -1,4 +1,4 @@
-"""Things that dialogues can be about, with everything that can be said of them without naming them."""
+"""Things that dialogues can be about, and everything that can be said about them without naming them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .lexicon import CONCRETE, Lexicon
 from .phrases import word_list
 from .stems import STOP_WORDS, content_stems, hidden_stems, says
 
-# Tags that say how or for what an image was filed.
+# Tags that say how or why an image was filed.
 _EMPTY_TAGS = frozenset(word_list("tags without meaning"))
 _BLANKS = ("___", "[...]", "thingy", "whatsit", "you-know-what", "…", "(blank)")
-# What a clause begins with, left behind where it is cut off.
+# Words that begin a clause, and that are left over when the clause is cut off.
 _DANGLING = re.compile(rf"(?:[\s,]+(?:{'|'.join(word_list('dangling words'))}))+$")
 _SPLITS = ("test", "validation", "train")
 _LONGEST_DEFINITION = 24
@@ -29,25 +29,25 @@ _BEFORE_HEAD_ENDS = re.compile(
 
 @dataclass(frozen=True)
 class Thing:
-    """Something to talk about; every text but `title`, `gloss`, `names` and `caption` names it nowhere.
+    """Something to talk about. Only `title`, `gloss`, `names` and `caption` contain its names.
 
     Args:
-        thing_id: its synset's or its image's id.
-        names: every lemma, and the image's title.
-        part_of_speech, lexname: as in WordNet.
-        gloss: its whole definition.
-        definition: a noun phrase ("a large cat that roars"), empty where none is free of its names.
-        short_definition: its beginning, without what the statements add.
-        statements: clauses with slots, as `glosses.statements` makes them.
-        kinds, siblings, parts, wholes: names out of WordNet.
-        usages: example sentences as (with a blank, in full).
-        caption: a sentence about its image, which may be the target.
-        details: what the caption says beside the head noun.
-        pieces: of the caption, for questions that may name the thing.
-        images: (id, title) of its images in its split.
-        categories: answers to "is it ...?".
-        hidden: stems that the dialogue must not say.
-        group, split: see `split_of`.
+        thing_id: Id of its synset or its image.
+        names: All lemmas, and the title of the image.
+        part_of_speech, lexname: Part of speech and lexicographer file in WordNet.
+        gloss: The whole definition.
+        definition: A noun phrase ("a large cat that roars") without its names, or an empty string if there is none.
+        short_definition: The beginning of the definition, without the facts that the statements add.
+        statements: Clauses with slots (see `glosses.statements`).
+        kinds, siblings, parts, wholes: Names of related things in WordNet.
+        usages: Example sentences, each with a blank and in full.
+        caption: A sentence about its image, which may be the target.
+        details: The rest of the caption without the head noun.
+        pieces: Pieces of the caption, for questions that may name the thing.
+        images: Ids and titles of its images in its split.
+        categories: Answers to "is it ...?".
+        hidden: Stems that the dialogue must not contain.
+        group, split: See `split_of`.
     """
 
     thing_id: str
@@ -78,11 +78,11 @@ class Thing:
 
 
 def split_of(names: Iterable[str]) -> tuple[str, str]:
-    """The split that everything with one of these names belongs to, and the group that decides it.
+    """Returns the split of a thing with these names, and the group that determines it.
 
-    `titles.split_of_title` puts each name into a split; one name of a held-out thing holds all of it out, the test
-    split first. Nothing in `train` is therefore called as a held-out image is, and things of one group are in one
-    split.
+    `titles.split_of_title` assigns each name to a split. A thing is held out if one of its names is, where the test
+    split comes first. Therefore no thing in `train` has the name of a held-out image, and the things of a group are in
+    the same split.
     """
     splits = [(split_of_title(name), name) for name in names]
     for split in _SPLITS:
@@ -93,7 +93,7 @@ def split_of(names: Iterable[str]) -> tuple[str, str]:
 
 
 def free_gloss(lexicon: Lexicon, row: Synset, names: Sequence[str]) -> str:
-    """A definition that says none of these names and is no other word's, or ""."""
+    """Returns the definition if it contains none of these names and no other word has the same one, or ""."""
     gloss = "; ".join(plain(row["gloss"]))
     if lexicon.is_ambiguous(row["synset_id"]) or len(gloss.split()) < 3 or not all(map(content_stems, names)):
         return ""
@@ -101,7 +101,7 @@ def free_gloss(lexicon: Lexicon, row: Synset, names: Sequence[str]) -> str:
 
 
 def synset_thing(lexicon: Lexicon, key: str, images: Sequence[dict] = ()) -> Thing:
-    """A synset as a thing, with the images (rows of `load_captioned_images`) whose title is its name."""
+    """Makes a thing of a synset, with the images (rows of `load_captioned_images`) whose title is its name."""
     row = lexicon.synsets[key]
     titles = [image["title"] for image in images]
     names = tuple(dict.fromkeys([*row["lemmas"], *titles]))
@@ -137,8 +137,11 @@ def synset_thing(lexicon: Lexicon, key: str, images: Sequence[dict] = ()) -> Thi
 
 
 def image_thing(lexicon: Lexicon, image: dict) -> Thing | None:
-    """An image whose title no synset has: told by its caption, its tags and the noun that its title turns on. None
-    where the noun is held out and the image is not, or the other way round: nothing may be told of it."""
+    """Makes a thing of an image without a synset, from its caption, its tags and the head noun of its title.
+
+    Returns None if either the noun or the image is held out and the other one is not, because then nothing may be said
+    about it.
+    """
     title, caption = image["title"], image["description"]
     noun = head_noun(lexicon, title)
     key = lexicon.noun_of_title(noun) if noun else ""
@@ -146,7 +149,7 @@ def image_thing(lexicon: Lexicon, image: dict) -> Thing | None:
     split, group = split_of([title])
     if split_of([title, *lemmas])[0] != split or (noun and split_of([title, noun])[0] != split):
         return None
-    # A caption is more than its noun: the rest of it is what people would ask about.
+    # People ask for the rest of the caption, so only its noun is hidden.
     hidden = hidden_stems([noun, *lemmas]) if caption and noun else hidden_stems([title, *lemmas])
     if not caption and len(image["tags"]) < 2:
         return None
@@ -188,12 +191,12 @@ def caption_thing(
     images: Sequence[dict] = (),
     license: str,
 ) -> Thing:
-    """A caption as a thing of its own, which questions may name, since its own words are what is wanted.
+    """Makes a thing of a caption. Questions may name it, because its own words are the target.
 
     Args:
-        names: decide its split.
-        key: of the synset that it is about, empty where none is known.
-        images: rows of `load_captioned_images` that have this caption.
+        names: Names that determine the split.
+        key: Id of the synset that the caption is about, or an empty string if it is unknown.
+        images: Rows of `load_captioned_images` with this caption.
     """
     split, group = split_of(names)
     tags = _tags(images, frozenset())
@@ -216,17 +219,17 @@ def caption_thing(
 
 
 def image_words(image: dict) -> str:
-    """Tags and folders of an image: what it was filed under."""
+    """Returns the tags and folders of an image."""
     return " ".join([*image["tags"], *image["image_id"].split("/")[1:-1]]).replace("_", " ")
 
 
 def title_head(title: str) -> str:
-    """A title up to its first preposition: "pink bunny with an Easter egg" -> "pink bunny"."""
+    """Returns a title up to its first preposition: "pink bunny with an Easter egg" -> "pink bunny"."""
     return " ".join(re.findall(r"[^\W\d_][\w'-]*", _BEFORE_HEAD_ENDS.split(title)[0]))
 
 
 def head_noun(lexicon: Lexicon, title: str) -> str:
-    """The noun a title turns on, as long as WordNet has it: "colorful tow truck" -> "tow truck"."""
+    """Returns the longest head noun of a title that WordNet contains: "colorful tow truck" -> "tow truck"."""
     words = title_head(title).split()
     ends = (" ".join(words[start:]) for start in range(len(words)))
     return next((end for end in ends if lexicon.noun_of_title(end)), words[-1] if words else "")
@@ -237,7 +240,7 @@ def _unnamed(names: Iterable[str], hidden: frozenset[str]) -> tuple[str, ...]:
 
 
 def _definition(pieces: Sequence[str], hidden: frozenset[str], lexname: str, noun: bool) -> str:
-    # The beginning of a verb's or an adjective's definition says too little.
+    # For verbs and adjectives, the beginning of the definition is not enough.
     for text in (_shortened(pieces[0]) if noun else pieces[:1]) if pieces else []:
         if not 2 < len(text.split()) <= _LONGEST_DEFINITION or says(text, hidden):
             continue
@@ -254,7 +257,7 @@ def _short_definition(pieces: Sequence[str], hidden: frozenset[str], lexname: st
 
 
 def _shortened(text: str) -> list[str]:
-    """A definition, and its beginnings up to a clause."""
+    """Returns a definition and its beginnings before each clause."""
     text = text.strip(" ,")
     cuts = [
         match.start() for match in re.finditer(r",? (?:that|which|who|used|having|with|as in|especially)\b|, ", text)
@@ -280,7 +283,7 @@ def _siblings(lexicon: Lexicon, key: str, hidden: frozenset[str]) -> tuple[str, 
 
 
 def _usages(examples: Sequence[str], lemmas: Sequence[str], hidden: frozenset[str]) -> tuple[tuple[str, str], ...]:
-    """Examples whose lemma can be blanked and that name the thing nowhere else."""
+    """Returns the examples in which the lemma can be replaced by a blank and that do not name the thing elsewhere."""
     found = []
     for example in examples:
         for lemma in sorted(lemmas, key=len, reverse=True):
@@ -289,7 +292,7 @@ def _usages(examples: Sequence[str], lemmas: Sequence[str], hidden: frozenset[st
             )
             if pattern.search(example):
                 blank = _BLANKS[len(example) % len(_BLANKS)]
-                # "an" would give the word's first letter away.
+                # "an" would reveal that the word begins with a vowel.
                 masked = re.sub(rf"\b([Aa])n {re.escape(blank)}", rf"\1 {blank}", pattern.sub(blank, example))
                 if 3 <= len(example.split()) <= 20 and not says(masked, hidden):
                     found.append((masked, example))
@@ -298,10 +301,10 @@ def _usages(examples: Sequence[str], lemmas: Sequence[str], hidden: frozenset[st
 
 
 def _details(title: str, noun: str, hidden: frozenset[str]) -> tuple[str, ...]:
-    """The words of a title before its noun, and the phrase behind it."""
+    """Returns the words of a title before its noun, and the phrase after it."""
     before, _, after = title.partition(noun)
     words = [word for word in re.findall(r"[^\W\d_][\w'-]*", before) if normalise_title(word) not in STOP_WORDS]
-    # A plural or a verb in front of the noun: the title is no plain noun phrase.
+    # With a plural or a verb before the noun, the title is not a simple noun phrase.
     found = [" ".join(words).casefold()] if words and not any(word.endswith("s") for word in words) else []
     match = re.match(r"\s*((?:of|with|in|on|at|for|from|by|inside|under|dancing|holding)\s[^.;:!()]+)", after)
     if match:

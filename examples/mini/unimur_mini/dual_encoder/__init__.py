@@ -1,1 +1,1 @@
-"""The training of the small dual encoder: its images, their views, and the projection between frozen towers."""
+"""Training of the small dual encoder: its images, their views, and the projection between frozen towers."""

@@ -1,4 +1,4 @@
-"""Training images of the small dual encoder: those of the training split, and all further clip arts."""
+"""Training images of the small dual encoder: those of the training split, and all other clip art."""
 
 import logging
 import re
@@ -20,21 +20,21 @@ logger = logging.getLogger(__name__)
 
 _CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _NOT_LETTERS = re.compile(r"[\W\d_]+")
-# A title that so many differently named files carry is the name of a collection ("Etiquette Icons"), not of a drawing.
+# Number of differently named files with one title that makes it the name of a collection ("Etiquette Icons").
 _COLLECTION = 5
 _COLLECTION_SHARE = 1 / 8
-# Drawings of one title that are trained on: 1,375 stars of one program would crowd out the rest.
+# Maximum number of training images with one title. Without it, 1,375 stars of one program would be too many.
 _MOST_OF_A_TITLE = 12
-# Cosine of pooled features at and above which two images are one drawing, whatever they are called; and from which
-# they are taken for one where their titles are alike too (cosine of the titles). Chosen by looking at contact sheets.
+# Cosine of pooled features from which two images are the same drawing, and the cosines of features and of titles from
+# which they are considered the same together. They were chosen by looking at contact sheets.
 SAME_IMAGE, ALIKE_IMAGE, ALIKE_TITLE = 0.985, 0.93, 0.7
-# Rows of a matrix of cosines that exist at one time.
+# Number of rows of the matrix of cosines that are computed at a time.
 _CHUNK = 1024
 
 
 @dataclass
 class TrainingImage:
-    """One image with all its texts; `title` is what names it best, and comes first."""
+    """One image with all its texts. `title` is the text that names it best; it is the first one."""
 
     image: str
     title: str
@@ -42,7 +42,7 @@ class TrainingImage:
 
 
 def collection_titles(rows: "Iterable[dict]") -> "set[str]":
-    """Titles that name a whole collection: the files that carry them are named for what they show."""
+    """Returns the titles that name a whole collection. Names of the files of such a title say what they show."""
     names = defaultdict(list)
     for row in rows:
         if row["source"] == "openclipart" and row["title"]:
@@ -53,10 +53,10 @@ def collection_titles(rows: "Iterable[dict]") -> "set[str]":
 
 
 def training_images(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "list[TrainingImage]":
-    """Images of the training split, and all further clip arts, with their texts.
+    """Returns the images of the training split and all other clip art, with their texts.
 
-    Repeats of a title are kept, up to twelve, since they are different drawings; files with equal bytes are not. What
-    has a title, or a name for one, that an image of the other splits (`held_out`) has is left out.
+    Up to twelve images of one title are kept, because they are different drawings. Of files with equal bytes, one is
+    kept. An image is left out if its title, or the name that replaces it, is that of an image in `held_out`.
     """
     rows = list(rows)
     known = {row["image_id"] for row in rows}
@@ -72,7 +72,7 @@ def training_images(rows: "Iterable[dict]", held_out: "Iterable[dict]") -> "list
     for row in [*rows, *further]:
         image = _with_texts(row, collections)
         content = _content(row)
-        # Further drawings of a title that is held out under its own name are told by the words of their files.
+        # Other drawings whose own title is held out are recognised by the words of their file names.
         groups = {title_group(image.title)}
         if row["title"] and row["title"] not in collections:
             groups.add(title_group(row["title"]))
@@ -111,18 +111,18 @@ def _with_texts(row: dict, collections: "set[str]") -> TrainingImage:
 
 
 def plain_title(title: str) -> str:
-    """A title in plain words: "pill-button_Purple2" -> "pill button purple"."""
+    """Returns a title in plain words: "pill-button_Purple2" -> "pill button purple"."""
     return " ".join(_NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", title)).casefold().split())
 
 
 def near_twins(
     images: torch.Tensor, titles: torch.Tensor, others: torch.Tensor, other_titles: torch.Tensor
 ) -> "list[tuple[int, int]]":
-    """Pairs of positions in `images` and in `others` whose features show the same drawing.
+    """Returns pairs of positions in `images` and in `others` that show the same drawing, according to their features.
 
     Args:
-        images (`(n, width)`), others (`(m, width)`): pooled features.
-        titles (`(n, text_width)`), other_titles (`(m, text_width)`): features of the titles.
+        images (`(n, width)`), others (`(m, width)`): Pooled features of the images.
+        titles (`(n, text_width)`), other_titles (`(m, text_width)`): Features of the titles.
     """
     images, titles, others, other_titles = (
         F.normalize(features.float(), dim=-1) for features in (images, titles, others, other_titles)
@@ -137,8 +137,10 @@ def near_twins(
 
 
 def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.Tensor:
-    """Group numbers `(n,)`: items of one group, and items joined by a chain of pairs, have the same number. `first`
-    is, of each item, the first item of its group."""
+    """Returns group numbers `(n,)` that are equal for items of one group and for items that a chain of pairs joins.
+
+    `first` holds the first item of each item's group.
+    """
     parent = list(first)
 
     def root(item: int) -> int:
@@ -153,8 +155,10 @@ def joined(first: "Sequence[int]", pairs: "Iterable[tuple[int, int]]") -> torch.
 
 
 def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: float = 0.95) -> torch.Tensor:
-    """Group numbers `(n,)` of titles; equal and near-equal titles (cosine of their `features` `(n, width)`) share
-    one."""
+    """Returns group numbers `(n,)` of titles. Equal and similar titles have the same number.
+
+    Titles are similar if the cosine of their `features` `(n, width)` is at least `threshold`.
+    """
     seen: dict[str, int] = {}
     first = [seen.setdefault(title_group(title), number) for number, title in enumerate(titles)]
     unit, pairs = F.normalize(features.float(), dim=-1), []
@@ -165,12 +169,14 @@ def shared_groups(titles: "Sequence[str]", features: torch.Tensor, threshold: fl
 
 
 def file_name_words(path: str, author: str = "") -> str:
-    """What an image's file is named for, without numbers and the author's name at its end:
-    "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" -> "half egg". Empty where fewer than three letters
-    remain."""
+    """Returns the words of an image's file name, without numbers and without the author's name at the end.
+
+    For instance, "food/half_egg_jean-victor_bal_01" by "Jean-Victor Balin" becomes "half egg". The result is empty if
+    fewer than three letters remain.
+    """
     words = _NOT_LETTERS.sub(" ", _CAMEL_CASE.sub(" ", path.rpartition("/")[2])).casefold().split()
     names = _NOT_LETTERS.sub(" ", author).casefold().split()
-    # The library cuts file names at a length, and with them the author's name.
+    # The library truncates long file names, and thereby the author's name.
     while len(words) > 1 and (len(words[-1]) == 1 or any(name.startswith(words[-1]) for name in names)):
         words.pop()
     return " ".join(words) if len("".join(words)) > 2 else ""

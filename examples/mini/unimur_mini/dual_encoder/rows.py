@@ -17,12 +17,12 @@ logger = logging.getLogger(__name__)
 
 
 def clip_rows(clip, image_processor, tokenizer, rows, held_out, seed: int, title_share: float) -> ClipRows:
-    """All training rows with features of the frozen towers.
+    """Builds all training rows with features of the frozen towers.
 
     Args:
-        rows: the training split, as `split_by_title` gives it.
-        held_out: rows of the other splits; what looks and is called like one of them is left out.
-        seed, title_share: of `ClipRows`.
+        rows: The training split of `split_by_title`.
+        held_out: Rows of the other splits. Images that look like one of them and have a similar title are left out.
+        seed, title_share: See `ClipRows`.
     """
     towers = frozen_towers(clip, tokenizer)
     held_out = [row for row in held_out if row["title"].strip()]

@@ -1,4 +1,4 @@
-"""Training the projection of a dual encoder between frozen towers."""
+"""Trains the projection of a dual encoder between frozen towers."""
 
 import json
 import logging
@@ -29,8 +29,11 @@ logger = logging.getLogger(__name__)
 
 
 def title_ranks(model, pairs: ImagePairs, groups=None) -> "dict[str, np.ndarray]":
-    """Rank `(images,)` of the first right answer, title -> image and image -> title, from 1 on; equal numbers of
-    `groups` `(images,)`, the title groups by default, are right for each other."""
+    """Returns the rank `(images,)` of the first correct result, from title to image and from image to title.
+
+    Ranks begin with 1. Items with equal numbers in `groups` `(images,)`, by default the title groups, are correct
+    results for each other.
+    """
     images = F.normalize(project(model, pairs.pooled[:]), dim=-1)
     titles = F.normalize(pairs.text_features[pairs.title_rows], dim=-1)
     scores, groups = (titles @ images.T).float().numpy(), np.asarray(pairs.groups if groups is None else groups)
@@ -41,13 +44,13 @@ def title_ranks(model, pairs: ImagePairs, groups=None) -> "dict[str, np.ndarray]
 
 
 def title_recalls(model, pairs: ImagePairs, groups=None) -> "dict[str, float]":
-    """Title -> image and image -> title recall in percent; equal title groups are all right (`title_ranks`)."""
+    """Returns recalls in percent, from title to image and from image to title (see `title_ranks`)."""
     ranks = title_ranks(model, pairs, groups)
     return {f"{name}_{k}": v for name, found in ranks.items() for k, v in recall_at(found).items()}
 
 
 def twin_groups(pairs: ImagePairs) -> torch.Tensor:
-    """Group numbers `(images,)`: images of one title group and images that look alike share one."""
+    """Returns group numbers `(images,)` that are equal within a title group and for images that look alike."""
     titles = pairs.text_features[pairs.title_rows]
     seen: dict[int, int] = {}
     first = [seen.setdefault(int(group), number) for number, group in enumerate(pairs.groups)]
@@ -55,29 +58,33 @@ def twin_groups(pairs: ImagePairs) -> torch.Tensor:
 
 
 def trained_state(model) -> "dict[str, torch.Tensor]":
-    """Tensors by name that a run of task `clip` gives a dual encoder: what trains, and the fitted gate of its head."""
+    """Returns the tensors that a run of the task `clip` changes: the trained ones, and the fitted gate of the head."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     return trained | {name: b for name, b in model.named_buffers() if ".head.gate." in name}
 
 
 def train(recipe: Recipe) -> "dict[str, float]":
-    """Runs a recipe of task `clip`.
+    """Runs a recipe of the task `clip`, and returns the recalls that `results.json` holds.
 
-    Writes to `training.output_dir`: the model; `projection.safetensors` with the trained tensors alone, in float16;
-    `results.json` with the recalls of the trained and of the untrained projection on the test split, where images of
-    one title group are right for each other, `test_own`, where only a title's own image is, and `test_twins`, where
-    near-twins are too; and `ranks.json` with the rank of each test image.
+    These files are written to `training.output_dir`:
+
+    - the model;
+    - `projection.safetensors` with only the trained tensors, in float16;
+    - `results.json` with the recalls of the trained and of the untrained projection on the test split. Images of one
+      title group are correct results for each other in `test`, only a title's own image is one in `test_own`, and
+      near-twins are too in `test_twins`;
+    - `ranks.json` with the rank of each test image.
     """
     args: TrainingArguments = recipe.training
     set_seed(args.seed)
     source = recipe.model.clip
     model = OpenCLIPModel.from_pretrained(source)
-    # The classifier of a `ImageHead` is the frozen tower's own.
+    # The classifier of an `ImageHead` is the one of the frozen tower.
     for part in (model.model.visual.trunk, model.model.text, getattr(model.model.visual.head, "classifier", None)):
         if part is not None:
             part.requires_grad_(False)
     image_processor, tokenizer = AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    with args.main_process_first(local=False, desc="frozen features"):  # the others read what the first one wrote
+    with args.main_process_first(local=False, desc="frozen features"):  # the other processes read its files
         splits = load_pairs(
             model,
             image_processor,
@@ -98,7 +105,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         )
     gate = getattr(getattr(model.model.visual, "head", None), "gate", None)
     if gate is not None:
-        open_gate(gate)  # the trained part learns alone
+        open_gate(gate)  # the gate does not take part in training
     logger.info("%s", parameter_report(model))
     with torch.inference_mode():
         untrained = title_recalls(model.eval(), splits["test"])
@@ -106,7 +113,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
         model=model,
         args=args,
         train_dataset=rows,
-        eval_dataset=splits["validation"].titles,  # evaluation is retrieval, by `recalls`
+        eval_dataset=splits["validation"].titles,  # evaluation is retrieval and uses `recalls`
         recalls=lambda m: title_recalls(m, splits["validation"]),
         callbacks=[TrainingGuard(model), EpochDraws(rows)],
     )
@@ -115,7 +122,7 @@ def train(recipe: Recipe) -> "dict[str, float]":
     if gate is not None:
         fit_gate(gate, rows.pooled)
     with torch.no_grad():
-        for tensor in trained_state(model).values():  # the model and the figures are those of the smaller file
+        for tensor in trained_state(model).values():  # model and results then match the float16 file
             tensor.copy_(tensor.half())
     if not trainer.is_world_process_zero():
         return {}

@@ -1,4 +1,4 @@
-"""Manuals of Debian packages as multimodal retrieval sets; examples/mini/README.md says what they hold."""
+"""Manuals of Debian packages as multimodal retrieval sets. examples/mini/README.md describes their content."""
 
 from modeling_unimur.data.retrieval_set import RetrievalSet
 
@@ -7,8 +7,11 @@ from .tables import load_manual
 
 
 def _retrieval_set(description: Description) -> RetrievalSet:
-    """A manual with its sections as groups; headings of training chapters that are no queries of `train` are the split
-    `headings`, and generated questions the split `generated`. Raises: as `load_manual`."""
+    """Returns a manual whose groups are its sections. Raises what `load_manual` raises.
+
+    The split `headings` holds the headings of training chapters that are not queries of `train`, and the split
+    `generated` the generated questions.
+    """
     tables = load_manual(description)
     further = {"generated": "generated"} | ({} if description.asks_by_headings else {"headings": "heading"})
     for split, kind in further.items():
@@ -19,20 +22,20 @@ def _retrieval_set(description: Description) -> RetrievalSet:
 
 
 def gimp_manual() -> RetrievalSet:
-    """GIMP's manual: screenshots, and captions of single images. Raises: as `load_manual`."""
+    """Returns GIMP's manual: screenshots, and captions of single images. Raises what `load_manual` raises."""
     return _retrieval_set(GIMP)
 
 
 def gnucash_manual() -> RetrievalSet:
-    """GnuCash's guide and manual: accounting explained, and windows. Raises: as `load_manual`."""
+    """Returns GnuCash's guide and manual: accounting, and screenshots. Raises what `load_manual` raises."""
     return _retrieval_set(GNUCASH)
 
 
 def debian_handbook() -> RetrievalSet:
-    """The Debian Administrator's Handbook: prose on systems. Raises: as `load_manual`."""
+    """Returns the Debian Administrator's Handbook: prose on systems. Raises what `load_manual` raises."""
     return _retrieval_set(DEBIAN_HANDBOOK)
 
 
 def scikit_learn_guide() -> RetrievalSet:
-    """scikit-learn's user guide: machine learning explained, and plots. Raises: as `load_manual`."""
+    """Returns scikit-learn's user guide: machine learning, and plots. Raises what `load_manual` raises."""
     return _retrieval_set(SCIKIT_LEARN)

@@ -1,4 +1,4 @@
-"""The manuals that are read, and what differs between them: where their pages are, and which of them hold text."""
+"""Descriptions of the manuals: where their pages are, and which of the pages hold text."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Description:
-    """One manual in HTML pages, as DocBook's stylesheets or Sphinx write them.
+    """One manual of HTML pages that were written by DocBook's stylesheets or by Sphinx.
 
     Args:
-        name: of its tables in the cache, and of its log lines.
-        package: the Debian package with the pages.
-        folder: pattern of the folder in the package that links and images are resolved in; the last match counts.
-        license: of the text.
-        pages: patterns of the pages below the folder.
-        left_out: regular expression of pages, by their path below the folder, that hold no text of the manual.
-        index, glossary: pages with the printed index and the glossary, "" for none.
-        parts: pages of parts, whose chapters count and not they themselves.
-        divided: pages of chapters whose groups count as chapters.
-        passage_words: paragraphs of one section are put together up to this many words.
-        asks_by_headings: whether headings are queries of all splits; they can be trained on in any case.
-        asks_by_figures: whether sentences that link to a figure are queries.
-        is_trained_on: whether it has a training split; otherwise everything is for validation and test.
-        labels: regular expression of labels in front of headings.
-        version: raised whenever the rows change, so that tables cached by an older version are not read.
+        name: Name of its tables in the cache and in log lines.
+        package: Name of the Debian package that holds the pages.
+        folder: Pattern of the folder in the package that links and images are relative to. The last match is used.
+        license: License of the text.
+        pages: Patterns of the pages below the folder.
+        left_out: Regular expression of the pages, by their path below the folder, that hold no text of the manual.
+        index, glossary: Pages with the printed index and with the glossary, or "" if there are none.
+        parts: Pages of parts. Their chapters are the chapters of the manual.
+        divided: Pages of chapters whose groups are treated as chapters.
+        passage_words: Maximum number of words up to which paragraphs of a section are joined to a passage.
+        asks_by_headings: Whether headings are queries of all splits. They can be trained on in any case.
+        asks_by_figures: Whether sentences that link to a figure are queries.
+        is_trained_on: Whether the manual has a training split. Otherwise it is divided into validation and test.
+        labels: Regular expression of labels in front of headings.
+        version: Increased whenever the rows change, so that tables cached by an older version are not read.
     """
 
     name: str
@@ -48,10 +48,10 @@ class Description:
 GIMP = Description(
     name="gimp-manual",
     package="gimp-help-en",
-    # The version between stands for the help's format, not for the program.
+    # The version in the path is that of the help's format, not of the program.
     folder="usr/share/gimp/*/help/en",
     license="GFDL-1.2-or-later",
-    # Lists of sources, the licence, names of authors, and pages that only repeat titles.
+    # These are lists of sources, the licence, names of authors, and pages that only repeat titles.
     left_out=r"(index|gimp-help-index|help-missing|bibliography|preface|legal|gfdl-.*)\.html",
     index="gimp-help-index.html",
     glossary="glossary.html",
@@ -79,7 +79,7 @@ DEBIAN_HANDBOOK = Description(
     folder="usr/share/doc/debian-handbook/html/en-US",
     license="CC-BY-SA-3.0 or GPL-2.0-or-later",
     left_out=r"(index|preface|foreword|.*license.*|derivative-distributions)\.html",
-    # Kinds of its sidebars ("BACK TO BASICS", "TIP").
+    # Labels of sidebars ("BACK TO BASICS", "TIP").
     labels=r"(?:[A-Z'-]{2,} )+(?=\S*[a-z])",
 )
 SCIKIT_LEARN = Description(

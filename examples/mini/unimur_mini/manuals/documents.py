@@ -1,4 +1,4 @@
-"""From sections to documents: passages of text, and images with their figure's title."""
+"""Makes documents of sections: passages of text, and images with the title of their figure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .descriptions import Description
 from .pages import Page, Paragraph
 
 LONE_WORDS = 8
-# "TODO", "Options", "General" are no passages.
+# "TODO", "Options" or "General" are not passages.
 MIN_PASSAGE_WORDS = 4
 Key = tuple[str, int]
-"""A section: its page's name and its number there."""
+"""Name of a page, and number of the section on it."""
 
 
 @dataclass
 class Document:
-    """One passage (`image` is "") or one image (`text` is its figure's title)."""
+    """A passage, whose `image` is "", or an image, whose `text` is the title of its figure."""
 
     doc_id: str
     kind: str
@@ -31,7 +31,7 @@ class Document:
 
 @dataclass
 class PlacedImage:
-    """An image as it stands in a figure: its document, the figure's other documents, its inner caption."""
+    """An image in a figure: its document, the other documents of the figure, and its inner caption."""
 
     doc_id: str
     siblings: list[str]
@@ -41,7 +41,7 @@ class PlacedImage:
 
 @dataclass
 class Manual:
-    """Documents and where they stand. What stands in several sections (`shared`) tells of none of them."""
+    """The documents of a manual and their places. Documents of several sections (`shared`) identify none of them."""
 
     description: Description
     pages: dict[str, Page]
@@ -54,9 +54,9 @@ class Manual:
     report: Counter = field(default_factory=Counter)
 
     def passages_of(self, key: Key) -> tuple[list[str], list[str]]:
-        """Passages of a section before its subsections, and those of its subsections.
+        """Returns the passages of a section before its subsections, and the passages of its subsections.
 
-        Where nothing stands before them, its first subsection ("Overview") takes that place.
+        If there are none before the subsections, those of the first subsection ("Overview") take their place.
         """
         sections = self.pages[key[0]].sections
         inner = [number for number, section in enumerate(sections) if section.parent == key[1]]
@@ -71,7 +71,11 @@ class Manual:
 
 
 def page_chain(pages: dict[str, Page], name: str) -> list[str]:
-    """The page and those above it, the book's first page left out, outermost first. Raises ValueError for a circle."""
+    """Returns the page and the pages above it except the book's first page, outermost first.
+
+    Raises:
+        ValueError: if the pages form a circle.
+    """
     chain = [name]
     while (up := pages[chain[-1]].up) in pages and not f"/{up}".endswith("/index.html"):
         if up in chain:
@@ -81,10 +85,10 @@ def page_chain(pages: dict[str, Page], name: str) -> list[str]:
 
 
 def chapter_of(description: Description, pages: dict[str, Page], name: str) -> str:
-    """Title of the page's chapter (or appendix); of the chapter and its group in a divided chapter."""
+    """Returns the title of the page's chapter or appendix, and in a divided chapter of the chapter and its group."""
     chain = page_chain(pages, name)
     title = {part: pages[part].sections[0].path[0] for part in chain}
-    # Below a part stand chapters, below the book also appendices.
+    # Parts contain chapters; the book also contains appendices.
     level = 1 if len(chain) > 1 and chain[0] in description.parts else 0
     chapter = title[chain[level]]
     if chain[level] in description.divided and len(chain) > level + 1:
@@ -93,7 +97,7 @@ def chapter_of(description: Description, pages: dict[str, Page], name: str) -> s
 
 
 def build_documents(description: Description, pages: dict[str, Page]) -> Manual:
-    """Passages and images of all pages; what was merged or left out is counted in `report`."""
+    """Builds passages and images of all pages. `report` counts what was merged or left out."""
     kept = [name for name in pages if not re.fullmatch(description.left_out, name)]
     manual = Manual(description, pages, frozenset(kept))
     manual.report["pages left out"] = len(pages) - len(kept)
@@ -138,7 +142,7 @@ def _pack(paragraphs: list[Paragraph], most_words: int) -> list[list[str]]:
     words = 0
     for paragraph in paragraphs:
         length = len(paragraph.text.split())
-        # A line that only leads to the next, or ends the one before, stays with it.
+        # A line that only introduces the next paragraph, or ends the previous one, stays with it.
         if groups and (words + length <= most_words or min(words, length) < LONE_WORDS):
             groups[-1].append(paragraph.text)
             words += length
@@ -168,7 +172,7 @@ def _add_images(manual: Manual, kept: list[str]) -> None:
                     else:
                         manual.report["repeated images of one title"] += 1
                     ids.append(found[content].doc_id)
-                    # An image that stands in two figures cannot tell which of them a caption means.
+                    # For an image in two figures, it is unknown which of them a caption means.
                     places[image.file].add((name, number, count))
                 manual.figures[name, number, count] = ids
                 for doc_id, image in zip(ids, figure.images, strict=True):

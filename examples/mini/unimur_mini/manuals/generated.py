@@ -15,7 +15,7 @@ MIN_LEAD_WORDS = 5
 
 
 def generated_queries(manual: Manual, asked: Iterable[Query], split_of: Mapping[str, str]) -> list[Query]:
-    """Generated questions of the kinds `title`, `link` and `lead`, without those that any table asks (`asked`)."""
+    """Generates questions of the kinds `title`, `link` and `lead`, without questions of other tables (`asked`)."""
     asked = list(asked)
     held_out = {
         doc for query in asked if query_split(manual, query, split_of) != "train"
@@ -35,7 +35,7 @@ def generated_queries(manual: Manual, asked: Iterable[Query], split_of: Mapping[
         key = _key(query.text)
         if key in taken or len(set(content_words(query.text))) < MIN_WORDS:
             continue
-        if key in found:  # one question of several sections has several answers
+        if key in found:  # a question of several sections has several answers
             found[key].relevant |= query.relevant
             found[key].excluded += query.excluded
         else:
@@ -46,7 +46,7 @@ def generated_queries(manual: Manual, asked: Iterable[Query], split_of: Mapping[
 
 
 def section_title(section: str) -> str:
-    """A section's title and that of the section around it."""
+    """Returns the title of a section, followed by the title of the section that contains it."""
     return ", ".join(reversed(section.split(" > ")[-2:]))
 
 

@@ -1,4 +1,4 @@
-"""A manual's pages, as DocBook's stylesheets or Sphinx write them, in sections with paragraphs, links and figures."""
+"""A manual's pages, written by DocBook's stylesheets or by Sphinx: sections of paragraphs, links and figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 
 _VOID = {"area", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
-# Classes of elements, or their tags.
+# Classes or tags of elements.
 _SECTIONS = {"appendix", "chapter", "part", "preface", "refentry", "reference", "simplesect", "glossary"} | {
     "section", "sidebar", *(f"sect{level}" for level in range(1, 6))
 }  # fmt: skip
@@ -23,7 +23,7 @@ _SKIPPED = {"navheader", "navfooter", "titlepage", "toc", "footnotes", "equation
 _HEADINGS = {f"h{level}" for level in range(1, 7)}
 _MEDIA = {"mediaobject", "screenshot"}
 _BLOCKS = {"blockquote", "div", "dl", "dt", "dd", "li", "ol", "p", "pre", "table", "tbody", "td", "th", "tr", "ul"}
-# What Sphinx puts behind a page's title.
+# The text that Sphinx adds after the title of a page.
 _PRODUCT = re.compile(r" — .* documentation$")
 _SENTENCE = re.compile(r"(?<=[.!?])[”)\"]?\s+(?=[“(\"]?[A-Z])")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|resp|cf|vs|Fig|Sec|No)\.|\b[A-Z]\.)[”)\"]?$")
@@ -32,8 +32,10 @@ _NUMBER = re.compile(r"^(?:(?:Chapter|Appendix|Part|Figure)\s+)?(?:[0-9]+|[A-Z]|
 
 @dataclass
 class Link:
-    """Words of a paragraph (`start`, `end` into its text) that lead to the element `anchor` of `page`, which may be
-    the paragraph's own."""
+    """Words of a paragraph, from `start` to `end` of its text, that link to the element `anchor` of `page`.
+
+    The page may be the paragraph's own.
+    """
 
     start: int
     end: int
@@ -43,7 +45,7 @@ class Link:
 
 @dataclass
 class Paragraph:
-    """One paragraph, list item or described term; white space is single spaces."""
+    """One paragraph, list item or described term. All white space is normalised to single spaces."""
 
     text: str
     links: list[Link] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Paragraph:
 
 @dataclass
 class FigureImage:
-    """An image of a figure: its path below the manual's folder and its inner caption, "" where it has none."""
+    """An image of a figure: its path below the manual's folder, and its inner caption or "" if it has none."""
 
     file: str
     caption: str
@@ -59,7 +61,10 @@ class FigureImage:
 
 @dataclass
 class Figure:
-    """A titled figure; it may show several images. `source` is the page of the program that draws it, "" for none."""
+    """A figure with a title and one or more images.
+
+    `source` is the page of the program that draws the figure, or "" if there is none.
+    """
 
     title: str
     images: list[FigureImage]
@@ -70,8 +75,8 @@ class Figure:
 class Section:
     """A section without its subsections, which are sections of their own.
 
-    `path` holds the titles from the section's page down to the section; `parent` is its number in `Page.sections`,
-    -1 for the first.
+    `path` holds the titles from the section's page down to the section. `parent` is the number of the section around
+    it in `Page.sections`, or -1 for the first section.
     """
 
     path: tuple[str, ...]
@@ -82,10 +87,10 @@ class Section:
 
 @dataclass
 class Page:
-    """One file, by its path below the manual's folder.
+    """One file, which is named by its path below the manual's folder.
 
-    `anchors` gives the section (its number in `sections`) in which each id stands, `figure_anchors` the section and
-    the place in its figures of each id in a figure; None where that has no title or no image.
+    `anchors` maps each id to the number of its section in `sections`. `figure_anchors` maps each id inside a figure to
+    the section and the figure's position in it, or to None if the figure has no title or no image.
     """
 
     name: str
@@ -98,7 +103,7 @@ class Page:
 
 
 class _Tree(HTMLParser):
-    """Feeds an element tree; closes what the source leaves open."""
+    """Builds an element tree, and closes the elements that the source leaves open."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -124,7 +129,7 @@ class _Tree(HTMLParser):
 
 
 def parse_tree(html: str) -> Element:
-    """The `html` element of a page. Raises ValueError where there is no element in it."""
+    """Parses a page and returns its `html` element. Raises ValueError if it contains no element."""
     parser = _Tree()
     parser.feed(html)
     parser.close()
@@ -135,24 +140,24 @@ def parse_tree(html: str) -> Element:
     except AssertionError as error:
         raise ValueError("no HTML element in the page") from error
     for element in list(root.iter()):
-        # Sphinx' "¶" behind headings.
+        # The "¶" that Sphinx adds after headings.
         for mark in [child for child in element if child.tag == "a" and child.get("class") == "headerlink"]:
             element.remove(mark)
     return root
 
 
 def clean(text: str) -> str:
-    """Single spaces, and none before a mark."""
+    """Normalises white space to single spaces and removes it before punctuation marks."""
     return re.sub(r"\s+([,;:.!?)])", r"\1", " ".join(text.split()))
 
 
 def plain_text(element: Element) -> str:
-    """The element's words."""
+    """Returns the text of an element."""
     return clean("".join(element.itertext()))
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
-    """Start and end of each sentence; "e.g. This" is none's end."""
+    """Returns start and end of each sentence. "e.g. This" does not end a sentence."""
     spans, start = [], 0
     for gap in _SENTENCE.finditer(text):
         end = gap.start() + len(gap.group().rstrip())
@@ -165,17 +170,17 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
 
 def without_number(title: str) -> str:
-    """ "Figure 14.127. Crop tool" -> "Crop tool"; "4.4. Crop" -> "Crop"."""
+    """Removes the number of a title: "Figure 14.127. Crop tool" -> "Crop tool"; "4.4. Crop" -> "Crop"."""
     return _NUMBER.sub("", title)
 
 
 def kinds_of(element: Element) -> set[str]:
-    """The element's tag and classes."""
+    """Returns the tag and the classes of an element."""
     return {element.tag, *element.get("class", "").split()}
 
 
 def resolve(name: str, href: str) -> tuple[str, str]:
-    """Page and anchor that a link of the page `name` leads to; an address elsewhere has the page ""."""
+    """Returns the page and the anchor that a link on the page `name` leads to. External addresses have the page ""."""
     path, _, anchor = href.partition("#")
     if "://" in href or path.startswith("mailto:"):
         return "", ""
@@ -187,8 +192,11 @@ def _id(element: Element) -> str:
 
 
 def read_page(name: str, html: str) -> Page:
-    """Sections of one page, whose `name` is its path below the manual's folder. Raises ValueError for one without a
-    body."""
+    """Reads the sections of a page, whose `name` is its path below the manual's folder.
+
+    Raises:
+        ValueError: if the page has no body.
+    """
     root = parse_tree(html)
     body = root.find(".//*[@role='main']")
     if body is None:
@@ -203,8 +211,12 @@ def read_page(name: str, html: str) -> Page:
 
 
 def read_folder(folder: Path, patterns: Sequence[str] = ("*.html",)) -> dict[str, Page]:
-    """Every page of the folder by its path below it, in their order; images whose file is absent are left out. Raises
-    FileNotFoundError where no page is, and ValueError for one that cannot be read."""
+    """Reads all pages of a folder, sorted by their path below it. Images whose file is missing are left out.
+
+    Raises:
+        FileNotFoundError: if there are no pages.
+        ValueError: if a page cannot be read.
+    """
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if not files:
         raise FileNotFoundError(f"{folder} holds no {' or '.join(patterns)}: give the folder of the manual's pages")
@@ -221,7 +233,7 @@ def read_folder(folder: Path, patterns: Sequence[str] = ("*.html",)) -> dict[str
 
 
 def _take_words_of_source(figure: Figure, folder: Path) -> None:
-    """The page of the program that draws a figure brings its title, and its first sentence as inner caption."""
+    """Takes a figure's title, and a first sentence as inner caption, from the page of the program that draws it."""
     source = read_page(figure.source, (folder / figure.source).read_text(encoding="utf-8"))
     figure.title = source.sections[0].path[-1]
     text = next((paragraph.text for section in source.sections for paragraph in section.paragraphs), "")
@@ -251,7 +263,7 @@ class _Reader:
             self._glossary(element, number)
         elif kinds & _SECTIONS:
             head = element.find("div[@class='titlepage']")
-            # The page's own element is the section that the page is.
+            # The outermost element is the section of the page itself.
             if outermost:
                 self._anchors(head, number)
                 for child in element:
@@ -294,7 +306,7 @@ class _Reader:
         for element in elements:
             self._anchors(element, number)
             parts += _runs(element)
-        # Positions of links are counted in the cleaned text, so that a link's spaces belong to what is around it.
+        # Positions of links refer to the cleaned text, so spaces at the ends of a link belong to the text around it.
         text, links = "", []
         for run, href in parts:
             piece = re.sub(r"\s+", " ", run)
@@ -342,14 +354,14 @@ class _Reader:
         titles = [e for e in element.iter() if e.get("class") == "title" or e.tag == "figcaption"]
         legends = [inner for inner in element.iter("div") if "legend" in kinds_of(inner)]
         title = without_number(plain_text(titles[0])) if titles else ""
-        for legend in legends:  # Sphinx' inner caption, which stands in the outer one
+        for legend in legends:  # the inner caption of Sphinx, which is part of the outer one
             title = title.removesuffix(plain_text(legend)).strip()
         media = list(_outermost(element, _MEDIA)) or [element]
         found = []
         for medium in media:
             captions = [inner for inner in medium.iter("div") if inner.get("class") == "caption"] + legends
             caption = " ".join(map(plain_text, captions))
-            # Among a caption's words stand icons.
+            # Captions contain icons among their words.
             icons = {id(image) for inner in captions for image in inner.iter("img")}
             images = [image.get("src", "") for image in medium.iter("img") if id(image) not in icons]
             found += [FigureImage(resolve(self.page.name, image)[0], caption) for image in images if image]
@@ -378,7 +390,7 @@ class _Reader:
 
 
 def _outermost(element: Element, kinds: set[str]) -> Iterator[Element]:
-    """Elements of these kinds that stand in no other one of them."""
+    """Yields the elements of these kinds that are not inside another such element."""
     for child in element:
         if kinds_of(child) & kinds:
             yield child
@@ -387,13 +399,13 @@ def _outermost(element: Element, kinds: set[str]) -> Iterator[Element]:
 
 
 def _runs(element: Element, href: str = "") -> Iterator[tuple[str, str]]:
-    """(words, the link's address or "") in the order of the text."""
+    """Yields words and the address of their link (or "") in the order of the text."""
     if element.tag == "a":
         href = element.get("href", "")
     if element.text:
         yield element.text, href
     for child in element:
-        # Marks of footnotes are not words.
+        # Footnote marks are not words.
         if child.tag != "sup" or "footnote" not in child.get("class", ""):
             yield from _runs(child, href)
         if child.tag == "br":

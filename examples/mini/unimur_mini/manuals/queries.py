@@ -1,4 +1,4 @@
-"""Queries of a manual: sentences without their links' words, inner captions, headings, terms of index and glossary."""
+"""Queries of a manual: sentences without the words of links, inner captions, headings, and terms of its index."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from ..dialogues.phrases import word_list
 from .documents import Key, Manual
 from .pages import Link, Paragraph, clean, parse_tree, resolve, sentence_spans
 
-# Grades of qrels: the section or image itself; its subsections, or the other images of its figure.
+# Grades of qrels. The section or image itself is relevant; its subsections or the figure's other images are related.
 RELEVANT, RELATED = 2, 1
 MIN_CAPTION_WORDS = 5
-# "Options" and "Overview" could be any section's.
+# "Options" or "Overview" could be the heading of any section.
 MIN_HEADING_WORDS = 2
-# What is left of "See the ... section for more information" asks for nothing.
+# "See the ... section for more information" without its link asks for nothing.
 MIN_CONTENT_WORDS = 4
-# "The ... dialog is a dockable dialog; see the section ... for help on manipulating it": one question, asked often.
+# "The ... dialog is a dockable dialog; see the section ... for help on manipulating it" is a repeated question.
 TEMPLATE_COUNT = 4
 _POINTING = frozenset(word_list("pointing words"))
 
 
 @dataclass
 class Query:
-    """One query; `relevant` maps documents to grades, `excluded` are documents that it was taken from."""
+    """One query. `relevant` maps documents to grades; `excluded` are the documents that the query was taken from."""
 
     kind: str
     text: str
@@ -34,12 +34,12 @@ class Query:
 
 
 def content_words(text: str) -> list[str]:
-    """The words that could find something: no function words, none that only point to a section."""
+    """Returns the words to search for, without function words and words that only refer to a section."""
     return [word for word in re.findall(r"\w+", text.lower()) if word not in _POINTING and len(word) > 1]
 
 
 def link_sentences(manual: Manual) -> Iterator[tuple[str, Paragraph, list[Link], int, int]]:
-    """(page, paragraph, links, start, end) of each sentence with links."""
+    """Yields (page, paragraph, links, start, end) of each sentence with links."""
     for name in sorted(manual.kept, key=list(manual.pages).index):
         for paragraph in (paragraph for section in manual.pages[name].sections for paragraph in section.paragraphs):
             for start, end in sentence_spans(paragraph.text):
@@ -49,10 +49,10 @@ def link_sentences(manual: Manual) -> Iterator[tuple[str, Paragraph, list[Link],
 
 
 def link_queries(manual: Manual) -> list[Query]:
-    """Sentences that link to sections of other pages, without the words of any of their links.
+    """Makes queries of sentences that link to sections of other pages. The words of the links are removed.
 
-    Relevant are the passages of all sections linked to (grade 1 in their subsections), excluded are the passages that
-    hold the sentence.
+    The passages of all linked sections are relevant (with grade 1 in their subsections). The passages that contain the
+    sentence are excluded.
     """
     report = manual.report
     found: dict[str, Query] = {}
@@ -87,8 +87,10 @@ def link_queries(manual: Manual) -> list[Query]:
 
 
 def figure_sentences(manual: Manual) -> list[Query]:
-    """Sentences that link to a figure, without the words of their links; the figure's images are relevant, the
-    passages with the sentence excluded."""
+    """Makes queries of sentences that link to a figure. The words of the links are removed.
+
+    The images of the figure are relevant. The passages that contain the sentence are excluded.
+    """
     found: dict[str, Query] = {}
     for _, paragraph, links, start, end in link_sentences(manual):
         images: list[str] = []
@@ -108,8 +110,10 @@ def figure_sentences(manual: Manual) -> list[Query]:
 
 
 def heading_queries(manual: Manual) -> list[Query]:
-    """Headings that stand once in the manual; the passages of their section are relevant, grade 1 in its
-    subsections."""
+    """Makes queries of headings that occur once in the manual.
+
+    The passages of their section are relevant, with grade 1 in its subsections.
+    """
     places: dict[str, list[Key]] = defaultdict(list)
     labels = re.compile(manual.description.labels)
     for name in manual.pages:
@@ -128,7 +132,7 @@ def heading_queries(manual: Manual) -> list[Query]:
 
 
 def figure_queries(manual: Manual) -> list[Query]:
-    """Inner captions; their image is relevant with grade 2, the others of its figure with grade 1."""
+    """Makes queries of inner captions. Their image has grade 2, the other images of its figure have grade 1."""
     report = manual.report
     captions: dict[str, list] = defaultdict(list)
     for image in manual.images:
@@ -156,14 +160,17 @@ def figure_queries(manual: Manual) -> list[Query]:
 
 
 def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
-    """Terms of the index (its sub-entries behind their entry) and of the glossary, with the sections they lead to."""
+    """Makes queries of the terms of the index and the glossary, which lead to sections.
+
+    The term of a sub-entry follows the term of its entry.
+    """
     report, glossary = manual.report, manual.description.glossary
     targets: dict[str, set[Key]] = defaultdict(set)
     for term, links in index_entries(index_html, manual.description.index):
         report["index entries"] += 1
         for link in links:
             key = link_target(manual, link)
-            # The index names the page alone where it means an entry of the glossary, which the glossary's terms bring.
+            # Where the index links to the glossary, it names only the page. The terms of the glossary are added below.
             if key and key != (glossary, 0):
                 targets[term].add(key)
         if term not in targets:
@@ -183,7 +190,7 @@ def navigational_queries(manual: Manual, index_html: str) -> list[Query]:
 
 
 def index_entries(html: str, name: str) -> Iterator[tuple[str, list[Link]]]:
-    """(term, links) of the index, which is the page `name`; a sub-entry's term is "entry, sub-entry"."""
+    """Yields (term, links) of the index, which is the page `name`. The term of a sub-entry is "entry, sub-entry"."""
     if not html:
         return
     for division in (element for element in parse_tree(html).iter("div") if element.get("class") == "indexdiv"):
@@ -199,7 +206,7 @@ def _entries(element, above: str, name: str) -> Iterator[tuple[str, list[Link]]]
             links = [Link(0, 0, *resolve(name, href)) for href in hrefs]
             own = clean(child.text or "").rstrip(", ")
             term = f"{above}, {own}" if above else own
-            # "See" and "see also" lead inside the index.
+            # "See" and "see also" link to other entries of the index.
             if own and links and not own.lower().startswith("see "):
                 yield term, links
         elif child.tag == "dd":
@@ -208,7 +215,10 @@ def _entries(element, above: str, name: str) -> Iterator[tuple[str, list[Link]]]
 
 
 def lead_pairs(manual: Manual, chapters: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """(first sentence, rest, passage) of the passages of some chapters, both of five content words or more."""
+    """Yields (first sentence, rest, passage) of passages in some chapters.
+
+    Both texts have at least five content words.
+    """
     wanted = set(chapters)
     for document in manual.documents.values():
         if document.kind != "text" or document.shared or document.chapter not in wanted:
@@ -220,7 +230,7 @@ def lead_pairs(manual: Manual, chapters: Iterable[str]) -> Iterator[tuple[str, s
 
 
 def graded_passages(manual: Manual, keys: Iterable[Key]) -> dict[str, int]:
-    """Passages of sections by id, with their grades."""
+    """Returns the grades of the passages of some sections by id."""
     relevant: dict[str, int] = {}
     for key in keys:
         own, further = manual.passages_of(key)
@@ -231,13 +241,13 @@ def graded_passages(manual: Manual, keys: Iterable[Key]) -> dict[str, int]:
 
 
 def _opening(text: str) -> str:
-    # Names are what differs between sentences of one form.
+    # Sentences of one form differ in their names.
     unnamed = re.sub(r"“[^”]*”|(?<!^)\b[A-Z]\w*", "", text)
     return " ".join(re.findall(r"\w+", unnamed.lower())[:6])
 
 
 def link_target(manual: Manual, link: Link) -> Key | None:
-    """The section that a link leads to; None for a figure, and for what is not in the manual."""
+    """Returns the section that a link leads to, or None for a figure or a target outside the manual."""
     if link.page not in manual.kept:
         return None
     page = manual.pages[link.page]
@@ -254,7 +264,7 @@ def _without_links(paragraph: Paragraph, links: list[Link], start: int, end: int
         text += paragraph.text[position : link.start] + " "
         position = max(position, min(link.end, end))
     text += paragraph.text[position:end]
-    # Brackets and quotation marks that held nothing but the link.
+    # Removes brackets and quotation marks that held only the link.
     text = re.sub(r"[(\[“\"]\s*[)\]”\"]", " ", text)
     text = re.sub(r",(?:\s*,)+", ",", clean(text)).strip(" ,;:")
     return re.sub(r"[,;:]+(?=[.!?]$)", "", text)

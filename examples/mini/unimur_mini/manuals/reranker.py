@@ -1,12 +1,13 @@
-"""A cross-encoder for the GIMP manual, from MiniLM: the second stage of its search.
+"""Trains a cross-encoder from MiniLM for the second stage of search in the GIMP manual.
 
     unimur index build gimp_manual --model univl-dr-mini --index manual.index --bm25
     python -m unimur_mini.manuals.reranker --index manual.index --output manual-reranker [--generated 400]
     unimur index search "..." --model univl-dr-mini --index manual.index --hybrid rrf --reranker manual-reranker
 
-Negatives are what the first stage (hybrid search of the index) returns and is not relevant. Generated questions are
-first sentences of passages, answered by the rest, and titles of sections, answered by their passages; all of chapters
-of the training split. `--late-interaction` saves MiniLM's token vectors as a `MultiVectorEncoder`, without training.
+Negatives are documents that the first stage (hybrid search of the index) returns and that are not relevant. Generated
+questions are first sentences of passages, which the rest of the passage answers, and titles of sections, which their
+passages answer. All come from chapters of the training split. `--late-interaction` saves MiniLM's token vectors as a
+`MultiVectorEncoder`, without training.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from modeling_unimur.data.retrieval_set import RetrievalSet
 from .generated import section_title
 from .queries import RELEVANT
 
-# Layers of MiniLM that are trained, the top ones: half the work.
+# Number of top layers of MiniLM that are trained, which is half of them.
 TRAINED_LAYERS = 3
 MAX_TOKENS = 72
 
 
 class Question(NamedTuple):
-    """A query, texts that answer it, and ids that are no negatives."""
+    """A query, texts that answer it, and ids of documents that must not be used as negatives."""
 
     text: str
     answers: list[str]
@@ -36,7 +37,7 @@ class Question(NamedTuple):
 
 
 def training_questions(manual: RetrievalSet) -> list[Question]:
-    """Of the training split, without those whose answers have no words."""
+    """Returns the questions of the training split, without those whose answers have no words."""
     texts = dict(zip(manual.corpus["doc_id"], manual.corpus["text"], strict=True))
     group = dict(zip(manual.corpus["doc_id"], manual.corpus["group"], strict=True))
     members: dict[str, set[str]] = {}
@@ -53,7 +54,7 @@ def training_questions(manual: RetrievalSet) -> list[Question]:
 
 
 def generated_questions(manual: RetrievalSet, count: int, seed: int) -> list[Question]:
-    """So many of each kind: first sentences, and titles of sections of passages that have one."""
+    """Returns `count` generated questions of each kind: first sentences, and titles of sections."""
     rows = {row["doc_id"]: row for row in manual.corpus}
     pairs = [row for row in manual.pairs["train"] if row["doc_id"] in rows]
     rng = random.Random(seed)
@@ -72,7 +73,10 @@ def generated_questions(manual: RetrievalSet, count: int, seed: int) -> list[Que
 def training_rows(
     questions: Sequence[Question], hits: Sequence[Sequence], negatives: int = 3, seed: int = 0
 ) -> Iterator[dict]:
-    """Rows `{"query", "document", "label"}`: an answer of each question and wrong hits of the first stage, drawn."""
+    """Yields rows with `query`, `document` and `label`.
+
+    For each question, an answer and wrong hits of the first stage are drawn at random.
+    """
     rng = random.Random(seed)
     for question, found in zip(questions, hits, strict=True):
         wrong = [words for hit in found if hit.id not in question.known and (words := _words(hit))]
@@ -86,7 +90,7 @@ def _words(hit) -> str:
 
 
 def train(start: str, rows: Sequence[dict], output: str, epochs: float = 2, seed: int = 0):
-    """Trains a cross-encoder, which begins as the encoder in the folder `start`, on `training_rows`, and saves it."""
+    """Trains a cross-encoder on `training_rows`, starting from the encoder in the folder `start`, and saves it."""
     import torch
     from datasets import Dataset
     from sentence_transformers.cross_encoder import (
@@ -116,7 +120,7 @@ def train(start: str, rows: Sequence[dict], output: str, epochs: float = 2, seed
 
 
 def late_interaction(start: str, output: str):
-    """Saves the encoder in the folder `start` without its pooling as a late-interaction model; nothing is trained."""
+    """Saves the encoder in the folder `start` without its pooling as a late-interaction model, without training."""
     from sentence_transformers import MultiVectorEncoder
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
@@ -129,7 +133,7 @@ def late_interaction(start: str, output: str):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Trains on the manual's training questions, and on generated ones if any are asked for."""
+    """Trains on the training questions of the manual, and on generated questions if requested."""
     from modeling_unimur.cli.retriever import model_folder, open_with_index
     from modeling_unimur.data.registry import load_retrieval_set
     from modeling_unimur.index import hybrid
@@ -137,14 +141,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ..packages import MINILM_REQUIREMENT, pip_package
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", help="folder of the manual's index, with words")
+    parser.add_argument("--index", help="folder of the manual's index, built with --bm25")
     parser.add_argument("--output", required=True, help="folder of the trained cross-encoder")
     parser.add_argument("--model", default="univl-dr-mini", help="model of the index (default: univl-dr-mini)")
-    parser.add_argument("--generated", type=int, default=0, metavar="N", help="first sentences and titles (default 0)")
-    parser.add_argument("--without-questions", action="store_true", help="train on generated questions alone")
-    parser.add_argument("--epochs", type=float, default=2, help="default: 2")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    parser.add_argument("--late-interaction", action="store_true", help="save MiniLM's token vectors, untrained")
+    parser.add_argument("--generated", type=int, default=0, help="questions generated of each kind (default 0)")
+    parser.add_argument("--without-questions", action="store_true", help="train only on generated questions")
+    parser.add_argument("--epochs", type=float, default=2, help="number of epochs (default: 2)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument("--late-interaction", action="store_true", help="save MiniLM's token vectors without training")
     args = parser.parse_args(arguments)
     start = str(next(pip_package(MINILM_REQUIREMENT).rglob("modules.json")).parent)
     if args.late_interaction:

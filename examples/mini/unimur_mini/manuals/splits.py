@@ -1,4 +1,4 @@
-"""Whole chapters to train, validation and test."""
+"""Assigns whole chapters to the splits train, validation and test."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from collections import Counter, defaultdict
 from .documents import Manual
 from .queries import Query
 
-# Half for training; enough for testing that paired intervals of some hundred queries stay narrow.
+# The test split is large enough for narrow paired intervals over a few hundred queries.
 SHARES = {"train": 0.55, "validation": 0.15, "test": 0.30}
-# Of a manual that is never trained on; the same proportion.
+# Shares in a manual that is never trained on, in the same proportion.
 UNSEEN_SHARES = {"train": 0.0, "validation": 1 / 3, "test": 2 / 3}
 
 
 def split_chapters(manual: Manual, queries: list[Query]) -> dict[str, str]:
-    """Chapter -> split, so that each kind of query has about its share in each split. The chapters with the most
-    queries are placed first, each where the shares come out nearest; one without queries goes to the first split
-    that has a share."""
+    """Returns the split of each chapter, chosen such that the shares hold approximately for each kind of query.
+
+    Chapters with the most queries are assigned first, each to the split that brings the shares closest to their
+    targets. A chapter without queries is assigned to the first split with a share.
+    """
     counts: dict[str, Counter] = defaultdict(Counter)
     for query in queries:
         chapters = {manual.documents[doc].chapter for doc in query.relevant}
@@ -42,6 +44,6 @@ def split_chapters(manual: Manual, queries: list[Query]) -> dict[str, str]:
 
 
 def query_split(manual: Manual, query: Query, split_of: dict[str, str]) -> str | None:
-    """The split of all the query's relevant documents; None where they are in several."""
+    """Returns the split of all relevant documents of a query, or None if they are in several splits."""
     splits = {split_of[manual.documents[doc].chapter] for doc in query.relevant}
     return splits.pop() if len(splits) == 1 else None

@@ -1,4 +1,4 @@
-"""A manual's tables in the MTEB layout, and their form in the cache."""
+"""Builds the tables of a manual in the MTEB layout, and keeps them in the cache."""
 
 from __future__ import annotations
 
@@ -47,22 +47,23 @@ _TRAINING = ("pairs", "generated_queries", "generated_qrels")
 _SPLITS = {name: tuple(SHARES) for name in _FEATURES} | {"corpus": ("corpus",)} | dict.fromkeys(_TRAINING, ("train",))
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]
-"""Table -> split -> rows."""
+"""Rows of each split of each table."""
 
 
 def load_manual(description: Description) -> dict[str, DatasetDict]:
     """Reads a manual as a retrieval set over passages and images.
 
     Returns:
-        `queries` and `qrels`, with the splits train, validation and test; `corpus`, one split of that name, which all
-        queries search; the same for the kinds `navigational_`, `heading_` and `generated_`, and `pairs`. `excluded` of
-        a query are passages that it was taken from, a document's `text` is that of a passage or the title of an
-        image's figure, and its `section` holds titles from the outermost inwards.
+        The tables `queries` and `qrels` with the splits train, validation and test; `corpus` with one split of that
+        name, which all queries search; tables of queries and qrels whose names begin with `navigational_`, `heading_`
+        and `generated_`; and `pairs`. The column `excluded` of a query holds the passages that it was taken from. The
+        `text` of a document is that of a passage or the title of an image's figure, and its `section` holds titles
+        from the outermost section inwards.
 
     Raises:
-        PackageUnavailable: apt cannot bring the package.
-        FileNotFoundError: the package holds no pages.
-        ValueError: a page cannot be read.
+        PackageUnavailable: if apt cannot download the package.
+        FileNotFoundError: if the package holds no pages.
+        ValueError: if a page cannot be read.
     """
     folder = manual_folder(description)
 
@@ -74,7 +75,7 @@ def load_manual(description: Description) -> dict[str, DatasetDict]:
 
 
 def manual_folder(description: Description) -> Path:
-    """The folder with a manual's pages, fetched where it is not there. Raises: as `load_manual`."""
+    """Returns the folder of a manual's pages, which are downloaded if needed. Raises what `load_manual` raises."""
     package = debian_package(description.package)
     found = sorted(package.glob(description.folder))
     if not found:
@@ -83,8 +84,10 @@ def manual_folder(description: Description) -> Path:
 
 
 def read_manual(folder: Path, description: Description) -> Rows:
-    """All tables of a folder of a manual's pages; images as paths below it. What is dropped is logged. Raises: as
-    `load_manual`."""
+    """Builds all tables from a folder of a manual's pages. Raises what `load_manual` raises.
+
+    Images are paths below the folder. The numbers of dropped rows are logged.
+    """
     manual = build_documents(description, read_folder(folder, description.pages))
     index = folder / description.index if description.index else None
     index_html = index.read_text(encoding="utf-8") if index is not None and index.is_file() else ""
@@ -131,7 +134,7 @@ def _add_queries(rows: Rows, prefix: str, manual: Manual, queries: Iterable[Quer
 
 
 def write_tables(rows: Rows, folder: Path) -> None:
-    """One parquet file for each table and split."""
+    """Writes one parquet file for each table and split."""
     for name, tables in rows.items():
         schema = _FEATURES[name].arrow_schema.remove_metadata()
         for split, table in tables.items():
@@ -139,7 +142,7 @@ def write_tables(rows: Rows, folder: Path) -> None:
 
 
 def read_tables(folder: Path, manual: Path) -> dict[str, DatasetDict]:
-    """What `write_tables` wrote, with the images' paths below the folder `manual`."""
+    """Reads the files of `write_tables`. Paths of images are made absolute with the folder `manual`."""
     found: dict[str, DatasetDict] = {}
     for name, splits in _SPLITS.items():
         found[name] = DatasetDict()
