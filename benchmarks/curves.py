@@ -34,27 +34,10 @@ _COLUMNS = 3
 
 
 def read_log(path: str | os.PathLike) -> list[dict]:
-    """The log of a run: a list of dictionaries, each with `step`.
-
-    Args:
-        path: `training_log.json`, a checkpoint's `trainer_state.json`, or the folder of a run that holds the former.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it holds no log.
-    """
+    """Reads the log of a run, a list of dictionaries with `step`, from `training_log.json` or the folder with it."""
     path = Path(path)
     path = path / "training_log.json" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no log {path}: name a run's output folder or its training_log.json.")
-    try:
-        log = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    log = log.get("log_history") if isinstance(log, dict) else log
-    if not isinstance(log, list) or not all(isinstance(line, dict) and "step" in line for line in log):
-        raise ValueError(f"{path} contains no training log: a list of dictionaries with `step` is expected.")
-    return log
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def series(log: Iterable[dict]) -> dict[str, dict[int, float]]:
@@ -81,8 +64,6 @@ def mean_and_spread(runs: Sequence[dict[int, float]]) -> tuple[np.ndarray, np.nd
 def draw_curves(
     arms: Mapping[str, Sequence[str | os.PathLike | list[dict]]],
     output: str | os.PathLike,
-    names: Sequence[str] | None = None,
-    title: str | None = None,
 ) -> Path:
     """Draws one panel a quantity with one line an arm: the mean over the arm's runs, in a band of one standard
     deviation to each side.
@@ -91,15 +72,13 @@ def draw_curves(
         arms: name of an arm -> its runs (seeds), each a path that `read_log` takes or a log itself. An arm without a
             quantity has no line in its panel.
         output: a file that ends in `.png`, `.svg` or `.pdf`.
-        names: quantities to draw, as they are called in the log; by default the loss terms that vary and the recalls.
-        title: above all panels.
 
     Returns:
         the path of the image.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: nothing to draw, or an unknown quantity; the message names what there is.
+        ValueError: nothing to draw.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -111,10 +90,9 @@ def draw_curves(
         arm: [series(run if isinstance(run, list) else read_log(run)) for run in runs] for arm, runs in arms.items()
     }
     present = sorted({name for runs in logs.values() for run in runs for name in run}, key=_place)
-    unknown = [name for name in names or [] if name not in present]
-    if unknown or not present:
-        raise ValueError(f"No run logged {unknown or 'anything'}: there is {', '.join(present) or 'nothing'}.")
-    names = list(names or _chosen(present))
+    if not present:
+        raise ValueError("The runs have logged nothing.")
+    names = _chosen(present)
     columns = min(_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(3.5 * columns, 2.5 * rows + 0.7), dpi=160, layout="constrained")
@@ -143,8 +121,6 @@ def draw_curves(
     for panel in grid[len(names) :]:
         panel.set_axis_off()
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)
@@ -182,8 +158,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
     parser.add_argument("output", help="a .png, .svg or .pdf file")
     parser.add_argument("arms", nargs="+", metavar="ARM=RUN[,RUN...]", help="an arm and its runs' output folders")
-    parser.add_argument("--names", nargs="+", help="quantities as the log calls them")
-    parser.add_argument("--title")
     args = parser.parse_args(argv)
     arms = {}
     for entry in args.arms:
@@ -191,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not equals or not runs:
             parser.error(f"{entry!r}: write ARM=RUN[,RUN...]")
         arms[arm] = runs.split(",")
-    print(draw_curves(arms, args.output, args.names, args.title))
+    print(draw_curves(arms, args.output))
     return 0
 
 

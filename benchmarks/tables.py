@@ -79,15 +79,15 @@ def bold(cells: list[str]) -> list[str]:
 Rows = list[list[str]]
 
 
-def table(function: Callable[[], Rows]) -> Callable[[], Rows]:
-    """Registers a function that returns rows of cells, the header first, under its own name."""
+def table(function: Callable[..., Rows], name: str = "", *arguments: object) -> Callable[..., Rows]:
+    """Registers a function that returns rows of cells, the header first, under a name, by default its own."""
 
     def markdown() -> str:
-        header, *rows = function()
+        header, *rows = function(*arguments)
         rows = [header, ["---"] * len(header), *rows]
         return "".join("|" + "".join(f" {cell} |" if cell else " |" for cell in row) + "\n" for row in rows)
 
-    TABLES[function.__name__] = markdown
+    TABLES[name or function.__name__] = markdown
     return function
 
 
@@ -121,16 +121,8 @@ def _anchor_rows(systems: tuple[str, ...], sets: dict[str, str]) -> Rows:
 
 
 _SETS = {"dialogue_text": "text of the reply", "dialogue_image": "image of the reply", "chat": "chats"}
-
-
-@table
-def anchor() -> Rows:
-    return _anchor_rows(("encoder", "whole_last", "fitted", "readout", "anchored"), _SETS)
-
-
-@table
-def anchor_all() -> Rows:
-    return _anchor_rows(tuple(_QUERIES), {**_SETS, "more": "STAR"})
+table(_anchor_rows, "anchor", ("encoder", "whole_last", "fitted", "readout", "anchored"), _SETS)
+table(_anchor_rows, "anchor_all", tuple(_QUERIES), {**_SETS, "more": "STAR"})
 
 
 @table
@@ -442,15 +434,8 @@ def _ladder(corpus: str, names: dict[str, str]) -> Rows:
     return rows
 
 
-@table
-def ladder_gimp_manual() -> Rows:
-    return _ladder("gimp_manual", _LADDER)
-
-
-@table
-def ladder_image_dictionary() -> Rows:
-    return _ladder("image_dictionary", {key: _LADDER[key] for key in _LADDER if "hybrid" not in key})
-
+table(_ladder, "ladder_gimp_manual", "gimp_manual", _LADDER)
+table(_ladder, "ladder_image_dictionary", "image_dictionary", {k: _LADDER[k] for k in _LADDER if "hybrid" not in k})
 
 _MANUALS = {
     "gimp_manual": "GIMP",
@@ -639,19 +624,9 @@ def _index_rows(name: str, *kinds: str) -> Rows:
     return rows_of(header, {key: _INDEXES[key] for key in kinds or _INDEXES if f"{key}_recall_at_10" in found}, cells)
 
 
-@table
-def index_1m() -> Rows:
-    return _index_rows("index")
-
-
-@table
-def index_10m() -> Rows:
-    return _index_rows("index_10m", "ivfsq8", "ivfsq8_nprobe4", "ivfpq")
-
-
-@table
-def index_milvus() -> Rows:
-    return _index_rows("index_milvus", "exact", "ann", *(key for key in _INDEXES if key.startswith("milvus")))
+table(_index_rows, "index_1m", "index")
+table(_index_rows, "index_10m", "index_10m", "ivfsq8", "ivfsq8_nprobe4", "ivfpq")
+table(_index_rows, "index_milvus", "index_milvus", "exact", "ann", *(key for key in _INDEXES if "milvus" in key))
 
 
 def _small_rows(name: str) -> Rows:
@@ -668,14 +643,8 @@ def _small_rows(name: str) -> Rows:
     return rows
 
 
-@table
-def index_small() -> Rows:
-    return _small_rows("index_small")
-
-
-@table
-def index_small_1m() -> Rows:
-    return _small_rows("index_small_1m")
+table(_small_rows, "index_small", "index_small")
+table(_small_rows, "index_small_1m", "index_small_1m")
 
 
 @table

@@ -40,20 +40,11 @@ def test_mean_and_spread_are_over_the_steps_that_all_runs_have():
     assert mean_and_spread([{1: 1.0}])[2].tolist() == [0.0]
 
 
-@pytest.mark.parametrize("form", ["folder", "file", "checkpoint"])
-def test_a_log_is_read_wherever_it_lies(tmp_path, form):
-    name = "trainer_state.json" if form == "checkpoint" else "training_log.json"
-    (tmp_path / name).write_text(json.dumps({"log_history": log()} if form == "checkpoint" else log()))
-    assert read_log(tmp_path if form == "folder" else tmp_path / name) == log()
-
-
-def test_bad_logs_are_told(tmp_path):
+def test_a_log_is_read_from_its_file_or_the_folder_of_its_run(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"training_log\.json"):
         read_log(tmp_path)
-    for text, words in (("{", "is not JSON"), ('{"a": 1}', "no training log"), ("[1]", "no training log")):
-        (tmp_path / "training_log.json").write_text(text)
-        with pytest.raises(ValueError, match=words):
-            read_log(tmp_path)
+    (tmp_path / "training_log.json").write_text(json.dumps(log()))
+    assert read_log(tmp_path) == read_log(tmp_path / "training_log.json") == log()
 
 
 def ink(path, box=None) -> dict:
@@ -83,13 +74,7 @@ def test_every_arm_has_its_colour_and_its_band(tmp_path):
     assert sum(alone.get(colour, 0) for colour in near) < 100  # the soft edge of the line, and no band
 
 
-def test_what_is_drawn_can_be_chosen(tmp_path):
-    run = log()
-    chosen = Image.open(draw_curves({"run": [run]}, tmp_path / "a.png", ["loss"], title="One run"))
-    usual = Image.open(draw_curves({"run": [run]}, tmp_path / "b.png"))
-    assert chosen.width < usual.width  # one panel beside three
-    with pytest.raises(ValueError, match=r"\['loss_of_hair'\].*caption_loss"):
-        draw_curves({"run": [run]}, tmp_path / "c.png", ["loss_of_hair"])
+def test_an_empty_log_draws_nothing(tmp_path):
     with pytest.raises(ValueError, match="nothing"):
         draw_curves({"run": [[]]}, tmp_path / "c.png")
     assert not (tmp_path / "c.png").exists()
@@ -100,7 +85,7 @@ def test_the_command(tmp_path, capsys):
         (tmp_path / f"run{seed}").mkdir()
         (tmp_path / f"run{seed}" / "training_log.json").write_text(json.dumps(log(seed)))
     output = tmp_path / "curves.svg"
-    assert main([str(output), f"both={tmp_path}/run0,{tmp_path}/run1", "--title", "Two seeds"]) == 0
+    assert main([str(output), f"both={tmp_path}/run0,{tmp_path}/run1"]) == 0
     assert capsys.readouterr().out.strip() == str(output)
     assert "<svg" in output.read_text()
     with pytest.raises(SystemExit):
