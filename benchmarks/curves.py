@@ -64,6 +64,8 @@ def mean_and_spread(runs: Sequence[dict[int, float]]) -> tuple[np.ndarray, np.nd
 def draw_curves(
     arms: Mapping[str, Sequence[str | os.PathLike | list[dict]]],
     output: str | os.PathLike,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
 ) -> Path:
     """Draws one panel a quantity with one line an arm: the mean over the arm's runs, in a band of one standard
     deviation to each side.
@@ -72,13 +74,15 @@ def draw_curves(
         arms: name of an arm -> its runs (seeds), each a path that `read_log` takes or a log itself. An arm without a
             quantity has no line in its panel.
         output: a file that ends in `.png`, `.svg` or `.pdf`.
+        names: quantities to draw, as they are called in the log; by default the loss terms that vary and the recalls.
+        title: above all panels.
 
     Returns:
         the path of the image.
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: nothing to draw.
+        ValueError: no run has logged anything.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -92,7 +96,7 @@ def draw_curves(
     present = sorted({name for runs in logs.values() for run in runs for name in run}, key=_place)
     if not present:
         raise ValueError("The runs have logged nothing.")
-    names = _chosen(present)
+    names = list(names or _chosen(present))
     columns = min(_COLUMNS, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(3.5 * columns, 2.5 * rows + 0.7), dpi=160, layout="constrained")
@@ -121,6 +125,8 @@ def draw_curves(
     for panel in grid[len(names) :]:
         panel.set_axis_off()
     figure.legend(lines.values(), lines, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output)

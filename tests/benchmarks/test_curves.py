@@ -74,6 +74,13 @@ def test_every_arm_has_its_colour_and_its_band(tmp_path):
     assert sum(alone.get(colour, 0) for colour in near) < 100  # the soft edge of the line, and no band
 
 
+def test_what_is_drawn_can_be_chosen(tmp_path):
+    run = log()
+    chosen = Image.open(draw_curves({"run": [run]}, tmp_path / "a.png", ["loss"], title="One run"))
+    usual = Image.open(draw_curves({"run": [run]}, tmp_path / "b.png"))
+    assert chosen.width < usual.width  # one panel beside three
+
+
 def test_an_empty_log_draws_nothing(tmp_path):
     with pytest.raises(ValueError, match="nothing"):
         draw_curves({"run": [[]]}, tmp_path / "c.png")
