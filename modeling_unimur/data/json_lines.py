@@ -87,6 +87,15 @@ def read_json_lines(path: str | os.PathLike) -> Iterator[tuple[int, Any]]:
             yield number, value
 
 
+def read_rows(path: Path) -> list[Any]:
+    """Return the values of a `.jsonl` file, or the rows of a parquet file. Raises what `read_json_lines` raises."""
+    if path.suffix == ".jsonl":
+        return [row for _, row in read_json_lines(path)]
+    import pyarrow.parquet as pq
+
+    return pq.read_table(path).to_pylist()
+
+
 def line_objects(file: IO[bytes], name: str) -> Iterator[dict]:
     """Yield the objects of a file that has one per line. Other lines are skipped and counted in the log.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
@@ -24,26 +23,22 @@ def read_record(folder: str | os.PathLike) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def eval_results(record: dict, system: str, measures: Sequence[str] | None = None) -> list[EvalResult]:
-    """Converts a system's figures in the record of a run to the Hub's `model-index`: the given measures, or the task's
-    main ones.
+def eval_results(record: dict, system: str) -> list[EvalResult]:
+    """Converts a system's main figures in the record of a run to the Hub's `model-index`.
 
     Raises:
-        ValueError: no such system, or measure.
+        ValueError: no such system.
     """
     rows = {row["name"]: row for row in record["systems"]}
     if system not in rows:
         raise ValueError(f"The run has no system {system!r}: choose from {', '.join(rows)}.")
     row, data = rows[system], record["data"]
     found = []
-    for measure in measures or record["main"]:
+    for measure in record["main"]:
         figure = row["figures"].get(measure)
         value = row["scalars"].get(measure) if figure is None else figure["mean"]
         if value is None:
-            if measures is None:
-                continue  # a main measure that does not apply to this system
-            known = ", ".join([*row["figures"], *row["scalars"]])
-            raise ValueError(f"{system} has no measure {measure!r}: choose from {known}.")
+            continue  # a main measure that does not apply to this system
         found.append(
             EvalResult(
                 task_type="retrieval",
@@ -61,15 +56,13 @@ def eval_results(record: dict, system: str, measures: Sequence[str] | None = Non
     return found
 
 
-def write_model_index(
-    card: str | os.PathLike, record: dict, system: str, measures: Sequence[str] | None = None
-) -> int:
-    """Writes a system's figures into a card and returns how many. Figures of the same data and measure are replaced;
-    others stay.
+def write_model_index(card: str | os.PathLike, record: dict, system: str) -> int:
+    """Writes a system's main figures into a card and returns how many. Figures of the same data and measure are
+    replaced; others stay.
 
     Args:
         card: the card's file, or the folder of a model with its `README.md`.
-        record, system, measures: as `eval_results`.
+        record, system: as `eval_results`.
 
     Raises:
         FileNotFoundError: there is no card.
@@ -79,7 +72,7 @@ def write_model_index(
     path = path / "README.md" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no model card {path}: write one first, or name its file.")
-    new = eval_results(record, system, measures)
+    new = eval_results(record, system)
     page = ModelCard.load(path)
 
     def key(result: EvalResult) -> tuple:

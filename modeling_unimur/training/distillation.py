@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from ..contrastive_loss import sum_over_prefixes
-from ..data.json_lines import read_json_lines
+from ..data.json_lines import read_rows
 from ..evaluation.evaluator import Encoded
 from ..evaluation.systems.base import BOTH
 from ..index.second_stage import Candidate, Reranker
@@ -198,14 +198,8 @@ def read_scores(path: str | os.PathLike) -> dict[tuple[str, str], float]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There are no scores of a teacher in {path}: write query_id, doc_id, score there.")
-    if path.suffix == ".jsonl":
-        rows = [row for _, row in read_json_lines(path)]
-    else:
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(path).to_pylist()
     try:
-        return {(row["query_id"], row["doc_id"]): float(row["score"]) for row in rows}
+        return {(row["query_id"], row["doc_id"]): float(row["score"]) for row in read_rows(path)}
     except KeyError as error:
         raise ValueError(
             f"{path} has no column {error}: the scores of a teacher need {', '.join(_COLUMNS)}."

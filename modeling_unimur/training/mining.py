@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..data.json_lines import read_json_lines, write_json_lines
+from ..data.json_lines import read_rows, write_json_lines
 from ..encoding.encoder import Encoder
 from ..index.second_stage import Candidate, open_reranker
 from .documents import Documents
@@ -260,9 +260,8 @@ def write_mined(mined: Mined, path: str | os.PathLike) -> None:
         import pyarrow.parquet as pq
 
         ids = pa.list_(pa.string())
-        pq.write_table(
-            pa.Table.from_pylist(rows, pa.schema({"query_id": pa.string(), "image": ids, "text": ids})), path
-        )
+        schema = pa.schema({"query_id": pa.string(), "image": ids, "text": ids})
+        pq.write_table(pa.Table.from_pylist(rows, schema), path)
     else:
         raise ValueError(f"{path}: hard negatives are written as .parquet or .jsonl.")
 
@@ -278,13 +277,7 @@ def read_mined(path: str | os.PathLike) -> Mined:
     if not path.is_file():
         raise FileNotFoundError(f"There are no hard negatives in {path}: mine them first (`unimur mine`).")
     try:
-        if path.suffix == ".jsonl":
-            rows = [row for _, row in read_json_lines(path)]
-        else:
-            import pyarrow.parquet as pq
-
-            rows = pq.read_table(path).to_pylist()
-        return {row["query_id"]: (list(row["image"]), list(row["text"])) for row in rows}
+        return {row["query_id"]: (list(row["image"]), list(row["text"])) for row in read_rows(path)}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} contains no table query_id, image, text of hard negatives: {error!r}") from error
 
