@@ -341,14 +341,8 @@ class UniMuRProcessor(DualEncoderProcessor):
                 lead = self.images_before_start(row)
                 row = [*row[:lead], *start, *row[lead:]]
             rows[number] = [*row, *suffix]
-        width = 0 if padding in (False, "do_not_pad") else max(map(len, rows))
-        width = max(width, limit) if padding == "max_length" else width
-        pad = self.tokenizer.pad_token_id
-        data = {
-            "input_ids": [[pad] * (width - len(row)) + row for row in rows],
-            "attention_mask": [[0] * (width - len(row)) + [1] * len(row) for row in rows],
-        }
-        return data, dropped
+        options = {"padding": padding, "max_length": limit, "return_attention_mask": True, "verbose": False}
+        return dict(self.tokenizer.pad({"input_ids": rows}, **options)), dropped
 
     def images_before_start(self, body: list[int]) -> int:
         """How many places of images in front the start token stands behind."""
@@ -525,7 +519,7 @@ class UniMuRProcessor(DualEncoderProcessor):
     def probe_contexts(self) -> list | None:
         if self.tokenizer is None:
             return None
-        return [self.process_rendered([self.render(one)], 4096)["input_ids"][0].tolist() for one in _PROBES]
+        return [self.tokenize([self.render(one)], 4096, padding=False)[0]["input_ids"][0] for one in _PROBES]
 
     @classmethod
     def _load_tokenizer_from_pretrained(cls, sub_processor_type, *args, **kwargs):
