@@ -5,18 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 
 from .conversation import (
     is_conversation,
@@ -54,18 +52,27 @@ class _Batch(NamedTuple):
     owner: str | None = None
 
 
-class _Batches(Sequence):
-    """A sequence of dialogues as one of batches, which are read when they are asked for."""
+@dataclass(frozen=True)
+class _Numbered(Dataset):
+    """A sequence of dialogues with their numbers, which are read when they are asked for."""
 
-    def __init__(self, dialogues: Any, size: int):
-        self.dialogues, self.size = dialogues, size
+    dialogues: Any
 
     def __len__(self) -> int:
-        return math.ceil(len(self.dialogues) / self.size)
+        return len(self.dialogues)
 
-    def __getitem__(self, batch: int) -> _Batch:
-        numbers = range(batch * self.size, min((batch + 1) * self.size, len(self.dialogues)))
-        return _Batch([self.dialogues[number] for number in numbers], numbers)
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        return self.dialogues[number], number
+
+
+@dataclass(frozen=True)
+class _NumberedStream(IterableDataset):
+    """Dialogues that are read one after the other, with their numbers."""
+
+    dialogues: Iterable
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        return zip(self.dialogues, itertools.count())
 
 
 @dataclass(frozen=True)
@@ -450,14 +457,16 @@ class MultimodalRetrievalPipeline(Pipeline):
         def answers(dataset, workers: int) -> Iterator:
             if workers:  # tokenizers warn of forks otherwise
                 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            for features in DataLoader(dataset, batch_size=None, num_workers=workers):
+            read = functools.partial(self._read_rows, options=pre)
+            for features in DataLoader(dataset, size, num_workers=workers, collate_fn=read):
                 yield from self.postprocess(self.forward(features, **forward), **post)
 
         if isinstance(inputs, Sized) and hasattr(inputs, "__getitem__"):
-            dataset = PipelineDataset(_Batches(inputs, size), self.preprocess, pre)
-            return _Answers(lambda: answers(dataset, workers), len(inputs))
-        # Each process would read the whole of it.
-        return answers(PipelineIterator(_batches(iter(inputs), size), self.preprocess, pre), min(workers, 1))
+            return _Answers(lambda: answers(_Numbered(inputs), workers), len(inputs))
+        return answers(_NumberedStream(inputs), min(workers, 1))  # each process would read the whole of it
+
+    def _read_rows(self, rows: list[tuple[Any, int]], options: dict) -> dict:
+        return self.preprocess(_Batch(*map(list, zip(*rows, strict=True))), **options)
 
     def embed(
         self,
@@ -614,14 +623,6 @@ class MultimodalRetrievalPipeline(Pipeline):
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         custom_object_save(self, save_directory)
-
-
-def _batches(dialogues: Iterator, size: int) -> Iterator[_Batch]:
-    for start in itertools.count(0, size):
-        batch = list(itertools.islice(dialogues, size))
-        if not batch:
-            return
-        yield _Batch(batch, range(start, start + len(batch)))
 
 
 def _is_stream(inputs) -> bool:
