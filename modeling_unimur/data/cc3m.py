@@ -46,7 +46,7 @@ _NAMES: dict[str, Callable[[int, str], str]] = {
     "<SHA-256 of the URL>": lambda line, url: hashlib.sha256(url.encode()).hexdigest(),
 }
 _FEATURES = Features({"caption": Value("string"), "image": Value("string")})
-# Raised whenever the readers' rows change, so that tables written by an older version are not read.
+# Increased whenever the readers' rows change, so that tables written by an older version are not read.
 _VERSION = 2
 
 

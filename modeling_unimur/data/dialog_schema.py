@@ -97,7 +97,7 @@ class PublishedSet:
     counted and reported. A reader names its class variables and writes `records` and `images_of`.
 
     Attributes:
-        report (`ReadReport`): of the last whole iteration.
+        report (`ReadReport`): report of the last whole iteration.
         files (`list[Path]`): what is read.
 
     Raises:

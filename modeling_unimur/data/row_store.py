@@ -106,9 +106,9 @@ class RowStore:
     shards with their checksums, see `shards.read_shards`; the rows of a damaged one are not there.
 
     Args:
-        folder: of this store; made when the first shard is written. Its name is the store's identity, and says what
-            the rows depend on besides their keys.
-        dtype: of the rows on disk: float32, bfloat16 or uint8.
+        folder: folder of this store, which is made when the first shard is written. Its name identifies the store,
+            and depends on what the rows depend on besides their keys.
+        dtype: data type of the rows on disk: float32, bfloat16 or uint8.
 
     Raises:
         PermissionError: a shard may not be read.

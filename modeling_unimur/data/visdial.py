@@ -33,7 +33,7 @@ class VisDialRound:
         answer: empty where the set keeps it back.
         options: the candidate answers; None in the text form.
         gold: number of the right option.
-        relevance: of every option, 0 to 1, by several people; only one round a dialogue has it.
+        relevance: relevance of every option, 0 to 1, by several people; only one round a dialogue has it.
     """
 
     question: str

@@ -133,7 +133,7 @@ class BuildOptions:
             not there any more or cannot be read any more.
         moved_from: where the source lay when it was last listed; its ids stay.
         bm25: whether the index keeps the words of texts and captions from now on, for `hybrid` search.
-        precision: of the numbers of a new index: `"float32"`, `"int8"` or `"binary"`; see `open_index`.
+        precision: data type of the numbers of a new index: `"float32"`, `"int8"` or `"binary"`; see `open_index`.
         context: a field of payloads and a weight: from now on each image of the index has this share of the texts with
             the same text in that field, such as `("section", 0.5)`; 0 for none. By default as it was built.
         truncate_dim: numbers of each vector that a new index holds, the first ones; all by default. An existing one

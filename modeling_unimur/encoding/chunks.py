@@ -30,7 +30,7 @@ class Batch:
 
     Args:
         chunk: number of the chunk that they belong to.
-        kind: of all of them.
+        kind: kind of all of them.
         items: with their places in the source.
     """
 
@@ -45,7 +45,7 @@ class PreparedBatch:
 
     Args:
         batch: as it was.
-        keys: of each item's content, None where it could not be read.
+        keys: keys of each item's content, None where it could not be read.
         reasons: why an item failed, None for the others.
         rows: numbers of the items that `inputs` are of, row by row: those whose content is new.
         inputs: what the processor returns.
@@ -68,7 +68,7 @@ class Preparation(Dataset):
     """Prepares batches: reads, hashes, decodes and processes their items.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         stored: sorted keys of contents that are encoded already; those are not decoded.
     """
 

@@ -25,7 +25,7 @@ def with_context(vectors: np.ndarray, is_image: np.ndarray, groups: Sequence[str
         vectors (`(documents, width)`): unit vectors.
         is_image (`(documents,)`): which documents are images.
         groups: name of each document's group; None or `""` for one without a group.
-        weight: of the context beside the image; 0 for none.
+        weight: weight of the context beside the image; 0 for none.
 
     Returns:
         `np.ndarray`: unit vectors of the same shape. Texts, and images whose group has no text, are as they were.

@@ -36,8 +36,8 @@ def embed_by_length(
         items: in any order.
         embed: a list of at most `batch_size` items to `(items, width)`.
         size: the length of an item.
-        desc: of a progress bar; there is none by default.
-        width: of the vectors where there is no item.
+        desc: text of a progress bar; there is none by default.
+        width: width of the vectors where there is no item.
     """
     order, parts = sorted(range(len(items)), key=lambda number: size(items[number])), []
     for start in tqdm(range(0, len(order), batch_size), desc=desc, disable=desc is None, leave=False):
@@ -75,7 +75,7 @@ class Encoder:
 
     Args:
         model (`UniMuRModel` or `UniVLDRModel`), processor: a pair, on any device.
-        precision: of autocast; none by default.
+        precision: data type of autocast; none by default.
         pooled: gives the image tower's outputs `(images, pooled_width)` of image addresses and which of them could be
             read `(images,)`, where they are kept; only their projection is then computed.
         progress: whether to show bars.
@@ -188,7 +188,7 @@ class Encoder:
         Args:
             texts: in any order.
             keep: which tokens of a longer text are read, the `"first"` or the `"latest"`.
-            desc: of a progress bar; None for none.
+            desc: text of a progress bar; None for none.
         """
 
         def embed(part: list[str]) -> torch.Tensor:
@@ -209,7 +209,7 @@ class Encoder:
         Args:
             images: addresses, or whatever `load` takes.
             load: an image to one that the processor takes, or None where it cannot be read.
-            desc: of a progress bar.
+            desc: text of a progress bar.
             with_pooled: whether to return the tower's outputs before the joint space too.
         """
         clip, good, pooled, vectors = self.model.clip, [], [], []

@@ -130,7 +130,7 @@ def encode_queries(encoder, texts: list[str]) -> torch.Tensor:
     """Vectors of texts as queries `(texts, width)`, float32 on the CPU; of a longer text its latest words.
 
     Args:
-        encoder: of `load_text_encoder`, or any callable from a list of texts to vectors.
+        encoder: encoder of `load_text_encoder`, or any callable from a list of texts to vectors.
         texts (`list[str]`): at least one.
     """
     if isinstance(encoder, TextEncoder):

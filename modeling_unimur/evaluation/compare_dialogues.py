@@ -32,7 +32,7 @@ class ComparedDialogue:
     """A dialogue and its relevant text and images.
 
     Args:
-        dialogue_id: of the dialogue.
+        dialogue_id: id of the dialogue.
         messages: chat messages whose `content` is a list of parts; the `image` of a part is a path.
         right_text: the reply; None where there is no gold one.
         right_images: ids of the images that are right.

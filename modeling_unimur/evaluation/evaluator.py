@@ -72,7 +72,7 @@ class Encoded:
         candidates: kind -> `(candidates, width)`, NaN where an image cannot be read; or what a system without vectors
             makes of the candidates.
         ret: logarithm of the probability of [RET] after each query; None where the model was not trained to say it.
-        coherence: of coherent replies, where that is how these are ranked.
+        coherence: options of coherent replies, where that is how these are ranked.
         is_image: of the kind `"both"`, one index of texts and images, which candidates are images `(candidates,)`.
     """
 
@@ -93,7 +93,7 @@ class Encoded:
         and in one index of texts and images for one of the other kind.
 
         Args:
-            kind: of the candidates.
+            kind: kind of the candidates.
             rows, candidates: numbers of queries and of candidates; all candidates by default.
         """
         held = kind if kind in self.candidates else BOTH
@@ -124,7 +124,7 @@ class Encoded:
         system does not rank the kind.
 
         Args:
-            kind: of the candidates.
+            kind: kind of the candidates.
             queries (`(wanted,)`), golds (`(wanted,)`): numbers of queries, and of their right candidates.
             excluded: for each query, candidates that do not compete.
         """

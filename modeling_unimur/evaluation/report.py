@@ -47,7 +47,7 @@ class TaskResult:
         systems: name -> figures.
         notes: what the measures mean, and what was left out.
         main: the measures of the short table, most telling first.
-        seed: of whatever was drawn.
+        seed: seed of whatever was drawn.
     """
 
     task: str

@@ -31,7 +31,7 @@ def bootstrap(
             out. Runs are averaged first.
         clusters (`(queries,)`, *optional*): what is drawn, such as the dialogue of each query; each query by default.
         weights (`(queries,)`, *optional*): of the mean, 1 each by default.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Raises:
         ValueError: without a value.

@@ -91,7 +91,7 @@ class UniMuRTransformer(InputModule):
         Args:
             prompt (`str`, *optional*): put before texts, and as a message of its own before messages.
             task (`str`, *optional*): `"query"` or `"document"`.
-            max_length (`int`, *optional*): of dialogues and texts, in tokens.
+            max_length (`int`, *optional*): maximum length of dialogues and texts, in tokens.
             allow_urls (`bool`, *optional*): whether images may be fetched from URLs; no by default.
 
         Raises:

@@ -61,11 +61,11 @@ class AdaptOptions:
     """Options of fitting heads.
 
     Args:
-        contexts: that are trained on, at most; with an encoder half of them are its dialogues and glosses.
-        max_context_tokens: longest context in training; the latest tokens are kept.
+        contexts: maximum number of training contexts. With an encoder, half of them are its dialogues and glosses.
+        max_context_tokens: maximum number of tokens of a context in training. The latest tokens are kept.
         readout_prompt: text between a context and [RET].
-        dtype: of the language model during training: `float32`, `bfloat16`, or None for what is faster here.
-        seed: of all that is drawn.
+        dtype: data type of the language model during training: `float32`, `bfloat16`, or None for what is faster here.
+        seed: seed of all random choices.
     """
 
     contexts: int = 10_000
@@ -126,8 +126,8 @@ def adapt(
         encoder: Hub id or folder of what made the vectors, a sentence-transformers model or a CLIP-like one.
         chats: a person's own, JSON lines of chat messages, which the heads learn as well: every turn after the first
             one is the reply to those before it. Needs the encoder, which embeds the replies.
-        kind: of items that do not say theirs.
-        vector_column: of a parquet file with several.
+        kind: kind of items that do not say theirs.
+        vector_column: column of a parquet file with several.
         language_model_revision: branch, tag or commit on the Hub.
         save_index: whether to write the index; without it query your own with `retriever.embed(dialogue)`.
         options: how heads are fitted.

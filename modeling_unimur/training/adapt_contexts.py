@@ -114,7 +114,7 @@ class Context:
     """A context and its relevant vectors.
 
     Args:
-        turns: of the dialogue.
+        turns: turns of the dialogue.
         group: number of what is right; equal ones are right for each other.
         text_row, image_row: rows of the tables of targets, -1 for none.
         shown: row of the table of images that stands before the last turn, -1 for none.
@@ -133,12 +133,12 @@ def training_contexts(
     """Makes contexts about some groups; each group is used once before any is used again.
 
     Args:
-        groups: of an index.
+        groups: groups of an index.
         chosen: those to train on.
         count: contexts at most; where there are fewer groups, each stands in up to one of every form.
-        seed: of order and forms.
-        image_share: of contexts that show an image: half of them the image of what is right and nothing else, half
-            the image of something else before the words.
+        seed: seed of order and forms.
+        image_share: share of the contexts that show an image. Half of them show only the image of the right answer,
+            half another image before the words.
     """
     rng, order, found = random.Random(seed), list(chosen), []
     rng.shuffle(order)
@@ -258,10 +258,11 @@ def encoder_contexts(
     """Adds to the contexts: a right text for images that have only a caption, dialogues and glosses, and own chats.
 
     Args:
-        space: of the index.
-        groups: of the index; `chosen` are trained on, `held_out` judge: a text of the latter is never a right answer.
-        contexts: are added to.
-        count: of what is added, at most; each source has an equal share.
+        space: space of the index.
+        groups: groups of the index. `chosen` are for training and `held_out` for evaluation: a text of the latter is
+            never a right answer.
+        contexts: the contexts to add to.
+        count: largest number of contexts that are added. Each source has an equal share.
         table (`(rows, width)`): the right texts so far.
         chats: path of a person's own chats, as `read_own_chats` takes them.
 

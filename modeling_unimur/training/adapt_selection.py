@@ -129,7 +129,7 @@ class Choice:
     """A readout with its weights.
 
     Args:
-        weights: of the whole dialogue, the last turn and the readout, by their names in `UniMuRQueryAnchor`.
+        weights: weights of the whole dialogue, the last turn and the readout, by their names in `UniMuRQueryAnchor`.
         merit: mean reciprocal rank in percent, by `merit_of` over the sets that choose.
         by_set: the same of each set.
     """
@@ -143,8 +143,8 @@ class AnchorChoice:
     """Chooses among readouts, each with weights from a grid that holds the encoder alone.
 
     Args:
-        space: of the encoder. It runs once over all contexts, here.
-        config: of the model.
+        space: space of the encoder. It runs once over all contexts, here.
+        config: configuration of the model.
         choosing: sets that choose.
         judging: sets that only judge.
     """
@@ -162,7 +162,7 @@ class AnchorChoice:
         """Fits the weights of one readout.
 
         Args:
-            name: of the readout.
+            name: name of the readout.
             readouts (each `(contexts, width)`): of the contexts of the sets that choose.
         """
         sets = [PoolQueries(*some) for some in zip(self.choosing, readouts, self._own, strict=True)]
@@ -257,7 +257,7 @@ class Selection:
         read: contexts as turns to hidden states at [RET] `(contexts, layers * width)`.
         judging: sets that only judge.
         choosing: sets that choose.
-        space (*optional*): of the encoder.
+        space (*optional*): space of the encoder.
     """
 
     def __init__(

@@ -116,7 +116,7 @@ def load_data(
         model: whose dual encoder spans the targets.
         chosen: names the dual encoder, for its image processor and tokenizer.
         data: what is read.
-        seed: of the forms of contexts and of their mixture.
+        seed: seed of the forms of contexts and of their mixture.
     """
     hub = {"revision": chosen.clip_revision} if chosen.clip_revision else {}
     tokenizer = AutoTokenizer.from_pretrained(chosen.clip, **hub)
@@ -197,7 +197,7 @@ def cache_recipe(
     """Computes the features of all images, captions and unpaired texts of a recipe that are not on disk yet.
 
     Args:
-        recipe: of either task; its language model is not loaded.
+        recipe: recipe of either task; its language model is not loaded.
         device: where the frozen towers run.
         tell: takes each line of the report.
 

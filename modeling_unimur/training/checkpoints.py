@@ -56,7 +56,7 @@ def starting_point(args: TrainingArguments, resume: bool = False, overwrite: boo
     """Returns the checkpoint that a run starts from, or None for a fresh start.
 
     Args:
-        args: of the run; `resume_from_checkpoint` names a checkpoint, or is true for the last one.
+        args: arguments of the run; `resume_from_checkpoint` names a checkpoint, or is true for the last one.
         resume: go on from the last complete checkpoint of `output_dir`, or start where there is none. Newer ones that
             a kill left incomplete are passed over with a warning and renamed to `incomplete-checkpoint-<step>`, out of
             the way of the run that writes them again.

@@ -14,7 +14,7 @@ class ClipRows(Dataset):
         texts (`(texts, text_width)`): features of all texts, image by image, the title first.
         counts (`(images,)`): texts of each image.
         groups (`(images,)`): images with equal numbers are right for each other's texts.
-        seed: of the draws. They depend on it, the epoch and the row alone, so that a resumed run draws the same.
+        seed: seed of the draws. They depend on it, the epoch and the row alone, so that a resumed run draws the same.
         title_share: probability of the title; otherwise any text of the image is as likely as the others.
     """
 

@@ -18,7 +18,7 @@ class DualAlignmentCollator:
     """Stacks rows of `context_rows` into the arguments of `UniMuRModel.forward`.
 
     Args:
-        processor: of the model.
+        processor: processor of the model.
         max_caption_tokens (`int`): longest caption in the caption loss.
         max_context_tokens (`int`, *optional*): longest context without start, readout prompt and [RET], as long as a
             caption by default.
@@ -104,7 +104,7 @@ def caption_inputs(
 
     Args:
         captions (`list[str]`): one per image.
-        max_length (`int`): of a caption, in tokens (FROMAGe: 24).
+        max_length (`int`): maximum length of a caption, in tokens (FROMAGe: 24).
         together (`int`): images with their captions in a row (FROMAGe: 2 in half of its batches).
 
     Returns:

@@ -28,7 +28,7 @@ class ImageRows(Dataset):
         image_targets (`Callable`): image numbers `(n,)` to the frozen dual encoder's output `(n, width)`.
         visual_features (`Callable`): image numbers `(n,)` to what becomes the language model's input `(n, width)`.
         two_pairs_fraction, image_context_fraction (`float`): shares of the second and the third form.
-        seed (`int`): of the forms and of the other pairs.
+        seed (`int`): seed of the forms and of the other pairs.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class TextRows(Dataset):
     """Contexts whose relevant answer is a text, and an image where one is known. Textual matching needs no image.
 
     Args:
-        turns (`list[list[str]]`): of each context.
+        turns (`list[list[str]]`): turns of each context.
         features (`torch.Tensor` of shape `(targets, width)`): the frozen text tower's output for each distinct target.
         owners (`torch.Tensor` of shape `(contexts,)`): which target is right.
         ids (`torch.Tensor` of shape `(contexts,)`): equal ones are right for each other, those of `ImageRows` that
@@ -97,7 +97,7 @@ class TextRows(Dataset):
         image_targets (`Callable`, *optional*): as in `ImageRows`.
         own (`torch.Tensor` of shape `(contexts, width)`, *optional*): what the text tower makes of the contexts' own
             words.
-        own_share (`float`): of these in the target.
+        own_share (`float`): share of these in the target.
     """
 
     def __init__(
@@ -144,8 +144,8 @@ class MixedRows(Dataset):
 
     Args:
         datasets: the parts.
-        shares (`list[float]`): of the rows, one per part; they sum to 1.
-        seed (`int`): of the choice.
+        shares (`list[float]`): shares of the rows, one per part; they sum to 1.
+        seed (`int`): seed of the choice.
     """
 
     def __init__(self, datasets: Sequence[Dataset], shares: Sequence[float], seed: int = 0):
@@ -185,7 +185,7 @@ class TextContext:
     """A context with its relevant text.
 
     Args:
-        turns (`list[str]`): of the dialogue.
+        turns (`list[str]`): turns of the dialogue.
         target (`str`): the right text.
         image (`str`): `image_id` of the right image, empty for none.
     """
@@ -252,12 +252,12 @@ def text_rows(
     """Converts contexts to rows that train beside those of the images.
 
     Args:
-        contexts: of one split.
+        contexts: contexts of one split.
         encode: texts to the frozen text tower's output `(texts, width)`.
         pairs: the images of the same split.
         image_ids: path of an image to its `image_id`.
         image_targets: image numbers `(n,)` to the frozen image tower's output.
-        own_share: of a context's own words in its target.
+        own_share: share of a context's own words in its target.
 
     A context with a known image shares the id of that image's group; equal targets share an id beyond the groups.
     """

@@ -27,7 +27,7 @@ class Cost:
     Args:
         parameters, trained: numbers of weights, and of those that train.
         memory: bytes on the device by what takes them.
-        steps: of the whole run, by stage.
+        steps: number of steps of the whole run, by stage.
         flop: operations of one step on one device, by stage.
         once: operations that are computed once and kept, such as the outputs of frozen towers.
     """
@@ -129,7 +129,7 @@ def estimate_cost(recipe: Recipe, rows: int | None = None) -> Cost:
     """Estimates a run from the configurations of its backbones, without loading weights.
 
     Args:
-        recipe: of task `unimur` or `univl_dr`.
+        recipe: recipe of task `unimur` or `univl_dr`.
         rows: captioned images, or training queries.
 
     Raises:

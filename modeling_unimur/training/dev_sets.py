@@ -17,7 +17,7 @@ class DevSet:
     """Contexts and the candidates they are ranked against.
 
     Args:
-        name: of its figures, `<name>_r1` and so on.
+        name: name of its figures, `<name>_r1` and so on.
         contexts (`list[list[str]]`): turns of each.
         ids (`np.ndarray` of shape `(contexts,)`): of what is right for each.
         kind: what the candidates are, `image` or `text`.
@@ -52,7 +52,7 @@ def text_sets(rows: TextRows, text_name: str, image_name: "str | None", images: 
     """Builds two sets from contexts of a text source: one ranks all targets, the other all images.
 
     Args:
-        rows: of one split.
+        rows: rows of one split.
         text_name, image_name: of the two sets; without the second, or a context with an image, there is only one.
         images: the set whose candidates are all images of the split.
     """

@@ -33,20 +33,20 @@ class Distillation:
     """The option `data.distillation` of a recipe.
 
     Args:
-        teacher: `start`, the model before training; a file `.parquet` or `.jsonl` of `query_id, doc_id, score`; or a
-            model of sentence-transformers, by name or folder: a `CrossEncoder`, a `MultiVectorEncoder`, or a
-            `SentenceTransformer`, which reads texts and captions.
+        teacher: where the scores come from: `start`, the model before training; a file `.parquet` or `.jsonl` of
+            `query_id, doc_id, score`; or a model of sentence-transformers, by name or folder: a `CrossEncoder`, a
+            `MultiVectorEncoder`, or a `SentenceTransformer`, which reads texts and captions.
         loss: `kl`, the divergence of the student's distribution over the candidates from the teacher's; or
             `margin_mse`, the squared difference of the margins between the positive and each other candidate.
-        weight: of this loss beside the contrastive one.
-        temperature: that the student's cosines are divided by in `kl`.
-        teacher_temperature (*optional*): the same for the teacher's scores; `temperature` by default. Token vectors
-            (MaxSim) give sums of cosines, which need a larger one.
-        bm25: weight of BM25 that is added to the cosines of `start` or a `SentenceTransformer`. The best BM25 score of
-            a query counts 1, and a document that shares no word with it has 0.
+        weight: weight of this loss beside the contrastive one.
+        temperature: temperature that the student's cosines are divided by in `kl`.
+        teacher_temperature (*optional*): temperature of the teacher's scores; `temperature` by default. Token vectors
+            (MaxSim) give sums of cosines, which need a higher one.
+        bm25: weight of BM25 scores that are added to the cosines of `start` or of a `SentenceTransformer`. They are
+            scaled such that the best score of a query is 1.
 
     Raises:
-        ValueError: another loss, or numbers that are not positive.
+        ValueError: if the loss is unknown, or a number is not positive.
     """
 
     teacher: str
@@ -80,7 +80,7 @@ class Distillation:
             queries (`(queries, width)`), documents (`(documents, width)`): the student's unit vectors.
             teacher (`(queries, documents)`): scores; NaN where a document is no candidate or has none.
             positives (`(queries,)`): row of each query's right document.
-            config (`UniVLDRConfig`): of the student.
+            config (`UniVLDRConfig`): configuration of the student.
         """
 
         def loss(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
@@ -156,8 +156,8 @@ class PairTeacher:
     """A second stage, which reads each candidate with the query.
 
     Args:
-        reranker: of `index.second_stage`.
-        documents: that are numbered.
+        reranker: a second stage, see `index.second_stage`.
+        documents: the numbered documents.
     """
 
     def __init__(self, reranker: Reranker, documents: Documents):
@@ -177,7 +177,7 @@ class FileTeacher:
 
     Args:
         scores: `(query_id, doc_id)` to score.
-        documents: that are numbered.
+        documents: the numbered documents.
     """
 
     def __init__(self, scores: Mapping[tuple[str, str], float], documents: Documents):

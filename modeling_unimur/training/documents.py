@@ -73,7 +73,7 @@ class DecodedImages:
     document is then its caption.
 
     Args:
-        processor (`UniVLDRProcessor`): of the model.
+        processor (`UniVLDRProcessor`): processor of the model.
     """
 
     def __init__(self, processor):
@@ -107,8 +107,8 @@ class PooledImages:
 
     Args:
         model (`UniVLDRModel`): whose tower it is.
-        processor (`UniVLDRProcessor`): of the model.
-        addresses: of all images that will be asked for.
+        processor (`UniVLDRProcessor`): processor of the model.
+        addresses: addresses of all images that will be asked for.
         options (`FeatureOptions`, *optional*): how the tower runs.
     """
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 # Also written when this time has passed, so that a killed run loses little on a slow machine.
 _SECONDS = 60
-# Raised whenever the rows on disk change for the same tower.
+# Increased whenever the rows on disk change for the same tower.
 _VERSION = 2
 
 
@@ -33,12 +33,12 @@ class FeatureOptions:
     """Options of computing and storing frozen features.
 
     Args:
-        stored (`torch.dtype`): of the rows on disk. bfloat16 halves them: each value is then within 2^-8 of itself,
-            and the cosine of a row with its float32 self is above 1 - 1e-5.
-        workers (`int`, *optional*): processes that read and decode images; by default one fewer than the CPUs where
-            there are many images, and none otherwise.
-        image_batch, text_batch (`int`): items that pass a tower together.
-        shard_rows (`int`): rows a file; a run that is killed computes at most as many again.
+        stored (`torch.dtype`): data type of the rows on disk. bfloat16 halves their size, with a relative error of at
+            most 2^-8 in each value; the cosine between the bfloat16 and the float32 row is above 1 - 1e-5.
+        workers (`int`, *optional*): number of processes that read and decode images. By default one fewer than the
+            CPUs if there are many images, and none otherwise.
+        image_batch, text_batch (`int`): number of items that pass through a tower at a time.
+        shard_rows (`int`): number of rows in a file, which is the most that a killed run has to compute again.
     """
 
     stored: torch.dtype = torch.float32
@@ -57,7 +57,7 @@ class CachedFeatures:
         kept (`np.ndarray` of shape `(kept,)`): positions in the list that they belong to.
         present, computed (`int`): items whose rows were there, and rows that this call computed.
         skipped (`list`): `(position, reason)` of the items that have none.
-        folder (`Path`): of the store.
+        folder (`Path`): folder of the store.
     """
 
     rows: StoredRows

@@ -23,7 +23,7 @@ def split_rows(batch: dict, rows: int, config, prefix: str = "") -> "Iterator[di
         batch: arguments of `UniMuRModel.forward`.
         rows (`int`): rows a chunk.
         config (`UniMuRConfig`): knows the placeholder of an image.
-        prefix (`str`): of the arguments' names.
+        prefix (`str`): prefix of the arguments' names.
 
     Yields:
         `dict`: the same arguments of fewer rows.

@@ -26,11 +26,11 @@ class HardNegativeRows(Dataset):
     and the row alone, so that a resumed run draws the same.
 
     Args:
-        rows: of `context_rows`.
+        rows: rows of `context_rows`.
         pools (`dict[str, torch.Tensor]`): `image` and `text` to the distinct targets `(targets, width)` of all rows.
         mined (`dict[str, list[list[int]]]`): `image` and `text` to each row's hard negatives, as numbers in the pool.
-        count (`int`): of each kind a row; a row with fewer repeats them.
-        seed (`int`): of the draws.
+        count (`int`): number of negatives of each kind for a row. If a row has fewer, they are repeated.
+        seed (`int`): seed of the draws.
     """
 
     def __init__(
@@ -80,10 +80,10 @@ def mine_hard_negatives(
 
     Args:
         model (`UniMuRModel`): as it stands; its maps on the targets are applied.
-        rows: of `context_rows`; rows with equal `target_ids` are right for each other.
+        rows: rows of `context_rows`; rows with equal `target_ids` are right for each other.
         collator: the run's.
         count: hard negatives of each modality a row and epoch.
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: all targets of a modality are right for a context.

@@ -30,23 +30,24 @@ _CHUNK, _BLOCK = 512, 50_000
 
 @dataclass(frozen=True)
 class MiningOptions:
-    """What is taken for a hard negative.
+    """Which documents of a search are hard negatives.
 
     Args:
-        depth: of the search; what is not dropped of it is kept (100 in the released code).
-        joint: one ranking of texts and images (the released code's choice); otherwise one of each kind, of that
-            depth.
-        keep (*optional*): most negatives of each kind that are kept; 50 in the released variant by kind.
-        drop_same_text: drops documents whose words are those of a right one.
-        drop_same_group: drops documents of a right one's group (its section, its figure).
-        max_similarity (*optional*): cosine with a right document from which on one is dropped.
-        reranker (*optional*): a second stage, by name or as `open_reranker` takes it, which drops what it takes for
-            right. One that was trained on these queries has learned their negatives: take one that was not.
-        max_score, absolute_margin, relative_margin (*optional*): what it takes for right; see `score_limit`. The names
-            are those of sentence-transformers' `mine_hard_negatives`.
+        depth: number of ranks that are searched. All documents that are not dropped are kept (100 in the released
+            code).
+        joint: whether to search one ranking of texts and images, as the released code does. Otherwise each kind has
+            a ranking of that depth.
+        keep (*optional*): maximum number of negatives of each kind (50 in the released variant by kind).
+        drop_same_text: whether to drop documents with the same words as a right one.
+        drop_same_group: whether to drop documents of the group (section or figure) of a right one.
+        max_similarity (*optional*): cosine with a right document from which a document is dropped.
+        reranker (*optional*): a second stage, by name or as `open_reranker` takes it, which drops documents that it
+            considers right. A reranker that was trained on these queries has learned their negatives: use another.
+        max_score, absolute_margin, relative_margin (*optional*): limits above which the reranker considers a document
+            right, see `score_limit`. The names are those of sentence-transformers' `mine_hard_negatives`.
 
     Raises:
-        ValueError: a depth below 1, or a margin without a reranker.
+        ValueError: if the depth is below 1, or there is a margin without a reranker.
     """
 
     depth: int = 100
@@ -113,7 +114,7 @@ def mine_vectors(
         report (`Counter`, *optional*): takes what was dropped, by reason.
         judge (*optional*): scores of documents for a query, by their numbers; those that score above
             `MiningOptions.score_limit` are dropped.
-        known (*optional*): of each query, the right documents and all others that are no negatives; `right` by
+        known (*optional*): for each query, the right documents and all others that are not negatives; `right` by
             default.
 
     Returns:
@@ -201,12 +202,12 @@ def mine_rows(
     """Hard negatives of all queries of `QueryRows`, by the model as it stands, over the whole corpus.
 
     Args:
-        model (`UniVLDRModel`), processor (`UniVLDRProcessor`): what embeds.
-        rows (`QueryRows`): whose queries.
-        documents (`Documents`): of the set.
+        model (`UniVLDRModel`), processor (`UniVLDRProcessor`): model and processor that encode.
+        rows (`QueryRows`): rows of the queries.
+        documents (`Documents`): documents of the set.
         images: as in `QueryCollator`.
         options (`MiningOptions`, *optional*): what is dropped.
-        precision: of autocast.
+        precision: data type of autocast.
     """
     reranker = None if options is None or options.reranker is None else open_reranker(options.reranker)
     encoder = Encoder(model, processor, precision, progress=True)

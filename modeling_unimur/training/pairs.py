@@ -103,7 +103,7 @@ def load_pairs(
         sources: either what `data.captioned_images` takes, split by title; or `cc3m=PATH`, with
             `cc3m_validation=PATH` and `cc3m_test=PATH` where they are to be had (`load_cc3m_pairs`).
         options (`FeatureOptions`, *optional*): how the towers run and what is kept.
-        held_out_fraction (`float`): of `cc3m=PATH`, for validation and for test each where they have no path.
+        held_out_fraction (`float`): share of `cc3m=PATH`, for validation and for test each where they have no path.
         tell (`Callable`, *optional*): takes each line of the report; the log by default.
         clean_text (`str`, *optional*): as `UniMuRProcessor` takes it.
 

@@ -54,7 +54,7 @@ def load_vectors(source: str | os.PathLike | np.ndarray, column: str | None = No
 
     Args:
         source: a `.npy`, `.parquet` or FAISS file, or an array `(items, width)`.
-        column: of a table, the one with the vectors; not needed where there is only one of lists of numbers.
+        column: column of a table, the one with the vectors; not needed where there is only one of lists of numbers.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -219,7 +219,7 @@ def load_items(source: str | os.PathLike | Sequence, kind: str = "text") -> Read
     Args:
         source: JSON lines, a text file with a text a line, or a table; or a list of texts or of records. A record has
             `text`, and may have `id`, `kind` and, for an image, `image`, its path or address.
-        kind: of items that do not say theirs.
+        kind: kind of items that do not say theirs.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -299,7 +299,7 @@ class PrecomputedCorpus:
         vectors (`(items, width)`): unit vectors, float32.
         items: one per vector.
         raw: the vectors as they were stored, where those are not normalised.
-        metric: of the file's own index, `inner_product` or `l2`, where it says so.
+        metric: metric of the file's own index, `inner_product` or `l2`, where it says so.
         notes: what a person should know.
     """
 

@@ -24,11 +24,12 @@ class Sampler:
     """One way to choose candidates.
 
     Args:
-        name: `in_batch` (UniVL-DR's stage 1): the batch's positives. `balanced` (its stage 2): the positive, `images`
-            and `texts` hard negatives, and nothing else; where one kind has too few, the other fills up. `unbalanced`:
-            as many, of whatever kind. `image_only`, `text_only`: as many, of one kind. `hard_in_batch` (MARVEL): as
-            `balanced`, and all documents of the batch are candidates of every query.
-        images, texts: hard negatives of each kind a query (both 1 in the paper).
+        name: the candidates of a query. `in_batch` (UniVL-DR's stage 1): the positives of the batch. `balanced` (its
+            stage 2): the positive, and `images` and `texts` hard negatives. If there are too few of one kind, more of
+            the other are taken. `unbalanced`: the same number of negatives, of any kind. `image_only`, `text_only`:
+            the same number of negatives, of one kind. `hard_in_batch` (MARVEL): as `balanced`, with all documents of
+            the batch as candidates of every query.
+        images, texts: number of hard negatives of each kind for a query (both 1 in the paper).
 
     Raises:
         ValueError: another name, or numbers below 0 or both 0.
@@ -89,12 +90,12 @@ class QueryRows(Dataset):
 
     Args:
         retrieval (`RetrievalSet`): the set.
-        documents (`Documents`): of it.
-        split: whose queries; or several splits, of which those that the set lacks are left out.
+        documents (`Documents`): its documents.
+        split: split of the queries, or several splits, of which those that the set lacks are ignored.
         sampler (`Sampler`): which negatives are drawn.
         mined: hard negatives by query; queries without any are left out when the sampler needs some.
-        seed: of the draws.
-        least_score: of a positive; relevant documents of a lower score are neither positives nor negatives.
+        seed: seed of the draws.
+        least_score: lowest score of a positive. Documents with a lower score are neither positives nor negatives.
         without: ids of queries that are left out.
 
     Raises:
@@ -201,7 +202,7 @@ class QueryCollator:
     """Stacks rows of `QueryRows` into the arguments of `UniVLDRModel.forward`.
 
     Args:
-        processor (`UniVLDRProcessor`): of the model.
+        processor (`UniVLDRProcessor`): processor of the model.
         documents (`Documents`): by number.
         images: image documents to tensors (`DecodedImages`, `PooledImages`); None where the model's fusion reads
             captions alone.

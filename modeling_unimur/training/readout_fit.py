@@ -84,7 +84,7 @@ def fit_ridge(
         offsets (`(rows, out)`, *optional*): is added to what the map gives. With the inputs as offsets a large penalty
             gives the inputs back.
         penalties: to choose from, as shares of the inputs' mean variance.
-        seed: of the choice of groups.
+        seed: seed of the choice of groups.
 
     Raises:
         ValueError: for fewer than four rows, or two groups.
@@ -178,7 +178,7 @@ def fit_readout(read: ReadContexts, seed: int) -> RidgeMap:
 
     Args:
         read: what is fitted.
-        seed: of the folds that choose the penalty.
+        seed: seed of the folds that choose the penalty.
     """
     mean, spread = read.moments()
     found = fit_ridge((read.states - mean) / spread, read.targets, read.groups, seed=seed)
@@ -282,8 +282,8 @@ def sharpen_readout(read: ReadContexts, start: RidgeMap, seed: int, steps: int =
     Args:
         read: contexts and their right vectors; texts compete with texts and images with images.
         start: the map to begin with; it is not changed.
-        seed: of the batches.
-        steps: of AdamW, 512 contexts each.
+        seed: seed of the batches.
+        steps: number of steps of AdamW, 512 contexts each.
 
     Returns:
         `RidgeMap`: from plain states, with the penalty of the start.
@@ -331,8 +331,8 @@ def refit_readout(
         rows: contexts with their right vectors; they may be many more than were trained on, since each is read once.
         collator: the run's; what is read here is not kept.
         judge: recalls on the development split.
-        seed: of the folds and of the batches.
-        steps: of sharpening.
+        seed: seed of the folds and of the batches.
+        steps: number of steps of sharpening.
 
     Returns:
         `dict`: the mean of the recalls of each readout; the model has the best one.
@@ -371,9 +371,9 @@ def start_image_map(model: UniMuRModel, rows: Dataset, collator: DualAlignmentCo
 
     Args:
         model: before training.
-        rows: of `context_rows`, or alike; those with a caption are read.
+        rows: rows of `context_rows`, or alike; those with a caption are read.
         collator: the run's.
-        seed: of the rows that choose the penalty.
+        seed: seed of the rows that choose the penalty.
 
     Returns:
         `float`: the penalty that was chosen.

@@ -18,15 +18,15 @@ class RetrievalJudge:
 
     Args:
         retrieval (`RetrievalSet`): the set.
-        documents (`Documents`): of it.
-        split: whose queries.
-        processor: of the models.
+        documents (`Documents`): its documents.
+        split: split of the queries.
+        processor: processor of the models.
         images: image documents to tensors, as `Encoder.encode_documents` takes it.
         max_documents (*optional*): searches what is relevant to the split and other documents drawn at random, up to
             that many in all, which is quicker and easier; the whole corpus by default.
         least_score: relevant documents of a lower score count as not relevant, here and in training.
-        seed: of the draw.
-        precision: of autocast.
+        seed: seed of the draw.
+        precision: data type of autocast.
 
     Raises:
         ValueError: the split has no query with a relevant document.

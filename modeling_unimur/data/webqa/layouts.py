@@ -86,7 +86,7 @@ def read_raw(folder: Path, index: LineIndex | None, num_validation: int = NUM_VA
 
     Args:
         folder: with the files.
-        index: of the images; without one, images have their captions alone.
+        index: index of the images; without one, images have their captions alone.
         num_validation: training questions that are for validation, at most a third of them.
 
     Raises:
@@ -159,7 +159,7 @@ def read_released(path: Path, index: LineIndex | None, captions: str = "raw") ->
 
     Args:
         path: folder or zip archive with `train.json`, `dev.json`, `test.json`, `all_docs.json` and the captions.
-        index: of the images; without one, images have their captions alone.
+        index: index of the images; without one, images have their captions alone.
         captions: `raw`, `expanded` or `query`.
 
     Raises:

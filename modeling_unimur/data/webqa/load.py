@@ -27,7 +27,7 @@ SETTINGS = {
     "merged": {"captions": "raw", "deduplicate": "texts"},
     "released": {"captions": "query", "deduplicate": "none"},
 }
-# Raised whenever the rows change, so that tables cached by an older version are not read.
+# Increased whenever the rows change, so that tables cached by an older version are not read.
 TABLE_VERSION = 1
 
 
@@ -74,7 +74,7 @@ def load_webqa(
             behind); as the setting has it by default.
         deduplicate: `texts`: equal texts are one document, which the relevance then names; `all`: also images of equal
             bytes and caption, which takes reading all; `none`; as the setting has it by default.
-        num_validation: of the raw files: training questions for validation.
+        num_validation: number of training questions of the raw files that are used for validation.
 
     Returns:
         splits train, validation and test; of the raw files UniVL-DR's splits. `queries` with `kind` (the kind of what

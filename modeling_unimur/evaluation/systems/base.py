@@ -25,7 +25,7 @@ class Gallery:
 
     Args:
         texts: candidate texts.
-        image_ids: of the candidate images.
+        image_ids: ids of the candidate images.
         images: their files.
         image_words: their titles and tags, for systems that cannot see; empty where an image has none.
     """
@@ -71,7 +71,7 @@ class System(ABC):
         predicts_ret: whether `encode_contexts` tells how likely an image follows.
         scores_answers: whether its `model` and `processor` score answers by their likelihood (`AnswerScorer`).
         image_threshold: score from which on it returns an image, if it has one.
-        coherence: of its coherent replies, if it has any.
+        coherence: options of its coherent replies, if it has any.
         source, revision: where its weights come from, and what tells one state of them from another; None where it
             has none.
     """

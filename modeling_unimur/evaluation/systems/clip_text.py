@@ -45,7 +45,7 @@ class ClipSpace:
         Args:
             texts: in any order; they run in batches of like length.
             latest: keep the end of a text that is longer than the tower reads, not its beginning.
-            desc: of a progress bar.
+            desc: text of a progress bar.
         """
         return F.normalize(self.encoder.encode_texts(texts, "latest" if latest else "first", desc), dim=-1)
 
@@ -103,7 +103,7 @@ class ClipTextLinear(ClipText):
     does little harm.
 
     Args:
-        space: of the dual encoder.
+        space: space of the dual encoder.
         fitting: `training.readout_fit.fit_ridge`, or what takes inputs, targets, groups and `offsets` as it does.
     """
 

@@ -41,7 +41,7 @@ def compare_systems(
         systems: fitted where they learn.
         timed: whether to measure times: one dialogue at a time, one system after the other.
         data: what identifies the dialogues.
-        seed: of the intervals.
+        seed: seed of the intervals.
 
     Raises:
         ValueError: no dialogue, no system, or two systems of one name.

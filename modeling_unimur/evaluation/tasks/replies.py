@@ -27,7 +27,7 @@ class Reply:
     Args:
         query: number of its context.
         dialog, turn: its place.
-        kinds: of its elements, in order.
+        kinds: kinds of its elements, in order.
         golds: kind -> numbers of the right candidates, in order.
     """
 
@@ -43,7 +43,7 @@ class ReplySet:
     """All replies of a split.
 
     Args:
-        dialog_ids: of the dialogues.
+        dialog_ids: ids of the dialogues.
         groups: for each dialogue its contexts, as chat messages.
         replies: in the order of the dialogues.
         gallery: all candidates.
@@ -159,7 +159,7 @@ def rank_in_pools(
     does not count.
 
     Args:
-        scorer: of queries and candidates by their numbers.
+        scorer: scorer of queries and candidates by their numbers.
         queries (`(wanted,)`): number of the query.
         owners (`(wanted,)`): number of its dialogue, in ascending order.
         golds (`(wanted,)`): number of the right candidate; -1 where there is none, and then only what leads the

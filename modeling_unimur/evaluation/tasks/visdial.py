@@ -172,9 +172,9 @@ def answer_values(
     """Returns NDCG, MRR and R@k in percent, one figure per round.
 
     Args:
-        scores: of each round's options, higher is better.
+        scores: scores of each round's options, higher is better.
         golds: number of each round's right option.
-        relevance: of each round's options; None where a round has none, which then has no NDCG.
+        relevance: relevance of each round's options; None where a round has none, which then has no NDCG.
     """
     ranks, ndcg = np.empty(len(scores), dtype=np.int64), np.full(len(scores), np.nan)
     for number, (row, gold, grades) in enumerate(zip(scores, golds, relevance, strict=True)):

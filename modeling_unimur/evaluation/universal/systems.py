@@ -98,7 +98,7 @@ class Hybrid(Combined):
 
     Args:
         dense, sparse: a dense system and BM25 over the same queries and documents.
-        weight: of BM25 from 0 to 1, or `"rrf"`.
+        weight: weight of BM25 from 0 to 1, or `"rrf"`.
 
     Raises:
         ValueError: neither of them.
@@ -130,11 +130,11 @@ class SecondStage(Combined):
 
     Args:
         first: the first stage, one index of texts and images.
-        reranker: of `modeling_unimur.index.second_stage`.
-        task: whose queries and documents.
-        top_k: how many documents of a query are rescored.
-        weight: of the reranker's scores beside those of the first stage, both scaled to 0 to 1 over the rescored
-            documents of a query; infinity for the reranker's alone.
+        reranker: a second stage, see `modeling_unimur.index.second_stage`.
+        task: the task with the queries and documents.
+        top_k: number of documents of a query that are rescored.
+        weight: weight of the reranker's scores beside those of the first stage, both scaled to 0 to 1 over the
+            rescored documents of a query; infinity for the reranker's alone.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class RetrievalTask:
         is_image (`(documents,)`): which documents are images.
         relevance: for each query, document -> grade.
         excluded: for each query, documents that do not count for it.
-        doc_groups: of the corpus, such as sections; "" for a document without a group.
+        doc_groups: groups of the corpus, such as sections; "" for a document without a group.
     """
 
     query_ids: Sequence[str]

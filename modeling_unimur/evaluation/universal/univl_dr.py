@@ -55,7 +55,7 @@ def universal_result(
         task: queries and documents.
         encoders: by the names of their rows, such as `encoding.encoder.Encoder`s; an untrained one is CLIP zero-shot.
         data: what identifies the set, such as `path` and `split`.
-        seed: of the intervals.
+        seed: seed of the intervals.
         reranker: a second stage for one more row: the first encoder rescored.
         truncate_dims: widths for one more row each of every encoder: the first so many numbers of its vectors.
 
