@@ -198,6 +198,14 @@ def differences(ours: str, theirs: str, hits: dict) -> dict[str, dict]:
     }
 
 
+def record(result: dict, label: str, runs: list[dict], hits: dict[str, list]) -> None:
+    """Adds the figures and the hits at 10 of a run to those of its arm."""
+    runs.append(figures_of(result))
+    for name, ranks in ranks_of(result).items():
+        hits[name].append(recall_values(ranks)["r10"])
+    print(f"  {label}: {json.dumps({k: round(v, 1) for k, v in runs[-1].items()})}", flush=True)
+
+
 def losses(laboratory: Laboratory, seeds: int) -> dict:
     """The table of the losses."""
     arms, hits = {}, {}
@@ -207,11 +215,8 @@ def losses(laboratory: Laboratory, seeds: int) -> dict:
         runs, histories, hits[arm] = [], [], {name: [] for name in _SETS}
         for seed in range(seeds):
             result = laboratory.run(seed, rate, "test", config)
-            runs.append(figures_of(result))
             histories.append(result["history"])
-            for name, ranks in ranks_of(result).items():
-                hits[arm][name].append(recall_values(ranks)["r10"])
-            print(f"  seed {seed}: {json.dumps({k: round(v, 1) for k, v in runs[-1].items()})}", flush=True)
+            record(result, f"seed {seed}", runs, hits[arm])
         arms[arm] = {"learning_rate": rate, "dev": tried, "runs": runs, **summary(runs), "histories": histories}
     return {
         "arms": arms,
@@ -227,12 +232,7 @@ def hard_negatives(laboratory: Laboratory, seeds: int, rate: float) -> dict:
         first = laboratory.run(seed, rate, "test", LOSSES["both"])["model"]
         for arm, count in arms.items():
             result = laboratory.run(seed, rate / 3, "test", LOSSES["both"], start=first, hard_negatives=count)
-            runs[arm].append(figures_of(result))
-            for name, ranks in ranks_of(result).items():
-                hits[arm][name].append(recall_values(ranks)["r10"])
-            print(
-                f"  seed {seed}, {arm}: {json.dumps({k: round(v, 1) for k, v in runs[arm][-1].items()})}", flush=True
-            )
+            record(result, f"seed {seed}, {arm}", runs[arm], hits[arm])
     found = {arm: {"runs": each, **summary(each)} for arm, each in runs.items()}
     return {"arms": found, "difference": differences("hard negatives", "in-batch", hits)}
 
@@ -265,17 +265,6 @@ def heads(laboratory: Laboratory, rate: float, folder: Path) -> list[Path]:
     return folders
 
 
-def markdown(result: dict) -> str:
-    """The table of means and spreads."""
-    columns = [name for name in next(iter(result["arms"].values())) if name.endswith(("_r1", "_r10"))]
-    columns += ["consistency", "image_rate"]
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for arm, found in result["arms"].items():
-        cells = [f"{found[name]['mean']:.1f} ± {found[name]['std']:.1f}" for name in columns]
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", choices=("losses", "readout", "hard_negatives", "heads"))
@@ -297,8 +286,6 @@ def main() -> None:
     else:
         result = readout(laboratory, args.seeds, args.rate)
     laboratory.store.flush()
-    table = markdown(result)
-    print(table)
     laboratory.keep_for(laboratory.recipe.model.processor.get("readout_prompt", ""))
     split = "dev" if args.table == "readout" else "test"
     model, processor = laboratory.untrained(0, {}, {})
@@ -312,7 +299,6 @@ def main() -> None:
         "split": "test" if split == "test" else "validation",
         "sizes": {dev.name: [len(dev.contexts), len(dev.candidates)] for dev in laboratory.sets[split]},
         "untrained": baseline,
-        "table": table.split("\n"),
         **result,
     }
     output = args.output or RESULTS / f"ablation_{args.table}.json"

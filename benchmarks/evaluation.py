@@ -35,6 +35,7 @@ from benchmarks.harness import (
     argument_parser,
     in_fresh_process,
     peak_mib,
+    random_unit_vectors,
     report,
     reset_peak,
     watched,
@@ -129,19 +130,13 @@ def sharing(args: argparse.Namespace) -> dict[str, float]:
 def pools(seed: int, dialogues: int) -> dict[str, float]:
     """Ranks texts and images in every dialogue's own pools, from embeddings that are there."""
     rng = np.random.default_rng(seed)
-
-    def unit(count: int) -> np.ndarray:
-        rows = rng.standard_normal((count, WIDTH), dtype=np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        return rows
-
     reset_peak()
     replies = round(dialogues * REPLIES)
     owners = np.sort(rng.integers(0, dialogues, replies))
-    queries, work = unit(replies), {}
+    queries, work = random_unit_vectors(rng, replies, WIDTH), {}
     for kind, count in (("text", TEXTS), ("image", IMAGES)):
         negatives = [rng.integers(0, count, NEGATIVES).astype(np.int32) for _ in range(dialogues)]
-        work[kind] = unit(count), rng.integers(0, count, replies), negatives
+        work[kind] = random_unit_vectors(rng, count, WIDTH), rng.integers(0, count, replies), negatives
     start = time.perf_counter()
     for candidates, golds, negatives in work.values():
         rank_in_pools(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
@@ -257,6 +258,12 @@ class Partial:
         """Removes the file."""
         if not self.quick:
             self.path.unlink(missing_ok=True)
+
+
+def random_unit_vectors(rng: np.random.Generator, rows: int, width: int) -> np.ndarray:
+    """Vectors `(rows, width)` in random directions."""
+    made = rng.standard_normal((rows, width), dtype=np.float32)
+    return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
 # -- results ----------------------------------------------------------------------------------------------------------

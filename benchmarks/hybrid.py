@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, interval_figures, report
+from benchmarks.harness import MIN_ROUNDS, alternate, argument_parser, interval_figures, random_unit_vectors, report
 from benchmarks.manuals import WORDS
 from modeling_unimur.evaluation.significance import paired_bootstrap
 from modeling_unimur.index import hybrid, open_index
@@ -71,8 +71,7 @@ class Questions:
 def quick_questions(seed: int) -> tuple[RetrievalIndex, Questions, Questions]:
     """Eleven texts that the words find and the vectors do not."""
     rng, index = np.random.default_rng(seed), RetrievalIndex()
-    vectors = rng.standard_normal((3 * len(WORDS), 16), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = random_unit_vectors(rng, 3 * len(WORDS), 16)
     index.add("text", list(WORDS), vectors[: len(WORDS)], [{"text": f"about a {word}"} for word in WORDS])
     texts, grades = [f"what is a {word}?" for word in WORDS], [{word: 2} for word in WORDS]
     parts = np.split(vectors[len(WORDS) :], 2)

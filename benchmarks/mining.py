@@ -31,6 +31,7 @@ from benchmarks.harness import (
     argument_parser,
     in_fresh_process,
     peak_mib,
+    random_unit_vectors,
     report,
     reset_peak,
     watched,
@@ -41,12 +42,6 @@ from modeling_unimur.training.mining import MiningOptions, mine_rows, mine_vecto
 VECTORS, QUICK_VECTORS, WIDTH = 1_000_000, 20_000, 384
 QUERIES, QUICK_QUERIES = 4096, 512
 DEPTH, RIGHT = 100, 3
-
-
-def _unit(rows: int, rng: np.random.Generator) -> np.ndarray:
-    made = rng.standard_normal((rows, WIDTH), dtype=np.float32)
-    made /= np.linalg.norm(made, axis=1, keepdims=True)
-    return made
 
 
 def by_faiss(queries: np.ndarray, vectors: np.ndarray, known: list) -> tuple[list, float]:
@@ -62,7 +57,7 @@ def by_faiss(queries: np.ndarray, vectors: np.ndarray, known: list) -> tuple[lis
 def random_figures(vectors: int, queries: int, seed: int, is_quick: bool) -> dict[str, float]:
     """Figures of random vectors, in this process."""
     rng = np.random.default_rng(seed)
-    rows, asked = _unit(vectors, rng), _unit(queries, rng)
+    rows, asked = random_unit_vectors(rng, vectors, WIDTH), random_unit_vectors(rng, queries, WIDTH)
     kinds = ["image" if number % 3 == 0 else "text" for number in range(vectors)]
     right = rng.integers(vectors, size=(queries, RIGHT)).tolist()
     options = MiningOptions(depth=DEPTH, max_similarity=0.95)

@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import psutil
 
-from benchmarks.harness import ROOT, argument_parser, report, watched
+from benchmarks.harness import ROOT, argument_parser, random_unit_vectors, report, watched
 from modeling_unimur import UniMuRModel, UniMuRProcessor
 from modeling_unimur.index import open_index
 from modeling_unimur.modeling_open_clip import space_name
@@ -67,10 +67,8 @@ def make_index(model_folder: Path, folder: Path, count: int, seed: int) -> None:
     rng, width = np.random.default_rng(seed), model.config.embedding_width
     with open_index(folder, width, space_name(model, processor), "memory") as index:
         for kind in ("text", "image"):
-            vectors = rng.standard_normal((count // 2, width), dtype=np.float32)
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-            names = [f"{kind} {number}" for number in range(len(vectors))]
-            index.add(kind, names, vectors, [{kind: name} for name in names])
+            names = [f"{kind} {number}" for number in range(count // 2)]
+            index.add(kind, names, random_unit_vectors(rng, len(names), width), [{kind: name} for name in names])
         index.save()
 
 

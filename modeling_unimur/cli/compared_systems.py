@@ -54,7 +54,7 @@ def open_systems(
     Args:
         chosen: names out of `SYSTEMS`.
         sources: folders or Hub ids of models; CLIP is that of the first one.
-        names: of the models' rows; the last parts of their sources by default.
+        names: names of the models' rows; the last parts of their sources by default.
 
     Raises:
         CommandError: nothing is left.

@@ -123,7 +123,7 @@ def load_retrieval_set(
             beside WordNet's definitions), `webqa=PATH` (`data.webqa.load_webqa`), `folder=PATH`, what
             `RetrievalSet.save` wrote, or `package.module:function`, a function that returns a `RetrievalSet`.
             A list of these is joined by `RetrievalSet.union`.
-        captions, deduplicate, setting: of WebQA, as `load_webqa` takes them.
+        captions, deduplicate, setting: for WebQA, as `load_webqa` takes them.
 
     Raises:
         FileNotFoundError: it is not there.

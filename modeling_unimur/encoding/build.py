@@ -89,13 +89,13 @@ class BuildReport:
     """Result of a run, as numbers of items.
 
     Args:
-        items: of the source that are in the index now.
+        items: items of the source that are in the index now.
         encoded: contents that the model saw in this run.
         known: new items whose content was encoded before.
         unchanged: passed over without being read.
         added, replaced, removed: in the index.
-        skipped: that could not be encoded, all of them in `skipped_file`.
-        seconds: of the run.
+        skipped: items that could not be encoded, all of them in `skipped_file`.
+        seconds: duration of the run.
         reasons: why items were skipped, and how many for each reason, the most frequent first.
     """
 
@@ -118,15 +118,15 @@ class BuildOptions:
 
     Args:
         index: kind of a new one, in FAISS' words, or `"memory"`.
-        collection: of a database.
+        collection: collection of a database.
         work: folder for vectors and manifest, by default beside the index; all machines must see it.
         engine: `"local"` (one process, or those of torchrun) or `"ray"`.
-        ray_address: of a cluster; by default one of this machine.
+        ray_address: address of a cluster; by default one of this machine.
         ray_workers: encoders of Ray, each with a copy of the model.
         workers: processes that decode, for each encoder; by default as many as there are spare CPUs.
         batch_size: items that the model sees at a time.
         chunk_size: items that are stored together; what is killed loses at most one chunk an encoder.
-        device: of the model.
+        device: device of the model.
         clip: folder or Hub id of the dual encoder, in place of the one that a heads-only model names.
         show_progress: whether to show bars.
         prune: whether the index may lose more than a tenth of the source's items (and more than 20), because they are
@@ -185,7 +185,7 @@ def build_index(
     Args:
         source: see `sources.find_source`. An index may be built from several, one after the other.
         model: a model folder, or an `Encoder`.
-        uri: of the index, see `open_index`.
+        uri: address of the index, see `open_index`.
         options: see there.
         must_exist: refuses to begin a new index, and a source that an existing one was not built from.
 

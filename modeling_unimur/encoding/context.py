@@ -57,7 +57,7 @@ class Contexts:
     """The texts beside each image of an index: those with the same text in a field of their payloads.
 
     Args:
-        manifest: of the index; it keeps the choice of an earlier run.
+        manifest: manifest of the index; it keeps the choice of an earlier run.
         vectors: gives those of some keys `(keys, width)`.
         choice: field and weight for the index from now on; None for that of the earlier runs.
     """
@@ -110,7 +110,7 @@ class Contexts:
 
         Args:
             images (`(images, width)`): unit vectors.
-            payloads: of the same images.
+            payloads: payloads of the same images.
         """
         groups = [self._group(payload) for payload in payloads]
         texts = [(group, key) for group in dict.fromkeys(groups) for key in self.keys.get(group, ())]

@@ -61,9 +61,9 @@ def make_item(
     """Make an item, or a `BadItem` for an empty text or an id or payload that no index accepts.
 
     Args:
-        kind, item_id, content, named: of `Item`.
+        kind, item_id, content, named: fields of `Item`.
         payload: fields that JSON can hold.
-        stamp: of the file behind an image.
+        stamp: stamp of the file of an image.
     """
     what = "id"
     try:

@@ -37,9 +37,9 @@ class Record(NamedTuple):
     """Result of encoding one item.
 
     Args:
-        place: of the item in its source.
-        kind, id, stamp, payload: of the item.
-        key: of its content, hexadecimal; None where it could not be encoded.
+        place: place of the item in its source.
+        kind, id, stamp, payload: fields of the item.
+        key: key of its content, hexadecimal; None where it could not be encoded.
         reason: why not.
     """
 
@@ -61,7 +61,7 @@ class Manifest:
     """A database file; one process changes it at a time, and any number reads it meanwhile.
 
     Args:
-        path: of the file; made when it is not there.
+        path: path of the file, which is made if it is missing.
     """
 
     def __init__(self, path: Path):
@@ -293,7 +293,7 @@ class Plan:
     Args:
         listing: all items.
         manifest: what is known.
-        source: of the listing, as the manifest calls it.
+        source: name of the listing in the manifest.
         size: items a chunk.
         bad: file for what cannot be encoded; made when there is something.
 

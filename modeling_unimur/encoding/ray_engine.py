@@ -56,8 +56,8 @@ def encode_with_ray(
 
     Args:
         source: a model folder that all machines see, or an encoder.
-        store, records: of the work folder.
-        chunks: of the items to encode.
+        store, records: parts of the work folder.
+        chunks: chunks of the items to encode.
         options: `ray_address`, `ray_workers`, `workers`, `batch_size`, `device`.
         bar: is told of items.
 

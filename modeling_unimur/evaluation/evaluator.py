@@ -67,13 +67,13 @@ class Encoded:
     """One system's queries and candidates.
 
     Args:
-        system: whose they are; None for vectors alone.
+        system: system of the vectors; None for vectors alone.
         queries: `(queries, width)`, or what a system without vectors makes of the queries.
         candidates: kind -> `(candidates, width)`, NaN where an image cannot be read; or what a system without vectors
             makes of the candidates.
         ret: logarithm of the probability of [RET] after each query; None where the model was not trained to say it.
         coherence: options of coherent replies, where that is how these are ranked.
-        is_image: of the kind `"both"`, one index of texts and images, which candidates are images `(candidates,)`.
+        is_image: which candidates `(candidates,)` of the kind `"both"`, one index of texts and images, are images.
     """
 
     system: System | None

@@ -28,9 +28,9 @@ class Card:
     """The author's description of a model; `hub_cards/template/card.yaml` explains each field.
 
     Args:
-        title: of the page.
-        licence: of the trained heads, an identifier of the Hub such as `apache-2.0`.
-        language: of the texts, two letters, or several of them.
+        title: title of the page.
+        licence: licence of the trained heads, an identifier of the Hub such as `apache-2.0`.
+        language: language of the texts, two letters, or several of them.
         summary, intended_use, out_of_scope, training, results_notes, citation: texts.
         training_data: rows of `name`, `licence` and `notes`.
         results: rows of `task`, `dataset`, `metric` and `value`, what was measured on a test split; optionally

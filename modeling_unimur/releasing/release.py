@@ -38,7 +38,7 @@ class Release:
         files: names and sizes in bytes.
         left_out: files of the source that do not go up.
         trial: what a fresh process found.
-        url: of the commit; None after a dry run.
+        url: address of the commit; None after a dry run.
     """
 
     repo_id: str
@@ -72,7 +72,7 @@ def release(
         card: YAML file of a card; by default the source's README.md, where that has the Hub's metadata.
         backbones: `language_model` and `clip`, where to load the backbones from for the trial.
         private: whether a new repository is private.
-        tag: of the commit.
+        tag: tag of the commit.
         dry_run: whether to stop before anything is sent.
         keep: folder to make with what goes up; by default it is removed again.
 

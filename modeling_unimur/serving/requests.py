@@ -30,7 +30,7 @@ class RetrievalRequest:
         messages: chat messages whose images are `EncodedImage`s until `decode`.
         top_k, modality, where, coherent, hybrid: options of the pipeline.
         tokens: the approximate number of tokens of its words.
-        client: whose chat this is; None for a client that does not say.
+        client: client of this chat; None for a client that does not say.
         words: the text of all turns, which `hybrid` and a second stage read.
         rerank: whether the server's second stage rescores the hits; None where the client does not say.
         is_read_again: whether a second stage reads the messages after the vector is there.

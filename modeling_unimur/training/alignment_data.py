@@ -113,7 +113,7 @@ def load_data(
     """Reads images and texts with the frozen towers' features, cached on disk.
 
     Args:
-        model: whose dual encoder spans the targets.
+        model: model with the dual encoder of the targets.
         chosen: names the dual encoder, for its image processor and tokenizer.
         data: what is read.
         seed: seed of the forms of contexts and of their mixture.

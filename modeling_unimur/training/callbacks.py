@@ -160,7 +160,7 @@ class RescaleRet(TrainerCallback):
     """Brings each [RET] vector to the mean norm of the vocabulary after each step (FROMAGe's training loop).
 
     Args:
-        model (`UniMuRModel`): whose [RET] vectors train; `config.loss_vocab_size` says how many rows count.
+        model (`UniMuRModel`): model of the [RET] vectors. The mean is over the first `config.loss_vocab_size` rows.
     """
 
     def __init__(self, model):

@@ -53,7 +53,7 @@ def text_sets(rows: TextRows, text_name: str, image_name: "str | None", images: 
 
     Args:
         rows: rows of one split.
-        text_name, image_name: of the two sets; without the second, or a context with an image, there is only one.
+        text_name, image_name: names of the two sets. Without the second or without images there is one set.
         images: the set whose candidates are all images of the split.
     """
     owners = rows.owners.numpy()

@@ -106,7 +106,7 @@ class PooledImages:
     """Outputs of a frozen image tower before the joint space, computed once and kept on disk.
 
     Args:
-        model (`UniVLDRModel`): whose tower it is.
+        model (`UniVLDRModel`): model of the tower.
         processor (`UniVLDRProcessor`): processor of the model.
         addresses: addresses of all images that will be asked for.
         options (`FeatureOptions`, *optional*): how the tower runs.

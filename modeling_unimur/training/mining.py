@@ -110,7 +110,7 @@ def mine_vectors(
         kinds: `"text"` or `"image"` of each document.
         right: numbers of each query's right documents, which others are compared with.
         options (`MiningOptions`, *optional*): what is dropped.
-        texts, groups (*optional*): of each document; without them nothing is dropped by them.
+        texts, groups (*optional*): text and group of each document; without them nothing is dropped for them.
         report (`Counter`, *optional*): takes what was dropped, by reason.
         judge (*optional*): scores of documents for a query, by their numbers; those that score above
             `MiningOptions.score_limit` are dropped.

@@ -212,7 +212,7 @@ def load_cc3m_pairs(
 
     Args:
         sources: as in `parse_sources`; paths as `data.cc3m.read_cc3m` takes them.
-        frozen_images, frozen_texts: of the dual encoder.
+        frozen_images, frozen_texts: towers of the dual encoder.
         held_out_fraction: expected share of the training file in each slice.
         tell: takes each line of the report.
 

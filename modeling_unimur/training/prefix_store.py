@@ -24,7 +24,7 @@ def prefix_states(
     them a training step runs [RET] alone.
 
     Args:
-        model: whose language model runs.
+        model: model with the language model to run.
         input_ids, attention_mask (`(batch, tokens)`): contexts without images that end with [RET].
 
     Returns:

@@ -133,7 +133,7 @@ class HardNegativeMiningCallback(TrainerCallback):
     """Mines hard negatives again with the current model (ANCE).
 
     Args:
-        rows (`QueryRows`): that take them.
+        rows (`QueryRows`): rows that use the negatives.
         mine: computes them.
         every: steps between minings.
     """

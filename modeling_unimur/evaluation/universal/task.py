@@ -18,8 +18,8 @@ class RetrievalTask:
     """Queries and documents in the order of their tables; documents are known by their number.
 
     Args:
-        query_ids, query_texts, query_kinds: of the split; a query's kind is "" where the set names none.
-        doc_ids, doc_texts, doc_images: of the corpus; `doc_images` are addresses, "" for texts.
+        query_ids, query_texts, query_kinds: queries of the split; the kind is "" where the set names none.
+        doc_ids, doc_texts, doc_images: documents of the corpus; `doc_images` are addresses, "" for texts.
         is_image (`(documents,)`): which documents are images.
         relevance: for each query, document -> grade.
         excluded: for each query, documents that do not count for it.
