@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 
 from ..data.json_lines import read_json_lines
@@ -101,24 +104,8 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def read_table(path: Path):
-    """Read a parquet file as an Arrow table.
-
-    Raises:
-        ImportError: without pyarrow.
-        ValueError: when it is none.
-    """
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise ImportError(f"{path.name} is a parquet file: `pip install unimur[adapt]` brings pyarrow.") from error
-    return pq.read_table(path)
-
-
 def _read_parquet(path: Path, column: str | None) -> ReadyVectors:
-    table = read_table(path)
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    table = pq.read_table(path)
 
     def holds_vectors(kind) -> bool:
         lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -283,7 +270,7 @@ def _records(path: Path) -> list:
     if ending in (".jsonl", ".ndjson"):
         return [record for _, record in read_json_lines(path)]
     if ending == ".parquet":
-        table = read_table(path)
+        table = pq.read_table(path)
         wanted = [name for name in ("id", "text", "kind", "image") if name in table.column_names]
         if "text" not in wanted:
             raise ValueError(f"{path} has no column `text`, only {table.column_names}: rename the one with the texts.")

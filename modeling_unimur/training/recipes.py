@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from transformers import HfArgumentParser
 
 from ..data.cache import cache_dir
@@ -48,10 +49,6 @@ def _section(cls, values: dict | None, name: str, path: Path):
 
 def _read_yaml(text: str) -> Any:
     """Reads YAML in which `1e-3` is a number, as in YAML 1.2. PyYAML alone reads it as text."""
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError("Recipes are YAML: `pip install unimur[train]`.") from error
 
     class Loader(yaml.SafeLoader):
         pass
