@@ -238,8 +238,6 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
     """Base class: images and texts for a dual encoder, by its `image_processor` and its `target_tokenizer`. Subclasses
     set `target_padding`, `max_target_tokens` and `clean_text`."""
 
-    # Whether images are fetched from URLs; no file can set it.
-    allow_urls = False
     # What errors call a query.
     query_kind = "dialogue"
 
@@ -255,13 +253,6 @@ class DualEncoderProcessor(WholeProcessorMixin, ProcessorMixin):
         if tokenizer.model_max_length < 100_000:
             chosen.setdefault("max_target_tokens", tokenizer.model_max_length)
         return AutoImageProcessor.from_pretrained(clip, **hub), tokenizer
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
-        """Loads a processor; `allow_urls` sets that attribute."""
-        processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        processor.allow_urls = allow_urls
-        return processor
 
     def read_all(self, queries, allow_urls: bool | None, first: int | None, load=load_image) -> tuple[list, list]:
         """Messages and images of one query or several, which errors call by their number from `first` on; `load` is

@@ -173,6 +173,9 @@ class WholeProcessorMixin:
     """Saves a processor with its fingerprint, and refuses files that are damaged, belong to another model, or make
     something else of the same texts: no vector changes in silence."""
 
+    # Whether images are fetched from URLs; no file can set it.
+    allow_urls = False
+
     def probe_contexts(self) -> list | None:
         """Token ids of two different dialogues and of one with an image, from the template to the last token; None
         for a processor without contexts."""
@@ -189,7 +192,8 @@ class WholeProcessorMixin:
         return super().save_pretrained(save_directory, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, allow_urls: bool = False, **kwargs):
+        """Loads a processor; `allow_urls` sets that attribute."""
         place = _Place(pretrained_model_name_or_path, kwargs)
         try:
             processor = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -213,6 +217,7 @@ class WholeProcessorMixin:
         for name in ("query_anchor", "anchor_base_model", "anchor_base_revision"):
             if hasattr(processor, name) and name not in chosen and config.get(name) is not None:
                 setattr(processor, name, config[name])
+        processor.allow_urls = allow_urls
         return processor
 
 
