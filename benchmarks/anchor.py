@@ -12,7 +12,8 @@ in the rows that need no further fit. `built`, `fixed` and the kinds that were l
   `--dialogues`, JSON lines of chat messages, one reply of each dialogue among all, a kind that no fit has seen;
   `photos`: `--photographs`, caption -> photograph.
 - `encoder_*`: the whole dialogue by the dual encoder's text tower; `last_*`: its last turn; `whole_last_*`: the sum.
-- `fitted_*`: weights and a network of these two, fitted like the anchored query but without the language model.
+- `fitted_*`: weights of these two, fitted like the anchored query but without the language model; `network_*`: weights
+  and a network of these two.
 - `readout_*`: the language model's vector alone (the paper's query); `built_*`: the anchored query without attention,
   fitted on built dialogues and glosses; `fixed_*`: on real chats too; `anchored_*`: with attention, as released;
   `ungated_*`: with its gate open.
@@ -21,7 +22,7 @@ in the rows that need no further fit. `built`, `fixed` and the kinds that were l
 - `coherent_*`: the anchored query's texts and images as coherent replies. `*_consistency`: share of the hand-written
   test dialogues whose first text and first image are right for one and the same dialogue.
 - `left_out_KIND`: held-out dialogues of a kind of the recipe, by anchored queries that were fitted on all others.
-- `*_mrr_over_anchor`: `anchored` minus the best of `encoder`, `whole_last` and `fitted` on that set, paired;
+- `*_mrr_over_anchor`: `anchored` minus the best of `encoder`, `whole_last`, `fitted` and `network` there, paired;
   `*_mrr_over_encoder`: minus `encoder`.
 """
 
@@ -30,7 +31,7 @@ from __future__ import annotations
 import copy
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -143,17 +144,19 @@ class Fits:
         built: on built dialogues and glosses, without attention.
         fixed: on all kinds, without attention.
         left_out: by kind, on all the others, with attention and without it, and the held-out dialogues of that kind.
-        fitted: on all kinds with a readout of zeros, and without a gate.
+        fitted: on all kinds with a readout of zeros, weights alone.
+        network: the same with a network as the correction.
     """
 
     built: UniMuRQueryAnchor
     fixed: UniMuRQueryAnchor
     left_out: dict[str, tuple[UniMuRQueryAnchor, UniMuRQueryAnchor, list[QuerySet]]]
     fitted: UniMuRQueryAnchor
+    network: UniMuRQueryAnchor
 
 
 def fit_all(seed: int) -> Fits:
-    """Read the recipe's dialogues and fit, over the release's heads; `seed` is that of the network of `fitted`."""
+    """Read the recipe's dialogues and fit, over the release's heads; `seed` is that of `network`."""
     recipe = load_recipe(_RECIPE, [])
     model, processor = build(recipe)
     data = load_data(model.eval(), recipe.model, recipe.data, recipe.training.seed)
@@ -163,27 +166,23 @@ def fit_all(seed: int) -> Fits:
         for sets, rows in zip((train, dev), parts, strict=True):
             sets += read_queries(model, name, rows, collator, cache_dir() / "queries")
 
-    def fit(
-        keep: Callable[[str], bool], without_readout: bool = False, attention: float = model.config.query_attention
-    ) -> UniMuRQueryAnchor:
-        anchor = copy.deepcopy(model.heads.query_anchor)
-        anchor.attention = attention
-        sets = [[_silent(one) if without_readout else one for one in part if keep(one.name)] for part in (train, dev)]
-        fit_query_anchor(anchor, *sets, seed)
+    def fit(kinds: Iterable[str], **changes) -> UniMuRQueryAnchor:
+        config = copy.deepcopy(model.config)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        anchor = UniMuRQueryAnchor(config)
+        fit_query_anchor(anchor, *([one for one in part if one.name in kinds] for part in (train, dev)), seed)
         return anchor.eval()
 
-    fitted = fit(lambda name: True, without_readout=True)
-    fitted.gate = None  # there is nothing to be held back
+    kinds, still = list(data.anchor), {"query_attention": 0.0}
     left_out = {}
-    for kind in data.anchor:
-        others = [fit(lambda name, kind=kind: name != kind, attention=a) for a in (model.config.query_attention, 0.0)]
-        left_out[kind] = (*others, [one for one in dev if one.name == kind])
-    built, fixed = fit(lambda name: name in _BUILT, attention=0.0), fit(lambda name: True, attention=0.0)
-    return Fits(built, fixed, left_out, fitted)
-
-
-def _silent(some: QuerySet) -> QuerySet:
-    return replace(some, readout=torch.zeros_like(some.readout))
+    for kind in kinds:
+        others = [name for name in kinds if name != kind]
+        left_out[kind] = (fit(others), fit(others, **still), [one for one in dev if one.name == kind])
+    built, fixed = fit(_BUILT, **still), fit(kinds, **still)
+    train, dev = ([replace(one, readout=torch.zeros_like(one.readout)) for one in part] for part in (train, dev))
+    fitted, network = (fit(kinds, query_gate=False, query_correction=kind) for kind in ("linear", "mlp"))
+    return Fits(built, fixed, left_out, fitted, network)
 
 
 @torch.inference_mode()
@@ -205,7 +204,9 @@ def queries_of(
     if fits is not None:
         queries["built"] = fits.built(*inputs).pooler_output
         queries["fixed"] = fits.fixed(*inputs).pooler_output
-        queries["fitted"] = fits.fitted(torch.zeros_like(readout), *inputs[1:]).pooler_output
+        inputs[0] = torch.zeros_like(readout)
+        queries["fitted"] = fits.fitted(*inputs).pooler_output
+        queries["network"] = fits.network(*inputs).pooler_output
     return queries
 
 
@@ -275,7 +276,7 @@ def figures_of(values: dict[tuple[str, str], list[np.ndarray]]) -> dict[str, flo
         figures[f"{title}_queries"] = systems["encoder"].shape[1]
         for system, runs in systems.items():
             figures |= interval_figures(f"{system}_{measure}", bootstrap(runs))
-        rivals = [system for system in ("encoder", "whole_last", "fitted") if system in systems]
+        rivals = [system for system in ("encoder", "whole_last", "fitted", "network") if system in systems]
         best = max(rivals, key=lambda system: systems[system].mean())
         for name, rival in (("over_anchor", best), ("over_encoder", "encoder")):
             found = paired_bootstrap(systems["anchored"], systems[rival])

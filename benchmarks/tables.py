@@ -101,7 +101,8 @@ _QUERIES = {
     "encoder": "CLIP-T, whole dialogue",
     "last": "CLIP-T, last turn",
     "whole_last": "CLIP-T, whole dialogue + last turn",
-    "fitted": "the same two with fitted weights and a network, no language model",
+    "fitted": "the same two with fitted weights, no language model",
+    "network": "the same two with fitted weights and a network, no language model",
     "readout": "language model alone (the paper's query)",
     "anchored": "**UniMuR-mini** (anchored query)",
     "fixed": "UniMuR-mini without attention",
@@ -121,7 +122,7 @@ def _anchor_rows(systems: tuple[str, ...], sets: dict[str, str]) -> Rows:
 
 
 _SETS = {"dialogue_text": "text of the reply", "dialogue_image": "image of the reply", "chat": "chats"}
-table(_anchor_rows, "anchor", ("encoder", "whole_last", "fitted", "readout", "anchored"), _SETS)
+table(_anchor_rows, "anchor", ("encoder", "whole_last", "fitted", "network", "readout", "anchored"), _SETS)
 table(_anchor_rows, "anchor_all", tuple(_QUERIES), {**_SETS, "more": "STAR"})
 
 
@@ -446,7 +447,7 @@ _MANUALS = {
 _MODELS = {
     "bm25": "BM25",
     "untrained": "dual encoder, untrained",
-    "gimp_only": "earlier release, trained on GIMP alone, 64 tokens",
+    "gimp_only": "trained on GIMP alone, 64 tokens",
     "release": "**UniVL-DR-mini**",
 }
 

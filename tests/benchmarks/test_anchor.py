@@ -66,7 +66,9 @@ def test_a_kind_is_ranked_by_the_query_that_was_fitted_without_it():
     away = QuerySet("chats", *(FIELDS[name] for name in bench._FIELDS), EYE.roll(1, dims=0), torch.arange(3))
     turned = copy.deepcopy(anchor)
     turned.attention = 4.0
-    fits = bench.Fits(built=anchor, fixed=anchor, left_out={"chats": (turned, anchor, [away])}, fitted=anchor)
+    fits = bench.Fits(
+        built=anchor, fixed=anchor, left_out={"chats": (turned, anchor, [away])}, fitted=anchor, network=anchor
+    )
     found = bench.left_out_values(fits)
     assert found["left_out_chats_mrr", "anchored"].shape == found["left_out_chats_mrr", "fixed"].shape == (3,)
     assert found["left_out_chats_mrr", "encoder"].max() < 100
