@@ -4,10 +4,13 @@
 
 Each corpus is one ranking of passages and images, asked by the test questions; grade 2, the section or image meant,
 counts. Rows: `bm25`; `dense`, the release; `joined`, BM25 for texts and the release for images (divide and conquer);
-`joined_oracle` and `dense_oracle`, the same two with an oracle of the modality; `hybrid`, whose weight the validation
-questions choose; `context` and `context_hybrid`, both with images that have a share of the passages of their section,
-whose weight they choose too; `second_stage`, the first 20 of the latter in the reranker's order; `weighted`, by the
-sum of both scores, with a weight that they choose as well.
+`joined_oracle` and `dense_oracle`, the same two with an oracle of the modality; `hybrid`; `context` and
+`context_hybrid`, both with images that have a share of the passages of their section; `second_stage`, the first 20 of
+the latter in the reranker's order; `weighted`, by the sum of both scores. One weight of BM25, and one of the context,
+serve all corpora: those with the best mean MRR@10 over the corpora's validation questions. The weight of the second
+stage is chosen for each corpus.
+
+- `weight`, `context_weight`, `context_hybrid_weight`: of BM25 alone, of the context, and of BM25 beside it;
 
 - `CORPUS_ROW`: MRR@10 in percent, with `_low` and `_high`, the 95 % interval by the bootstrap over questions;
 - `CORPUS_ROW_images`: percentage of images among the first ten; `CORPUS_relevant_images`: among the relevant;
@@ -38,7 +41,7 @@ from modeling_unimur.evaluation.universal import (
     Hybrid,
     RetrievalTask,
     Space,
-    choose_context,
+    choose_weights,
     ranked,
     with_bm25,
 )
@@ -62,21 +65,22 @@ class CommonLetters:
         return np.array([len(ours & theirs) / max(len(ours | theirs), 1) for ours, theirs in letters])
 
 
-def measure(corpus: str, retrieval: RetrievalSet, encoder: DualEncoder, reranker: Reranker) -> dict[str, float]:
+def space_of(retrieval: RetrievalSet, encoder: DualEncoder) -> Space:
+    """A corpus with its test and validation questions."""
+    return Space(encoder, *(RetrievalTask.from_set(retrieval, split, LEAST_SCORE) for split in ("test", "validation")))
+
+
+def measure(corpus: str, space: Space, weights: dict[str, float], reranker: Reranker) -> dict[str, float]:
     """All figures of one corpus."""
-    task, dev = (RetrievalTask.from_set(retrieval, split, LEAST_SCORE) for split in ("test", "validation"))
-    space = Space(encoder, task, dev)
-    others, weight = with_bm25("dense", space)
-    names = ("bm25", "joined", "joined_oracle", "dense_oracle", "hybrid")
-    systems = {"dense": space.system(), **dict(zip(names, others.values(), strict=True))}
-    context = choose_context(space)
-    placed = space.in_context(context.value)
-    own = placed.hybrid_weight()
-    systems |= {"context": placed.system(), "context_hybrid": Hybrid(placed.system(), systems["bm25"], own.value)}
-    stages, choice = second_stages(placed, systems["context_hybrid"], own.value, reranker)
+    task, beside = space.task, weights["context_hybrid_weight"]
+    names = ("bm25", "joined", "joined_oracle", "dense_oracle")
+    systems = {"dense": space.system(), **dict(zip(names, with_bm25("dense", space)[0].values(), strict=False))}
+    systems["hybrid"] = Hybrid(systems["dense"], systems["bm25"], weights["weight"])
+    placed = space.in_context(weights["context_weight"])
+    systems |= {"context": placed.system(), "context_hybrid": Hybrid(placed.system(), systems["bm25"], beside)}
+    stages, choice = second_stages(placed, systems["context_hybrid"], beside, reranker)
     systems |= {"second_stage": stages[SECOND], "weighted": stages[WEIGHTED]}
-    rows, figures = Rows(task), {"questions": len(task.query_ids), "weight": weight.value}
-    figures |= {"context_weight": context.value, "context_hybrid_weight": own.value}
+    rows, figures = Rows(task), {"questions": len(task.query_ids)}
     for name, system in systems.items():
         rows.add(name, system, (BOTH,))
         shares = rows.shares(name)["all"]
@@ -99,18 +103,22 @@ def main() -> None:
     parser.add_argument("--captions", action="store_true", help="leave the images out: captions stand for them")
     args = parser.parse_args()
     if args.quick:
-        figures = measure("quick", quick_set(), RandomEncoder(args.seed), CommonLetters())
-        report("manual_stages", args, figures, [])
+        space = space_of(quick_set(), RandomEncoder(args.seed))
+        weights = choose_weights([space])
+        report("manual_stages", args, weights | measure("quick", space, weights, CommonLetters()), [])
         return
     if args.reranker is None:
         parser.error("--reranker is missing: name the second stage")
-    figures, reranker = {}, open_reranker(args.reranker)
+    reranker, spaces = open_reranker(args.reranker), {}
+    precision = torch.bfloat16 if args.bf16 else None
     shown = "captions of images" if args.captions else "images"
     for corpus in args.corpora:
         retrieval = load_retrieval_set(corpus)
-        precision = torch.bfloat16 if args.bf16 else None
-        made = encoders(retrieval, {RELEASE: None}, precision, args.captions)[RELEASE]
-        figures |= measure(corpus, retrieval, made, reranker)
+        spaces[corpus] = space_of(retrieval, encoders(retrieval, {RELEASE: None}, precision, args.captions)[RELEASE])
+    weights = choose_weights(list(spaces.values()))
+    figures = dict(weights)
+    for corpus, space in spaces.items():
+        figures |= measure(corpus, space, weights, reranker)
         # After each corpus: they take minutes.
         report("manual_stages", args, figures, [f"passages and {shown} in one ranking; MRR@10 in percent"])
 

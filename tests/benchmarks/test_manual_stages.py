@@ -3,12 +3,14 @@
 import pytest
 
 from benchmarks import manual_stages
-from benchmarks.manual_stages import PAIRS, CommonLetters, measure
+from benchmarks.manual_stages import PAIRS, CommonLetters, measure, space_of
 from benchmarks.manuals import RandomEncoder, quick_set
+from modeling_unimur.evaluation.universal import choose_weights
 
 
 def test_rows_of_a_corpus():
-    found = measure("set", quick_set(), RandomEncoder(0), CommonLetters())
+    space = space_of(quick_set(), RandomEncoder(0))
+    found = measure("set", space, choose_weights([space]), CommonLetters())
     assert found["set_questions"] == 11
     for ours, theirs in PAIRS:
         assert found[f"set_{ours}_over_{theirs}"] == pytest.approx(found[f"set_{ours}"] - found[f"set_{theirs}"])

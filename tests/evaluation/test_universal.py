@@ -21,8 +21,8 @@ from modeling_unimur.evaluation.universal import (
     RetrievalTask,
     Space,
     bm25_system,
-    choose_context,
     choose_image_weight,
+    choose_weights,
     dense_system,
     encode_documents,
     encode_queries,
@@ -322,16 +322,20 @@ def test_images_that_say_nothing_are_found_by_the_texts_beside_them():
     ]
     assert splits[0].doc_groups == [str(number // 2) for number in range(2 * len(TOPICS))]
     space = Space(TopicEncoder(), *splits)
-    choice = choose_context(space)
-    assert choice.value > 0
-    assert choice.tried[choice.value] == max(choice.tried.values()) > choice.tried[0.0]
-    placed = space.in_context(choice.value)
+    chosen = choose_weights([space, space])
+    assert chosen == choose_weights([space])
+    assert chosen["context_weight"] > 0
+    assert chosen["weight"] == space.hybrid_weight().value
+    placed = space.in_context(chosen["context_weight"])
+    best = max(placed.hybrid_weight().tried.values())
+    assert best == placed.hybrid_weight().tried[chosen["context_hybrid_weight"]]
+    assert best > max(space.hybrid_weight().tried.values())
     np.testing.assert_array_equal(placed.documents[~splits[0].is_image], space.documents[~splits[0].is_image])
     before, after = (setting_figures(one.system(), splits[0]).values["image mrr@10"] for one in (space, placed))
     assert np.nanmean(after) == 100 > np.nanmean(before)
     # Without groups there is nothing to choose.
     bare = Space(TopicEncoder(), *(RetrievalTask.from_set(plain, name) for name in ("test", "validation")))
-    assert list(choose_context(bare).tried) == [0.0]
+    assert choose_weights([bare])["context_weight"] == 0
 
 
 def test_truncated_vectors_are_rows_of_their_own(tiny, pictures):
