@@ -266,17 +266,25 @@ class OpenCLIPModel(CompleteLoadingMixin, PreTrainedModel):
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
+        pooled_features: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        target_ids: torch.Tensor | None = None,
         return_loss: bool = True,
     ) -> OpenCLIPOutput:
-        """Embeds images and texts, row i beside row i, and compares all with all."""
+        """Embeds images, or `pooled_features (batch, vision_width)`, and texts, or `text_features (batch,
+        projection_dim)`, row i beside row i, and compares all with all; rows with equal `target_ids` match."""
         image_embeds = text_embeds = loss = None
-        if pixel_values is not None:
+        if pooled_features is not None:
+            image_embeds = F.normalize(self.project_image(pooled_features), dim=-1)
+        elif pixel_values is not None:
             image_embeds = F.normalize(self.get_image_features(pixel_values).pooler_output, dim=-1)
-        if input_ids is not None:
+        if text_features is not None:
+            text_embeds = F.normalize(text_features, dim=-1)
+        elif input_ids is not None:
             text_embeds = F.normalize(self.get_text_features(input_ids, attention_mask).pooler_output, dim=-1)
         scale = self.logit_scale.exp()
         if return_loss and image_embeds is not None and text_embeds is not None:
-            loss = contrastive_loss(text_embeds, image_embeds, scale)
+            loss = contrastive_loss(text_embeds, image_embeds, scale, target_ids)
         return OpenCLIPOutput(loss=loss, image_embeds=image_embeds, text_embeds=text_embeds, logit_scale=scale)
 
 

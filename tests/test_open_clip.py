@@ -87,6 +87,11 @@ def test_forward_is_open_clips(case, pixels, tokens):
     torch.testing.assert_close(out.logit_scale, scale)
     logits, rows = scale * images_expected @ texts_expected.T, torch.arange(3)
     torch.testing.assert_close(out.loss, (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2)
+    cached = wrapped(
+        pooled_features=wrapped.pool_image(pixels),
+        text_features=wrapped.get_text_features(texts).pooler_output,
+    )
+    torch.testing.assert_close(cached.loss, out.loss)
 
 
 def test_causal_mask_survives_loading(case):
